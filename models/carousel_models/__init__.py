@@ -1,0 +1,1 @@
+"""Recurrent models as packages: manifest, weights and probe."""

@@ -1,0 +1,1 @@
+"""What both sides share: the protocol's stubs, the error registry and the tensor codec."""

@@ -1,0 +1,341 @@
+"""The registry of errors: every refusal and failure that a Carousel server can send, by name.
+
+One table, from which the server's status codes, the SDK's exception classes and
+docs/reference/errors.md are made. A reason is a promise: it is never renamed or given another meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+DOMAIN = "carousel"
+"""The `domain` of every `google.rpc.ErrorInfo` that a Carousel server sends."""
+
+
+class Code(Enum):
+    """Canonical status codes, numbered as in google/rpc/code.proto."""
+
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class Actor(StrEnum):
+    """Who must act to make the error go away."""
+
+    CALLER = "the caller's code"
+    RETRY = "nobody: try again"
+    OPERATOR = "the operator of the server"
+    MAINTAINERS = "the maintainers: please report it"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    """One reason: its status code, who must act, what it means, how to fix it."""
+
+    reason: str
+    code: Code
+    actor: Actor
+    meaning: str
+    fix: str
+
+    @property
+    def retryable(self) -> bool:
+        """True if the same call may succeed later, unchanged."""
+        return self.actor is Actor.RETRY
+
+    @property
+    def exception(self) -> str:
+        """Name of the SDK's exception class, such as `SequenceGapError` for SEQUENCE_GAP."""
+        return "".join(word.capitalize() for word in self.reason.split("_")) + "Error"
+
+
+def _registry(*specs: ErrorSpec) -> dict[str, ErrorSpec]:
+    table = {spec.reason: spec for spec in specs}
+    assert len(table) == len(specs), "a reason stands twice in the registry"
+    return table
+
+
+ERRORS: dict[str, ErrorSpec] = _registry(
+    # -- the message itself
+    ErrorSpec(
+        "MALFORMED_MESSAGE",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "The bytes are no message of this protocol, or a message without its event.",
+        "Use stubs made from carousel.proto; send Hello first on an Attach stream.",
+    ),
+    ErrorSpec(
+        "FIELD_INVALID",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "A field is missing or out of its range; BadRequest names it.",
+        "Correct the named field.",
+    ),
+    ErrorSpec(
+        "MESSAGE_TOO_LARGE",
+        Code.RESOURCE_EXHAUSTED,
+        Actor.CALLER,
+        "The message is larger than the server takes.",
+        "Send fewer steps or sessions in one message, or raise max_message_bytes on the server.",
+    ),
+    ErrorSpec(
+        "TOKEN_INVALID",
+        Code.UNAUTHENTICATED,
+        Actor.CALLER,
+        "The server asks for a bearer token, and none or an unknown one was sent.",
+        "Pass the token that the operator gave you: Client(target, token=…).",
+    ),
+    # -- inputs
+    ErrorSpec(
+        "INPUT_SHAPE",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "The inputs have another size than steps × the model's row.",
+        "Send rows of the width that the model's input states.",
+    ),
+    ErrorSpec(
+        "INPUT_DTYPE",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "The inputs are declared as another element type than the model's.",
+        "Convert the inputs to the model's input dtype.",
+    ),
+    ErrorSpec(
+        "INPUT_NOT_FINITE",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "An input is NaN or infinite; it would spoil the session's state for ever.",
+        "Clean the row and send it again with the same seq; the session is unharmed.",
+    ),
+    ErrorSpec(
+        "UNKNOWN_TOKEN",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "A token id is outside the model's vocabulary.",
+        "Send ids from 0 to vocabulary-1.",
+    ),
+    ErrorSpec(
+        "SEQUENCE_TOO_LONG",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "The sequence or prompt is empty or longer than the server takes.",
+        "Send fewer steps, stream it through a session, or raise max_sequence_steps on the server.",
+    ),
+    # -- models
+    ErrorSpec(
+        "MODEL_NOT_FOUND",
+        Code.NOT_FOUND,
+        Actor.CALLER,
+        "The server serves no model of this name.",
+        "See `carousel models list --server …` for the names.",
+    ),
+    ErrorSpec(
+        "MODEL_NOT_CAUSAL",
+        Code.FAILED_PRECONDITION,
+        Actor.CALLER,
+        "The model is bidirectional: its output depends on later inputs, so it cannot stream.",
+        "Send whole sequences with Infer.",
+    ),
+    ErrorSpec(
+        "MODEL_NOT_GENERATIVE",
+        Code.FAILED_PRECONDITION,
+        Actor.CALLER,
+        "The model's outputs are not logits over its own input tokens, so nothing can be fed back.",
+        "Use a language model, or send steps.",
+    ),
+    ErrorSpec(
+        "TEXT_UNAVAILABLE",
+        Code.FAILED_PRECONDITION,
+        Actor.CALLER,
+        "The model names no tokenizer, so it takes no text.",
+        "Send token ids.",
+    ),
+    ErrorSpec(
+        "MODEL_UNHEALTHY",
+        Code.UNAVAILABLE,
+        Actor.OPERATOR,
+        "The model's device has failed; the server no longer steps it.",
+        "Restart the server; its log names the failure.",
+    ),
+    # -- sessions
+    ErrorSpec(
+        "SESSION_NOT_FOUND",
+        Code.NOT_FOUND,
+        Actor.CALLER,
+        "No session of this id is open for this caller.",
+        "Open one; a session lost with a restarted server starts anew.",
+    ),
+    ErrorSpec(
+        "SESSION_EXPIRED",
+        Code.NOT_FOUND,
+        Actor.CALLER,
+        "The session was idle for longer than its idle_ttl and its state is gone.",
+        "Open a new session, with a longer idle_ttl if pauses are expected.",
+    ),
+    ErrorSpec(
+        "SESSION_CLOSED",
+        Code.NOT_FOUND,
+        Actor.CALLER,
+        "The session was closed.",
+        "Open a new session.",
+    ),
+    ErrorSpec(
+        "SESSION_EXISTS",
+        Code.ALREADY_EXISTS,
+        Actor.CALLER,
+        "A session of this id is open already, with other settings.",
+        "Choose another id, or bind to the open session.",
+    ),
+    ErrorSpec(
+        "SESSION_BUSY",
+        Code.FAILED_PRECONDITION,
+        Actor.CALLER,
+        "The session is generating, so it takes no steps and no second generation.",
+        "Wait for the generation to end, or cancel it.",
+    ),
+    ErrorSpec(
+        "SUPERSEDED",
+        Code.ABORTED,
+        Actor.CALLER,
+        "A newer stream or call has bound this session.",
+        "Use one client per session at a time.",
+    ),
+    ErrorSpec(
+        "HANDLE_NOT_BOUND",
+        Code.FAILED_PRECONDITION,
+        Actor.CALLER,
+        "The handle is not bound on this stream.",
+        "Bind the session first.",
+    ),
+    ErrorSpec(
+        "HANDLE_IN_USE",
+        Code.FAILED_PRECONDITION,
+        Actor.CALLER,
+        "The handle is bound to a session on this stream already.",
+        "Choose another handle, or unbind it first.",
+    ),
+    ErrorSpec(
+        "DURABILITY_UNAVAILABLE",
+        Code.FAILED_PRECONDITION,
+        Actor.CALLER,
+        "The server has no store for the durability that was asked for.",
+        "Ask for DURABILITY_NONE, or run the server with a store.",
+    ),
+    # -- cursors
+    ErrorSpec(
+        "SEQUENCE_GAP",
+        Code.OUT_OF_RANGE,
+        Actor.CALLER,
+        "The seq is beyond the next expected one; metadata `expected` has it.",
+        "Send the steps from `expected` on.",
+    ),
+    ErrorSpec(
+        "SEQUENCE_REUSED",
+        Code.FAILED_PRECONDITION,
+        Actor.CALLER,
+        "This seq was accepted before with other inputs.",
+        "Give each new step the next seq; repeat a step only with the same inputs.",
+    ),
+    ErrorSpec(
+        "OUTPUT_FORGOTTEN",
+        Code.OUT_OF_RANGE,
+        Actor.CALLER,
+        "The outputs of this seq were acknowledged and forgotten.",
+        "Acknowledge an output only after keeping it.",
+    ),
+    # -- snapshots
+    ErrorSpec(
+        "SNAPSHOT_INVALID",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "The bytes are no snapshot, are damaged, or are of an unknown version.",
+        "Import the bytes just as ExportSession gave them.",
+    ),
+    ErrorSpec(
+        "FINGERPRINT_MISMATCH",
+        Code.FAILED_PRECONDITION,
+        Actor.CALLER,
+        "The snapshot belongs to other weights.",
+        "Import it where the same model package is served.",
+    ),
+    # -- limits: refused at the door, try again
+    ErrorSpec(
+        "SLAB_FULL",
+        Code.RESOURCE_EXHAUSTED,
+        Actor.RETRY,
+        "Every slot of the model is taken.",
+        "Try again later, close sessions, or raise `slots` on the server.",
+    ),
+    ErrorSpec(
+        "TOO_MANY_SESSIONS",
+        Code.RESOURCE_EXHAUSTED,
+        Actor.RETRY,
+        "The caller has as many sessions open, or bound on this stream, as it may.",
+        "Close sessions, or raise the limit that the message names.",
+    ),
+    ErrorSpec(
+        "TOO_MANY_STREAMS",
+        Code.RESOURCE_EXHAUSTED,
+        Actor.RETRY,
+        "The server holds as many Attach streams as it may.",
+        "Share one stream between sessions, or raise max_streams on the server.",
+    ),
+    ErrorSpec(
+        "WINDOW_EXCEEDED",
+        Code.RESOURCE_EXHAUSTED,
+        Actor.RETRY,
+        "More steps are un-acknowledged than the window holds.",
+        "Acknowledge outputs; send at most window_steps beyond ack.",
+    ),
+    ErrorSpec(
+        "QUEUE_FULL",
+        Code.RESOURCE_EXHAUSTED,
+        Actor.RETRY,
+        "The model's queue is full.",
+        "Try again after the retry delay; slow down.",
+    ),
+    # -- time
+    ErrorSpec(
+        "DEADLINE_EXCEEDED",
+        Code.DEADLINE_EXCEEDED,
+        Actor.RETRY,
+        "The step's deadline passed before it ran; it was not applied.",
+        "Send it again with the same seq, with more time.",
+    ),
+    ErrorSpec(
+        "DRAINING",
+        Code.UNAVAILABLE,
+        Actor.RETRY,
+        "The server is shutting down and takes nothing new.",
+        "Try again: another replica, or this one when it is back.",
+    ),
+    # -- ours
+    ErrorSpec(
+        "STEP_FAILED",
+        Code.INTERNAL,
+        Actor.RETRY,
+        "The device refused the step; every state is as it was before.",
+        "Send the step again with the same seq; if it stays, tell the operator.",
+    ),
+    ErrorSpec(
+        "INTERNAL",
+        Code.INTERNAL,
+        Actor.MAINTAINERS,
+        "A defect of the server.",
+        "Report the request id; the server's log has the rest.",
+    ),
+)
+"""Every reason, in the order of the documentation."""

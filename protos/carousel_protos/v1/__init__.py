@@ -1,0 +1,1 @@
+"""Stubs of carousel.v1, made by protos/generate.py."""

@@ -1,0 +1,75 @@
+"""Makes the committed stubs from the .proto files; `--check` compares instead of writing.
+
+Run by `make protos` and `make check` in an environment of its own, which holds the oldest grpcio-tools
+that the package promises to work with: generated code refuses runtimes older than its generator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+PROTO = "carousel_protos/v1/carousel.proto"
+SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
+
+
+def generate(out: Path) -> None:
+    """Writes the stubs of PROTO below `out`.
+
+    mypy-protobuf finds its plug-ins on PATH, so the environment's bin directory goes first.
+    """
+    site = next(p for p in map(Path, sys.path) if (p / "google/rpc/status.proto").is_file())
+    bin_dir = Path(sys.executable).parent
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"--proto_path={ROOT}",
+            f"--proto_path={site / 'grpc_tools/_proto'}",
+            f"--proto_path={site}",
+            f"--plugin=protoc-gen-mypy={bin_dir / 'protoc-gen-mypy'}",
+            f"--plugin=protoc-gen-mypy_grpc={bin_dir / 'protoc-gen-mypy_grpc'}",
+            f"--python_out={out}",
+            f"--grpc_python_out={out}",
+            f"--mypy_out=quiet:{out}",
+            f"--mypy_grpc_out=quiet:{out}",
+            f"--descriptor_set_out={out / 'image.binpb'}",
+            "--include_imports",
+            "--include_source_info",
+            PROTO,
+        ],
+        check=True,
+    )
+
+
+def main() -> int:
+    """Generates, then writes or compares. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if a committed stub is stale")
+    parser.add_argument("--image", type=Path, help="also write the descriptor set for buf here")
+    options = parser.parse_args()
+    stem = PROTO.removesuffix(".proto")
+    stale = []
+    with tempfile.TemporaryDirectory() as scratch:
+        generate(Path(scratch))
+        for name in (stem + suffix for suffix in SUFFIXES):
+            made, committed = Path(scratch, name).read_bytes(), ROOT / name
+            if options.check:
+                if not committed.is_file() or committed.read_bytes() != made:
+                    stale.append(name)
+            else:
+                committed.write_bytes(made)
+        if options.image:
+            options.image.write_bytes(Path(scratch, "image.binpb").read_bytes())
+    for name in stale:
+        print(f"stale stub: protos/{name}; run `make protos`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

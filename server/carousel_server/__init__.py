@@ -1,0 +1,1 @@
+"""The Carousel server: sessions, state, batching and the wire."""

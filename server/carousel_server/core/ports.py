@@ -1,0 +1,338 @@
+"""The seams: what the wire asks of an engine, and what an engine asks of the wire.
+
+Threads: the wire lives on the event loop, each engine on a thread of its own. Everything that goes from
+the wire to an engine is one `submit` of a command into a bounded inbox; everything that comes back is a
+call of a sink or the result of a future. Sinks are called on the engine's thread: they must return at
+once, never raise, and hand over to their own loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .errors import CarouselError
+from .types import (
+    Bytes2D,
+    Float64s,
+    GeneratedToken,
+    GenerateSpec,
+    GenerationEnd,
+    Int64s,
+    ModelView,
+    OpenSpec,
+    SessionRef,
+    SessionView,
+)
+
+NO_DEADLINE = float("inf")
+
+
+class StepSink(Protocol):
+    """Where outputs of client-fed steps go: an Attach stream, or the unary calls of one engine.
+
+    A `tag` is the number under which the sink knows a session: the stream's handle.
+    """
+
+    def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
+        """Outputs of `steps` consecutive steps of each tag.
+
+        Args:
+            tags: int64[n].
+            first_seqs: int64[n], the seq of the first of them.
+            steps: how many of each.
+            rows: uint8[n, steps * output_row_bytes], C-contiguous; the sink may keep it.
+        """
+
+    def failure(self, tag: int, seq: int, error: CarouselError) -> None:
+        """Steps of `tag` from `seq` on were refused or failed (`seq` 0: no particular step)."""
+
+    def unbound(self, tag: int, error: CarouselError) -> None:
+        """The session has left this sink: superseded, expired, closed or draining."""
+
+
+class TokenSink(Protocol):
+    """Where the tokens of one generation go."""
+
+    def tokens(self, tokens: Sequence[GeneratedToken]) -> None:
+        """At least one new token."""
+
+    def finished(self, end: GenerationEnd) -> None:
+        """The last call, if all went well."""
+
+    def failed(self, error: CarouselError) -> None:
+        """The last call, if not."""
+
+
+# -- commands: what an engine's inbox takes. The futures resolve on the engine's thread.
+
+
+@dataclass(slots=True)
+class Open:
+    """Opens a session. Repeating it with the same id and settings yields the open session."""
+
+    spec: OpenSpec
+    reply: Future[tuple[SessionRef, SessionView]] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Get:
+    """Reads a session."""
+
+    ref: SessionRef
+    reply: Future[SessionView] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class List:
+    """Reads all sessions of a tenant on this engine, in no particular order."""
+
+    tenant: str
+    reply: Future[list[SessionView]] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Close:
+    """Closes a session; its pending steps are dropped."""
+
+    ref: SessionRef
+    reply: Future[SessionView] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Bind:
+    """Sends a session's outputs to `sink` under `tag` from now on; an older sink is told SUPERSEDED.
+
+    Outputs of ack+1 … applied that were kept are not sent by themselves: see Replay.
+    """
+
+    ref: SessionRef
+    sink: StepSink
+    tag: int
+    reply: Future[SessionView] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Unbind:
+    """Stops sending a session's outputs to `sink`, if it is still the one. The session lives on."""
+
+    ref: SessionRef
+    sink: StepSink
+
+
+@dataclass(slots=True)
+class StepBlock:
+    """The same number of consecutive steps of each of n sessions. Lists run in parallel.
+
+    Each row of the block is accepted or refused on its own, in the sink's `failure`.
+
+    Args:
+        sink: the sender; a row whose session is bound to another sink is refused as SUPERSEDED.
+        tags: the sink's numbers of the sessions.
+        refs: the sessions; none twice.
+        first_seqs: seq of the first step of each.
+        steps: how many of each, at least 1.
+        inputs: raw little-endian bytes of shape [n, steps, input row]; its size has been checked.
+        acks: last received output of each; empty for "no news".
+        deadline_s: an instant of the monotonic clock.
+    """
+
+    sink: StepSink
+    tags: Sequence[int]
+    refs: Sequence[SessionRef]
+    first_seqs: Sequence[int]
+    steps: int
+    inputs: bytes
+    acks: Sequence[int] = ()
+    deadline_s: float = NO_DEADLINE
+
+
+@dataclass(slots=True)
+class Ack:
+    """Outputs of each session up to `acks` were received and may be forgotten."""
+
+    refs: Sequence[SessionRef]
+    acks: Sequence[int]
+
+
+@dataclass(slots=True)
+class Replay:
+    """Sends the kept outputs of ack+1 … applied to the session's sink again."""
+
+    ref: SessionRef
+    sink: StepSink
+
+
+@dataclass(slots=True)
+class Generate:
+    """Starts a generation in a session. Ends with `finished` or `failed` of the sink.
+
+    `close_after` closes the session when the generation has ended, well or not.
+    """
+
+    ref: SessionRef
+    spec: GenerateSpec
+    sink: TokenSink
+    close_after: bool = False
+
+
+@dataclass(slots=True)
+class CancelGenerate:
+    """Ends the generation of a session if it is `sink`'s; the session's state stays where it is."""
+
+    ref: SessionRef
+    sink: TokenSink
+
+
+@dataclass(slots=True)
+class Infer:
+    """A whole sequence. The result is uint8[steps, output_row_bytes].
+
+    `inputs` are raw bytes of shape [steps, input row]. Cancelling the future withdraws it.
+    """
+
+    inputs: bytes
+    deadline_s: float = NO_DEADLINE
+    reply: Future[Bytes2D] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Export:
+    """Takes a snapshot between two ticks."""
+
+    ref: SessionRef
+    reply: Future[tuple[bytes, SessionView]] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Import:
+    """Opens a session from a snapshot. `spec.session_id` as in Open."""
+
+    snapshot: bytes
+    spec: OpenSpec
+    reply: Future[tuple[SessionRef, SessionView]] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Fork:
+    """Opens a session with a copy of another's state and cursors; pending steps are not copied."""
+
+    ref: SessionRef
+    spec: OpenSpec
+    reply: Future[tuple[SessionRef, SessionView]] = field(default_factory=Future)
+
+
+Command = (
+    Open
+    | Get
+    | List
+    | Close
+    | Bind
+    | Unbind
+    | StepBlock
+    | Ack
+    | Replay
+    | Generate
+    | CancelGenerate
+    | Infer
+    | Export
+    | Import
+    | Fork
+)
+
+
+class EnginePort(Protocol):
+    """One model behind a bounded inbox."""
+
+    @property
+    def model(self) -> ModelView:
+        """The model served; constant."""
+
+    @property
+    def healthy(self) -> bool:
+        """False once the device has failed for good, or the engine's thread has stopped moving."""
+
+    def submit(self, command: Command) -> None:
+        """Puts a command into the inbox, from any thread.
+
+        Raises:
+            CarouselError: QUEUE_FULL, MODEL_UNHEALTHY or DRAINING; nothing was taken.
+        """
+
+    def encode_text(self, text: str) -> Int64s:
+        """Token ids of a text, int64[n]; on the caller's thread.
+
+        Raises:
+            CarouselError: TEXT_UNAVAILABLE if the model names no tokenizer.
+        """
+
+
+class EngineMetrics(Protocol):
+    """What an engine tells of itself, for one model; called on its thread only. Times in seconds."""
+
+    def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
+        """A tick ran `rows` sessions, padded to `bucket`, `steps` steps in all."""
+
+    def stepped(self, queue_s: Float64s, latency_s: Float64s) -> None:
+        """Client-fed steps were delivered: float64[n] from arrival to the tick's start, and from
+        arrival to delivery.
+        """
+
+    def tokens(self, count: int, first_token_s: Float64s, inter_token_s: Float64s) -> None:
+        """`count` tokens were delivered; times since the request, and since the token before."""
+
+    def inferred(self, sequences: int, steps: int, seconds: float) -> None:
+        """A whole-sequence batch, or a chunk of one, ran."""
+
+    def refused(self, reason: str, count: int = 1) -> None:
+        """Steps or calls were refused, with a reason from the registry."""
+
+    def opened(self) -> None:
+        """A session was opened."""
+
+    def ended(self, how: str) -> None:
+        """A session ended: "closed" or "expired"."""
+
+    def gauges(self, *, resident: int, generating: int, pending_steps: int, inbox: int) -> None:
+        """Levels, set once a tick."""
+
+
+class CatalogPort(Protocol):
+    """All engines of the server, and the one place that knows which session is where."""
+
+    def engines(self) -> Sequence[EnginePort]:
+        """Ordered by model name."""
+
+    def engine(self, model: str) -> EnginePort:
+        """Raises CarouselError MODEL_NOT_FOUND."""
+
+    def locate(self, tenant: str, session_id: str) -> tuple[EnginePort, SessionRef]:
+        """Raises CarouselError SESSION_NOT_FOUND, SESSION_EXPIRED or SESSION_CLOSED."""
+
+
+__all__ = [
+    "NO_DEADLINE",
+    "Ack",
+    "Bind",
+    "CancelGenerate",
+    "CatalogPort",
+    "Close",
+    "Command",
+    "EngineMetrics",
+    "EnginePort",
+    "Export",
+    "Fork",
+    "Generate",
+    "Get",
+    "Import",
+    "Infer",
+    "List",
+    "Open",
+    "Replay",
+    "StepBlock",
+    "StepSink",
+    "TokenSink",
+    "Unbind",
+]

@@ -1,0 +1,181 @@
+"""Value types that rooms exchange. No behaviour, no grpc, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
+Bytes2D = npt.NDArray[np.uint8]
+
+
+class Phase(IntEnum):
+    """Where a session is in its life; numbered as in carousel.proto."""
+
+    OPENING = 1
+    RESIDENT = 2
+    PARKED = 3
+    DRAINING = 4
+    CLOSED = 5
+
+
+class Durability(IntEnum):
+    """What survives when the server dies; numbered as in carousel.proto."""
+
+    UNSPECIFIED = 0
+    NONE = 1
+    ASYNC = 2
+    SYNC = 3
+    SYNC_FSYNC = 4
+
+
+class SessionRef(NamedTuple):
+    """A session inside one engine: its row, and the generation that tells it from earlier tenants
+    of the same row.
+    """
+
+    row: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorField:
+    """One field of a row on the wire. `dtype` is a NumPy type string: "<f4" or "<i4"."""
+
+    name: str
+    dtype: Literal["<f4", "<i4"]
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of this field in one row."""
+        return int(np.prod(self.shape, dtype=np.int64)) * 4
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """What a client may know of a model; mirrors `carousel.v1.Model`."""
+
+    name: str
+    fingerprint: str
+    description: str
+    cell: str
+    layers: int
+    hidden: int
+    input: TensorField
+    outputs: tuple[TensorField, ...]
+    causal: bool
+    vocabulary: int
+    generative: bool
+    tokenizer: str
+    labels: tuple[str, ...]
+    parameters: int
+    state_bytes: int
+    compute_dtype: str
+    window_steps: int
+    max_sequence_steps: int
+
+    @property
+    def input_row_bytes(self) -> int:
+        """Bytes of one input row."""
+        return self.input.row_bytes
+
+    @property
+    def output_row_bytes(self) -> int:
+        """Bytes of one output row: its fields one after the other."""
+        return sum(field.row_bytes for field in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSpec:
+    """What a client asks for when it opens a session. `idle_ttl_s` 0 and `seed` None mean default."""
+
+    tenant: str
+    session_id: str
+    durability: Durability = Durability.UNSPECIFIED
+    idle_ttl_s: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session as of one instant; mirrors `carousel.v1.Session`. Instants are Unix seconds."""
+
+    id: str
+    model: str
+    phase: Phase
+    applied: int
+    ack: int
+    durable: int
+    epoch: int
+    durability: Durability
+    idle_ttl_s: float
+    created_at_unix_s: float
+    fingerprint: str
+    window_steps: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSpec:
+    """How a token is drawn; see `carousel.v1.Sampling` for the order of the steps."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateSpec:
+    """A generation. `prompt` is text, token ids (int32), or None to go on from the last token.
+
+    `logprobs` None reports none; 0 only the drawn token's; k also the k best alternatives.
+    `deadline_s` is an instant of the engine's monotonic clock.
+    """
+
+    prompt: str | Int32s | None
+    max_tokens: int
+    sampling: SamplingSpec = SamplingSpec()
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    logprobs: int | None = None
+    first_seq: int = 0
+    deadline_s: float = float("inf")
+
+
+class FinishReason(IntEnum):
+    """Why a generation ended; numbered as in carousel.proto."""
+
+    LENGTH = 1
+    STOP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """One token of a generation. `alternatives` are (id, log-probability), best first."""
+
+    id: int
+    text: str
+    seq: int
+    logprob: float | None = None
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnd:
+    """The end of a generation that went well."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    generated_tokens: int
+    applied: int
+    text: str = ""
+    """What the detokenizer still held back when the generation ended."""
