@@ -1,0 +1,103 @@
+# Carousel: everything a developer runs. `make` alone lists the targets.
+#
+#   PYTHON=python3.12   the interpreter that makes .venv (3.11 or newer; found by itself otherwise)
+#   ARGS='-k wire -x'   handed on to the command of test, bench, demo and serve
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTOS_VENV := .venv-protos
+PROTOS_STAMP := $(PROTOS_VENV)/.installed
+IMAGE := build/image.binpb
+PYTHON_FILES := client server models protos tests $(wildcard bench docs examples)
+ARGS ?=
+
+# A name on PATH can be a shim that fails, so each candidate is run before it is believed.
+RUNS := import sys, venv; raise SystemExit(sys.version_info < (3, 11))
+FOUND = $(firstword $(foreach name,python3.12 python3.11 python3.13 python3,$(shell \
+	$(name) -c '$(RUNS)' >/dev/null 2>&1 && echo $(name))))
+PYTHON ?= $(FOUND)
+
+# One thread for each operation: the suite runs several servers beside each other on few cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo serve test check bench gpu protos baseline clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv and install Carousel with everything that developing it needs
+
+$(STAMP): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "make: no Python 3.11 or newer was found; install one, or name it: make install PYTHON=…" >&2; \
+		exit 1; fi
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "make: $(PYTHON) cannot make virtual environments: ensurepip is missing." >&2; \
+		echo "  fix: apt-get install python$$version-venv" >&2; exit 1; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## Start a server on the shipped models and show many clients at work on it
+	$(BIN)/carousel demo $(ARGS)
+
+serve: $(STAMP) ## Serve the shipped models until Ctrl-C
+	@$(BIN)/carousel serve --models models/zoo $(ARGS)
+
+test: $(STAMP) ## Run the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, stubs, protocol, generated files
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	@mkdir -p $(dir $(IMAGE))
+	$(PROTOS_VENV)/bin/python protos/generate.py --check --image $(IMAGE)
+	$(BIN)/buf lint $(IMAGE) --config protos/buf.yaml --path carousel_protos
+	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config protos/buf.yaml \
+		--path carousel_protos
+	@for script in docs/generate.py client/python/generate_errors.py; do \
+		if [ -f $$script ]; then echo "$$script --check"; $(BIN)/python $$script --check; fi; done
+
+bench: $(STAMP) ## Measure every published figure and write bench/results
+	$(BIN)/python -m bench $(ARGS)
+
+# Runs from the tree with an interpreter whose torch knows the GPU, so nothing is installed:
+# `make gpu PYTHON=python3`. Without PYTHON it is the environment's own, if there is one.
+GPU_PYTHON = $(if $(filter command line environment,$(origin PYTHON)),$(PYTHON),$(or \
+	$(wildcard $(BIN)/python),$(PYTHON)))
+gpu: export PYTHONPATH := client/python:server:models:protos
+gpu: ## Run the GPU tests and the bench on a CUDA device; skipped by name without one
+	@if ! $(GPU_PYTHON) -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
+		echo "make gpu: SKIPPED: $(GPU_PYTHON) sees no CUDA device"; exit 0; \
+	else \
+		set -x; \
+		$(GPU_PYTHON) -m pytest -m gpu tests/gpu; \
+		$(GPU_PYTHON) -m bench $(ARGS); \
+	fi
+
+protos: $(PROTOS_STAMP) ## Make the committed protocol stubs again
+	$(PROTOS_VENV)/bin/python protos/generate.py
+
+$(PROTOS_STAMP): protos/requirements.txt
+	@[ -n "$(PYTHON)" ] || { echo "make: no Python 3.11 or newer was found" >&2; exit 1; }
+	[ -x $(PROTOS_VENV)/bin/python ] || $(PYTHON) -m venv $(PROTOS_VENV)
+	$(PROTOS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r protos/requirements.txt
+	@touch $@
+
+baseline: $(STAMP) $(PROTOS_STAMP) ## At a release: make today's protocol the one not to break
+	@mkdir -p $(dir $(IMAGE))
+	$(PROTOS_VENV)/bin/python protos/generate.py --check --image $(IMAGE)
+	$(BIN)/buf build $(IMAGE) --exclude-source-info -o protos/baseline.binpb
+
+clean: ## Remove what was built and cached (not the environments)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
