@@ -299,6 +299,26 @@ class EngineMetrics(Protocol):
         """Levels, set once a tick."""
 
 
+class WireMetrics(Protocol):
+    """What the wire tells of itself; called on the event loop only. Times in seconds.
+
+    `kind` is "unary", "server_stream", "client_stream" or "bidi_stream"; `code` is the name of a
+    canonical status code, such as "OK".
+    """
+
+    def started(self, service: str, method: str, kind: str) -> None:
+        """A call has begun."""
+
+    def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
+        """A call has ended, well or not."""
+
+    def streams(self, count: int) -> None:
+        """Level: Attach streams open now."""
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop ran a timer: what every call waits on top of its own work."""
+
+
 class CatalogPort(Protocol):
     """All engines of the server, and the one place that knows which session is where."""
 
@@ -335,4 +355,5 @@ __all__ = [
     "StepSink",
     "TokenSink",
     "Unbind",
+    "WireMetrics",
 ]
