@@ -1,0 +1,344 @@
+"""The manifest: a model's architecture as data. No torch, no code, every size capped.
+
+A model is input → recurrent stack → head → output. Widths follow from the parts, so a manifest cannot
+contradict itself; what could is checked here, before any tensor is made.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+FORMAT: Literal[1] = 1
+"""Version of the package format that this code reads and writes."""
+
+MAX_SIZE = 1 << 16
+MAX_VOCABULARY = 1 << 20
+MAX_LAYERS = 64
+MAX_STATES = 64
+MAX_STATE_DIMENSIONS = 8
+MAX_PARAMETERS = 1 << 31
+MAX_STATE_ELEMENTS = 1 << 24
+
+Cell = Literal["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
+Dtype = Literal["float32", "bfloat16"]
+Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu"]
+Transform = Literal["identity", "softmax", "sigmoid", "log_softmax"]
+TokenizerKind = Literal["none", "bytes", "huggingface"]
+
+Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Label = Annotated[str, StringConstraints(max_length=256)]
+
+GATES: dict[str, int] = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
+"""Number of gate blocks in a cell's weight matrices."""
+
+
+class Part(BaseModel):
+    """Base of all parts: unknown keys refused, types not coerced, frozen, finite numbers only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Normalization(Part):
+    """Constants of x ← (x − mean) / std, one per feature, so that clients send raw values."""
+
+    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_SIZE)]
+    std: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=MAX_SIZE)
+    ]
+
+
+class Projection(Part):
+    """A linear layer between the input and the stack."""
+
+    width: Size
+    bias: bool = True
+
+
+class TokensInput(Part):
+    """Token ids 0 … vocabulary−1, each turned into a row of an embedding."""
+
+    kind: Literal["tokens"] = "tokens"
+    vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
+    embedding: Size
+    projection: Projection | None = None
+
+    @property
+    def raw_width(self) -> int:
+        """Width before the projection."""
+        return self.embedding
+
+
+class FeaturesInput(Part):
+    """Rows of `width` float32 numbers."""
+
+    kind: Literal["features"] = "features"
+    width: Size
+    normalization: Normalization | None = None
+    projection: Projection | None = None
+
+    @property
+    def raw_width(self) -> int:
+        """Width before the projection."""
+        return self.width
+
+    @model_validator(mode="after")
+    def _one_constant_per_feature(self) -> Self:
+        if self.normalization is not None:
+            found = {len(self.normalization.mean), len(self.normalization.std)}
+            if found != {self.width}:
+                raise ValueError(
+                    f"normalization needs {self.width} means and stds, one per feature"
+                )
+        return self
+
+
+Input = Annotated[TokensInput | FeaturesInput, Field(discriminator="kind")]
+
+
+class LayerSpec(Part):
+    """One recurrent layer: y = cell(x); `residual` adds x; then `layer_norm` normalises the row."""
+
+    cell: Cell
+    hidden: Size
+    bias: bool = True
+    bidirectional: bool = False
+    proj_size: Annotated[int, Field(ge=0, le=MAX_SIZE)] = 0
+    residual: bool = False
+    layer_norm: bool = False
+
+    @model_validator(mode="after")
+    def _projection_is_for_lstm(self) -> Self:
+        if self.proj_size and self.cell != "lstm":
+            raise ValueError("proj_size is an option of lstm only; use 0 for other cells")
+        if self.proj_size >= self.hidden:
+            raise ValueError("proj_size must be smaller than hidden")
+        return self
+
+    @property
+    def recurrent_width(self) -> int:
+        """Width of h: proj_size if there is one, else hidden."""
+        return self.proj_size or self.hidden
+
+    @property
+    def width(self) -> int:
+        """Width of the layer's output."""
+        return self.recurrent_width * (2 if self.bidirectional else 1)
+
+    @property
+    def states(self) -> tuple[tuple[str, int], ...]:
+        """Name and width of each state tensor of one direction."""
+        h = ("h", self.recurrent_width)
+        return (h, ("c", self.hidden)) if self.cell == "lstm" else (h,)
+
+
+class StateDeclaration(Part):
+    """One state tensor of a custom module: its shape for one session."""
+
+    name: Name
+    shape: Annotated[tuple[Size, ...], Field(max_length=MAX_STATE_DIMENSIONS)]
+    dtype: Literal["float32", "bfloat16", "int32", "int64"] = "float32"
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        elements = 1
+        for size in self.shape:
+            elements *= size
+        if elements > MAX_STATE_ELEMENTS:
+            raise ValueError(f"a state tensor may have {MAX_STATE_ELEMENTS} elements at most")
+        return self
+
+
+class CustomSpec(Part):
+    """A torch module in place of the built-in stack.
+
+    `module` is "package.module:Class"; it is constructed with `kwargs` and must offer
+    `step(x, state) -> (y, state)` with x float32[B, input width], y float32[B, width] and one state
+    tensor [B, *shape] per entry of `states`. Its weights are stored as `custom.<state_dict key>`.
+    """
+
+    module: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=256)
+    ]
+    kwargs: dict[str, JsonValue] = {}
+    states: Annotated[tuple[StateDeclaration, ...], Field(max_length=MAX_STATES)]
+    width: Size
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Self:
+        if len({state.name for state in self.states}) != len(self.states):
+            raise ValueError("two states of a custom module have the same name")
+        return self
+
+
+class NoHead(Part):
+    """The stack's output is the model's output."""
+
+    kind: Literal["none"] = "none"
+
+
+class LinearHead(Part):
+    """One linear layer."""
+
+    kind: Literal["linear"] = "linear"
+    width: Size
+    bias: bool = True
+
+
+class MlpHead(Part):
+    """Linear layers of sizes `hidden`, each followed by `activation`, then one of `width`."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: Annotated[tuple[Size, ...], Field(min_length=1, max_length=MAX_LAYERS)]
+    width: Size
+    activation: Activation = "relu"
+    bias: bool = True
+
+
+Head = Annotated[NoHead | LinearHead | MlpHead, Field(discriminator="kind")]
+
+
+class SelectFull(Part):
+    """The whole row: field `y`, float32[width]."""
+
+    kind: Literal["full"] = "full"
+
+
+class SelectTopK(Part):
+    """The k largest, largest first: fields `values` float32[k] and `indices` int32[k]."""
+
+    kind: Literal["top_k"] = "top_k"
+    k: Size
+
+
+class SelectArgmax(Part):
+    """The place of the largest: field `index`, int32 scalar."""
+
+    kind: Literal["argmax"] = "argmax"
+
+
+Select = Annotated[SelectFull | SelectTopK | SelectArgmax, Field(discriminator="kind")]
+
+
+class Output(Part):
+    """What is done to the head's row before it leaves."""
+
+    transform: Transform = "identity"
+    select: Select = SelectFull()
+
+
+class Architecture(Part):
+    """What the numbers depend on; with the tensors it makes the fingerprint."""
+
+    input: Input
+    stack: Annotated[tuple[LayerSpec, ...], Field(max_length=MAX_LAYERS)] = ()
+    custom: CustomSpec | None = None
+    head: Head = NoHead()
+    output: Output = Output()
+    dtype: Dtype = "float32"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.stack) == (self.custom is not None):
+            raise ValueError("give either `stack` (at least one layer) or `custom`, and not both")
+        width = self.stack_input_width
+        for number, layer in enumerate(self.stack):
+            if layer.residual and layer.width != width:
+                raise ValueError(
+                    f"layer {number} is residual but its widths differ: {width} in, {layer.width} out"
+                )
+            width = layer.width
+        select = self.output.select
+        if isinstance(select, SelectTopK) and select.k > self.output_width:
+            raise ValueError(f"top_k asks for {select.k} of {self.output_width} outputs")
+        return self
+
+    @property
+    def stack_input_width(self) -> int:
+        """Width of the rows that enter the stack."""
+        projection = self.input.projection
+        return self.input.raw_width if projection is None else projection.width
+
+    @property
+    def stack_width(self) -> int:
+        """Width of the rows that leave the stack."""
+        return self.stack[-1].width if self.custom is None else self.custom.width
+
+    @property
+    def output_width(self) -> int:
+        """Width of the head's row, before selection."""
+        return self.stack_width if isinstance(self.head, NoHead) else self.head.width
+
+    @property
+    def causal(self) -> bool:
+        """True if outputs depend on the past only, so that sessions can stream."""
+        return not any(layer.bidirectional for layer in self.stack)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of input tokens; 0 if the input is features."""
+        return self.input.vocabulary if isinstance(self.input, TokensInput) else 0
+
+    @property
+    def generative(self) -> bool:
+        """True if an output row holds one number per input token, so that tokens can be drawn from it."""
+        return self.causal and self.vocabulary == self.output_width
+
+    @property
+    def cell(self) -> str:
+        """The stack's cell, "custom", or the cells joined by "+" where layers differ."""
+        return (
+            "custom" if self.custom else "+".join(dict.fromkeys(layer.cell for layer in self.stack))
+        )
+
+    @property
+    def hidden(self) -> int:
+        """Hidden size of the widest layer; 0 for a custom module."""
+        return max((layer.hidden for layer in self.stack), default=0)
+
+
+class Manifest(Architecture):
+    """The file `manifest.json` of a package."""
+
+    format: Literal[1] = FORMAT
+    name: Name
+    fingerprint: Fingerprint
+    description: Annotated[str, StringConstraints(max_length=1024)] = ""
+    tokenizer: TokenizerKind = "none"
+    labels: Annotated[tuple[Label, ...], Field(max_length=MAX_SIZE)] = ()
+    training: dict[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        if self.labels and len(self.labels) != self.output_width:
+            raise ValueError(f"{len(self.labels)} labels for {self.output_width} outputs")
+        if self.tokenizer != "none" and not self.vocabulary:
+            raise ValueError("a tokenizer needs an input of kind tokens")
+        if self.tokenizer == "bytes" and self.vocabulary < 256:
+            raise ValueError("the bytes tokenizer needs a vocabulary of at least 256")
+        return self
+
+    @property
+    def architecture(self) -> Architecture:
+        """The part that the fingerprint covers."""
+        fields = {name: getattr(self, name) for name in Architecture.model_fields}
+        return Architecture.model_construct(**fields)
+
+
+def uniform_stack(
+    cell: Cell,
+    layers: int,
+    hidden: int,
+    *,
+    bias: bool = True,
+    bidirectional: bool = False,
+    proj_size: int = 0,
+) -> tuple[LayerSpec, ...]:
+    """`layers` equal layers, as torch's modules have them."""
+    layer = LayerSpec(
+        cell=cell, hidden=hidden, bias=bias, bidirectional=bidirectional, proj_size=proj_size
+    )
+    return (layer,) * layers
