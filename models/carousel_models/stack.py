@@ -1,0 +1,223 @@
+"""The recurrent stack: layers with residuals and norms between them, one step or whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
+from torch.nn.utils.rnn import PackedSequence
+
+from .cells import CELLS, State, Weights, linear
+from .packing import Packing, loop
+from .spec import CustomSpec, LayerSpec
+from .tensors import directions
+
+
+class StateSpec(NamedTuple):
+    """One state tensor: its name, its shape for one session, its type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class RecurrentStack(Protocol):
+    """What stands between input and head: the built-in stack or a custom module."""
+
+    @property
+    def state_specs(self) -> tuple[StateSpec, ...]:
+        """The state of one session; empty if the stack is not causal."""
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Takes x float32[B, in], state [B, *shape] each → y float32[B, out] and the new state."""
+
+    def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+        """Packed rows float32[rows, in] → float32[rows, out] and the state after each sequence."""
+
+
+class Layer:
+    """One recurrent layer, in one direction or both."""
+
+    def __init__(
+        self, spec: LayerSpec, weights: tuple[Weights, ...], norm: tuple[Tensor, Tensor] | None
+    ) -> None:
+        self.spec = spec
+        self.weights = weights
+        self._norm = norm
+        self._cell = CELLS[spec.cell]
+        self._fused = _fused(spec, weights)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step forward in time."""
+        weights = self.weights[0]
+        y, state = self._cell(linear(x, weights.ih, weights.bias_ih), state, weights)
+        return self._finish(x, y), state
+
+    def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+        """All steps; `state` is the forward direction's, the backward one starts from zero."""
+        if self._fused is not None:
+            y, state = self._run_fused(rows, packing, state)
+        else:
+            y, state = self.sequence_by_steps(rows, packing, state)
+        return self._finish(rows, y), state
+
+    def sequence_by_steps(
+        self, rows: Tensor, packing: Packing, state: State
+    ) -> tuple[Tensor, State]:
+        """The cell's rows, before residual and norm, by the plain loop."""
+        outputs, finals = [], []
+        for weights, reverse in zip(self.weights, (False, True), strict=False):
+            gates_x = linear(rows, weights.ih, weights.bias_ih)
+            start = tuple(map(torch.zeros_like, state)) if reverse else state
+            y, final = loop(
+                partial(self._weighted, weights), gates_x, packing, start, reverse=reverse
+            )
+            outputs.append(y)
+            finals.append(final)
+        return torch.cat(outputs, dim=-1), finals[0]
+
+    def _weighted(self, weights: Weights, gates_x: Tensor, state: State) -> tuple[Tensor, State]:
+        return self._cell(gates_x, state, weights)
+
+    def _run_fused(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+        assert self._fused is not None
+        running = packing.sizes[0]
+        start = tuple(tensor[None, :running] for tensor in state)
+        if self.spec.bidirectional:
+            start = tuple(torch.cat((tensor, torch.zeros_like(tensor))) for tensor in start)
+        packed = PackedSequence(rows, torch.tensor(packing.sizes))
+        out, final = self._fused(packed, start if len(start) > 1 else start[0])
+        ends = final if isinstance(final, tuple) else (final,)
+        waiting = (tensor[running:] for tensor in state)
+        return out.data, tuple(torch.cat((e[0], w)) for e, w in zip(ends, waiting, strict=True))
+
+    def _finish(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.spec.residual:
+            y = y + x
+        if self._norm is not None:
+            y = F.layer_norm(y, y.shape[-1:], *self._norm)
+        return y
+
+
+class Stack:
+    """The built-in stack."""
+
+    def __init__(self, layers: tuple[Layer, ...], device: torch.device) -> None:
+        self.layers = layers
+        self._device = device
+        self._causal = not any(layer.spec.bidirectional for layer in layers)
+
+    @property
+    def state_specs(self) -> tuple[StateSpec, ...]:
+        """Each layer's h (and c), named "0.h", "0.c", "1.h" and so on."""
+        if not self._causal:
+            return ()
+        return tuple(
+            StateSpec(f"{number}.{name}", (width,), torch.float32)
+            for number, layer in enumerate(self.layers)
+            for name, width in layer.spec.states
+        )
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of every layer."""
+        new: list[Tensor] = []
+        for layer, part in zip(self.layers, self._split(state), strict=True):
+            x, part_new = layer.step(x, part)
+            new.extend(part_new)
+        return x, tuple(new)
+
+    def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+        """All steps of every layer, layer by layer."""
+        parts = self._split(state) if self._causal else self._zeros(len(packing.order))
+        new: list[Tensor] = []
+        for layer, part in zip(self.layers, parts, strict=True):
+            rows, part_new = layer.sequence(rows, packing, part)
+            new.extend(part_new)
+        return rows, tuple(new) if self._causal else ()
+
+    def _split(self, state: State) -> list[State]:
+        parts, start = [], 0
+        for layer in self.layers:
+            count = len(layer.spec.states)
+            parts.append(state[start : start + count])
+            start += count
+        return parts
+
+    def _zeros(self, batch: int) -> list[State]:
+        return [
+            tuple(torch.zeros(batch, width, device=self._device) for _, width in layer.spec.states)
+            for layer in self.layers
+        ]
+
+
+class CustomStack:
+    """A user's module in the stack's place."""
+
+    def __init__(self, spec: CustomSpec, module: nn.Module) -> None:
+        self._module = module
+        self._specs = tuple(
+            StateSpec(s.name, s.shape, getattr(torch, s.dtype)) for s in spec.states
+        )
+
+    @property
+    def state_specs(self) -> tuple[StateSpec, ...]:
+        """As declared in the manifest."""
+        return self._specs
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One call of the module's `step`."""
+        y, new = self._module.step(x, state)  # type: ignore[operator]
+        return y.float(), tuple(new)
+
+    def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+        """The module's steps one after the other."""
+        return loop(self.step, rows, packing, state)
+
+
+def build_layer(number: int, spec: LayerSpec, tensors: Mapping[str, Tensor]) -> Layer:
+    """A layer from the tensors of a package."""
+    prefix = f"stack.{number}"
+    weights = tuple(
+        Weights(
+            tensors[f"{prefix}.{direction}.weight_ih"],
+            tensors[f"{prefix}.{direction}.weight_hh"],
+            tensors.get(f"{prefix}.{direction}.bias_ih"),
+            tensors.get(f"{prefix}.{direction}.bias_hh"),
+            tensors.get(f"{prefix}.{direction}.weight_hr"),
+        )
+        for direction in directions(spec)
+    )
+    norm = (
+        (tensors[f"{prefix}.norm.weight"], tensors[f"{prefix}.norm.bias"])
+        if spec.layer_norm
+        else None
+    )
+    return Layer(spec, weights, norm)
+
+
+def _fused(spec: LayerSpec, weights: tuple[Weights, ...]) -> nn.RNNBase | None:
+    """The layer of torch on the same memory, where there is one and it keeps to float32."""
+    first = weights[0]
+    if spec.cell == "gru_reset_before" or first.ih.dtype != torch.float32:
+        return None
+    options = {"bias": spec.bias, "bidirectional": spec.bidirectional, "device": "meta"}
+    sizes = first.ih.shape[1], spec.hidden
+    module: nn.RNNBase
+    if spec.cell == "lstm":
+        module = nn.LSTM(*sizes, proj_size=spec.proj_size, **options)
+    elif spec.cell == "gru":
+        module = nn.GRU(*sizes, **options)
+    else:
+        module = nn.RNN(*sizes, nonlinearity=spec.cell.removeprefix("rnn_"), **options)
+    for direction, suffix in zip(weights, ("", "_reverse"), strict=False):
+        values = zip(
+            ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"), direction, strict=True
+        )
+        for name, value in values:
+            if value is not None:
+                setattr(module, f"{name}_l0{suffix}", nn.Parameter(value, requires_grad=False))
+    return module
