@@ -1,1 +1,62 @@
-"""Recurrent models as packages: manifest, weights and probe."""
+"""Recurrent models as packages: manifest, weights and probe.
+
+Importing this package imports neither torch nor pydantic; each name below is loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import PackageError
+
+if TYPE_CHECKING:
+    from .creating import create
+    from .loading import CheckReport, check, load
+    from .model import RecurrentModel
+    from .package import discover, read_manifest, zoo_path
+    from .saving import save
+    from .spec import Manifest
+    from .stack import StateSpec
+
+_HOMES = {
+    "CheckReport": "loading",
+    "Manifest": "spec",
+    "RecurrentModel": "model",
+    "StateSpec": "stack",
+    "check": "loading",
+    "create": "creating",
+    "discover": "package",
+    "load": "loading",
+    "read_manifest": "package",
+    "save": "saving",
+    "zoo_path": "package",
+}
+
+__all__ = [
+    "CheckReport",
+    "Manifest",
+    "PackageError",
+    "RecurrentModel",
+    "StateSpec",
+    "check",
+    "create",
+    "discover",
+    "load",
+    "read_manifest",
+    "save",
+    "zoo_path",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name from its module at first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

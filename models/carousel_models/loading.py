@@ -1,0 +1,164 @@
+"""Packages into models: every check that stands between a folder and a served model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .errors import PackageError
+from .model import RecurrentModel
+from .package import PROBE, TOKENIZER, WEIGHTS, package_file, read_manifest
+from .probe import check_probe
+from .spec import CustomSpec, Manifest
+from .stack import CustomStack, RecurrentStack, Stack, build_layer
+from .tensors import TensorInfo, expected_tensors
+from .tokenizer import Tokenizer, load_tokenizer
+from .weights import fingerprint, info_of, read_tensors
+
+CUSTOM_PREFIX = "custom."
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `check` found. `error` is "" if the package is good; then the other fields are filled."""
+
+    path: Path
+    error: str
+    manifest: Manifest | None = None
+    parameters: int = 0
+    state_bytes: int = 0
+    probe_error: float = float("nan")
+
+    @property
+    def ok(self) -> bool:
+        """True if the package can be served."""
+        return not self.error
+
+
+def load(
+    path: Path | str, *, device: str | torch.device = "cpu", allow_custom: Collection[str] = ()
+) -> RecurrentModel:
+    """Loads a package and proves it: files, shapes, fingerprint, then the probe's outputs.
+
+    Args:
+        path: the package's folder.
+        device: where the weights go.
+        allow_custom: import names ("module:Class") of custom modules that may be imported. Importing
+            runs their code, so this is the operator's decision, never the package's.
+
+    Raises:
+        PackageError: the package is damaged, unknown or not allowed; says cause and fix.
+    """
+    return _load(Path(path), torch.device(device), allow_custom)[0]
+
+
+def check(
+    path: Path | str, *, device: str | torch.device = "cpu", allow_custom: Collection[str] = ()
+) -> CheckReport:
+    """Loads a package and reports what was found instead of raising."""
+    path = Path(path)
+    try:
+        model, error = _load(path, torch.device(device), allow_custom)
+    except PackageError as refused:
+        return CheckReport(path, str(refused))
+    return CheckReport(path, "", model.manifest, model.parameters, model.state_bytes, error)
+
+
+def build(
+    manifest: Manifest,
+    tensors: dict[str, Tensor],
+    *,
+    custom: nn.Module | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> RecurrentModel:
+    """A model from parts in memory; the tensors are those of the package, all on one device."""
+    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    stack: RecurrentStack
+    if manifest.custom is not None:
+        assert custom is not None
+        stack = CustomStack(manifest.custom, custom)
+    else:
+        layers = (build_layer(number, spec, tensors) for number, spec in enumerate(manifest.stack))
+        stack = Stack(tuple(layers), device)
+    return RecurrentModel(manifest, tensors, stack, device=device, tokenizer=tokenizer)
+
+
+def _load(
+    package: Path, device: torch.device, allow_custom: Collection[str]
+) -> tuple[RecurrentModel, float]:
+    manifest = read_manifest(package)
+    expected = expected_tensors(manifest)
+    custom = (
+        None if manifest.custom is None else _import_custom(manifest.custom, allow_custom, device)
+    )
+    if custom is not None:
+        expected |= custom_tensors(custom)
+    probe = package_file(package, PROBE)
+    tensors = read_tensors(package_file(package, WEIGHTS), expected, device)
+    found = fingerprint(manifest.architecture, tensors)
+    if found != manifest.fingerprint:
+        raise PackageError(
+            f"{package}: weights and architecture have fingerprint {found[:12]}…, the manifest says "
+            f"{manifest.fingerprint[:12]}…; a file was changed or damaged: copy the package again"
+        )
+    if custom is not None:
+        _fill(custom, tensors)
+    if device.type == "cuda":
+        # float32 means float32: cuDNN's recurrent kernels would round to TF32 by default.
+        torch.backends.cudnn.allow_tf32 = False
+    model = build(manifest, tensors, custom=custom, tokenizer=_tokenizer(package, manifest))
+    try:
+        return model, check_probe(model, probe)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        # A built-in stack that was checked this far does not fail; a custom module's code may.
+        if custom is None:
+            raise
+        raise PackageError(
+            f"{package}: the custom module failed on the probe: {error!r}"
+        ) from error
+
+
+def _tokenizer(package: Path, manifest: Manifest) -> Tokenizer | None:
+    path = package_file(package, TOKENIZER) if manifest.tokenizer == "huggingface" else package
+    tokenizer = load_tokenizer(manifest.tokenizer, path)
+    if tokenizer is not None and tokenizer.vocabulary > manifest.vocabulary:
+        raise PackageError(
+            f"{package}: the tokenizer has {tokenizer.vocabulary} tokens, the model only "
+            f"{manifest.vocabulary}; they do not belong together"
+        )
+    return tokenizer
+
+
+def _import_custom(spec: CustomSpec, allowed: Collection[str], device: torch.device) -> nn.Module:
+    if spec.module not in allowed:
+        raise PackageError(
+            f"the package wants to import the custom module {spec.module!r}, which is not allowed here; "
+            "if you trust its code, allow this import name in the settings (allow_custom)"
+        )
+    module_name, class_name = spec.module.split(":")
+    try:
+        module = getattr(importlib.import_module(module_name), class_name)(**spec.kwargs)
+    except Exception as error:  # foreign code may raise anything
+        raise PackageError(f"custom module {spec.module!r} cannot be made: {error!r}") from error
+    if not isinstance(module, nn.Module) or not callable(getattr(module, "step", None)):
+        raise PackageError(f"custom {spec.module!r} must be a torch.nn.Module with step(x, state)")
+    return module.to(device).eval().requires_grad_(False)
+
+
+def custom_tensors(module: nn.Module) -> dict[str, TensorInfo]:
+    """The stored tensors of a custom module: its state_dict under `custom.`."""
+    return {CUSTOM_PREFIX + name: info_of(value) for name, value in module.state_dict().items()}
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    own = {
+        name.removeprefix(CUSTOM_PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(CUSTOM_PREFIX)
+    }
+    module.load_state_dict(own)

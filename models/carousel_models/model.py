@@ -1,0 +1,204 @@
+"""A loaded model: input, stack and head as pure functions on tensors. The `reference` kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
+
+from .cells import State, linear
+from .packing import Packing
+from .spec import Manifest, MlpHead, SelectArgmax, SelectTopK, TokensInput
+from .stack import RecurrentStack, StateSpec
+from .tensors import head_widths
+from .tokenizer import Tokenizer
+
+OutputField = tuple[str, torch.dtype, tuple[int, ...]]
+"""Name, type (float32 or int32) and shape for one step."""
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+
+
+class RecurrentModel:
+    """Weights on a device and what can be done with them. Holds no state of any session.
+
+    All methods are pure and may run on any thread, under inference_mode or not.
+
+    Attributes:
+        manifest: the package's manifest.
+        device: where the weights are.
+        tokenizer: text to tokens and back, if the manifest names one.
+        stack: the recurrent part, for kernels that replace `step`.
+        parameters: number of stored weights.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        tensors: Mapping[str, Tensor],
+        stack: RecurrentStack,
+        *,
+        device: torch.device,
+        tokenizer: Tokenizer | None,
+    ) -> None:
+        self.manifest = manifest
+        self.device = device
+        self.tokenizer = tokenizer
+        self.stack = stack
+        self.parameters = sum(tensor.numel() for tensor in tensors.values())
+        self._tensors = tensors
+        self._head_layers = len(head_widths(manifest))
+        self._normalization = _normalization(manifest, device)
+
+    @property
+    def fingerprint(self) -> str:
+        """Lower-case hexadecimal SHA-256 of architecture and weights."""
+        return self.manifest.fingerprint
+
+    @property
+    def causal(self) -> bool:
+        """True if sessions can stream through it."""
+        return self.manifest.causal
+
+    @property
+    def generative(self) -> bool:
+        """True if its rows are logits over its own input tokens."""
+        return self.manifest.generative
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of input tokens, 0 for features."""
+        return self.manifest.vocabulary
+
+    @property
+    def state_specs(self) -> tuple[StateSpec, ...]:
+        """The state tensors of one session; empty if the model is not causal."""
+        return self.stack.state_specs
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of state per session."""
+        return sum(prod(spec.shape) * spec.dtype.itemsize for spec in self.state_specs)
+
+    @property
+    def output_fields(self) -> tuple[OutputField, ...]:
+        """What `finish` returns, in its order."""
+        select = self.manifest.output.select
+        if isinstance(select, SelectTopK):
+            shape = (select.k,)
+            return (("values", torch.float32, shape), ("indices", torch.int32, shape))
+        if isinstance(select, SelectArgmax):
+            return (("index", torch.int32, ()),)
+        return (("y", torch.float32, (self.manifest.output_width,)),)
+
+    def initial_state(self, batch: int) -> State:
+        """Zeros: one tensor [batch, *shape] per state spec."""
+        return tuple(
+            torch.zeros((batch, *spec.shape), dtype=spec.dtype, device=self.device)
+            for spec in self.state_specs
+        )
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of a batch.
+
+        Args:
+            x: float32[B, features], or int64[B] tokens, each in 0 … vocabulary−1.
+            state: one tensor [B, *shape] per state spec; not changed.
+
+        Returns:
+            raw float32[B, W], the head's rows, and the new state.
+
+        Raises:
+            ValueError: the model is bidirectional.
+        """
+        if not self.causal:
+            raise ValueError(
+                f"model {self.manifest.name!r} is bidirectional: its outputs depend on later inputs, so "
+                "it cannot run step by step; give it whole sequences"
+            )
+        y, state = self.stack.step(self._enter(x), state)
+        return self._leave(y), state
+
+    def sequence(
+        self, x: Tensor, lengths: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Whole sequences of different lengths, or the next chunks of them.
+
+        Args:
+            x: float32[N, T, features] or int64[N, T]; what is past a length is not read.
+            lengths: int64[N] on the CPU, each 0 … T.
+            state: where each sequence goes on, [N, *shape] per state spec; None for zeros.
+
+        Returns:
+            raw float32[N, T, W], zero past each length, and each sequence's state after its last step
+            (empty if the model is not causal).
+        """
+        steps = x.shape[1]
+        state = self.initial_state(len(lengths)) if state is None else state
+        packing = Packing.of(lengths, steps, self.device)
+        if not packing.sizes:
+            shape = (len(lengths), steps, self.manifest.output_width)
+            return torch.zeros(shape, device=self.device), state
+        rows = self._enter(packing.pack(x))
+        ordered = tuple(tensor[packing.order] for tensor in state)
+        y, ordered = self.stack.sequence(rows, packing, ordered)
+        new = tuple(tensor[packing.inverse] for tensor in ordered)
+        return packing.unpack(self._leave(y), steps), new
+
+    def finish(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """Transform and selection.
+
+        Args:
+            raw: float32[..., W] from `step` or `sequence`.
+
+        Returns:
+            One tensor [..., *shape] per output field, float32 or int32.
+        """
+        output = self.manifest.output
+        if output.transform == "softmax":
+            raw = torch.softmax(raw, dim=-1)
+        elif output.transform == "log_softmax":
+            raw = torch.log_softmax(raw, dim=-1)
+        elif output.transform == "sigmoid":
+            raw = torch.sigmoid(raw)
+        if isinstance(output.select, SelectTopK):
+            values, indices = raw.topk(output.select.k, dim=-1)
+            return values, indices.to(torch.int32)
+        if isinstance(output.select, SelectArgmax):
+            return (raw.argmax(dim=-1).to(torch.int32),)
+        return (raw,)
+
+    def _enter(self, x: Tensor) -> Tensor:
+        if isinstance(self.manifest.input, TokensInput):
+            x = F.embedding(x, self._tensors["embedding.weight"]).float()
+        elif self._normalization is not None:
+            mean, std = self._normalization
+            x = (x - mean) / std
+        return self._linear("projection", x) if self.manifest.input.projection else x
+
+    def _leave(self, y: Tensor) -> Tensor:
+        head = self.manifest.head
+        for number in range(self._head_layers):
+            y = self._linear(f"head.{number}", y)
+            if isinstance(head, MlpHead) and number < self._head_layers - 1:
+                y = _ACTIVATIONS[head.activation](y)
+        return y
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return linear(x, self._tensors[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
+
+
+def _normalization(manifest: Manifest, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    constants = getattr(manifest.input, "normalization", None)
+    if constants is None:
+        return None
+    return torch.tensor(constants.mean, device=device), torch.tensor(constants.std, device=device)

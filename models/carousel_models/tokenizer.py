@@ -1,0 +1,174 @@
+"""Text to tokens and back, a token at a time. No torch."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import PackageError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Int64s = npt.NDArray[np.int64]
+
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+_UNSTABLE_CHARS = 3  # an incomplete UTF-8 character has three bytes at most
+_WINDOW_TOKENS = 64  # a window that never becomes clean is cut here
+
+
+class TextDecoder(Protocol):
+    """Turns one session's tokens into text as they come. Not thread-safe; one per generation."""
+
+    def push(self, token: int) -> str:
+        """The text that this token completed; may be empty."""
+
+    def flush(self) -> str:
+        """What was held back, with U+FFFD for an incomplete character; the decoder is new after it."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. Safe to share between threads."""
+
+    @property
+    def kind(self) -> str:
+        """As in the manifest: "bytes" or "huggingface"."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens it can produce."""
+
+    def encode(self, text: str) -> Int64s:
+        """Token ids, int64[n]."""
+
+    def decoder(self) -> TextDecoder:
+        """A new decoder."""
+
+
+class BytesTokenizer:
+    """Token = byte of the UTF-8 text."""
+
+    kind = "bytes"
+    vocabulary = 256
+
+    def encode(self, text: str) -> Int64s:
+        """One token per byte."""
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+
+    def decoder(self) -> TextDecoder:
+        """A new decoder; ids from 256 on stand for no byte and are shown as U+FFFD."""
+        return _BytesDecoder()
+
+
+class _BytesDecoder:
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        if not 0 <= token < BytesTokenizer.vocabulary:
+            return self.flush() + _INCOMPLETE
+        return self._utf8.decode(bytes((token,)))
+
+    def flush(self) -> str:
+        rest = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return rest
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json` of the Hugging Face `tokenizers` library."""
+
+    kind = "huggingface"
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.vocabulary: int = tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def load(cls, path: Path) -> HuggingFaceTokenizer:
+        """Reads the file.
+
+        Raises:
+            PackageError: the library is missing or refuses the file.
+        """
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise PackageError(
+                "the model names a Hugging Face tokenizer but `tokenizers` is not installed; "
+                "install carousel-serving[server]"
+            ) from error
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises bare Exception
+            raise PackageError(
+                f"{path.name} is not a tokenizer file: {error}; export it again"
+            ) from error
+
+    def encode(self, text: str) -> Int64s:
+        """Token ids, with the special tokens that the file's post-processor adds."""
+        return np.asarray(self._tokenizer.encode(text).ids, np.int64)
+
+    def decoder(self) -> TextDecoder:
+        """A new decoder; special tokens give no text."""
+        return _WindowDecoder(self._tokenizer)
+
+
+class _WindowDecoder:
+    """Decodes a short window again at each token, since a token's text depends on its neighbours.
+
+    The window holds the tokens of the last clean cut as context, and the ones after it. Text at the
+    window's end that is U+FFFD may become a character when its missing bytes come, so it is held back.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._context = 0  # leading tokens of the window whose text was given out before it began
+        self._given = 0  # characters of the window's text that were given out
+
+    def push(self, token: int) -> str:
+        self._window.append(token)
+        text = self._text(self._window)
+        clean = text.rstrip(_INCOMPLETE)
+        if text and len(clean) == len(text):
+            return self._cut(text)
+        if len(self._window) >= _WINDOW_TOKENS:
+            return self.flush()
+        return self._give(text[: max(len(clean), len(text) - _UNSTABLE_CHARS)])
+
+    def flush(self) -> str:
+        rest = self._give(self._text(self._window))
+        self._window, self._context, self._given = [], 0, 0
+        return rest
+
+    def _cut(self, text: str) -> str:
+        new = self._give(text)
+        self._window = self._window[self._context :]
+        self._context = len(self._window)
+        self._given = len(self._text(self._window))
+        return new
+
+    def _give(self, text: str) -> str:
+        new = text[self._given :]
+        self._given = max(self._given, len(text))
+        return new
+
+    def _text(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+
+def load_tokenizer(kind: str, path: Path) -> Tokenizer | None:
+    """The tokenizer that a manifest names; `path` is the package's tokenizer.json.
+
+    Raises:
+        PackageError: the file cannot be used.
+    """
+    if kind == "none":
+        return None
+    return BytesTokenizer() if kind == "bytes" else HuggingFaceTokenizer.load(path)
