@@ -26,6 +26,7 @@ class EngineLimits:
         infer_batch_steps: padded steps (sequences × longest) in one whole-sequence batch.
         max_generate_tokens: most tokens of one generation.
         retry_after_s: the hint that goes with a refusal.
+        tick_timeout_s: a tick that takes longer makes the model unhealthy.
     """
 
     slots: int = 4096
@@ -43,3 +44,4 @@ class EngineLimits:
     infer_batch_steps: int = 65_536
     max_generate_tokens: int = 65_536
     retry_after_s: float = 0.25
+    tick_timeout_s: float = 60.0

@@ -1,0 +1,158 @@
+"""The session table: one row per slot, one array per fact."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carousel_server.core.types import (
+    Durability,
+    Int64s,
+    ModelView,
+    OpenSpec,
+    Phase,
+    SessionRef,
+    SessionView,
+)
+
+from .lifecycle import Event, advance
+
+
+class SessionTable:
+    """Cursors and settings of every session of one engine. Used on the engine's thread only.
+
+    Row r is row r of the slab and of the window. Arrays are public: the hot path reads and writes them
+    for many rows at a time. A row's content means something only while `phase` is not CLOSED.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        # Where each session is in its life.
+        self.phase = np.full(slots, Phase.CLOSED, np.int8)
+        # Last step that ran.
+        self.applied: Int64s = np.zeros(slots, np.int64)
+        # Last step accepted into the window; received - applied steps wait there.
+        self.received: Int64s = np.zeros(slots, np.int64)
+        # Last output that the client has confirmed; outputs up to here may be forgotten.
+        self.ack: Int64s = np.zeros(slots, np.int64)
+        # Last step that the store has confirmed.
+        self.durable: Int64s = np.zeros(slots, np.int64)
+        # Steps that can run now: waiting inputs, or what a generation wants.
+        self.pending: Int64s = np.zeros(slots, np.int64)
+        # True while a generation drives the session.
+        self.generating = np.zeros(slots, np.bool_)
+        # Fencing token: grows at each activation.
+        self.epoch: Int64s = np.zeros(slots, np.int64)
+        # Monotonic instant of the last use, and the pause after which the session expires.
+        self.last_used_s = np.zeros(slots, np.float64)
+        self.idle_ttl_s = np.zeros(slots, np.float64)
+        self.created_at_unix_s = np.zeros(slots, np.float64)
+        self.seed = np.zeros(slots, np.uint64)
+        self.durability = np.zeros(slots, np.int8)
+        # Which sink gets the outputs (-1: none), and under which number it knows the session.
+        self.sink: Int64s = np.full(slots, -1, np.int64)
+        self.tag: Int64s = np.zeros(slots, np.int64)
+        # Names, for people and for the directory.
+        self.ids = [""] * slots
+        self.tenants = [""] * slots
+        # Why the row's former session ended: a late command to it is told so.
+        self.last_end = ["SESSION_NOT_FOUND"] * slots
+
+    def open(
+        self,
+        row: int,
+        spec: OpenSpec,
+        *,
+        seed: int,
+        idle_ttl_s: float,
+        now: float,
+        now_unix_s: float,
+    ) -> None:
+        """Starts a session on a row: cursors at 0, phase OPENING."""
+        assert self.phase[row] == Phase.CLOSED, f"row {row} is in use"
+        for cursor in (self.applied, self.received, self.ack, self.durable, self.pending):
+            cursor[row] = 0
+        self.generating[row] = False
+        self.phase[row] = Phase.OPENING
+        self.epoch[row] = 1
+        self.last_used_s[row] = now
+        self.idle_ttl_s[row] = idle_ttl_s
+        self.created_at_unix_s[row] = now_unix_s
+        self.seed[row] = seed
+        self.durability[row] = Durability.NONE
+        self.sink[row] = -1
+        self.ids[row] = spec.session_id
+        self.tenants[row] = spec.tenant
+
+    def set_cursors(self, row: int, *, applied: int, ack: int, epoch: int) -> None:
+        """Moves a fresh session to where a snapshot stands."""
+        self.applied[row] = self.received[row] = applied
+        self.ack[row] = ack
+        self.epoch[row] = epoch
+
+    def advance(self, row: int, event: Event) -> Phase:
+        """Changes a session's phase by the table of lifecycle.py."""
+        after = advance(Phase(int(self.phase[row])), event)
+        self.phase[row] = after
+        return after
+
+    def drop_pending(self, row: int) -> int:
+        """Forgets the accepted steps that have not run; returns the seq of the first of them."""
+        self.received[row] = self.applied[row]
+        self.pending[row] = 0
+        return int(self.applied[row]) + 1
+
+    def expired(self, now: float) -> Int64s:
+        """Rows whose session has been idle for too long; int64[n].
+
+        A session with steps to run is not idle, however long ago they came.
+        """
+        idle = (self.phase != Phase.CLOSED) & (self.pending == 0)
+        return np.flatnonzero(idle & (now - self.last_used_s > self.idle_ttl_s))
+
+    def next_expiry_s(self) -> float:
+        """The earliest instant at which a session can expire; inf if none is open."""
+        is_open = self.phase != Phase.CLOSED
+        if not is_open.any():
+            return float("inf")
+        return float((self.last_used_s + self.idle_ttl_s)[is_open].min())
+
+    def rows_of(self, tenant: str) -> list[int]:
+        """Rows of a tenant's sessions."""
+        return [
+            r
+            for r in np.flatnonzero(self.phase != Phase.CLOSED).tolist()
+            if self.tenants[r] == tenant
+        ]
+
+    def view(self, ref: SessionRef, model: ModelView) -> SessionView:
+        """A session as its owner may see it."""
+        row = ref.row
+        return SessionView(
+            id=self.ids[row],
+            model=model.name,
+            phase=Phase(int(self.phase[row])),
+            applied=int(self.applied[row]),
+            ack=int(self.ack[row]),
+            durable=int(self.durable[row]),
+            epoch=int(self.epoch[row]),
+            durability=Durability(int(self.durability[row])),
+            idle_ttl_s=float(self.idle_ttl_s[row]),
+            created_at_unix_s=float(self.created_at_unix_s[row]),
+            fingerprint=model.fingerprint,
+            window_steps=model.window_steps,
+            seed=int(self.seed[row]),
+        )
+
+    def check_integrity(self, window_steps: int) -> None:
+        """Asserts what must hold of every open row between two ticks."""
+        rows = np.flatnonzero(self.phase != Phase.CLOSED)
+        applied, received, ack = self.applied[rows], self.received[rows], self.ack[rows]
+        fed = ~self.generating[rows]
+        assert (self.durable[rows] <= applied).all(), "durable beyond applied"
+        assert (ack <= applied).all(), "an output was acknowledged before it existed"
+        assert (applied <= received).all(), "a step ran that was never accepted"
+        assert (received - ack <= window_steps).all(), "a window overflowed"
+        assert (self.pending[rows] >= 0).all(), "negative pending"
+        assert (self.pending[rows][fed] == (received - applied)[fed]).all(), "pending is off"
+        closed = self.phase == Phase.CLOSED
+        assert not self.pending[closed].any(), "a closed row has steps to run"

@@ -1,0 +1,83 @@
+"""What is in flight: the last steps of each session, inputs and outputs, in two rings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carousel_server.core.types import Bytes2D, Int64s
+
+
+class Window:
+    """Rings of `steps` entries per slot. Used on the engine's thread only.
+
+    The entry of step `seq` is (seq - 1) % steps. A session may have at most `steps` steps beyond its
+    ack, so an entry is overwritten only once the output that it held has been acknowledged. Hence:
+    inputs of ack+1 … received are there to be run or compared (a repeated seq with other bytes is
+    found), outputs of ack+1 … applied are there to be sent again.
+    """
+
+    def __init__(self, slots: int, steps: int, input_row_bytes: int, output_row_bytes: int) -> None:
+        assert steps & (steps - 1) == 0, "a power of two, so that % is &"
+        self.steps = steps
+        self._mask = steps - 1
+        # uint8[slots, steps, row bytes]. Zero pages: memory is taken when a row is first used.
+        self._inputs = np.zeros((slots, steps, input_row_bytes), np.uint8)
+        self._outputs = np.zeros((slots, steps, output_row_bytes), np.uint8)
+        # float64[slots, steps]: monotonic instants of arrival, and until when each step may start.
+        self._arrived_s = np.zeros((slots, steps), np.float64)
+        self._deadline_s = np.zeros((slots, steps), np.float64)
+
+    @staticmethod
+    def fit(slots: int, steps: int, row_bytes: int, budget_bytes: int) -> int:
+        """The greatest power of two ≤ `steps` whose rings stay within the budget.
+
+        Raises:
+            ValueError: if not even one step per slot fits.
+        """
+        entry_bytes = slots * (row_bytes + 16)
+        most = min(steps, budget_bytes // entry_bytes)
+        if most < 1:
+            raise ValueError(
+                f"{slots} slots with {row_bytes} bytes a step do not fit into window_bytes="
+                f"{budget_bytes}: lower `slots` or raise `window_bytes`"
+            )
+        return 1 << (most.bit_length() - 1)
+
+    def write_inputs(
+        self,
+        rows: Int64s,
+        first_seqs: Int64s,
+        inputs: np.ndarray,
+        arrived_s: np.ndarray,
+        deadline_s: np.ndarray,
+    ) -> None:
+        """Puts inputs uint8[n, k, row bytes] of steps first_seqs … first_seqs+k-1; times float64[n]."""
+        at = self._entries(first_seqs, inputs.shape[1])
+        row = rows[:, None]
+        self._inputs[row, at] = inputs
+        self._arrived_s[row, at] = arrived_s[:, None]
+        self._deadline_s[row, at] = deadline_s[:, None]
+
+    def read_inputs(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray:
+        """Inputs uint8[n, steps, row bytes], a copy."""
+        return np.asarray(self._inputs[rows[:, None], self._entries(first_seqs, steps)])
+
+    def arrived_s(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray:
+        """Instants of arrival, float64[n, steps]."""
+        return np.asarray(self._arrived_s[rows[:, None], self._entries(first_seqs, steps)])
+
+    def deadline_s(self, rows: Int64s, seqs: Int64s) -> np.ndarray:
+        """Deadlines of one step per row, float64[n]."""
+        return np.asarray(self._deadline_s[rows, (seqs - 1) & self._mask])
+
+    def write_outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
+        """Keeps outputs uint8[n, k, row bytes] until they are acknowledged."""
+        self._outputs[rows[:, None], self._entries(first_seqs, outputs.shape[1])] = outputs
+
+    def read_outputs(self, row: int, first_seq: int, steps: int) -> Bytes2D:
+        """Kept outputs of one session, uint8[steps, row bytes], a copy."""
+        return np.asarray(self._outputs[row, self._entries(np.asarray([first_seq]), steps)[0]])
+
+    def _entries(self, first_seqs: Int64s, steps: int) -> Int64s:
+        """Ring positions int64[n, steps]."""
+        return (first_seqs[:, None] - 1 + np.arange(steps)) & self._mask

@@ -1,0 +1,67 @@
+"""The slab: the state tensors of one model on one device, a row per slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carousel_models import StateSpec
+
+
+class Slab:
+    """Preallocated state tensors of shape [slots + 1, *state shape].
+
+    The last row is scratch: padding rows of a batch read and write it, so it belongs to nobody and its
+    content means nothing. Used on the engine's thread only.
+    """
+
+    def __init__(self, specs: Sequence[StateSpec], slots: int, device: torch.device) -> None:
+        self.device = device
+        self.scratch_row = slots
+        self.specs = tuple(specs)
+        self._tensors = tuple(
+            torch.zeros((slots + 1, *spec.shape), dtype=spec.dtype, device=device) for spec in specs
+        )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all tensors, scratch row included."""
+        return sum(t.numel() * t.element_size() for t in self._tensors)
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Copies of the rows: one tensor [len(rows), *shape] for each state. `rows`: int64[n]."""
+        return tuple(t.index_select(0, rows) for t in self._tensors)
+
+    def scatter(self, rows: Tensor, state: Sequence[Tensor]) -> None:
+        """Writes the rows back. Rows must not repeat, save for the scratch row."""
+        for target, source in zip(self._tensors, state, strict=True):
+            target.index_copy_(0, rows, source)
+
+    def zero(self, row: int) -> None:
+        """Sets one row to the initial state of every session: zeros."""
+        for tensor in self._tensors:
+            tensor[row].zero_()
+
+    def take(self, row: int) -> dict[str, np.ndarray]:
+        """One row as host arrays by state name, for a snapshot; bfloat16 as the bits in uint16."""
+        return {
+            spec.name: _bits(tensor[row]).cpu().numpy().copy()
+            for spec, tensor in zip(self.specs, self._tensors, strict=True)
+        }
+
+    def restore(self, row: int, arrays: dict[str, np.ndarray]) -> None:
+        """Sets one row from such arrays; names, shapes and dtypes have been checked."""
+        for spec, tensor in zip(self.specs, self._tensors, strict=True):
+            _bits(tensor[row]).copy_(torch.from_numpy(arrays[spec.name].copy()))
+
+    def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and NumPy dtype of each of those arrays."""
+        return {name: (array.shape, array.dtype.str) for name, array in self.take(0).items()}
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """A view that NumPy has a type for."""
+    return tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor

@@ -1,0 +1,56 @@
+"""Which rows of the slab are whose."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carousel_server.core.types import Int64s, SessionRef
+
+
+class Slots:
+    """A free list of rows with generations. Used on the engine's thread only.
+
+    A row's generation grows when the row is freed, so whatever still names the old session (a late
+    command, a late result) is told apart from the row's next session by one comparison.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        assert capacity >= 1
+        self.capacity = capacity
+        # int64[capacity]: how often each row was freed. Grows for ever, never reused.
+        self.generation: Int64s = np.zeros(capacity, np.int64)
+        # bool[capacity]: rows that are taken.
+        self.taken = np.zeros(capacity, np.bool_)
+        # Free rows; the last is taken next, so that a small load stays in a few warm rows.
+        self._free = list(range(capacity - 1, -1, -1))
+
+    @property
+    def used(self) -> int:
+        """Number of rows taken."""
+        return self.capacity - len(self._free)
+
+    def allocate(self) -> SessionRef | None:
+        """Takes a row, or None when all are taken."""
+        if not self._free:
+            return None
+        row = self._free.pop()
+        self.taken[row] = True
+        return SessionRef(row, int(self.generation[row]))
+
+    def free(self, ref: SessionRef) -> None:
+        """Gives a row back; `ref` and its copies are stale from now on."""
+        assert self.is_live(ref), f"{ref} is not live"
+        self.taken[ref.row] = False
+        self.generation[ref.row] += 1
+        self._free.append(ref.row)
+
+    def is_live(self, ref: SessionRef) -> bool:
+        """True while `ref` names the session that its row belongs to."""
+        return bool(self.taken[ref.row]) and int(self.generation[ref.row]) == ref.generation
+
+    def check_integrity(self) -> None:
+        """Asserts that every row is either free or taken, and none is both or twice."""
+        free = np.asarray(self._free, np.int64)
+        assert len(np.unique(free)) == len(free), "a row is free twice"
+        assert not self.taken[free].any(), "a free row is taken"
+        assert int(self.taken.sum()) + len(free) == self.capacity, "a row is lost"
