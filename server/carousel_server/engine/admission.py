@@ -1,0 +1,293 @@
+"""The door for client-fed steps: takes what is next in sequence, answers everything else.
+
+Works on arrays: the blocks of all streams that came since the last tick are joined, checked and written
+into the window together. Only rows that are not simply the next steps of their session are looked at
+one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import StepBlock, StepSink
+from carousel_server.core.types import Float64s, Int64s, ModelView
+from carousel_server.sessions import SessionTable, Window
+from carousel_server.sessions.directory import ended
+from carousel_server.state.slots import Slots
+
+from .delivery import Delivery
+from .sinks import Sinks
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows of one or more blocks with the same number of steps; arrays of length n."""
+
+    senders: Sequence[StepSink]
+    sender: Int64s  # which of `senders` each row came from
+    tags: Int64s
+    rows: Int64s
+    generations: Int64s
+    first_seqs: Int64s
+    arrived_s: Float64s
+    deadline_s: Float64s
+    inputs: np.ndarray  # uint8[n, steps, input row bytes]
+
+    @property
+    def steps(self) -> int:
+        return int(self.inputs.shape[1])
+
+    @property
+    def last_seqs(self) -> Int64s:
+        return self.first_seqs + (self.steps - 1)
+
+    def where(self, chosen: np.ndarray) -> _Rows:
+        return _Rows(
+            self.senders,
+            self.sender[chosen],
+            self.tags[chosen],
+            self.rows[chosen],
+            self.generations[chosen],
+            self.first_seqs[chosen],
+            self.arrived_s[chosen],
+            self.deadline_s[chosen],
+            self.inputs[chosen],
+        )
+
+
+class Admission:
+    """Rules R1 and R2 of the protocol, and the window. Used on the engine's thread only."""
+
+    def __init__(
+        self,
+        model: ModelView,
+        table: SessionTable,
+        slots: Slots,
+        window: Window,
+        sinks: Sinks,
+        delivery: Delivery,
+        retry_after_s: float,
+    ) -> None:
+        self._model = model
+        self._table = table
+        self._slots = slots
+        self._window = window
+        self._sinks = sinks
+        self._delivery = delivery
+        self._retry_after_s = retry_after_s
+
+    def admit(self, blocks: Sequence[tuple[StepBlock, float]], now: float) -> None:
+        """Takes blocks in order of arrival; every row of each is accepted or answered."""
+        start = 0
+        for end in range(1, len(blocks) + 1):
+            if end == len(blocks) or blocks[end][0].steps != blocks[start][0].steps:
+                self._admit_joined(blocks[start:end], now)
+                start = end
+
+    def acknowledge(self, rows: Int64s, generations: Int64s, acks: Int64s) -> None:
+        """Moves the ack cursors of live rows, never back and never beyond applied."""
+        live = self._live(rows, generations)
+        rows, acks = rows[live], acks[live]
+        np.maximum.at(self._table.ack, rows, np.minimum(acks, self._table.applied[rows]))
+
+    def replay(self, row: int, first_seq: int, last_seq: int) -> None:
+        """Sends kept outputs again to the session's sink."""
+        if last_seq >= first_seq and self._table.sink[row] >= 0:
+            kept = self._window.read_outputs(row, first_seq, last_seq - first_seq + 1)
+            self._delivery.replayed(row, first_seq, kept)
+
+    # -- many rows at a time
+
+    def _admit_joined(self, blocks: Sequence[tuple[StepBlock, float]], now: float) -> None:
+        joined = self._join(blocks)
+        while len(joined.rows):
+            # A client that pipelines may have several blocks of one session here: one round each.
+            _, firsts = np.unique(joined.rows, return_index=True)
+            if len(firsts) == len(joined.rows):
+                self._admit_once(joined, now)
+                return
+            later = np.ones(len(joined.rows), np.bool_)
+            later[firsts] = False
+            self._admit_once(joined.where(~later), now)
+            joined = joined.where(later)
+
+    def _join(self, blocks: Sequence[tuple[StepBlock, float]]) -> _Rows:
+        sizes = [len(block.refs) for block, _ in blocks]
+        refs = np.asarray([ref for block, _ in blocks for ref in block.refs], np.int64).reshape(
+            -1, 2
+        )
+        for block, _ in blocks:
+            if block.acks:
+                place = np.asarray(block.refs, np.int64)
+                self.acknowledge(place[:, 0], place[:, 1], np.asarray(block.acks, np.int64))
+        data = blocks[0][0].inputs if len(blocks) == 1 else b"".join(b.inputs for b, _ in blocks)
+        return _Rows(
+            senders=[block.sink for block, _ in blocks],
+            sender=np.repeat(np.arange(len(blocks)), sizes),
+            tags=np.asarray([tag for block, _ in blocks for tag in block.tags], np.int64),
+            rows=refs[:, 0],
+            generations=refs[:, 1],
+            first_seqs=np.asarray([s for block, _ in blocks for s in block.first_seqs], np.int64),
+            arrived_s=np.repeat([arrived for _, arrived in blocks], sizes),
+            deadline_s=np.repeat([block.deadline_s for block, _ in blocks], sizes),
+            inputs=np.frombuffer(data, np.uint8).reshape(
+                len(refs), blocks[0][0].steps, self._model.input_row_bytes
+            ),
+        )
+
+    def _admit_once(self, new: _Rows, now: float) -> None:
+        """One round: no row twice."""
+        table = self._table
+        bound_to = np.asarray([self._sinks.number(sink) for sink in new.senders])[new.sender]
+        simple = (
+            self._live(new.rows, new.generations)
+            & (table.sink[new.rows] == bound_to)
+            & ~table.generating[new.rows]
+            & (new.first_seqs == table.received[new.rows] + 1)
+            & (new.last_seqs <= table.ack[new.rows] + self._window.steps)
+            & (new.deadline_s > now)
+            & self._valid(new.inputs)
+        )
+        if simple.all():
+            self._accept(new, now)
+            return
+        self._accept(new.where(simple), now)
+        for i in np.flatnonzero(~simple):
+            self._admit_odd(new.where(np.asarray([i])), now)
+
+    def _accept(self, new: _Rows, now: float) -> None:
+        self._window.write_inputs(
+            new.rows, new.first_seqs, new.inputs, new.arrived_s, new.deadline_s
+        )
+        self._table.received[new.rows] = new.last_seqs
+        self._table.pending[new.rows] += new.steps
+        self._table.last_used_s[new.rows] = now
+
+    def _live(self, rows: Int64s, generations: Int64s) -> np.ndarray:
+        return np.asarray(self._slots.taken[rows] & (self._slots.generation[rows] == generations))
+
+    def _valid(self, inputs: np.ndarray) -> np.ndarray:
+        """Which rows hold only values that the model takes; bool[n]."""
+        n = len(inputs)
+        if self._model.vocabulary:
+            tokens = inputs.reshape(n, -1).view("<i4")
+            valid = (tokens >= 0) & (tokens < self._model.vocabulary)
+        else:
+            valid = np.isfinite(inputs.reshape(n, -1).view("<f4"))
+        return np.asarray(valid.all(axis=1))
+
+    # -- one row at a time
+
+    def _admit_odd(self, new: _Rows, now: float) -> None:
+        """A row that is not simply next: refuses it, or answers what is known and takes the rest."""
+        sink = new.senders[int(new.sender[0])]
+        try:
+            fresh = self._resolve(new, sink, now)
+        except CarouselError as error:
+            self._delivery.failure(sink, int(new.tags[0]), error)
+            return
+        if fresh is not None:
+            self._accept(fresh, now)
+
+    def _resolve(self, new: _Rows, sink: StepSink, now: float) -> _Rows | None:
+        """The part of a row that is new, or None; sends again what was computed before."""
+        row, first, last = int(new.rows[0]), int(new.first_seqs[0]), int(new.last_seqs[0])
+        self._check_session(new, sink, first)
+        received = int(self._table.received[row])
+        if first > received + 1:
+            raise CarouselError(
+                "SEQUENCE_GAP",
+                f"step {first} came, but {received + 1} is next",
+                metadata={"expected": received + 1},
+                seq=first,
+            )
+        if first <= received:
+            self._check_repeated(new, row, first, min(last, received))
+            self.replay(row, first, min(last, int(self._table.applied[row])))
+            if last <= received:
+                return None
+            new = self._tail(new, received + 1)
+            first = received + 1
+        limit = int(self._table.ack[row]) + self._window.steps
+        if last > limit:
+            raise CarouselError(
+                "WINDOW_EXCEEDED",
+                f"step {last} is beyond ack + window_steps = {limit}",
+                metadata={"limit": limit},
+                retry_after_s=self._retry_after_s,
+                seq=first,
+            )
+        if float(new.deadline_s[0]) <= now:
+            raise CarouselError(
+                "DEADLINE_EXCEEDED", "the deadline had passed on arrival", seq=first
+            )
+        self._check_values(new, first)
+        return new
+
+    def _check_session(self, new: _Rows, sink: StepSink, first: int) -> None:
+        row = int(new.rows[0])
+        if not self._live(new.rows, new.generations)[0]:
+            raise ended(self._table.last_end[row], self._table.ids[row])
+        if self._table.sink[row] != self._sinks.number(sink):
+            raise CarouselError(
+                "SUPERSEDED", "a newer stream or call has bound this session", seq=first
+            )
+        if self._table.generating[row]:
+            raise CarouselError("SESSION_BUSY", "the session is generating", seq=first)
+
+    def _check_repeated(self, new: _Rows, row: int, first: int, last: int) -> None:
+        """A repeated seq must carry the same bytes, and its output must still be kept."""
+        ack = int(self._table.ack[row])
+        if first <= ack:
+            raise CarouselError(
+                "OUTPUT_FORGOTTEN",
+                f"the output of step {first} was acknowledged (ack is {ack})",
+                metadata={"ack": ack},
+                seq=first,
+            )
+        steps = last - first + 1
+        known = self._window.read_inputs(new.rows, new.first_seqs, steps)[0]
+        same = (known == new.inputs[0, :steps]).all(axis=1)
+        if not same.all():
+            seq = first + int(np.argmin(same))
+            raise CarouselError(
+                "SEQUENCE_REUSED", f"step {seq} was accepted before with other inputs", seq=seq
+            )
+
+    def _check_values(self, new: _Rows, first: int) -> None:
+        if self._valid(new.inputs)[0]:
+            return
+        bad = next(k for k in range(new.steps) if not self._valid(new.inputs[:, k : k + 1])[0])
+        if self._model.vocabulary:
+            raise CarouselError(
+                "UNKNOWN_TOKEN",
+                f"step {first + bad} has a token outside 0 … {self._model.vocabulary - 1}",
+                field="inputs",
+                seq=first,
+            )
+        raise CarouselError(
+            "INPUT_NOT_FINITE",
+            f"step {first + bad} has a NaN or an infinity",
+            field="inputs",
+            seq=first,
+        )
+
+    @staticmethod
+    def _tail(new: _Rows, first: int) -> _Rows:
+        """The steps of a single row from `first` on."""
+        cut = first - int(new.first_seqs[0])
+        return _Rows(
+            new.senders,
+            new.sender,
+            new.tags,
+            new.rows,
+            new.generations,
+            new.first_seqs + cut,
+            new.arrived_s,
+            new.deadline_s,
+            np.ascontiguousarray(new.inputs[:, cut:]),
+        )

@@ -1,0 +1,74 @@
+"""Hands results to sinks: one call per sink, not per row."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import EngineMetrics, StepSink
+from carousel_server.core.types import Bytes2D, Int64s
+from carousel_server.sessions import SessionTable
+
+from .sinks import Sinks
+
+
+class Delivery:
+    """Everything that leaves for step sinks goes through here. Used on the engine's thread only."""
+
+    def __init__(self, table: SessionTable, sinks: Sinks, metrics: EngineMetrics) -> None:
+        self._table = table
+        self._sinks = sinks
+        self._metrics = metrics
+
+    def outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
+        """Sends outputs uint8[n, steps, row bytes] of n rows, grouped by their sinks."""
+        numbers = self._table.sink[rows]
+        order = np.argsort(numbers, kind="stable")
+        bounds = np.flatnonzero(np.diff(numbers[order])) + 1
+        for group in np.split(order, bounds):
+            number = int(numbers[group[0]])
+            if number < 0:
+                continue  # nobody listens now; the outputs are kept and can be had again
+            chosen = outputs[group] if len(group) < len(rows) else outputs
+            self._sinks[number].outputs(
+                self._table.tag[rows[group]],
+                first_seqs[group],
+                outputs.shape[1],
+                np.ascontiguousarray(chosen).reshape(len(group), -1),
+            )
+
+    def replayed(self, row: int, first_seq: int, kept: Bytes2D) -> None:
+        """Sends kept outputs uint8[steps, row bytes] of one session again."""
+        self._sinks[int(self._table.sink[row])].outputs(
+            self._table.tag[[row]], np.asarray([first_seq]), len(kept), kept.reshape(1, -1)
+        )
+
+    def failure(self, sink: StepSink, tag: int, error: CarouselError) -> None:
+        """Tells a sink that steps of one of its sessions were refused."""
+        self._metrics.refused(error.reason)
+        sink.failure(tag, error.seq, error)
+
+    def failure_of(self, row: int, error: CarouselError) -> None:
+        """The same for a session, if anybody listens to it."""
+        if self._table.sink[row] >= 0:
+            sink = self._sinks[int(self._table.sink[row])]
+            self.failure(sink, int(self._table.tag[row]), error)
+
+    def unbind(self, row: int, error: CarouselError | None) -> None:
+        """Takes a session from its sink, and tells it why unless it asked for it."""
+        number = int(self._table.sink[row])
+        if number < 0:
+            return
+        sink, tag = self._sinks[number], int(self._table.tag[row])
+        self._table.sink[row] = -1
+        self._sinks.unbind(number)
+        if error is not None:
+            sink.unbound(tag, error)
+
+    def bind(self, row: int, sink: StepSink, tag: int) -> None:
+        """Sends a session's outputs to `sink` from now on; an older binding is told SUPERSEDED."""
+        self.unbind(
+            row, CarouselError("SUPERSEDED", "a newer stream or call has bound this session")
+        )
+        self._table.sink[row] = self._sinks.bind(sink)
+        self._table.tag[row] = tag

@@ -1,0 +1,62 @@
+"""What clients may know of a loaded model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from carousel_models import RecurrentModel
+from carousel_models.spec import FeaturesInput
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.limits import EngineLimits
+from carousel_server.core.types import ModelView, TensorField
+from carousel_server.sessions import Window
+
+_DTYPES: dict[torch.dtype, Literal["<f4", "<i4"]] = {torch.float32: "<f4", torch.int32: "<i4"}
+
+
+def describe(model: RecurrentModel, limits: EngineLimits) -> ModelView:
+    """The model as the wire shows it; settles the window's size.
+
+    Raises:
+        ValueError: if the windows of all slots do not fit into `window_bytes`.
+    """
+    manifest = model.manifest
+    outputs = tuple(
+        TensorField(name, _DTYPES[dtype], shape) for name, dtype, shape in model.output_fields
+    )
+    tokens = model.vocabulary > 0
+    shape = (manifest.input.width,) if isinstance(manifest.input, FeaturesInput) else ()
+    row = TensorField("x", "<i4" if tokens else "<f4", shape)
+    row_bytes = row.row_bytes + sum(field.row_bytes for field in outputs)
+    return ModelView(
+        name=manifest.name,
+        fingerprint=model.fingerprint,
+        description=manifest.description,
+        cell=manifest.cell,
+        layers=len(manifest.stack),
+        hidden=manifest.hidden,
+        input=row,
+        outputs=outputs,
+        causal=model.causal,
+        vocabulary=model.vocabulary,
+        generative=model.generative,
+        tokenizer=model.tokenizer.kind if model.tokenizer else "",
+        labels=tuple(manifest.labels),
+        parameters=model.parameters,
+        state_bytes=model.state_bytes,
+        compute_dtype=manifest.dtype,
+        window_steps=Window.fit(limits.slots, limits.window_steps, row_bytes, limits.window_bytes),
+        max_sequence_steps=limits.max_sequence_steps,
+    )
+
+
+def prompt_ids(model: RecurrentModel, view: ModelView, text: str) -> np.ndarray:
+    """Token ids of a text, int64[n]; see `EnginePort.encode_text`."""
+    if model.tokenizer is None:
+        raise CarouselError(
+            "TEXT_UNAVAILABLE", f"model {view.name!r} names no tokenizer", field="text"
+        )
+    return np.asarray(model.tokenizer.encode(text), np.int64)

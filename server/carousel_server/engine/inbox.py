@@ -1,0 +1,89 @@
+"""What waits for the engine: a bounded queue of commands, filled by any thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import (
+    Ack,
+    CancelGenerate,
+    Close,
+    Command,
+    Import,
+    Infer,
+    StepBlock,
+    Unbind,
+)
+
+# These make room, so they are taken when the inbox is full. Their number is bounded all the same: by
+# the streams, sessions and calls that they end.
+_ALWAYS_TAKEN = (Ack, CancelGenerate, Close, Unbind)
+
+
+class Inbox:
+    """Commands in order of arrival, each with its instant. `put` from any thread, the rest on one."""
+
+    def __init__(self, most_commands: int, most_bytes: int, retry_after_s: float) -> None:
+        self._most_commands = most_commands
+        self._most_bytes = most_bytes
+        self._retry_after_s = retry_after_s
+        self._ready = threading.Condition()
+        self._commands: list[tuple[Command, float]] = []
+        self._bytes = 0
+        self._closed: CarouselError | None = None
+
+    def put(self, command: Command) -> None:
+        """Adds a command.
+
+        Raises:
+            CarouselError: QUEUE_FULL, or what the inbox was closed with.
+        """
+        size = _payload_bytes(command)
+        with self._ready:
+            if self._closed is not None:
+                raise self._closed
+            if not isinstance(command, _ALWAYS_TAKEN) and (
+                len(self._commands) >= self._most_commands or self._bytes + size > self._most_bytes
+            ):
+                raise CarouselError(
+                    "QUEUE_FULL",
+                    f"{len(self._commands)} commands with {self._bytes} bytes are waiting",
+                    retry_after_s=self._retry_after_s,
+                )
+            self._commands.append((command, time.monotonic()))
+            self._bytes += size
+            self._ready.notify()
+
+    def drain(self) -> list[tuple[Command, float]]:
+        """Takes all commands with their instants of arrival."""
+        if not self._commands:
+            return []
+        with self._ready:
+            commands, self._commands, self._bytes = self._commands, [], 0
+        return commands
+
+    def wait(self, timeout_s: float) -> None:
+        """Returns when there is a command, when the inbox is closed, or after a while."""
+        with self._ready:
+            if not self._commands and self._closed is None:
+                self._ready.wait(timeout_s)
+
+    def close(self, error: CarouselError) -> None:
+        """Refuses every later command with `error`. What is inside can still be drained."""
+        with self._ready:
+            self._closed = error
+            self._ready.notify()
+
+    def __len__(self) -> int:
+        """Number of commands waiting."""
+        return len(self._commands)
+
+
+def _payload_bytes(command: Command) -> int:
+    if isinstance(command, StepBlock | Infer):
+        return len(command.inputs)
+    if isinstance(command, Import):
+        return len(command.snapshot)
+    return 0

@@ -1,0 +1,113 @@
+"""Runs batches on the device: gather → step → scatter, for as many steps as the rows have inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carousel_models import RecurrentModel
+from carousel_server.core.types import Int64s
+from carousel_server.state.slab import Slab
+
+from .buckets import Buckets
+from .scheduler import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutputs:
+    """What a tick computed.
+
+    Attributes:
+        rows: uint8[n, steps, output_row_bytes]; step j of row i is there for j < counts[i] if the row
+            was asked for, see `Runner.run`.
+        last: float32[n, head width] on the device, each row's raw output (before transform and
+            selection) of its last step.
+        bucket: the padded size of the first step.
+    """
+
+    rows: np.ndarray
+    last: Tensor
+    bucket: int
+
+
+class Runner:
+    """Steps the slab's rows through the model. Used on the engine's thread only, in inference mode.
+
+    States are computed into fresh tensors and written back at the end, so a batch that fails leaves
+    every session as it was.
+    """
+
+    def __init__(self, model: RecurrentModel, slab: Slab, buckets: Buckets) -> None:
+        self._model = model
+        self._slab = slab
+        self._buckets = buckets
+        self._tokens = model.vocabulary > 0
+
+    def run(self, batch: Batch, inputs: np.ndarray, wanted: np.ndarray) -> BatchOutputs:
+        """Runs a batch.
+
+        Args:
+            batch: rows and how many steps of each.
+            inputs: uint8[n, steps, input_row_bytes]; what lies behind a row's count is ignored.
+            wanted: bool[n], rows whose outputs are to be delivered.
+        """
+        n = len(batch.rows)
+        bucket = self._buckets.of(n)
+        rows = self._padded_rows(batch.rows, bucket)
+        state = self._slab.gather(rows)
+        x = self._to_device(inputs, bucket)
+        steps: list[np.ndarray] = []
+        last: Tensor | None = None
+        for j in range(batch.steps):
+            active = batch.active(j)
+            width = self._buckets.of(active)
+            raw, after = self._model.step(x[:width, j], tuple(s[:width] for s in state))
+            state = after if active == n else _merge(state, after, active)
+            last = raw[:n] if last is None else _merge((last,), (raw,), active)[0]
+            if wanted.any():
+                steps.append(self._fields_to_host(raw[:active]))
+        assert last is not None, "a batch has at least one step"
+        self._slab.scatter(rows, state)
+        return BatchOutputs(_stack(steps, n), last, bucket)
+
+    def _padded_rows(self, rows: Int64s, bucket: int) -> Tensor:
+        padded = np.full(bucket, self._slab.scratch_row, np.int64)
+        padded[: len(rows)] = rows
+        return torch.from_numpy(padded).to(self._slab.device)
+
+    def _to_device(self, inputs: np.ndarray, bucket: int) -> Tensor:
+        """Model inputs: int64[bucket, steps] tokens or float32[bucket, steps, width] features."""
+        n, steps, row_bytes = inputs.shape
+        typed = np.zeros((bucket, steps, row_bytes // 4), "<i4" if self._tokens else "<f4")
+        typed[:n] = inputs.view(typed.dtype)
+        x = torch.from_numpy(typed).to(self._slab.device)
+        return x[:, :, 0].long() if self._tokens else x
+
+    def _fields_to_host(self, raw: Tensor) -> np.ndarray:
+        return fields_to_bytes(self._model.finish(raw))
+
+
+def fields_to_bytes(fields: tuple[Tensor, ...]) -> np.ndarray:
+    """Output fields [n, …] of a model as wire rows uint8[n, output_row_bytes]."""
+    parts = [f.reshape(len(f), -1).cpu().numpy().view(np.uint8) for f in fields]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _merge(old: tuple[Tensor, ...], new: tuple[Tensor, ...], active: int) -> tuple[Tensor, ...]:
+    """The first `active` rows from `new`, the others from `old`."""
+    return tuple(torch.cat((b[:active], a[active:])) for a, b in zip(old, new, strict=True))
+
+
+def _stack(steps: list[np.ndarray], n: int) -> np.ndarray:
+    """uint8[n, steps, bytes] from arrays of descending length; the gaps are zero."""
+    if not steps:
+        return np.empty((n, 0, 0), np.uint8)
+    if len(steps) == 1:
+        return steps[0][:, None]
+    out = np.zeros((n, len(steps), steps[0].shape[1]), np.uint8)
+    for j, rows in enumerate(steps):
+        out[: len(rows), j] = rows
+    return out

@@ -1,0 +1,302 @@
+"""Client-fed steps through the engine: in order, exactly once, refusals that harm nobody."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Ack, Bind, Replay, StepBlock, Unbind
+
+from .fakes import RecordingSink, Rig, RunningSum, block, rows
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+@pytest.fixture
+def sink() -> RecordingSink:
+    return RecordingSink()
+
+
+def test_steps_add_up_in_order(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 1, 2, 3))
+    rig.run(block(sink, ref, 4, 4))
+    assert sink.of(1) == [(1, [1, -1]), (2, [3, -3]), (3, [6, -6]), (4, [10, -10])]
+
+
+def test_a_stream_is_called_once_a_tick_whatever_the_number_of_its_sessions(
+    rig: Rig, sink: RecordingSink
+) -> None:
+    refs = [rig.session(sink, tag) for tag in (1, 2, 3)]
+    for tag, ref in enumerate(refs, 1):
+        rig.engine.submit(block(sink, ref, 1, tag, tag=tag))
+    rig.tick()
+    assert sink.calls == 1
+    assert [sink.of(tag) for tag in (1, 2, 3)] == [[(1, [t, -t])] for t in (1, 2, 3)]
+    assert rig.metrics.ticks == [(3, 4, 3)]
+
+
+def test_one_block_steps_many_sessions(rig: Rig, sink: RecordingSink) -> None:
+    a, b = rig.session(sink, 1), rig.session(sink, 2)
+    rig.run(StepBlock(sink, [1, 2], [a, b], [1, 1], 2, rows(1, 2, 10, 20)))
+    assert sink.of(1) == [(1, [1, -1]), (2, [3, -3])]
+    assert sink.of(2) == [(1, [10, -10]), (2, [30, -30])]
+
+
+def test_blocks_of_one_session_may_be_pipelined(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    for seq in range(1, 6):
+        rig.engine.submit(block(sink, ref, seq, 1))
+    rig.settle()
+    assert [seq for seq, _ in sink.of(1)] == [1, 2, 3, 4, 5]
+    assert sink.of(1)[-1] == (5, [5, -5])
+
+
+def test_rows_with_more_steps_do_not_disturb_rows_with_fewer(rig: Rig, sink: RecordingSink) -> None:
+    a, b, c = (rig.session(sink, tag) for tag in (1, 2, 3))
+    rig.engine.submit(block(sink, a, 1, 1, tag=1))
+    rig.engine.submit(block(sink, b, 1, 1, 1, 1, 1, tag=2))
+    rig.engine.submit(block(sink, c, 1, 1, 1, tag=3))
+    rig.tick()
+    rig.run(StepBlock(sink, [1, 2, 3], [a, b, c], [2, 5, 3], 1, rows(1, 1, 1)))
+    assert [sink.of(tag)[-1][1] for tag in (1, 2, 3)] == [[2, -2], [5, -5], [3, -3]]
+
+
+def test_a_gap_is_refused_with_what_is_expected(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 3, 1))
+    [(tag, seq, error)] = sink.failures
+    assert (tag, seq, error.reason, error.metadata) == (1, 3, "SEQUENCE_GAP", {"expected": "1"})
+    rig.run(block(sink, ref, 1, 1))
+    assert sink.of(1) == [(1, [1, -1])]
+
+
+def test_a_repeated_step_is_answered_but_not_run(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 5, 6))
+    ran = len(rig.model.batches)
+    rig.run(block(sink, ref, 1, 5, 6))
+    assert len(rig.model.batches) == ran
+    assert sink.of(1) == [(1, [5, -5]), (2, [11, -11])] * 2
+
+
+def test_a_block_half_repeated_runs_the_new_half(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 1, 2))
+    rig.run(block(sink, ref, 2, 2, 3))
+    assert [seq for seq, _ in sink.of(1)] == [1, 2, 2, 3]
+    assert sink.of(1)[-1] == (3, [6, -6])
+
+
+def test_a_repeated_step_that_still_waits_runs_once(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.engine.submit(block(sink, ref, 1, 5))
+    rig.engine.submit(block(sink, ref, 1, 5))
+    rig.settle()
+    assert sink.of(1) == [(1, [5, -5])]
+
+
+def test_a_seq_with_other_inputs_is_refused(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 1, 2))
+    rig.run(block(sink, ref, 1, 1, 9))
+    [(_, seq, error)] = sink.failures
+    assert (seq, error.reason) == (2, "SEQUENCE_REUSED")
+    rig.run(block(sink, ref, 3, 3))
+    assert sink.of(1)[-1] == (3, [6, -6])
+
+
+def test_an_acknowledged_output_is_forgotten(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 1, 2, 3))
+    rig.run(Ack([ref], [2]))
+    rig.run(block(sink, ref, 2, 2))
+    assert sink.reasons == ["OUTPUT_FORGOTTEN"]
+    rig.run(block(sink, ref, 3, 3))
+    assert sink.of(1)[-1] == (3, [6, -6])
+
+
+def test_an_ack_moves_neither_back_nor_beyond_applied(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 1, 2))
+    rig.run(Ack([ref], [99]))
+    assert rig.engine._table.ack[ref.row] == 2
+    rig.run(Ack([ref], [1]))
+    assert rig.engine._table.ack[ref.row] == 2
+
+
+def test_the_window_bounds_what_is_not_acknowledged(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, *range(8)))
+    rig.settle()
+    rig.run(block(sink, ref, 9, 1))
+    [(_, seq, error)] = sink.failures
+    assert (seq, error.reason, error.metadata) == (9, "WINDOW_EXCEEDED", {"limit": "8"})
+    assert error.retry_after_s
+    rig.run(block(sink, ref, 9, 1, acks=[8]))
+    assert sink.of(1)[-1] == (9, [29, -29])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_bad_value_harms_neither_the_session_nor_a_neighbour(
+    rig: Rig, sink: RecordingSink, bad: float
+) -> None:
+    a, b = rig.session(sink, 1), rig.session(sink, 2)
+    rig.run(StepBlock(sink, [1, 2], [a, b], [1, 1], 2, rows(1, bad, 10, 20)))
+    [(tag, seq, error)] = sink.failures
+    assert (tag, seq, error.reason) == (1, 1, "INPUT_NOT_FINITE")
+    assert "step 2" in error.message
+    assert sink.of(2) == [(1, [10, -10]), (2, [30, -30])]
+    rig.run(block(sink, a, 1, 7, tag=1))
+    assert sink.of(1) == [(1, [7, -7])]
+
+
+def test_an_unknown_token_is_refused(sink: RecordingSink) -> None:
+    rig = Rig(RunningSum(tokens=True))
+    ref = rig.session(sink)
+    for token in (8, -1):
+        tokens = np.asarray([token], "<i4").tobytes()
+        rig.run(StepBlock(sink, [1], [ref], [1], 1, tokens))
+    assert sink.reasons == ["UNKNOWN_TOKEN"] * 2
+    rig.run(StepBlock(sink, [1], [ref], [1], 1, np.asarray([7], "<i4").tobytes()))
+    assert sink.of(1)[0][1][7] == 1.0
+
+
+def test_a_step_that_is_late_on_arrival_is_refused(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 1, deadline_s=rig.now - 1))
+    assert sink.reasons == ["DEADLINE_EXCEEDED"]
+    rig.run(block(sink, ref, 1, 1))
+    assert sink.of(1) == [(1, [1, -1])]
+
+
+def test_a_step_that_grows_late_in_the_queue_is_refused_with_those_behind_it(
+    sink: RecordingSink,
+) -> None:
+    rig = Rig(chunk_steps=1)
+    a, b = rig.session(sink, 1), rig.session(sink, 2)
+    rig.engine.submit(block(sink, a, 1, 1, 2, 3, tag=1, deadline_s=rig.now + 5))
+    rig.tick()
+    rig.now += 10
+    rig.run(block(sink, b, 1, 1, tag=2))
+    [(tag, seq, error)] = sink.failures
+    assert (tag, seq, error.reason) == (1, 2, "DEADLINE_EXCEEDED")
+    assert error.metadata == {"expected": "2"}
+    assert sink.of(2) == [(1, [1, -1])]
+    rig.run(block(sink, a, 2, 2, tag=1))
+    assert sink.of(1) == [(1, [1, -1]), (2, [3, -3])]
+
+
+def test_the_newest_binding_wins(rig: Rig) -> None:
+    old, new = RecordingSink(), RecordingSink()
+    ref = rig.session(old, tag=4)
+    rig.run(Bind(ref, new, 9))
+    assert [(tag, error.reason) for tag, error in old.gone] == [(4, "SUPERSEDED")]
+    rig.run(block(old, ref, 1, 1, tag=4))
+    assert old.reasons == ["SUPERSEDED"]
+    rig.run(block(new, ref, 1, 1, tag=9))
+    assert new.of(9) == [(1, [1, -1])]
+
+
+def test_outputs_of_an_unbound_session_can_be_had_again(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.engine.submit(block(sink, ref, 1, 1, 2))
+    rig.engine.submit(Unbind(ref, sink))
+    rig.settle()
+    assert sink.steps == []
+    later = RecordingSink()
+    rig.bind(ref, later, 3)
+    rig.run(Replay(ref, later))
+    assert later.of(3) == [(1, [1, -1]), (2, [3, -3])]
+
+
+def test_unbinding_an_older_stream_leaves_the_newer_one(rig: Rig) -> None:
+    old, new = RecordingSink(), RecordingSink()
+    ref = rig.session(old)
+    rig.bind(ref, new, 2)
+    rig.run(Unbind(ref, old))
+    rig.run(block(new, ref, 1, 1, tag=2))
+    assert new.of(2) == [(1, [1, -1])]
+
+
+def test_steps_of_a_closed_session_are_told_so(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.close(ref)
+    other = rig.session(sink, 2)
+    assert other.row == ref.row
+    rig.run(block(sink, ref, 1, 1))
+    assert [error.reason for _, error in sink.gone] == ["SESSION_CLOSED"]
+    assert sink.reasons == ["SESSION_CLOSED"]
+    rig.run(block(sink, other, 1, 1, tag=2))
+    assert sink.of(2) == [(1, [1, -1])]
+
+
+def test_a_row_starts_at_zero_for_its_next_session(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 5))
+    rig.close(ref)
+    assert not rig.engine._slab.take(ref.row)["sum"].any()
+    again = rig.session(sink, 2)
+    rig.run(block(sink, again, 1, 1, tag=2))
+    assert sink.of(2) == [(1, [1, -1])]
+
+
+def test_a_step_that_the_device_refuses_costs_only_itself(rig: Rig, sink: RecordingSink) -> None:
+    refs = [rig.session(sink, tag) for tag in range(1, 6)]
+    rig.run(StepBlock(sink, [1, 2, 3, 4, 5], refs, [1] * 5, 1, rows(1, 2, 666, 4, 5)))
+    [(tag, seq, error)] = sink.failures
+    assert (tag, seq, error.reason) == (3, 1, "STEP_FAILED")
+    assert [sink.of(t) for t in (1, 2, 4, 5)] == [[(1, [t, -t])] for t in (1, 2, 4, 5)]
+    rig.run(block(sink, refs[2], 1, 3, tag=3))
+    assert sink.of(3) == [(1, [3, -3])]
+
+
+def test_a_device_that_refuses_everything_makes_the_model_unhealthy(
+    rig: Rig, sink: RecordingSink
+) -> None:
+    ref = rig.session(sink)
+    for _ in range(17):
+        rig.engine.submit(block(sink, ref, 1, 666))
+        rig.tick()
+    with pytest.raises(CarouselError) as caught:
+        rig.engine.submit(block(sink, ref, 1, 1))
+    assert caught.value.reason == "MODEL_UNHEALTHY"
+    assert not rig.engine.healthy
+
+
+def test_the_inbox_is_bounded(sink: RecordingSink) -> None:
+    rig = Rig(inbox_commands=4)
+    ref = rig.session(sink)
+    for seq in range(1, 5):
+        rig.engine.submit(block(sink, ref, seq, 1))
+    with pytest.raises(CarouselError) as caught:
+        rig.engine.submit(block(sink, ref, 5, 1))
+    assert caught.value.reason == "QUEUE_FULL"
+    assert caught.value.retry_after_s
+    rig.engine.submit(Ack([ref], [0]))  # what makes room is always taken
+    rig.settle()
+    assert len(sink.of(1)) == 4
+
+
+def test_the_inbox_is_bounded_in_bytes(sink: RecordingSink) -> None:
+    rig = Rig(inbox_bytes=20)
+    ref = rig.session(sink)
+    rig.engine.submit(block(sink, ref, 1, 1, 2))
+    with pytest.raises(CarouselError, match="QUEUE_FULL"):
+        rig.engine.submit(block(sink, ref, 3, 1))
+
+
+def test_more_ready_sessions_than_fit_take_turns(sink: RecordingSink) -> None:
+    rig = Rig(max_batch=2, slots=6, chunk_steps=1)
+    refs = [rig.session(sink, tag) for tag in range(6)]
+    rig.engine.submit(StepBlock(sink, list(range(6)), refs, [1] * 6, 2, rows(*[1] * 12)))
+    served = []
+    for _ in range(6):
+        before = len(sink.steps)
+        rig.tick()
+        served.append(sorted(step.tag for step in sink.steps[before:]))
+    assert served == [[0, 1], [2, 3], [4, 5]] * 2
