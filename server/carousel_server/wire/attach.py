@@ -1,0 +1,200 @@
+"""Attach: one bidirectional stream for any number of sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Ack, CatalogPort, EnginePort, Open, Replay
+from carousel_server.core.types import SessionRef
+
+from .blocks import Blocks, not_bound
+from .calls import Context, current_call
+from .errors import invalid
+from .fields import check_name, check_seqs
+from .gate import Gate
+from .messages import parse
+from .options import WireOptions
+from .outbox import Outbox
+from .sessions import locate, open_spec
+from .stream import Stream
+
+_MAX_HANDLE = (1 << 32) - 1
+
+
+class Attach:
+    """The method Attach."""
+
+    def __init__(self, catalog: CatalogPort, options: WireOptions, gate: Gate) -> None:
+        self._catalog = catalog
+        self._options = options
+        self._gate = gate
+
+    async def attach(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Attach. When the stream ends, however it ends, its sessions are unbound and live on.
+
+        A client that half-closes says that it wants nothing more, outputs included.
+        """
+        options = self._options
+        outbox = Outbox(options.max_message_bytes, options.max_unsent_bytes)
+        stream = Stream(asyncio.get_running_loop(), outbox)
+        conversation = _Conversation(stream, self._catalog, options, self._gate)
+        with self._gate.admit(stream):
+            writer = asyncio.create_task(outbox.write_to(context))
+            reader = asyncio.create_task(conversation.read(requests))
+            try:
+                await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+                if not writer.done():
+                    outbox.end(_failure_of(reader))
+                await writer
+            finally:
+                stream.close()
+                for task in (reader, writer):
+                    task.cancel()
+                await asyncio.gather(reader, writer, return_exceptions=True)
+
+
+def _failure_of(reader: asyncio.Task[None]) -> CarouselError | None:
+    """Why the reader stopped: the client's mistake, or None for its wish. Defects are raised."""
+    error = reader.exception()
+    if error is None or isinstance(error, CarouselError):
+        return error
+    raise error
+
+
+class _Conversation:
+    """What a client says on one stream: one short method an event."""
+
+    def __init__(
+        self, stream: Stream, catalog: CatalogPort, options: WireOptions, gate: Gate
+    ) -> None:
+        self._stream = stream
+        self._catalog = catalog
+        self._options = options
+        self._gate = gate
+        self._blocks = Blocks(stream, options.max_message_bytes)
+        self._tenant = current_call().tenant
+
+    async def read(self, requests: AsyncIterator[bytes]) -> None:
+        """Takes requests until the client half-closes.
+
+        Raises:
+            CarouselError: MALFORMED_MESSAGE or MESSAGE_TOO_LARGE; these end the stream, since there is
+                no knowing what else the client believes to have said.
+        """
+        most = self._options.max_message_bytes
+        greeted = False
+        async for data in requests:
+            request = parse(pb.AttachRequest, data, most)
+            event = request.WhichOneof("event")
+            if event is None or (event == "hello") == greeted:
+                raise _out_of_turn(event)
+            if event == "block":
+                self._block(request.block)
+            elif event == "acks":
+                self._acks(request.acks)
+            elif event == "bind":
+                self._bind(request.bind)
+            elif event == "replay":
+                self._replay(request.replay)
+            elif event == "unbind":
+                self._unbind(request.unbind)
+            else:
+                greeted = True
+                self._welcome()
+            await self._stream.outbox.room()
+
+    def _welcome(self) -> None:
+        welcome = pb.Welcome(
+            server_version=self._options.server_version,
+            max_handles=self._options.max_handles,
+            max_message_bytes=self._options.max_message_bytes,
+        )
+        self._stream.outbox.put(pb.AttachResponse(welcome=welcome))
+
+    def _block(self, block: pb.Block) -> None:
+        if self._gate.draining:
+            self._blocks.refuse(block, self._gate.drain_error())
+        else:
+            self._blocks.submit(block)
+
+    def _bind(self, bind: pb.Bind) -> None:
+        try:
+            self._gate.refuse_if_draining()
+            self._check_free(bind.handle)
+            match bind.WhichOneof("target"):
+                case "session_id":
+                    engine, ref = locate(self._catalog, self._tenant, bind.session_id)
+                    tag = self._stream.begin(bind.handle)
+                    self._stream.bind(bind.handle, tag, engine, ref)
+                case "open":
+                    engine = self._catalog.engine(check_name(bind.open.model, "open.model"))
+                    spec = open_spec(self._tenant, bind.open, self._options.max_idle_ttl_s)
+                    tag = self._stream.begin(bind.handle)
+                    self._stream.open(bind.handle, tag, engine, Open(spec))
+                case _:
+                    raise invalid("target", "set session_id or open")
+        except CarouselError as error:
+            self._stream.refuse(bind.handle, error)
+
+    def _check_free(self, handle: int) -> None:
+        stream, limit = self._stream, self._options.max_handles
+        if handle == 0:
+            raise invalid("handle", f"must be from 1 to {_MAX_HANDLE}")
+        if handle in stream.bound or handle in stream.binding:
+            raise CarouselError("HANDLE_IN_USE", f"Handle {handle} is bound on this stream.")
+        if len(stream.bound) + len(stream.binding) >= limit:
+            raise CarouselError(
+                "TOO_MANY_SESSIONS",
+                f"{limit} handles are bound on this stream (max_handles).",
+                metadata={"limit": limit},
+                retry_after_s=self._options.retry_after_s,
+            )
+
+    def _acks(self, acks: pb.Acks) -> None:
+        try:
+            if len(acks.acks) != len(acks.handles):
+                raise invalid("acks", f"must be {len(acks.handles)}, one per handle")
+            seqs = check_seqs(acks.acks, "acks", least=0)
+            by_engine: dict[str, tuple[EnginePort, list[SessionRef], list[int]]] = {}
+            for handle, seq in zip(acks.handles, seqs, strict=True):
+                binding = self._stream.bound.get(handle)
+                if binding is None:
+                    self._stream.refuse(handle, not_bound(handle))
+                    continue
+                name = binding.engine.model.name
+                _, refs, upto = by_engine.setdefault(name, (binding.engine, [], []))
+                refs.append(binding.ref)
+                upto.append(seq)
+            for engine, refs, upto in by_engine.values():
+                engine.submit(Ack(refs, upto))
+        except CarouselError as error:
+            self._stream.refuse(0, error)
+
+    def _replay(self, replay: pb.Replay) -> None:
+        binding = self._stream.bound.get(replay.handle)
+        if binding is None:
+            self._stream.refuse(replay.handle, not_bound(replay.handle))
+            return
+        try:
+            binding.engine.submit(Replay(binding.ref, self._stream))
+        except CarouselError as error:
+            self._stream.refuse(replay.handle, error)
+
+    def _unbind(self, unbind: pb.Unbind) -> None:
+        if unbind.handle in self._stream.bound:
+            self._stream.unbind(unbind.handle, close=unbind.close)
+        else:
+            self._stream.refuse(unbind.handle, not_bound(unbind.handle))
+
+
+def _out_of_turn(event: str | None) -> CarouselError:
+    if event is None:
+        message = "A message without its event."
+    elif event == "hello":
+        message = "A second Hello."
+    else:
+        message = f"The first message is a {event}, not a Hello."
+    return CarouselError("MALFORMED_MESSAGE", message)

@@ -1,0 +1,149 @@
+"""Blocks of an Attach stream: from handles and bytes to one StepBlock. The hot path of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+
+import numpy as np
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import NO_DEADLINE, StepBlock
+from carousel_server.core.types import ModelView
+
+from .errors import invalid
+from .fields import (
+    MAX_TIMEOUT_S,
+    check_dtype,
+    check_reply_size,
+    check_seqs,
+    deadline_after,
+    seconds_of,
+    shape_error,
+)
+from .stream import Stream
+
+
+class Blocks:
+    """Checks and submits the blocks of one stream."""
+
+    def __init__(self, stream: Stream, max_message_bytes: int) -> None:
+        self._stream = stream
+        self._max_message_bytes = max_message_bytes
+
+    def submit(self, block: pb.Block) -> None:
+        """Hands a block to its engine; what is refused is told to the client, handle by handle."""
+        handles: Sequence[int] = block.handles
+        firsts: Sequence[int] = block.first_seqs
+        try:
+            firsts, acks = _check_columns(block)
+            missing = [h for h in handles if h not in self._stream.bound]
+            inputs = block.inputs
+            if missing:
+                handles, firsts, acks, inputs = self._without(missing, block, firsts, acks)
+            if handles:
+                self._submit(block, list(handles), firsts, acks, inputs)
+        except CarouselError as error:
+            self._refuse(handles, firsts, error)
+
+    def refuse(self, block: pb.Block, error: CarouselError) -> None:
+        """Refuses a block without looking at it."""
+        self._refuse(block.handles, block.first_seqs, error)
+
+    def _submit(
+        self,
+        block: pb.Block,
+        handles: list[int],
+        firsts: Sequence[int],
+        acks: list[int],
+        inputs: bytes,
+    ) -> None:
+        bindings = list(map(self._stream.bound.__getitem__, handles))
+        engine = bindings[0].engine
+        if any(binding.engine is not engine for binding in bindings):
+            raise invalid("handles", "must be sessions of one model")
+        model, steps = engine.model, block.steps
+        check_dtype(model, block.dtype)
+        _check_size(model, len(handles), steps, inputs)
+        check_reply_size(model, len(handles) * steps, self._max_message_bytes)
+        deadline_s = NO_DEADLINE
+        if block.HasField("timeout"):
+            deadline_s = deadline_after(seconds_of(block.timeout, "timeout", MAX_TIMEOUT_S))
+        engine.submit(
+            StepBlock(
+                sink=self._stream,
+                tags=[binding.tag for binding in bindings],
+                refs=[binding.ref for binding in bindings],
+                first_seqs=firsts,
+                steps=steps,
+                inputs=inputs,
+                acks=acks,
+                deadline_s=deadline_s,
+            )
+        )
+
+    def _without(
+        self, missing: list[int], block: pb.Block, firsts: Sequence[int], acks: list[int]
+    ) -> tuple[list[int], list[int], list[int], bytes]:
+        """The block without handles that are not bound (perhaps no longer), which are told so."""
+        for handle in missing:
+            seq = firsts[list(block.handles).index(handle)]
+            self._stream.refuse(handle, not_bound(handle), seq)
+        gone = set(missing)
+        kept = [i for i, handle in enumerate(block.handles) if handle not in gone]
+        rows = np.frombuffer(block.inputs, np.uint8)
+        if len(rows) % len(block.handles):
+            raise invalid("inputs", "must hold as many bytes for each handle")
+        rows = rows.reshape(len(block.handles), -1)
+        return (
+            [block.handles[i] for i in kept],
+            [firsts[i] for i in kept],
+            [acks[i] for i in kept] if acks else [],
+            rows[kept].tobytes(),
+        )
+
+    def _refuse(
+        self, handles: Sequence[int], first_seqs: Sequence[int], error: CarouselError
+    ) -> None:
+        """Tells each handle, so that whoever waits for its outputs knows."""
+        if not handles:
+            self._stream.refuse(0, error)
+            return
+        seqs = first_seqs if len(first_seqs) == len(handles) else repeat(0)
+        for handle, seq in dict(zip(handles, seqs, strict=False)).items():
+            self._stream.refuse(handle, error, seq)
+
+
+def not_bound(handle: int) -> CarouselError:
+    """The handle is unknown on this stream, or not known yet, or no longer."""
+    return CarouselError(
+        "HANDLE_NOT_BOUND",
+        f"Handle {handle} is not bound on this stream.",
+        metadata={"handle": handle},
+    )
+
+
+def _check_columns(block: pb.Block) -> tuple[list[int], list[int]]:
+    """first_seqs and acks, if they run in parallel to handles."""
+    count = len(block.handles)
+    if count == 0:
+        raise invalid("handles", "must name at least one session")
+    if len(set(block.handles)) != count:
+        raise invalid("handles", "must not name a session twice")
+    if len(block.first_seqs) != count:
+        raise invalid("first_seqs", f"must be {count}, one per handle")
+    if len(block.acks) not in (0, count):
+        raise invalid("acks", f"must be {count}, one per handle, or none")
+    return check_seqs(block.first_seqs, "first_seqs"), check_seqs(block.acks, "acks", least=0)
+
+
+def _check_size(model: ModelView, sessions: int, steps: int, inputs: bytes) -> None:
+    if not 1 <= steps <= model.window_steps:
+        raise invalid("steps", f"must be from 1 to {model.window_steps}, but is {steps}")
+    expected = sessions * steps * model.input_row_bytes
+    if len(inputs) != expected:
+        raise shape_error(
+            model,
+            f"{sessions} x {steps} rows have {expected} bytes, but inputs has {len(inputs)}",
+        )

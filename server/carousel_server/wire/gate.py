@@ -1,0 +1,84 @@
+"""The gate: which Attach streams are open, and whether anything new may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import WireMetrics
+
+from .options import WireOptions
+
+
+class Drainable(Protocol):
+    """A stream, as the gate sees it."""
+
+    def announce_drain(self, grace_s: float) -> None:
+        """Tells the client that the stream will end, and when."""
+
+    def finish(self, error: CarouselError) -> None:
+        """Sends what is ready, then ends the stream with `error`."""
+
+
+class Gate:
+    """Counts streams in and out, and closes for good when the server drains. On the loop only."""
+
+    def __init__(self, options: WireOptions, metrics: WireMetrics) -> None:
+        self._options = options
+        self._metrics = metrics
+        self._streams: set[Drainable] = set()
+        self._draining = False
+
+    @property
+    def draining(self) -> bool:
+        """True once nothing new may begin."""
+        return self._draining
+
+    def refuse_if_draining(self) -> None:
+        """Raises CarouselError DRAINING once the server drains."""
+        if self._draining:
+            raise self.drain_error()
+
+    def drain_error(self) -> CarouselError:
+        """What is told to whoever comes, or still is, after the drain has begun."""
+        retry_after_s = max(self._options.retry_after_s, 1.0)
+        return CarouselError(
+            "DRAINING", "The server is shutting down.", retry_after_s=retry_after_s
+        )
+
+    @contextmanager
+    def admit(self, stream: Drainable) -> Iterator[None]:
+        """Counts a stream in, and out at the end.
+
+        Raises:
+            CarouselError: DRAINING or TOO_MANY_STREAMS.
+        """
+        self.refuse_if_draining()
+        limit = self._options.max_streams
+        if len(self._streams) >= limit:
+            raise CarouselError(
+                "TOO_MANY_STREAMS",
+                f"{limit} streams are open (max_streams).",
+                metadata={"limit": limit},
+                retry_after_s=self._options.retry_after_s,
+            )
+        self._streams.add(stream)
+        self._metrics.streams(len(self._streams))
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
+            self._metrics.streams(len(self._streams))
+
+    def drain(self, grace_s: float) -> None:
+        """Lets nothing new begin, and tells every stream."""
+        self._draining = True
+        for stream in tuple(self._streams):
+            stream.announce_drain(grace_s)
+
+    def finish(self) -> None:
+        """Ends every stream, after what it has ready."""
+        for stream in tuple(self._streams):
+            stream.finish(self.drain_error())

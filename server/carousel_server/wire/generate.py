@@ -1,0 +1,159 @@
+"""Generate: tokens as they come, in a session of the caller's or in one of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import cast
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import CancelGenerate, CatalogPort, Close, EnginePort, Open
+from carousel_server.core.ports import Generate as GenerateCommand
+from carousel_server.core.types import GeneratedToken, GenerationEnd, OpenSpec, SessionRef
+
+from .calls import Context, current_call
+from .errors import invalid
+from .fields import check_name, deadline_after
+from .gate import Gate
+from .options import WireOptions
+from .prompts import generate_spec
+from .replies import open_session, tell
+from .sessions import locate
+from .views import token_message
+
+_TOKENS_PER_MESSAGE = 256
+
+
+class TokenQueue:
+    """The tokens of one generation on their way to a client: a TokenSink.
+
+    Bounded by the generation's max_tokens. A slow client finds several tokens in one message.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tokens: deque[GeneratedToken] = deque()
+        self._end: GenerationEnd | CarouselError | None = None
+        self._changed = asyncio.Event()
+        # The token given to the client last.
+        self._last = GeneratedToken(id=0, text="", seq=0)
+
+    # -- on the engine's thread
+
+    def tokens(self, tokens: Sequence[GeneratedToken]) -> None:
+        """Takes new tokens."""
+        self._on_loop(tokens, None)
+
+    def finished(self, end: GenerationEnd) -> None:
+        """Takes the end."""
+        self._on_loop((), end)
+
+    def failed(self, error: CarouselError) -> None:
+        """Takes the end, if it is a bad one."""
+        self._on_loop((), error)
+
+    def _on_loop(
+        self, tokens: Sequence[GeneratedToken], end: GenerationEnd | CarouselError | None
+    ) -> None:
+        with suppress(RuntimeError):  # the loop has ended: nobody is reading
+            self._loop.call_soon_threadsafe(self._take, tokens, end)
+
+    # -- on the loop
+
+    def _take(
+        self, tokens: Sequence[GeneratedToken], end: GenerationEnd | CarouselError | None
+    ) -> None:
+        self._tokens.extend(tokens)
+        self._end = end or self._end
+        self._changed.set()
+
+    @property
+    def ended(self) -> bool:
+        """True once the engine has said its last word."""
+        return self._end is not None
+
+    async def next_message(self) -> tuple[pb.GenerateResponse, bool]:
+        """What has come since the last call, and whether that was all.
+
+        Raises:
+            CarouselError: the generation failed; its tokens were given before.
+        """
+        while not self._tokens and self._end is None:
+            self._changed.clear()
+            await self._changed.wait()
+        count = min(len(self._tokens), _TOKENS_PER_MESSAGE)
+        tokens = [self._tokens.popleft() for _ in range(count)]
+        self._last = tokens[-1] if tokens else self._last
+        message = pb.GenerateResponse(tokens=[token_message(token) for token in tokens])
+        if self._tokens or self._end is None:
+            return message, False
+        if isinstance(self._end, CarouselError):
+            if count:
+                return message, False
+            raise self._end
+        _close_message(message, self._end, self._last)
+        return message, True
+
+
+class Generate:
+    """The method Generate."""
+
+    def __init__(self, catalog: CatalogPort, options: WireOptions, gate: Gate) -> None:
+        self._catalog = catalog
+        self._options = options
+        self._gate = gate
+
+    async def generate(self, request: pb.GenerateRequest, context: Context) -> None:
+        """Generate. When the caller gives up, the generation ends where it is."""
+        self._gate.refuse_if_draining()
+        engine, ref = self._target(request)
+        deadline_s = deadline_after(context.time_remaining())
+        limit = self._options.max_generate_tokens
+        spec = await generate_spec(engine, request, limit, deadline_s)
+        own = ref is None
+        if ref is None:
+            command = Open(OpenSpec(tenant=current_call().tenant, session_id=""))
+            ref, _ = await open_session(engine, command, keep_if_cancelled=False)
+        queue = TokenQueue(asyncio.get_running_loop())
+        try:
+            engine.submit(GenerateCommand(ref, spec, queue, close_after=own))
+        except CarouselError:
+            if own:
+                tell(engine, Close(ref))
+            raise
+        try:
+            last = False
+            while not last:
+                message, last = await queue.next_message()
+                await context.write(message)
+        finally:
+            if not queue.ended:
+                tell(engine, CancelGenerate(ref, queue))
+
+    def _target(self, request: pb.GenerateRequest) -> tuple[EnginePort, SessionRef | None]:
+        """Engine and session; no session if this call gets one of its own."""
+        match request.WhichOneof("target"):
+            case "session_id":
+                return locate(self._catalog, current_call().tenant, request.session_id)
+            case "model":
+                return self._catalog.engine(check_name(request.model, "model")), None
+        raise invalid("target", "set model or session_id")
+
+
+def _close_message(message: pb.GenerateResponse, end: GenerationEnd, last: GeneratedToken) -> None:
+    """Adds the end of a generation to its last message.
+
+    Text that the detokenizer still held back (the first bytes of a character that never came whole)
+    belongs to the last token. If that token has left already, it is named again to carry the text.
+    """
+    message.finish_reason = cast("pb.FinishReason.ValueType", int(end.reason))
+    message.usage.prompt_tokens = end.prompt_tokens
+    message.usage.generated_tokens = end.generated_tokens
+    message.usage.applied = end.applied
+    if end.text:
+        if not message.tokens:
+            message.tokens.add(id=last.id, seq=last.seq)
+        message.tokens[-1].text += end.text

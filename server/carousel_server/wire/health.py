@@ -1,0 +1,84 @@
+"""grpc.health.v1, per model, and truthful: it says what the engines say at this moment."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from carousel_server.core.ports import CatalogPort
+
+from .calls import Context
+from .gate import Gate
+
+SERVICES = ("", "carousel.v1.InferenceService")
+"""Names that stand for the server as a whole: they serve while every model does."""
+
+MODEL_PREFIX = "model/"
+"""`model/<name>` stands for one model."""
+
+_Response = health_pb2.HealthCheckResponse
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """The health service. `refresh` must be called now and then, so that watchers hear of changes."""
+
+    def __init__(self, catalog: CatalogPort, gate: Gate) -> None:
+        self._catalog = catalog
+        self._gate = gate
+        self._changed = asyncio.Condition()
+        self._known = self._statuses()
+
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> health_pb2.HealthCheckResponse:
+        """The status of one service now; NOT_FOUND for a name that is none."""
+        status = self._statuses().get(request.service)
+        if status is None:
+            await context.abort(StatusCode.NOT_FOUND, "unknown service")
+        return _Response(status=status)
+
+    async def List(  # noqa: N802
+        self, request: Any, context: Context
+    ) -> Any:
+        """The status of every service now."""
+        del request, context
+        statuses = {name: _Response(status=status) for name, status in self._statuses().items()}
+        return health_pb2.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined]
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> None:
+        """The status of one service now, and again whenever it changes."""
+        told = -1
+        while True:
+            status = self._known.get(request.service, _Response.SERVICE_UNKNOWN)
+            if status != told:
+                told = status
+                await context.write(_Response(status=status))
+                continue
+            async with self._changed:
+                if self._known.get(request.service, _Response.SERVICE_UNKNOWN) == told:
+                    await self._changed.wait()
+
+    async def refresh(self) -> None:
+        """Looks at the engines, and wakes the watchers if something has changed."""
+        statuses = self._statuses()
+        if statuses != self._known:
+            async with self._changed:
+                self._known = statuses
+                self._changed.notify_all()
+
+    def _statuses(self) -> dict[str, int]:
+        models = {
+            MODEL_PREFIX + engine.model.name: self._status(engine.healthy)
+            for engine in self._catalog.engines()
+        }
+        everything = self._status(all(s == _Response.SERVING for s in models.values()))
+        return dict.fromkeys(SERVICES, everything) | models
+
+    def _status(self, healthy: bool) -> int:
+        serving = healthy and not self._gate.draining
+        return _Response.SERVING if serving else _Response.NOT_SERVING

@@ -1,0 +1,83 @@
+"""Infer: a whole sequence, without a session."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import CatalogPort, EnginePort
+from carousel_server.core.ports import Infer as InferCommand
+from carousel_server.core.types import ModelView
+
+from .calls import Context
+from .errors import invalid
+from .fields import check_dtype, check_name, check_reply_size, count_rows, deadline_after
+from .gate import Gate
+from .options import WireOptions
+
+_LONG_TEXT_CHARACTERS = 4096
+"""Longer texts are encoded beside the loop, so that no other call waits for them."""
+
+
+class Infer:
+    """The method Infer."""
+
+    def __init__(self, catalog: CatalogPort, options: WireOptions, gate: Gate) -> None:
+        self._catalog = catalog
+        self._options = options
+        self._gate = gate
+
+    async def infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
+        """Infer. When the caller gives up, the sequence is withdrawn if it has not run yet."""
+        self._gate.refuse_if_draining()
+        engine = self._catalog.engine(check_name(request.model, "model"))
+        inputs = await self._inputs(engine, request)
+        steps = len(inputs) // engine.model.input_row_bytes
+        check_steps(engine.model, steps)
+        check_reply_size(engine.model, steps, self._options.max_message_bytes)
+        command = InferCommand(inputs, deadline_after(context.time_remaining()))
+        engine.submit(command)
+        rows = await asyncio.wrap_future(command.reply)
+        return pb.InferResponse(outputs=rows.tobytes(), steps=len(rows))
+
+    async def _inputs(self, engine: EnginePort, request: pb.InferRequest) -> bytes:
+        match request.WhichOneof("input"):
+            case "inputs":
+                check_dtype(engine.model, request.dtype)
+                count_rows(engine.model, request.inputs)
+                return request.inputs
+            case "text":
+                return await encode_text(engine, request.text)
+        raise invalid("input", "set inputs or text")
+
+
+async def encode_text(engine: EnginePort, text: str) -> bytes:
+    """The rows of a text's tokens.
+
+    Raises:
+        CarouselError: TEXT_UNAVAILABLE.
+    """
+    if len(text) > _LONG_TEXT_CHARACTERS:
+        loop = asyncio.get_running_loop()
+        ids = await loop.run_in_executor(None, engine.encode_text, text)
+    else:
+        ids = engine.encode_text(text)
+    return ids.astype(np.dtype("<i4")).tobytes()
+
+
+def check_steps(model: ModelView, steps: int) -> None:
+    """The length of a whole sequence.
+
+    Raises:
+        CarouselError: SEQUENCE_TOO_LONG if it is empty or too long.
+    """
+    if not 0 < steps <= model.max_sequence_steps:
+        raise CarouselError(
+            "SEQUENCE_TOO_LONG",
+            f"The sequence has {steps} steps; 1 to {model.max_sequence_steps} are taken.",
+            metadata={"limit": model.max_sequence_steps, "steps": steps},
+            field="input",
+        )

@@ -1,0 +1,55 @@
+"""What the wire needs to know at start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM bytes. With `client_ca`, clients must present a certificate signed by it."""
+
+    cert: bytes
+    key: bytes
+    client_ca: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WireOptions:
+    """Known at start, never changed. Settings of the same names fill it (see config.py).
+
+    Attributes:
+        host: address to listen on.
+        port: 0 takes a free one.
+        max_message_bytes: greatest request, and greatest reply that an Attach stream sends.
+        max_streams: Attach streams open at a time.
+        max_handles: sessions bound at a time on one stream.
+        max_calls: calls of any kind running at a time; a last resort behind the typed limits.
+        default_idle_ttl_s, max_idle_ttl_s: what a session gets, and the most it may ask for.
+        max_generate_tokens: most tokens of one generation.
+        retry_after_s: the hint that goes with a refusal.
+        reflection: whether to describe the services to tools such as grpcurl.
+        tls: certificates; None listens in the clear.
+        tokens: tenant by SHA-256 of its bearer token; empty lets everybody in as "default".
+        server_version: told to clients.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    max_message_bytes: int = 4 << 20
+    max_streams: int = 1024
+    max_handles: int = 4096
+    max_calls: int = 16_384
+    max_idle_ttl_s: float = 7 * 86_400.0
+    max_generate_tokens: int = 65_536
+    retry_after_s: float = 0.25
+    reflection: bool = True
+    tls: TlsFiles | None = None
+    tokens: Mapping[bytes, str] = field(default_factory=dict)
+    server_version: str = "0"
+
+    @property
+    def max_unsent_bytes(self) -> int:
+        """Replies that one Attach stream may leave unread before it is ended."""
+        return 16 * self.max_message_bytes

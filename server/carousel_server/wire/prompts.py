@@ -1,0 +1,109 @@
+"""What a Generate request asks for: prompt, sampling and ends, checked."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import EnginePort
+from carousel_server.core.types import GenerateSpec, Int32s, SamplingSpec
+
+from .errors import invalid
+from .fields import MAX_SEQ
+from .infer import check_steps, encode_text
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 256
+MAX_LOGPROBS = 32
+
+
+async def generate_spec(
+    engine: EnginePort, request: pb.GenerateRequest, max_tokens: int, deadline_s: float
+) -> GenerateSpec:
+    """What the caller asks for, with a text prompt turned into tokens.
+
+    Raises:
+        CarouselError: FIELD_INVALID, MODEL_NOT_GENERATIVE, TEXT_UNAVAILABLE, UNKNOWN_TOKEN or
+            SEQUENCE_TOO_LONG.
+    """
+    if not engine.model.generative:
+        raise CarouselError(
+            "MODEL_NOT_GENERATIVE", f"Model {engine.model.name} cannot feed its outputs back."
+        )
+    if not 1 <= request.max_tokens <= max_tokens:
+        raise invalid("max_tokens", f"must be from 1 to {max_tokens}, but is {request.max_tokens}")
+    if request.first_seq > MAX_SEQ:
+        raise invalid("first_seq", f"must be at most {MAX_SEQ}")
+    if len(request.stop) > MAX_STOPS:
+        raise invalid("stop", f"must be at most {MAX_STOPS} texts")
+    if not all(0 < len(text) <= MAX_STOP_CHARACTERS for text in request.stop):
+        raise invalid("stop", f"each must have 1 to {MAX_STOP_CHARACTERS} characters")
+    if len(request.stop_tokens) > MAX_STOP_TOKENS or any(t < 0 for t in request.stop_tokens):
+        raise invalid("stop_tokens", f"must be at most {MAX_STOP_TOKENS}, none below 0")
+    logprobs = request.logprobs if request.HasField("logprobs") else None
+    if logprobs is not None and logprobs > MAX_LOGPROBS:
+        raise invalid("logprobs", f"must be at most {MAX_LOGPROBS}, but is {logprobs}")
+    return GenerateSpec(
+        prompt=await _prompt(engine, request),
+        max_tokens=request.max_tokens,
+        sampling=sampling_spec(request.sampling),
+        stop=tuple(request.stop),
+        stop_tokens=tuple(request.stop_tokens),
+        logprobs=logprobs,
+        first_seq=request.first_seq,
+        deadline_s=deadline_s,
+    )
+
+
+def sampling_spec(sampling: pb.Sampling) -> SamplingSpec:
+    """How tokens are drawn.
+
+    Raises:
+        CarouselError: FIELD_INVALID.
+    """
+    temperature = sampling.temperature if sampling.HasField("temperature") else 1.0
+    top_p = sampling.top_p if sampling.HasField("top_p") else 1.0
+    has_penalty = sampling.HasField("repetition_penalty")
+    penalty = sampling.repetition_penalty if has_penalty else 1.0
+    if not 0.0 <= temperature <= 100.0:
+        raise invalid("sampling.temperature", f"must be from 0 to 100, but is {temperature:g}")
+    if not 0.0 < top_p <= 1.0:
+        raise invalid("sampling.top_p", f"must be above 0 and at most 1, but is {top_p:g}")
+    if not (math.isfinite(penalty) and 0.0 < penalty <= 100.0):
+        raise invalid("sampling.repetition_penalty", f"must be above 0, but is {penalty:g}")
+    if sampling.top_k > np.iinfo(np.int32).max:
+        raise invalid("sampling.top_k", f"must fit 31 bits, but is {sampling.top_k}")
+    return SamplingSpec(
+        temperature=temperature,
+        top_k=sampling.top_k,
+        top_p=top_p,
+        repetition_penalty=penalty,
+        seed=sampling.seed if sampling.HasField("seed") else None,
+    )
+
+
+async def _prompt(engine: EnginePort, request: pb.GenerateRequest) -> Int32s | None:
+    match request.WhichOneof("prompt"):
+        case "text":
+            if not engine.model.tokenizer:
+                raise CarouselError(
+                    "TEXT_UNAVAILABLE", f"Model {engine.model.name} names no tokenizer."
+                )
+            ids = await encode_text(engine, request.text) if request.text else b""
+            prompt = np.frombuffer(ids, np.dtype("<i4")).astype(np.int32)
+        case "tokens":
+            prompt = np.array(request.tokens.ids, np.int32)
+        case _:
+            return None
+    check_steps(engine.model, len(prompt))
+    if prompt.min() < 0 or prompt.max() >= engine.model.vocabulary:
+        raise CarouselError(
+            "UNKNOWN_TOKEN",
+            f"A token of the prompt is outside 0 … {engine.model.vocabulary - 1}.",
+            field="tokens",
+        )
+    return prompt

@@ -1,0 +1,62 @@
+"""Waiting for engines: their futures resolve on their own threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Close, Command, EnginePort, Fork, Import, Open
+from carousel_server.core.types import SessionRef, SessionView
+
+T = TypeVar("T")
+
+
+async def reply_of(future: Future[T]) -> T:
+    """The engine's answer. Giving up waiting leaves the future alone: the command will run anyway."""
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+async def open_session(
+    engine: EnginePort, command: Open | Import | Fork, *, keep_if_cancelled: bool
+) -> tuple[SessionRef, SessionView]:
+    """Opens a session by any of the three commands.
+
+    With `keep_if_cancelled` False, a session whose caller has gone before it learned the id is closed
+    again: nobody could ever name it, so it would only hold a slot until its idle_ttl.
+    """
+    engine.submit(command)
+    try:
+        return await reply_of(command.reply)
+    except asyncio.CancelledError:
+        if not keep_if_cancelled:
+            command.reply.add_done_callback(lambda reply: close_orphan(engine, reply))
+        raise
+
+
+def close_orphan(engine: EnginePort, reply: Future[tuple[SessionRef, SessionView]]) -> None:
+    """Closes the session that `reply` has brought, if it has; on any thread."""
+    if reply.cancelled() or reply.exception() is not None:
+        return
+    tell(engine, Close(reply.result()[0]))
+
+
+def tell(engine: EnginePort, command: Command) -> None:
+    """Submits a command whose failure changes nothing for anybody: the session ends by its TTL."""
+    with suppress(CarouselError):
+        engine.submit(command)
+
+
+def call_on(
+    loop: asyncio.AbstractEventLoop, future: Future[Any], callback: Callable[[Future[Any]], None]
+) -> None:
+    """Runs `callback(future)` on the loop once the engine has answered; not after the loop's end."""
+
+    def done(answered: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop has ended: there is nobody left to tell
+            loop.call_soon_threadsafe(callback, answered)
+
+    future.add_done_callback(done)

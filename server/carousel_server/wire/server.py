@@ -1,0 +1,122 @@
+"""The gRPC server: one event loop, one port, started and stopped in three verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from carousel_server.core.ports import CatalogPort, WireMetrics
+
+from .auth import Doorkeeper
+from .calls import CallInterceptor
+from .gate import Gate
+from .health import Health
+from .options import TlsFiles, WireOptions
+from .services import SERVICE_NAMES, service_handlers
+
+_SAMPLE_INTERVAL_S = 0.25
+_FRAME_SLACK_BYTES = 1 << 20
+"""How far grpc's own size limit lies above ours, so that ours, which has a name, is met first."""
+
+
+class PortInUseError(OSError):
+    """The address cannot be listened on."""
+
+
+class WireServer:
+    """Serves a catalog of engines. Made and used on one event loop.
+
+    Life: `start`, then `drain` (nothing new begins, health says NOT_SERVING), then `stop`.
+    """
+
+    def __init__(self, catalog: CatalogPort, options: WireOptions, metrics: WireMetrics) -> None:
+        self._options = options
+        self._metrics = metrics
+        self.gate = Gate(options, metrics)
+        self._health = Health(catalog, self.gate)
+        self._server = grpc.aio.server(
+            interceptors=[CallInterceptor(Doorkeeper(options.tokens), metrics)],
+            options=_channel_options(options),
+            maximum_concurrent_rpcs=options.max_calls,
+        )
+        self._server.add_generic_rpc_handlers(service_handlers(catalog, options, self.gate))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if options.reflection:
+            names = (*SERVICE_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        self._sampler: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listens.
+
+        Raises:
+            PortInUseError: another process has the port, or the address is not this machine's.
+        """
+        address = f"{_bracketed(self._options.host)}:{self._options.port}"
+        try:
+            if self._options.tls is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, _credentials(self._options.tls))
+        except RuntimeError as error:
+            raise PortInUseError(f"cannot listen on {address}") from error
+        await self._server.start()
+        self._sampler = asyncio.create_task(self._sample())
+
+    async def drain(self, grace_s: float) -> None:
+        """Lets nothing new begin and tells everybody; what was accepted goes on."""
+        self.gate.drain(grace_s)
+        await self._health.refresh()
+
+    async def stop(self, grace_s: float) -> None:
+        """Ends the streams after what they have ready, waits for calls until `grace_s`, then cuts."""
+        self.gate.finish()
+        await self._server.stop(grace_s)
+        if self._sampler is not None:
+            self._sampler.cancel()
+            await asyncio.gather(self._sampler, return_exceptions=True)
+            self._sampler = None
+
+    async def _sample(self) -> None:
+        """Measures the loop's lag, and keeps watchers of health up to date."""
+        while True:
+            due_s = time.monotonic() + _SAMPLE_INTERVAL_S
+            await asyncio.sleep(_SAMPLE_INTERVAL_S)
+            self._metrics.loop_lag(max(0.0, time.monotonic() - due_s))
+            await self._health.refresh()
+
+
+def _channel_options(options: WireOptions) -> Sequence[tuple[str, Any]]:
+    return (
+        # Two servers on one port would each get half of the calls, and no session would be found.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", options.max_message_bytes + _FRAME_SLACK_BYTES),
+        ("grpc.max_send_message_length", -1),
+        # Half-open peers are silent for ever without keepalive; the ping timeout bounds the wait.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),
+        # Clients may ping every 5 s, also without a call, before they are told "too many pings".
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    )
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.cert)],
+        root_certificates=tls.client_ca,
+        require_client_auth=tls.client_ca is not None,
+    )
+
+
+def _bracketed(host: str) -> str:
+    """An IPv6 address in brackets, as addresses with a port want it."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -1,0 +1,161 @@
+"""A raw-stub client for tests: no SDK, so that what is tested is the wire itself."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import numpy as np
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_protos.v1 import carousel_pb2_grpc as pb_grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+DETAILS = (
+    error_details_pb2.ErrorInfo,
+    error_details_pb2.RetryInfo,
+    error_details_pb2.BadRequest,
+    error_details_pb2.ResourceInfo,
+    error_details_pb2.QuotaFailure,
+    error_details_pb2.RequestInfo,
+)
+
+
+class Stubs:
+    """The three services over one aio channel."""
+
+    def __init__(self, target: str, **options: Any) -> None:
+        self.channel = grpc.aio.insecure_channel(target, **options)
+        self.inference = pb_grpc.InferenceServiceStub(self.channel)
+        self.sessions = pb_grpc.SessionServiceStub(self.channel)
+        self.models = pb_grpc.ModelServiceStub(self.channel)
+
+    async def __aenter__(self) -> Stubs:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+
+    def raw_unary(self, method: str) -> Any:
+        """A unary method that takes bytes as they are."""
+        return self.channel.unary_unary(f"/carousel.v1.{method}")
+
+    async def open(self, model: str, session_id: str = "", **fields: Any) -> pb.Session:
+        request = pb.OpenSessionRequest(model=model, session_id=session_id, **fields)
+        return (await self.sessions.OpenSession(request)).session
+
+    async def attach(self, *, hello: bool = True, **options: Any) -> StreamTalk:
+        call = self.inference.Attach(**options)
+        talk = StreamTalk(call)
+        if hello:
+            await talk.say(hello=pb.Hello(client="test"))
+            assert (await talk.hear()).HasField("welcome")
+        return talk
+
+
+class StreamTalk:
+    """One Attach stream, a message at a time."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    async def say(self, **event: Message) -> None:
+        await self.call.write(pb.AttachRequest(**event))
+
+    async def hear(self, kind: str | None = None) -> pb.AttachResponse:
+        """The next reply; if `kind` is given, it must be of that kind."""
+        reply = await self.call.read()
+        assert reply is not grpc.aio.EOF, f"the stream ended: {await self.call.code()}"
+        if kind is not None:
+            assert reply.WhichOneof("event") == kind, reply
+        return reply
+
+    async def bind(self, handle: int, **target: Any) -> pb.Session:
+        await self.say(bind=pb.Bind(handle=handle, **target))
+        bound = (await self.hear("bound")).bound
+        assert bound.handle == handle
+        return bound.session
+
+    async def step(self, handle: int, seq: int, rows: np.ndarray) -> bytes:
+        """Steps one session and waits for the outputs."""
+        await self.block([handle], [seq], rows[None])
+        outputs = (await self.hear("outputs")).outputs
+        assert (list(outputs.handles), list(outputs.first_seqs)) == ([handle], [seq])
+        return outputs.outputs
+
+    async def block(
+        self, handles: list[int], first_seqs: list[int], rows: np.ndarray, **fields: Any
+    ) -> None:
+        """Sends rows [handles, steps, ...]."""
+        block = pb.Block(
+            handles=handles,
+            first_seqs=first_seqs,
+            steps=rows.shape[1],
+            inputs=rows.tobytes(),
+            **fields,
+        )
+        await self.say(block=block)
+
+    async def end(self) -> Any:
+        """Waits for the end of the stream; returns the decoded error, or None for OK."""
+        with suppress(grpc.aio.AioRpcError):
+            while await self.call.read() is not grpc.aio.EOF:
+                pass
+        if await self.call.code() is grpc.StatusCode.OK:
+            return None
+        trailers = dict(await self.call.trailing_metadata() or ())
+        return unpack(Status.FromString(trailers["grpc-status-details-bin"]))
+
+
+def unpack(status: Status) -> SimpleNamespace:
+    """A status with its details by name: `.info`, `.retry`, `.bad_request`, … or None."""
+    found: dict[str, Message] = {}
+    for packed in status.details:
+        for kind in DETAILS:
+            if packed.Is(kind.DESCRIPTOR):
+                assert kind.DESCRIPTOR.name not in found, "a detail stands twice"
+                found[kind.DESCRIPTOR.name] = detail = kind()
+                packed.Unpack(detail)
+    assert len(found) == len(status.details), "an unknown detail"
+    info = found["ErrorInfo"]
+    assert info.domain == "carousel"
+    return SimpleNamespace(
+        code=status.code,
+        message=status.message,
+        reason=info.reason,
+        metadata=dict(info.metadata),
+        retry=found.get("RetryInfo"),
+        bad_request=found.get("BadRequest"),
+        resource=found.get("ResourceInfo"),
+        quota=found.get("QuotaFailure"),
+        request=found.get("RequestInfo"),
+    )
+
+
+def error_of(error: grpc.RpcError) -> SimpleNamespace:
+    """The typed error of a failed call."""
+    status = rpc_status.from_call(error)
+    assert status is not None, f"an error without details: {error}"
+    return unpack(status)
+
+
+async def refused(call: Any) -> SimpleNamespace:
+    """Awaits a unary call that must fail; returns its typed error."""
+    try:
+        reply = await call
+    except grpc.aio.AioRpcError as error:
+        return unpack(_status(error))
+    raise AssertionError(f"the call went well: {reply}")
+
+
+def _status(error: grpc.aio.AioRpcError) -> Status:
+    trailers = dict(error.trailing_metadata())
+    data = trailers.get("grpc-status-details-bin")
+    assert data is not None, f"an error without details: {error}"
+    status = Status.FromString(data)
+    assert status.code == error.code().value[0]
+    return status
