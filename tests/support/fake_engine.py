@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
 from carousel_server.core import ports
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import (

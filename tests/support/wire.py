@@ -8,12 +8,13 @@ from typing import Any
 
 import grpc
 import numpy as np
-from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_protos.v1 import carousel_pb2_grpc as pb_grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_protos.v1 import carousel_pb2_grpc as pb_grpc
 
 DETAILS = (
     error_details_pb2.ErrorInfo,

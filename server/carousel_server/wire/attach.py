@@ -13,12 +13,13 @@ from carousel_server.core.types import SessionRef
 from .blocks import Blocks, not_bound
 from .calls import Context, current_call
 from .errors import invalid
-from .fields import check_name, check_seqs
+from .fields import check_seqs
 from .gate import Gate
 from .messages import parse
 from .options import WireOptions
 from .outbox import Outbox
-from .sessions import locate, open_spec
+from .places import find_engine, find_session
+from .sessions import open_spec
 from .stream import Stream
 
 _MAX_HANDLE = (1 << 32) - 1
@@ -126,11 +127,11 @@ class _Conversation:
             self._check_free(bind.handle)
             match bind.WhichOneof("target"):
                 case "session_id":
-                    engine, ref = locate(self._catalog, self._tenant, bind.session_id)
+                    engine, ref = find_session(self._catalog, self._tenant, bind.session_id)
                     tag = self._stream.begin(bind.handle)
                     self._stream.bind(bind.handle, tag, engine, ref)
                 case "open":
-                    engine = self._catalog.engine(check_name(bind.open.model, "open.model"))
+                    engine = find_engine(self._catalog, bind.open.model, "open.model")
                     spec = open_spec(self._tenant, bind.open, self._options.max_idle_ttl_s)
                     tag = self._stream.begin(bind.handle)
                     self._stream.open(bind.handle, tag, engine, Open(spec))

@@ -16,12 +16,12 @@ from carousel_server.core.types import GeneratedToken, GenerationEnd, OpenSpec, 
 
 from .calls import Context, current_call
 from .errors import invalid
-from .fields import check_name, deadline_after
+from .fields import deadline_after
 from .gate import Gate
 from .options import WireOptions
+from .places import find_engine, find_session
 from .prompts import generate_spec
 from .replies import open_session, tell
-from .sessions import locate
 from .views import token_message
 
 _TOKENS_PER_MESSAGE = 256
@@ -137,9 +137,9 @@ class Generate:
         """Engine and session; no session if this call gets one of its own."""
         match request.WhichOneof("target"):
             case "session_id":
-                return locate(self._catalog, current_call().tenant, request.session_id)
+                return find_session(self._catalog, current_call().tenant, request.session_id)
             case "model":
-                return self._catalog.engine(check_name(request.model, "model")), None
+                return find_engine(self._catalog, request.model), None
         raise invalid("target", "set model or session_id")
 
 

@@ -14,9 +14,10 @@ from carousel_server.core.types import ModelView
 
 from .calls import Context
 from .errors import invalid
-from .fields import check_dtype, check_name, check_reply_size, count_rows, deadline_after
+from .fields import check_dtype, check_reply_size, count_rows, deadline_after
 from .gate import Gate
 from .options import WireOptions
+from .places import find_engine
 
 _LONG_TEXT_CHARACTERS = 4096
 """Longer texts are encoded beside the loop, so that no other call waits for them."""
@@ -33,7 +34,7 @@ class Infer:
     async def infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         """Infer. When the caller gives up, the sequence is withdrawn if it has not run yet."""
         self._gate.refuse_if_draining()
-        engine = self._catalog.engine(check_name(request.model, "model"))
+        engine = find_engine(self._catalog, request.model)
         inputs = await self._inputs(engine, request)
         steps = len(inputs) // engine.model.input_row_bytes
         check_steps(engine.model, steps)

@@ -6,8 +6,8 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.ports import CatalogPort
 
 from .calls import Context
-from .fields import check_name
 from .paging import check_page, page_token
+from .places import find_engine
 from .views import model_message
 
 
@@ -33,5 +33,5 @@ class Models:
         self, request: pb.GetModelRequest, _context: Context
     ) -> pb.GetModelResponse:
         """GetModel."""
-        engine = self._catalog.engine(check_name(request.name, "name"))
+        engine = find_engine(self._catalog, request.name, "name")
         return pb.GetModelResponse(model=model_message(engine.model))

@@ -21,9 +21,10 @@ from carousel_server.core.types import Durability, OpenSpec, SessionRef, Session
 
 from .calls import Context, current_call
 from .errors import invalid
-from .fields import check_name, check_session_id, seconds_of
+from .fields import check_session_id, seconds_of
 from .options import WireOptions
 from .paging import check_page, page_token
+from .places import find_engine, find_session
 from .replies import open_session, reply_of
 from .views import session_message
 
@@ -40,7 +41,7 @@ class Sessions:
     ) -> pb.OpenSessionResponse:
         """OpenSession."""
         tenant = current_call().tenant
-        engine = self._catalog.engine(check_name(request.model, "model"))
+        engine = find_engine(self._catalog, request.model)
         spec = open_spec(tenant, request, self._options.max_idle_ttl_s)
         _, view = await open_session(engine, Open(spec), keep_if_cancelled=bool(request.session_id))
         return pb.OpenSessionResponse(session=session_message(view))
@@ -61,7 +62,7 @@ class Sessions:
         size, after = check_page(request.page_size, request.page_token)
         engines = self._catalog.engines()
         if request.model:
-            engines = [self._catalog.engine(check_name(request.model, "model"))]
+            engines = [find_engine(self._catalog, request.model)]
         commands = [List(current_call().tenant) for _ in engines]
         for engine, command in zip(engines, commands, strict=True):
             engine.submit(command)
@@ -105,7 +106,7 @@ class Sessions:
             session_id=new_session_id(request.session_id, "session_id"),
         )
         if request.model:
-            engines = [self._catalog.engine(check_name(request.model, "model"))]
+            engines = [find_engine(self._catalog, request.model)]
         else:
             engines = [engine for engine in self._catalog.engines() if engine.model.causal]
         refusal = CarouselError(
@@ -141,21 +142,7 @@ class Sessions:
         return pb.ForkSessionResponse(session=session_message(view))
 
     def _locate(self, session_id: str) -> tuple[EnginePort, SessionRef]:
-        return locate(self._catalog, current_call().tenant, session_id)
-
-
-def locate(catalog: CatalogPort, tenant: str, session_id: str) -> tuple[EnginePort, SessionRef]:
-    """Where a caller's session is.
-
-    Raises:
-        CarouselError: FIELD_INVALID, SESSION_NOT_FOUND, SESSION_EXPIRED or SESSION_CLOSED.
-    """
-    check_session_id(session_id)
-    try:
-        return catalog.locate(tenant, session_id)
-    except CarouselError as error:
-        error.metadata.setdefault("session", session_id)
-        raise
+        return find_session(self._catalog, current_call().tenant, session_id)
 
 
 def open_spec(tenant: str, request: pb.OpenSessionRequest, max_idle_ttl_s: float) -> OpenSpec:

@@ -22,8 +22,8 @@ from .fields import (
 )
 from .gate import Gate
 from .options import WireOptions
+from .places import find_session
 from .replies import reply_of
-from .sessions import locate
 
 
 class _Waiter:
@@ -174,7 +174,7 @@ class Step:
     async def step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
         """Step. When the caller gives up, accepted steps run all the same; ask again with the seq."""
         self._gate.refuse_if_draining()
-        engine, ref = locate(self._catalog, current_call().tenant, request.session_id)
+        engine, ref = find_session(self._catalog, current_call().tenant, request.session_id)
         model = engine.model
         first_seq = check_seq(request.first_seq, "first_seq")
         ack = check_seq(request.ack, "ack", least=0)
