@@ -1,0 +1,175 @@
+"""The engine against an oracle that adds numbers: any interleaving of clients' doings.
+
+Whatever is sent, in whatever order, with repeats, gaps, reused seqs, closed sessions and slow ticks in
+between: a session's outputs are the running sums of its accepted inputs, each seq once per request, in
+order; nobody else's doings change them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+from hypothesis.strategies import booleans, integers, lists
+
+from carousel_server.core.ports import Ack, Bind, Close, StepBlock
+from carousel_server.core.types import SessionRef
+from carousel_server.engine.scheduler import Batch
+from tests.unit.engine.fakes import RecordingSink, Rig, rows
+
+WINDOW = 8
+
+
+@dataclass(eq=False)
+class Client:
+    """What one honest client remembers of its session."""
+
+    ref: SessionRef
+    tag: int
+    sink: RecordingSink
+    sent: list[float] = field(default_factory=list)  # inputs accepted, by seq - 1
+    ack: int = 0
+
+    def sums(self) -> list[float]:
+        return np.cumsum(self.sent).tolist()
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Random commands to an engine of four slots, three rows a batch, two steps a chunk."""
+
+    clients = Bundle("clients")
+
+    @initialize()
+    def start(self) -> None:
+        self.rig = Rig(slots=4, max_batch=3, chunk_steps=2, window_steps=WINDOW)
+        self.sinks = [RecordingSink(), RecordingSink()]
+        self.tags = 0
+        self.open: list[Client] = []
+        self.expected_refusals = 0
+        engine = self.rig.engine
+        step = engine._step
+
+        def checked(batch: Batch, now: float) -> None:
+            assert len(set(batch.rows.tolist())) == len(batch.rows), "two steps of one session"
+            assert len(batch.rows) <= 3
+            assert batch.counts.max() <= 2
+            assert (batch.counts <= engine._table.pending[batch.rows]).all()
+            step(batch, now)
+
+        engine._step = checked  # type: ignore[method-assign]
+
+    @rule(target=clients, sink=integers(0, 1))
+    def open_session(self, sink: int) -> object:
+        if len(self.open) == 4:
+            return multiple()
+        self.tags += 1
+        ref = self.rig.session(self.sinks[sink], self.tags)
+        client = Client(ref, self.tags, self.sinks[sink])
+        self.open.append(client)
+        return client
+
+    @rule(client=consumes(clients))
+    def close_session(self, client: Client) -> None:
+        self.rig.engine.submit(Close(client.ref))
+        self.rig.tick()
+        self.open.remove(client)
+
+    @rule(client=clients, values=lists(integers(-9, 9), min_size=1, max_size=4))
+    def send(self, client: Client, values: list[int]) -> None:
+        room = client.ack + WINDOW - len(client.sent)
+        if room <= 0:
+            return
+        self._submit(client, len(client.sent) + 1, [float(v) for v in values[:room]])
+
+    @rule(client=clients, values=lists(integers(-9, 9), min_size=1, max_size=4))
+    def send_beyond_the_window(self, client: Client, values: list[int]) -> None:
+        if len(client.sent) + len(values) > client.ack + WINDOW:
+            self._refused(client, len(client.sent) + 1, [float(v) for v in values])
+
+    @rule(client=clients, skip=integers(1, 5))
+    def send_with_a_gap(self, client: Client, skip: int) -> None:
+        self._refused(client, len(client.sent) + 1 + skip, [1.0])
+
+    @rule(client=clients, back=integers(1, 4))
+    def send_again(self, client: Client, back: int) -> None:
+        first = len(client.sent) + 1 - back
+        if first > client.ack:
+            self._submit(client, first, client.sent[first - 1 :], new=0)
+
+    @rule(client=clients)
+    def reuse_a_seq(self, client: Client) -> None:
+        if len(client.sent) > client.ack:
+            self._refused(client, len(client.sent), [client.sent[-1] + 100.0])
+
+    @rule(client=clients, upto=integers(0, 20))
+    def acknowledge(self, client: Client, upto: int) -> None:
+        upto = min(upto, self._applied(client))
+        self.rig.engine.submit(Ack([client.ref], [upto]))
+        self.rig.tick()
+        client.ack = max(client.ack, upto)
+
+    @rule(client=clients, sink=integers(0, 1))
+    def bind_elsewhere(self, client: Client, sink: int) -> None:
+        client.sink = self.sinks[sink]
+        self.rig.engine.submit(Bind(client.ref, client.sink, client.tag))
+        self.rig.tick()
+
+    @rule(both=booleans())
+    def tick(self, both: bool) -> None:
+        self.rig.tick()
+        if both:
+            self.rig.tick()
+
+    @invariant()
+    def outputs_are_the_running_sums(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        for client in self.open:
+            sums = client.sums()
+            for sink in self.sinks:
+                for seq, row in sink.of(client.tag):
+                    assert row == [sums[seq - 1], -sums[seq - 1]], f"step {seq} is wrong"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        self.rig.settle()
+        assert sum(len(sink.failures) for sink in self.sinks) == self.expected_refusals
+        for client in self.open:
+            assert self._applied(client) == len(client.sent), "a step was lost"
+            seen = {s for sink in self.sinks for s, _ in sink.of(client.tag)}
+            assert seen == set(range(1, len(client.sent) + 1)), "an output was lost"
+        self.outputs_are_the_running_sums()
+        self.rig.engine._lifetimes.check_integrity()
+
+    def _submit(
+        self, client: Client, first: int, values: list[float], new: int | None = None
+    ) -> None:
+        data = rows(*values)
+        steps = len(values)
+        block = StepBlock(client.sink, [client.tag], [client.ref], [first], steps, data)
+        self.rig.engine.submit(block)
+        if new is None:
+            client.sent += values
+
+    def _refused(self, client: Client, first: int, values: list[float]) -> None:
+        self._submit(client, first, values, new=0)
+        self.rig.tick()
+        self.expected_refusals += 1
+
+    def _applied(self, client: Client) -> int:
+        return int(self.rig.engine._table.applied[client.ref.row])
+
+
+EngineMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestEngine = EngineMachine.TestCase

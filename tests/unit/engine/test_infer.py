@@ -1,0 +1,119 @@
+"""Whole sequences through the engine: batched, in pieces where the model allows, each its own result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Infer
+
+from .fakes import RecordingSink, Rig, RunningSum, block, rows
+
+
+def sums(result: np.ndarray) -> list[float]:
+    return [float(v) for v in result.view("<f4")[:, 0]]
+
+
+def submit(rig: Rig, *values: float, **more: Any) -> Infer:
+    call = Infer(rows(*values), **more)
+    rig.engine.submit(call)
+    return call
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_sequences_of_any_length_share_a_batch(causal: bool) -> None:
+    rig = Rig(RunningSum(causal=causal))
+    calls = [submit(rig, *range(1, n + 1)) for n in (1, 5, 3)]
+    rig.settle()
+    assert [sums(call.reply.result(0)) for call in calls] == [[1], [1, 3, 6, 10, 15], [1, 3, 6]]
+    assert rig.metrics.sequences == 3
+
+
+def test_a_long_sequence_goes_in_pieces_between_the_ticks_of_sessions() -> None:
+    rig, sink = Rig(), RecordingSink()
+    ref = rig.session(sink)
+    call = submit(rig, *[1.0] * 10)
+    for seq in range(1, 4):
+        rig.run(block(sink, ref, seq, 1))
+        assert call.reply.done() == (seq == 3)
+    assert sums(call.reply.result(0)) == list(range(1, 11))
+    assert len(sink.of(1)) == 3
+
+
+def test_a_batch_is_bounded_in_padded_steps() -> None:
+    rig = Rig(RunningSum(causal=False), infer_batch_steps=10)
+    calls = [submit(rig, *[1.0] * 5) for _ in range(3)]
+    rig.tick()
+    assert [call.reply.done() for call in calls] == [True, True, False]
+    rig.tick()
+    assert calls[2].reply.done()
+
+
+def test_strict_runs_each_alone() -> None:
+    rig = Rig(RunningSum(causal=False), strict=True)
+    calls = [submit(rig, 1.0) for _ in range(2)]
+    rig.tick()
+    assert [call.reply.done() for call in calls] == [True, False]
+
+
+def test_the_queue_is_bounded() -> None:
+    rig = Rig(max_infer_queue=1)
+    first, second = submit(rig, 1.0), submit(rig, 1.0)
+    rig.settle()
+    assert first.reply.result(0) is not None
+    with pytest.raises(CarouselError, match="QUEUE_FULL"):
+        second.reply.result(0)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "reason"),
+    [
+        (RunningSum(), rows(1, float("nan")), "INPUT_NOT_FINITE"),
+        (RunningSum(tokens=True), np.asarray([1, 8], "<i4").tobytes(), "UNKNOWN_TOKEN"),
+        (RunningSum(tokens=True), np.asarray([-1], "<i4").tobytes(), "UNKNOWN_TOKEN"),
+    ],
+)
+def test_bad_values_are_refused(model: RunningSum, data: bytes, reason: str) -> None:
+    rig = Rig(model)
+    call = Infer(data)
+    rig.engine.submit(call)
+    rig.settle()
+    with pytest.raises(CarouselError, match=reason):
+        call.reply.result(0)
+    assert rig.metrics.refusals == [reason]
+
+
+def test_a_cancelled_call_is_left_out() -> None:
+    rig = Rig(RunningSum(causal=False))
+    first, second = submit(rig, 1.0), submit(rig, 2.0)
+    assert first.reply.cancel()
+    rig.settle()
+    assert sums(second.reply.result(0)) == [2.0]
+
+
+def test_a_late_call_is_refused() -> None:
+    rig = Rig()
+    call = submit(rig, 1.0, deadline_s=rig.now - 1)
+    rig.settle()
+    with pytest.raises(CarouselError, match="DEADLINE_EXCEEDED"):
+        call.reply.result(0)
+
+
+def test_a_batch_that_the_device_refuses_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(RunningSum(causal=False))
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.model, "sequence", refuse)
+        first = submit(rig, 1.0)
+        rig.settle()
+    with pytest.raises(CarouselError, match="STEP_FAILED"):
+        first.reply.result(0)
+    second = submit(rig, 2.0)
+    rig.settle()
+    assert sums(second.reply.result(0)) == [2.0]

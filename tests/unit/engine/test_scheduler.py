@@ -1,0 +1,67 @@
+"""Who steps next: fair, bounded, most steps first."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from carousel_server.engine.buckets import Buckets
+from carousel_server.engine.scheduler import Batch, Scheduler
+
+
+def pending(**rows: int) -> np.ndarray:
+    out = np.zeros(10, np.int64)
+    for name, count in rows.items():
+        out[int(name[1:])] = count
+    return out
+
+
+def test_nobody_ready_is_no_batch() -> None:
+    assert Scheduler(4, 4).select(pending()) is None
+
+
+def test_everybody_ready_steps_together() -> None:
+    batch = Scheduler(4, 4).select(pending(r1=1, r5=1, r9=1))
+    assert batch is not None
+    assert batch.rows.tolist() == [1, 5, 9]
+    assert batch.counts.tolist() == [1, 1, 1]
+    assert batch.steps == 1
+
+
+def test_a_session_gets_at_most_a_chunk_and_the_longest_stand_first() -> None:
+    batch = Scheduler(4, 4).select(pending(r1=1, r5=100, r9=3, r2=3))
+    assert batch is not None
+    assert batch.rows.tolist() == [5, 2, 9, 1]
+    assert batch.counts.tolist() == [4, 3, 3, 1]
+    assert [batch.active(step) for step in range(5)] == [4, 3, 3, 1, 0]
+
+
+def test_more_than_fit_take_turns() -> None:
+    scheduler = Scheduler(2, 1)
+    ready = pending(r0=9, r3=9, r4=9, r8=9, r9=9)
+    turns = [scheduler.select(ready) for _ in range(5)]
+    served = [sorted(batch.rows.tolist()) for batch in turns if batch is not None]
+    assert served == [[0, 3], [4, 8], [0, 9], [3, 4], [8, 9]]
+
+
+def test_active_is_a_prefix() -> None:
+    batch = Batch(np.arange(3), np.asarray([2, 2, 1]))
+    assert [batch.active(0), batch.active(1), batch.active(2)] == [3, 2, 0]
+
+
+def test_buckets_waste_at_most_half_and_hold_every_size() -> None:
+    buckets = Buckets(256, strict=False)
+    assert buckets.sizes[0] == 4
+    assert buckets.sizes[-1] == 256
+    for rows in range(1, 257):
+        size = buckets.of(rows)
+        assert rows <= size
+        assert rows <= 8 or size <= 2 * rows
+        assert rows < 16 or size <= 1.5 * rows + 1
+    assert Buckets(1, strict=False).sizes == [1]
+    assert Buckets(100, strict=False).of(99) == 100
+
+
+@pytest.mark.parametrize("rows", [1, 7, 32])
+def test_strict_has_one_bucket(rows: int) -> None:
+    assert Buckets(32, strict=True).of(rows) == 32

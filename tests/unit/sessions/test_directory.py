@@ -1,0 +1,68 @@
+"""The directory: one place for an id, and a memory of those that ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.types import SessionRef
+from carousel_server.sessions import Directory
+from carousel_server.sessions import directory as module
+
+REF = SessionRef(3, 1)
+
+
+@pytest.fixture
+def directory() -> Directory:
+    directory = Directory()
+    assert directory.claim("t", "a", "m") is None
+    directory.settle("t", "a", REF)
+    return directory
+
+
+def reason(directory: Directory, tenant: str, session_id: str) -> str:
+    with pytest.raises(CarouselError) as caught:
+        directory.locate(tenant, session_id)
+    return caught.value.reason
+
+
+def test_a_settled_session_is_found_by_its_tenant_only(directory: Directory) -> None:
+    assert directory.locate("t", "a") == ("m", REF)
+    assert reason(directory, "u", "a") == "SESSION_NOT_FOUND"
+    assert reason(directory, "t", "b") == "SESSION_NOT_FOUND"
+
+
+def test_a_claimed_session_is_not_there_yet() -> None:
+    directory = Directory()
+    directory.claim("t", "a", "m")
+    assert reason(directory, "t", "a") == "SESSION_NOT_FOUND"
+    directory.release("t", "a")
+    assert len(directory) == 0
+
+
+def test_the_same_engine_finds_it_again_and_another_is_refused(directory: Directory) -> None:
+    assert directory.claim("t", "a", "m") == REF
+    with pytest.raises(CarouselError, match="SESSION_EXISTS"):
+        directory.claim("t", "a", "other")
+    assert directory.claim("u", "a", "other") is None
+
+
+@pytest.mark.parametrize("why", ["SESSION_EXPIRED", "SESSION_CLOSED"])
+def test_how_a_session_ended_is_remembered_until_its_id_is_used_again(
+    directory: Directory, why: str
+) -> None:
+    directory.release("t", "a", why)
+    assert reason(directory, "t", "a") == why
+    directory.claim("t", "a", "m")
+    directory.release("t", "a")
+    assert reason(directory, "t", "a") == "SESSION_NOT_FOUND"
+
+
+def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REMEMBERED", 2)
+    directory = Directory()
+    for name in "abc":
+        directory.claim("t", name, "m")
+        directory.release("t", name, "SESSION_CLOSED")
+    assert reason(directory, "t", "a") == "SESSION_NOT_FOUND"
+    assert reason(directory, "t", "b") == "SESSION_CLOSED"

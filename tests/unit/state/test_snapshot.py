@@ -1,0 +1,116 @@
+"""Snapshots: what was written is read; what was changed is refused."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from hashlib import blake2b
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.state.snapshot import Snapshot, decode, encode
+
+SNAPSHOT = Snapshot(
+    model="m",
+    fingerprint="f" * 64,
+    epoch=3,
+    applied=7,
+    ack=5,
+    seed=2**63 - 1,
+    next_token=-1,
+    idle_ttl_s=60.0,
+    state={
+        "0.h": np.arange(6, dtype="<f4").reshape(2, 3),
+        "0.bits": np.asarray([65535], "<u2"),
+        "0.count": np.asarray(2**60, "<i8"),
+    },
+    recent_tokens=(1, 2, 3),
+    kept_inputs=np.arange(8, dtype=np.uint8).reshape(2, 4),
+    kept_outputs=np.arange(16, dtype=np.uint8).reshape(2, 8),
+)
+DATA = encode(SNAPSHOT)
+
+
+def assert_same(a: Snapshot, b: Snapshot) -> None:
+    for name in ("model", "fingerprint", "epoch", "applied", "ack", "seed", "next_token"):
+        assert getattr(a, name) == getattr(b, name)
+    assert a.idle_ttl_s == b.idle_ttl_s
+    assert a.recent_tokens == b.recent_tokens
+    assert list(a.state) == list(b.state)
+    for name, array in a.state.items():
+        assert b.state[name].dtype == array.dtype
+        np.testing.assert_array_equal(b.state[name], array)
+    np.testing.assert_array_equal(a.kept_inputs, b.kept_inputs)
+    np.testing.assert_array_equal(a.kept_outputs, b.kept_outputs)
+
+
+def refusal(data: bytes) -> CarouselError:
+    with pytest.raises(CarouselError) as caught:
+        decode(data)
+    assert caught.value.reason == "SNAPSHOT_INVALID"
+    return caught.value
+
+
+def signed(body: bytes) -> bytes:
+    return body + blake2b(body, digest_size=16).digest()
+
+
+def test_what_was_written_is_read() -> None:
+    assert_same(decode(DATA), SNAPSHOT)
+
+
+def test_a_fresh_session_keeps_nothing() -> None:
+    empty = replace(
+        SNAPSHOT,
+        applied=0,
+        ack=0,
+        recent_tokens=(),
+        kept_inputs=np.empty((0, 4), np.uint8),
+        kept_outputs=np.empty((0, 8), np.uint8),
+    )
+    assert_same(decode(encode(empty)), empty)
+
+
+@given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
+def test_any_changed_byte_is_noticed(place: int, change: int) -> None:
+    damaged = bytearray(DATA)
+    damaged[place] ^= change
+    refusal(bytes(damaged))
+
+
+@given(st.integers(0, len(DATA) - 1))
+def test_any_cut_is_noticed(length: int) -> None:
+    refusal(DATA[:length])
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=200))
+def test_any_other_bytes_are_refused(data: bytes) -> None:
+    refusal(data)
+    refusal(b"CRSL" + data)
+
+
+def test_an_unknown_version_is_named() -> None:
+    body = b"CRSL" + struct.pack("<H", 2) + DATA[6:-16]
+    assert "version 2" in refusal(signed(body)).message
+
+
+def test_a_well_signed_lie_is_refused() -> None:
+    header_bytes = struct.unpack_from("<I", DATA, 6)[0]
+    start, end = 10, 10 + header_bytes
+    for old, new in (
+        (b'"applied":7', b'"applied":9'),
+        (b'"applied":7', b'"applied":1'),
+        (b'"shape":[2,3]', b'"shape":[2,9]'),
+        (b'"dtype":"<f4"', b'"dtype":"|O8"'),
+        (b'"epoch":3', b'"epoch":x'),
+        (b'"epoch":3', b'"other":3'),
+    ):
+        header = DATA[start:end].replace(old, new)
+        assert header != DATA[start:end]
+        refusal(signed(DATA[:6] + struct.pack("<I", len(header)) + header + DATA[end:-16]))
+    refusal(signed(DATA[:6] + struct.pack("<I", 2**31) + DATA[10:-16]))
