@@ -1,0 +1,108 @@
+"""A step in any batch equals the same step alone and the equations; in strict mode to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import carousel_models
+from carousel_server.core.ports import Generate, StepBlock
+from carousel_server.core.types import GenerateSpec, SamplingSpec
+from tests.parity import reference
+from tests.unit.engine.fakes import RecordingSink, RecordingTokens, Rig
+
+WIDTH, OUTPUT, STEPS = 5, 3, 12
+TOLERANCE = {"float32": 2e-5, "bfloat16": 4e-2}
+
+Packages = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    """Makes a random-weight package once per set of options."""
+    made: dict[tuple[Any, ...], Path] = {}
+
+    def make(**options: Any) -> Path:
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("packages")
+            settings = {"layers": 2, "hidden": 24, "input": f"features:{WIDTH}", "output": OUTPUT}
+            carousel_models.create("m", dir=folder, **(settings | options))
+            made[key] = folder / "m"
+        return made[key]
+
+    return make
+
+
+def serve(path: Path, inputs: np.ndarray, *, busy: bool, strict: bool) -> np.ndarray:
+    """Outputs of sequences float32[n, steps, width]; `busy` mixes chunk sizes, joins and leaves."""
+    rig = Rig(carousel_models.load(path), strict=strict, slots=32, max_batch=16, window_steps=32)
+    sink = RecordingSink()
+    rng = np.random.default_rng(1)
+    refs = {tag: rig.session(sink, tag) for tag in range(len(inputs))}
+    sent = dict.fromkeys(refs, 0)
+    while sent:
+        ready = [t for t in sent if not busy or rng.random() < 0.6]
+        for tag in ready:
+            first = sent[tag]
+            count = min(int(rng.integers(1, 5)) if busy else 1, inputs.shape[1] - first)
+            rows = inputs[tag, first : first + count].tobytes()
+            rig.engine.submit(StepBlock(sink, [tag], [refs[tag]], [first + 1], count, rows))
+            sent[tag] += count
+            if not busy:
+                rig.settle()
+        rig.settle()
+        sent = {tag: n for tag, n in sent.items() if n < inputs.shape[1]}
+    out = np.empty((len(inputs), inputs.shape[1], OUTPUT), np.float32)
+    for step in sink.steps:
+        out[step.tag, step.seq - 1] = step.row
+    return out
+
+
+def sequences(n: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(n, STEPS, WIDTH)).astype(np.float32)
+
+
+CELLS = ["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_served_steps_follow_the_equations(package: Packages, cell: str, dtype: str) -> None:
+    path, x = package(cell=cell, dtype=dtype), sequences(10)
+    expected = np.stack([reference.run(path, row)["y"] for row in x])
+    served = serve(path, x, busy=True, strict=False)
+    np.testing.assert_allclose(served, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_strict_bits_do_not_depend_on_the_batch(package: Packages, cell: str, dtype: str) -> None:
+    path, x = package(cell=cell, dtype=dtype), sequences(10)
+    busy = serve(path, x, busy=True, strict=True)
+    for tag in (0, 7):
+        alone = serve(path, x[tag : tag + 1], busy=False, strict=True)
+        assert alone[0].tobytes() == busy[tag].tobytes()
+
+
+def test_a_seeded_text_does_not_depend_on_the_batch(package: Packages) -> None:
+    path = package(cell="gru", input="tokens:256", output=256)
+
+    def text(neighbours: int) -> list[int]:
+        rig = Rig(carousel_models.load(path), strict=True, slots=32, max_batch=16)
+        sinks = [RecordingTokens() for _ in range(neighbours + 1)]
+        for number, sink in enumerate(sinks):
+            prompt = np.arange(1 + number, 9 + 2 * number, dtype=np.int32)
+            spec = GenerateSpec(prompt, 60, SamplingSpec(top_k=40, top_p=0.95, seed=number))
+            rig.engine.submit(Generate(rig.open(), spec, sink))
+        rig.settle()
+        return sinks[0].ids
+
+    alone = text(0)
+    assert len(set(alone)) > 10
+    assert text(1) == alone
+    assert text(14) == alone
