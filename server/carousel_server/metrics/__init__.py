@@ -1,0 +1,56 @@
+"""Everything that a Carousel server measures of itself, and the endpoint that shows it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+
+from carousel_server.core.ports import EngineMetrics, WireMetrics
+from carousel_server.core.types import ModelView
+
+from .declarations import METRICS, Declaration, Kind, Owner
+from .endpoint import MetricsServer
+from .engine import ModelMetrics
+from .families import Families
+from .wire import CallMetrics
+
+
+class Metrics:
+    """All metrics of one server, in a registry of their own.
+
+    Args:
+        build: what runs, by label of `carousel_build_info`: `version`, `torch`, `device`; `python` is
+            known. What is left out is the empty string.
+    """
+
+    def __init__(self, build: Mapping[str, str] | None = None) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._families = Families()
+        labels = {"python": platform.python_version(), **(build or {})}
+        names = METRICS["carousel_build_info"].labels
+        assert labels.keys() <= set(names), f"build knows only {names}"
+        told = (labels.get(name, "") for name in names)
+        self._families.scalar("carousel_build_info", *told).set(1)
+        self.registry.register(self._families)
+        ProcessCollector(registry=self.registry)
+
+    def engine(self, model: ModelView, slots: int) -> EngineMetrics:
+        """The metrics of one model whose slab has `slots` slots."""
+        return ModelMetrics(self._families, model, slots)
+
+    def wire(self) -> WireMetrics:
+        """The metrics of the calls."""
+        return CallMetrics(self._families)
+
+    def serve(self, host: str, port: int) -> MetricsServer:
+        """Starts the endpoint; see MetricsServer."""
+        return MetricsServer(self.registry, host, port)
+
+    def expose(self) -> str:
+        """What a scrape would get now, in the text format."""
+        return generate_latest(self.registry).decode()
+
+
+__all__ = ["METRICS", "Declaration", "Kind", "Metrics", "MetricsServer", "Owner"]

@@ -1,0 +1,188 @@
+"""The registry of metrics: every series that a Carousel server exposes, declared once.
+
+The objects that count, docs/reference/metrics.md and the tests of dashboard and alerts are all made
+from this table. A name is a promise: dashboards and alerts of others are built on it.
+
+Rules: prefix `carousel_` (the `grpc_server_` and `process_` names are those of the community, so that
+stock dashboards work), base units, `_total` for counters, and no label whose values a client can choose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Types of the exposition format."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Owner(StrEnum):
+    """Which part of the server writes a metric."""
+
+    SERVER = "server"
+    ENGINE = "engine"
+    WIRE = "wire"
+    PROCESS = "process"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One metric. `unit` is for people; `buckets` are upper bounds, without +Inf."""
+
+    name: str
+    kind: Kind
+    owner: Owner
+    help: str
+    unit: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def base_name(self) -> str:
+        """The family's name: without the `_total` of counters."""
+        return self.name.removesuffix("_total")
+
+    @property
+    def exposed_unit(self) -> str:
+        """What the `# UNIT` line says: the unit if the name ends with it, as OpenMetrics asks."""
+        return self.unit if self.base_name.endswith(f"_{self.unit}") else ""
+
+
+STEP_BUCKETS_S = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01),
+    *(0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+"""Fit for recurrent steps: from a small GPU tick to a queue that has become a problem."""
+CALL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""For calls as a whole."""
+ROW_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+"""For batch sizes."""
+
+_CALL = ("grpc_type", "grpc_service", "grpc_method")
+
+
+def _engine(
+    name: str, kind: Kind, unit: str, text: str, *labels: str, buckets: tuple[float, ...] = ()
+) -> Declaration:
+    return Declaration(name, kind, Owner.ENGINE, text, unit, ("model", *labels), buckets)
+
+
+def _seconds(name: str, text: str) -> Declaration:
+    return _engine(name, Kind.HISTOGRAM, "seconds", text, buckets=STEP_BUCKETS_S)
+
+
+def _process(name: str, kind: Kind, unit: str, text: str) -> Declaration:
+    return Declaration(name, kind, Owner.PROCESS, text, unit)
+
+
+def _registry(*declarations: Declaration) -> dict[str, Declaration]:
+    table = {declaration.name: declaration for declaration in declarations}
+    assert len(table) == len(declarations), "a metric stands twice in the registry"
+    return table
+
+
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+
+METRICS: dict[str, Declaration] = _registry(
+    # -- what is running
+    Declaration(
+        "carousel_build_info",
+        _G,
+        Owner.SERVER,
+        "Always 1; the labels say what runs.",
+        "info",
+        ("version", "python", "torch", "device"),
+    ),
+    _engine(
+        "carousel_model_info",
+        _G,
+        "info",
+        "Always 1; the labels say which weights are served.",
+        *("fingerprint", "cell", "layers", "hidden", "compute_dtype"),
+    ),
+    # -- throughput
+    _engine("carousel_steps_total", _C, "steps", "Steps run in ticks, client-fed and generated."),
+    _engine("carousel_tokens_total", _C, "tokens", "Generated tokens delivered."),
+    _engine("carousel_ticks_total", _C, "ticks", "Ticks that ran a batch."),
+    _engine("carousel_infer_sequences_total", _C, "sequences", "Whole sequences of Infer run."),
+    _engine("carousel_infer_steps_total", _C, "steps", "Steps of whole sequences run."),
+    # -- latency
+    _seconds("carousel_step_seconds", "A client-fed step, from arrival to delivery."),
+    _seconds("carousel_step_queue_seconds", "A client-fed step, from arrival to its tick."),
+    _seconds("carousel_tick_seconds", "One tick on the device."),
+    _seconds("carousel_first_token_seconds", "A generation, from request to first token."),
+    _seconds("carousel_inter_token_seconds", "A generated token, since the one before it."),
+    _seconds("carousel_infer_batch_seconds", "One whole-sequence batch, or a chunk of one."),
+    # -- batching
+    _engine(
+        "carousel_batch_size",
+        _H,
+        "rows",
+        "Sessions stepped together in a tick.",
+        buckets=ROW_BUCKETS,
+    ),
+    _engine("carousel_bucket_rows_total", _C, "rows", "Rows computed in ticks, padding included."),
+    # -- queues
+    _engine("carousel_queue_steps", _G, "steps", "Steps accepted and not yet run."),
+    _engine("carousel_inbox_commands", _G, "commands", "Commands waiting for the engine."),
+    # -- sessions and their state
+    _engine("carousel_sessions", _G, "sessions", "Sessions open now, by phase.", "phase"),
+    _engine("carousel_sessions_generating", _G, "sessions", "Sessions with a running generation."),
+    _engine("carousel_sessions_opened_total", _C, "sessions", "Sessions opened."),
+    _engine(
+        "carousel_sessions_ended_total", _C, "sessions", "Sessions ended: closed or expired.", "how"
+    ),
+    _engine("carousel_slots_used", _G, "slots", "Slots of the slab that hold a session."),
+    _engine("carousel_slots_capacity", _G, "slots", "Slots of the slab."),
+    _engine("carousel_state_bytes", _G, "bytes", "Recurrent state of open sessions.", "tier"),
+    # -- the door
+    _engine(
+        "carousel_refusals_total",
+        _C,
+        "refusals",
+        "Steps and calls refused or failed, by reason of the error registry.",
+        "reason",
+    ),
+    # -- the wire
+    Declaration("carousel_attach_streams", _G, Owner.WIRE, "Attach streams open now.", "streams"),
+    Declaration(
+        "carousel_event_loop_lag_seconds",
+        _H,
+        Owner.WIRE,
+        "How late the event loop ran a timer; every call waits this on top of its own work.",
+        "seconds",
+        (),
+        STEP_BUCKETS_S,
+    ),
+    Declaration("grpc_server_started_total", _C, Owner.WIRE, "Calls begun.", "calls", _CALL),
+    Declaration(
+        "grpc_server_handled_total",
+        _C,
+        Owner.WIRE,
+        "Calls ended, by status code.",
+        "calls",
+        (*_CALL, "grpc_code"),
+    ),
+    Declaration(
+        "grpc_server_handling_seconds",
+        _H,
+        Owner.WIRE,
+        "A call, from its start to its end; for a stream its whole life.",
+        "seconds",
+        _CALL,
+        CALL_BUCKETS_S,
+    ),
+    # -- the process, by prometheus-client; only where the system has /proc
+    _process("process_cpu_seconds_total", _C, "seconds", "Processor time, user and system."),
+    _process("process_resident_memory_bytes", _G, "bytes", "Memory in RAM."),
+    _process("process_virtual_memory_bytes", _G, "bytes", "Address space."),
+    _process("process_start_time_seconds", _G, "seconds", "Start, in Unix seconds."),
+    _process("process_open_fds", _G, "files", "Open file descriptors."),
+    _process("process_max_fds", _G, "files", "Limit of open file descriptors."),
+)
+"""Every metric, in the order of the documentation."""

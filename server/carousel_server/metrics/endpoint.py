@@ -1,0 +1,75 @@
+"""The HTTP endpoint that Prometheus scrapes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import TCPServer
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+READ_TIMEOUT_S = 10.0
+"""A connection that sends nothing for so long is closed."""
+
+_NOT_FOUND = b"Metrics are at /metrics.\n"
+
+
+class _Server(ThreadingWSGIServer):
+    def server_bind(self) -> None:
+        # Without the parent's look-up of our own name, which can hang for seconds where DNS is broken.
+        TCPServer.server_bind(self)
+        host, port = self.server_address[:2]
+        self.server_name, self.server_port = str(host), int(port)
+        self.setup_environ()
+
+
+class _QuietRequest(WSGIRequestHandler):
+    timeout = READ_TIMEOUT_S
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's name
+        """Scrapes are not news."""
+
+
+class MetricsServer:
+    """Serves GET /metrics in a daemon thread, as text or OpenMetrics, as the scraper asks.
+
+    Raises:
+        OSError: the address is taken or not ours.
+    """
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+        self._app = make_wsgi_app(registry)
+        self._server = make_server(
+            host, port, self._route, server_class=_Server, handler_class=_QuietRequest
+        )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="carousel-metrics", daemon=True
+        )
+        self._stopped = False
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The bound port: the one asked for, or a free one for 0."""
+        return int(self._server.server_port)
+
+    def stop(self) -> None:
+        """Closes the port and ends the thread. Safe to repeat."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _route(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/metrics":
+            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+            return [_NOT_FOUND]
+        body: Iterable[bytes] = self._app(environ, start_response)
+        return body

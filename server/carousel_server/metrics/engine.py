@@ -1,0 +1,102 @@
+"""What one engine tells of itself: the EngineMetrics port, bound to a model."""
+
+from __future__ import annotations
+
+from carousel_protos.errors import ERRORS
+from carousel_server.core.types import Float64s, ModelView, Phase
+
+from .families import Families
+
+ENDINGS = ("closed", "expired")
+DEVICE_TIER = "device"
+
+
+class ModelMetrics:
+    """Implements `core.ports.EngineMetrics`. Every series exists from the start, at zero.
+
+    Called on the engine's thread only; each call costs a few microseconds whatever the batch.
+    """
+
+    def __init__(self, families: Families, model: ModelView, slots: int) -> None:
+        name = model.name
+        self._state_bytes_per_session = model.state_bytes
+        # -- throughput and batching, written once a tick
+        self._steps = families.scalar("carousel_steps_total", name)
+        self._ticks = families.scalar("carousel_ticks_total", name)
+        self._tick_s = families.histogram("carousel_tick_seconds", name)
+        self._batch_size = families.histogram("carousel_batch_size", name)
+        self._bucket_rows = families.scalar("carousel_bucket_rows_total", name)
+        # -- latencies of what was delivered
+        self._latency_s = families.histogram("carousel_step_seconds", name)
+        self._queue_s = families.histogram("carousel_step_queue_seconds", name)
+        self._tokens = families.scalar("carousel_tokens_total", name)
+        self._first_token_s = families.histogram("carousel_first_token_seconds", name)
+        self._inter_token_s = families.histogram("carousel_inter_token_seconds", name)
+        # -- whole sequences
+        self._sequences = families.scalar("carousel_infer_sequences_total", name)
+        self._sequence_steps = families.scalar("carousel_infer_steps_total", name)
+        self._infer_s = families.histogram("carousel_infer_batch_seconds", name)
+        # -- events at the door
+        self._opened = families.scalar("carousel_sessions_opened_total", name)
+        self._ended = {
+            how: families.scalar("carousel_sessions_ended_total", name, how) for how in ENDINGS
+        }
+        self._refused = {
+            reason: families.scalar("carousel_refusals_total", name, reason) for reason in ERRORS
+        }
+        # -- levels
+        self._resident = families.scalar("carousel_sessions", name, Phase.RESIDENT.name.lower())
+        self._generating = families.scalar("carousel_sessions_generating", name)
+        self._slots_used = families.scalar("carousel_slots_used", name)
+        self._state_bytes = families.scalar("carousel_state_bytes", name, DEVICE_TIER)
+        self._queue_steps = families.scalar("carousel_queue_steps", name)
+        self._inbox = families.scalar("carousel_inbox_commands", name)
+        families.scalar("carousel_slots_capacity", name).set(slots)
+        identity = (model.fingerprint, model.cell, str(model.layers), str(model.hidden))
+        families.scalar("carousel_model_info", name, *identity, model.compute_dtype).set(1)
+
+    def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
+        """A tick ran `rows` sessions, padded to `bucket`, `steps` steps in all."""
+        self._ticks.add()
+        self._steps.add(steps)
+        self._batch_size.observe(rows)
+        self._bucket_rows.add(bucket)
+        self._tick_s.observe(seconds)
+
+    def stepped(self, queue_s: Float64s, latency_s: Float64s) -> None:
+        """Client-fed steps were delivered; float64[n] each."""
+        self._queue_s.observe_all(queue_s)
+        self._latency_s.observe_all(latency_s)
+
+    def tokens(self, count: int, first_token_s: Float64s, inter_token_s: Float64s) -> None:
+        """`count` tokens were delivered."""
+        self._tokens.add(count)
+        self._first_token_s.observe_all(first_token_s)
+        self._inter_token_s.observe_all(inter_token_s)
+
+    def inferred(self, sequences: int, steps: int, seconds: float) -> None:
+        """A whole-sequence batch, or a chunk of one, ran."""
+        self._sequences.add(sequences)
+        self._sequence_steps.add(steps)
+        self._infer_s.observe(seconds)
+
+    def refused(self, reason: str, count: int = 1) -> None:
+        """Steps or calls were refused."""
+        self._refused[reason].add(count)
+
+    def opened(self) -> None:
+        """A session was opened."""
+        self._opened.add()
+
+    def ended(self, how: str) -> None:
+        """A session ended: "closed" or "expired"."""
+        self._ended[how].add()
+
+    def gauges(self, *, resident: int, generating: int, pending_steps: int, inbox: int) -> None:
+        """Levels, set once a tick. A resident session is one slot."""
+        self._resident.set(resident)
+        self._slots_used.set(resident)
+        self._state_bytes.set(resident * self._state_bytes_per_session)
+        self._generating.set(generating)
+        self._queue_steps.set(pending_steps)
+        self._inbox.set(inbox)

@@ -1,0 +1,83 @@
+"""What counts: numbers and histograms with one writer, read by scrapes from other threads."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+
+from carousel_server.core.types import Float64s, Int64s
+
+
+class Scalar:
+    """The number of one label combination of a counter or gauge.
+
+    One thread writes; a scrape reads `value` at any time, which is one reference and so never torn.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def add(self, amount: float = 1.0) -> None:
+        """Counts up."""
+        self.value += amount
+
+    def set(self, value: float) -> None:
+        """Sets a level."""
+        self.value = value
+
+
+class Histogram:
+    """Counts observations into buckets, a whole array in one call.
+
+    The lock keeps a scrape from seeing the counts of an array without its sum.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_edges", "_lock", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """Builds an empty histogram.
+
+        Args:
+            bounds: inclusive upper bounds in rising order, without +Inf.
+        """
+        self._bounds = tuple(bounds)
+        self._edges = np.asarray(bounds, dtype=np.float64)
+        assert self._edges.size > 0, "a histogram needs a bucket"
+        assert bool(np.all(np.diff(self._edges) > 0)), "bounds must rise"
+        self._counts: Int64s = np.zeros(self._edges.size + 1, dtype=np.int64)
+        self._sum = 0.0
+        self._lock = Lock()
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Inclusive upper bounds, without +Inf."""
+        return self._bounds
+
+    def observe(self, value: float) -> None:
+        """Counts one value."""
+        bucket = bisect_left(self._bounds, value)
+        with self._lock:
+            self._counts[bucket] += 1
+            self._sum += value
+
+    def observe_all(self, values: Float64s) -> None:
+        """Counts float64[n], in a few array operations whatever n is."""
+        if not values.size:
+            return
+        # "left": a value equal to a bound belongs to that bound's bucket (le is inclusive).
+        buckets = np.searchsorted(self._edges, values, side="left")
+        counts = np.bincount(buckets, minlength=self._counts.size)
+        total = float(values.sum())
+        with self._lock:
+            self._counts += counts
+            self._sum += total
+
+    def snapshot(self) -> tuple[Int64s, float]:
+        """Cumulative counts int64[buckets + 1], the last one that of +Inf, and the sum."""
+        with self._lock:
+            return np.cumsum(self._counts), self._sum

@@ -1,0 +1,80 @@
+"""What the wire tells of itself: the WireMetrics port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf.descriptor import MethodDescriptor
+
+from carousel_protos.errors import Code
+from carousel_protos.v1 import carousel_pb2
+
+from .families import Families
+
+OTHER = "other"
+"""Stands for every service and method that is not ours: a caller must not be able to make series."""
+
+_STANDARD = {
+    ("grpc.health.v1.Health", "Check"): "unary",
+    ("grpc.health.v1.Health", "List"): "unary",
+    ("grpc.health.v1.Health", "Watch"): "server_stream",
+    ("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo"): "bidi_stream",
+    ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo"): "bidi_stream",
+}
+
+
+def _kind(method: MethodDescriptor) -> str:
+    if method.client_streaming:
+        return "bidi_stream" if method.server_streaming else "client_stream"
+    return "server_stream" if method.server_streaming else "unary"
+
+
+def known_calls() -> Iterator[tuple[str, str, str]]:
+    """(kind, service, method) of every call that a Carousel server offers."""
+    for service in carousel_pb2.DESCRIPTOR.services_by_name.values():
+        for method in service.methods:
+            yield _kind(method), service.full_name, method.name
+    for (service_name, method_name), kind in _STANDARD.items():
+        yield kind, service_name, method_name
+
+
+class CallMetrics:
+    """Implements `core.ports.WireMetrics`. Called on the event loop only.
+
+    Our own calls have all their series from the start, those of OK included; the others of
+    `grpc_server_handled_total` appear with the first call that ends so.
+    """
+
+    def __init__(self, families: Families) -> None:
+        self._families = families
+        self._known = set(known_calls())
+        self._streams = families.scalar("carousel_attach_streams")
+        self._loop_lag_s = families.histogram("carousel_event_loop_lag_seconds")
+        for call in self._known:
+            families.scalar("grpc_server_started_total", *call)
+            families.histogram("grpc_server_handling_seconds", *call)
+            for code in ("OK", "UNKNOWN", *(code.name for code in Code)):
+                families.scalar("grpc_server_handled_total", *call, code)
+
+    def started(self, service: str, method: str, kind: str) -> None:
+        """A call has begun."""
+        call = self._bounded(service, method, kind)
+        self._families.scalar("grpc_server_started_total", *call).add()
+
+    def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
+        """A call has ended, well or not."""
+        call = self._bounded(service, method, kind)
+        self._families.scalar("grpc_server_handled_total", *call, code).add()
+        self._families.histogram("grpc_server_handling_seconds", *call).observe(seconds)
+
+    def streams(self, count: int) -> None:
+        """Level: Attach streams open now."""
+        self._streams.set(count)
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop ran a timer."""
+        self._loop_lag_s.observe(seconds)
+
+    def _bounded(self, service: str, method: str, kind: str) -> tuple[str, str, str]:
+        call = (kind, service, method)
+        return call if call in self._known else (kind, OTHER, OTHER)

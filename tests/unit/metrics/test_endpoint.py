@@ -1,0 +1,77 @@
+"""The endpoint serves text and OpenMetrics, on the address it was given and no other."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from carousel_server.core.types import ModelView
+from carousel_server.metrics import METRICS, Metrics, MetricsServer
+
+
+@pytest.fixture
+def server(metrics: Metrics, model: ModelView) -> Iterator[MetricsServer]:
+    metrics.engine(model, 8)
+    metrics.wire()
+    server = metrics.serve("127.0.0.1", 0)
+    yield server
+    server.stop()
+
+
+def get(port: int, path: str = "/metrics", **headers: str) -> tuple[int, str, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path, headers=headers)
+        reply = connection.getresponse()
+        return reply.status, reply.headers["Content-Type"], reply.read().decode()
+    finally:
+        connection.close()
+
+
+def test_text_is_the_default(server: MetricsServer) -> None:
+    status, content_type, body = get(server.port)
+    assert status == 200
+    assert content_type.startswith("text/plain")
+    assert 'carousel_slots_capacity{model="m"} 8.0' in body
+
+
+def test_openmetrics_for_those_who_ask(server: MetricsServer) -> None:
+    status, content_type, body = get(server.port, Accept="application/openmetrics-text")
+    assert status == 200
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith("# EOF\n")
+    families = {family.name: family for family in text_string_to_metric_families(body)}
+    for told in METRICS.values():
+        if told.owner == "process":
+            continue
+        assert families[told.base_name].type == told.kind
+        assert families[told.base_name].unit == told.exposed_unit
+
+
+def test_every_other_path_is_not_found(server: MetricsServer) -> None:
+    for path in ("/", "/favicon.ico", "/metrics/../etc"):
+        assert get(server.port, path)[0] == 404
+
+
+def test_stop_frees_the_port_and_may_be_repeated(metrics: Metrics) -> None:
+    server = metrics.serve("127.0.0.1", 0)
+    port = server.port
+    server.stop()
+    server.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+    metrics.serve("127.0.0.1", port).stop()
+
+
+def test_only_the_given_address_is_bound(server: MetricsServer) -> None:
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.2", server.port), timeout=5)
+
+
+def test_a_taken_port_is_an_error(server: MetricsServer) -> None:
+    with pytest.raises(OSError, match="in use"):
+        MetricsServer(Metrics().registry, "127.0.0.1", server.port)
