@@ -120,10 +120,9 @@ class Admission:
         refs = np.asarray([ref for block, _ in blocks for ref in block.refs], np.int64).reshape(
             -1, 2
         )
-        for block, _ in blocks:
-            if block.acks:
-                place = np.asarray(block.refs, np.int64)
-                self.acknowledge(place[:, 0], place[:, 1], np.asarray(block.acks, np.int64))
+        acks = [(*ref, ack) for b, _ in blocks for ref, ack in zip(b.refs, b.acks, strict=False)]
+        if acks:
+            self.acknowledge(*np.asarray(acks, np.int64).T)
         data = blocks[0][0].inputs if len(blocks) == 1 else b"".join(b.inputs for b, _ in blocks)
         return _Rows(
             senders=[block.sink for block, _ in blocks],
