@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from .errors import PackageError
-from .saving import write
 from .spec import (
     Cell,
     Dtype,
@@ -26,6 +25,7 @@ from .spec import (
     uniform_stack,
 )
 from .tensors import expected_tensors
+from .writing import write
 
 _DTYPES: dict[str, Dtype] = {
     "fp32": "float32",

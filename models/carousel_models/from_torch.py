@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from .cells import GRUResetBefore
 from .errors import PackageError
-from .spec import Activation, Head, LayerSpec, LinearHead, MlpHead, NoHead, Projection
+from .loading import CUSTOM_PREFIX
+from .spec import (
+    Activation,
+    CustomSpec,
+    FeaturesInput,
+    Head,
+    Input,
+    LayerSpec,
+    LinearHead,
+    MlpHead,
+    NoHead,
+    Normalization,
+    Projection,
+    TokensInput,
+)
 
 Tensors = dict[str, Tensor]
 RecurrentModule = nn.RNNBase | GRUResetBefore
@@ -29,8 +45,73 @@ _ACTIVATIONS: dict[type[nn.Module], Activation] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """What `save` was given; see there."""
+
+    stack: RecurrentModule | Sequence[RecurrentModule] | nn.Module
+    embedding: nn.Embedding | None
+    projection: nn.Linear | None
+    head: nn.Module | None
+    residual: bool | Sequence[bool]
+    norms: Sequence[nn.LayerNorm | None]
+    custom: CustomSpec | None
+    features: int | None
+
+    @property
+    def custom_module(self) -> nn.Module | None:
+        """The stack, if it is a custom module."""
+        return self.stack if self.custom is not None and isinstance(self.stack, nn.Module) else None
+
+
+def convert(
+    modules: Modules, normalization: tuple[Sequence[float], Sequence[float]] | None
+) -> tuple[dict[str, Any], Tensors]:
+    """The manifest's input, stack, custom and head, and the tensors of all.
+
+    Raises:
+        PackageError: a module has no counterpart in a manifest.
+    """
+    head, tensors = convert_head(modules.head)
+    projection, front_tensors = convert_projection(modules.projection)
+    tensors |= front_tensors
+    layers: tuple[LayerSpec, ...] = ()
+    width = modules.features or 0
+    custom = modules.custom_module
+    if custom is not None:
+        tensors |= {CUSTOM_PREFIX + name: value for name, value in custom.state_dict().items()}
+    else:
+        layers, stack_tensors = convert_stack(modules.stack, modules.residual, modules.norms)
+        tensors |= stack_tensors
+        width = tensors["stack.0.forward.weight_ih"].shape[1] if layers else 0
+    if modules.projection is not None:
+        width = modules.projection.in_features
+    if modules.embedding is not None:
+        tensors["embedding.weight"] = modules.embedding.weight
+    source = _input(modules.embedding, width, projection, normalization)
+    return {"input": source, "stack": layers, "custom": modules.custom, "head": head}, tensors
+
+
+def _input(
+    embedding: nn.Embedding | None,
+    width: int,
+    projection: Projection | None,
+    normalization: tuple[Sequence[float], Sequence[float]] | None,
+) -> Input:
+    if embedding is not None:
+        if normalization is not None:
+            raise PackageError("normalization is for features; an embedding has none")
+        vocabulary, size = embedding.num_embeddings, embedding.embedding_dim
+        return TokensInput(vocabulary=vocabulary, embedding=size, projection=projection)
+    constants = None
+    if normalization is not None:
+        mean, std = (tuple(float(value) for value in part) for part in normalization)
+        constants = Normalization(mean=mean, std=std)
+    return FeaturesInput(width=width, projection=projection, normalization=constants)
+
+
 def convert_stack(
-    modules: RecurrentModule | Sequence[RecurrentModule],
+    modules: RecurrentModule | Sequence[RecurrentModule] | nn.Module,
     residual: bool | Sequence[bool],
     norms: Sequence[nn.LayerNorm | None],
 ) -> tuple[tuple[LayerSpec, ...], Tensors]:
@@ -41,8 +122,9 @@ def convert_stack(
     Raises:
         PackageError: a module is of another kind, or the lists do not fit.
     """
-    listed = [modules] if isinstance(modules, nn.Module) else list(modules)
-    singles = [(module, layer) for module in listed for layer in range(_layers(module))]
+    listed = list(modules) if isinstance(modules, Sequence | nn.ModuleList) else [modules]
+    recurrent = [_recurrent(module) for module in listed]
+    singles = [(module, layer) for module in recurrent for layer in range(module.num_layers)]
     residuals = [residual] * len(singles) if isinstance(residual, bool) else list(residual)
     norms = list(norms) or [None] * len(singles)
     if not len(singles) == len(residuals) == len(norms):
@@ -118,13 +200,13 @@ def _head_problem(parts: Sequence[nn.Module]) -> str:
     )
 
 
-def _layers(module: nn.Module) -> int:
+def _recurrent(module: nn.Module) -> RecurrentModule:
     if not isinstance(module, nn.RNN | nn.LSTM | nn.GRU | GRUResetBefore):
         raise PackageError(
             f"the stack holds a {type(module).__name__}; give nn.RNN, nn.LSTM, nn.GRU or "
             "carousel_models.cells.GRUResetBefore, or save it with `custom`"
         )
-    return module.num_layers
+    return module
 
 
 def _layer_tensors(number: int, module: RecurrentModule, layer: int) -> Tensors:

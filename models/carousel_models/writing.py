@@ -1,0 +1,104 @@
+"""A manifest and its tensors into a package: checked, probed, and moved into place in one step."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import PackageError
+from .loading import CUSTOM_PREFIX, build, custom_tensors
+from .package import MANIFEST, PROBE, TOKENIZER, WEIGHTS
+from .probe import make_probe
+from .spec import Manifest
+from .tensors import TensorInfo, expected_tensors
+from .tokenizer import load_tokenizer
+from .weights import fingerprint, info_of
+
+
+def write(
+    path: Path,
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    *,
+    custom: nn.Module | None = None,
+    tokenizer_file: Path | None = None,
+    overwrite: bool = False,
+) -> Manifest:
+    """Writes a package; the manifest's fingerprint and the probe are made here.
+
+    Args:
+        path: the package's folder.
+        manifest: everything but the fingerprint.
+        tensors: named as in `tensors.py`; rounded here to the manifest's type.
+        custom: the module that the manifest describes; its weights are `custom.…` tensors.
+        tokenizer_file: copied into the package.
+        overwrite: replace what is there.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        PackageError: the tensors are not those of the architecture, or the folder exists.
+    """
+    if path.exists() and not overwrite:
+        raise PackageError(f"{path} exists; choose another name, or overwrite it on purpose")
+    expected = expected_tensors(manifest) | (custom_tensors(custom) if custom is not None else {})
+    rounded = _round(manifest, tensors)
+    _compare({name: info_of(tensor) for name, tensor in rounded.items()}, expected)
+    if tokenizer_file is not None:
+        load_tokenizer(manifest.tokenizer, tokenizer_file)
+    mark = fingerprint(manifest.architecture, rounded)
+    manifest = manifest.model_copy(update={"fingerprint": mark})
+    probe = make_probe(build(manifest, rounded, custom=custom))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        partial.chmod(0o755)
+        save_file(rounded, partial / WEIGHTS)
+        save_file(probe, partial / PROBE)
+        if tokenizer_file is not None:
+            shutil.copyfile(tokenizer_file, partial / TOKENIZER)
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        _put(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _put(partial: Path, path: Path) -> None:
+    """Renames into place; an older package is moved aside first, since folders cannot be swapped."""
+    if not path.exists():
+        partial.rename(path)
+        return
+    old = partial.with_name(partial.name + ".old")
+    path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old)
+
+
+def _round(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: matrices in the model's type, vectors float32, a custom module's as they are."""
+    matrix = getattr(torch, manifest.dtype)
+    rounded = {}
+    for name, tensor in tensors.items():
+        dtype = matrix if tensor.dim() == 2 else torch.float32
+        dtype = tensor.dtype if name.startswith(CUSTOM_PREFIX) else dtype
+        rounded[name] = tensor.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
+    return rounded
+
+
+def _compare(found: Mapping[str, TensorInfo], expected: Mapping[str, TensorInfo]) -> None:
+    names = sorted(found.keys() | expected.keys())
+    wrong = [name for name in names if found.get(name) != expected.get(name)]
+    if wrong:
+        listed = (
+            f"{name}: {found.get(name)} instead of {expected.get(name)}" for name in wrong[:5]
+        )
+        raise PackageError(f"these modules do not fit together: {'; '.join(listed)}")
