@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,13 +28,19 @@ DETAILS = (
 
 
 class Stubs:
-    """The three services over one aio channel."""
+    """The three services over one aio channel, with a bearer token if one is given."""
 
-    def __init__(self, target: str, **options: Any) -> None:
-        self.channel = grpc.aio.insecure_channel(target, **options)
-        self.inference = pb_grpc.InferenceServiceStub(self.channel)
-        self.sessions = pb_grpc.SessionServiceStub(self.channel)
-        self.models = pb_grpc.ModelServiceStub(self.channel)
+    def __init__(self, target: str, token: str = "") -> None:
+        self.channel = grpc.aio.insecure_channel(target)
+        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self.inference = self._stub(pb_grpc.InferenceServiceStub)
+        self.sessions = self._stub(pb_grpc.SessionServiceStub)
+        self.models = self._stub(pb_grpc.ModelServiceStub)
+
+    def _stub(self, kind: Any) -> Any:
+        methods = vars(kind(self.channel))
+        with_metadata = {n: partial(m, metadata=self.metadata) for n, m in methods.items()}
+        return SimpleNamespace(**with_metadata)
 
     async def __aenter__(self) -> Stubs:
         return self
@@ -43,7 +50,7 @@ class Stubs:
 
     def raw_unary(self, method: str) -> Any:
         """A unary method that takes bytes as they are."""
-        return self.channel.unary_unary(f"/carousel.v1.{method}")
+        return partial(self.channel.unary_unary(f"/carousel.v1.{method}"), metadata=self.metadata)
 
     async def open(self, model: str, session_id: str = "", **fields: Any) -> pb.Session:
         request = pb.OpenSessionRequest(model=model, session_id=session_id, **fields)

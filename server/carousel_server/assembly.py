@@ -1,0 +1,110 @@
+"""Models to engines: everything behind the wire, built from the settings."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
+
+import torch
+
+from carousel_models import PackageError, RecurrentModel, discover, load
+from carousel_server.catalog import Catalog
+from carousel_server.config import ConfigError, Settings
+from carousel_server.engine import Engine
+from carousel_server.metrics import Metrics
+from carousel_server.sessions import Directory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """Engines that run, and who knows them."""
+
+    engines: Sequence[Engine]
+    catalog: Catalog
+    metrics: Metrics
+
+    def stop(self) -> None:
+        """Ends the engines' threads after the tick they are in. Idempotent."""
+        for engine in self.engines:
+            engine.stop()
+
+
+def assemble(settings: Settings) -> Assembly:
+    """Loads every package of `settings.models` and starts an engine for each.
+
+    Raises:
+        PackageError: a package is refused, or there is none.
+        ConfigError: the device is not there.
+    """
+    device = choose_device(settings.device)
+    torch.set_num_threads(torch_threads(settings.torch_threads))
+    models = load_models(settings, device)
+    metrics = Metrics({"version": version(), "torch": torch.__version__, "device": device})
+    directory, limits = Directory(), settings.limits()
+    engines = [
+        Engine(
+            model,
+            limits,
+            directory=directory,
+            metrics=partial(metrics.engine, slots=limits.slots),
+            strict=settings.strict,
+        )
+        for model in models
+    ]
+    for engine in engines:
+        engine.start()
+    return Assembly(engines, Catalog(directory, engines), metrics)
+
+
+def load_models(settings: Settings, device: str) -> list[RecurrentModel]:
+    """The models of the settings' folder. One bad package refuses them all: it is no surprise later.
+
+    Raises:
+        PackageError: a package is refused, two have one name, or there is none.
+    """
+    packages = discover(settings.models)
+    if not packages:
+        raise PackageError(
+            f"{settings.models} holds no model packages; make one: carousel models create"
+        )
+    models: dict[str, RecurrentModel] = {}
+    for package in packages:
+        model = load(package, device=device, allow_custom=settings.allow_custom)
+        name = model.manifest.name
+        if name in models:
+            raise PackageError(f"{package}: another package is named {name!r}; rename one of them")
+        models[name] = model
+        log.info("loaded %s: %d parameters on %s", name, model.parameters, device)
+    return list(models.values())
+
+
+def choose_device(wanted: str) -> str:
+    """Where models run: cpu or cuda.
+
+    Raises:
+        ConfigError: cuda is asked for and not there.
+    """
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise ConfigError("torch finds no CUDA device here\nset device=cpu or device=auto")
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def torch_threads(setting: int) -> int:
+    """Threads for matrix products: as set, or all cores but the one that gRPC needs."""
+    return setting or max(1, (os.cpu_count() or 2) - 1)
+
+
+def version() -> str:
+    """The version that is installed."""
+    try:
+        return distribution_version("carousel-serving")
+    except PackageNotFoundError:  # run from a tree that was not installed
+        return "unknown"

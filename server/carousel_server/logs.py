@@ -1,0 +1,62 @@
+"""Log lines: text for people, JSON for machines. Never inputs, never tokens."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""Attributes that every record has; the others are the caller's own facts."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, severity, logger, message, and the record's own facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, object] = {
+            "time": _utc(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, severity, logger, message; the record's own facts follow as key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        facts = "".join(
+            f" {key}={value}"
+            for key, value in vars(record).items()
+            if key not in _STANDARD and value != ""
+        )
+        stamp, level = _utc(record.created), record.levelname.lower()
+        line = f"{stamp} {level:7} {record.name} {record.getMessage()}{facts}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Sends the records of this process to stderr.
+
+    Args:
+        level: least severity: "debug", "info", "warning" or "error".
+        style: "text" or "json".
+    """
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
+
+
+def _utc(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"

@@ -1,0 +1,133 @@
+"""The real server as a process, and the small random models that it serves in tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+LSTM, GRU_BYTES, BILSTM = "lstm", "gru-bytes", "bilstm"
+FEATURES = 4
+"""Width of an input row of LSTM and BILSTM."""
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+
+
+def make_models(directory: Path) -> Path:
+    """Writes the three models of the tests into `directory`; returns it."""
+    from carousel_models import create
+
+    create(LSTM, cell="lstm", hidden=16, input=f"features:{FEATURES}", output=3, dir=directory)
+    create(GRU_BYTES, cell="gru", hidden=16, input="tokens:256x8", dir=directory)
+    create(
+        BILSTM, cell="lstm", hidden=8, input="features:4", output=2, bidirectional=True,
+        dir=directory,
+    )  # fmt: skip
+    return directory
+
+
+class ServerProcess:
+    """`python -m carousel_server` on free ports; use as a context manager.
+
+    Attributes:
+        port, metrics_port: where it listens.
+        models: names of what it serves.
+        log: lines of stderr so far.
+    """
+
+    def __init__(
+        self, models: Path, *, environment: Mapping[str, str] | None = None, **settings: object
+    ) -> None:
+        """`settings` become flags: `slots=4` is --slots 4, `strict=True` is --strict."""
+        given: dict[str, object] = {"port": 0, "metrics_port": 0, "device": "cpu", **settings}
+        self._command = [sys.executable, "-m", "carousel_server", "--models", str(models)]
+        for key, value in given.items():
+            flag = key.replace("_", "-")
+            if isinstance(value, bool):
+                self._command.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                self._command += [f"--{flag}", str(value)]
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
+        self._environment = {**clean, "OMP_NUM_THREADS": "1", **(environment or {})}
+        self.log: list[str] = []
+        self.port = self.metrics_port = 0
+        self.models: list[str] = []
+
+    def __enter__(self) -> ServerProcess:
+        self.process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self._reader = threading.Thread(target=self._read_log, args=(self.process.stderr,))
+        self._reader.start()
+        watchdog = threading.Timer(START_TIMEOUT_S, self.process.kill)
+        watchdog.start()
+        line = self.process.stdout.readline()
+        watchdog.cancel()
+        if not line:
+            self.wait()
+            raise AssertionError(f"the server did not start:\n{self.text}")
+        ready = json.loads(line)
+        assert ready["event"] == "ready"
+        self.port, self.metrics_port = ready["port"], ready["metrics_port"]
+        self.models = ready["models"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def target(self) -> str:
+        """What a client connects to."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """What Prometheus scrapes."""
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+    @property
+    def text(self) -> str:
+        """The log so far."""
+        return "".join(self.log)
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Sends a signal and returns at once."""
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Waits for the end of the process; returns its exit code."""
+        try:
+            code = self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self._reader.join()
+            for pipe in (self.process.stdout, self.process.stderr):
+                if pipe is not None:
+                    pipe.close()
+        return code
+
+    def stop(self) -> int:
+        """Ends the process in good order; returns its exit code. Safe to repeat."""
+        if self.process.poll() is None:
+            self.signal()
+        return self.wait()
+
+    def _read_log(self, stream: IO[str]) -> None:
+        for line in stream:
+            self.log.append(line)
