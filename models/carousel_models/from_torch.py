@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from .spec import (
 )
 
 Tensors = dict[str, Tensor]
+Normalizing = tuple[Iterable[SupportsFloat], Iterable[SupportsFloat]]
 RecurrentModule = nn.RNNBase | GRUResetBefore
 
 _CELLS = {
@@ -64,9 +65,7 @@ class Modules:
         return self.stack if self.custom is not None and isinstance(self.stack, nn.Module) else None
 
 
-def convert(
-    modules: Modules, normalization: tuple[Sequence[float], Sequence[float]] | None
-) -> tuple[dict[str, Any], Tensors]:
+def convert(modules: Modules, normalization: Normalizing | None) -> tuple[dict[str, Any], Tensors]:
     """The manifest's input, stack, custom and head, and the tensors of all.
 
     Raises:
@@ -96,7 +95,7 @@ def _input(
     embedding: nn.Embedding | None,
     width: int,
     projection: Projection | None,
-    normalization: tuple[Sequence[float], Sequence[float]] | None,
+    normalization: Normalizing | None,
 ) -> Input:
     if embedding is not None:
         if normalization is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,17 +42,22 @@ def make_probe(model: RecurrentModel, seed: int = 0) -> dict[str, Tensor]:
             x = x * torch.tensor(std) + torch.tensor(mean)
     else:
         x = torch.randint(source.vocabulary, (STEPS,), generator=generator, dtype=torch.int32)
-    return {"input": x, "raw": run_whole(model, x).cpu()}
+    with _foreign_failures(model):
+        return {"input": x, "raw": run_whole(model, x).cpu()}
 
 
 def check_probe(model: RecurrentModel, path: Path) -> float:
     """Runs the stored input as a whole and, if the model is causal, step by step.
 
+    Args:
+        model: as loaded.
+        path: the package's probe.safetensors.
+
     Returns:
         The greatest relative difference, at most the tolerance.
 
     Raises:
-        PackageError: the model does not reproduce its outputs.
+        PackageError: the file is damaged, or the model does not reproduce its outputs.
     """
     stored = read_tensors(path, probe_tensors(model.manifest), torch.device("cpu"))
     x, expected = stored["input"], stored["raw"]
@@ -59,7 +66,8 @@ def check_probe(model: RecurrentModel, path: Path) -> float:
         raise PackageError(
             f"{path}: the probe holds tokens outside the vocabulary; save the model again"
         )
-    runs = [run_whole(model, x)] + ([run_steps(model, x)] if model.causal else [])
+    with _foreign_failures(model):
+        runs = [run_whole(model, x)] + ([run_steps(model, x)] if model.causal else [])
     error = max(_difference(run.cpu(), expected) for run in runs)
     tolerance = TOLERANCE[model.manifest.dtype]
     if not error <= tolerance:  # NaN must fail too
@@ -86,6 +94,18 @@ def run_steps(model: RecurrentModel, x: Tensor) -> Tensor:
             raw, state = model.step(row[None], state)
             rows.append(raw)
     return torch.cat(rows)
+
+
+@contextmanager
+def _foreign_failures(model: RecurrentModel) -> Iterator[None]:
+    """A custom module may raise anything; a built-in stack that came this far does not fail."""
+    try:
+        yield
+    except Exception as error:
+        if model.manifest.custom is None:
+            raise
+        name = model.manifest.custom.module
+        raise PackageError(f"custom module {name!r} failed on its probe: {error!r}") from error
 
 
 def _on_device(model: RecurrentModel, x: Tensor) -> Tensor:

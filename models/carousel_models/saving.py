@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from .errors import PackageError
-from .from_torch import Modules, RecurrentModule, convert
+from .from_torch import Modules, Normalizing, RecurrentModule, convert
 from .spec import CustomSpec, Dtype, Manifest, Output, Select, SelectFull, TokenizerKind, Transform
 from .writing import write
 
@@ -29,7 +29,7 @@ def save(
     norms: Sequence[nn.LayerNorm | None] = (),
     custom: CustomSpec | None = None,
     features: int | None = None,
-    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    normalization: Normalizing | None = None,
     transform: Transform = "identity",
     select: Select | None = None,
     tokenizer: str | Path = "none",

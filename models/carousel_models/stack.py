@@ -159,6 +159,7 @@ class CustomStack:
 
     def __init__(self, spec: CustomSpec, module: nn.Module) -> None:
         self._module = module
+        self._width = spec.width
         self._specs = tuple(
             StateSpec(s.name, s.shape, getattr(torch, s.dtype)) for s in spec.states
         )
@@ -171,11 +172,23 @@ class CustomStack:
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One call of the module's `step`."""
         y, new = self._module.step(x, state)  # type: ignore[operator]
-        return y.float(), tuple(new)
+        new = tuple(new)
+        self._check(len(x), y, new)
+        return y.float(), new
 
     def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
         """The module's steps one after the other."""
         return loop(self.step, rows, packing, state)
+
+    def _check(self, batch: int, y: Tensor, new: State) -> None:
+        """Foreign code must not write rows of another shape or type into the slab."""
+        found = [(tuple(tensor.shape), tensor.dtype) for tensor in new]
+        declared = [((batch, *spec.shape), spec.dtype) for spec in self._specs]
+        if tuple(y.shape) != (batch, self._width) or found != declared:
+            raise ValueError(
+                f"the custom module's step gave y {list(y.shape)} and state {found}, but its manifest "
+                f"declares y {[batch, self._width]} and state {declared}"
+            )
 
 
 def build_layer(number: int, spec: LayerSpec, tensors: Mapping[str, Tensor]) -> Layer:
