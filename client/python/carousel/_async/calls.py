@@ -1,0 +1,64 @@
+"""Unary calls with deadlines, typed errors and tries, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from carousel._core.retry import RetrySchedule
+from carousel._error_bases import CarouselError
+from carousel._options import Options
+from carousel._rpc_errors import error_of_call
+
+T = TypeVar("T")
+
+
+class AsyncCalls:
+    """Makes calls as one client's options say. The clock can be replaced for tests."""
+
+    def __init__(
+        self,
+        options: Options,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.options = options
+        self.monotonic = monotonic
+        self.sleep = sleep
+
+    def timeout_s(self, timeout_s: float | None) -> float:
+        """The caller's, or the client's."""
+        return self.options.timeout_s if timeout_s is None else timeout_s
+
+    async def unary(self, method: Any, request: Any, timeout_s: float | None = None) -> Any:
+        """One call; a refusal is tried again while the deadline allows."""
+
+        async def attempt(left_s: float) -> Any:
+            call = method(request, timeout=left_s, metadata=self.options.metadata)
+            try:
+                return await call
+            except grpc.RpcError as error:
+                raise error_of_call(error) from None
+            finally:
+                call.cancel()  # gRPC no longer does so by itself for a call that was given up
+
+        return await self.retrying(attempt, timeout_s)
+
+    async def retrying(
+        self, attempt: Callable[[float], Awaitable[T]], timeout_s: float | None = None
+    ) -> T:
+        """Calls `attempt` with the seconds that are left, again after each error that passes."""
+        deadline_s = self.monotonic() + self.timeout_s(timeout_s)
+        schedule = RetrySchedule(self.options.retries, deadline_s)
+        while True:
+            try:
+                return await attempt(max(deadline_s - self.monotonic(), 0.0))
+            except CarouselError as error:
+                delay_s = schedule.delay_s(error, self.monotonic())
+                if delay_s is None:
+                    raise
+            await self.sleep(delay_s)

@@ -1,0 +1,307 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from carousel._core.attach import BindTarget
+from carousel._core.requests import (
+    Prompt,
+    generate_request,
+    infer_request,
+    new_session_id,
+    open_request,
+)
+from carousel._core.retry import RetryPolicy
+from carousel._core.rows import Array, ModelRows
+from carousel._error_bases import CarouselError, ClientClosedError
+from carousel._options import CHANNEL_OPTIONS, TLS, options_of
+from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_protos.v1 import carousel_pb2_grpc as services
+
+from .batch import AsyncBatch
+from .calls import AsyncCalls
+from .generation import AsyncGeneration
+from .opening import Opening
+from .session import AsyncSession
+from .stream import AsyncAttachStream
+
+
+class AsyncClient:
+    """A connection to a Carousel server, for one event loop. Opens nothing before it is needed.
+
+    Args:
+        target: host:port, or any gRPC target.
+        token: bearer token, if the server asks for one.
+        tls: True for the system's roots, or a `TLS`; None for a plain connection.
+        timeout_s: of every call that names none of its own.
+        retries: how often, or by which `RetryPolicy`, a refused call is tried again.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        token: str | None = None,
+        tls: TLS | bool | None = None,
+        timeout_s: float = 30.0,
+        retries: RetryPolicy | int = RetryPolicy(),  # noqa: B008 - it is frozen
+    ) -> None:
+        options = options_of(target, token, tls, timeout_s, retries)
+        self.calls = AsyncCalls(options)
+        self._channel = (
+            grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
+            if options.tls is None
+            else grpc.aio.secure_channel(target, options.tls.credentials(), CHANNEL_OPTIONS)
+        )
+        self.inference: Any = services.InferenceServiceStub(self._channel)
+        self._sessions = services.SessionServiceStub(self._channel)
+        self._models = services.ModelServiceStub(self._channel)
+        self._rows: dict[str, ModelRows] = {}
+        self._stream: AsyncAttachStream | None = None
+        self._closed = False
+
+    # -- models
+
+    async def models(self) -> list[ModelInfo]:
+        """All models that the server serves, by name."""
+        return [
+            ModelInfo.of(model)
+            async for page in self._pages(self._models.ListModels, pb.ListModelsRequest())
+            for model in page.models
+        ]
+
+    async def model(self, name: str) -> ModelInfo:
+        """One model. Raises ModelNotFoundError."""
+        return ModelInfo.of(await self._get_model(name))
+
+    async def health(self, model: str = "") -> Health:
+        """Whether the server, or one of its models, takes work; UNKNOWN for a model it has not."""
+        stub: Any = health_pb2_grpc.HealthStub(self._channel)
+        request = health_pb2.HealthCheckRequest(service=f"model/{model}" if model else "")
+        try:
+            reply = await self.calls.unary(stub.Check, request)
+        except CarouselError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            return Health.UNKNOWN
+        return HEALTHS.get(reply.status, Health.UNKNOWN)
+
+    # -- whole sequences and text
+
+    async def infer(self, model: str, inputs: Any, *, timeout_s: float | None = None) -> Array:
+        """Runs a whole sequence, without a session; the only way to run a bidirectional model.
+
+        Args:
+            model: its name.
+            inputs: [T, *row] of floats, [T] of token ids, or a text or bytes where the model has a
+                tokenizer for it.
+            timeout_s: else the client's.
+
+        Returns:
+            [T, *output row]; a structured array if the model gives several fields, such as the
+            values and indices of its top k: `result["indices"]`.
+        """
+        rows = await self._model_rows(model)
+        reply = await self.calls.unary(self.inference.Infer, infer_request(rows, inputs), timeout_s)
+        return rows.decode(reply.outputs, reply.steps)
+
+    def generate(
+        self,
+        model: str,
+        prompt: Prompt,
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Sequence[int] = (),
+        logprobs: int | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncGeneration:
+        """Feeds a prompt and yields the tokens that are drawn after it, as they come.
+
+        Args:
+            model: its name.
+            prompt: a text, or token ids.
+            max_tokens: most tokens to draw.
+            temperature: divides the logits; 0 takes the most probable token. Default 1.
+            top_k: keep the k most probable tokens; 0 keeps all.
+            top_p: keep the fewest tokens with at least this probability in sum. Default 1.
+            repetition_penalty: makes recent tokens less probable if above 1.
+            seed: the same seed repeats the text.
+            stop: text, or texts, at which to end; not part of the result.
+            stop_tokens: token ids at which to end.
+            logprobs: report each token's log-probability and those of so many alternatives.
+            timeout_s: for the whole generation; none by default.
+        """
+        request = generate_request(
+            prompt,
+            model=model,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            stop_tokens=stop_tokens,
+            logprobs=logprobs,
+        )
+        return AsyncGeneration(self, request, timeout_s)
+
+    # -- sessions
+
+    def session(
+        self,
+        model: str,
+        *,
+        session_id: str | None = None,
+        durability: Durability | str = Durability.DEFAULT,
+        idle_ttl_s: float | None = None,
+        seed: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Opening:
+        """Opens a session with a zero state; its `with` block closes it.
+
+        Args:
+            model: its name.
+            session_id: chosen for you if None.
+            durability: what survives when the server dies.
+            idle_ttl_s: idle time after which it expires; the server's default if None.
+            seed: of its random numbers; chosen by the server if None.
+            timeout_s: else the client's; while the server is full, tries go on until then.
+        """
+        request = open_request(model, session_id, Durability(durability), idle_ttl_s, seed)
+
+        async def opened() -> AsyncSession:
+            await self._model_rows(model)  # an unknown model is refused before anything is opened
+            return await self._bind(request, owned=True, timeout_s=timeout_s)
+
+        return Opening(opened)
+
+    def attach(self, session_id: str, *, timeout_s: float | None = None) -> Opening:
+        """Goes on with an open session, from the server's cursors; leaving it only detaches it."""
+        return Opening(lambda: self._bind(session_id, owned=False, timeout_s=timeout_s))
+
+    def batch(self, sessions: Sequence[AsyncSession]) -> AsyncBatch:
+        """Steps many sessions of one model with one message: the way to high throughput."""
+        return AsyncBatch(self, sessions)
+
+    async def sessions(self, model: str = "") -> AsyncIterator[SessionInfo]:
+        """All your open sessions by id, of one model if named; pages are fetched as you go."""
+        request = pb.ListSessionsRequest(model=model)
+        async for page in self._pages(self._sessions.ListSessions, request):
+            for session in page.sessions:
+                yield SessionInfo.of(session)
+
+    async def session_info(self, session_id: str) -> SessionInfo:
+        """One session, without attaching it."""
+        reply = await self.unary("GetSession", pb.GetSessionRequest(session_id=session_id))
+        return SessionInfo.of(reply.session)
+
+    async def close_session(self, session_id: str) -> SessionInfo:
+        """Ends any of your sessions and forgets its state."""
+        request = pb.CloseSessionRequest(session_id=session_id)
+        return SessionInfo.of((await self.unary("CloseSession", request)).session)
+
+    def import_session(
+        self, snapshot: bytes, *, session_id: str | None = None, model: str = ""
+    ) -> Opening:
+        """Opens a session from `AsyncSession.export`'s bytes, at a server with the same weights."""
+        request = pb.ImportSessionRequest(
+            snapshot=snapshot, session_id=session_id or new_session_id(), model=model
+        )
+        return Opening(lambda: self._made("ImportSession", request))
+
+    def fork_session(
+        self, source_id: str, *, session_id: str | None = None, seed: int | None = None
+    ) -> Opening:
+        """Opens a session with a copy of another's state."""
+        request = pb.ForkSessionRequest(
+            session_id=source_id, new_session_id=session_id or new_session_id(), seed=seed
+        )
+        return Opening(lambda: self._made("ForkSession", request))
+
+    # -- life
+
+    async def close(self) -> None:
+        """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes."""
+        self._closed = True
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.close()
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def unary(self, method: str, request: Any) -> Any:
+        """A call of the session service."""
+        return await self.calls.unary(getattr(self._sessions, method), request)
+
+    async def _made(self, method: str, request: Any) -> AsyncSession:
+        reply = await self.unary(method, request)
+        return await self._bind(reply.session.id, owned=True)
+
+    async def _bind(
+        self, target: BindTarget, *, owned: bool, timeout_s: float | None = None
+    ) -> AsyncSession:
+        async def attempt(left_s: float) -> AsyncSession:
+            stream = self._attach_stream()
+            asked = stream.ask(lambda core: core.bind(target))
+            assert asked is not None
+            ticket = asked[0]
+            try:
+                await stream.wait(asked, left_s)
+                assert ticket.session is not None
+                rows = await self._model_rows(ticket.session.model)
+            except BaseException:
+                stream.ask(lambda core: core.unbind(ticket.lane, close=owned))
+                raise
+            return AsyncSession(self, stream, ticket.lane, rows, owned=owned)
+
+        return await self.calls.retrying(attempt, timeout_s)
+
+    def _attach_stream(self) -> AsyncAttachStream:
+        """The client's stream; a new one if the last was lost."""
+        if self._closed:
+            raise ClientClosedError("the client was closed")
+        if self._stream is None or self._stream.lost:
+            self._stream = AsyncAttachStream(self.inference, self.calls.options.metadata)
+        return self._stream
+
+    async def _get_model(self, name: str) -> pb.Model:
+        reply = await self.calls.unary(self._models.GetModel, pb.GetModelRequest(name=name))
+        model: pb.Model = reply.model
+        return model
+
+    async def _model_rows(self, name: str) -> ModelRows:
+        if name not in self._rows:
+            self._rows[name] = ModelRows(await self._get_model(name))
+        return self._rows[name]
+
+    async def _pages(self, method: Callable[..., Any], request: Any) -> AsyncIterator[Any]:
+        while True:
+            page = await self.calls.unary(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token

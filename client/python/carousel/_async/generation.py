@@ -1,0 +1,125 @@
+"""Tokens as they come, for the asyncio client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from carousel._core.retry import RetrySchedule
+from carousel._rpc_errors import error_of_call
+from carousel.types import FINISH_REASONS, FinishReason, Token, Usage
+from carousel_protos.v1 import carousel_pb2 as pb
+
+if TYPE_CHECKING:
+    from .client import AsyncClient
+
+
+class AsyncGeneration(AsyncIterator[Token]):
+    """An asynchronous iterator over the tokens of one generation. Starts at the first token.
+
+    Leaving it early cancels it at the server: by `aclose`, by its `async with` block, or when it is
+    no longer referred to, as after a `break` out of `async for token in client.generate(…)`.
+
+    Attributes:
+        finish_reason: why it ended; None before its end.
+        usage: what it took; None before its end.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        request: pb.GenerateRequest,
+        timeout_s: float | None,
+        ended: Callable[[int | None], None] | None = None,
+    ) -> None:
+        self.finish_reason: FinishReason | None = None
+        self.usage: Usage | None = None
+        self._running: list[Any] = []
+        self._results: list[pb.GenerateResponse] = []
+        self._tokens = _tokens(client, request, timeout_s, ended, self._results, self._running)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Token:
+        try:
+            return await anext(self._tokens)
+        finally:
+            if self._results:
+                self._finish(self._results.pop())
+
+    def __del__(self) -> None:
+        # The event loop finishes the generator only later, if at all; the server should know now.
+        for call in self._running:
+            call.cancel()
+
+    async def text(self) -> str:
+        """The text of all tokens that are still to come."""
+        return "".join([token.text async for token in self])
+
+    async def aclose(self) -> None:
+        """Cancels what is still to come."""
+        await self._tokens.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _finish(self, last: pb.GenerateResponse) -> None:
+        self.finish_reason = FINISH_REASONS.get(last.finish_reason, FinishReason.UNKNOWN)
+        usage = last.usage
+        self.usage = Usage(usage.prompt_tokens, usage.generated_tokens, usage.applied)
+
+
+async def _tokens(
+    client: AsyncClient,
+    request: pb.GenerateRequest,
+    timeout_s: float | None,
+    ended: Callable[[int | None], None] | None,
+    results: list[pb.GenerateResponse],
+    running: list[Any],
+) -> AsyncGenerator[Token, None]:
+    """Tokens of a call that is tried again only while nothing has come."""
+    calls = client.calls
+    now_s = calls.monotonic()
+    schedule = RetrySchedule(calls.options.retries, now_s + calls.timeout_s(timeout_s))
+    applied: int | None = None
+    started = False
+    try:
+        while True:
+            call = client.inference.Generate(
+                request, timeout=timeout_s, metadata=calls.options.metadata
+            )
+            running.append(call)
+            try:
+                async for response in call:
+                    started = True
+                    if response.finish_reason:
+                        results.append(response)
+                        applied = response.usage.applied
+                    for token in response.tokens:
+                        yield Token.of(token)
+            except grpc.RpcError as failure:
+                error = error_of_call(failure, on_stream=started)
+                delay_s = None if started else schedule.delay_s(error, calls.monotonic())
+                if delay_s is None:
+                    raise error from None
+            else:
+                return
+            finally:
+                call.cancel()
+                running.clear()
+            await calls.sleep(delay_s)
+    finally:
+        if ended is not None:
+            ended(applied)

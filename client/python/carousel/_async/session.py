@@ -1,0 +1,259 @@
+"""A session of the asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from carousel._core.lane import Lane
+from carousel._core.pieces import Pieces, patience_s
+from carousel._core.requests import Prompt, generate_request
+from carousel._core.rows import Array, ModelRows
+from carousel._core.tickets import Rows
+from carousel._error_bases import ClientSideError
+from carousel.types import SessionInfo
+from carousel_protos.v1 import carousel_pb2 as pb
+
+from .generation import AsyncGeneration
+from .source import gathered
+from .stream import AsyncAttachStream
+
+if TYPE_CHECKING:
+    from .client import AsyncClient
+    from .opening import Opening
+
+
+class AsyncSession:
+    """One conversation with one model: its recurrent state lives on the server.
+
+    Made by `session`, `attach`, `import_session` and `fork` of AsyncClient. May be used by several
+    tasks; steps are numbered in the order of the calls.
+
+    Leaving its `async with` block closes the session and forgets its state, except for one got by
+    `AsyncClient.attach`, which is only detached.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        stream: AsyncAttachStream,
+        lane: Lane,
+        rows: ModelRows,
+        *,
+        owned: bool,
+    ) -> None:
+        self._client = client
+        self._stream = stream
+        self._lane = lane
+        self._rows = rows
+        self._owned = owned
+
+    @property
+    def id(self) -> str:
+        """The session's name at the server; `AsyncClient.attach(id)` finds it again."""
+        return self._lane.session_id
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._rows.name
+
+    @property
+    def applied(self) -> int:
+        """Seq of the last step whose output has come; `info().applied` asks the server."""
+        return self._lane.received
+
+    @property
+    def unread(self) -> int:
+        """Outputs that were computed before this object was attached; `replay` fetches them."""
+        return self._lane.unread
+
+    async def step(self, x: Any, *, timeout_s: float | None = None) -> Array:
+        """One step: x is [*row] (a float row, or one token id) and the result [*output row].
+
+        A refusal that passes is tried again within `timeout_s`, always with the same seq.
+
+        Raises:
+            InvalidInputError: of another shape or type, NaN, infinite, or an unknown token.
+            NotFoundError: the session has expired or was closed.
+            RefusedError: the server has no room for it just now.
+            ReplyTimeoutError, ConnectionLostError: the step may have run; see the classes.
+        """
+        outputs = await self._run(self._rows.encode(x)[None, None], timeout_s)
+        return outputs[0]  # type: ignore[no-any-return]
+
+    async def steps(self, X: Any, *, timeout_s: float | None = None) -> Array:  # noqa: N803
+        """Consecutive steps: X is [T, *row] and the result [T, *output row].
+
+        Goes in one message if it fits half a window, else in several, pipelined. For a model with a
+        tokenizer of bytes, X may be a text or bytes. Raises as `step`; `applied` then tells how far
+        it came.
+        """
+        return await self._run(self._rows.encode(X, None)[None], timeout_s)
+
+    async def stream(
+        self,
+        rows: AsyncIterable[Any] | Iterable[Any],
+        *,
+        ahead: int | None = None,
+        block_steps: int = 1,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Array]:
+        """Feeds rows as they come and yields each output as soon as it is there, in order.
+
+        Args:
+            rows: each [*row]; from an asynchronous iterable (a live source) or a plain one.
+            ahead: steps sent before their outputs have been taken; at most, and by default, the
+                window.
+            block_steps: rows gathered into one message; more make it faster, and the first output
+                later.
+            timeout_s: for each block.
+
+        Raises:
+            As `step`. Rows that were sent ahead have run, or will; `applied` tells.
+        """
+        most = max(min(ahead or self._lane.window, self._lane.window) // block_steps, 1)
+        limit_s = self._client.calls.timeout_s(timeout_s)
+        # What the feeding task has sent; its places are given back when an output was yielded.
+        sent: asyncio.Queue[Any] = asyncio.Queue()
+        places = asyncio.Semaphore(most)
+        feeding = asyncio.create_task(self._feed(rows, block_steps, limit_s, sent, places))
+        try:
+            while (asked := await sent.get()) is not None:
+                await self._stream.wait(asked, patience_s(limit_s))
+                for output in self._rows.decode(asked[0].outputs[0].tobytes(), -1):
+                    yield output
+                places.release()
+            await feeding  # raises what the source, or a row, was at fault with
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+    async def _feed(
+        self,
+        rows: AsyncIterable[Any] | Iterable[Any],
+        block_steps: int,
+        limit_s: float,
+        sent: asyncio.Queue[Any],
+        places: asyncio.Semaphore,
+    ) -> None:
+        try:
+            async for taken in gathered(rows, block_steps):
+                await places.acquire()
+                sent.put_nowait(self._submit(self._rows.encode(taken, None)[None], limit_s))
+        finally:
+            sent.put_nowait(None)
+
+    async def replay(self, *, timeout_s: float | None = None) -> Array:
+        """The outputs that the server still keeps from before `attach`: [unread, *output row].
+
+        Call it before the first step, which gives them up.
+        """
+        asked = self._stream.ask(lambda core: core.replay(self._lane, self._rows.outputs.row_bytes))
+        if asked is None:
+            return self._rows.decode(b"", 0)
+        await self._stream.wait(asked, self._client.calls.timeout_s(timeout_s))
+        return self._rows.decode(asked[0].outputs[0].tobytes(), -1)
+
+    def generate(
+        self,
+        prompt: Prompt = None,
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Sequence[int] = (),
+        logprobs: int | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncGeneration:
+        """Feeds the prompt and draws tokens, in this session, whose state then goes on from there.
+
+        Without a prompt it goes on where the last generation stopped. The arguments are those of
+        `AsyncClient.generate`. Don't step the session before the generation has ended.
+        """
+        request = generate_request(
+            prompt,
+            session_id=self.id,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            stop_tokens=stop_tokens,
+            logprobs=logprobs,
+        )
+        return AsyncGeneration(self._client, request, timeout_s, ended=self._generated)
+
+    async def info(self) -> SessionInfo:
+        """The session as the server sees it now."""
+        return await self._client.session_info(self.id)
+
+    async def export(self) -> bytes:
+        """A snapshot of state and cursors, for `AsyncClient.import_session` at the same weights."""
+        request = pb.ExportSessionRequest(session_id=self.id)
+        return bytes((await self._client.unary("ExportSession", request)).snapshot)
+
+    def fork(self, *, session_id: str | None = None, seed: int | None = None) -> Opening:
+        """A new session that goes on from a copy of this one's state."""
+        return self._client.fork_session(self.id, session_id=session_id, seed=seed)
+
+    async def close(self) -> None:
+        """Ends the session and forgets its state; again, it does nothing."""
+        await self._unbind(close=True)
+
+    async def detach(self) -> None:
+        """Lets go of the session, which lives on at the server until its idle_ttl passes."""
+        await self._unbind(close=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._unbind(close=self._owned)
+        except ClientSideError:
+            if error is None:
+                raise
+
+    async def _unbind(self, *, close: bool) -> None:
+        asked = self._stream.ask(lambda core: core.unbind(self._lane, close=close))
+        if asked is not None:
+            await self._stream.wait(asked, self._client.calls.options.timeout_s)
+
+    def _generated(self, applied: int | None) -> None:
+        self._stream.tell(lambda core: core.generated(self._lane, applied))
+
+    def _submit(self, inputs: Rows, timeout_s: float) -> Any:
+        row_bytes = self._rows.outputs.row_bytes
+        asked = self._stream.ask(
+            lambda core: core.submit([self._lane], inputs, row_bytes, timeout_s)
+        )
+        assert asked is not None
+        return asked
+
+    async def _run(self, inputs: Rows, timeout_s: float | None) -> Array:
+        pieces = Pieces(inputs)
+
+        async def attempt(left_s: float) -> None:
+            asked = self._submit(pieces.left, left_s)
+            try:
+                await self._stream.wait(asked, patience_s(left_s))
+            finally:
+                if asked[1].is_set():
+                    pieces.take(asked[0])
+
+        await self._client.calls.retrying(attempt, timeout_s)
+        return self._rows.decode(pieces.outputs().tobytes(), -1)

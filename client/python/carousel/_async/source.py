@@ -1,0 +1,29 @@
+"""Rows from any source, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import Any
+
+
+async def gathered(
+    rows: AsyncIterable[Any] | Iterable[Any], block_steps: int
+) -> AsyncIterator[list[Any]]:
+    """Lists of `block_steps` rows; the last may be shorter."""
+    taken: list[Any] = []
+    async for row in _each(rows):
+        taken.append(row)
+        if len(taken) == block_steps:
+            yield taken
+            taken = []
+    if taken:
+        yield taken
+
+
+async def _each(rows: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(rows, AsyncIterable):
+        async for row in rows:
+            yield row
+    else:
+        for row in rows:
+            yield row

@@ -1,0 +1,112 @@
+"""What goes out: blocks that fit the windows, and acknowledgements that ride on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.duration_pb2 import Duration
+
+from carousel._errors import MessageTooLargeError
+from carousel_protos.v1 import carousel_pb2 as pb
+
+from .lane import Kept, Lane, LanePhase
+from .tickets import StepTicket
+
+ENVELOPE_BYTES = 256
+"""Of a message besides its handles, cursors and inputs."""
+
+BYTES_PER_HANDLE = 26
+"""At most: a handle (5, packed), a first seq (10) and an ack (10), with one to spare."""
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds as protobuf has them."""
+    result = Duration()
+    result.FromNanoseconds(int(seconds * 1e9))
+    return result
+
+
+def next_block(ticket: StepTicket, max_message_bytes: int) -> pb.AttachRequest | None:
+    """The next part of a ticket that may be sent now; None if it must wait or is all sent."""
+    lanes = ticket.lanes
+    if ticket.errors:
+        lanes = [lane for i, lane in enumerate(ticket.lanes) if i not in ticket.errors]
+    steps = _steps_now(ticket, lanes)
+    if not lanes or steps <= 0:
+        return None
+    row_bytes = max(ticket.inputs.shape[2], ticket.outputs.shape[2])  # the answer must fit as well
+    steps = min(steps, steps_per_message(len(lanes), row_bytes, max_message_bytes))
+    block = _block_of(ticket, lanes, steps)
+    ticket.sent_steps += steps
+    for place, lane in enumerate(lanes):
+        lane.sent += steps
+        lane.kept.append(Kept(lane.sent - steps + 1, lane.sent, place, block))
+    return pb.AttachRequest(block=block)
+
+
+def steps_per_message(sessions: int, row_bytes: int, max_message_bytes: int) -> int:
+    """How many steps of each of so many sessions one message can carry.
+
+    Raises:
+        MessageTooLargeError: not even one.
+    """
+    payload_bytes = max_message_bytes - ENVELOPE_BYTES - sessions * BYTES_PER_HANDLE
+    steps = payload_bytes // (sessions * row_bytes)
+    if steps < 1:
+        raise MessageTooLargeError(
+            f"one step of {sessions} sessions is larger than max_message_bytes={max_message_bytes}"
+        )
+    return steps
+
+
+def acknowledgement(lanes: Sequence[Lane]) -> list[pb.AttachRequest]:
+    """Tells what was received where no block will do so soon and the server keeps half a window."""
+    due = [
+        lane for lane in lanes if not lane.unsent and (lane.received - lane.told) * 2 >= lane.window
+    ]
+    if not due:
+        return []
+    for lane in due:
+        lane.told = lane.received
+    acks = pb.Acks(handles=[lane.handle for lane in due], acks=[lane.told for lane in due])
+    return [pb.AttachRequest(acks=acks)]
+
+
+def ask_again(lane: Lane) -> pb.AttachRequest:
+    """For the outputs that the server still keeps."""
+    return pb.AttachRequest(replay=pb.Replay(handle=lane.handle))
+
+
+def _steps_now(ticket: StepTicket, lanes: Sequence[Lane]) -> int:
+    """Steps that every window has room for. Waits for a quarter of a window rather than send crumbs."""
+    left = ticket.steps - ticket.sent_steps
+    steps = left
+    for lane in lanes:
+        if lane.phase is not LanePhase.BOUND or lane.failing is not None:
+            return 0
+        if not lane.unsent or lane.unsent[0] is not ticket:
+            return 0
+        if lane.room < min(left, max(lane.window // 4, 1)):
+            return 0
+        steps = min(steps, lane.room, max(lane.window // 2, 1))
+    return steps
+
+
+def _block_of(ticket: StepTicket, lanes: Sequence[Lane], steps: int) -> pb.Block:
+    begin, end = ticket.sent_steps, ticket.sent_steps + steps
+    part = ticket.inputs[:, begin:end]
+    if ticket.errors:
+        part = part[[i for i in range(len(ticket.lanes)) if i not in ticket.errors]]
+    block = pb.Block(
+        handles=[lane.handle for lane in lanes],
+        first_seqs=[lane.sent + 1 for lane in lanes],
+        steps=steps,
+        inputs=part.tobytes(),
+    )
+    if any(lane.received > lane.told for lane in lanes):
+        block.acks.extend([lane.received for lane in lanes])
+        for lane in lanes:
+            lane.told = lane.received
+    if ticket.timeout_s is not None:
+        block.timeout.CopyFrom(duration(ticket.timeout_s))
+    return block

@@ -1,0 +1,98 @@
+"""Requests made from a caller's arguments, the same for both clients."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from carousel._errors import FieldInvalidError, InputDtypeError
+from carousel.types import WIRE_DURABILITIES, Durability
+from carousel_protos.v1 import carousel_pb2 as pb
+
+from .blocks import duration
+from .rows import ModelRows
+
+Prompt = str | Sequence[int] | None
+
+
+def new_session_id() -> str:
+    """Chosen by the client, so that opening again after a lost reply opens nothing twice."""
+    return f"py-{uuid.uuid4().hex}"
+
+
+def open_request(
+    model: str,
+    session_id: str | None,
+    durability: Durability,
+    idle_ttl_s: float | None,
+    seed: int | None,
+) -> pb.OpenSessionRequest:
+    """Opens a session."""
+    request = pb.OpenSessionRequest(
+        model=model,
+        session_id=session_id or new_session_id(),
+        durability=WIRE_DURABILITIES[Durability(durability)],
+        seed=seed,
+    )
+    if idle_ttl_s is not None:
+        request.idle_ttl.CopyFrom(duration(idle_ttl_s))
+    return request
+
+
+def infer_request(rows: ModelRows, inputs: Any) -> pb.InferRequest:
+    """A whole sequence: a text for the server's tokenizer, bytes, token ids or feature rows."""
+    if isinstance(inputs, str) and rows.tokenizer:
+        return pb.InferRequest(model=rows.name, text=inputs)
+    return pb.InferRequest(model=rows.name, inputs=rows.encode(inputs, None).tobytes())
+
+
+def generate_request(
+    prompt: Prompt,
+    *,
+    model: str = "",
+    session_id: str = "",
+    max_tokens: int,
+    temperature: float | None,
+    top_k: int,
+    top_p: float | None,
+    repetition_penalty: float | None,
+    seed: int | None,
+    stop: str | Sequence[str],
+    stop_tokens: Sequence[int],
+    logprobs: int | None,
+) -> pb.GenerateRequest:
+    """A generation in a session of its own (`model`) or in a given one (`session_id`)."""
+    if max_tokens < 1:
+        raise FieldInvalidError(f"max_tokens is {max_tokens}; it must be at least 1")
+    request = pb.GenerateRequest(
+        sampling=pb.Sampling(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        ),
+        max_tokens=max_tokens,
+        stop=[stop] if isinstance(stop, str) else stop,
+        stop_tokens=stop_tokens,
+        logprobs=logprobs,
+    )
+    if session_id:
+        request.session_id = session_id
+    else:
+        request.model = model
+    if isinstance(prompt, str):
+        request.text = prompt
+    elif prompt is not None:
+        request.tokens.ids.extend(_token_ids(prompt))
+    return request
+
+
+def _token_ids(prompt: Sequence[int]) -> list[int]:
+    ids = np.asarray(prompt)
+    if ids.dtype.kind not in "iu" or ids.ndim != 1:
+        raise InputDtypeError("a prompt is a text or a flat sequence of integer token ids")
+    return [int(i) for i in ids]

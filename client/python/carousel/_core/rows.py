@@ -1,0 +1,73 @@
+"""A model's rows: what callers pass in, as wire bytes; what comes back, as arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from carousel._errors import (
+    InputDtypeError,
+    InputShapeError,
+    SequenceTooLongError,
+    TextUnavailableError,
+)
+from carousel_protos.tensors import RowCodec
+from carousel_protos.v1 import carousel_pb2 as pb
+
+Array = npt.NDArray[Any]
+
+
+class ModelRows:
+    """Encodes the inputs of one model and decodes its outputs."""
+
+    def __init__(self, model: pb.Model) -> None:
+        self.name = model.name
+        self.tokenizer = model.tokenizer
+        self.inputs = RowCodec.of([model.input])
+        self.outputs = RowCodec.of(model.outputs)
+
+    def encode(self, rows: Any, *leading: int | None) -> npt.NDArray[np.uint8]:
+        """Inputs as uint8[*leading, input row bytes]. A leading axis of None may have any length.
+
+        `rows` is array-like of shape [*leading, *row shape]. With one leading axis, bytes are the
+        token ids of a model with a tokenizer of bytes, and so is the UTF-8 of a text.
+
+        Raises:
+            InputShapeError, InputDtypeError, SequenceTooLongError, TextUnavailableError.
+        """
+        if isinstance(rows, str | bytes | bytearray):
+            rows = self._token_ids(rows)
+        array = np.asarray(rows)
+        wanted = (*leading, *self.inputs.row_shape)
+        fits = len(wanted) == array.ndim and all(
+            want is None or want == size for want, size in zip(wanted, array.shape, strict=True)
+        )
+        if not fits:
+            text = ", ".join("any" if size is None else str(size) for size in wanted)
+            raise InputShapeError(
+                f"model {self.name} takes an array of shape [{text}], not {list(array.shape)}"
+            )
+        if array.size == 0:
+            raise SequenceTooLongError("the input has no rows")
+        try:
+            data = self.inputs.encode(array)
+        except TypeError as error:
+            raise InputDtypeError(f"model {self.name}: {error}") from None
+        return np.frombuffer(data, np.uint8).reshape(*array.shape[: len(leading)], -1)
+
+    def decode(self, data: bytes, *leading: int) -> Array:
+        """Output rows of shape [*leading, *row shape]; a structured array if a row has several fields.
+
+        The array is read-only: it is a view of the received message.
+        """
+        return self.outputs.decode(data, *leading)
+
+    def _token_ids(self, text: str | bytes | bytearray) -> Array:
+        if self.tokenizer != "bytes":
+            raise TextUnavailableError(
+                f"model {self.name} has no tokenizer of bytes to make steps of text with"
+            )
+        raw = text.encode() if isinstance(text, str) else bytes(text)
+        return np.frombuffer(raw, np.uint8).astype(np.int32)

@@ -1,0 +1,100 @@
+"""What a caller waits for: steps, a binding, or its end. Ends once, with a result or an error."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from carousel._error_bases import CarouselError
+from carousel_protos.v1 import carousel_pb2 as pb
+
+if TYPE_CHECKING:
+    from .lane import Lane
+
+Rows = npt.NDArray[np.uint8]
+
+
+def _nobody_waits() -> None:
+    """Stands for the waiter of a ticket that nobody waits for."""
+
+
+class Ticket:
+    """One thing that was asked for on a stream.
+
+    Attributes:
+        wake: called once at the end, by whoever feeds the core; must not call the core.
+        error: why it failed.
+    """
+
+    def __init__(self) -> None:
+        self.wake: Callable[[], None] = _nobody_waits
+        self.error: CarouselError | None = None
+
+    def check(self) -> None:
+        """Raises the error, if it failed. A copy, since several threads may wait for one failure."""
+        if self.error is not None:
+            raise copy.copy(self.error)
+
+
+class BindTicket(Ticket):
+    """A session to be bound; `session` and `lane` are set when it went well."""
+
+    def __init__(self, lane: Lane) -> None:
+        super().__init__()
+        self.lane = lane
+        self.session: pb.Session | None = None
+
+
+class UnbindTicket(Ticket):
+    """A handle to be given back."""
+
+
+class StepTicket(Ticket):
+    """The same number of steps of n sessions.
+
+    Attributes:
+        lanes: the sessions; none twice.
+        inputs: uint8[n, steps, input row bytes].
+        outputs: uint8[n, steps, output row bytes], filled as results come.
+        first_seqs: the seq of each session's first step.
+        sent_steps: how many of `steps` have been sent, in every session that has not failed.
+        answered_steps: how many outputs came before a failure, if n is 1.
+        errors: why sessions failed, by their place in `lanes`.
+        places: place in `lanes` of each handle.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        inputs: Rows,
+        output_row_bytes: int,
+        timeout_s: float | None,
+        places: dict[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        n: int = inputs.shape[0]
+        self.steps: int = inputs.shape[1]
+        assert n == len(lanes)
+        self.lanes = lanes
+        self.inputs = inputs
+        self.timeout_s = timeout_s
+        self.outputs: Rows = np.zeros((n, self.steps, output_row_bytes), np.uint8)
+        self.first_seqs = [0] * n
+        self.sent_steps = 0
+        self.answered_steps = 0
+        self.errors: dict[int, CarouselError] = {}
+        self.places = places or {lane.handle: i for i, lane in enumerate(lanes)}
+        self._open_rows = n
+
+    def last_seq(self, place: int) -> int:
+        """The seq of one session's last step."""
+        return self.first_seqs[place] + self.steps - 1
+
+    def row_ended(self) -> bool:
+        """One session is done or has failed; true if it was the last."""
+        self._open_rows -= 1
+        return self._open_rows == 0

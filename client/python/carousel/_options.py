@@ -1,0 +1,78 @@
+"""How a client reaches its server: channel options, credentials, deadlines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import grpc
+
+from ._core.retry import RetryPolicy
+from ._version import __version__
+
+MAX_MESSAGE_BYTES = 64 << 20
+
+CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Half-open peers are silent for ever without keepalive; ping_timeout is what makes it quick.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    # gRPC's own retries know neither our reasons nor our hints.
+    ("grpc.enable_retries", 0),
+    ("grpc.primary_user_agent", f"carousel-python/{__version__}"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """Encrypts the connection. PEM bytes; `ca` None trusts the system's roots.
+
+    `certificate` and `key` prove the client to servers that ask for it.
+    """
+
+    ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """As gRPC has them."""
+        return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All that a client was told when it was made."""
+
+    target: str
+    token: str | None = field(repr=False)
+    tls: TLS | None
+    timeout_s: float
+    retries: RetryPolicy
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            raise ValueError("target is empty; give host:port")
+        if self.timeout_s <= 0:
+            raise ValueError(f"timeout_s is {self.timeout_s}; it must be above 0")
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Goes with each call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+
+def options_of(
+    target: str,
+    token: str | None,
+    tls: TLS | bool | None,
+    timeout_s: float,
+    retries: RetryPolicy | int,
+) -> Options:
+    """Checks and completes a client's arguments."""
+    if isinstance(tls, bool):
+        tls = TLS() if tls else None
+    if isinstance(retries, int):
+        retries = RetryPolicy(attempts=retries + 1)
+    return Options(target, token, tls, timeout_s, retries)

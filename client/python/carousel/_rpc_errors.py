@@ -1,0 +1,54 @@
+"""From a failed gRPC call, of either API, to the SDK's exception."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from ._core.faults import error_of
+from ._error_bases import (
+    CarouselError,
+    ClientClosedError,
+    ConnectionLostError,
+    ProtocolViolationError,
+    ReplyTimeoutError,
+    ServerFaultError,
+    ServerUnreachableError,
+)
+
+REQUEST_ID = "x-request-id"
+
+PLAIN: dict[grpc.StatusCode, type[CarouselError]] = {
+    grpc.StatusCode.UNAVAILABLE: ServerUnreachableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ReplyTimeoutError,
+    grpc.StatusCode.CANCELLED: ClientClosedError,
+    grpc.StatusCode.UNIMPLEMENTED: ProtocolViolationError,
+}
+"""What a status without details means: it was made by gRPC, not by a Carousel server."""
+
+
+def error_of_call(error: Any, *, on_stream: bool = False) -> CarouselError:
+    """The exception for a call that failed; `on_stream` for one that had been answered before.
+
+    `error` is a grpc.RpcError that is a grpc.Call too, or a grpc.aio.AioRpcError.
+    """
+    code: grpc.StatusCode = error.code()
+    text: str = error.details() or code.name
+    request_id = _request_id(error)
+    status = rpc_status.from_call(error)
+    if status is not None and status.details:
+        return error_of(status, request_id=request_id)
+    if on_stream and code is grpc.StatusCode.UNAVAILABLE:
+        return ConnectionLostError(text, request_id=request_id)
+    kind = PLAIN.get(code, ServerFaultError)
+    if kind is ServerFaultError:
+        return ServerFaultError(text, reason=code.name, code=code.name, request_id=request_id)
+    return kind(text, request_id=request_id)
+
+
+def _request_id(error: Any) -> str:
+    trailing: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()
+    return next((str(value) for key, value in trailing if key == REQUEST_ID), "")

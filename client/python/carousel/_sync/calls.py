@@ -1,0 +1,58 @@
+"""Unary calls with deadlines, typed errors and tries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from carousel._core.retry import RetrySchedule
+from carousel._error_bases import CarouselError
+from carousel._options import Options
+from carousel._rpc_errors import error_of_call
+
+T = TypeVar("T")
+
+
+class Calls:
+    """Makes calls as one client's options say. The clock can be replaced for tests."""
+
+    def __init__(
+        self,
+        options: Options,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.options = options
+        self.monotonic = monotonic
+        self.sleep = sleep
+
+    def timeout_s(self, timeout_s: float | None) -> float:
+        """The caller's, or the client's."""
+        return self.options.timeout_s if timeout_s is None else timeout_s
+
+    def unary(self, method: Any, request: Any, timeout_s: float | None = None) -> Any:
+        """One call; a refusal is tried again while the deadline allows."""
+
+        def attempt(left_s: float) -> Any:
+            try:
+                return method(request, timeout=left_s, metadata=self.options.metadata)
+            except grpc.RpcError as error:
+                raise error_of_call(error) from None
+
+        return self.retrying(attempt, timeout_s)
+
+    def retrying(self, attempt: Callable[[float], T], timeout_s: float | None = None) -> T:
+        """Calls `attempt` with the seconds that are left, again after each error that passes."""
+        deadline_s = self.monotonic() + self.timeout_s(timeout_s)
+        schedule = RetrySchedule(self.options.retries, deadline_s)
+        while True:
+            try:
+                return attempt(max(deadline_s - self.monotonic(), 0.0))
+            except CarouselError as error:
+                delay_s = schedule.delay_s(error, self.monotonic())
+                if delay_s is None:
+                    raise
+            self.sleep(delay_s)

@@ -1,0 +1,117 @@
+"""Tokens as they come, for the blocking client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from carousel._core.retry import RetrySchedule
+from carousel._rpc_errors import error_of_call
+from carousel.types import FINISH_REASONS, FinishReason, Token, Usage
+from carousel_protos.v1 import carousel_pb2 as pb
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Generation(Iterator[Token]):
+    """An iterator over the tokens of one generation. Starts at the first `next`.
+
+    Leaving it early cancels it at the server: by `close`, by its `with` block, or when it is no
+    longer referred to, as after a `break` out of `for token in client.generate(…)`.
+
+    Attributes:
+        finish_reason: why it ended; None before its end.
+        usage: what it took; None before its end.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        request: pb.GenerateRequest,
+        timeout_s: float | None,
+        ended: Callable[[int | None], None] | None = None,
+    ) -> None:
+        self.finish_reason: FinishReason | None = None
+        self.usage: Usage | None = None
+        # A generator, so that `break`, an error and the end of the last reference run its `finally`.
+        # It must not hold this object, or the two would keep each other alive.
+        self._results: list[pb.GenerateResponse] = []
+        self._tokens = _tokens(client, request, timeout_s, ended, self._results)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Token:
+        try:
+            return next(self._tokens)
+        finally:
+            if self._results:
+                self._finish(self._results.pop())
+
+    def text(self) -> str:
+        """The text of all tokens that are still to come."""
+        return "".join(token.text for token in self)
+
+    def close(self) -> None:
+        """Cancels what is still to come."""
+        self._tokens.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _finish(self, last: pb.GenerateResponse) -> None:
+        self.finish_reason = FINISH_REASONS.get(last.finish_reason, FinishReason.UNKNOWN)
+        usage = last.usage
+        self.usage = Usage(usage.prompt_tokens, usage.generated_tokens, usage.applied)
+
+
+def _tokens(
+    client: Client,
+    request: pb.GenerateRequest,
+    timeout_s: float | None,
+    ended: Callable[[int | None], None] | None,
+    results: list[pb.GenerateResponse],
+) -> Generator[Token, None, None]:
+    """Tokens of a call that is tried again only while nothing has come."""
+    calls = client.calls
+    now_s = calls.monotonic()
+    schedule = RetrySchedule(calls.options.retries, now_s + calls.timeout_s(timeout_s))
+    applied: int | None = None
+    started = False
+    try:
+        while True:
+            call = client.inference.Generate(
+                request, timeout=timeout_s, metadata=calls.options.metadata
+            )
+            try:
+                for response in call:
+                    started = True
+                    if response.finish_reason:
+                        results.append(response)
+                        applied = response.usage.applied
+                    yield from map(Token.of, response.tokens)
+            except grpc.RpcError as failure:
+                error = error_of_call(failure, on_stream=started)
+                delay_s = None if started else schedule.delay_s(error, calls.monotonic())
+                if delay_s is None:
+                    raise error from None
+            else:
+                return
+            finally:
+                call.cancel()
+            calls.sleep(delay_s)
+    finally:
+        if ended is not None:
+            ended(applied)

@@ -1,0 +1,235 @@
+"""A session of the blocking client."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from carousel._core.lane import Lane
+from carousel._core.pieces import Pieces, patience_s
+from carousel._core.requests import Prompt, generate_request
+from carousel._core.rows import Array, ModelRows
+from carousel._core.tickets import Rows
+from carousel._error_bases import ClientSideError
+from carousel.types import SessionInfo
+from carousel_protos.v1 import carousel_pb2 as pb
+
+from .generation import Generation
+from .stream import AttachStream
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Session:
+    """One conversation with one model: its recurrent state lives on the server.
+
+    Made by `Client.session`, `Client.attach`, `Client.import_session` and `fork`. May be used from
+    several threads; steps are numbered in the order of the calls.
+
+    Leaving its `with` block closes the session and forgets its state, except for one got by
+    `Client.attach`, which is only detached.
+    """
+
+    def __init__(
+        self, client: Client, stream: AttachStream, lane: Lane, rows: ModelRows, *, owned: bool
+    ) -> None:
+        self._client = client
+        self._stream = stream
+        self._lane = lane
+        self._rows = rows
+        self._owned = owned
+
+    @property
+    def id(self) -> str:
+        """The session's name at the server; `Client.attach(id)` finds it again."""
+        return self._lane.session_id
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._rows.name
+
+    @property
+    def applied(self) -> int:
+        """Seq of the last step whose output has come; `info().applied` asks the server."""
+        return self._lane.received
+
+    @property
+    def unread(self) -> int:
+        """Outputs that were computed before this object was attached; `replay` fetches them."""
+        return self._lane.unread
+
+    def step(self, x: Any, *, timeout_s: float | None = None) -> Array:
+        """One step: x is [*row] (a float row, or one token id) and the result [*output row].
+
+        A refusal that passes is tried again within `timeout_s`, always with the same seq.
+
+        Raises:
+            InvalidInputError: of another shape or type, NaN, infinite, or an unknown token.
+            NotFoundError: the session has expired or was closed.
+            RefusedError: the server has no room for it just now.
+            ReplyTimeoutError, ConnectionLostError: the step may have run; see the classes.
+        """
+        return self._run(self._rows.encode(x)[None, None], timeout_s)[0]  # type: ignore[no-any-return]
+
+    def steps(self, X: Any, *, timeout_s: float | None = None) -> Array:  # noqa: N803
+        """Consecutive steps: X is [T, *row] and the result [T, *output row].
+
+        Goes in one message if it fits half a window, else in several, pipelined. For a model with a
+        tokenizer of bytes, X may be a text or bytes. Raises as `step`; `applied` then tells how far
+        it came.
+        """
+        return self._run(self._rows.encode(X, None)[None], timeout_s)
+
+    def stream(
+        self,
+        rows: Iterable[Any],
+        *,
+        ahead: int | None = None,
+        block_steps: int = 1,
+        timeout_s: float | None = None,
+    ) -> Iterator[Array]:
+        """Feeds rows as they come and yields their outputs in order.
+
+        Args:
+            rows: each [*row]; taken one by one, on the thread that iterates.
+            ahead: steps sent before their outputs are asked for; at most, and by default, the
+                window. 1 waits for each output before the next row is taken: for a live source.
+            block_steps: rows gathered into one message; more make it faster, and the first output
+                later.
+            timeout_s: for each block.
+
+        Raises:
+            As `step`. Rows that were sent ahead have run, or will; `applied` tells.
+        """
+        source = iter(rows)
+        most = max(min(ahead or self._lane.window, self._lane.window) // block_steps, 1)
+        waiting: deque[Any] = deque()
+        limit_s = self._client.calls.timeout_s(timeout_s)
+        while True:
+            taken = list(islice(source, block_steps))
+            if taken:
+                inputs = self._rows.encode(taken, None)[None]
+                waiting.append(self._submit(inputs, limit_s))
+            while waiting and (not taken or len(waiting) >= most or waiting[0][1].is_set()):
+                asked = waiting.popleft()
+                self._stream.wait(asked, patience_s(limit_s))
+                yield from self._rows.decode(asked[0].outputs[0].tobytes(), -1)
+            if not taken:
+                return
+
+    def replay(self, *, timeout_s: float | None = None) -> Array:
+        """The outputs that the server still keeps from before `Client.attach`: [unread, *output row].
+
+        Call it before the first step, which gives them up.
+        """
+        asked = self._stream.ask(lambda core: core.replay(self._lane, self._rows.outputs.row_bytes))
+        if asked is None:
+            return self._rows.decode(b"", 0)
+        self._stream.wait(asked, self._client.calls.timeout_s(timeout_s))
+        return self._rows.decode(asked[0].outputs[0].tobytes(), -1)
+
+    def generate(
+        self,
+        prompt: Prompt = None,
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Sequence[int] = (),
+        logprobs: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Generation:
+        """Feeds the prompt and draws tokens, in this session, whose state then goes on from there.
+
+        Without a prompt it goes on where the last generation stopped. The arguments are those of
+        `Client.generate`. Don't step the session before the generation has ended.
+        """
+        request = generate_request(
+            prompt,
+            session_id=self.id,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            stop_tokens=stop_tokens,
+            logprobs=logprobs,
+        )
+        return Generation(self._client, request, timeout_s, ended=self._generated)
+
+    def info(self) -> SessionInfo:
+        """The session as the server sees it now."""
+        return self._client.session_info(self.id)
+
+    def export(self) -> bytes:
+        """A snapshot of state and cursors, for `Client.import_session` at the same weights."""
+        request = pb.ExportSessionRequest(session_id=self.id)
+        return bytes(self._client.unary("ExportSession", request).snapshot)
+
+    def fork(self, *, session_id: str | None = None, seed: int | None = None) -> Session:
+        """A new session that goes on from a copy of this one's state."""
+        return self._client.fork_session(self.id, session_id=session_id, seed=seed)
+
+    def close(self) -> None:
+        """Ends the session and forgets its state; again, it does nothing."""
+        self._unbind(close=True)
+
+    def detach(self) -> None:
+        """Lets go of the session, which lives on at the server until its idle_ttl passes."""
+        self._unbind(close=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._unbind(close=self._owned)
+        except ClientSideError:
+            if error is None:
+                raise
+
+    def _unbind(self, *, close: bool) -> None:
+        asked = self._stream.ask(lambda core: core.unbind(self._lane, close=close))
+        if asked is not None:
+            self._stream.wait(asked, self._client.calls.options.timeout_s)
+
+    def _generated(self, applied: int | None) -> None:
+        self._stream.tell(lambda core: core.generated(self._lane, applied))
+
+    def _submit(self, inputs: Rows, timeout_s: float) -> Any:
+        row_bytes = self._rows.outputs.row_bytes
+        asked = self._stream.ask(
+            lambda core: core.submit([self._lane], inputs, row_bytes, timeout_s)
+        )
+        assert asked is not None
+        return asked
+
+    def _run(self, inputs: Rows, timeout_s: float | None) -> Array:
+        pieces = Pieces(inputs)
+
+        def attempt(left_s: float) -> None:
+            asked = self._submit(pieces.left, left_s)
+            try:
+                self._stream.wait(asked, patience_s(left_s))
+            finally:
+                if asked[1].is_set():
+                    pieces.take(asked[0])
+
+        self._client.calls.retrying(attempt, timeout_s)
+        return self._rows.decode(pieces.outputs().tobytes(), -1)

@@ -1,0 +1,170 @@
+"""Every error that this SDK raises.
+
+Catch a category to decide by who must act, a class to decide by what happened:
+
+    CarouselError
+      · InvalidInputError
+        · MalformedMessageError
+        · FieldInvalidError
+        · MessageTooLargeError
+        · InputShapeError
+        · InputDtypeError
+        · InputNotFiniteError
+        · UnknownTokenError
+        · SequenceTooLongError
+        · SnapshotInvalidError
+      · NotFoundError
+        · ModelNotFoundError
+        · SessionNotFoundError
+        · SessionExpiredError
+        · SessionClosedError
+      · ConflictError
+        · ModelNotCausalError
+        · ModelNotGenerativeError
+        · TextUnavailableError
+        · SessionExistsError
+        · SessionBusyError
+        · SupersededError
+        · HandleNotBoundError
+        · HandleInUseError
+        · DurabilityUnavailableError
+        · SequenceGapError
+        · SequenceReusedError
+        · OutputForgottenError
+        · FingerprintMismatchError
+      · UnauthorizedError
+        · TokenInvalidError
+      · RefusedError
+        · SlabFullError
+        · TooManySessionsError
+        · TooManyStreamsError
+        · WindowExceededError
+        · QueueFullError
+        · DeadlineExceededError
+        · DrainingError
+        · StepFailedError
+      · ServerFaultError
+        · ModelUnhealthyError
+        · InternalError
+      · ClientSideError
+        · ConnectionLostError
+        · ServerUnreachableError
+        · ReplyTimeoutError
+        · ClientClosedError
+        · ProtocolViolationError
+      · BatchStepError
+
+Each has `reason`, `message`, `fix`, `code`, `metadata`, `retry_after_s` and `request_id`.
+"""
+
+from __future__ import annotations
+
+from ._error_bases import (
+    BatchStepError,
+    CarouselError,
+    ClientClosedError,
+    ClientSideError,
+    ConflictError,
+    ConnectionLostError,
+    InvalidInputError,
+    NotFoundError,
+    ProtocolViolationError,
+    RefusedError,
+    ReplyTimeoutError,
+    ServerFaultError,
+    ServerUnreachableError,
+    UnauthorizedError,
+)
+from ._errors import (
+    DeadlineExceededError,
+    DrainingError,
+    DurabilityUnavailableError,
+    FieldInvalidError,
+    FingerprintMismatchError,
+    HandleInUseError,
+    HandleNotBoundError,
+    InputDtypeError,
+    InputNotFiniteError,
+    InputShapeError,
+    InternalError,
+    MalformedMessageError,
+    MessageTooLargeError,
+    ModelNotCausalError,
+    ModelNotFoundError,
+    ModelNotGenerativeError,
+    ModelUnhealthyError,
+    OutputForgottenError,
+    QueueFullError,
+    SequenceGapError,
+    SequenceReusedError,
+    SequenceTooLongError,
+    SessionBusyError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    SlabFullError,
+    SnapshotInvalidError,
+    StepFailedError,
+    SupersededError,
+    TextUnavailableError,
+    TokenInvalidError,
+    TooManySessionsError,
+    TooManyStreamsError,
+    UnknownTokenError,
+    WindowExceededError,
+)
+
+__all__ = [
+    "BatchStepError",
+    "CarouselError",
+    "ClientClosedError",
+    "ClientSideError",
+    "ConflictError",
+    "ConnectionLostError",
+    "DeadlineExceededError",
+    "DrainingError",
+    "DurabilityUnavailableError",
+    "FieldInvalidError",
+    "FingerprintMismatchError",
+    "HandleInUseError",
+    "HandleNotBoundError",
+    "InputDtypeError",
+    "InputNotFiniteError",
+    "InputShapeError",
+    "InternalError",
+    "InvalidInputError",
+    "MalformedMessageError",
+    "MessageTooLargeError",
+    "ModelNotCausalError",
+    "ModelNotFoundError",
+    "ModelNotGenerativeError",
+    "ModelUnhealthyError",
+    "NotFoundError",
+    "OutputForgottenError",
+    "ProtocolViolationError",
+    "QueueFullError",
+    "RefusedError",
+    "ReplyTimeoutError",
+    "SequenceGapError",
+    "SequenceReusedError",
+    "SequenceTooLongError",
+    "ServerFaultError",
+    "ServerUnreachableError",
+    "SessionBusyError",
+    "SessionClosedError",
+    "SessionExistsError",
+    "SessionExpiredError",
+    "SessionNotFoundError",
+    "SlabFullError",
+    "SnapshotInvalidError",
+    "StepFailedError",
+    "SupersededError",
+    "TextUnavailableError",
+    "TokenInvalidError",
+    "TooManySessionsError",
+    "TooManyStreamsError",
+    "UnauthorizedError",
+    "UnknownTokenError",
+    "WindowExceededError",
+]

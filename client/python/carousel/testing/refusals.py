@@ -1,0 +1,67 @@
+"""Refusals of the fake server, as a real one words them, and those that a test asks for."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict, deque
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as details
+from google.rpc.status_pb2 import Status
+
+from carousel._core.blocks import duration
+from carousel_protos.errors import DOMAIN, ERRORS
+
+
+class Refusal(Exception):  # noqa: N818 - it is told to the client, not raised there
+    """A refusal with a reason from the registry."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str = "",
+        *,
+        retry_after_s: float | None = None,
+        **metadata: object,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.message = message or ERRORS[reason].meaning
+        self.retry_after_s = retry_after_s
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+    def status(self) -> Status:
+        """As it travels."""
+        spec = ERRORS[self.reason]
+        status = Status(code=spec.code.value, message=f"{self.message} {spec.fix}")
+        found: list[Message] = [
+            details.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata),
+            details.RequestInfo(request_id="fake"),
+        ]
+        if self.retry_after_s is not None:
+            found.append(details.RetryInfo(retry_delay=duration(self.retry_after_s)))
+        for detail in found:
+            packed = Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        return status
+
+
+class Injections:
+    """Refusals that wait for their call. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: defaultdict[str, deque[Refusal]] = defaultdict(deque)
+
+    def add(self, call: str, refusal: Refusal, times: int) -> None:
+        """The next `times` calls of this name are refused."""
+        with self._lock:
+            self._waiting[call].extend([refusal] * times)
+
+    def check(self, call: str) -> None:
+        """Raises the next refusal for this call, if one waits."""
+        with self._lock:
+            if self._waiting[call]:
+                raise self._waiting[call].popleft()

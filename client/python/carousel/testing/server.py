@@ -1,0 +1,105 @@
+"""The fake server: what a test holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from carousel.types import SessionInfo
+from carousel_protos.v1 import carousel_pb2_grpc as services
+
+from .model import FakeModel
+from .refusals import Refusal
+from .services import FakeServices
+
+WORKERS = 32
+
+
+class FakeServer:
+    """A gRPC server on a free loopback port. Start and stop it with `with`.
+
+    Args:
+        models: what it serves.
+        chunk_steps: longest piece in which outputs come back.
+
+    Attributes:
+        target: for `Client(target)`.
+    """
+
+    def __init__(self, *models: FakeModel, chunk_steps: int = 16) -> None:
+        self._services = FakeServices({model.name: model for model in models}, chunk_steps)
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fake-server")
+        options = [("grpc.so_reuseport", 0)]
+        self._server = grpc.server(self._pool, options=options)
+        register: Any = health_pb2_grpc.add_HealthServicer_to_server
+        register(self._services, self._server)
+        services.add_InferenceServiceServicer_to_server(self._services, self._server)
+        services.add_SessionServiceServicer_to_server(self._services, self._server)
+        services.add_ModelServiceServicer_to_server(self._services, self._server)
+        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def inject(
+        self, call: str, reason: str, *, times: int = 1, retry_after_s: float | None = None
+    ) -> None:
+        """Refuses the next calls.
+
+        Args:
+            call: a method's name, such as "Infer"; or "Bind", or "Step" for the steps of one
+                session in a block.
+            reason: from the registry of errors, such as "SLAB_FULL".
+            times: how many calls.
+            retry_after_s: the hint that goes with it.
+        """
+        self._services.injections.add(call, Refusal(reason, retry_after_s=retry_after_s), times)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing on a stream is answered inside the block; all that came is answered after it."""
+        self._services.gate.clear()
+        try:
+            yield
+        finally:
+            self._services.gate.set()
+
+    def expire(self, session_id: str) -> None:
+        """Ends a session as if it had been idle for too long."""
+        with self._services.sessions.lock:
+            session = self._services.sessions.close(session_id)
+            for stream in list(self._services.streams):
+                stream.taken_away(session, Refusal("SESSION_EXPIRED"))
+
+    def break_streams(self) -> None:
+        """Breaks every Attach stream, as a lost connection does; sessions stay."""
+        for stream in list(self._services.streams):
+            stream.broken = True
+            stream.end()
+
+    def sessions(self) -> list[SessionInfo]:
+        """The open sessions, by id."""
+        with self._services.sessions.lock:
+            found = self._services.sessions.page("", "", 1_000_000)
+            return [SessionInfo.of(session.message()) for session in found]
+
+    def stop(self) -> None:
+        """Breaks all calls and frees the port; again, it does nothing."""
+        self._services.gate.set()
+        self._server.stop(None).wait()
+        self._pool.shutdown()
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()

@@ -1,0 +1,232 @@
+"""The fake server's unary calls and its generation."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_protos.v1 import carousel_pb2_grpc as services
+
+from .attach import FakeStream
+from .model import FakeModel
+from .refusals import Injections, Refusal
+from .sessions import FakeSession, FakeSessions
+
+
+def answering(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A unary method: injected refusals first, then one at a time, refusals as rich errors."""
+
+    @functools.wraps(method)
+    def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            self.injections.check(method.__name__)
+            with self.sessions.lock:
+                return method(self, request)
+        except Refusal as refusal:
+            context.abort_with_status(rpc_status.to_status(refusal.status()))
+
+    return answer
+
+
+class FakeServices(
+    services.InferenceServiceServicer,
+    services.SessionServiceServicer,
+    services.ModelServiceServicer,
+    health_pb2_grpc.HealthServicer,
+):
+    """All services in one. Used on gRPC's threads; `sessions.lock` guards the state."""
+
+    def __init__(self, models: dict[str, FakeModel], chunk_steps: int) -> None:
+        self.models = models
+        self.sessions = FakeSessions(models)
+        self.injections = Injections()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.streams: set[FakeStream] = set()
+        self.calls: list[str] = []
+        self._chunk_steps = chunk_steps
+
+    # -- inference
+
+    def Attach(  # noqa: N802 - gRPC's name
+        self, requests: Iterator[pb.AttachRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.AttachResponse]:
+        """Attach."""
+        stream = FakeStream(self.sessions, self.injections, self._chunk_steps)
+        self.streams.add(stream)
+        context.add_callback(stream.end)
+
+        def read() -> None:
+            try:
+                for request in requests:
+                    self.gate.wait()
+                    stream.take(request)
+            except grpc.RpcError:
+                return  # the client has gone
+            finally:
+                stream.end()
+
+        threading.Thread(target=read, name="fake-attach", daemon=True).start()
+        yield from iter(stream.out.get, None)
+        self.streams.discard(stream)
+        if stream.broken and context.is_active():
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was broken by the test")
+
+    @answering
+    def Step(self, request: pb.StepRequest) -> pb.StepResponse:  # noqa: N802
+        """Step."""
+        session = self.sessions.get(request.session_id)
+        session.acknowledge(request.ack)
+        row_bytes = session.model.codecs()[0].row_bytes
+        data = request.inputs
+        rows = [data[i : i + row_bytes] for i in range(0, len(data), row_bytes)]
+        return pb.StepResponse(
+            first_seq=request.first_seq, outputs=session.steps(request.first_seq, rows)
+        )
+
+    @answering
+    def Infer(self, request: pb.InferRequest) -> pb.InferResponse:  # noqa: N802
+        """Infer."""
+        model = self.sessions.model(request.model)
+        codec, _ = model.codecs()
+        if request.WhichOneof("input") == "text":
+            rows = np.frombuffer(request.text.encode(), np.uint8).astype("<i4")
+        else:
+            rows = codec.decode(request.inputs, -1)
+        outputs, _ = model.run(rows, copy.deepcopy(model.initial))
+        return pb.InferResponse(outputs=outputs, steps=len(rows))
+
+    def Generate(  # noqa: N802
+        self, request: pb.GenerateRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.GenerateResponse]:
+        """Generate: greedy, or drawn with NumPy by (seed, seq)."""
+        self.calls.append("Generate")
+        context.add_callback(lambda: self.calls.append("Generate ended"))
+        try:
+            self.injections.check("Generate")
+            with self.sessions.lock:
+                session = self._session_for(request)
+            yield from _generate(session, request, self.gate)
+        except Refusal as refusal:
+            context.abort_with_status(rpc_status.to_status(refusal.status()))
+
+    def _session_for(self, request: pb.GenerateRequest) -> FakeSession:
+        if request.WhichOneof("target") == "session_id":
+            return self.sessions.get(request.session_id)
+        model = self.sessions.model(request.model)
+        return FakeSession("", model, copy.deepcopy(model.initial), 0)
+
+    # -- sessions
+
+    @answering
+    def GetSession(self, request: pb.GetSessionRequest) -> pb.GetSessionResponse:  # noqa: N802
+        """GetSession."""
+        return pb.GetSessionResponse(session=self.sessions.get(request.session_id).message())
+
+    @answering
+    def OpenSession(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:  # noqa: N802
+        """OpenSession."""
+        return pb.OpenSessionResponse(session=self.sessions.open(request).message())
+
+    @answering
+    def CloseSession(self, request: pb.CloseSessionRequest) -> pb.CloseSessionResponse:  # noqa: N802
+        """CloseSession."""
+        session = self.sessions.close(request.session_id)
+        if isinstance(session.owner, FakeStream):
+            session.owner.taken_away(session, Refusal("SESSION_CLOSED"))
+        return pb.CloseSessionResponse(session=session.message())
+
+    @answering
+    def ListSessions(self, request: pb.ListSessionsRequest) -> pb.ListSessionsResponse:  # noqa: N802
+        """ListSessions: two a page, so that clients have to page."""
+        size = request.page_size or 2
+        found = self.sessions.page(request.model, request.page_token, size + 1)
+        return pb.ListSessionsResponse(
+            sessions=[session.message() for session in found[:size]],
+            next_page_token=found[size - 1].id if len(found) > size else "",
+        )
+
+    @answering
+    def ExportSession(self, request: pb.ExportSessionRequest) -> pb.ExportSessionResponse:  # noqa: N802
+        """ExportSession."""
+        session = self.sessions.get(request.session_id)
+        return pb.ExportSessionResponse(snapshot=session.snapshot(), session=session.message())
+
+    @answering
+    def ImportSession(self, request: pb.ImportSessionRequest) -> pb.ImportSessionResponse:  # noqa: N802
+        """ImportSession."""
+        session = self.sessions.restore(request.snapshot, request.session_id)
+        return pb.ImportSessionResponse(session=session.message())
+
+    @answering
+    def ForkSession(self, request: pb.ForkSessionRequest) -> pb.ForkSessionResponse:  # noqa: N802
+        """ForkSession."""
+        source = self.sessions.get(request.session_id)
+        session = self.sessions.restore(source.snapshot(), request.new_session_id)
+        return pb.ForkSessionResponse(session=session.message())
+
+    # -- models and health
+
+    @answering
+    def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:  # noqa: N802
+        """ListModels: one a page."""
+        names = sorted(name for name in self.models if name > request.page_token)
+        return pb.ListModelsResponse(
+            models=[self.models[name].message() for name in names[:1]],
+            next_page_token=names[0] if len(names) > 1 else "",
+        )
+
+    @answering
+    def GetModel(self, request: pb.GetModelRequest) -> pb.GetModelResponse:  # noqa: N802
+        """GetModel."""
+        return pb.GetModelResponse(model=self.sessions.model(request.name).message())
+
+    @answering
+    def Check(self, request: Any) -> Any:  # noqa: N802
+        """Health."""
+        if request.service and request.service not in self.models:
+            raise Refusal("MODEL_NOT_FOUND", model=request.service)
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+
+def _generate(
+    session: FakeSession, request: pb.GenerateRequest, gate: threading.Event
+) -> Iterator[pb.GenerateResponse]:
+    model = session.model
+    if not model.message().generative:
+        raise Refusal("MODEL_NOT_GENERATIVE")
+    text = request.WhichOneof("prompt") == "text"
+    prompt = list(request.text.encode()) if text else list(request.tokens.ids)
+    codec, out = model.codecs()
+    greedy = request.sampling.HasField("temperature") and request.sampling.temperature == 0
+    todo = prompt
+    for _ in range(request.max_tokens):
+        gate.wait()
+        data, session.state = model.run(np.asarray(todo, codec.dtype), session.state)
+        session.applied += len(todo)
+        session.ack = session.applied
+        logits = out.decode(data, -1)[-1].astype(np.float64)
+        token = int(np.argmax(logits))
+        if not greedy:
+            rng = np.random.default_rng([request.sampling.seed, session.applied])
+            weights = np.exp(logits - logits.max())
+            token = int(rng.choice(len(weights), p=weights / weights.sum()))
+        todo = [token]
+        yield pb.GenerateResponse(tokens=[pb.Token(id=token, text=chr(token), seq=session.applied)])
+    yield pb.GenerateResponse(
+        finish_reason=pb.FINISH_REASON_LENGTH,
+        usage=pb.Usage(
+            prompt_tokens=len(prompt),
+            generated_tokens=request.max_tokens,
+            applied=session.applied,
+        ),
+    )

@@ -1,0 +1,164 @@
+"""The fake server's sessions: cursors and kept outputs, by the protocol's rules R1 and R2."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from carousel_protos.v1 import carousel_pb2 as pb
+
+from .model import FakeModel
+from .refusals import Refusal
+
+
+@dataclass
+class FakeSession:
+    """One session. The lock is its owner's, FakeSessions."""
+
+    id: str
+    model: FakeModel
+    state: Any
+    seed: int
+    applied: int = 0
+    ack: int = 0
+    epoch: int = 1
+    owner: object = None
+    inputs: dict[int, bytes] = field(default_factory=dict)
+    outputs: dict[int, bytes] = field(default_factory=dict)
+
+    def message(self) -> pb.Session:
+        """As GetSession tells it."""
+        message = pb.Session(
+            id=self.id,
+            model=self.model.name,
+            phase=pb.PHASE_RESIDENT,
+            applied=self.applied,
+            ack=self.ack,
+            epoch=self.epoch,
+            durability=pb.DURABILITY_NONE,
+            fingerprint=self.model.message().fingerprint,
+            window_steps=self.model.window_steps,
+            seed=self.seed,
+        )
+        message.idle_ttl.FromSeconds(3600)
+        message.created_at.GetCurrentTime()
+        return message
+
+    def acknowledge(self, ack: int) -> None:
+        """Forgets outputs up to `ack`."""
+        self.ack = max(self.ack, min(ack, self.applied))
+        for kept in (self.inputs, self.outputs):
+            for seq in [seq for seq in kept if seq <= self.ack]:
+                del kept[seq]
+
+    def steps(self, first: int, rows: list[bytes]) -> bytes:
+        """Runs what is new and answers the rest from what is kept."""
+        if first > self.applied + 1:
+            raise Refusal("SEQUENCE_GAP", expected=self.applied + 1)
+        if first <= self.ack:
+            raise Refusal("OUTPUT_FORGOTTEN")
+        if first + len(rows) - 1 > self.ack + self.model.window_steps:
+            raise Refusal("WINDOW_EXCEEDED", retry_after_s=0.01)
+        self._check(rows)
+        for seq, row in enumerate(rows, first):
+            if self.inputs.get(seq, row) != row:
+                raise Refusal("SEQUENCE_REUSED")
+            if seq == self.applied + 1:
+                codec, _ = self.model.codecs()
+                self.outputs[seq], self.state = self.model.run(codec.decode(row, 1), self.state)
+                self.inputs[seq] = row
+                self.applied = seq
+        return b"".join(self.outputs[seq] for seq in range(first, first + len(rows)))
+
+    def snapshot(self) -> bytes:
+        """State and cursors as JSON."""
+        state = np.asarray(self.state)
+        return json.dumps(
+            {
+                "model": self.model.name,
+                "state": state.tolist(),
+                "dtype": state.dtype.str,
+                "applied": self.applied,
+                "seed": self.seed,
+            }
+        ).encode()
+
+    def _check(self, rows: list[bytes]) -> None:
+        codec, _ = self.model.codecs()
+        if any(len(row) != codec.row_bytes for row in rows):
+            raise Refusal("INPUT_SHAPE")
+        values = codec.decode(b"".join(rows), -1)
+        if not np.isfinite(values).all():
+            raise Refusal("INPUT_NOT_FINITE")
+        if self.model.vocabulary and not ((values >= 0) & (values < self.model.vocabulary)).all():
+            raise Refusal("UNKNOWN_TOKEN")
+
+
+class FakeSessions:
+    """All sessions of a fake server, and the lock that guards them and each of them."""
+
+    def __init__(self, models: dict[str, FakeModel]) -> None:
+        self.lock = threading.RLock()
+        self._models = models
+        self._open: dict[str, FakeSession] = {}
+        self._numbers = 0
+
+    def model(self, name: str) -> FakeModel:
+        """By its name."""
+        if name not in self._models:
+            raise Refusal("MODEL_NOT_FOUND", model=name)
+        return self._models[name]
+
+    def open(self, request: pb.OpenSessionRequest) -> FakeSession:
+        """A new one, or the open one of this id."""
+        model = self.model(request.model)
+        if not model.causal:
+            raise Refusal("MODEL_NOT_CAUSAL")
+        if request.durability > pb.DURABILITY_NONE:
+            raise Refusal("DURABILITY_UNAVAILABLE")
+        known = self._open.get(request.session_id)
+        if known is not None:
+            if known.model is not model:
+                raise Refusal("SESSION_EXISTS")
+            return known
+        return self._add(request.session_id, model, copy.deepcopy(model.initial), request.seed)
+
+    def get(self, session_id: str) -> FakeSession:
+        """An open one."""
+        if session_id not in self._open:
+            raise Refusal("SESSION_NOT_FOUND", session=session_id)
+        return self._open[session_id]
+
+    def close(self, session_id: str) -> FakeSession:
+        """Ends one."""
+        self.get(session_id)
+        return self._open.pop(session_id)
+
+    def page(self, model: str, after: str, size: int) -> list[FakeSession]:
+        """The next `size` by id."""
+        found = [s for s in self._open.values() if s.id > after and model in ("", s.model.name)]
+        return sorted(found, key=lambda session: session.id)[:size]
+
+    def restore(self, snapshot: bytes, session_id: str) -> FakeSession:
+        """From a snapshot."""
+        try:
+            taken = json.loads(snapshot)
+            state = np.asarray(taken["state"], taken["dtype"])[()]
+        except (ValueError, KeyError, TypeError):
+            raise Refusal("SNAPSHOT_INVALID") from None
+        session = self._add(session_id, self.model(taken["model"]), state, taken["seed"])
+        session.applied = session.ack = taken["applied"]
+        return session
+
+    def _add(self, session_id: str, model: FakeModel, state: Any, seed: int) -> FakeSession:
+        if session_id in self._open:
+            raise Refusal("SESSION_EXISTS")
+        self._numbers += 1
+        session = FakeSession(session_id or f"fake-{self._numbers}", model, state, seed)
+        self._open[session.id] = session
+        return session

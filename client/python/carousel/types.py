@@ -1,0 +1,217 @@
+"""What calls return, besides arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Self
+
+from carousel_protos.tensors import WIRE_DTYPES
+from carousel_protos.v1 import carousel_pb2 as pb
+
+
+class Phase(StrEnum):
+    """Where a session is in its life."""
+
+    OPENING = "opening"
+    RESIDENT = "resident"
+    PARKED = "parked"
+    DRAINING = "draining"
+    CLOSED = "closed"
+    UNKNOWN = "unknown"
+
+
+class Durability(StrEnum):
+    """What survives when the server dies. DEFAULT is the server's: ASYNC with a store, else NONE."""
+
+    DEFAULT = "unspecified"
+    NONE = "none"
+    ASYNC = "async"
+    SYNC = "sync"
+    SYNC_FSYNC = "sync_fsync"
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    LENGTH = "length"
+    STOP = "stop"
+    UNKNOWN = "unknown"
+
+
+class Health(StrEnum):
+    """Whether a server, or one of its models, takes work."""
+
+    SERVING = "serving"
+    NOT_SERVING = "not_serving"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One field of a row. `dtype` is a NumPy type string, "<f4" or "<i4"; `shape` is for one step."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, spec: pb.TensorSpec) -> Self:
+        """From its message."""
+        return cls(spec.name, WIRE_DTYPES.get(spec.dtype, "?"), tuple(spec.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model, as served. The fields are explained at `Model` in carousel.proto."""
+
+    name: str
+    fingerprint: str
+    description: str
+    cell: str
+    layers: int
+    hidden: int
+    input: TensorInfo
+    outputs: tuple[TensorInfo, ...]
+    causal: bool
+    vocabulary: int
+    generative: bool
+    tokenizer: str
+    labels: tuple[str, ...]
+    parameters: int
+    state_bytes: int
+    compute_dtype: str
+    window_steps: int
+    max_sequence_steps: int
+
+    @classmethod
+    def of(cls, model: pb.Model) -> Self:
+        """From its message."""
+        return cls(
+            name=model.name,
+            fingerprint=model.fingerprint,
+            description=model.description,
+            cell=model.cell,
+            layers=model.layers,
+            hidden=model.hidden,
+            input=TensorInfo.of(model.input),
+            outputs=tuple(TensorInfo.of(spec) for spec in model.outputs),
+            causal=model.causal,
+            vocabulary=model.vocabulary,
+            generative=model.generative,
+            tokenizer=model.tokenizer,
+            labels=tuple(model.labels),
+            parameters=model.parameters,
+            state_bytes=model.state_bytes,
+            compute_dtype=model.compute_dtype,
+            window_steps=model.window_steps,
+            max_sequence_steps=model.max_sequence_steps,
+        )
+
+    def label_names(self, indices: Iterable[int]) -> list[str]:
+        """The class names of output indices; the numbers themselves where the model names none."""
+        if not self.labels:
+            return [str(index) for index in indices]
+        return [self.labels[index] for index in indices]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session, as of one instant. The fields are explained at `Session` in carousel.proto."""
+
+    id: str
+    model: str
+    phase: Phase
+    applied: int
+    ack: int
+    durable: int
+    epoch: int
+    durability: Durability
+    idle_ttl_s: float
+    created_at: datetime
+    fingerprint: str
+    window_steps: int
+    seed: int
+
+    @classmethod
+    def of(cls, session: pb.Session) -> Self:
+        """From its message."""
+        return cls(
+            id=session.id,
+            model=session.model,
+            phase=PHASES.get(session.phase, Phase.UNKNOWN),
+            applied=session.applied,
+            ack=session.ack,
+            durable=session.durable,
+            epoch=session.epoch,
+            durability=DURABILITIES.get(session.durability, Durability.DEFAULT),
+            idle_ttl_s=session.idle_ttl.seconds + session.idle_ttl.nanos / 1e9,
+            created_at=session.created_at.ToDatetime(UTC),
+            fingerprint=session.fingerprint,
+            window_steps=session.window_steps,
+            seed=session.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have been drawn, with its natural log-probability."""
+
+    id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `text` may be empty inside a multi-byte character."""
+
+    id: int
+    text: str
+    seq: int
+    logprob: float | None = None
+    alternatives: tuple[Alternative, ...] = ()
+
+    @classmethod
+    def of(cls, token: pb.Token) -> Self:
+        """From its message."""
+        return cls(
+            id=token.id,
+            text=token.text,
+            seq=token.seq,
+            logprob=token.logprob if token.HasField("logprob") else None,
+            alternatives=tuple(Alternative(a.id, a.logprob) for a in token.alternatives),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a generation took."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    applied: int
+
+
+PHASES = {
+    pb.PHASE_OPENING: Phase.OPENING,
+    pb.PHASE_RESIDENT: Phase.RESIDENT,
+    pb.PHASE_PARKED: Phase.PARKED,
+    pb.PHASE_DRAINING: Phase.DRAINING,
+    pb.PHASE_CLOSED: Phase.CLOSED,
+}
+DURABILITIES = {
+    pb.DURABILITY_UNSPECIFIED: Durability.DEFAULT,
+    pb.DURABILITY_NONE: Durability.NONE,
+    pb.DURABILITY_ASYNC: Durability.ASYNC,
+    pb.DURABILITY_SYNC: Durability.SYNC,
+    pb.DURABILITY_SYNC_FSYNC: Durability.SYNC_FSYNC,
+}
+WIRE_DURABILITIES = {durability: number for number, durability in DURABILITIES.items()}
+FINISH_REASONS = {
+    pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    pb.FINISH_REASON_STOP: FinishReason.STOP,
+}
+HEALTHS = {1: Health.SERVING, 2: Health.NOT_SERVING}
+"""By the numbers of grpc.health.v1."""

@@ -1,0 +1,81 @@
+"""Writes carousel/_errors.py, one exception class per reason, from the registry of errors.
+
+Run it after a change of carousel_protos/errors.py:  python client/python/generate_errors.py
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from carousel_protos.errors import ERRORS, Actor, Code, ErrorSpec
+
+TARGET = Path(__file__).parent / "carousel" / "_errors.py"
+
+BASE_OF_CODE = {
+    Code.INVALID_ARGUMENT: "InvalidInputError",
+    Code.NOT_FOUND: "NotFoundError",
+    Code.UNAUTHENTICATED: "UnauthorizedError",
+    Code.ALREADY_EXISTS: "ConflictError",
+    Code.FAILED_PRECONDITION: "ConflictError",
+    Code.ABORTED: "ConflictError",
+    Code.OUT_OF_RANGE: "ConflictError",
+    Code.RESOURCE_EXHAUSTED: "InvalidInputError",  # what no retry cures: the message is too large
+}
+
+HEADER = '''"""One exception class per reason of the registry. Made by generate_errors.py: do not edit."""
+
+from __future__ import annotations
+
+from ._error_bases import (
+{imports}
+)
+
+__all__ = [
+{names}
+]
+'''
+
+CLASS = '''
+
+class {name}({base}, reason="{reason}"):
+    """{meaning}
+
+{fix}
+    """
+'''
+
+
+def base_of(spec: ErrorSpec) -> str:
+    """Name of the category that a reason belongs to: who must act decides first, then the code."""
+    if spec.actor is Actor.RETRY:
+        return "RefusedError"
+    if spec.actor in (Actor.OPERATOR, Actor.MAINTAINERS):
+        return "ServerFaultError"
+    return BASE_OF_CODE[spec.code]
+
+
+def render_class(spec: ErrorSpec) -> str:
+    """The class of one reason, as source."""
+    return CLASS.format(
+        name=spec.exception,
+        base=base_of(spec),
+        meaning=textwrap.fill(spec.meaning, 92, subsequent_indent="    "),
+        fix=textwrap.indent(textwrap.fill("Fix: " + spec.fix, 92), "    "),
+        reason=spec.reason,
+    )
+
+
+def render() -> str:
+    """The whole module, as source."""
+    bases = sorted({base_of(spec) for spec in ERRORS.values()})
+    names = sorted(spec.exception for spec in ERRORS.values())
+    header = HEADER.format(
+        imports="\n".join(f"    {base}," for base in bases),
+        names="\n".join(f'    "{name}",' for name in names),
+    )
+    return header + "".join(render_class(spec) for spec in ERRORS.values())
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")
