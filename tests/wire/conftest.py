@@ -1,0 +1,42 @@
+"""The wire in this process, over fake engines: for what a real engine cannot be made to do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.fake_engine import ECHO_TOKENS, CountingMetrics, FakeCatalog, FakeEngine
+from support.wire import Stubs
+
+from carousel_server.wire import WireOptions, WireServer
+
+StartWire = Callable[..., Any]
+
+
+@pytest.fixture
+async def start_wire() -> AsyncIterator[StartWire]:
+    """Starts a wire with given options over `engine` (echo) and `tokens` (echo-tokens)."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> SimpleNamespace:
+            engine, tokens, metrics = FakeEngine(), FakeEngine(ECHO_TOKENS), CountingMetrics()
+            server = WireServer(FakeCatalog(engine, tokens), WireOptions(**options), metrics)
+            await server.start()
+            stack.push_async_callback(server.stop, 0)
+            target = f"127.0.0.1:{server.port}"
+            stubs = await stack.enter_async_context(Stubs(target))
+            return SimpleNamespace(
+                server=server, engine=engine, tokens=tokens, metrics=metrics, stubs=stubs,
+                target=target, stack=stack,
+            )  # fmt: skip
+
+        yield start
+
+
+@pytest.fixture
+async def wire(start_wire: StartWire) -> Any:
+    """A wire with default options."""
+    return await start_wire()
