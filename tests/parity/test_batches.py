@@ -38,9 +38,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     return make
 
 
-def serve(path: Path, inputs: np.ndarray, *, busy: bool, strict: bool) -> np.ndarray:
+def serve(
+    path: Path, inputs: np.ndarray, *, busy: bool, strict: bool, device: str = "cpu"
+) -> np.ndarray:
     """Outputs of sequences float32[n, steps, width]; `busy` mixes chunk sizes, joins and leaves."""
-    rig = Rig(carousel_models.load(path), strict=strict, slots=32, max_batch=16, window_steps=32)
+    model = carousel_models.load(path, device=device)
+    rig = Rig(model, strict=strict, slots=32, max_batch=16, window_steps=32)
     sink = RecordingSink()
     rng = np.random.default_rng(1)
     refs = {tag: rig.session(sink, tag) for tag in range(len(inputs))}
