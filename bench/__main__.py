@@ -1,0 +1,98 @@
+"""`python -m bench`: measures, prints a table, writes JSON."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from . import bounds, invariance, machine, models, processes, served
+from .figures import Figures, Workload
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    """Runs all workloads. Returns the exit code."""
+    options = _options()
+    device = _device(options.device)
+    torch.set_num_threads(options.threads)
+    report: dict[str, object] = {
+        "machine": machine.facts(device),
+        "settings": {k: str(v) for k, v in vars(options).items() if k != "out"},
+    }
+    figures = Figures()
+    with ExitStack() as stack:
+        folder = models.make(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
+        work = _workloads(options, device, folder, stack, runner)
+        figures.take(work, options.rounds, lambda line: print(line, file=sys.stderr))
+    report["figures"] = figures.summary()
+    report["bits"] = invariance.classes(device)
+    out = options.out or RESULTS / f"foundation-{device}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n")
+    _print(figures)
+    print(f"written to {out}")
+    return 0
+
+
+def _workloads(
+    options: argparse.Namespace, device: str, folder: Path, stack: ExitStack, runner: asyncio.Runner
+) -> list[Workload]:
+    seconds = options.seconds
+    carousel_address = stack.enter_context(processes.carousel_server(folder, device))
+    echo_address = stack.enter_context(processes.echo_server())
+    return [
+        *bounds.workloads(folder, device, seconds),
+        *served.step_workloads("echo", echo_address, runner.run, seconds),
+        *served.step_workloads("carousel", carousel_address, runner.run, seconds),
+        *served.generation_workloads(carousel_address, runner.run, seconds),
+    ]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each figure")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads for the bounds")
+    parser.add_argument("--out", type=Path, help="JSON file; default bench/results/…")
+    return parser.parse_args()
+
+
+def _device(wanted: str) -> str:
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        sys.exit("bench: torch finds no CUDA device here; use --device cpu")
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def _loop_factory() -> object:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _print(figures: Figures) -> None:
+    table = Table("workload", "quantity", "median", "min", "max")
+    for name, quantities in figures.summary().items():
+        for quantity, value in quantities.items():
+            cells = (f"{value[k]:,.4g}" for k in ("median", "min", "max"))
+            table.add_row(name, quantity, *cells)
+            name = ""  # noqa: PLW2901 - shown once
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
