@@ -1,0 +1,34 @@
+"""`carousel demo`: a server and dozens of clients, live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carousel.cli.options import Options, command
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @command(app, "demo")
+    def demo(
+        _options: Options,
+        seconds: Annotated[float, typer.Option(min=1, help="How long the clients work.")] = 20,
+        models: Annotated[Path | None, typer.Option(help="Folder of the shipped models.")] = None,
+        device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+        plain: Annotated[
+            bool, typer.Option("--plain", help="Lines instead of a live view.")
+        ] = False,
+    ) -> None:
+        """Start a server on the shipped models and show many clients at work on it.
+
+        Some write Python with the character model, some stream sunspot numbers through the forecaster,
+        some tag whole Python files. Everything is stopped at the end.
+        """
+        from carousel.cli.demo.show import Show, run
+        from carousel_models import zoo_path
+
+        run(Show(models or zoo_path(), seconds, device, plain))

@@ -1,0 +1,50 @@
+"""`carousel infer`: a whole sequence through a model, such as a file through a tagger."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from carousel.cli.connect import connected
+from carousel.cli.exits import usage_error
+from carousel.cli.options import Options, command
+from carousel.cli.results import RowWriter
+from carousel.cli.rows import inputs, opened
+
+if TYPE_CHECKING:
+    import carousel
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @command(app, "infer")
+    def infer(
+        options: Options,
+        model: Annotated[str, typer.Argument(help="Name of a model.")],
+        source: Annotated[str, typer.Argument(metavar="FILE", help="Its input, or - for stdin.")],
+    ) -> None:
+        """Run a whole sequence: text for a model with a tokenizer, rows of CSV for others.
+
+        Prints one line a step: CSV, or with -o json one object a line.
+        """
+        with connected(options) as client:
+            info = client.model(model)
+            outputs = client.infer(model, whole(info, source))
+            writer = RowWriter(options, info.labels)
+            for row in outputs:
+                writer.write(row)
+
+
+def whole(info: carousel.ModelInfo, source: str) -> Any:
+    """The input: bytes of text, or a list of rows."""
+    if info.tokenizer:
+        text = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        if not text:
+            raise usage_error(f"{source} is empty", "a sequence has at least one step")
+        return text
+    with opened(source) as lines:
+        return list(inputs(lines, info.input))

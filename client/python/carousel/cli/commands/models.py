@@ -1,0 +1,188 @@
+"""`carousel models`: packages in a folder, or what a server serves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from carousel.cli.connect import connected
+from carousel.cli.exits import CliError, usage_error
+from carousel.cli.options import Options, Output, command
+from carousel.cli.printing import Record, print_json, print_line, print_record, print_records
+from carousel.cli.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    import carousel
+    from carousel_models import Manifest
+
+COLUMNS = ("name", "cell", "layers", "hidden", "input", "causal", "generative", "description")
+Folder = Annotated[
+    Path | None, typer.Option("--dir", help="Folder of packages, instead of a server.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    group = typer.Typer(no_args_is_help=True, help="List, show, check and create models.")
+    app.add_typer(group, name="models")
+
+    @command(group, "list")
+    def list_models(options: Options, dir_: Folder = None) -> None:
+        """List the models of a server, or the packages in a folder."""
+        records = served(options) if dir_ is None else packaged(dir_)
+        print_records(options, records, COLUMNS)
+
+    @command(group, "show")
+    def show(options: Options, name: str, dir_: Folder = None) -> None:
+        """Show one model: of a server, or of a folder."""
+        records = {r["name"]: r for r in (served(options) if dir_ is None else packaged(dir_))}
+        if name not in records:
+            place = options.server if dir_ is None else str(dir_)
+            raise CliError(f"{place} has no model '{name}'", did_you_mean(name, records))
+        print_record(options, records[name])
+
+    @command(group, "check")
+    def check(
+        options: Options, path: Annotated[Path, typer.Argument(help="A package, or a folder.")]
+    ) -> None:
+        """Load packages and prove them: files, shapes, fingerprint, probe outputs."""
+        check_all(options, path)
+
+    register_create(group)
+
+
+def register_create(group: typer.Typer) -> None:
+    """Adds `carousel models create`."""
+
+    @command(group, "create")
+    def create(
+        options: Options,
+        name: str,
+        cell: Annotated[
+            str, typer.Option(help="rnn_tanh, rnn_relu, lstm, gru or gru_reset_before.")
+        ] = "lstm",
+        layers: Annotated[int, typer.Option(min=1, help="Number of layers.")] = 1,
+        hidden: Annotated[int, typer.Option(min=1, help="Hidden size of each.")] = 256,
+        input_: Annotated[
+            str, typer.Option("--input", help="features:WIDTH or tokens:VOCABULARY[xEMBEDDING].")
+        ] = "features:64",
+        output: Annotated[
+            int | None,
+            typer.Option("--output", help="Width of the head; 0 for none.", show_default=False),
+        ] = None,
+        dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+        seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
+        dir_: Annotated[Path, typer.Option("--dir", help="Folder to put the package in.")] = Path(),
+        bidirectional: Annotated[
+            bool, typer.Option("--bidirectional", help="Run both ways.")
+        ] = False,
+        proj_size: Annotated[int, typer.Option(min=0, help="Projection of an lstm's h.")] = 0,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a package.")] = False,
+    ) -> None:
+        """Create a model with random weights, for capacity planning and tests."""
+        import carousel_models
+
+        manifest = carousel_models.create(
+            name, cell=known_cell(cell), layers=layers, hidden=hidden, input=input_, output=output,
+            dtype=dtype, seed=seed, dir=dir_, bidirectional=bidirectional, proj_size=proj_size,
+            overwrite=overwrite,
+        )  # fmt: skip
+        if options.output is Output.JSON:
+            print_json(of_manifest(manifest))
+        else:
+            print_line(f"created {dir_ / name}: {manifest.description}")
+
+
+def known_cell(name: str) -> Any:
+    """A cell's name; "rnn" means rnn_tanh, as in torch."""
+    from carousel_models.spec import GATES
+
+    name = "rnn_tanh" if name == "rnn" else name
+    if name not in GATES:
+        raise usage_error(f"there is no cell '{name}'", did_you_mean(name, GATES))
+    return name
+
+
+def served(options: Options) -> list[Record]:
+    """What the server says of its models."""
+    with connected(options) as client:
+        return [of_model(model) for model in client.models()]
+
+
+def packaged(folder: Path) -> list[Record]:
+    """The manifests of the packages in a folder."""
+    import carousel_models
+
+    if not folder.is_dir():
+        raise usage_error(f"there is no folder {folder}", "name a folder of model packages")
+    return [
+        of_manifest(carousel_models.read_manifest(path))
+        for path in carousel_models.discover(folder)
+    ]
+
+
+def of_model(model: carousel.ModelInfo) -> Record:
+    """A served model as a record."""
+    record = asdict(model)
+    outputs = ", ".join(f"{field.name}:{math.prod(field.shape)}" for field in model.outputs)
+    width = math.prod(model.input.shape)
+    source = f"tokens:{model.vocabulary}" if model.vocabulary else f"features:{width}"
+    return record | {"input": source, "outputs": outputs, "labels": list(model.labels)}
+
+
+def of_manifest(manifest: Manifest) -> Record:
+    """A package's manifest as a record."""
+    source = manifest.input
+    return {
+        "name": manifest.name,
+        "cell": manifest.cell,
+        "layers": len(manifest.stack),
+        "hidden": manifest.hidden,
+        "input": f"tokens:{manifest.vocabulary}"
+        if manifest.vocabulary
+        else f"features:{source.raw_width}",
+        "output": manifest.output_width,
+        "compute_dtype": manifest.dtype,
+        "causal": manifest.causal,
+        "generative": manifest.generative,
+        "tokenizer": manifest.tokenizer,
+        "labels": list(manifest.labels),
+        "fingerprint": manifest.fingerprint,
+        "training": dict(manifest.training),
+        "description": manifest.description,
+    }
+
+
+def check_all(options: Options, path: Path) -> None:
+    """Checks each package below `path` and prints what was found.
+
+    Raises:
+        CliError: a package is not good, or there is none.
+    """
+    import carousel_models
+
+    reports = [carousel_models.check(package) for package in carousel_models.discover(path)]
+    if not reports:
+        raise usage_error(
+            f"no packages in {path}", "make one: carousel models create NAME --dir DIR"
+        )
+    records = [
+        {
+            "package": report.path.name,
+            "ok": report.ok,
+            "parameters": report.parameters if report.ok else None,
+            "state_bytes": report.state_bytes if report.ok else None,
+            "probe_error": report.probe_error if report.ok else None,
+            "error": report.error or None,
+        }
+        for report in reports
+    ]
+    bad = [report for report in reports if not report.ok]
+    columns = ("package", "ok", "parameters", "state_bytes", "probe_error")
+    print_records(options, records, columns)
+    if bad:
+        raise CliError(bad[0].error, f"{len(bad)} of {len(reports)} packages cannot be served")

@@ -1,0 +1,55 @@
+"""`carousel serve`: a server with the models of a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from carousel.cli.exits import usage_error
+from carousel.cli.options import Options, command
+from carousel.cli.settings import assignments
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @command(app, "serve")
+    def serve(
+        _options: Options,
+        models: Annotated[Path | None, typer.Option(help="Folder of model packages.")] = None,
+        host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+        port: Annotated[int | None, typer.Option(help="Port for gRPC.")] = None,
+        metrics_port: Annotated[int | None, typer.Option(help="Port for /metrics.")] = None,
+        device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+        set_: Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may be repeated."),
+        ] = None,
+        config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    ) -> None:
+        """Serve the models of a folder until Ctrl-C.
+
+        Settings given here win over CAROUSEL_… variables, and those over the file.
+        All settings: carousel config show.
+        """
+        flags: dict[str, Any] = {
+            "models": models, "host": host, "port": port, "metrics_port": metrics_port, "device": device
+        }  # fmt: skip
+        given = {key: value for key, value in flags.items() if value is not None}
+        run(given | assignments(set_ or []), config)
+
+
+def run(given: dict[str, Any], config: Path | None) -> None:
+    """Loads the settings and serves until a signal; ends the command with the server's exit code."""
+    from carousel_server.config import load_settings
+    from carousel_server.main import serve
+
+    settings, _ = load_settings(given, config)
+    if not Path(settings.models).is_dir():
+        raise usage_error(
+            f"there is no folder {settings.models}",
+            "name a folder of model packages: --models DIR, or make one: carousel models create",
+        )
+    raise typer.Exit(serve(settings))

@@ -1,0 +1,116 @@
+"""`carousel sessions`: look at sessions on a server, end them, and move them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from carousel.cli.connect import connected
+from carousel.cli.options import Options, Output, command
+from carousel.cli.printing import Record, print_json, print_line, print_record, print_records
+
+if TYPE_CHECKING:
+    import carousel
+
+COLUMNS = ("id", "model", "phase", "applied", "ack", "durable", "epoch", "durability", "idle_ttl_s")
+Id = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
+NewId = Annotated[str | None, typer.Option("--id", help="The new session's id; else chosen.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    group = typer.Typer(
+        no_args_is_help=True, help="List, show, close, export, import, fork sessions."
+    )
+    app.add_typer(group, name="sessions")
+
+    @command(group, "list")
+    def list_sessions(
+        options: Options,
+        model: Annotated[str, typer.Option(help="Only those of this model.")] = "",
+    ) -> None:
+        """List your open sessions."""
+        with connected(options) as client:
+            records = [of_session(session) for session in client.sessions(model)]
+        print_records(options, records, COLUMNS)
+
+    @command(group, "show")
+    def show(options: Options, session_id: Id) -> None:
+        """Show one session: its phase and cursors."""
+        with connected(options) as client:
+            print_record(options, of_session(client.session_info(session_id)))
+
+    @command(group, "close")
+    def close(
+        options: Options, session_ids: Annotated[list[str], typer.Argument(metavar="ID…")]
+    ) -> None:
+        """Close sessions and forget their state."""
+        with connected(options) as client:
+            for session_id in session_ids:
+                client.close_session(session_id)
+                say(options, "closed", session_id)
+
+    register_moving(group)
+
+
+def register_moving(group: typer.Typer) -> None:
+    """Adds the commands that copy a session's state."""
+
+    @command(group, "export")
+    def export(
+        options: Options,
+        session_id: Id,
+        file: Annotated[Path, typer.Argument(help="Where to write the snapshot.")],
+    ) -> None:
+        """Write a snapshot of a session to a file. Its client may go on meanwhile."""
+        from carousel_protos.v1 import carousel_pb2 as pb
+
+        request = pb.ExportSessionRequest(session_id=session_id)
+        with connected(options) as client:
+            snapshot = client.unary("ExportSession", request).snapshot
+        file.write_bytes(snapshot)
+        say(options, "exported", session_id, file=str(file), snapshot_bytes=len(snapshot))
+
+    @command(group, "import")
+    def import_(
+        options: Options,
+        file: Annotated[Path, typer.Argument(help="A snapshot that export wrote.")],
+        new_id: NewId = None,
+    ) -> None:
+        """Open a session from a snapshot, at a server with the same weights."""
+        snapshot = file.read_bytes()
+        with connected(options) as client:
+            session = client.import_session(snapshot, session_id=new_id)
+            session.detach()
+            say(options, "opened", session.id, applied=session.applied)
+
+    @command(group, "fork")
+    def fork(
+        options: Options,
+        session_id: Id,
+        new_id: NewId = None,
+        seed: Annotated[int | None, typer.Option(help="Its random numbers; else the same.")] = None,
+    ) -> None:
+        """Open a new session with a copy of another's state."""
+        with connected(options) as client:
+            session = client.fork_session(session_id, session_id=new_id, seed=seed)
+            session.detach()
+            say(options, "opened", session.id, applied=session.applied)
+
+
+def of_session(session: carousel.SessionInfo) -> Record:
+    """A session as a record."""
+    record = asdict(session)
+    return record | {"phase": str(session.phase), "durability": str(session.durability)}
+
+
+def say(options: Options, verb: str, session_id: str, **facts: object) -> None:
+    """What was done to which session."""
+    if options.output is Output.JSON:
+        print_json({"id": session_id, "done": verb, **facts})
+    else:
+        rest = "".join(f", {name.replace('_', ' ')} {value}" for name, value in facts.items())
+        print_line(f"{verb} {session_id}{rest}")

@@ -1,0 +1,69 @@
+"""`carousel stream`: rows in, outputs out, as they come."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import fstat
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from carousel.cli.connect import connected
+from carousel.cli.options import Options, command
+from carousel.cli.printing import note
+from carousel.cli.results import RowWriter
+from carousel.cli.rows import inputs, opened
+
+if TYPE_CHECKING:
+    import carousel
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @command(app, "stream")
+    def stream(
+        options: Options,
+        model: Annotated[str, typer.Argument(help="Name of a causal model.")],
+        source: Annotated[
+            str, typer.Argument(metavar="[FILE.csv|-]", help="Rows of CSV; - is stdin.")
+        ] = "-",
+        session: Annotated[str | None, typer.Option(help="Go on in this open session.")] = None,
+        keep: Annotated[bool, typer.Option("--keep", help="Leave the session open.")] = False,
+    ) -> None:
+        """Stream rows of CSV through a session and print each output row as it comes.
+
+        Prints CSV, or with -o json one object a line. A first line without numbers is a header.
+        From a pipe or terminal each row is answered before the next is read; files are pipelined.
+        """
+        with connected(options) as client, opened(source) as lines:
+            info = client.model(model)
+            writer = RowWriter(options, info.labels)
+            with session_for(client, model, session, keep) as bound:
+                ahead = 1 if source == "-" and is_live() else None
+                for row in bound.stream(inputs(lines, info.input), ahead=ahead):
+                    writer.write(row)
+
+
+@contextmanager
+def session_for(
+    client: carousel.Client, model: str, session_id: str | None, keep: bool
+) -> Iterator[carousel.Session]:
+    """A new session, closed at the end unless it is to be kept; or an open one, left open."""
+    if session_id is not None:
+        with client.attach(session_id) as session:
+            yield session
+        return
+    with client.session(model) as session:
+        yield session
+        if keep:
+            session.detach()
+            note(f"session {session.id} is still open: carousel sessions show {session.id}")
+
+
+def is_live() -> bool:
+    """True if stdin is a pipe or a terminal, whose writer may wait for our answer."""
+    return not stat.S_ISREG(fstat(sys.stdin.fileno()).st_mode)

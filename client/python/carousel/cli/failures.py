@@ -1,0 +1,125 @@
+"""From any exception to two lines and an exit code: what happened, and what to do about it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Protocol, cast
+
+from .exits import CliError, ExitCode, usage_error
+
+SERVER_PACKAGES = {
+    "carousel_models", "carousel_server", "grpc_health", "grpc_reflection", "prometheus_client",
+    "pydantic", "pydantic_settings", "safetensors", "tokenizers", "torch",
+}  # fmt: skip
+
+
+class UsageFailure(Protocol):
+    """What Typer raises for a wrong command line, under a name that depends on its version."""
+
+    ctx: object
+
+    def format_message(self) -> str:
+        """The cause."""
+
+
+def report(error: BaseException, debug: bool) -> ExitCode:
+    """Prints an error on stderr and returns the exit code that goes with it."""
+    if debug:
+        traceback.print_exception(error)
+    failure = explained(error)
+    red, bold, plain = ("\x1b[31;1m", "\x1b[1m", "\x1b[0m") if colourful() else ("", "", "")
+    sys.stderr.write(f"{red}carousel:{plain} {failure.cause}\n")
+    if failure.fix:
+        sys.stderr.write(f"  {bold}fix:{plain} {failure.fix}\n")
+    return failure.code
+
+
+def colourful() -> bool:
+    """True if stderr is a terminal and its user has not asked for plain text."""
+    import os
+
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
+
+
+def explained(error: BaseException) -> CliError:
+    """The same error with cause, fix and exit code."""
+    if isinstance(error, CliError):
+        return error
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        return of_usage(cast("UsageFailure", error))
+    if isinstance(error, ModuleNotFoundError):
+        return of_missing_module(error)
+    refused = of_sdk(error)  # before OSError: a lost connection is both
+    if refused:
+        return refused
+    if isinstance(error, OSError):
+        return of_operating_system(error)
+    return of_package(error) or of_settings(error) or of_defect(error)
+
+
+def of_usage(error: UsageFailure) -> CliError:
+    """A wrong flag, command or argument."""
+    path = getattr(error.ctx, "command_path", "carousel") if error.ctx else "carousel"
+    message = error.format_message().rstrip()
+    return usage_error(message[:1].lower() + message[1:], f"see {path} --help")
+
+
+def of_missing_module(error: ModuleNotFoundError) -> CliError:
+    """A command needs an extra that is not installed."""
+    package = (error.name or "").partition(".")[0]
+    if package in SERVER_PACKAGES:
+        return CliError(
+            f"this command needs the server's packages, and {package} is not installed",
+            "pip install 'carousel-serving[server]'",
+        )
+    if package == "matplotlib":
+        return CliError("drawing needs matplotlib", "pip install 'carousel-serving[zoo]'")
+    return of_defect(error)
+
+
+def of_operating_system(error: OSError) -> CliError:
+    """A file that is not there, may not be read, and the like."""
+    subject = f"{error.filename}: " if error.filename else ""
+    code = ExitCode.USAGE if isinstance(error, FileNotFoundError) else ExitCode.FAILED
+    return CliError(f"{subject}{error.strerror or error}", code=code)
+
+
+def of_sdk(error: BaseException) -> CliError | None:
+    """A refusal by the server, or no server at all."""
+    from carousel import _error_bases as sdk
+
+    if not isinstance(error, sdk.CarouselError):
+        return None
+    code = ExitCode.REFUSED
+    if isinstance(error, sdk.ServerUnreachableError | sdk.ConnectionLostError):
+        code = ExitCode.UNREACHABLE
+    elif isinstance(error, sdk.ClientSideError):
+        code = ExitCode.FAILED
+    request = f", request {error.request_id}" if error.request_id else ""
+    return CliError(f"{error.message} ({error.reason}{request})", error.fix, code)
+
+
+def of_package(error: BaseException) -> CliError | None:
+    """A model package that cannot be read or written. Its message is "cause; fix"."""
+    models = sys.modules.get("carousel_models.errors")
+    if models is None or not isinstance(error, models.PackageError):
+        return None
+    cause, _, fix = str(error).rpartition("; ")
+    return CliError(cause, fix, ExitCode.FAILED) if cause else CliError(fix)
+
+
+def of_settings(error: BaseException) -> CliError | None:
+    """A setting or model package that does not fit: the message says which."""
+    if isinstance(error, ValueError):
+        first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+        return usage_error(first, "; ".join(line.strip() for line in rest[:1]))
+    return None
+
+
+def of_defect(error: BaseException) -> CliError:
+    """Our bug."""
+    return CliError(
+        f"unexpected {type(error).__name__}: {error}",
+        "run it again with --debug and report what it prints",
+    )

@@ -1,0 +1,104 @@
+"""The `carousel` command: one module of commands each, and one place where every error ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import typer
+
+from .commands import (
+    compare,
+    config,
+    demo,
+    generate,
+    health,
+    infer,
+    models,
+    serve,
+    sessions,
+    stream,
+)
+from .commands import version as version_command
+from .exits import ExitCode
+from .failures import report
+from .options import Debug, Options, OutputOption, Server, Token, from_environment, merged
+
+EPILOG = (
+    "Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 server unreachable · "
+    "4 refused by the server · 130 interrupted"
+)
+
+app = typer.Typer(
+    name="carousel",
+    help="Carousel serves recurrent models: their state stays on the server, every step is batched.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (
+    serve, demo, generate, stream, infer, sessions, models, compare, health, config, version_command
+):  # fmt: skip
+    module.register(app)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    server: Server = None,
+    token: Token = None,
+    output: OutputOption = None,
+    debug: Debug = False,
+) -> None:
+    """Takes the options that stand before the command's name."""
+    context.obj = merged(from_environment(), server, token, output, debug)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line; returns the exit code."""
+    try:
+        return int(app(arguments, prog_name="carousel", standalone_mode=False) or ExitCode.OK)
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return reader_left()
+    except Exception as error:  # noqa: BLE001 - the last place where an error can become two lines
+        if is_help(error):
+            return ExitCode.USAGE
+        return report(error, debug="--debug" in arguments)
+
+
+def is_help(error: Exception) -> bool:
+    """True for a bare `carousel` or `carousel models`: Typer's error then is the help itself."""
+    if type(error).__name__ != "NoArgsIsHelpError":
+        return False
+    error.show()  # type: ignore[attr-defined]
+    return True
+
+
+def reader_left() -> int:
+    """The other end of the pipe was closed, as `head` does: stop quietly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.OK
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, interrupted)
+    sys.exit(run(sys.argv[1:]))
+
+
+def interrupted(_number: int, _frame: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: children are stopped, sessions closed."""
+    raise KeyboardInterrupt
+
+
+__all__ = ["Options", "app", "main", "run"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The options that every command takes, before or after its name: where to, as whom, in what form."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+DEFAULT_SERVER = "localhost:50051"
+PANEL = "Options of every command"
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the options of every command say."""
+
+    server: str = DEFAULT_SERVER
+    token: str | None = None
+    output: Output = Output.TABLE
+    debug: bool = False
+    server_given: bool = False
+    """True if a person named the server, by option or by CAROUSEL_SERVER."""
+
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        help=f"The server to talk to: CAROUSEL_SERVER, or {DEFAULT_SERVER}.",
+        rich_help_panel=PANEL,
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", help="Bearer token: CAROUSEL_TOKEN, or none.", rich_help_panel=PANEL),
+]
+OutputOption = Annotated[
+    Output | None,
+    typer.Option("--format", "-o", help="Form of the result.", rich_help_panel=PANEL),
+]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=PANEL),
+]
+HINTS: dict[str, Any] = {"server": Server, "token": Token, "form": OutputOption, "debug": Debug}
+DEFAULTS: dict[str, Any] = {"server": None, "token": None, "form": None, "debug": False}
+
+
+def from_environment() -> Options:
+    """The defaults, as the environment changes them."""
+    server = os.environ.get("CAROUSEL_SERVER")
+    return Options(
+        server=server or DEFAULT_SERVER,
+        token=os.environ.get("CAROUSEL_TOKEN"),
+        server_given=bool(server),
+    )
+
+
+def merged(
+    base: Options, server: str | None, token: str | None, output: Output | None, debug: bool
+) -> Options:
+    """`base` with what was given this time."""
+    return replace(
+        base,
+        server=server or base.server,
+        token=token or base.token,
+        output=output or base.output,
+        debug=debug or base.debug,
+        server_given=base.server_given or server is not None,
+    )
+
+
+def command(
+    app: typer.Typer, name: str | None = None, **settings: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds a function to `app` as a command that also takes the options of every command.
+
+    The function's first parameter receives them as `Options`; the others are its own, as in Typer.
+    """
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        hints.pop("return", None)
+        first, *own = inspect.signature(function).parameters.values()
+        assert hints.pop(first.name) is Options, f"{function.__name__} takes Options first"
+
+        @wraps(function)
+        def run(context: typer.Context, **values: Any) -> None:
+            shared = [values.pop(key) for key in HINTS]
+            options = merged(context.obj or from_environment(), *shared)
+            context.find_root().obj = options
+            function(options, **values)
+
+        run.__annotations__ = {"context": typer.Context, **hints, **HINTS}
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+                ),
+                *(
+                    p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
+                    for p in own
+                ),
+                *(
+                    inspect.Parameter(
+                        key,
+                        inspect.Parameter.KEYWORD_ONLY,
+                        annotation=HINTS[key],
+                        default=DEFAULTS[key],
+                    )
+                    for key in HINTS
+                ),
+            ]
+        )
+        app.command(name, **settings)(run)
+        return function
+
+    return add

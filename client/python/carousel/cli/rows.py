@@ -1,0 +1,87 @@
+"""Rows of numbers from CSV, one at a time: a slow pipe is read as it flows."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from .exits import usage_error
+
+if TYPE_CHECKING:
+    import carousel
+
+
+@contextmanager
+def opened(source: str) -> Iterator[TextIO]:
+    """The file `source`, or stdin for "-"."""
+    if source == "-":
+        yield sys.stdin
+        return
+    path = Path(source)
+    if not path.is_file():
+        raise usage_error(f"there is no file {source}", "name a CSV file, or - for stdin")
+    with path.open(encoding="utf-8", newline="") as file:
+        yield file
+
+
+def parsed(lines: Iterable[str], width: int) -> Iterator[list[float]]:
+    """Rows of `width` numbers. A first line without any number is a header and is passed over.
+
+    Raises:
+        CliError: a line has another number of cells, or a cell is no number; names the line.
+    """
+    for number, cells in enumerate(csv.reader(line_by_line(lines)), start=1):
+        if not cells:
+            continue
+        row = [as_float(cell) for cell in cells]
+        if number == 1 and all(value is None for value in row):
+            continue
+        if len(row) != width:
+            raise usage_error(
+                f"line {number} has {len(row)} cells, the model's row has {width}",
+                "give each row that many numbers, separated by commas",
+            )
+        yield [checked(value, cell, number) for value, cell in zip(row, cells, strict=True)]
+
+
+def inputs(lines: Iterable[str], spec: carousel.TensorInfo) -> Iterator[Any]:
+    """Rows in the model's shape: a token id, or a (nested) row of floats.
+
+    Raises:
+        CliError: as `parsed`, or a token id is no whole number.
+    """
+    import numpy as np
+
+    for row in parsed(lines, math.prod(spec.shape)):
+        array = np.array(row, spec.dtype if spec.dtype == "<f4" else "<f8")
+        if spec.dtype != "<f4":
+            if not all(value.is_integer() for value in row):
+                raise usage_error(f"{row[0]:g} is no token id", "give whole numbers")
+            array = array.astype(spec.dtype)
+        yield array.reshape(spec.shape)
+
+
+def line_by_line(lines: Iterable[str]) -> Iterator[str]:
+    """Lines as they come: `readline` does not wait for a full buffer as iterating a pipe may."""
+    readline = getattr(lines, "readline", None)
+    return iter(readline, "") if readline else iter(lines)
+
+
+def as_float(cell: str) -> float | None:
+    """The number in a cell, or None."""
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def checked(value: float | None, cell: str, line: int) -> float:
+    """`value`, which must be a number; NaN and Inf are left to the server's refusal."""
+    if value is None:
+        raise usage_error(f"line {line}: '{cell.strip()}' is no number", "correct the line")
+    return value
