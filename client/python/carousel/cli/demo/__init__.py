@@ -1,0 +1,1 @@
+"""`carousel demo`: a real server, three groups of real clients, and a live view of both sides."""

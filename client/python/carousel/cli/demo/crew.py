@@ -1,0 +1,116 @@
+"""One process of clients: python -m carousel.cli.demo.crew ROLE MODEL CLIENTS SERVER.
+
+Reports on stdout; ends when its stdin is closed, so it never outlives the demo.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import carousel
+
+from .data import PROMPTS, python_files, sunspot_rows
+from .plan import Role
+from .tally import Tally
+
+REPORT_EVERY_S = 0.25
+TOKENS_A_TEXT = 400
+
+Work = Callable[[carousel.Client, str, Tally, int], None]
+
+
+def generate(client: carousel.Client, model: str, tally: Tally, number: int) -> None:
+    """Writes one text after another; client 0 is the one shown live."""
+    rng = random.Random(number)  # noqa: S311 - which prompt comes next is no secret
+    while not tally.stop.is_set():
+        prompt = rng.choice(PROMPTS)
+        shown = f"\n{prompt}" if number == 0 else ""
+        started_s: float | None = time.monotonic()
+        with tally.session():
+            for token in client.generate(
+                model, prompt, max_tokens=TOKENS_A_TEXT, temperature=0.6, seed=rng.getrandbits(32)
+            ):
+                tally.unit(started_s, shown + token.text if number == 0 else "")
+                started_s, shown = (
+                    None,
+                    "",
+                )  # several tokens may come in one message: time the first
+                if tally.stop.is_set():
+                    break
+
+
+def stream(client: carousel.Client, model: str, tally: Tally, number: int) -> None:
+    """Sends measured rows through one session, each when the forecast of the one before is there."""
+    rows = sunspot_rows()
+    with client.session(model) as session, tally.session():
+        for row in itertools.cycle(rows[number:] + rows[:number]):
+            if tally.stop.is_set():
+                return
+            started_s = time.monotonic()
+            session.step(row)
+            tally.unit(started_s)
+
+
+def infer(client: carousel.Client, model: str, tally: Tally, number: int) -> None:
+    """Sends whole files."""
+    for source in itertools.cycle(python_files(number)):
+        if tally.stop.is_set():
+            return
+        started_s = time.monotonic()
+        client.infer(model, source)
+        tally.unit(started_s)
+
+
+WORK: dict[Role, Work] = {Role.GENERATE: generate, Role.STREAM: stream, Role.INFER: infer}
+
+
+def guarded(work: Work, client: carousel.Client, model: str, tally: Tally, number: int) -> None:
+    """Runs one client; its failure ends all and is reported."""
+    try:
+        work(client, model, tally, number)
+    except Exception as error:  # noqa: BLE001 - reported to the demo, which ends with it
+        if not tally.stop.is_set():
+            tally.fail(f"client {number}: {str(error) or type(error).__name__}")
+
+
+def report_until_stopped(tally: Tally) -> None:
+    """A report now and then, and one at the end."""
+    ended = False
+    while not ended:
+        ended = tally.stop.wait(REPORT_EVERY_S)
+        sys.stdout.write(tally.take().encode() + "\n")
+        sys.stdout.flush()
+
+
+def watch_stdin(tally: Tally) -> None:
+    """The demo closes our stdin, or dies: either way we are done."""
+    sys.stdin.read()
+    tally.stop.set()
+
+
+def main(role: str, model: str, clients: str, server: str) -> int:
+    """Runs the clients until stdin is closed or one fails; returns the exit code."""
+    tally = Tally()
+    threading.Thread(target=watch_stdin, args=(tally,), daemon=True).start()
+    with carousel.Client(server) as client:
+        threads = [
+            threading.Thread(target=guarded, args=(WORK[Role(role)], client, model, tally, number))
+            for number in range(int(clients))
+        ]
+        for thread in threads:
+            thread.start()
+        report_until_stopped(tally)
+        for thread in threads:
+            thread.join()
+    last = tally.take()
+    sys.stdout.write(last.encode() + "\n")
+    return 1 if last.error else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

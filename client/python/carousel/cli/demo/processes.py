@@ -1,0 +1,131 @@
+"""The demo's child processes: one server, one process a crew. None outlives the demo."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from carousel.cli.exits import CliError
+
+from .messages import Report, decode
+from .plan import Crew
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 8.0
+LOG_LINES = 3
+
+
+def stopped(process: subprocess.Popen[str]) -> int:
+    """Waits for a process that was asked to end; ends it by force after a while."""
+    try:
+        return process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+class ServerProcess:
+    """`carousel serve` on free ports, in a process group of its own: Ctrl-C reaches the demo alone,
+    which then stops clients first and the server last.
+    """
+
+    def __init__(self, models: Path, device: str) -> None:
+        self.address = ""
+        self.metrics_address = ""
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        serve = ["serve", "--models", str(models), "--device", device, "--host", HOST]
+        free = ["--port", "0", "--metrics-port", "0"]
+        quiet = ["--set", f"metrics_host={HOST}", "--set", "log_level=warning"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "carousel.cli.main", *serve, *free, *quiet],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def wait_ready(self) -> None:
+        """Returns when the server listens; it then says in one line of JSON where.
+
+        Raises:
+            CliError: it has ended, or is not ready in time; with the end of its log.
+        """
+        assert self._process.stdout is not None
+        watchdog = threading.Timer(START_TIMEOUT_S, self._process.kill)
+        watchdog.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            watchdog.cancel()
+        if not line:
+            self._process.wait()
+            raise CliError(f"the server ended before it was ready: {self.log_tail()}")
+        ready = json.loads(line)
+        self.address = f"{HOST}:{ready['port']}"
+        self.metrics_address = f"{HOST}:{ready['metrics_port']}"
+
+    def died(self) -> str:
+        """The end of its log if the server has ended, else ""."""
+        return "" if self._process.poll() is None else f"the server has died: {self.log_tail()}"
+
+    def log_tail(self) -> str:
+        """The last lines that the server wrote."""
+        self._log.seek(0)
+        return " | ".join(line.strip() for line in self._log.readlines()[-LOG_LINES:])
+
+    def close(self) -> int:
+        """Asks the server to drain and end; returns its exit code."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        code = stopped(self._process)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.close()
+        return code
+
+
+class CrewProcess:
+    """Clients of one crew. `on_report` is called on a thread of its own."""
+
+    def __init__(self, crew: Crew, server: str, on_report: Callable[[Crew, Report], None]) -> None:
+        self.crew = crew
+        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe could fill up
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "carousel.cli.demo.crew",
+             crew.role, crew.model, str(crew.clients), server],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        self._on_report = on_report
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._on_report(self.crew, decode(line))
+
+    def ask_to_end(self) -> None:
+        """Closes its stdin, which it takes as the sign."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def close(self) -> str:
+        """Waits for its end; returns what went wrong, "" if nothing."""
+        self.ask_to_end()
+        code = stopped(self._process)
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        with self._complaints as file:
+            file.seek(0)
+            complaints = file.read().strip().splitlines()
+        if code == 0:
+            return ""
+        return complaints[-1] if complaints else f"exit code {code}"

@@ -1,0 +1,113 @@
+"""The demo from start to end: server up, crews at work, everything down again in order."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from carousel.cli.exits import CliError, usage_error
+from carousel.cli.printing import note, print_line
+
+from .board import Board
+from .exposition import fetch
+from .messages import Report
+from .plain import PlainLines
+from .plan import CREWS, MODELS, Crew
+from .processes import CrewProcess, ServerProcess
+from .screen import LiveScreen
+from .summary import summary
+
+LOOK_EVERY_S = 0.5
+SMALLEST_HEIGHT = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """How long, on which models and device, and whether anything moves on the screen."""
+
+    models: Path
+    seconds: float
+    device: str
+    plain: bool
+
+
+def run(show: Show) -> None:
+    """Runs the demo.
+
+    Raises:
+        CliError: the models are not there, the server or a client failed.
+    """
+    missing = [name for name in MODELS if not (show.models / name).is_dir()]
+    if missing:
+        raise usage_error(
+            f"no model {missing[0]} in {show.models}", "name the zoo's folder: --models models/zoo"
+        )
+    board = Board()
+    with server_running(show) as server:
+        started_s = time.monotonic()
+        with crews_running(board, server):
+            perform(show, board, server)
+        seconds = time.monotonic() - started_s
+    if board.error():
+        raise CliError(f"a client failed: {board.error()}")
+    print_line(summary(board, seconds))
+
+
+@contextlib.contextmanager
+def server_running(show: Show) -> Iterator[ServerProcess]:
+    """A server that listens; stopped at the end, whatever happens."""
+    server = ServerProcess(show.models, show.device)
+    try:
+        note(f"starting a server on {show.models} …")
+        server.wait_ready()
+        note(f"it listens on {server.address}, metrics on http://{server.metrics_address}/metrics")
+        yield server
+    finally:
+        code = server.close()
+    if code != 0:
+        raise CliError(f"the server ended with exit code {code}")
+
+
+@contextlib.contextmanager
+def crews_running(board: Board, server: ServerProcess) -> Iterator[None]:
+    """All crews at work; asked to end and waited for at the end."""
+
+    def take(crew: Crew, report: Report) -> None:
+        board.report(crew, report, time.monotonic())
+
+    crews = [CrewProcess(crew, server.address, take) for crew in CREWS]
+    complaints: list[tuple[str, str]] = []
+    try:
+        yield
+    finally:
+        for process in crews:
+            process.ask_to_end()
+        complaints += [(process.crew.model, process.close()) for process in crews]
+    for model, complaint in complaints:
+        if complaint and not board.error():
+            raise CliError(f"the clients of {model} failed: {complaint}")
+
+
+def perform(show: Show, board: Board, server: ServerProcess) -> None:
+    """Shows the board for the time set, or until something fails."""
+    console = Console()
+    live = console.is_terminal and not show.plain and console.height >= SMALLEST_HEIGHT
+    view = LiveScreen(board, console, show.seconds) if live else PlainLines(board)
+    ended = threading.Event()
+    view.open()
+    try:
+        deadline_s = time.monotonic() + show.seconds
+        while (left_s := deadline_s - time.monotonic()) > 0 and not board.error():
+            if server.died():
+                raise CliError(server.died())
+            with contextlib.suppress(OSError):
+                board.scraped(fetch(server.metrics_address), time.monotonic())
+            ended.wait(min(LOOK_EVERY_S, left_s))
+    finally:
+        view.close()

@@ -1,0 +1,23 @@
+"""Numbers as people read them, the same on the live screen, in plain lines and in the summary."""
+
+from __future__ import annotations
+
+import math
+
+
+def as_latency(seconds: float | None) -> str:
+    """A latency with a unit that fits: 340 µs, 2.1 ms, 1.3 s."""
+    if seconds is None:
+        return "–"
+    if math.isinf(seconds):
+        return "> 2.5 s"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    return (
+        f"{seconds * 1e3:.{1 if seconds < 0.1 else 0}f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    )
+
+
+def as_rate(value: float) -> str:
+    """A rate without false precision: 1,234 or 3.4."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
