@@ -233,4 +233,5 @@ def _fused(spec: LayerSpec, weights: tuple[Weights, ...]) -> nn.RNNBase | None:
         for name, value in values:
             if value is not None:
                 setattr(module, f"{name}_l0{suffix}", nn.Parameter(value, requires_grad=False))
-    return module
+    # No move, but torch collects the weights now and not in the first call, on whatever thread that is.
+    return module.to(first.ih.device)
