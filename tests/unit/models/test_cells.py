@@ -26,7 +26,7 @@ def test_without_a_reset_gate_both_forms_agree() -> None:
     torchs = nn.GRU(3, 4)
     ours = GRUResetBefore(3, 4)
     with torch.no_grad():
-        torchs.bias_ih_l0.data[:4] = 1e4
+        torchs.get_parameter("bias_ih_l0")[:4] = 1e4
     mirrored = {name: value.clone() for name, value in torchs.state_dict().items()}
     for value in mirrored.values():
         value[4:8] *= -1
