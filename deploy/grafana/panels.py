@@ -1,0 +1,290 @@
+"""The panels of the dashboard: what is asked of Prometheus, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SERVER = 'instance=~"$instance"'
+MODEL = f'{SERVER}, model=~"$model"'
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel. `queries` are (legend, PromQL); `width` is in 24ths of a row."""
+
+    title: str
+    unit: str
+    queries: tuple[tuple[str, str], ...]
+    description: str = ""
+    kind: str = "timeseries"
+    width: int = 8
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def rate(metric: str, by: str = "model", match: str = MODEL) -> str:
+    """Events per second."""
+    return f"sum by ({by}) (rate({metric}{{{match}}}[$__rate_interval]))"
+
+
+def level(metric: str, by: str = "model", match: str = MODEL) -> str:
+    """Sum of a gauge over instances."""
+    return f"sum by ({by}) ({metric}{{{match}}})"
+
+
+def quantile(q: float, metric: str, by: str = "model", match: str = MODEL) -> str:
+    """A quantile of a histogram."""
+    groups = ", ".join(filter(None, (by, "le")))
+    return f"histogram_quantile({q}, {rate(f'{metric}_bucket', groups, match)})"
+
+
+def quantiles(metric: str) -> tuple[tuple[str, str], ...]:
+    """Median and 99th percentile of each model."""
+    return (
+        ("{{model}} p50", quantile(0.5, metric)),
+        ("{{model}} p99", quantile(0.99, metric)),
+    )
+
+
+def total(metric: str) -> str:
+    """Sum of a series of the wire."""
+    return f"sum({metric}{{{SERVER}}})"
+
+
+def stat(title: str, unit: str, expr: str) -> Panel:
+    """A number with its recent course."""
+    return Panel(title, unit, (("", expr),), kind="stat", width=4)
+
+
+def whole(metric: str) -> str:
+    """Events per second of everything shown."""
+    return f"sum(rate({metric}{{{MODEL}}}[$__rate_interval]))"
+
+
+ROWS: dict[str, tuple[Panel, ...]] = {
+    "Now": (
+        stat("Steps", "ops", whole("carousel_steps_total")),
+        stat("Tokens", "ops", whole("carousel_tokens_total")),
+        stat("Sessions", "short", f"sum(carousel_sessions{{{MODEL}}})"),
+        stat(
+            "Mean batch",
+            "short",
+            f"{whole('carousel_batch_size_sum')} / ({whole('carousel_batch_size_count')} > 0)",
+        ),
+        stat("Step p99", "s", quantile(0.99, "carousel_step_seconds", by="")),
+        stat("Refusals", "ops", whole("carousel_refusals_total")),
+    ),
+    "Throughput": (
+        Panel("Steps per second", "ops", (("{{model}}", rate("carousel_steps_total")),)),
+        Panel("Tokens per second", "ops", (("{{model}}", rate("carousel_tokens_total")),)),
+        Panel("Ticks per second", "ops", (("{{model}}", rate("carousel_ticks_total")),)),
+    ),
+    "Latency": (
+        Panel(
+            "Step",
+            "s",
+            quantiles("carousel_step_seconds"),
+            "A client-fed step, from arrival to delivery: queue, tick and hand-over.",
+        ),
+        Panel("Step in the queue", "s", quantiles("carousel_step_queue_seconds")),
+        Panel("Tick", "s", quantiles("carousel_tick_seconds"), "Time on the device."),
+        Panel("First token", "s", quantiles("carousel_first_token_seconds")),
+        Panel("Between tokens", "s", quantiles("carousel_inter_token_seconds")),
+        Panel(
+            "Steps by latency",
+            "s",
+            (("{{le}}", rate("carousel_step_seconds_bucket", "le")),),
+            "Steps per second in each bucket of latency.",
+            kind="heatmap",
+        ),
+    ),
+    "Batches and queues": (
+        Panel(
+            "Mean batch",
+            "short",
+            (
+                (
+                    "{{model}}",
+                    f"{rate('carousel_batch_size_sum')} / ({rate('carousel_batch_size_count')} > 0)",
+                ),
+            ),
+            "Sessions stepped together. Grows by itself under load.",
+        ),
+        Panel(
+            "Batch fill",
+            "percentunit",
+            (
+                (
+                    "{{model}}",
+                    f"{rate('carousel_batch_size_sum')} / ({rate('carousel_bucket_rows_total')} > 0)",
+                ),
+            ),
+            "Rows of sessions among the rows computed; the rest is padding.",
+        ),
+        Panel(
+            "Waiting",
+            "short",
+            (
+                ("{{model}} steps", level("carousel_queue_steps")),
+                ("{{model}} commands", level("carousel_inbox_commands")),
+            ),
+            "Steps accepted and not yet run; commands in the inbox.",
+        ),
+    ),
+    "Sessions": (
+        Panel(
+            "Sessions",
+            "short",
+            (
+                ("{{model}} {{phase}}", level("carousel_sessions", "model, phase")),
+                ("{{model}} generating", level("carousel_sessions_generating")),
+            ),
+        ),
+        Panel(
+            "Opened and ended",
+            "ops",
+            (
+                ("{{model}} opened", rate("carousel_sessions_opened_total")),
+                ("{{model}} {{how}}", rate("carousel_sessions_ended_total", "model, how")),
+            ),
+        ),
+        Panel(
+            "Slots in use",
+            "percentunit",
+            (
+                (
+                    "{{model}}",
+                    f"{level('carousel_slots_used')} / {level('carousel_slots_capacity')}",
+                ),
+            ),
+            "At 100 % new sessions are refused with SLAB_FULL.",
+        ),
+        Panel(
+            "State",
+            "bytes",
+            (("{{model}} {{tier}}", level("carousel_state_bytes", "model, tier")),),
+            "Recurrent state of open sessions, by where it is.",
+        ),
+        Panel(
+            "Whole sequences",
+            "ops",
+            (
+                ("{{model}} sequences", rate("carousel_infer_sequences_total")),
+                ("{{model}} steps", rate("carousel_infer_steps_total")),
+            ),
+        ),
+        Panel("Whole-sequence batch", "s", quantiles("carousel_infer_batch_seconds")),
+    ),
+    "The door and the wire": (
+        Panel(
+            "Refusals",
+            "ops",
+            (("{{model}} {{reason}}", f"{rate('carousel_refusals_total', 'model, reason')} > 0"),),
+            "By reason; docs/reference/errors.md says what each asks for.",
+        ),
+        Panel(
+            "Calls",
+            "ops",
+            (
+                (
+                    "{{grpc_method}} {{grpc_code}}",
+                    f"{rate('grpc_server_handled_total', 'grpc_method, grpc_code', SERVER)} > 0",
+                ),
+            ),
+        ),
+        Panel(
+            "Call p99",
+            "s",
+            (
+                (
+                    "{{grpc_method}}",
+                    quantile(
+                        0.99,
+                        "grpc_server_handling_seconds",
+                        "grpc_method",
+                        f'{SERVER}, grpc_type="unary"',
+                    ),
+                ),
+            ),
+            "Unary calls; a stream's time is its whole life.",
+        ),
+        Panel(
+            "Open calls",
+            "short",
+            (
+                ("Attach streams", total("carousel_attach_streams")),
+                (
+                    "all calls",
+                    f"{total('grpc_server_started_total')} - {total('grpc_server_handled_total')}",
+                ),
+            ),
+        ),
+        Panel(
+            "Event loop lag",
+            "s",
+            tuple(
+                (f"p{int(q * 100)}", quantile(q, "carousel_event_loop_lag_seconds", "", SERVER))
+                for q in (0.5, 0.99)
+            ),
+            "Every call waits this on top of its own work.",
+        ),
+    ),
+    "Process": (
+        Panel(
+            "Processor",
+            "percentunit",
+            (
+                (
+                    "{{instance}}",
+                    rate("process_cpu_seconds_total", "instance", f'{SERVER}, job="carousel"'),
+                ),
+            ),
+            "1 is one core.",
+        ),
+        Panel(
+            "Memory",
+            "bytes",
+            (
+                (
+                    "{{instance}}",
+                    level("process_resident_memory_bytes", "instance", f'{SERVER}, job="carousel"'),
+                ),
+            ),
+        ),
+        Panel(
+            "Uptime",
+            "s",
+            (
+                (
+                    "{{instance}}",
+                    f'time() - process_start_time_seconds{{{SERVER}, job="carousel"}}',
+                ),
+            ),
+        ),
+        Panel(
+            "Builds",
+            "short",
+            (
+                (
+                    "{{instance}}: {{version}}, torch {{torch}} on {{device}}",
+                    f"carousel_build_info{{{SERVER}}}",
+                ),
+            ),
+            kind="stat",
+            options={"textMode": "name"},
+        ),
+        Panel(
+            "Models",
+            "short",
+            (
+                (
+                    "{{model}}: {{layers}} × {{hidden}} {{cell}}, {{compute_dtype}}",
+                    f"carousel_model_info{{{MODEL}}}",
+                ),
+            ),
+            kind="stat",
+            width=16,
+            options={"textMode": "name"},
+        ),
+    ),
+}
