@@ -39,7 +39,7 @@ def save(
     dtype: Dtype = "float32",
     overwrite: bool = False,
 ) -> Manifest:
-    """Writes a package from ordinary torch modules.
+    """Writes a package from ordinary torch modules and returns its manifest.
 
     Args:
         path: the package's folder, made here.
@@ -63,9 +63,6 @@ def save(
         dtype: type of the matrices; they are rounded to it here.
         overwrite: replace an existing package.
 
-    Returns:
-        The manifest as written.
-
     Raises:
         PackageError: the modules do not fit together, or the folder exists.
     """
@@ -87,11 +84,6 @@ def save(
         )
     except ValidationError as error:
         raise PackageError(f"these modules do not make a model: {error}") from error
-    return write(
-        path,
-        manifest,
-        tensors,
-        custom=modules.custom_module,
-        tokenizer_file=Path(tokenizer) if kind == "huggingface" else None,
-        overwrite=overwrite,
-    )
+    file = Path(tokenizer) if kind == "huggingface" else None
+    module = modules.custom_module
+    return write(path, manifest, tensors, custom=module, tokenizer_file=file, overwrite=overwrite)
