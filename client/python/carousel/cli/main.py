@@ -65,8 +65,10 @@ def run(arguments: list[str]) -> int:
         return int(app(arguments, prog_name="carousel", standalone_mode=False) or ExitCode.OK)
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        return reader_left()
+    except SystemExit as end:  # Typer's answer to a broken pipe
+        if isinstance(end.__context__, BrokenPipeError):
+            return reader_left()
+        raise
     except Exception as error:  # noqa: BLE001 - the last place where an error can become two lines
         if is_help(error):
             return ExitCode.USAGE
