@@ -12,7 +12,9 @@ from ._core.faults import error_of
 from ._error_bases import (
     CarouselError,
     ClientClosedError,
+    ClientSideError,
     ConnectionLostError,
+    NotFoundError,
     ProtocolViolationError,
     ReplyTimeoutError,
     ServerFaultError,
@@ -26,6 +28,7 @@ PLAIN: dict[grpc.StatusCode, type[CarouselError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: ReplyTimeoutError,
     grpc.StatusCode.CANCELLED: ClientClosedError,
     grpc.StatusCode.UNIMPLEMENTED: ProtocolViolationError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
 }
 """What a status without details means: it was made by gRPC, not by a Carousel server."""
 
@@ -44,9 +47,9 @@ def error_of_call(error: Any, *, on_stream: bool = False) -> CarouselError:
     if on_stream and code is grpc.StatusCode.UNAVAILABLE:
         return ConnectionLostError(text, request_id=request_id)
     kind = PLAIN.get(code, ServerFaultError)
-    if kind is ServerFaultError:
-        return ServerFaultError(text, reason=code.name, code=code.name, request_id=request_id)
-    return kind(text, request_id=request_id)
+    if issubclass(kind, ClientSideError):
+        return kind(text, request_id=request_id)
+    return kind(text, reason=code.name, code=code.name, request_id=request_id)
 
 
 def _request_id(error: Any) -> str:

@@ -120,6 +120,7 @@ class AsyncSession:
         sent: asyncio.Queue[Any] = asyncio.Queue()
         places = asyncio.Semaphore(most)
         feeding = asyncio.create_task(self._feed(rows, block_steps, limit_s, sent, places))
+        feeding.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             while (asked := await sent.get()) is not None:
                 await self._stream.wait(asked, patience_s(limit_s))
@@ -128,8 +129,7 @@ class AsyncSession:
                 places.release()
             await feeding  # raises what the source, or a row, was at fault with
         finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
+            feeding.cancel()  # and no await: a loop that is ending could not wait for it
 
     async def _feed(
         self,

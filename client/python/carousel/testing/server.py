@@ -86,6 +86,14 @@ class FakeServer:
             found = self._services.sessions.page("", "", 1_000_000)
             return [SessionInfo.of(session.message()) for session in found]
 
+    def calls(self) -> list[str]:
+        """Names of the unary calls and generations so far; "Generate ended" when one is over."""
+        return self._services.log.names()
+
+    def wait_for_call(self, name: str, timeout_s: float = 10.0) -> None:
+        """Returns once a call of this name has come. Raises TimeoutError."""
+        self._services.log.wait_for(name, timeout_s)
+
     def stop(self) -> None:
         """Breaks all calls and frees the port; again, it does nothing."""
         self._services.gate.set()

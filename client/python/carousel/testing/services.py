@@ -17,6 +17,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as services
 
 from .attach import FakeStream
+from .log import CallLog
 from .model import FakeModel
 from .refusals import Injections, Refusal
 from .sessions import FakeSession, FakeSessions
@@ -28,6 +29,7 @@ def answering(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
         try:
+            self.log.add(method.__name__)
             self.injections.check(method.__name__)
             with self.sessions.lock:
                 return method(self, request)
@@ -52,7 +54,7 @@ class FakeServices(
         self.gate = threading.Event()
         self.gate.set()
         self.streams: set[FakeStream] = set()
-        self.calls: list[str] = []
+        self.log = CallLog()
         self._chunk_steps = chunk_steps
 
     # -- inference
@@ -109,8 +111,8 @@ class FakeServices(
         self, request: pb.GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GenerateResponse]:
         """Generate: greedy, or drawn with NumPy by (seed, seq)."""
-        self.calls.append("Generate")
-        context.add_callback(lambda: self.calls.append("Generate ended"))
+        self.log.add("Generate")
+        context.add_callback(lambda: self.log.add("Generate ended"))
         try:
             self.injections.check("Generate")
             with self.sessions.lock:
@@ -193,8 +195,9 @@ class FakeServices(
     @answering
     def Check(self, request: Any) -> Any:  # noqa: N802
         """Health."""
-        if request.service and request.service not in self.models:
-            raise Refusal("MODEL_NOT_FOUND", model=request.service)
+        name = request.service.removeprefix("model/")
+        if name and name not in self.models:
+            raise Refusal("MODEL_NOT_FOUND", model=name)
         return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
 
 

@@ -1,0 +1,126 @@
+"""The blocking client from several threads, and what ends its waits."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import carousel
+from carousel.testing import FakeServer
+
+from .support import sums
+
+ROWS = np.ones((30, 2), np.float32)
+
+
+def test_threads_with_sessions_of_their_own(fake: FakeServer) -> None:
+    with carousel.Client(fake.target) as client, ThreadPoolExecutor(8) as pool:
+
+        def work(number: int) -> np.ndarray:
+            with client.session("sum") as session:
+                return np.stack([session.step(row * number) for row in ROWS])
+
+        for number, outputs in enumerate(pool.map(work, range(16))):
+            np.testing.assert_array_equal(outputs, sums(ROWS * number))
+    assert fake.sessions() == []
+
+
+def test_threads_that_share_a_session_step_it_once_each(fake: FakeServer) -> None:
+    with (
+        carousel.Client(fake.target) as client,
+        client.session("sum") as session,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        outputs = [y[0] for y in pool.map(session.step, [[1, 0]] * 100)]
+        assert sorted(outputs) == list(range(1, 101))
+        assert session.applied == 100
+
+
+def test_closing_wakes_whoever_waits(fake: FakeServer) -> None:
+    client = carousel.Client(fake.target)
+    session = client.session("sum")
+    with ThreadPoolExecutor(1) as pool, fake.paused():
+        waiting = pool.submit(session.step, [1, 1])
+        while not session._lane.sent:
+            threading.Event().wait(0.001)
+        client.close()
+        with pytest.raises(carousel.ClientClosedError):
+            waiting.result(10)
+
+
+def test_ctrl_c_ends_a_wait_and_the_session_goes_on(fake: FakeServer) -> None:
+    with carousel.Client(fake.target) as client, client.session("sum") as session:
+        with fake.paused():
+            # To this very thread, as a terminal's Ctrl-C goes to the main one.
+            here = threading.get_ident()
+            timer = threading.Timer(0.05, signal.pthread_kill, [here, signal.SIGINT])
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                session.step([1, 1])
+            timer.join()
+        assert session.step([1, 1]).tolist() == [4, 1]
+
+
+def test_a_closed_client_leaves_no_threads(fake: FakeServer) -> None:
+    with carousel.Client(fake.target) as client, client.session("sum") as session:
+        session.step([1, 1])
+        assert any(t.name == "carousel-attach" for t in threading.enumerate())
+    assert not any(t.name == "carousel-attach" for t in threading.enumerate())
+
+
+async def test_a_cancelled_step_is_dropped_and_the_session_goes_on(fake: FakeServer) -> None:
+    async with carousel.AsyncClient(fake.target) as client, client.session("sum") as session:
+        with fake.paused():
+            step = asyncio.create_task(session.step([1, 1]))
+            await asyncio.sleep(0)  # the step has been sent, up to its wait
+            assert session._lane.sent == 1
+            step.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await step
+        assert (await session.step([1, 1])).tolist() == [4, 1]
+
+
+async def test_tasks_share_a_client(fake: FakeServer) -> None:
+    async with carousel.AsyncClient(fake.target) as client:
+
+        async def work(number: int) -> np.ndarray:
+            async with client.session("sum") as session:
+                return np.stack([await session.step(row * number) for row in ROWS])
+
+        results = await asyncio.gather(*[work(number) for number in range(8)])
+        for number, outputs in enumerate(results):
+            np.testing.assert_array_equal(outputs, sums(ROWS * number))
+
+
+async def test_a_live_source_gets_each_output_before_its_next_row(fake: FakeServer) -> None:
+    arrived = asyncio.Event()
+    arrived.set()
+
+    async def rows():
+        for row in ROWS[:5]:
+            await arrived.wait()  # waits for the output of the row before
+            arrived.clear()
+            yield row
+
+    async with carousel.AsyncClient(fake.target) as client, client.session("sum") as session:
+        outputs = []
+        async for y in session.stream(rows()):
+            outputs.append(y)
+            arrived.set()
+        np.testing.assert_array_equal(outputs, sums(ROWS[:5]))
+
+
+async def test_a_source_that_fails_ends_the_stream(fake: FakeServer) -> None:
+    async def rows():
+        yield ROWS[0]
+        raise RuntimeError("the sensor broke")
+
+    async with carousel.AsyncClient(fake.target) as client, client.session("sum") as session:
+        with pytest.raises(RuntimeError, match="sensor"):
+            [y async for y in session.stream(rows())]
+        assert (await session.step([1, 1]))[0] == 4
