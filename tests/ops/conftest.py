@@ -1,0 +1,29 @@
+"""A loaded server and a real Prometheus that scrapes it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.server import ServerProcess
+
+from .load import Load
+from .prometheus import Prometheus
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def prometheus(
+    server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    """Scrapes the server, while a load runs, until every kind of call has been seen twice."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("prometheus is missing: apt-get install prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    with Load(server.target), Prometheus(folder, f"127.0.0.1:{server.metrics_port}") as running:
+        running.wait_for("min(count_over_time(up[1m])) >= 8")
+        running.wait_for('min(rate(grpc_server_handled_total{grpc_method="Infer"}[20s])) >= 0')
+        yield running

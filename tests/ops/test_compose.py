@@ -1,0 +1,183 @@
+"""docker-compose.yml and the Dockerfile hold together, as far as it shows without an engine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from carousel_server.config import NOT_SETTINGS, PREFIX, Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SERVERS = {name: told for name, told in SERVICES.items() if name.startswith("server")}
+
+each_service = pytest.mark.parametrize("name", SERVICES)
+each_server = pytest.mark.parametrize("name", SERVERS)
+
+
+def image_environment() -> dict[str, str]:
+    return dict(
+        re.findall(r"(CAROUSEL_\w+)=(\S+)", DOCKERFILE.split("ENV PATH")[1].split("USER")[0])
+    )
+
+
+def test_the_compose_schema_holds() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "check_jsonschema",
+            "--builtin-schema",
+            "vendor.compose-spec",
+            ROOT / "docker-compose.yml",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_service
+def test_every_mounted_file_exists(name: str) -> None:
+    for mount in SERVICES[name].get("volumes", ()):
+        source, target, *mode = mount.split(":")
+        assert target.startswith("/")
+        if source.startswith("."):
+            assert (ROOT / source).exists(), source
+            assert mode == ["ro"], "what is ours is not theirs to change"
+        else:
+            assert source in COMPOSE["volumes"]
+
+
+@each_server
+def test_every_variable_is_a_setting_and_the_server_takes_them_together(name: str) -> None:
+    environment = image_environment() | SERVERS[name]["environment"]
+    for variable in environment:
+        assert variable in NOT_SETTINGS or (
+            variable.removeprefix(PREFIX).lower() in Settings.model_fields
+        ), variable
+    settings, _ = load_settings(environment=environment)
+    assert settings.host == "0.0.0.0"
+    assert settings.insecure
+
+
+def test_the_image_alone_refuses_to_listen_to_everybody() -> None:
+    from carousel_server.config import ConfigError
+
+    with pytest.raises(ConfigError, match="insecure"):
+        load_settings(environment=image_environment())
+
+
+@each_service
+def test_services_are_pinned_confined_and_watched(name: str) -> None:
+    told = SERVICES[name]
+    tag = told["image"].rpartition(":")[2]
+    assert tag
+    assert tag != "latest"
+    assert told["read_only"] is True
+    assert told["cap_drop"] == ["ALL"]
+    assert told["security_opt"] == ["no-new-privileges:true"]
+    assert told["healthcheck"]["test"][0] == "CMD", "no shell"
+    assert name in SERVERS or not told["user"].startswith("0")
+    for port in told["ports"]:
+        assert port.startswith("127.0.0.1:"), "published on loopback only"
+
+
+def test_ports_do_not_collide() -> None:
+    ports = [port.split(":")[1] for told in SERVICES.values() for port in told["ports"]]
+    assert len(ports) == len(set(ports))
+
+
+@each_server
+def test_a_server_is_found_by_prometheus_and_has_time_to_drain(name: str) -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    (discovery,) = config["scrape_configs"][0]["dns_sd_configs"]
+    assert discovery["names"] == SERVERS[name]["networks"]["default"]["aliases"]
+    assert discovery["port"] == Settings.model_fields["metrics_port"].default
+    grace_s = float(SERVERS[name]["stop_grace_period"].removesuffix("s"))
+    assert grace_s > Settings.model_fields["drain_timeout_s"].default
+
+
+def test_only_the_gpu_server_asks_for_a_gpu() -> None:
+    assert SERVICES["server-gpu"]["profiles"] == ["gpu"]
+    devices = SERVICES["server-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices[0]["capabilities"] == ["gpu"]
+    assert "deploy" not in SERVICES["server"]
+    assert "profiles" not in SERVICES["server"], "`docker compose up` is enough"
+
+
+def test_the_dockerfile_is_as_the_guide_says() -> None:
+    assert DOCKERFILE.count("\nFROM ") == 2
+    user = re.search(r"^USER (\d+):", DOCKERFILE, re.MULTILINE)
+    assert user
+    assert int(user[1]) != 0
+    assert 'ENTRYPOINT ["carousel", "serve"]' in DOCKERFILE
+    assert 'CMD ["carousel", "health"]' in DOCKERFILE
+    for source in re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE):
+        assert (ROOT / source).exists(), source
+
+
+def test_commands_are_those_of_the_programs(tmp_path: Path) -> None:
+    """The health check and the entry point are commands that exist."""
+    for command in (["health"], ["serve"]):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from carousel.cli.main import main; main()",
+                *command,
+                "--help",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert command[0] in done.stdout
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "deploy").rglob("*.yml")), ids=lambda path: path.name
+)
+def test_every_yaml_file_parses(path: Path) -> None:
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("script", [ROOT / "deploy" / "test_image.sh"], ids=lambda path: path.name)
+def test_shell_scripts_parse(script: Path) -> None:
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_grafana_finds_what_is_mounted() -> None:
+    provisioning = ROOT / "deploy" / "grafana" / "provisioning"
+    provider = yaml.safe_load((provisioning / "dashboards" / "carousel.yml").read_text())
+    mounts = dict(mount.split(":")[:2] for mount in SERVICES["grafana"]["volumes"])
+    folder = provider["providers"][0]["options"]["path"]
+    assert mounts["./deploy/grafana/dashboards"] == folder
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (ROOT / "deploy" / "grafana" / "dashboards" / Path(home).name).exists()
+    source = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())
+    assert source["datasources"][0]["url"] == "http://prometheus:9090"
+
+
+def test_the_health_check_works_against_a_real_server(server: Any) -> None:
+    command = SERVICES["server"]["healthcheck"]["test"][1:]
+    assert command[0] == "carousel"
+    done = subprocess.run(
+        [sys.executable, "-c", "from carousel.cli.main import main; main()", *command[1:]],
+        env={"CAROUSEL_SERVER": server.target, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
