@@ -175,7 +175,7 @@ class Engine:
             try:
                 while not self._stopping.is_set() and self._broken is None:
                     if self.idle:
-                        self._idle()
+                        self._inbox.wait(_HOUSEKEEPING_S)
                     self._tick_began_s = self._clock()
                     self.tick()
                     self._tick_began_s = None
@@ -183,11 +183,6 @@ class Engine:
                 log.exception("model %s: the engine has failed", self._view.name)
                 self._break("the engine has failed")
             self._answer_rest()
-
-    def _idle(self) -> None:
-        self._lifetimes.check_integrity()
-        self._gauges()
-        self._inbox.wait(_HOUSEKEEPING_S)
 
     def _admit(self, now: float) -> None:
         """Runs the commands in order of arrival, neighbouring blocks of steps together."""
@@ -317,6 +312,8 @@ class Engine:
         late = CarouselError("DEADLINE_EXCEEDED", "the deadline passed while generating")
         for row in self._generations.late(now):
             self._control.end_generation(row, late)
+        if self.idle:
+            self._lifetimes.check_integrity()
         self._gauges()
 
     def _gauges(self) -> None:
