@@ -23,7 +23,7 @@ def check_page(page_size: int, token: str) -> tuple[int, str]:
     if len(token) > _MAX_TOKEN_CHARACTERS:
         raise invalid("page_token", "is none of this server's")
     try:
-        after = base64.urlsafe_b64decode(token.encode("ascii")).decode()
+        after = base64.b64decode(token.encode("ascii"), b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError):
         raise invalid("page_token", "is none of this server's") from None
     return page_size or DEFAULT_PAGE, after
