@@ -1,0 +1,122 @@
+"""Commands that need no server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from e2e.command import carousel
+
+CREATE = ("--cell", "gru", "--layers", "2", "--hidden", "8", "--input", "features:3", "--output", "2",
+          "--dtype", "bf16", "--seed", "4")  # fmt: skip
+
+
+def test_a_model_is_created_checked_listed_and_shown(tmp_path):
+    folder = str(tmp_path)
+    done = carousel("models", "create", "small", *CREATE, "--dir", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2×8 gru" in done.stdout
+
+    (report,) = json.loads(carousel("models", "check", folder, "-o", "json").stdout)
+    assert report["ok"]
+    assert report["state_bytes"] > 0
+
+    shown = json.loads(carousel("models", "show", "small", "--dir", folder, "-o", "json").stdout)
+    assert (shown["input"], shown["output"], shown["compute_dtype"]) == (
+        "features:3",
+        2,
+        "bfloat16",
+    )
+    assert "small" in carousel("models", "list", "--dir", folder).stdout
+
+    again = carousel("models", "create", "small", *CREATE, "--dir", folder)
+    assert again.returncode == 1
+    assert "small" in again.stderr
+    assert (
+        carousel("models", "create", "small", *CREATE, "--dir", folder, "--overwrite").returncode
+        == 0
+    )
+
+
+def test_the_same_seed_makes_the_same_weights(tmp_path):
+    prints = []
+    for place in ("a", "b"):
+        done = carousel(
+            "models", "create", "m", *CREATE, "--dir", str(tmp_path / place), "-o", "json"
+        )
+        prints.append(json.loads(done.stdout)["fingerprint"])
+    assert prints[0] == prints[1]
+
+
+def test_a_damaged_package_fails_the_check_with_its_cause(tmp_path):
+    carousel("models", "create", "m", *CREATE, "--dir", str(tmp_path))
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    done = carousel("models", "check", str(tmp_path))
+    assert done.returncode == 1
+    assert "fingerprint" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause", "fix"),
+    [
+        (("models", "create", "m", "--cell", "lsmt"), "no cell 'lsmt'", "did you mean 'lstm'?"),
+        (("models", "check", "/nowhere"), "/nowhere", ""),
+        (("models", "list", "--dir", "/nowhere"), "no folder /nowhere", ""),
+        (("modles",), "no such command 'modles'", "did you mean 'models'?"),
+        (("generate",), "missing argument", "carousel generate --help"),
+        (("config", "check", "/nowhere.toml"), "cannot read /nowhere.toml", ""),
+        (("demo", "--models", "/nowhere"), "no model pychar-lstm in /nowhere", "--models"),
+        (("demo", "--seconds", "0"), "--seconds", "carousel demo --help"),
+    ],
+)
+def test_a_mistake_is_said_in_two_lines(arguments, cause, fix):
+    done = carousel(*arguments)
+    assert done.returncode in {1, 2}
+    said = done.stderr.lower()
+    assert cause.lower() in said
+    assert fix.lower() in said
+    assert "traceback" not in said
+
+
+def test_settings_show_where_they_come_from(tmp_path):
+    file = tmp_path / "carousel.toml"
+    file.write_text("slots = 12\nmax_batch = 3\n")
+    done = carousel(
+        "config", "show", "--config", str(file), "--set", "max_batch=4", "-o", "json",
+        CAROUSEL_PORT="6000",
+    )  # fmt: skip
+    found = {r["setting"]: (r["value"], r["from"]) for r in json.loads(done.stdout)}
+    assert found["slots"] == (12, "file")
+    assert found["max_batch"] == (4, "command line")
+    assert found["port"] == (6000, "environment")
+    assert found["host"] == ("127.0.0.1", "default")
+    assert (
+        "3 settings are given"
+        in carousel("config", "check", str(file), CAROUSEL_PORT="6000").stdout
+    )
+
+
+def test_the_schema_is_a_json_schema_of_all_settings():
+    schema = json.loads(carousel("config", "schema").stdout)
+    assert {"models", "port", "slots", "device"} <= schema["properties"].keys()
+
+
+def test_the_version_is_the_package_s():
+    import carousel as sdk
+
+    assert json.loads(carousel("version", "-o", "json").stdout)["carousel"] == sdk.__version__
+
+
+def test_help_lists_every_command_and_the_exit_codes():
+    done = carousel("--help")
+    assert done.returncode == 0
+    for name in ("serve", "demo", "generate", "stream", "infer", "sessions", "models", "compare", "health",
+                 "config", "version", "130 interrupted"):  # fmt: skip
+        assert name in " ".join(done.stdout.split())
+
+
+def test_no_command_is_help_and_exit_code_2():
+    done = carousel()
+    assert done.returncode == 2
+    assert "Usage" in done.stdout + done.stderr

@@ -1,0 +1,79 @@
+"""`carousel serve` from start to end: ready, in use, refused, interrupted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+
+import pytest
+from e2e.command import carousel, started
+from support.server import LSTM
+
+
+@pytest.fixture
+def serving(models_dir):
+    """A server started by the command, on free ports: the process and what it said when ready."""
+    process = started(
+        "serve", "--models", str(models_dir), "--port", "0", "--metrics-port", "0",
+        "--device", "cpu", "--set", "slots=8", "--set", "log-level=warning",
+    )  # fmt: skip
+    with process:
+        yield process, json.loads(process.stdout.readline())
+        if process.poll() is None:
+            process.kill()
+
+
+def test_it_says_where_it_listens_serves_and_ends_on_ctrl_c(serving):
+    process, ready = serving
+    server = f"127.0.0.1:{ready['port']}"
+    done = carousel("stream", LSTM, "--server", server, stdin="1,2,3,4\n")
+    assert done.returncode == 0, done.stderr
+    with urllib.request.urlopen(f"http://127.0.0.1:{ready['metrics_port']}/metrics") as reply:
+        text = reply.read().decode()
+    assert f'carousel_steps_total{{model="{LSTM}"}} 1' in text
+    assert f'carousel_slots_capacity{{model="{LSTM}"}} 8' in text
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out, err) == (0, "", "")
+    assert carousel("health", "--server", server).returncode == 3
+
+
+@pytest.mark.parametrize("key", ["port", "metrics_port"])
+def test_a_port_in_use_is_said_with_its_fix(server, models_dir, key):
+    taken = getattr(server, key)
+    ports = {"port": 0, "metrics_port": 0, key: taken}
+    settings = [part for name, port in ports.items() for part in ("--set", f"{name}={port}")]
+    second = started("serve", "--models", str(models_dir), "--device", "cpu", *settings)
+    out, err = second.communicate()
+    assert (second.returncode, out) == (1, "")
+    assert f"127.0.0.1:{taken}" in err
+    assert "choose another port" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause", "fix"),
+    [
+        (("--models", "/nowhere"), "there is no folder /nowhere", "carousel models create"),
+        (("--prt", "1"), "no such option: --prt", "--port"),
+        (("--port", "many"), "'--port'", "carousel serve --help"),
+        (("--port", "70000"), "setting port (command line)", "Port of gRPC"),
+        (("--set", "slotz=8"), "unknown setting slotz", "did you mean slots?"),
+        (("--set", "slots"), "--set slots names no value", "KEY=VALUE"),
+        (("--config", "/nowhere.toml"), "cannot read /nowhere.toml", "TOML"),
+        (("--host", "0.0.0.0"), "without TLS", "insecure"),
+    ],
+)
+def test_a_wrong_setting_is_exit_code_2_before_anything_starts(arguments, cause, fix):
+    done = carousel("serve", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert cause in done.stderr
+    assert fix in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_a_folder_without_models_is_said_with_its_fix(tmp_path):
+    done = carousel("serve", "--models", str(tmp_path), "--port", "0", "--metrics-port", "0")
+    assert done.returncode == 2
+    assert str(tmp_path) in done.stderr
