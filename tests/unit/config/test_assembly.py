@@ -1,0 +1,63 @@
+"""From settings to engines: devices, threads, and what the wire is told."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+
+from carousel_models import PackageError, create
+from carousel_server.assembly import assemble, choose_device, load_models, torch_threads
+from carousel_server.config import ConfigError, Settings
+from carousel_server.main import wire_options
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "chosen"),
+    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
+)
+def test_the_device(monkeypatch, wanted, there, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert choose_device(wanted) == chosen
+
+
+def test_a_missing_device_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        choose_device("cuda")
+
+
+def test_threads_leave_a_core_to_grpc(monkeypatch):
+    for cores, threads in ((1, 1), (2, 1), (16, 15), (None, 1)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert torch_threads(0) == threads
+    assert torch_threads(3) == 3
+
+
+def test_two_packages_of_one_name_are_refused(tmp_path):
+    create("twin", hidden=4, input="features:2", output=1, dir=tmp_path)
+    (tmp_path / "twin").rename(tmp_path / "other")
+    create("twin", hidden=4, input="features:2", output=1, dir=tmp_path)
+    with pytest.raises(PackageError, match="named 'twin'"):
+        load_models(Settings(models=tmp_path), "cpu")
+
+
+def test_engines_run_until_they_are_stopped(models_dir):
+    assembly = assemble(Settings(models=models_dir, slots=8, device="cpu"))
+    try:
+        assert all(engine.healthy for engine in assembly.engines)
+        assert list(assembly.catalog.engines()) == list(assembly.engines)
+    finally:
+        assembly.stop()
+        assembly.stop()  # idempotent
+    assert not any(engine.healthy for engine in assembly.engines)
+
+
+def test_the_wire_is_told_hashes_only(models_dir):
+    digest = hashlib.sha256(b"secret").hexdigest()
+    settings = Settings(models=models_dir, tokens={"tenant": digest}, max_handles=3)
+    options = wire_options(settings)
+    assert options.tokens == {bytes.fromhex(digest): "tenant"}
+    assert (options.max_handles, options.max_message_bytes) == (3, 4 << 20)
+    assert options.tls is None
