@@ -740,7 +740,7 @@ class Failure(google.protobuf.message.Message):
     SEQ_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
     handle: builtins.int
-    """The session, or 0 if the message named no bound handle."""
+    """The handle that the message named, bound or not; 0 if it named none."""
     seq: builtins.int
     """The first step concerned, or 0."""
     @property

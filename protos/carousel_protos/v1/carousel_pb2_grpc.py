@@ -64,7 +64,8 @@ class InferenceServiceServicer(object):
     def Attach(self, request_iterator, context):
         """One stream for any number of sessions. The client binds sessions to stream-local handles, then sends
         blocks of steps; results come back as they are ready, in order within a session and in any order
-        between sessions. An error of one session is a Failure on the stream, which goes on.
+        between sessions. An error of one session is a Failure on the stream, which goes on. A client that
+        half-closes wants nothing more: outputs on their way stay with the session, for a later Replay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +87,7 @@ class InferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Feeds a prompt, then samples tokens and feeds each back, on the device. Runs in a session of its own,
+        """Feeds a prompt, then samples tokens on the device and feeds each back. Runs in a session of its own,
         or in a given one, whose state then goes on from there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

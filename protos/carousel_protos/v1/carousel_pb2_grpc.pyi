@@ -34,7 +34,8 @@ class InferenceServiceStub:
     ]
     """One stream for any number of sessions. The client binds sessions to stream-local handles, then sends
     blocks of steps; results come back as they are ready, in order within a session and in any order
-    between sessions. An error of one session is a Failure on the stream, which goes on.
+    between sessions. An error of one session is a Failure on the stream, which goes on. A client that
+    half-closes wants nothing more: outputs on their way stay with the session, for a later Replay.
     """
 
     Step: grpc.UnaryUnaryMultiCallable[
@@ -55,7 +56,7 @@ class InferenceServiceStub:
         carousel_protos.v1.carousel_pb2.GenerateRequest,
         carousel_protos.v1.carousel_pb2.GenerateResponse,
     ]
-    """Feeds a prompt, then samples tokens and feeds each back, on the device. Runs in a session of its own,
+    """Feeds a prompt, then samples tokens on the device and feeds each back. Runs in a session of its own,
     or in a given one, whose state then goes on from there.
     """
 
@@ -68,7 +69,8 @@ class InferenceServiceAsyncStub:
     ]
     """One stream for any number of sessions. The client binds sessions to stream-local handles, then sends
     blocks of steps; results come back as they are ready, in order within a session and in any order
-    between sessions. An error of one session is a Failure on the stream, which goes on.
+    between sessions. An error of one session is a Failure on the stream, which goes on. A client that
+    half-closes wants nothing more: outputs on their way stay with the session, for a later Replay.
     """
 
     Step: grpc.aio.UnaryUnaryMultiCallable[
@@ -89,7 +91,7 @@ class InferenceServiceAsyncStub:
         carousel_protos.v1.carousel_pb2.GenerateRequest,
         carousel_protos.v1.carousel_pb2.GenerateResponse,
     ]
-    """Feeds a prompt, then samples tokens and feeds each back, on the device. Runs in a session of its own,
+    """Feeds a prompt, then samples tokens on the device and feeds each back. Runs in a session of its own,
     or in a given one, whose state then goes on from there.
     """
 
@@ -104,7 +106,8 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[carousel_protos.v1.carousel_pb2.AttachResponse], collections.abc.AsyncIterator[carousel_protos.v1.carousel_pb2.AttachResponse]]:
         """One stream for any number of sessions. The client binds sessions to stream-local handles, then sends
         blocks of steps; results come back as they are ready, in order within a session and in any order
-        between sessions. An error of one session is a Failure on the stream, which goes on.
+        between sessions. An error of one session is a Failure on the stream, which goes on. A client that
+        half-closes wants nothing more: outputs on their way stay with the session, for a later Replay.
         """
 
     @abc.abstractmethod
@@ -131,7 +134,7 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request: carousel_protos.v1.carousel_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[carousel_protos.v1.carousel_pb2.GenerateResponse], collections.abc.AsyncIterator[carousel_protos.v1.carousel_pb2.GenerateResponse]]:
-        """Feeds a prompt, then samples tokens and feeds each back, on the device. Runs in a session of its own,
+        """Feeds a prompt, then samples tokens on the device and feeds each back. Runs in a session of its own,
         or in a given one, whose state then goes on from there.
         """
 
