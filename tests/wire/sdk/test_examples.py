@@ -15,7 +15,7 @@ SAYS = {
     "step.py": "expected next",
     "stream_rows.py": "200 rows went through",
     "generate_text.py": "200 tokens, ended by length",
-    "tag_file.py": "import",
+    "tag_file.py": "  '",
     "many_sessions.py": "session [3] failed",
     "async_client.py": "20 forecasts",
     "snapshot_and_fork.py": "both expect the same next byte: True",
