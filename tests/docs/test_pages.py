@@ -1,0 +1,80 @@
+"""The documentation is true: links lead somewhere, code runs, diagrams are current."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.server import ServerProcess
+
+from carousel_server.sessions.lifecycle import diagram
+
+from .pages import PAGES, ROOT, blocks, links
+
+ADDRESS = "localhost:50051"
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Iterator[ServerProcess]:
+    """A server on the shipped models."""
+    with ServerProcess(ROOT / "models/zoo") as server:
+        yield server
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_files(page: Path) -> None:
+    broken = [link for link in links(page) if not (page.parent / link).exists()]
+    assert not broken
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
+def test_python_runs(page: Path, zoo: ServerProcess, tmp_path: Path) -> None:
+    """The blocks of a page run as one program, so that later ones may use what earlier ones made."""
+    program = "\n".join(blocks(page, "python")).replace(ADDRESS, zoo.target)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")], ids=name)
+def test_commands_exist(page: Path) -> None:
+    """Every `carousel` command and every make target that a page names is there."""
+    targets = (ROOT / "Makefile").read_text()
+    for line in "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["make"]:
+            assert f"\n{words[1]}:" in targets, f"no target: {line}"
+        if words[:1] == ["carousel"]:
+            group = [word for word in words[1:3] if word.isalpha() and word.islower()]
+            _assert_help(group)
+
+
+def _assert_help(words: list[str]) -> None:
+    """The longest beginning of `words` that is a command has a help page."""
+    for count in (2, 1):
+        done = subprocess.run(
+            [sys.executable, "-m", "carousel.cli.main", *words[:count], "--help"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if done.returncode == 0:
+            return
+    raise AssertionError(f"no command: {words}: {done.stderr}")
+
+
+def test_the_lifecycle_diagram_is_current() -> None:
+    assert blocks(ROOT / "ARCHITECTURE.md", "mermaid") == [diagram() + "\n"]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
