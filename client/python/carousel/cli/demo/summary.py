@@ -12,9 +12,9 @@ def summary(board: Board, seconds: float) -> str:
     for row in board.sums():
         crew = row.crew
         p50, p99 = (as_latency(row.latencies.quantile(q)) for q in (0.5, 0.99))
+        done = f"{row.units:,} {crew.unit} ({as_rate(row.units / seconds)} a second)"
         lines += [
-            f"  {crew.clients} clients {crew.title} with {crew.model}: {row.units:,} {crew.unit} "
-            f"({as_rate(row.units / seconds)} a second)",
+            f"  {crew.clients} clients {crew.title} with {crew.model}: {done}",
             f"     {crew.timed}: p50 {p50}, p99 {p99}",
         ]
     server = board.server(whole=True)
