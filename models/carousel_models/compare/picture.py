@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart by colour-blind eyes and in grey print.
 COLOURS = {"rnn": "#E69F00", "lstm": "#0072B2", "gru": "#009E73"}
+# Curves that coincide stay visible: the marker drawn first is the largest.
+SIZES = {"rnn": 6, "lstm": 9, "gru": 5}
 MARKERS = {"rnn": "o", "lstm": "s", "gru": "^"}
 INK = "#222222"
 PALE = "#777777"
@@ -66,6 +68,7 @@ def _speed(axes: Axes, comparison: Comparison) -> None:
             xytext=(0, 4),
             textcoords="offset points",
             ha="center",
+            rotation=90,
             fontsize=7.5,
         )
     axes.set_yscale("log")
@@ -73,7 +76,7 @@ def _speed(axes: Axes, comparison: Comparison) -> None:
     axes.set_xlabel("sessions in the batch")
     axes.set_ylabel("seconds per step (log)")
     axes.set_title("Time of one step: median, quartiles")
-    axes.margins(y=0.12)
+    axes.margins(y=0.2)
 
 
 def _recall(axes: Axes, comparison: Comparison) -> None:
@@ -90,9 +93,13 @@ def _recall(axes: Axes, comparison: Comparison) -> None:
             linewidth=0,
         )
         shares = [100 * entry.accuracy for entry in entries]
-        # Curves that coincide stay visible: each one is drawn thinner than the one below it.
         axes.plot(
-            gaps, shares, marker=MARKERS[cell], color=COLOURS[cell], label=NAMES[cell], markersize=5
+            gaps,
+            shares,
+            marker=MARKERS[cell],
+            color=COLOURS[cell],
+            label=NAMES[cell],
+            markersize=SIZES[cell],
         )
     if comparison.recall:
         longest = max((e.gap for e in comparison.recall if e.trained), default=0)
@@ -102,7 +109,7 @@ def _recall(axes: Axes, comparison: Comparison) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({entry.gap for entry in comparison.recall}))
         axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(0.0, 0.62))
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(0.3, 0.76))
     axes.set_ylim(0, 108)
     axes.set_xlabel("steps between symbol and question")
     axes.set_ylabel("named rightly, %")
@@ -128,8 +135,8 @@ def _fits(axes: Axes, fits: Sequence[Fit]) -> None:
             va="top",
             fontsize=11,
         )
-        axes.text(0.14, top, textwrap.fill(entry.fits, 46), weight="bold", va="top", fontsize=9)
-        axes.text(0.14, top - 0.062, "\n".join(lines), va="top", fontsize=8.5, linespacing=1.35)
+        axes.text(0.17, top, textwrap.fill(entry.fits, 44), weight="bold", va="top", fontsize=9)
+        axes.text(0.17, top - 0.062, "\n".join(lines), va="top", fontsize=8.5, linespacing=1.35)
 
 
 def plot(comparison: Comparison, path: Path | str) -> None:

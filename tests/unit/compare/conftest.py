@@ -1,0 +1,35 @@
+"""A comparison made in seconds, on models with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import carousel_models
+from carousel_models.compare import Comparison, run
+from carousel_models.compare.recall import RecallTask
+
+QUICK = RecallTask(gaps=(1, 4), longest_trained=2, hidden=4, updates=2, batch=4, seeds=(0, 1))
+HIDDEN = 8
+
+
+def random_zoo(folder: Path, *, hidden: dict[str, int] | None = None) -> Path:
+    for cell, stack in {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}.items():
+        width = (hidden or {}).get(cell, HIDDEN)
+        carousel_models.save(
+            folder / f"pychar-{cell}",
+            embedding=nn.Embedding(256, 4),
+            stack=stack(4, width),
+            head=nn.Linear(width, 256),
+            tokenizer="bytes",
+            training={"steps": 7, "wall_s": 0.5},
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    zoo = random_zoo(tmp_path_factory.mktemp("zoo"))
+    return run(zoo, seconds_per_measurement=0.01, held_out_bytes=2000, task=QUICK)

@@ -1,0 +1,98 @@
+"""A whole comparison on models with random weights: the facts must be the facts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from itertools import pairwise
+from math import e, log2
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from carousel_models import PackageError, load
+from carousel_models.compare import Comparison, plot, run, table
+from carousel_models.compare.corpus import Corpus, SourceFile
+from carousel_models.compare.quality import PIECE_BYTES, text_quality
+
+from .conftest import HIDDEN, random_zoo
+
+LOG2_E = log2(e)
+
+
+def test_structure_counts_what_the_equations_say(comparison: Comparison) -> None:
+    by_cell = {entry.cell: entry for entry in comparison.structure}
+    for cell, gates in {"rnn": 1, "lstm": 4, "gru": 3}.items():
+        assert by_cell[cell].gates == gates
+        assert by_cell[cell].stack_parameters == gates * HIDDEN * (4 + HIDDEN + 2)
+    assert by_cell["lstm"].state_tensors == ("h", "c")
+    assert by_cell["lstm"].state_bytes == 2 * by_cell["gru"].state_bytes == 2 * 4 * HIDDEN
+
+
+def test_every_cell_is_measured_at_every_batch_and_gap(comparison: Comparison) -> None:
+    assert {(s.cell, s.batch) for s in comparison.speed} == {
+        (cell, batch) for cell in ("rnn", "lstm", "gru") for batch in (1, 64, 256)
+    }
+    assert all(0 < s.low_s <= s.median_s <= s.high_s and s.rounds >= 8 for s in comparison.speed)
+    assert [(r.cell, r.gap, r.trained) for r in comparison.recall[:2]] == [
+        ("rnn", 1, True),
+        ("rnn", 4, False),
+    ]
+    assert all(0 <= r.low <= r.accuracy <= r.high <= 1 for r in comparison.recall)
+
+
+def test_random_weights_are_about_as_good_as_guessing(comparison: Comparison) -> None:
+    for entry in comparison.quality:
+        assert 7 < entry.bits_per_byte < 9
+        assert entry.trained_steps == 7
+
+
+def test_it_is_plain_data(comparison: Comparison) -> None:
+    assert json.loads(json.dumps(asdict(comparison)))["structure"][0]["cell"] == "rnn"
+
+
+def test_the_table_names_all_three_parts(comparison: Comparison) -> None:
+    console = Console(width=160, record=True, file=None, quiet=False, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table(comparison))
+    text = capture.get()
+    for words in ("1 Structure", "2 Performance", "3 Where each fits", "step, 64 sessions"):
+        assert words in text
+
+
+def test_the_picture_is_a_picture(comparison: Comparison, tmp_path: Path) -> None:
+    plot(comparison, tmp_path / "compare.png")
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_models_of_different_sizes_are_not_compared(tmp_path: Path) -> None:
+    random_zoo(tmp_path, hidden={"lstm": 12})
+    with pytest.raises(PackageError, match="differ in"):
+        run(tmp_path)
+
+
+def test_bits_per_byte_equals_the_sum_over_single_steps(tmp_path: Path) -> None:
+    model = load(random_zoo(tmp_path) / "pychar-gru")
+    texts = [b"def f():\n    return 1\n" * 20, b"x", b"ab"]
+    corpus = Corpus(tuple(SourceFile(str(len(text)), text) for text in texts))
+    bits, count = 0.0, 0
+    for text in texts:
+        state = model.initial_state(1)
+        for byte, following in pairwise(text):
+            raw, state = model.step(torch.tensor([byte]), state)
+            bits -= float(torch.log_softmax(raw[0].double(), -1)[following]) * LOG2_E
+            count += 1
+    found = text_quality(model, "gru", corpus)
+    assert found.predicted_bytes == count
+    assert found.bits_per_byte == pytest.approx(bits / count, rel=1e-5)
+
+
+def test_each_piece_of_a_long_file_starts_afresh(tmp_path: Path) -> None:
+    model = load(random_zoo(tmp_path) / "pychar-lstm")
+    piece = bytes(range(256)) * (PIECE_BYTES // 256)
+    once = text_quality(model, "lstm", Corpus((SourceFile("a", piece),)))
+    twice = text_quality(model, "lstm", Corpus((SourceFile("a", piece * 2),)))
+    assert twice.predicted_bytes == 2 * once.predicted_bytes
+    assert twice.bits_per_byte == pytest.approx(once.bits_per_byte, rel=1e-6)
