@@ -270,7 +270,10 @@ class EnginePort(Protocol):
 
 
 class EngineMetrics(Protocol):
-    """What an engine tells of itself, for one model; called on its thread only. Times in seconds."""
+    """What an engine tells of itself, for one model. Times in seconds.
+
+    Called on the engine's thread only, but for `refused`, which `submit` calls on any thread.
+    """
 
     def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
         """A tick ran `rows` sessions, padded to `bucket`, `steps` steps in all."""

@@ -121,10 +121,14 @@ class Engine:
 
     def submit(self, command: Command) -> None:
         """Puts a command into the inbox; see `EnginePort.submit`."""
-        if isinstance(command, Generate) and isinstance(command.spec.prompt, str):
-            ids = self.encode_text(command.spec.prompt).astype(np.int32)
-            command.spec = replace(command.spec, prompt=ids)
-        self._inbox.put(command)
+        try:
+            if isinstance(command, Generate) and isinstance(command.spec.prompt, str):
+                ids = self.encode_text(command.spec.prompt).astype(np.int32)
+                command.spec = replace(command.spec, prompt=ids)
+            self._inbox.put(command)
+        except CarouselError as error:
+            self._metrics.refused(error.reason)
+            raise
 
     def encode_text(self, text: str) -> Int64s:
         """Token ids of a text; see `EnginePort.encode_text`."""

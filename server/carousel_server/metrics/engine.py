@@ -14,7 +14,7 @@ DEVICE_TIER = "device"
 class ModelMetrics:
     """Implements `core.ports.EngineMetrics`. Every series exists from the start, at zero.
 
-    Called on the engine's thread only; each call costs a few microseconds whatever the batch.
+    Each call costs a few microseconds whatever the batch.
     """
 
     def __init__(self, families: Families, model: ModelView, slots: int) -> None:

@@ -1,4 +1,4 @@
-"""What counts: numbers and histograms with one writer, read by scrapes from other threads."""
+"""What counts: numbers and histograms, written and read from any thread."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from carousel_server.core.types import Float64s, Int64s
 class Scalar:
     """The number of one label combination of a counter or gauge.
 
-    One thread writes; a scrape reads `value` at any time, which is one reference and so never torn.
+    The lock keeps two writers from losing a count; a scrape reads `value`, one reference, without it.
     """
 
-    __slots__ = ("value",)
+    __slots__ = ("_lock", "value")
 
     def __init__(self) -> None:
         self.value = 0.0
+        self._lock = Lock()
 
     def add(self, amount: float = 1.0) -> None:
         """Counts up."""
-        self.value += amount
+        with self._lock:
+            self.value += amount
 
     def set(self, value: float) -> None:
         """Sets a level."""

@@ -24,6 +24,21 @@ def test_a_scalar_counts_and_sets() -> None:
     assert scalar.value == 1.0
 
 
+def test_writers_lose_no_count() -> None:
+    scalar = Scalar()
+
+    def write() -> None:
+        for _ in range(20_000):
+            scalar.add()
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert scalar.value == 80_000
+
+
 def test_a_value_on_a_bound_belongs_to_its_bucket() -> None:
     histogram = Histogram(BOUNDS)
     histogram.observe(0.01)
