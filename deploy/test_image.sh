@@ -14,7 +14,7 @@ mkdir -p "$work"
 for tool in buildah debootstrap python3; do
   command -v "$tool" >/dev/null || { echo "test_image: SKIPPED: $tool is missing"; exit 77; }
 done
-export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+export BUILDAH_ISOLATION=chroot
 buildah() { command buildah --root "$work/storage" --runroot "$work/run" "$@"; }
 
 if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
