@@ -43,5 +43,5 @@ class EngineLimits:
     max_infer_queue: int = 256
     infer_batch_steps: int = 65_536
     max_generate_tokens: int = 65_536
-    retry_after_s: float = 0.25
+    retry_after_s: float = 0.5
     tick_timeout_s: float = 60.0

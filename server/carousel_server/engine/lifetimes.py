@@ -227,12 +227,11 @@ class Lifetimes:
             )
         ref = self._slots.allocate()
         if ref is None:
-            soonest = max(self._table.next_expiry_s() - time.monotonic(), limits.retry_after_s)
             raise CarouselError(
                 "SLAB_FULL",
                 f"all {limits.slots} slots of model {self._model.name!r} are taken",
                 metadata={"slots": limits.slots},
-                retry_after_s=min(soonest, 60.0),
+                retry_after_s=limits.retry_after_s,
             )
         return ref
 

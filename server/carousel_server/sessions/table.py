@@ -109,13 +109,6 @@ class SessionTable:
         idle = (self.phase != Phase.CLOSED) & (self.pending == 0)
         return np.flatnonzero(idle & (now - self.last_used_s > self.idle_ttl_s))
 
-    def next_expiry_s(self) -> float:
-        """The earliest instant at which a session can expire; inf if none is open."""
-        is_open = self.phase != Phase.CLOSED
-        if not is_open.any():
-            return float("inf")
-        return float((self.last_used_s + self.idle_ttl_s)[is_open].min())
-
     def rows_of(self, tenant: str) -> list[int]:
         """Rows of a tenant's sessions."""
         return [
