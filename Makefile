@@ -77,7 +77,7 @@ GPU_PYTHON = $(if $(filter command line environment,$(origin PYTHON)),$(PYTHON),
 	$(wildcard $(BIN)/python),$(PYTHON)))
 gpu: export PYTHONPATH := client/python:server:models:protos
 gpu: ## Run the GPU tests and the bench on a CUDA device; skipped by name without one
-	@if ! $(GPU_PYTHON) -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
+	@if ! $(GPU_PYTHON) -c 'import torch; raise SystemExit(not torch.cuda.is_available())' 2>/dev/null; then \
 		echo "make gpu: SKIPPED: $(GPU_PYTHON) sees no CUDA device"; exit 0; \
 	else \
 		set -x; \

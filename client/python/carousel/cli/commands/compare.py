@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
         result = comparison.run()
         if options.output is Output.JSON:
-            print_json(result)
+            print_json(asdict(result))
         else:
             print_rich(comparison.table(result))
         if plot is not None:
