@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
         """Compare RNN, LSTM and GRU: structure, quality, speed, and where each fits."""
         from carousel_models import compare as comparison
 
+        note("measuring the three models on this machine …")
         result = comparison.run()
         if options.output is Output.JSON:
             print_json(asdict(result))
