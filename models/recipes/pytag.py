@@ -66,7 +66,7 @@ class Tagger(nn.Module):
 
 
 def tagged(corpus: Corpus) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Every file that is not empty and that this Python can tokenize: its bytes and their classes, int64[n] each."""
+    """Every file that is not empty and can be tokenized: its bytes and their classes, int64[n] each."""
     files = []
     for file in corpus.files:
         if not file.content:

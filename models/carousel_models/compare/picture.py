@@ -76,7 +76,8 @@ def _speed(axes: Axes, comparison: Comparison) -> None:
     axes.set_xlabel("sessions in the batch")
     axes.set_ylabel("seconds per step (log)")
     axes.set_title("Time of one step: median, quartiles")
-    axes.margins(y=0.2)
+    highest = max(entry.high_s for entry in comparison.speed)
+    axes.set_ylim(top=6 * highest)  # room for the numbers
 
 
 def _recall(axes: Axes, comparison: Comparison) -> None:
