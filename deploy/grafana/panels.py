@@ -56,9 +56,9 @@ def stat(title: str, unit: str, expr: str) -> Panel:
     return Panel(title, unit, (("", expr),), kind="stat", width=4)
 
 
-def whole(metric: str) -> str:
+def whole(metric: str, match: str = MODEL) -> str:
     """Events per second of everything shown."""
-    return f"sum(rate({metric}{{{MODEL}}}[$__rate_interval]))"
+    return f"sum(rate({metric}{{{match}}}[$__rate_interval]))"
 
 
 ROWS: dict[str, tuple[Panel, ...]] = {
@@ -72,7 +72,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             f"{whole('carousel_batch_size_sum')} / ({whole('carousel_batch_size_count')} > 0)",
         ),
         stat("Step p99", "s", quantile(0.99, "carousel_step_seconds", by="")),
-        stat("Refusals", "ops", whole("carousel_refusals_total")),
+        stat("Refusals", "ops", whole("carousel_refusals_total", SERVER)),
     ),
     "Throughput": (
         Panel("Steps per second", "ops", (("{{model}}", rate("carousel_steps_total")),)),
@@ -179,7 +179,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Refusals",
             "ops",
-            (("{{model}} {{reason}}", f"{rate('carousel_refusals_total', 'model, reason')} > 0"),),
+            (("{{reason}}", f"{rate('carousel_refusals_total', 'reason', SERVER)} > 0"),),
             "By reason; docs/reference/errors.md says what each asks for.",
         ),
         Panel(

@@ -65,6 +65,8 @@ def write(
         if tokenizer_file is not None:
             shutil.copyfile(tokenizer_file, partial / TOKENIZER)
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        for file in partial.iterdir():
+            file.chmod(0o644)  # safetensors writes 0600; a server runs as another user
         _put(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

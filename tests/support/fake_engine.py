@@ -328,6 +328,7 @@ class CountingMetrics:
 
     begun: list[tuple[str, str, str]] = field(default_factory=list)
     ended: list[tuple[str, str, str]] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
     open_streams: int = 0
     lags: list[float] = field(default_factory=list)
 
@@ -340,6 +341,9 @@ class CountingMetrics:
 
     def streams(self, count: int) -> None:
         self.open_streams = count
+
+    def refused(self, reason: str) -> None:
+        self.refusals.append(reason)
 
     def loop_lag(self, seconds: float) -> None:
         self.lags.append(seconds)

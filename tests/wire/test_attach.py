@@ -169,6 +169,7 @@ async def test_bad_blocks_are_refused_and_the_stream_goes_on(wire, stream, block
         error = unpack(failure.status)
         assert error.bad_request.field_violations[0].field == field
     assert not any(isinstance(c, ports.StepBlock) for c in wire.engine.seen)
+    assert len(wire.metrics.refusals) == len(handles)
     await stream.step(1, 1, rows(1))
 
 

@@ -70,6 +70,7 @@ async def test_the_access_log_has_one_line_a_call_and_no_inputs(wire, caplog):
         ("OpenSession", "OK", ""),
         ("Step", "INVALID_ARGUMENT", "INPUT_SHAPE"),
     ]
+    assert wire.metrics.refusals == ["INPUT_SHAPE"]
     assert "precious" not in caplog.text
 
 

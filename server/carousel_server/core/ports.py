@@ -270,10 +270,7 @@ class EnginePort(Protocol):
 
 
 class EngineMetrics(Protocol):
-    """What an engine tells of itself, for one model. Times in seconds.
-
-    Called on the engine's thread only, but for `refused`, which `submit` calls on any thread.
-    """
+    """What an engine tells of itself, for one model; called on its thread only. Times in seconds."""
 
     def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
         """A tick ran `rows` sessions, padded to `bucket`, `steps` steps in all."""
@@ -288,9 +285,6 @@ class EngineMetrics(Protocol):
 
     def inferred(self, sequences: int, steps: int, seconds: float) -> None:
         """A whole-sequence batch, or a chunk of one, ran."""
-
-    def refused(self, reason: str, count: int = 1) -> None:
-        """Steps or calls were refused, with a reason from the registry."""
 
     def opened(self) -> None:
         """A session was opened."""
@@ -314,6 +308,9 @@ class WireMetrics(Protocol):
 
     def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
         """A call has ended, well or not."""
+
+    def refused(self, reason: str) -> None:
+        """A call, or a message or step of a stream, was answered with an error of the registry."""
 
     def streams(self, count: int) -> None:
         """Level: Attach streams open now."""

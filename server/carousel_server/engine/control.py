@@ -16,7 +16,6 @@ from carousel_server.core.ports import (
     CancelGenerate,
     Close,
     Command,
-    EngineMetrics,
     Export,
     Fork,
     Generate,
@@ -57,7 +56,6 @@ class Control:
         sinks: Sinks,
         generations: Generations,
         sequences: Sequences,
-        metrics: EngineMetrics,
     ) -> None:
         self._model = model
         self._limits = limits
@@ -68,7 +66,6 @@ class Control:
         self._sinks = sinks
         self._generations = generations
         self._sequences = sequences
-        self._metrics = metrics
         self._verbs: dict[type, Callable[[Any, float], object]] = {
             Open: lambda c, now: lifetimes.open(c.spec, now),
             Get: lambda c, _: lifetimes.view(c.ref),
@@ -99,7 +96,6 @@ class Control:
 
     def refuse(self, command: Command, error: CarouselError) -> None:
         """Answers a command with an error, wherever its caller listens."""
-        self._metrics.refused(error.reason)
         if isinstance(command, Generate):
             command.sink.failed(error)
         elif (reply := getattr(command, "reply", None)) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import EngineMetrics, StepSink
+from carousel_server.core.ports import StepSink
 from carousel_server.core.types import Bytes2D, Int64s
 from carousel_server.sessions import SessionTable
 
@@ -15,10 +15,9 @@ from .sinks import Sinks
 class Delivery:
     """Everything that leaves for step sinks goes through here. Used on the engine's thread only."""
 
-    def __init__(self, table: SessionTable, sinks: Sinks, metrics: EngineMetrics) -> None:
+    def __init__(self, table: SessionTable, sinks: Sinks) -> None:
         self._table = table
         self._sinks = sinks
-        self._metrics = metrics
 
     def outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
         """Sends outputs uint8[n, steps, row bytes] of n rows, grouped by their sinks."""
@@ -45,7 +44,6 @@ class Delivery:
 
     def failure(self, sink: StepSink, tag: int, error: CarouselError) -> None:
         """Tells a sink that steps of one of its sessions were refused."""
-        self._metrics.refused(error.reason)
         sink.failure(tag, error.seq, error)
 
     def failure_of(self, row: int, error: CarouselError) -> None:

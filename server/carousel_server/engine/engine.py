@@ -72,7 +72,7 @@ class Engine:
         self._slots = slots
         self._slab = slab = Slab(model.state_specs, limits.slots, model.device)
         self._inbox = Inbox(limits.inbox_commands, limits.inbox_bytes, limits.retry_after_s)
-        self._delivery = delivery = Delivery(table, sinks, measured)
+        self._delivery = delivery = Delivery(table, sinks)
         self._admission = admission = Admission(
             view, table, slots, window, sinks, delivery, limits.retry_after_s
         )
@@ -93,7 +93,6 @@ class Engine:
             sinks,
             generations,
             self._sequences,
-            measured,
         )
         self._thread = threading.Thread(target=self._turn, name=f"engine-{view.name}", daemon=True)
         self._stopping = threading.Event()
@@ -121,14 +120,10 @@ class Engine:
 
     def submit(self, command: Command) -> None:
         """Puts a command into the inbox; see `EnginePort.submit`."""
-        try:
-            if isinstance(command, Generate) and isinstance(command.spec.prompt, str):
-                ids = self.encode_text(command.spec.prompt).astype(np.int32)
-                command.spec = replace(command.spec, prompt=ids)
-            self._inbox.put(command)
-        except CarouselError as error:
-            self._metrics.refused(error.reason)
-            raise
+        if isinstance(command, Generate) and isinstance(command.spec.prompt, str):
+            ids = self.encode_text(command.spec.prompt).astype(np.int32)
+            command.spec = replace(command.spec, prompt=ids)
+        self._inbox.put(command)
 
     def encode_text(self, text: str) -> Int64s:
         """Token ids of a text; see `EnginePort.encode_text`."""

@@ -175,7 +175,6 @@ class Generations:
         table.pending[row] = 0
         table.received[row] = table.ack[row] = table.applied[row]
         if error is not None:
-            self._metrics.refused(error.reason)
             run.sink.failed(error)
         return run.command
 

@@ -71,7 +71,6 @@ class Sequences:
         try:
             self._check(call)
         except CarouselError as error:
-            self._metrics.refused(error.reason)
             _answer(call, error)
             return
         self._waiting.append(call)
@@ -105,7 +104,6 @@ class Sequences:
         calls = self._job.calls if self._job else []
         self._job = None
         for call in calls:
-            self._metrics.refused(error.reason)
             _answer(call, error)
 
     def _check(self, call: Infer) -> None:
@@ -142,7 +140,6 @@ class Sequences:
             if not call.reply.set_running_or_notify_cancel():
                 continue
             if call.deadline_s <= now:
-                self._metrics.refused("DEADLINE_EXCEEDED")
                 _answer(
                     call, CarouselError("DEADLINE_EXCEEDED", "waited for too long in the queue")
                 )

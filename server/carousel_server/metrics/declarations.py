@@ -140,15 +140,15 @@ METRICS: dict[str, Declaration] = _registry(
     _engine("carousel_slots_used", _G, "slots", "Slots of the slab that hold a session."),
     _engine("carousel_slots_capacity", _G, "slots", "Slots of the slab."),
     _engine("carousel_state_bytes", _G, "bytes", "Recurrent state of open sessions.", "tier"),
-    # -- the door
-    _engine(
+    # -- the wire
+    Declaration(
         "carousel_refusals_total",
         _C,
+        Owner.WIRE,
+        "Calls, messages and steps answered with an error, by reason of the error registry.",
         "refusals",
-        "Steps and calls refused or failed, by reason of the error registry.",
-        "reason",
+        ("reason",),
     ),
-    # -- the wire
     Declaration("carousel_attach_streams", _G, Owner.WIRE, "Attach streams open now.", "streams"),
     Declaration(
         "carousel_event_loop_lag_seconds",

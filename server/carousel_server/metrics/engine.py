@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from carousel_protos.errors import ERRORS
 from carousel_server.core.types import Float64s, ModelView, Phase
 
 from .families import Families
@@ -36,13 +35,10 @@ class ModelMetrics:
         self._sequences = families.scalar("carousel_infer_sequences_total", name)
         self._sequence_steps = families.scalar("carousel_infer_steps_total", name)
         self._infer_s = families.histogram("carousel_infer_batch_seconds", name)
-        # -- events at the door
+        # -- sessions come and go
         self._opened = families.scalar("carousel_sessions_opened_total", name)
         self._ended = {
             how: families.scalar("carousel_sessions_ended_total", name, how) for how in ENDINGS
-        }
-        self._refused = {
-            reason: families.scalar("carousel_refusals_total", name, reason) for reason in ERRORS
         }
         # -- levels
         self._resident = families.scalar("carousel_sessions", name, Phase.RESIDENT.name.lower())
@@ -79,10 +75,6 @@ class ModelMetrics:
         self._sequences.add(sequences)
         self._sequence_steps.add(steps)
         self._infer_s.observe(seconds)
-
-    def refused(self, reason: str, count: int = 1) -> None:
-        """Steps or calls were refused."""
-        self._refused[reason].add(count)
 
     def opened(self) -> None:
         """A session was opened."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from google.protobuf.descriptor import MethodDescriptor
 
-from carousel_protos.errors import Code
+from carousel_protos.errors import ERRORS, Code
 from carousel_protos.v1 import carousel_pb2
 
 from .families import Families
@@ -50,6 +50,9 @@ class CallMetrics:
         self._known = set(known_calls())
         self._streams = families.scalar("carousel_attach_streams")
         self._loop_lag_s = families.histogram("carousel_event_loop_lag_seconds")
+        self._refused = {
+            reason: families.scalar("carousel_refusals_total", reason) for reason in ERRORS
+        }
         for call in self._known:
             families.scalar("grpc_server_started_total", *call)
             families.histogram("grpc_server_handling_seconds", *call)
@@ -66,6 +69,10 @@ class CallMetrics:
         call = self._bounded(service, method, kind)
         self._families.scalar("grpc_server_handled_total", *call, code).add()
         self._families.histogram("grpc_server_handling_seconds", *call).observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """A call, or a message or step of a stream, was answered with an error."""
+        self._refused[reason].add()
 
     def streams(self, count: int) -> None:
         """Level: Attach streams open now."""

@@ -40,7 +40,7 @@ class Attach:
         """
         options = self._options
         outbox = Outbox(options.max_message_bytes, options.max_unsent_bytes)
-        stream = Stream(asyncio.get_running_loop(), outbox)
+        stream = Stream(asyncio.get_running_loop(), outbox, self._gate.metrics)
         conversation = _Conversation(stream, self._catalog, options, self._gate)
         with self._gate.admit(stream):
             writer = asyncio.create_task(outbox.write_to(context))

@@ -97,7 +97,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return await _reply(behaviour, request, context)
         except CarouselError as error:
             code, call.reason = error.spec.code.name, error.reason
-            await _abort(context, error, call)
+            await self._abort(context, error, call)
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
@@ -108,11 +108,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             log.exception("%s/%s failed, request %s", call.service, call.method, call.request_id)
             defect = CarouselError("INTERNAL", f"The server failed on request {call.request_id}.")
             code, call.reason = defect.spec.code.name, defect.reason
-            await _abort(context, defect, call)
+            await self._abort(context, defect, call)
         finally:
             seconds = time.perf_counter() - started_s
             self._metrics.handled(call.service, call.method, call.kind, code, seconds)
             _log_access(call, code, seconds)
+
+    async def _abort(self, context: Context, error: CarouselError, call: Call) -> None:
+        self._metrics.refused(error.reason)
+        request_id = call.request_id if error.reason == "INTERNAL" else ""
+        status = rpc_status.to_status(status_of(error, request_id))
+        trailers: Sequence[tuple[str, str | bytes]] = (
+            *(status.trailing_metadata or ()),
+            (REQUEST_ID, call.request_id),
+        )
+        await context.abort(status.code, status.details or "", tuple(trailers))
 
 
 async def _reply(behaviour: Behaviour, request: Any, context: Context) -> Any:
@@ -123,16 +133,6 @@ async def _reply(behaviour: Behaviour, request: Any, context: Context) -> Any:
     async for response in result:
         await context.write(response)
     return None
-
-
-async def _abort(context: Context, error: CarouselError, call: Call) -> None:
-    request_id = call.request_id if error.reason == "INTERNAL" else ""
-    status = rpc_status.to_status(status_of(error, request_id))
-    trailers: Sequence[tuple[str, str | bytes]] = (
-        *(status.trailing_metadata or ()),
-        (REQUEST_ID, call.request_id),
-    )
-    await context.abort(status.code, status.details or "", tuple(trailers))
 
 
 def _log_access(call: Call, code: str, seconds: float) -> None:

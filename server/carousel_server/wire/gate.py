@@ -27,7 +27,7 @@ class Gate:
 
     def __init__(self, options: WireOptions, metrics: WireMetrics) -> None:
         self._options = options
-        self._metrics = metrics
+        self.metrics = metrics
         self._streams: set[Drainable] = set()
         self._draining = False
 
@@ -65,12 +65,12 @@ class Gate:
                 retry_after_s=self._options.retry_after_s,
             )
         self._streams.add(stream)
-        self._metrics.streams(len(self._streams))
+        self.metrics.streams(len(self._streams))
         try:
             yield
         finally:
             self._streams.discard(stream)
-            self._metrics.streams(len(self._streams))
+            self.metrics.streams(len(self._streams))
 
     def drain(self, grace_s: float) -> None:
         """Lets nothing new begin, and tells every stream."""

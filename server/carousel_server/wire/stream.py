@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Bind, Close, Command, EnginePort, Open, Unbind
+from carousel_server.core.ports import Bind, Close, Command, EnginePort, Open, Unbind, WireMetrics
 from carousel_server.core.types import Bytes2D, Int64s, SessionRef, SessionView
 
 from .errors import status_of
@@ -36,9 +36,12 @@ class Binding(NamedTuple):
 class Stream:
     """Handles of one stream and the traffic back. Sink methods on engine threads, the rest on the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, outbox: Outbox, metrics: WireMetrics
+    ) -> None:
         self._loop = loop
         self.outbox = outbox
+        self._metrics = metrics
         # Handle → session, for those that are bound.
         self.bound: dict[int, Binding] = {}
         # Handles whose Bind an engine has not answered yet, with their tags.
@@ -93,6 +96,7 @@ class Stream:
 
     def refuse(self, handle: int, error: CarouselError, seq: int = 0) -> None:
         """Tells the client that a message or step was refused."""
+        self._metrics.refused(error.reason)
         status = status_of(error)
         self.outbox.put(
             pb.AttachResponse(failure=pb.Failure(handle=handle, seq=seq, status=status))

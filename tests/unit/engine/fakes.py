@@ -152,7 +152,6 @@ class CountingMetrics:
 
     def __init__(self) -> None:
         self.ticks: list[tuple[int, int, int]] = []
-        self.refusals: list[str] = []
         self.ends: list[str] = []
         self.steps_delivered = 0
         self.tokens_delivered = 0
@@ -171,9 +170,6 @@ class CountingMetrics:
 
     def inferred(self, sequences: int, steps: int, seconds: float) -> None:
         self.sequences += sequences
-
-    def refused(self, reason: str, count: int = 1) -> None:
-        self.refusals += [reason] * count
 
     def opened(self) -> None: ...
 

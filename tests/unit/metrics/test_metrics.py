@@ -96,18 +96,19 @@ def test_whole_sequences_count_apart_from_steps_of_sessions(
     assert read("carousel_steps_total", model="m") == 0
 
 
-def test_every_reason_has_a_series_before_it_happens(engine: EngineMetrics, read: Read) -> None:
+def test_every_reason_has_a_series_before_it_happens(wire: WireMetrics, read: Read) -> None:
     for reason in ERRORS:
-        assert read("carousel_refusals_total", model="m", reason=reason) == 0
-    engine.refused("SLAB_FULL")
-    engine.refused("QUEUE_FULL", 7)
+        assert read("carousel_refusals_total", reason=reason) == 0
+    wire.refused("SLAB_FULL")
+    wire.refused("QUEUE_FULL")
+    wire.refused("QUEUE_FULL")
     assert read("carousel_refusals_total", reason="SLAB_FULL") == 1
-    assert read("carousel_refusals_total", reason="QUEUE_FULL") == 7
+    assert read("carousel_refusals_total", reason="QUEUE_FULL") == 2
 
 
-def test_a_reason_outside_the_registry_is_our_bug(engine: EngineMetrics) -> None:
+def test_a_reason_outside_the_registry_is_our_bug(wire: WireMetrics) -> None:
     with pytest.raises(KeyError):
-        engine.refused("BAD_WEATHER")
+        wire.refused("BAD_WEATHER")
 
 
 def test_sessions_open_and_end(engine: EngineMetrics, read: Read) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from carousel_protos.tensors import DATA_TYPES, WIRE_DTYPES, RowCodec
 from carousel_protos.v1 import carousel_pb2 as pb
 
