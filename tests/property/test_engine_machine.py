@@ -7,6 +7,7 @@ order; nobody else's doings change them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,8 +23,18 @@ from hypothesis.stateful import (
 )
 from hypothesis.strategies import booleans, integers, lists
 
-from carousel_server.core.ports import Ack, Bind, Close, StepBlock
-from carousel_server.core.types import SessionRef
+from carousel_server.core.ports import (
+    Ack,
+    Bind,
+    Close,
+    Export,
+    Fork,
+    Import,
+    Replay,
+    StepBlock,
+    Unbind,
+)
+from carousel_server.core.types import OpenSpec, SessionRef
 from carousel_server.engine.scheduler import Batch
 from tests.unit.engine.fakes import RecordingSink, Rig, rows
 
@@ -39,6 +50,7 @@ class Client:
     sink: RecordingSink
     sent: list[float] = field(default_factory=list)  # inputs accepted, by seq - 1
     ack: int = 0
+    inherited: int = 0  # steps that ran before this session was copied from another
 
     def sums(self) -> list[float]:
         return np.cumsum(self.sent).tolist()
@@ -57,7 +69,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.open: list[Client] = []
         self.expected_refusals = 0
         engine = self.rig.engine
-        step = engine._step
+        step = engine._stepping.step
 
         def checked(batch: Batch, now: float) -> None:
             assert len(set(batch.rows.tolist())) == len(batch.rows), "two steps of one session"
@@ -66,7 +78,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert (batch.counts <= engine._table.pending[batch.rows]).all()
             step(batch, now)
 
-        engine._step = checked  # type: ignore[method-assign]
+        engine._stepping.step = checked  # type: ignore[method-assign]
 
     @rule(target=clients, sink=integers(0, 1))
     def open_session(self, sink: int) -> object:
@@ -114,7 +126,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(client=clients, upto=integers(0, 20))
     def acknowledge(self, client: Client, upto: int) -> None:
         upto = min(upto, self._applied(client))
-        self.rig.engine.submit(Ack([client.ref], [upto]))
+        self.rig.engine.submit(Ack(client.sink, [client.ref], [upto]))
         self.rig.tick()
         client.ack = max(client.ack, upto)
 
@@ -123,6 +135,40 @@ class EngineMachine(RuleBasedStateMachine):
         client.sink = self.sinks[sink]
         self.rig.engine.submit(Bind(client.ref, client.sink, client.tag))
         self.rig.tick()
+
+    @rule(client=clients, upto=integers(0, 20), value=integers(-9, 9))
+    def send_with_an_ack(self, client: Client, upto: int, value: int) -> None:
+        upto = min(upto, self._applied(client))
+        if len(client.sent) < max(client.ack, upto) + WINDOW:
+            client.ack = max(client.ack, upto)
+            self._submit(client, len(client.sent) + 1, [float(value)], acks=[upto])
+
+    @rule(client=clients)
+    def leave_and_ask_again(self, client: Client) -> None:
+        self.rig.engine.submit(Unbind(client.ref, client.sink))
+        self.rig.settle()
+        self.rig.engine.submit(Bind(client.ref, client.sink, client.tag))
+        before = len(client.sink.steps)
+        self.rig.run(Replay(client.ref, client.sink))
+        again = [step.seq for step in client.sink.steps[before:] if step.tag == client.tag]
+        assert again == list(range(client.ack + 1, len(client.sent) + 1))
+
+    @rule(target=clients, client=clients, as_bytes=booleans())
+    def copy_a_session(self, client: Client, as_bytes: bool) -> object:
+        if len(self.open) == 4:
+            return multiple()
+        self.rig.settle()
+        spec = OpenSpec("t", "")
+        if as_bytes:
+            data, _ = self.rig.run(Export(client.ref))
+            ref = self.rig.run(Import(data, spec))[0]
+        else:
+            ref = self.rig.run(Fork(client.ref, spec))[0]
+        self.tags += 1
+        copy = Client(ref, self.tags, client.sink, list(client.sent), client.ack, len(client.sent))
+        self.rig.bind(ref, copy.sink, copy.tag)
+        self.open.append(copy)
+        return copy
 
     @rule(both=booleans())
     def tick(self, both: bool) -> None:
@@ -148,16 +194,22 @@ class EngineMachine(RuleBasedStateMachine):
         for client in self.open:
             assert self._applied(client) == len(client.sent), "a step was lost"
             seen = {s for sink in self.sinks for s, _ in sink.of(client.tag)}
-            assert seen == set(range(1, len(client.sent) + 1)), "an output was lost"
+            expected = set(range(client.inherited + 1, len(client.sent) + 1))
+            assert expected <= seen, "an output was lost"
         self.outputs_are_the_running_sums()
         self.rig.engine._lifetimes.check_integrity()
 
     def _submit(
-        self, client: Client, first: int, values: list[float], new: int | None = None
+        self,
+        client: Client,
+        first: int,
+        values: list[float],
+        new: int | None = None,
+        acks: Sequence[int] = (),
     ) -> None:
         data = rows(*values)
         steps = len(values)
-        block = StepBlock(client.sink, [client.tag], [client.ref], [first], steps, data)
+        block = StepBlock(client.sink, [client.tag], [client.ref], [first], steps, data, acks)
         self.rig.engine.submit(block)
         if new is None:
             client.sent += values

@@ -989,7 +989,9 @@ global___Sampling = Sampling
 
 @typing.final
 class GenerateRequest(google.protobuf.message.Message):
-    """A prompt and how to go on from it."""
+    """A prompt and how to go on from it. Outputs of earlier steps of the session count as received (ack moves
+    to applied), since generated tokens take their place.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

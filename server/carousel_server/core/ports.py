@@ -151,8 +151,12 @@ class StepBlock:
 
 @dataclass(slots=True)
 class Ack:
-    """Outputs of each session up to `acks` were received and may be forgotten."""
+    """Outputs of each session up to `acks` were received and may be forgotten.
 
+    Counts for sessions that are bound to `sink`; an older stream's news are old news.
+    """
+
+    sink: StepSink
     refs: Sequence[SessionRef]
     acks: Sequence[int]
 

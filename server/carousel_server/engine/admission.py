@@ -8,19 +8,22 @@ one by one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import repeat
 
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import StepBlock, StepSink
-from carousel_server.core.types import Float64s, Int64s, ModelView
+from carousel_server.core.types import Float64s, Int64s, ModelView, SessionRef
 from carousel_server.sessions import SessionTable, Window
-from carousel_server.sessions.directory import ended
 from carousel_server.state.slots import Slots
 
 from .delivery import Delivery
 from .sinks import Sinks
+from .values import invalid_value, valid_rows
+
+_NO_ACK = -1
 
 
 @dataclass(slots=True)
@@ -33,6 +36,7 @@ class _Rows:
     rows: Int64s
     generations: Int64s
     first_seqs: Int64s
+    acks: Int64s  # _NO_ACK where the block brings no news
     arrived_s: Float64s
     deadline_s: Float64s
     inputs: np.ndarray  # uint8[n, steps, input row bytes]
@@ -46,17 +50,8 @@ class _Rows:
         return self.first_seqs + (self.steps - 1)
 
     def where(self, chosen: np.ndarray) -> _Rows:
-        return _Rows(
-            self.senders,
-            self.sender[chosen],
-            self.tags[chosen],
-            self.rows[chosen],
-            self.generations[chosen],
-            self.first_seqs[chosen],
-            self.arrived_s[chosen],
-            self.deadline_s[chosen],
-            self.inputs[chosen],
-        )
+        columns = (getattr(self, field.name)[chosen] for field in fields(self)[1:])
+        return _Rows(self.senders, *columns)
 
 
 class Admission:
@@ -88,11 +83,10 @@ class Admission:
                 self._admit_joined(blocks[start:end], now)
                 start = end
 
-    def acknowledge(self, rows: Int64s, generations: Int64s, acks: Int64s) -> None:
-        """Moves the ack cursors of live rows, never back and never beyond applied."""
-        live = self._live(rows, generations)
-        rows, acks = rows[live], acks[live]
-        np.maximum.at(self._table.ack, rows, np.minimum(acks, self._table.applied[rows]))
+    def acknowledge(self, sink: StepSink, rows: Int64s, generations: Int64s, acks: Int64s) -> None:
+        """Moves ack cursors of live rows bound to `sink`, never back and never beyond applied."""
+        bound = self._table.sink[rows] == self._sinks.number(sink)
+        self._acknowledge(self._live(rows, generations) & bound, rows, acks)
 
     def replay(self, row: int, first_seq: int, last_seq: int) -> None:
         """Sends kept outputs again to the session's sink."""
@@ -104,25 +98,19 @@ class Admission:
 
     def _admit_joined(self, blocks: Sequence[tuple[StepBlock, float]], now: float) -> None:
         joined = self._join(blocks)
-        while len(joined.rows):
-            # A client that pipelines may have several blocks of one session here: one round each.
-            _, firsts = np.unique(joined.rows, return_index=True)
-            if len(firsts) == len(joined.rows):
-                self._admit_once(joined, now)
-                return
-            later = np.ones(len(joined.rows), np.bool_)
-            later[firsts] = False
-            self._admit_once(joined.where(~later), now)
-            joined = joined.where(later)
+        rounds = _occurrence(joined.rows)
+        last = int(rounds.max(initial=0))
+        if last == 0:
+            self._admit_once(joined, now)
+            return
+        # A client that pipelines may have several blocks of one session here: one round each.
+        for number in range(last + 1):
+            self._admit_once(joined.where(np.flatnonzero(rounds == number)), now)
 
     def _join(self, blocks: Sequence[tuple[StepBlock, float]]) -> _Rows:
         sizes = [len(block.refs) for block, _ in blocks]
-        refs = np.asarray([ref for block, _ in blocks for ref in block.refs], np.int64).reshape(
-            -1, 2
-        )
-        acks = [(*ref, ack) for b, _ in blocks for ref, ack in zip(b.refs, b.acks, strict=False)]
-        if acks:
-            self.acknowledge(*np.asarray(acks, np.int64).T)
+        refs = np.asarray([r for b, _ in blocks for r in b.refs], np.int64).reshape(-1, 2)
+        acks = [a for b, _ in blocks for a in b.acks or repeat(_NO_ACK, len(b.refs))]
         data = blocks[0][0].inputs if len(blocks) == 1 else b"".join(b.inputs for b, _ in blocks)
         return _Rows(
             senders=[block.sink for block, _ in blocks],
@@ -131,6 +119,7 @@ class Admission:
             rows=refs[:, 0],
             generations=refs[:, 1],
             first_seqs=np.asarray([s for block, _ in blocks for s in block.first_seqs], np.int64),
+            acks=np.asarray(acks, np.int64),
             arrived_s=np.repeat([arrived for _, arrived in blocks], sizes),
             deadline_s=np.repeat([block.deadline_s for block, _ in blocks], sizes),
             inputs=np.frombuffer(data, np.uint8).reshape(
@@ -141,15 +130,16 @@ class Admission:
     def _admit_once(self, new: _Rows, now: float) -> None:
         """One round: no row twice."""
         table = self._table
-        bound_to = np.asarray([self._sinks.number(sink) for sink in new.senders])[new.sender]
+        numbers = np.asarray([self._sinks.number(sink) for sink in new.senders])
+        ours = self._live(new.rows, new.generations) & (table.sink[new.rows] == numbers[new.sender])
+        self._acknowledge(ours & (new.acks != _NO_ACK), new.rows, new.acks)
         simple = (
-            self._live(new.rows, new.generations)
-            & (table.sink[new.rows] == bound_to)
+            ours
             & ~table.generating[new.rows]
             & (new.first_seqs == table.received[new.rows] + 1)
             & (new.last_seqs <= table.ack[new.rows] + self._window.steps)
             & (new.deadline_s > now)
-            & self._valid(new.inputs)
+            & valid_rows(self._model, new.inputs)
         )
         if simple.all():
             self._accept(new, now)
@@ -157,6 +147,10 @@ class Admission:
         self._accept(new.where(simple), now)
         for i in np.flatnonzero(~simple):
             self._admit_odd(new.where(np.asarray([i])), now)
+
+    def _acknowledge(self, chosen: np.ndarray, rows: Int64s, acks: Int64s) -> None:
+        rows = rows[chosen]
+        np.maximum.at(self._table.ack, rows, np.minimum(acks[chosen], self._table.applied[rows]))
 
     def _accept(self, new: _Rows, now: float) -> None:
         self._window.write_inputs(
@@ -168,16 +162,6 @@ class Admission:
 
     def _live(self, rows: Int64s, generations: Int64s) -> np.ndarray:
         return np.asarray(self._slots.taken[rows] & (self._slots.generation[rows] == generations))
-
-    def _valid(self, inputs: np.ndarray) -> np.ndarray:
-        """Which rows hold only values that the model takes; bool[n]."""
-        n = len(inputs)
-        if self._model.vocabulary:
-            tokens = inputs.reshape(n, -1).view("<i4")
-            valid = (tokens >= 0) & (tokens < self._model.vocabulary)
-        else:
-            valid = np.isfinite(inputs.reshape(n, -1).view("<f4"))
-        return np.asarray(valid.all(axis=1))
 
     # -- one row at a time
 
@@ -230,10 +214,10 @@ class Admission:
     def _check_session(self, new: _Rows, sink: StepSink, first: int) -> None:
         row = int(new.rows[0])
         if not self._live(new.rows, new.generations)[0]:
-            raise ended(self._table.last_end[row], self._table.ids[row])
+            raise self._table.why_gone(SessionRef(row, int(new.generations[0])))
         if self._table.sink[row] != self._sinks.number(sink):
             raise CarouselError(
-                "SUPERSEDED", "a newer stream or call has bound this session", seq=first
+                "SUPERSEDED", "the session is bound to another stream or call", seq=first
             )
         if self._table.generating[row]:
             raise CarouselError("SESSION_BUSY", "the session is generating", seq=first)
@@ -258,35 +242,24 @@ class Admission:
             )
 
     def _check_values(self, new: _Rows, first: int) -> None:
-        if self._valid(new.inputs)[0]:
-            return
-        bad = next(k for k in range(new.steps) if not self._valid(new.inputs[:, k : k + 1])[0])
-        if self._model.vocabulary:
-            raise CarouselError(
-                "UNKNOWN_TOKEN",
-                f"step {first + bad} has a token outside 0 … {self._model.vocabulary - 1}",
-                field="inputs",
-                seq=first,
-            )
-        raise CarouselError(
-            "INPUT_NOT_FINITE",
-            f"step {first + bad} has a NaN or an infinity",
-            field="inputs",
-            seq=first,
-        )
+        for step in range(new.steps):
+            if not valid_rows(self._model, new.inputs[:, step])[0]:
+                raise invalid_value(self._model, f"step {first + step}", first)
 
     @staticmethod
     def _tail(new: _Rows, first: int) -> _Rows:
         """The steps of a single row from `first` on."""
         cut = first - int(new.first_seqs[0])
-        return _Rows(
-            new.senders,
-            new.sender,
-            new.tags,
-            new.rows,
-            new.generations,
-            new.first_seqs + cut,
-            new.arrived_s,
-            new.deadline_s,
-            np.ascontiguousarray(new.inputs[:, cut:]),
-        )
+        inputs = np.ascontiguousarray(new.inputs[:, cut:])
+        return replace(new, first_seqs=new.first_seqs + cut, inputs=inputs)
+
+
+def _occurrence(rows: Int64s) -> Int64s:
+    """How often each entry's value has come before it; int64[n]."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    counts = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
+    occurrence = np.empty(len(rows), np.int64)
+    occurrence[order] = counts
+    return occurrence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
@@ -25,6 +26,7 @@ from carousel_server.core.ports import (
     List,
     Open,
     Replay,
+    StepBlock,
     Unbind,
 )
 from carousel_server.core.types import ModelView
@@ -37,6 +39,8 @@ from .generation import Generations
 from .lifetimes import Lifetimes
 from .sequences import Sequences
 from .sinks import Sinks
+
+log = logging.getLogger(__name__)
 
 
 class Control:
@@ -91,12 +95,21 @@ class Control:
         except CarouselError as error:
             self.refuse(command, error)
             return
+        except Exception:
+            # A defect of ours in one command must not cost the others their model.
+            log.exception("model %s: %s failed", self._model.name, type(command).__name__)
+            self.refuse(command, CarouselError("INTERNAL", "the server failed on this call"))
+            return
         if reply is not None and not isinstance(command, Infer):
             _settle(reply, result)
 
     def refuse(self, command: Command, error: CarouselError) -> None:
         """Answers a command with an error, wherever its caller listens."""
-        if isinstance(command, Generate):
+        if isinstance(command, StepBlock):
+            for tag, seq in zip(command.tags, command.first_seqs, strict=True):
+                told = CarouselError(error.reason, error.message, seq=seq)
+                self._delivery.failure(command.sink, tag, told)
+        elif isinstance(command, Generate):
             command.sink.failed(error)
         elif (reply := getattr(command, "reply", None)) is not None:
             _settle(reply, error)
@@ -122,9 +135,9 @@ class Control:
             self._delivery.unbind(row, None)
 
     def _ack(self, command: Ack, _now: float) -> None:
-        places = np.asarray(command.refs, np.int64).reshape(-1, 2)
+        rows, generations = np.asarray(command.refs, np.int64).reshape(-1, 2).T
         acks = np.asarray(command.acks, np.int64)
-        self._admission.acknowledge(places[:, 0], places[:, 1], acks)
+        self._admission.acknowledge(command.sink, rows, generations, acks)
 
     def _replay(self, command: Replay, _now: float) -> None:
         row = self._lifetimes.row_of(command.ref)
@@ -142,6 +155,8 @@ class Control:
 
     def _start_generation(self, command: Generate, now: float) -> None:
         row, spec = self._lifetimes.row_of(command.ref), command.spec
+        if spec.deadline_s <= now:
+            raise CarouselError("DEADLINE_EXCEEDED", "the deadline had passed on arrival")
         if self._lifetimes.draining:
             raise CarouselError(
                 "DRAINING", "the server is shutting down", retry_after_s=self._limits.retry_after_s

@@ -41,6 +41,7 @@ class _Run:
     prompt_tokens: int
     fed: int = 0  # how many of `queue` were fed
     drawn: int = 0
+    finished: bool = False  # its sink has heard the end
     last_token_s: float = 0.0
 
     @property
@@ -98,10 +99,20 @@ class Generations:
         """Sets a row's tokens as a snapshot has them."""
         self.reset(row)
         self.next_token[row] = next_token
-        self._remember(row, np.asarray(recent, np.int32))
+        self.remember(np.asarray([row]), np.asarray([recent], np.int32))
+
+    def remember(self, rows: Int64s, tokens: Int32s) -> None:
+        """Adds int32[n, k] tokens that were fed to the last ones of n sessions."""
+        recent = np.concatenate((self.recent[rows], tokens), axis=1)
+        self.recent[rows] = recent[:, -RECENT_TOKENS:]
+
+    def fed(self, rows: Int64s, tokens: Int32s) -> None:
+        """The client itself fed int32[n, k] tokens to n sessions: it decides what comes next."""
+        self.next_token[rows] = -1
+        self.remember(rows, tokens)
 
     def start(self, command: Generate, now: float) -> None:
-        """Begins a generation on an idle session.
+        """Begins a generation on an idle session. Outputs of steps before it count as received.
 
         Raises:
             CarouselError: FIELD_INVALID without anything to feed; TEXT_UNAVAILABLE.
@@ -122,6 +133,7 @@ class Generations:
         self._top_p[row] = sampling.top_p
         self._penalty[row] = sampling.repetition_penalty
         self._seed[row] = self._table.seed[row] if sampling.seed is None else sampling.seed
+        self._table.ack[row] = self._table.applied[row]
         self._table.generating[row] = True
         self._table.pending[row] = len(queue)
         self._runs[row] = _Run(
@@ -157,7 +169,7 @@ class Generations:
         drawing = []
         for i, (row, count) in enumerate(zip(rows.tolist(), counts.tolist(), strict=True)):
             run = self._runs[row]
-            self._remember(row, run.queue[run.fed : run.fed + count])
+            self.remember(rows[i : i + 1], run.queue[None, run.fed : run.fed + count])
             run.fed += count
             self._table.pending[row] = len(run.queue) - run.fed
             if run.fed == len(run.queue):
@@ -173,8 +185,7 @@ class Generations:
         table = self._table
         table.generating[row] = False
         table.pending[row] = 0
-        table.received[row] = table.ack[row] = table.applied[row]
-        if error is not None:
+        if error is not None and not run.finished:
             run.sink.failed(error)
         return run.command
 
@@ -253,6 +264,7 @@ class Generations:
     def _finish(
         self, run: _Run, reason: FinishReason, shown: list[GeneratedToken], *, rest: bool = True
     ) -> bool:
+        run.finished = True
         if shown:
             run.sink.tokens(shown)
         run.sink.finished(
@@ -280,10 +292,6 @@ class Generations:
             else (drawn[i], tuple(zip(ids[i][:k], values[i][:k], strict=True)))
             for i, k in enumerate(asked)
         ]
-
-    def _remember(self, row: int, tokens: Int32s) -> None:
-        recent = np.concatenate((self.recent[row], tokens))
-        self.recent[row] = recent[-RECENT_TOKENS:]
 
     def _prompt_ids(self, prompt: str | Int32s | None) -> Int32s:
         if prompt is None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
+
+import numpy as np
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
@@ -11,15 +14,23 @@ from carousel_server.core.ports import (
     CancelGenerate,
     Close,
     Command,
+    Generate,
     Import,
     Infer,
     StepBlock,
     Unbind,
 )
+from carousel_server.core.types import GenerateSpec
 
 # These make room, so they are taken when the inbox is full. Their number is bounded all the same: by
 # the streams, sessions and calls that they end.
-_ALWAYS_TAKEN = (Ack, CancelGenerate, Close, Unbind)
+_ALWAYS_TAKEN = (CancelGenerate, Close, Unbind)
+
+# A tick takes no more commands than this, so that it ends in bounded time whatever waits.
+_MOST_AT_ONCE = 4096
+
+# What a session costs in a command beside its inputs: its reference, tag, seq and ack.
+_REF_BYTES = 256
 
 
 class Inbox:
@@ -30,7 +41,7 @@ class Inbox:
         self._most_bytes = most_bytes
         self._retry_after_s = retry_after_s
         self._ready = threading.Condition()
-        self._commands: list[tuple[Command, float]] = []
+        self._commands: deque[tuple[Command, float]] = deque()
         self._bytes = 0
         self._closed: CarouselError | None = None
 
@@ -57,12 +68,14 @@ class Inbox:
             self._ready.notify()
 
     def drain(self) -> list[tuple[Command, float]]:
-        """Takes all commands with their instants of arrival."""
+        """Takes the commands that have come, 4,096 at most, with their instants of arrival."""
         if not self._commands:
             return []
         with self._ready:
-            commands, self._commands, self._bytes = self._commands, [], 0
-        return commands
+            count = min(len(self._commands), _MOST_AT_ONCE)
+            taken = [self._commands.popleft() for _ in range(count)]
+            self._bytes -= sum(_payload_bytes(command) for command, _ in taken)
+        return taken
 
     def wait(self, timeout_s: float) -> None:
         """Returns when there is a command, when the inbox is closed, or after a while."""
@@ -82,8 +95,15 @@ class Inbox:
 
 
 def _payload_bytes(command: Command) -> int:
-    if isinstance(command, StepBlock | Infer):
-        return len(command.inputs)
-    if isinstance(command, Import):
-        return len(command.snapshot)
+    match command:
+        case StepBlock():
+            return len(command.inputs) + _REF_BYTES * len(command.refs)
+        case Ack():
+            return _REF_BYTES * len(command.refs)
+        case Infer():
+            return len(command.inputs)
+        case Import():
+            return len(command.snapshot)
+        case Generate(spec=GenerateSpec(prompt=np.ndarray() as prompt)):
+            return prompt.nbytes
     return 0

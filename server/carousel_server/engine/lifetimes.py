@@ -27,6 +27,7 @@ from carousel_server.state.snapshot import Snapshot
 
 from .delivery import Delivery
 from .generation import Generations
+from .values import valid_rows
 
 
 class Lifetimes:
@@ -70,7 +71,7 @@ class Lifetimes:
             CarouselError: SESSION_EXPIRED, SESSION_CLOSED or SESSION_NOT_FOUND.
         """
         if not self._slots.is_live(ref):
-            raise ended(self._table.last_end[ref.row], self._table.ids[ref.row])
+            raise self._table.why_gone(ref)
         return ref.row
 
     def view(self, ref: SessionRef) -> SessionView:
@@ -95,7 +96,9 @@ class Lifetimes:
         session_id = spec.session_id or secrets.token_urlsafe(12)
         known = self._directory.claim(spec.tenant, session_id, self._model.name)
         if known is not None:
-            return known, self._same(spec, known)
+            view = self._same(spec, known)
+            self._table.last_used_s[known.row] = now
+            return known, view
         try:
             ref = self._allocate(spec.tenant)
         except CarouselError:
@@ -129,10 +132,10 @@ class Lifetimes:
         self._table.advance(row, event)
         view = self._table.view(ref, self._model)
         self._delivery.unbind(row, error)
-        self._table.last_end[row] = error.reason
+        self._directory.release(tenant, view.id, error.reason)
+        self._table.close(ref, error.reason)
         self._slab.zero(row)
         self._slots.free(ref)
-        self._directory.release(tenant, self._table.ids[row], error.reason)
         self._per_tenant[tenant] -= 1
         if not self._per_tenant[tenant]:
             del self._per_tenant[tenant]
@@ -293,6 +296,7 @@ class Lifetimes:
             and snapshot.kept_outputs.shape[1] == self._model.output_row_bytes
             and snapshot.next_token < max(self._model.vocabulary, 1)
             and all(0 <= token < self._model.vocabulary for token in snapshot.recent_tokens)
+            and valid_rows(self._model, snapshot.kept_inputs).all()
         )
         if not fits:
             raise CarouselError(

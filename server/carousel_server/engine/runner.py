@@ -33,6 +33,10 @@ class BatchOutputs:
     bucket: int
 
 
+class DeviceLostError(Exception):
+    """The device computes nothing any more, not even zeros."""
+
+
 class Runner:
     """Steps the slab's rows through the model. Used on the engine's thread only, in inference mode.
 
@@ -72,6 +76,21 @@ class Runner:
         assert last is not None, "a batch has at least one step"
         self._slab.scatter(rows, state)
         return BatchOutputs(_stack(steps, n), last, bucket)
+
+    def check_device(self) -> None:
+        """After a failure: tells a batch that was at fault from a device that is.
+
+        Raises:
+            DeviceLostError: a sequence of one zero fails too.
+        """
+        manifest = self._model.manifest
+        shape = (1, 1) if self._tokens else (1, 1, manifest.input.raw_width)
+        dtype = torch.int64 if self._tokens else torch.float32
+        try:
+            x = torch.zeros(shape, dtype=dtype, device=self._slab.device)
+            self._model.sequence(x, torch.ones(1, dtype=torch.int64))[0].cpu()
+        except Exception as error:
+            raise DeviceLostError(f"the device fails on zeros: {error}") from error
 
     def _padded_rows(self, rows: Int64s, bucket: int) -> Tensor:
         padded = np.full(bucket, self._slab.scratch_row, np.int64)

@@ -60,10 +60,11 @@ def log_probabilities(logits: Tensor, tokens: Tensor, best: int) -> tuple[Tensor
     """What the model itself gave to the tokens, before temperature and truncation.
 
     Returns:
-        float32[n] of the tokens; float32[n, best] and int64[n, best] of the most probable ones.
+        float32[n] of the tokens; float32[n, k] and int64[n, k] of the most probable ones, best
+        first, k = min(best, vocabulary).
     """
     log_p = torch.log_softmax(logits, dim=1)
-    values, ids = log_p.topk(best, dim=1)
+    values, ids = log_p.topk(min(best, log_p.shape[1]), dim=1)
     return log_p.gather(1, tokens[:, None])[:, 0], values, ids
 
 

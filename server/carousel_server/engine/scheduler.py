@@ -21,6 +21,12 @@ class Batch:
     rows: Int64s
     counts: Int64s
 
+    @classmethod
+    def of(cls, rows: Int64s, counts: Int64s) -> Batch | None:
+        """A batch of rows in any order; those without steps are left out."""
+        order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+        return cls(rows[order], counts[order]) if len(order) else None
+
     @property
     def steps(self) -> int:
         """Most steps of any row."""
@@ -61,8 +67,4 @@ class Scheduler:
             start = int(np.searchsorted(ready, self._last_row, side="right"))
             ready = np.concatenate((ready[start:], ready[:start]))[: self._max_batch]
         self._last_row = int(ready[-1])
-        counts = np.minimum(pending[ready], self._chunk_steps)
-        if counts.min() != counts.max():
-            order = np.argsort(-counts, kind="stable")
-            ready, counts = ready[order], counts[order]
-        return Batch(ready, counts)
+        return Batch.of(ready, np.minimum(pending[ready], self._chunk_steps))

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
@@ -22,12 +23,14 @@ from carousel_server.core.limits import EngineLimits
 from carousel_server.core.ports import EngineMetrics, Infer
 from carousel_server.core.types import ModelView
 
-from .runner import fields_to_bytes
+from .runner import Runner, fields_to_bytes
+from .values import invalid_value, valid_rows
 
 log = logging.getLogger(__name__)
 
-# Steps of time a causal batch runs at once while nobody else wants the device.
-_IDLE_CHUNK_STEPS = 1024
+# Steps of time a causal batch runs at once while no session wants the device; one that comes then waits
+# for no more than this.
+_IDLE_CHUNK_STEPS = 128
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class Sequences:
     def __init__(
         self,
         model: RecurrentModel,
+        runner: Runner,
         view: ModelView,
         limits: EngineLimits,
         metrics: EngineMetrics,
@@ -55,16 +59,22 @@ class Sequences:
         strict: bool,
     ) -> None:
         self._model = model
+        self._runner = runner
         self._view = view
         self._limits = limits
         self._metrics = metrics
         self._strict = strict
         self._waiting: deque[Infer] = deque()
+        self._waiting_bytes = 0
         self._job: _Job | None = None
+        # Calls of a batch that failed, to be run again in smaller ones.
+        self._again: deque[list[Infer]] = deque()
 
     def __len__(self) -> int:
         """Number of calls waiting or running."""
-        return len(self._waiting) + (len(self._job.calls) if self._job else 0)
+        job = self._job
+        again = sum(map(len, tuple(self._again)))
+        return len(self._waiting) + again + (len(job.calls) if job else 0)
 
     def submit(self, call: Infer) -> None:
         """Queues a call, or answers it with a refusal."""
@@ -74,9 +84,14 @@ class Sequences:
             _answer(call, error)
             return
         self._waiting.append(call)
+        self._waiting_bytes += len(call.inputs)
 
     def advance(self, now: float, *, idle: bool) -> None:
-        """Runs the next piece; `idle` if no session wants to step."""
+        """Runs the next piece; `idle` if no session wants to step.
+
+        Raises:
+            DeviceLostError: the device is at fault, not a call.
+        """
         if self._job is None:
             self._job = self._next_job(now)
         if self._job is None:
@@ -84,9 +99,10 @@ class Sequences:
         started = time.monotonic()
         try:
             steps = self._run_piece(self._job, idle=idle)
-        except RuntimeError:
+        except Exception:
             log.exception("model %s: a batch of whole sequences failed", self._view.name)
-            self._fail_job(CarouselError("STEP_FAILED", "the device refused the sequences"))
+            self._runner.check_device()
+            self._split(self._job.calls)
             return
         calls = len(self._job.calls)
         if self._job.done_steps >= self._job.x.shape[1]:
@@ -96,47 +112,59 @@ class Sequences:
 
     def fail_all(self, error: CarouselError) -> None:
         """Answers every call, running or waiting, with an error."""
-        self._fail_job(error)
-        while self._waiting:
-            _answer(self._waiting.popleft(), error)
-
-    def _fail_job(self, error: CarouselError) -> None:
-        calls = self._job.calls if self._job else []
-        self._job = None
+        calls = [*(self._job.calls if self._job else ()), *chain(*self._again), *self._waiting]
+        self._job, self._waiting_bytes = None, 0
+        self._again.clear()
+        self._waiting.clear()
         for call in calls:
             _answer(call, error)
 
+    def _split(self, calls: list[Infer]) -> None:
+        """Runs the halves of a failed batch again, down to the call at fault, which is refused."""
+        self._job = None
+        if len(calls) == 1:
+            _answer(calls[0], CarouselError("STEP_FAILED", "the device refused the sequence"))
+            return
+        half = len(calls) // 2
+        self._again.extend((calls[:half], calls[half:]))
+
     def _check(self, call: Infer) -> None:
-        if len(self._waiting) >= self._limits.max_infer_queue:
+        size = len(call.inputs)
+        if self._full(size):
+            self._forget_cancelled()
+        if self._full(size):
             raise CarouselError(
                 "QUEUE_FULL",
-                f"{len(self._waiting)} sequences are waiting",
+                f"{len(self._waiting)} sequences with {self._waiting_bytes} bytes are waiting",
                 retry_after_s=self._limits.retry_after_s,
             )
-        data = np.frombuffer(call.inputs, self._view.input.dtype)
-        if self._view.vocabulary:
-            if not ((data >= 0) & (data < self._view.vocabulary)).all():
-                raise CarouselError(
-                    "UNKNOWN_TOKEN",
-                    f"a token is outside 0 … {self._view.vocabulary - 1}",
-                    field="inputs",
-                )
-        elif not np.isfinite(data).all():
-            raise CarouselError(
-                "INPUT_NOT_FINITE", "the sequence has a NaN or an infinity", field="inputs"
-            )
+        if not valid_rows(self._view, np.frombuffer(call.inputs, np.uint8)[None])[0]:
+            raise invalid_value(self._view, "the sequence")
+
+    def _full(self, more_bytes: int) -> bool:
+        limits = self._limits
+        return (
+            len(self._waiting) >= limits.max_infer_queue
+            or self._waiting_bytes + more_bytes > limits.inbox_bytes
+        )
+
+    def _forget_cancelled(self) -> None:
+        self._waiting = deque(call for call in self._waiting if not call.reply.cancelled())
+        self._waiting_bytes = sum(len(call.inputs) for call in self._waiting)
 
     def _next_job(self, now: float) -> _Job | None:
         """The oldest calls that fit together, cancelled and late ones left out."""
+        if self._again:
+            return self._pack(self._again.popleft())
         calls: list[Infer] = []
         longest = 0
         while self._waiting:
             call = self._waiting[0]
-            steps = self._steps(call)
-            most = max(longest, steps)
+            most = max(longest, self._steps(call))
             if calls and (self._strict or most * (len(calls) + 1) > self._limits.infer_batch_steps):
                 break
             self._waiting.popleft()
+            self._waiting_bytes -= len(call.inputs)
             if not call.reply.set_running_or_notify_cancel():
                 continue
             if call.deadline_s <= now:
@@ -146,9 +174,10 @@ class Sequences:
                 continue
             calls.append(call)
             longest = most
-        return self._pack(calls, longest) if calls else None
+        return self._pack(calls) if calls else None
 
-    def _pack(self, calls: list[Infer], longest: int) -> _Job:
+    def _pack(self, calls: list[Infer]) -> _Job:
+        longest = max(map(self._steps, calls))
         width = self._view.input_row_bytes // 4
         x = np.zeros((len(calls), longest, width), self._view.input.dtype)
         for i, call in enumerate(calls):
@@ -165,7 +194,8 @@ class Sequences:
         total = job.x.shape[1]
         piece = total
         if self._view.causal:
-            piece = _IDLE_CHUNK_STEPS if idle or self._strict else self._limits.chunk_steps
+            # In strict mode the cut is always the same: where it falls, rounding may differ.
+            piece = _IDLE_CHUNK_STEPS if idle and not self._strict else self._limits.chunk_steps
         start, end = job.done_steps, min(job.done_steps + piece, total)
         lengths = (job.lengths - start).clamp(0, end - start)
         live = (lengths > 0).nonzero()[:, 0]

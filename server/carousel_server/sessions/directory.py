@@ -46,7 +46,6 @@ class Directory:
             entry = self._open.get((tenant, session_id))
             if entry is None:
                 self._open[tenant, session_id] = _Entry(engine)
-                self._ended.pop((tenant, session_id), None)
                 return None
             if entry.engine != engine:
                 raise CarouselError(
@@ -60,6 +59,7 @@ class Directory:
         """Tells where a claimed session lives from now on."""
         with self._lock:
             self._open[tenant, session_id].ref = ref
+            self._ended.pop((tenant, session_id), None)
 
     def release(self, tenant: str, session_id: str, reason: str = "") -> None:
         """Forgets an open or claimed session; with a reason, remembers why it ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import (
     Durability,
     Int64s,
@@ -14,6 +15,7 @@ from carousel_server.core.types import (
     SessionView,
 )
 
+from .directory import ended
 from .lifecycle import Event, advance
 
 
@@ -54,8 +56,9 @@ class SessionTable:
         # Names, for people and for the directory.
         self.ids = [""] * slots
         self.tenants = [""] * slots
-        # Why the row's former session ended: a late command to it is told so.
-        self.last_end = ["SESSION_NOT_FOUND"] * slots
+        # The row's former session (generation, id) and the reason of its end: a late command to that
+        # session, and to no other, is told so.
+        self._former = [(-1, "", "")] * slots
 
     def open(
         self,
@@ -94,6 +97,19 @@ class SessionTable:
         after = advance(Phase(int(self.phase[row])), event)
         self.phase[row] = after
         return after
+
+    def close(self, ref: SessionRef, reason: str) -> None:
+        """Ends a row's session; remembers why, for late commands to it."""
+        assert self.phase[ref.row] == Phase.CLOSED, "advance the phase first"
+        self._former[ref.row] = (ref.generation, self.ids[ref.row], reason)
+        self.ids[ref.row] = self.tenants[ref.row] = ""
+
+    def why_gone(self, ref: SessionRef) -> CarouselError:
+        """What to tell a command to a session that is no longer there."""
+        generation, session_id, reason = self._former[ref.row]
+        if generation == ref.generation:
+            return ended(reason, session_id)
+        return CarouselError("SESSION_NOT_FOUND", "the session ended some time ago")
 
     def drop_pending(self, row: int) -> int:
         """Forgets the accepted steps that have not run; returns the seq of the first of them."""

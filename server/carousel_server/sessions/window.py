@@ -66,9 +66,9 @@ class Window:
         """Instants of arrival, float64[n, steps]."""
         return np.asarray(self._arrived_s[rows[:, None], self._entries(first_seqs, steps)])
 
-    def deadline_s(self, rows: Int64s, seqs: Int64s) -> np.ndarray:
-        """Deadlines of one step per row, float64[n]."""
-        return np.asarray(self._deadline_s[rows, (seqs - 1) & self._mask])
+    def deadline_s(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray:
+        """Deadlines, float64[n, steps]."""
+        return np.asarray(self._deadline_s[rows[:, None], self._entries(first_seqs, steps)])
 
     def write_outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
         """Keeps outputs uint8[n, k, row bytes] until they are acknowledged."""

@@ -11,7 +11,8 @@ import json
 import struct
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
+from math import prod
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -62,12 +63,12 @@ class Snapshot:
 class _Tensor(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     name: str = Field(max_length=256)
-    shape: list[int] = Field(max_length=8)
+    shape: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(max_length=8)
     dtype: Literal["<f4", "<i4", "<i8", "<u2"]
 
     @property
     def size_bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class _Header(BaseModel):
@@ -76,7 +77,7 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str = Field(max_length=256)
     fingerprint: str = Field(max_length=128)
-    epoch: int = Field(ge=0, lt=1 << 63)
+    epoch: int = Field(ge=0, lt=1 << 62)
     applied: int = Field(ge=0, lt=1 << 62)
     ack: int = Field(ge=0, lt=1 << 62)
     seed: int = Field(ge=0, lt=1 << 64)
@@ -142,13 +143,9 @@ def decode(data: bytes) -> Snapshot:
 def _assemble(header: _Header, raw: bytes) -> Snapshot:
     """Cuts the raw part into tensors and kept outputs."""
     kept_rows = header.applied - header.ack
-    if (
-        kept_rows < 0
-        or any(n < 0 for t in header.tensors for n in t.shape)
-        or sum(t.size_bytes for t in header.tensors)
-        + kept_rows * (header.input_row_bytes + header.output_row_bytes)
-        != len(raw)
-    ):
+    if kept_rows < 0 or sum(t.size_bytes for t in header.tensors) + kept_rows * (
+        header.input_row_bytes + header.output_row_bytes
+    ) != len(raw):
         raise _invalid("its parts do not add up to its length")
     state, at = {}, 0
     for tensor in header.tensors:

@@ -10,7 +10,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, CatalogPort, EnginePort, Open, Replay
 from carousel_server.core.types import SessionRef
 
-from .blocks import Blocks, not_bound
+from .blocks import Blocks, not_bound, too_many_handles
 from .calls import Context, current_call
 from .errors import invalid
 from .fields import check_seqs
@@ -75,7 +75,7 @@ class _Conversation:
         self._catalog = catalog
         self._options = options
         self._gate = gate
-        self._blocks = Blocks(stream, options.max_message_bytes)
+        self._blocks = Blocks(stream, options)
         self._tenant = current_call().tenant
 
     async def read(self, requests: AsyncIterator[bytes]) -> None:
@@ -145,39 +145,44 @@ class _Conversation:
         if handle == 0:
             raise invalid("handle", f"must be from 1 to {_MAX_HANDLE}")
         if handle in stream.bound or handle in stream.binding:
-            raise CarouselError("HANDLE_IN_USE", f"Handle {handle} is bound on this stream.")
+            raise CarouselError("HANDLE_IN_USE", f"handle {handle} is bound on this stream")
         if len(stream.bound) + len(stream.binding) >= limit:
             raise CarouselError(
                 "TOO_MANY_SESSIONS",
-                f"{limit} handles are bound on this stream (max_handles).",
+                f"{limit} handles are bound on this stream (max_handles)",
                 metadata={"limit": limit},
                 retry_after_s=self._options.retry_after_s,
             )
 
     def _acks(self, acks: pb.Acks) -> None:
         try:
-            if len(acks.acks) != len(acks.handles):
-                raise invalid("acks", f"must be {len(acks.handles)}, one per handle")
+            count, most = len(acks.handles), self._options.max_handles
+            if count > most:
+                raise too_many_handles(count, most)
+            if len(acks.acks) != count:
+                raise invalid("acks", f"must be {count}, one per handle")
             seqs = check_seqs(acks.acks, "acks", least=0)
+            missing = [h for h in acks.handles if h not in self._stream.bound]
+            if missing:
+                self._stream.refuse_all(dict.fromkeys(missing, 0), not_bound())
             by_engine: dict[str, tuple[EnginePort, list[SessionRef], list[int]]] = {}
             for handle, seq in zip(acks.handles, seqs, strict=True):
                 binding = self._stream.bound.get(handle)
                 if binding is None:
-                    self._stream.refuse(handle, not_bound(handle))
                     continue
                 name = binding.engine.model.name
                 _, refs, upto = by_engine.setdefault(name, (binding.engine, [], []))
                 refs.append(binding.ref)
                 upto.append(seq)
             for engine, refs, upto in by_engine.values():
-                engine.submit(Ack(refs, upto))
+                engine.submit(Ack(self._stream, refs, upto))
         except CarouselError as error:
             self._stream.refuse(0, error)
 
     def _replay(self, replay: pb.Replay) -> None:
         binding = self._stream.bound.get(replay.handle)
         if binding is None:
-            self._stream.refuse(replay.handle, not_bound(replay.handle))
+            self._stream.refuse(replay.handle, not_bound())
             return
         try:
             binding.engine.submit(Replay(binding.ref, self._stream))
@@ -188,14 +193,14 @@ class _Conversation:
         if unbind.handle in self._stream.bound:
             self._stream.unbind(unbind.handle, close=unbind.close)
         else:
-            self._stream.refuse(unbind.handle, not_bound(unbind.handle))
+            self._stream.refuse(unbind.handle, not_bound())
 
 
 def _out_of_turn(event: str | None) -> CarouselError:
     if event is None:
-        message = "A message without its event."
+        message = "a message without its event"
     elif event == "hello":
-        message = "A second Hello."
+        message = "a second Hello"
     else:
-        message = f"The first message is a {event}, not a Hello."
+        message = f"the first message is a {event}, not a Hello"
     return CarouselError("MALFORMED_MESSAGE", message)

@@ -34,9 +34,10 @@ class State(NamedTuple):
 
 
 class RunningSum:
-    """y[t] = x[1] + … + x[t]. Fails with RuntimeError where an input is `poison`."""
+    """y[t] = x[1] + … + x[t]. Fails where an input is `poison`, and always once it is `broken`."""
 
     poison = 666.0
+    broken = False
 
     def __init__(self, *, tokens: bool = False, causal: bool = True, tokenizer: Any = None) -> None:
         width = VOCABULARY if tokens else WIDTH
@@ -59,14 +60,14 @@ class RunningSum:
         self.tokenizer = tokenizer
         self.output_fields = (Field("y", torch.float32, (width,)),)
         self.batches: list[int] = []
+        self.error: Exception = RuntimeError("poison")
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         return (torch.zeros(batch, *self.state_specs[0].shape),)
 
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         self.batches.append(len(x))
-        if not self.vocabulary and bool((x == self.poison).any()):
-            raise RuntimeError("poison")
+        self._fail(x)
         rows = torch.nn.functional.one_hot(x, VOCABULARY).float() if self.vocabulary else x
         total = state[0] + rows
         return total, (total,)
@@ -74,11 +75,16 @@ class RunningSum:
     def sequence(
         self, x: Tensor, lengths: Tensor, state: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self._fail(x)
         state = state or self.initial_state(len(x))
         rows = torch.nn.functional.one_hot(x, VOCABULARY).float() if self.vocabulary else x
         inside = (torch.arange(x.shape[1])[None, :] < lengths[:, None])[:, :, None]
         raw = (rows * inside).cumsum(1) + state[0][:, None]
         return raw * inside, (raw[:, -1],)
+
+    def _fail(self, x: Tensor) -> None:
+        if self.broken or (not self.vocabulary and bool((x == self.poison).any())):
+            raise self.error
 
     def finish(self, raw: Tensor) -> tuple[Tensor, ...]:
         return (raw,)

@@ -283,6 +283,58 @@ def test_export_waits_for_no_generation(rig: Rig) -> None:
         rig.run(Export(ref))
 
 
+def test_more_alternatives_than_tokens_are_all_tokens(rig: Rig) -> None:
+    sink = generate(rig, rig.open(), ids(3), max_tokens=1, logprobs=99)
+    assert len(sink.got[0].alternatives) == VOCABULARY
+
+
+def test_a_generation_late_on_arrival_is_refused(rig: Rig) -> None:
+    sink = generate(rig, rig.open(), ids(1), deadline_s=rig.now - 1)
+    assert sink.got == []
+    assert sink.error is not None
+    assert sink.error.reason == "DEADLINE_EXCEEDED"
+
+
+def test_the_client_who_feeds_decides_what_comes_next(rig: Rig) -> None:
+    steps = RecordingSink()
+    ref = rig.session(steps)
+    generate(rig, ref, ids(3), max_tokens=2)
+    rig.settle()
+    applied = int(rig.engine._table.applied[ref.row])
+    rig.run(StepBlock(steps, [1], [ref], [applied + 1], 1, ids(6).tobytes()))
+    sink = generate(rig, ref, ids(6), max_tokens=1)
+    rig.settle()
+    assert sink.end is not None
+    assert sink.end.prompt_tokens == 1
+
+
+def test_the_repetition_penalty_sees_what_the_client_fed(rig: Rig) -> None:
+    steps = RecordingSink()
+    ref = rig.session(steps)
+    rig.run(StepBlock(steps, [1], [ref], [1], 3, ids(5, 5, 3).tobytes()))
+    sampling = SamplingSpec(temperature=0.0, repetition_penalty=float("inf"))
+    sink = generate(rig, ref, ids(3), max_tokens=1, sampling=sampling)
+    rig.settle()
+    assert sink.ids[0] not in (3, 5)
+
+
+def test_a_defect_in_drawing_costs_only_the_generations(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("a defect")
+
+    steps = RecordingSink()
+    fed = rig.session(steps)
+    with monkeypatch.context() as patch:
+        patch.setattr("carousel_server.engine.generation.sample", broken)
+        sink = generate(rig, rig.open(), ids(1))
+    assert sink.error is not None
+    assert sink.error.reason == "INTERNAL"
+    rig.run(StepBlock(steps, [1], [fed], [1], 1, ids(1).tobytes()))
+    assert len(steps.steps) == 1
+
+
 def test_text_without_a_tokenizer_is_refused_at_the_door(rig: Rig) -> None:
     with pytest.raises(CarouselError, match="TEXT_UNAVAILABLE"):
         generate(rig, rig.open(), "text")

@@ -101,18 +101,55 @@ def test_a_late_call_is_refused() -> None:
         call.reply.result(0)
 
 
-def test_a_batch_that_the_device_refuses_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sequence_that_the_device_refuses_costs_only_itself() -> None:
     rig = Rig(RunningSum(causal=False))
-
-    def refuse(*_: object) -> None:
-        raise RuntimeError("out of memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rig.model, "sequence", refuse)
-        first = submit(rig, 1.0)
-        rig.settle()
-    with pytest.raises(CarouselError, match="STEP_FAILED"):
-        first.reply.result(0)
-    second = submit(rig, 2.0)
+    calls = [submit(rig, value) for value in (1.0, 2.0, 666.0, 4.0, 5.0)]
     rig.settle()
-    assert sums(second.reply.result(0)) == [2.0]
+    with pytest.raises(CarouselError, match="STEP_FAILED"):
+        calls[2].reply.result(0)
+    assert [sums(calls[i].reply.result(0)) for i in (0, 1, 3, 4)] == [[1], [2], [4], [5]]
+
+
+def test_a_device_that_fails_on_zeros_makes_the_model_unhealthy() -> None:
+    rig = Rig(RunningSum(causal=False))
+    rig.model.broken = True
+    calls = [submit(rig, 1.0) for _ in range(3)]
+    rig.tick()
+    with pytest.raises(CarouselError, match="MODEL_UNHEALTHY"):
+        submit(rig, 1.0)
+    rig.engine.stop()
+    for call in calls:
+        with pytest.raises(CarouselError, match="MODEL_UNHEALTHY"):
+            call.reply.result(0)
+
+
+def test_cancelled_calls_leave_their_place() -> None:
+    rig = Rig(RunningSum(causal=False), max_infer_queue=2, infer_batch_steps=1)
+    calls = [submit(rig, 1.0) for _ in range(3)]
+    rig.engine._intake.run(rig.now)
+    assert calls[1].reply.cancel()
+    late = submit(rig, 2.0)
+    rig.settle()
+    assert sums(late.reply.result(0)) == [2.0]
+
+
+def test_the_queue_is_bounded_in_bytes() -> None:
+    rig = Rig(RunningSum(causal=False), inbox_bytes=40, infer_batch_steps=1)
+    calls = [submit(rig, 1.0, 1.0) for _ in range(2)]
+    rig.engine._intake.run(rig.now)
+    calls.append(submit(rig, 1.0, 1.0))
+    rig.engine._intake.run(rig.now)
+    with pytest.raises(CarouselError, match="QUEUE_FULL"):
+        calls[2].reply.result(0)
+    rig.settle()
+    assert all(call.reply.result(0) is not None for call in calls[:2])
+
+
+def test_strict_cuts_a_sequence_at_the_same_places_whoever_streams() -> None:
+    rig = Rig(strict=True)
+    call = submit(rig, *[1.0] * 10)
+    ticks = 0
+    while not call.reply.done():
+        rig.tick()
+        ticks += 1
+    assert ticks == 3

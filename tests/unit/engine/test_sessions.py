@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Ack, Export, Fork, Get, Import, List, Open
-from carousel_server.core.types import Durability, OpenSpec, Phase
+from carousel_server.core.ports import (
+    Ack,
+    Export,
+    Fork,
+    Generate,
+    Get,
+    Import,
+    Infer,
+    List,
+    Open,
+    Replay,
+    StepBlock,
+)
+from carousel_server.core.types import Durability, GenerateSpec, OpenSpec, Phase
 from carousel_server.sessions import Directory
+from carousel_server.state.snapshot import decode, encode
 
-from .fakes import RecordingSink, Rig, RunningSum, block
+from .fakes import RecordingSink, RecordingTokens, Rig, RunningSum, block
 
 
 @pytest.fixture
@@ -148,7 +162,7 @@ def test_an_import_goes_on_where_the_export_stood(rig: Rig) -> None:
     sink = RecordingSink()
     ref = rig.session(sink)
     rig.run(block(sink, ref, 1, 1, 2, 3))
-    rig.run(Ack([ref], [1]))
+    rig.run(Ack(sink, [ref], [1]))
     data, at = rig.run(Export(ref))
     rig.close(ref)
     copy, view = rig.run(Import(data, OpenSpec("t", "copy")))
@@ -239,7 +253,7 @@ def test_a_defect_in_a_tick_makes_the_model_unhealthy_and_leaves_nobody_waiting(
 
     sink = RecordingSink()
     ref = rig.session(sink)
-    monkeypatch.setattr(rig.engine._runner, "run", broken)
+    monkeypatch.setattr(rig.engine._stepping, "select", broken)
     rig.engine.submit(block(sink, ref, 1, 1))
     rig.engine.start()
     rig.engine._thread.join(timeout=5)
@@ -247,6 +261,164 @@ def test_a_defect_in_a_tick_makes_the_model_unhealthy_and_leaves_nobody_waiting(
     assert sink.reasons == ["MODEL_UNHEALTHY"]
     with pytest.raises(CarouselError, match="MODEL_UNHEALTHY"):
         rig.engine.submit(Open(OpenSpec("t", "b")))
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_tick_that_does_not_end_makes_the_model_unhealthy(rig: Rig, stuck: bool) -> None:
+    rig.engine.start()
+    rig.engine._tick_began_s = rig.now - (61 if stuck else 59)
+    assert rig.engine.healthy is not stuck or rig.engine._tick_began_s is None
+    if stuck:
+        with pytest.raises(CarouselError, match="MODEL_UNHEALTHY"):
+            rig.engine.submit(Open(OpenSpec("t", "b")))
+    rig.engine._tick_began_s = None
+    rig.engine.stop()
+
+
+def test_a_defect_in_one_command_costs_only_that_command(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise LookupError("a defect")
+
+    ref = rig.open("a")
+    monkeypatch.setattr(rig.engine._lifetimes, "take", broken)
+    commands = [Export(ref), Open(OpenSpec("t", "b")), Get(ref)]
+    for command in commands:
+        rig.engine.submit(command)
+    rig.tick()
+    with pytest.raises(CarouselError, match="INTERNAL"):
+        commands[0].reply.result(0)
+    assert commands[1].reply.result(0)
+    assert commands[2].reply.result(0)
+
+
+def test_at_the_end_everybody_is_answered(rig: Rig) -> None:
+    """Steps taken and not run, a generation, a sequence, and commands behind a broken sink."""
+    model = Rig(RunningSum(tokens=True), chunk_steps=1)
+    sink, tokens = RecordingSink(), RecordingTokens()
+    fed, generating = model.session(sink), model.open()
+    ones = np.ones(5, "<i4")
+    model.run(StepBlock(sink, [1], [fed], [1], 5, ones.tobytes()))
+    model.run(Generate(generating, GenerateSpec(ones.astype(np.int32), 9), tokens))
+    infer, last = Infer(ones.tobytes()), Get(fed)
+    for command in (infer, Replay(fed, _Raising()), StepBlock(sink, [1], [fed], [6], 1, b"1234")):
+        model.engine.submit(command)
+    model.engine.submit(Generate(fed, GenerateSpec(None, 9), _Raising()))
+    model.engine.submit(last)
+    model.engine.stop()
+    assert tokens.error is not None
+    assert {tokens.error.reason, *sink.reasons} == {"DRAINING"}
+    assert len(sink.failures) == 2
+    for command in (infer, last):
+        with pytest.raises(CarouselError, match="DRAINING"):
+            command.reply.result(0)
+
+
+class _Raising(RecordingSink, RecordingTokens):
+    """A sink with a defect."""
+
+    def failure(self, *_: object) -> None:
+        raise LookupError("a defect")
+
+    def failed(self, error: CarouselError) -> None:
+        raise LookupError("a defect")
+
+
+def test_a_session_with_steps_to_run_is_not_idle() -> None:
+    rig, sink = Rig(max_batch=1, chunk_steps=1), RecordingSink()
+    a, b = rig.session(sink, 1), rig.session(sink, 2)
+    for tag, ref in ((1, a), (2, b)):
+        rig.engine.submit(block(sink, ref, 1, 1, 1, tag=tag))
+    rig.tick()
+    rig.now += 4000
+    rig.tick()
+    assert rig.metrics.ends == []
+    rig.settle()
+
+
+def test_outputs_and_binds_count_as_use(rig: Rig) -> None:
+    sink = RecordingSink()
+    ref = rig.session(sink)
+    rig.engine.submit(block(sink, ref, 1, 1))
+    rig.engine._intake.run(rig.now)
+    rig.now += 3000
+    rig.settle()
+    rig.now += 3000
+    rig.tick()
+    rig.bind(ref, RecordingSink())
+    rig.now += 3000
+    rig.tick()
+    assert rig.run(Get(ref)).applied == 1
+
+
+def test_opening_again_counts_as_use(rig: Rig) -> None:
+    ref = rig.open("a")
+    rig.now += 3000
+    assert rig.open("a") == ref
+    rig.now += 3000
+    rig.tick()
+    assert rig.run(Get(ref))
+
+
+def test_a_refused_open_keeps_the_memory_of_how_the_id_ended() -> None:
+    rig = Rig(slots=1)
+    rig.close(rig.open("a"))
+    other = rig.open("b")
+    assert refused(rig, Open(OpenSpec("t", "a"))).reason == "SLAB_FULL"
+    with pytest.raises(CarouselError, match="SESSION_CLOSED"):
+        rig.directory.locate("t", "a")
+    rig.close(other)
+
+
+def test_draining_starts_no_generation() -> None:
+    rig = Rig(RunningSum(tokens=True))
+    ref, tokens = rig.open(), RecordingTokens()
+    rig.engine.drain()
+    rig.now += 1
+    rig.tick()
+    rig.run(Generate(ref, GenerateSpec(np.ones(1, np.int32), 1), tokens))
+    assert tokens.error is not None
+    assert tokens.error.reason == "DRAINING"
+
+
+def altered(data: bytes, **changed: Any) -> bytes:
+    """A snapshot with other content and a right checksum, as a hostile client would make it."""
+    return encode(replace(decode(data), **changed))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"state": {"sum": np.zeros(3, "<f4")}},
+        {"state": {"other": np.zeros(8, "<f4")}},
+        {"state": {"sum": np.zeros(8, "<i4")}},
+        {"next_token": 8},
+        {"recent_tokens": (8,)},
+        {"recent_tokens": (-1,)},
+        {"kept_inputs": np.asarray([[9, 0, 0, 0]], np.uint8)},
+        {"kept_inputs": np.zeros((1, 8), np.uint8)},
+    ],
+)
+def test_a_snapshot_that_does_not_fit_the_model_is_refused(changed: dict[str, Any]) -> None:
+    rig, sink = Rig(RunningSum(tokens=True)), RecordingSink()
+    ref = rig.session(sink)
+    rig.run(StepBlock(sink, [1], [ref], [1], 1, np.asarray([1], "<i4").tobytes()))
+    data, _ = rig.run(Export(ref))
+    error = refused(rig, Import(altered(data, **changed), OpenSpec("t", "")))
+    assert error.reason == "SNAPSHOT_INVALID"
+    assert rig.engine._slots.used == 1
+
+
+def test_a_row_is_clean_whatever_was_in_it(rig: Rig) -> None:
+    rig.engine._slab.restore(0, {"sum": np.ones(2, "<f4")})
+    rig.engine._generations.recent[0] = 5
+    rig.engine._generations.next_token[0] = 5
+    ref = rig.open()
+    assert ref.row == 0
+    assert not rig.engine._slab.take(0)["sum"].any()
+    assert (rig.engine._generations.recent[0] == -1).all()
+    assert rig.engine._generations.next_token[0] == -1
 
 
 def test_state_of_any_dtype_survives_a_snapshot(rig: Rig) -> None:

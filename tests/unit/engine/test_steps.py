@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, Bind, Replay, StepBlock, Unbind
+from carousel_server.engine.admission import Admission
 
 from .fakes import RecordingSink, Rig, RunningSum, block, rows
 
@@ -113,7 +116,7 @@ def test_a_seq_with_other_inputs_is_refused(rig: Rig, sink: RecordingSink) -> No
 def test_an_acknowledged_output_is_forgotten(rig: Rig, sink: RecordingSink) -> None:
     ref = rig.session(sink)
     rig.run(block(sink, ref, 1, 1, 2, 3))
-    rig.run(Ack([ref], [2]))
+    rig.run(Ack(sink, [ref], [2]))
     rig.run(block(sink, ref, 2, 2))
     assert sink.reasons == ["OUTPUT_FORGOTTEN"]
     rig.run(block(sink, ref, 3, 3))
@@ -123,9 +126,9 @@ def test_an_acknowledged_output_is_forgotten(rig: Rig, sink: RecordingSink) -> N
 def test_an_ack_moves_neither_back_nor_beyond_applied(rig: Rig, sink: RecordingSink) -> None:
     ref = rig.session(sink)
     rig.run(block(sink, ref, 1, 1, 2))
-    rig.run(Ack([ref], [99]))
+    rig.run(Ack(sink, [ref], [99]))
     assert rig.engine._table.ack[ref.row] == 2
-    rig.run(Ack([ref], [1]))
+    rig.run(Ack(sink, [ref], [1]))
     assert rig.engine._table.ack[ref.row] == 2
 
 
@@ -255,13 +258,36 @@ def test_a_step_that_the_device_refuses_costs_only_itself(rig: Rig, sink: Record
     assert sink.of(3) == [(1, [3, -3])]
 
 
-def test_a_device_that_refuses_everything_makes_the_model_unhealthy(
+@pytest.mark.parametrize("error", [ValueError("custom"), MemoryError(), IndexError()])
+def test_whatever_a_model_raises_costs_only_its_step(
+    rig: Rig, sink: RecordingSink, error: Exception
+) -> None:
+    rig.model.error = error
+    a, b = rig.session(sink, 1), rig.session(sink, 2)
+    for _ in range(40):
+        rig.run(StepBlock(sink, [1, 2], [a, b], [1, 1], 1, rows(666, 1)))
+    assert sink.reasons == ["STEP_FAILED"] * 40
+    assert all(failure.retry_after_s is None for _, _, failure in sink.failures)
+    assert sink.of(2)[0] == (1, [1, -1])
+    rig.run(block(sink, a, 1, 1))
+
+
+def test_the_steps_before_the_one_at_fault_are_run(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.engine.submit(block(sink, ref, 1, 1, 2, 666, 4))
+    rig.settle()
+    assert sink.of(1) == [(1, [1, -1]), (2, [3, -3])]
+    [(_, seq, error)] = sink.failures
+    assert (seq, error.reason, error.metadata) == (3, "STEP_FAILED", {"expected": "3"})
+
+
+def test_a_device_that_fails_on_zeros_makes_the_model_unhealthy(
     rig: Rig, sink: RecordingSink
 ) -> None:
     ref = rig.session(sink)
-    for _ in range(17):
-        rig.engine.submit(block(sink, ref, 1, 666))
-        rig.tick()
+    rig.model.broken = True
+    rig.engine.submit(block(sink, ref, 1, 1))
+    rig.tick()
     with pytest.raises(CarouselError) as caught:
         rig.engine.submit(block(sink, ref, 1, 1))
     assert caught.value.reason == "MODEL_UNHEALTHY"
@@ -270,24 +296,139 @@ def test_a_device_that_refuses_everything_makes_the_model_unhealthy(
 
 def test_the_inbox_is_bounded(sink: RecordingSink) -> None:
     rig = Rig(inbox_commands=4)
-    ref = rig.session(sink)
+    ref, other = rig.session(sink), rig.session(sink, 2)
     for seq in range(1, 5):
         rig.engine.submit(block(sink, ref, seq, 1))
-    with pytest.raises(CarouselError) as caught:
-        rig.engine.submit(block(sink, ref, 5, 1))
-    assert caught.value.reason == "QUEUE_FULL"
-    assert caught.value.retry_after_s
-    rig.engine.submit(Ack([ref], [0]))  # what makes room is always taken
+    for command in (block(sink, ref, 5, 1), Ack(sink, [ref], [0])):
+        with pytest.raises(CarouselError) as caught:
+            rig.engine.submit(command)
+        assert caught.value.reason == "QUEUE_FULL"
+        assert caught.value.retry_after_s
+    rig.engine.submit(Unbind(other, sink))  # what makes room is always taken
     rig.settle()
     assert len(sink.of(1)) == 4
 
 
-def test_the_inbox_is_bounded_in_bytes(sink: RecordingSink) -> None:
-    rig = Rig(inbox_bytes=20)
+def test_the_inbox_is_bounded_in_bytes_until_it_is_drained(sink: RecordingSink) -> None:
+    rig = Rig(inbox_bytes=600)
+    ref = rig.session(sink)
+    for seq in range(1, 9, 2):
+        rig.engine.submit(block(sink, ref, seq, 1))
+        rig.engine.submit(block(sink, ref, seq + 1, 1))
+        with pytest.raises(CarouselError, match="QUEUE_FULL"):
+            rig.engine.submit(block(sink, ref, seq + 2, 1))
+        rig.tick()
+    assert len(sink.of(1)) == 8
+
+
+def test_a_tick_takes_a_bounded_number_of_commands(sink: RecordingSink) -> None:
+    rig = Rig()
+    ref = rig.session(sink)
+    for _ in range(5000):
+        rig.engine.submit(Ack(sink, [ref], [0]))
+    rig.tick()
+    assert len(rig.engine._inbox) == 5000 - 4096
+    rig.settle()
+
+
+def test_two_streams_in_one_tick_get_their_own_outputs(rig: Rig) -> None:
+    sinks = [RecordingSink() for _ in range(3)]
+    refs = [rig.session(sinks[n % 3], tag=n) for n in range(6)]
+    for n, ref in enumerate(refs):
+        rig.engine.submit(block(sinks[n % 3], ref, 1, float(n), tag=n))
+    rig.tick()
+    for number, sink in enumerate(sinks):
+        assert sink.calls == 1
+        assert {s.tag: s.row[0] for s in sink.steps} == {number: number, number + 3: number + 3}
+
+
+def test_a_superseded_streams_acks_are_old_news(rig: Rig) -> None:
+    old, new = RecordingSink(), RecordingSink()
+    ref = rig.session(old)
+    rig.run(block(old, ref, 1, 1, 2))
+    rig.bind(ref, new, 5)
+    rig.run(Ack(old, [ref], [2]))
+    rig.run(block(old, ref, 3, 3, acks=[2]))
+    rig.run(Replay(ref, new))
+    assert new.of(5) == [(1, [1, -1]), (2, [3, -3])]
+
+
+def test_a_superseded_stream_cannot_replay(rig: Rig) -> None:
+    old, new = RecordingSink(), RecordingSink()
+    ref = rig.session(old)
+    rig.run(block(old, ref, 1, 1))
+    rig.bind(ref, new, 5)
+    rig.run(Replay(ref, old))
+    assert new.steps == []
+
+
+def test_a_later_ack_does_not_overtake_an_earlier_repeat(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 1))
+    rig.engine.submit(block(sink, ref, 1, 1))
+    rig.engine.submit(block(sink, ref, 2, 2, acks=[1]))
+    rig.engine.submit(block(sink, ref, 2, 2))
+    rig.engine.submit(Ack(sink, [ref], [1]))
+    rig.settle()
+    assert sink.failures == []
+    assert [seq for seq, _ in sink.of(1)] == [1, 1, 2]
+
+
+def test_an_ack_beyond_applied_counts_only_up_to_there(rig: Rig, sink: RecordingSink) -> None:
+    ref = rig.session(sink)
+    rig.engine.submit(block(sink, ref, 1, 1, 2, 3))
+    rig.engine.submit(Ack(sink, [ref], [3]))
+    rig.settle()
+    assert rig.engine._table.ack[ref.row] == 0
+
+
+def test_a_late_command_is_told_of_its_own_session_only(rig: Rig) -> None:
+    sink = RecordingSink()
+    ref = rig.session(sink, session_id="mine")
+    rig.close(ref)
+    other = rig.open("private", tenant="someone else")
+    assert other.row == ref.row
+    rig.run(block(sink, ref, 1, 1))
+    rig.close(other)
+    rig.run(block(sink, ref, 1, 1))
+    messages = [error.message for _, _, error in sink.failures]
+    assert "'mine' was closed" in messages[0]
+    assert sink.reasons == ["SESSION_CLOSED", "SESSION_NOT_FOUND"]
+    assert not any("private" in message for message in messages)
+
+
+def test_a_chunk_runs_up_to_its_first_late_step(sink: RecordingSink) -> None:
+    rig = Rig(chunk_steps=8)
     ref = rig.session(sink)
     rig.engine.submit(block(sink, ref, 1, 1, 2))
-    with pytest.raises(CarouselError, match="QUEUE_FULL"):
-        rig.engine.submit(block(sink, ref, 3, 1))
+    rig.engine.submit(block(sink, ref, 3, 3, 4, deadline_s=rig.now + 5))
+    rig.engine._intake.run(rig.now)
+    rig.now += 10
+    rig.settle()
+    assert [seq for seq, _ in sink.of(1)] == [1, 2]
+    [(_, seq, error)] = sink.failures
+    assert (seq, error.reason) == (3, "DEADLINE_EXCEEDED")
+
+
+def test_many_blocks_of_one_session_cost_no_more_than_their_number(
+    rig: Rig, sink: RecordingSink
+) -> None:
+    ref = rig.session(sink)
+    for _ in range(3000):
+        rig.engine.submit(block(sink, ref, 5, 1))
+    copied = 0
+    where = Admission._admit_once
+
+    def counting(self: Admission, new: Any, now: float) -> None:
+        nonlocal copied
+        copied += len(new.rows)
+        where(self, new, now)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Admission, "_admit_once", counting)
+        rig.tick()
+    assert copied == 3000
+    assert sink.reasons == ["SEQUENCE_GAP"] * 3000
 
 
 def test_more_ready_sessions_than_fit_take_turns(sink: RecordingSink) -> None:

@@ -55,6 +55,10 @@ def test_how_a_session_ended_is_remembered_until_its_id_is_used_again(
     assert reason(directory, "t", "a") == why
     directory.claim("t", "a", "m")
     directory.release("t", "a")
+    assert reason(directory, "t", "a") == why
+    directory.claim("t", "a", "m")
+    directory.settle("t", "a", REF)
+    directory.release("t", "a")
     assert reason(directory, "t", "a") == "SESSION_NOT_FOUND"
 
 

@@ -41,7 +41,7 @@ def test_times_stand_beside_the_steps() -> None:
         at(1), at(3), np.zeros((1, 2, 1), np.uint8), np.asarray([5.0]), np.asarray([9.0])
     )
     assert window.arrived_s(at(1), at(3), 2).tolist() == [[5.0, 5.0]]
-    assert window.deadline_s(at(1), at(4)).tolist() == [9.0]
+    assert window.deadline_s(at(1), at(4), 1).tolist() == [[9.0]]
 
 
 def test_fit_is_the_greatest_power_of_two_within_the_budget() -> None:

@@ -1,0 +1,164 @@
+"""Steps batches: chooses the rows, runs them, moves their cursors, hands out the results."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import EngineMetrics
+from carousel_server.core.types import Int64s, ModelView
+from carousel_server.sessions import SessionTable, Window
+
+from .control import Control
+from .delivery import Delivery
+from .generation import Generations
+from .runner import BatchOutputs, Runner
+from .scheduler import Batch, Scheduler
+
+log = logging.getLogger(__name__)
+
+
+class Stepping:
+    """What a tick does with sessions. Used on the engine's thread only, in inference mode."""
+
+    def __init__(
+        self,
+        view: ModelView,
+        table: SessionTable,
+        window: Window,
+        scheduler: Scheduler,
+        runner: Runner,
+        generations: Generations,
+        delivery: Delivery,
+        control: Control,
+        metrics: EngineMetrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._view = view
+        self._table = table
+        self._window = window
+        self._scheduler = scheduler
+        self._runner = runner
+        self._generations = generations
+        self._delivery = delivery
+        self._control = control
+        self._metrics = metrics
+        self._clock = clock
+
+    def select(self, now: float) -> Batch | None:
+        """The batch of this tick: up to the first step of each row whose deadline has passed."""
+        batch = self._scheduler.select(self._table.pending)
+        if batch is None:
+            return None
+        firsts = self._table.applied[batch.rows] + 1
+        late = self._window.deadline_s(batch.rows, firsts, batch.steps) <= now
+        late[self._table.generating[batch.rows]] = False
+        late &= np.arange(batch.steps) < batch.counts[:, None]
+        if not late.any():
+            return batch
+        counts = np.where(late.any(axis=1), late.argmax(axis=1), batch.counts)
+        for row in batch.rows[counts == 0].tolist():
+            self.refuse(row, "DEADLINE_EXCEEDED", "the deadline passed before the step ran")
+        return Batch.of(batch.rows, counts)
+
+    def step(self, batch: Batch, now: float) -> None:
+        """Runs a batch; if it fails, its halves, down to the step at fault.
+
+        Raises:
+            DeviceLostError: the device is at fault, not a step.
+        """
+        fed = ~self._table.generating[batch.rows]
+        started = time.monotonic()
+        try:
+            outputs = self._runner.run(batch, self._inputs(batch, fed), fed)
+        except Exception as error:  # noqa: BLE001 - logged where it is judged
+            # Whatever a model raises, out of memory or a defect of a custom module, is its batch's alone.
+            self._split(batch, now, error)
+            return
+        steps = int(batch.counts.sum())
+        self._metrics.tick(len(batch.rows), outputs.bucket, steps, time.monotonic() - started)
+        self._deliver(batch, fed, outputs, now)
+
+    def refuse(self, row: int, reason: str, message: str) -> None:
+        """Gives up what a session wanted to run; its state stays where it is."""
+        if self._table.generating[row]:
+            self._control.end_generation(row, CarouselError(reason, message))
+            return
+        seq = self._table.drop_pending(row)
+        error = CarouselError(reason, message, metadata={"expected": seq}, seq=seq)
+        self._delivery.failure_of(row, error)
+
+    def _split(self, batch: Batch, now: float, error: Exception) -> None:
+        n = len(batch.rows)
+        if n > 1:
+            for half in (slice(0, n // 2), slice(n // 2, n)):
+                self.step(Batch(batch.rows[half], batch.counts[half]), now)
+        elif batch.steps > 1:
+            # The first steps of the chunk may be fine; the others come in the next ticks.
+            self.step(Batch(batch.rows, np.ones_like(batch.counts)), now)
+        else:
+            self._runner.check_device()
+            log.warning("model %s: a step failed", self._view.name, exc_info=error)
+            self.refuse(int(batch.rows[0]), "STEP_FAILED", "the device refused the step")
+
+    def _inputs(self, batch: Batch, fed: np.ndarray) -> np.ndarray:
+        """Input rows uint8[n, steps, input_row_bytes]; zero behind a row's count.
+
+        They come from the window or, for rows that are not `fed`, from the generations.
+        """
+        firsts = self._table.applied[batch.rows] + 1
+        inputs = self._window.read_inputs(batch.rows, firsts, batch.steps)
+        inputs[np.arange(batch.steps) >= batch.counts[:, None]] = 0
+        if not fed.all():
+            tokens = inputs.view("<i4")[:, :, 0]
+            for i in np.flatnonzero(~fed).tolist():
+                count = int(batch.counts[i])
+                tokens[i, :count] = self._generations.inputs(int(batch.rows[i]), count)
+        return inputs
+
+    def _deliver(self, batch: Batch, fed: np.ndarray, outputs: BatchOutputs, now: float) -> None:
+        """Moves the cursors, keeps the outputs, and hands everything out."""
+        table = self._table
+        firsts = table.applied[batch.rows] + 1
+        table.applied[batch.rows] += batch.counts
+        table.last_used_s[batch.rows] = now
+        if fed.any():
+            table.pending[batch.rows[fed]] -= batch.counts[fed]
+            for count in np.unique(batch.counts[fed]).tolist():
+                chosen = np.flatnonzero(fed & (batch.counts == count))
+                rows = outputs.rows[chosen, :count]
+                self._deliver_fed(batch.rows[chosen], firsts[chosen], rows, now)
+        if not fed.all():
+            self._deliver_generated(batch, np.flatnonzero(~fed), outputs)
+
+    def _deliver_fed(
+        self, rows: Int64s, firsts: Int64s, outputs: np.ndarray, started: float
+    ) -> None:
+        steps = outputs.shape[1]
+        if self._view.generative:
+            tokens = self._window.read_inputs(rows, firsts, steps).view("<i4")[:, :, 0]
+            self._generations.fed(rows, tokens)
+        self._window.write_outputs(rows, firsts, outputs)
+        self._delivery.outputs(rows, firsts, outputs)
+        arrived = self._window.arrived_s(rows, firsts, steps).ravel()
+        self._metrics.stepped(started - arrived, self._clock() - arrived)
+
+    def _deliver_generated(self, batch: Batch, chosen: Int64s, outputs: BatchOutputs) -> None:
+        rows, table = batch.rows[chosen], self._table
+        table.received[rows] = table.ack[rows] = table.applied[rows]
+        raw = outputs.last[torch.from_numpy(chosen)]
+        try:
+            ended = self._generations.advance(rows, batch.counts[chosen], raw, self._clock())
+        except Exception:
+            log.exception("model %s: drawing tokens failed", self._view.name)
+            self._runner.check_device()
+            for row in rows.tolist():
+                self.refuse(row, "INTERNAL", "the server failed to draw a token")
+            return
+        for row in ended:
+            self._control.end_generation(row, None)
