@@ -98,13 +98,12 @@ class Admission:
 
     def _admit_joined(self, blocks: Sequence[tuple[StepBlock, float]], now: float) -> None:
         joined = self._join(blocks)
-        rounds = _occurrence(joined.rows)
-        last = int(rounds.max(initial=0))
-        if last == 0:
+        if len(set(joined.rows.tolist())) == len(joined.rows):
             self._admit_once(joined, now)
             return
         # A client that pipelines may have several blocks of one session here: one round each.
-        for number in range(last + 1):
+        rounds = _occurrence(joined.rows)
+        for number in range(int(rounds.max()) + 1):
             self._admit_once(joined.where(np.flatnonzero(rounds == number)), now)
 
     def _join(self, blocks: Sequence[tuple[StepBlock, float]]) -> _Rows:
