@@ -7,8 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as distribution_version
 
 import torch
 
@@ -18,6 +16,7 @@ from carousel_server.config import ConfigError, Settings
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics
 from carousel_server.sessions import Directory
+from carousel_server.version import version
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +40,33 @@ def assemble(settings: Settings) -> Assembly:
 
     Raises:
         PackageError: a package is refused, or there is none.
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or the slots do not fit into its memory.
     """
     device = choose_device(settings.device)
     torch.set_num_threads(torch_threads(settings.torch_threads))
     models = load_models(settings, device)
     metrics = Metrics({"version": version(), "torch": torch.__version__, "device": device})
     directory, limits = Directory(), settings.limits()
-    engines = [
-        Engine(
-            model,
-            limits,
-            directory=directory,
-            metrics=partial(metrics.engine, slots=limits.slots),
-            strict=settings.strict,
-        )
-        for model in models
-    ]
+    try:
+        engines = [
+            Engine(
+                model,
+                limits,
+                directory=directory,
+                metrics=partial(metrics.engine, slots=limits.slots),
+                strict=settings.strict,
+            )
+            for model in models
+        ]
+    except (
+        ValueError,
+        MemoryError,
+        RuntimeError,
+    ) as error:  # torch: out of memory is a RuntimeError
+        raise ConfigError(
+            f"{settings.slots} slots do not fit: {str(error).splitlines()[0] or 'out of memory'}\n"
+            "lower slots, or window_steps"
+        ) from error
     for engine in engines:
         engine.start()
     return Assembly(engines, Catalog(directory, engines), metrics)
@@ -100,11 +109,3 @@ def choose_device(wanted: str) -> str:
 def torch_threads(setting: int) -> int:
     """Threads for matrix products: as set, or all cores but the one that gRPC needs."""
     return setting or max(1, (os.cpu_count() or 2) - 1)
-
-
-def version() -> str:
-    """The version that is installed."""
-    try:
-        return distribution_version("carousel-serving")
-    except PackageNotFoundError:  # run from a tree that was not installed
-        return "unknown"

@@ -35,6 +35,7 @@ Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Size = Annotated[int, Field(ge=1 << 10, le=1 << 44)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400.0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
@@ -121,6 +122,9 @@ class Settings(BaseSettings):
     tick_timeout_s: Seconds = _setting(
         _LIMITS.tick_timeout_s, "A tick that takes longer makes its model unhealthy."
     )
+    unhealthy_grace_s: Seconds = _setting(
+        5.0, "Time without any healthy model after which the server ends with exit code 1."
+    )
 
     # -- the wire
     max_message_bytes: Annotated[int, Field(ge=1 << 12, le=1 << 30)] = _setting(
@@ -140,7 +144,7 @@ class Settings(BaseSettings):
         None, "PEM file of the authority that clients' certificates must be signed by."
     )
     insecure: bool = _setting(False, "Allow an address that other machines can reach, without TLS.")
-    tokens: dict[str, Sha256] = Field(
+    tokens: dict[Tenant, Sha256] = Field(
         default_factory=dict,
         description="Tenant to SHA-256 (hex) of its bearer token; empty lets everybody in.",
     )
@@ -171,6 +175,10 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key belong together: set both or none")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        if self.port and (self.host, self.port) == (self.metrics_host, self.metrics_port):
+            raise ValueError("port and metrics_port are the same: choose another for one of them")
+        if len({digest.lower() for digest in self.tokens.values()}) < len(self.tokens):
+            raise ValueError("tokens: two tenants have the same token")
         if self.idle_ttl_s > self.max_idle_ttl_s:
             raise ValueError("idle_ttl_s is above max_idle_ttl_s: raise the latter")
         if self.tls_cert is None and not self.insecure and not _is_loopback(self.host):

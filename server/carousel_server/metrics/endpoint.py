@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import TCPServer
@@ -14,16 +15,25 @@ from prometheus_client.exposition import ThreadingWSGIServer
 READ_TIMEOUT_S = 10.0
 """A connection that sends nothing for so long is closed."""
 
+_POLL_S = 0.05
+"""How often the thread looks whether it should end."""
+
 _NOT_FOUND = b"Metrics are at /metrics.\n"
 
 
 class _Server(ThreadingWSGIServer):
+    daemon_threads = True
+
     def server_bind(self) -> None:
         # Without the parent's look-up of our own name, which can hang for seconds where DNS is broken.
         TCPServer.server_bind(self)
         host, port = self.server_address[:2]
         self.server_name, self.server_port = str(host), int(port)
         self.setup_environ()
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _QuietRequest(WSGIRequestHandler):
@@ -42,11 +52,16 @@ class MetricsServer:
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
         self._app = make_wsgi_app(registry)
+        host = host.strip("[]")
         self._server = make_server(
-            host, port, self._route, server_class=_Server, handler_class=_QuietRequest
+            host,
+            port,
+            self._route,
+            server_class=_Server6 if ":" in host else _Server,
+            handler_class=_QuietRequest,
         )
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="carousel-metrics", daemon=True
+            target=self._server.serve_forever, args=(_POLL_S,), name="carousel-metrics", daemon=True
         )
         self._stopped = False
         self._thread.start()

@@ -19,6 +19,8 @@ SERVICES = ("", "carousel.v1.InferenceService")
 MODEL_PREFIX = "model/"
 """`model/<name>` stands for one model."""
 
+_MOST_WATCHERS = 256
+
 _Response = health_pb2.HealthCheckResponse
 
 
@@ -30,6 +32,8 @@ class Health(health_pb2_grpc.HealthServicer):
         self._gate = gate
         self._changed = asyncio.Condition()
         self._known = self._statuses()
+        self._watchers = 0
+        self._closed = False
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Context
@@ -52,16 +56,33 @@ class Health(health_pb2_grpc.HealthServicer):
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> None:
         """The status of one service now, and again whenever it changes."""
+        if self._watchers >= _MOST_WATCHERS:
+            # Anybody may watch, also without a token: they must not use up the calls of the others.
+            await context.abort(StatusCode.RESOURCE_EXHAUSTED, "too many watchers")
+        self._watchers += 1
+        try:
+            await self._watch(request.service, context)
+        finally:
+            self._watchers -= 1
+
+    async def _watch(self, service: str, context: Context) -> None:
         told = -1
-        while True:
-            status = self._known.get(request.service, _Response.SERVICE_UNKNOWN)
+        while not self._closed:
+            status = self._known.get(service, _Response.SERVICE_UNKNOWN)
             if status != told:
                 told = status
                 await context.write(_Response(status=status))
                 continue
             async with self._changed:
-                if self._known.get(request.service, _Response.SERVICE_UNKNOWN) == told:
+                unchanged = self._known.get(service, _Response.SERVICE_UNKNOWN) == told
+                if unchanged and not self._closed:
                     await self._changed.wait()
+
+    async def close(self) -> None:
+        """Ends every watch, so that the server need not wait for them."""
+        self._closed = True
+        async with self._changed:
+            self._changed.notify_all()
 
     async def refresh(self) -> None:
         """Looks at the engines, and wakes the watchers if something has changed."""

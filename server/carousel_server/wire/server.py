@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from carousel_server.core.ports import CatalogPort, WireMetrics
 
+from .addresses import check_address, listen_error, shown
 from .auth import Doorkeeper
 from .calls import CallInterceptor
 from .gate import Gate
@@ -23,10 +24,6 @@ from .services import SERVICE_NAMES, service_handlers
 _SAMPLE_INTERVAL_S = 0.25
 _FRAME_SLACK_BYTES = 1 << 20
 """How far grpc's own size limit lies above ours, so that ours, which has a name, is met first."""
-
-
-class PortInUseError(OSError):
-    """The address cannot be listened on."""
 
 
 class WireServer:
@@ -57,16 +54,18 @@ class WireServer:
         """Listens.
 
         Raises:
-            PortInUseError: another process has the port, or the address is not this machine's.
+            ListenError: another process has the port, or the address is not this machine's.
         """
-        address = f"{_bracketed(self._options.host)}:{self._options.port}"
+        host, port = self._options.host, self._options.port
+        check_address(host, port)  # grpc's own error does not say why
+        address = shown(host, port)
         try:
             if self._options.tls is None:
                 self.port = self._server.add_insecure_port(address)
             else:
                 self.port = self._server.add_secure_port(address, _credentials(self._options.tls))
         except RuntimeError as error:
-            raise PortInUseError(f"cannot listen on {address}") from error
+            raise listen_error(host, port, OSError(str(error))) from error
         await self._server.start()
         self._sampler = asyncio.create_task(self._sample())
 
@@ -78,6 +77,7 @@ class WireServer:
     async def stop(self, grace_s: float) -> None:
         """Ends the streams after what they have ready, waits for calls until `grace_s`, then cuts."""
         self.gate.finish()
+        await self._health.close()
         await self._server.stop(grace_s)
         if self._sampler is not None:
             self._sampler.cancel()
@@ -115,8 +115,3 @@ def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
         root_certificates=tls.client_ca,
         require_client_auth=tls.client_ca is not None,
     )
-
-
-def _bracketed(host: str) -> str:
-    """An IPv6 address in brackets, as addresses with a port want it."""
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -10,7 +10,7 @@ import torch
 from carousel_models import PackageError, create
 from carousel_server.assembly import assemble, choose_device, load_models, torch_threads
 from carousel_server.config import ConfigError, Settings
-from carousel_server.main import wire_options
+from carousel_server.server import wire_options
 
 
 @pytest.mark.parametrize(

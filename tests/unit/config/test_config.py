@@ -185,3 +185,24 @@ def test_the_schema_names_every_setting():
     schema = Settings.model_json_schema()
     assert set(schema["properties"]) == set(Settings.model_fields)
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"port": 5000, "metrics_port": 5000}, "port and metrics_port are the same"),
+        ({"tokens": {"a": "0" * 64, "b": "0" * 64}}, "two tenants have the same token"),
+        ({"tokens": {"a": "ab" * 32, "b": "AB" * 32}}, "two tenants have the same token"),
+        ({"tokens": {"": "0" * 64}}, "setting tokens"),
+        ({"tokens": {"a b\n": "0" * 64}}, "setting tokens"),
+        ({"unhealthy_grace_s": "nan"}, "setting unhealthy_grace_s"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given, said):
+    with pytest.raises(ConfigError, match=said):
+        load(given)
+
+
+def test_free_ports_are_never_the_same():
+    settings, _ = load({"port": 0, "metrics_port": 0})
+    assert settings.port == settings.metrics_port == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -75,3 +76,13 @@ def test_only_the_given_address_is_bound(server: MetricsServer) -> None:
 def test_a_taken_port_is_an_error(server: MetricsServer) -> None:
     with pytest.raises(OSError, match="in use"):
         MetricsServer(Metrics().registry, "127.0.0.1", server.port)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_is_served(metrics: Metrics, host: str) -> None:
+    server = metrics.serve(host, 0)
+    try:
+        with urllib.request.urlopen(f"http://[::1]:{server.port}/metrics") as reply:
+            assert reply.status == 200
+    finally:
+        server.stop()

@@ -1,0 +1,228 @@
+"""A server in a process: loading, listening, draining, stopping.
+
+The drain, in order: health says NOT_SERVING and nothing new begins; attached clients are told; engines
+finish what they have accepted, up to drain_timeout_s. Then the stop: engines end and answer what is left,
+streams end, the wire stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from carousel_server.config import ConfigError, Settings
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import List
+from carousel_server.metrics import MetricsServer
+from carousel_server.version import version
+from carousel_server.vigil import Vigil
+from carousel_server.wire import (
+    TlsFiles,
+    WireOptions,
+    WireServer,
+    check_address,
+    listen_error,
+)
+
+if (
+    TYPE_CHECKING
+):  # torch takes seconds to import: the loading thread does it, after the quick checks
+    from carousel_server.assembly import Assembly
+    from carousel_server.engine import Engine
+
+log = logging.getLogger(__name__)
+
+LOADER = "carousel-load"
+"""Name of the thread that loads the models."""
+
+_POLL_S = 0.02
+_WATCH_S = 0.25
+_STOP_GRACE_S = 2.0
+
+
+class Server:
+    """One server in this process: engines on threads of their own, the wire on the running loop.
+
+    `start` and `stop` once each; `stop` is idempotent and also right after a failed `start`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._assembly: Assembly | None = None
+        self._wire: WireServer | None = None
+        self._endpoint: MetricsServer | None = None
+
+    @property
+    def port(self) -> int:
+        """Where gRPC listens."""
+        assert self._wire is not None, "the server was not started"
+        return self._wire.port
+
+    @property
+    def metrics_port(self) -> int:
+        """Where /metrics listens."""
+        assert self._endpoint is not None, "the server was not started"
+        return self._endpoint.port
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models served."""
+        assert self._assembly is not None, "the server was not started"
+        return [engine.model.name for engine in self._assembly.engines]
+
+    async def start(self) -> None:
+        """Loads the models, starts the engines, listens. What fails quickly is tried first.
+
+        Raises:
+            PackageError: a model cannot be served.
+            ConfigError: a setting or a file named in one cannot be used.
+            ListenError: an address cannot be listened on.
+        """
+        settings = self.settings
+        options = wire_options(settings)
+        check_address(settings.host, settings.port)
+        check_address(settings.metrics_host, settings.metrics_port)
+        self._assembly = await _load(settings)
+        metrics = self._assembly.metrics
+        self._wire = WireServer(self._assembly.catalog, options, metrics.wire())
+        await self._wire.start()
+        try:
+            self._endpoint = metrics.serve(settings.metrics_host, settings.metrics_port)
+        except OSError as error:
+            raise listen_error(settings.metrics_host, settings.metrics_port, error) from error
+
+    async def hopeless(self) -> None:
+        """Returns once no model has been healthy for unhealthy_grace_s."""
+        assert self._assembly is not None, "the server was not started"
+        vigil = Vigil(self._assembly.engines, self.settings.unhealthy_grace_s)
+        while not vigil.hopeless(time.monotonic()):  # noqa: ASYNC110 - health is a question, no event
+            await asyncio.sleep(_WATCH_S)
+
+    async def drain(self) -> None:
+        """Finishes what was accepted, up to drain_timeout_s."""
+        if self._wire is None or self._assembly is None:
+            return
+        timeout_s = self.settings.drain_timeout_s
+        for engine in self._assembly.engines:
+            engine.drain()
+        await self._wire.drain(timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(_finish(engine) for engine in self._assembly.engines))
+        except TimeoutError:
+            log.warning("drain: work is left after %g s and is dropped", timeout_s)
+
+    async def stop(self) -> None:
+        """Ends engines, streams, the wire and metrics. Engines first: their last words are answers."""
+        if self._wire is not None:
+            await self._wire.drain(_STOP_GRACE_S)
+        if self._assembly is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._assembly.stop)
+        if self._wire is not None:
+            await self._wire.stop(_STOP_GRACE_S)
+        if self._endpoint is not None:
+            self._endpoint.stop()
+
+
+async def _load(settings: Settings) -> Assembly:
+    """Assembles on a daemon thread, so that a signal need not wait for a large model to load."""
+    loop = asyncio.get_running_loop()
+    loaded: asyncio.Future[Assembly] = loop.create_future()
+
+    def settle(result: Assembly | Exception) -> None:
+        if not loaded.done():
+            if isinstance(result, Exception):
+                loaded.set_exception(result)
+            else:
+                loaded.set_result(result)
+        elif not isinstance(result, Exception):
+            result.stop()  # nobody waits any more
+
+    def load() -> None:
+        result: Assembly | Exception
+        try:
+            from carousel_server.assembly import assemble
+
+            result = assemble(settings)
+        except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+            result = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result)
+
+    threading.Thread(target=load, name=LOADER, daemon=True).start()
+    return await loaded
+
+
+async def _finish(engine: Engine) -> None:
+    """Returns when an engine has answered all that it has accepted.
+
+    `pending` counts what waits and what runs, but not what is between the two, nor outputs that are just
+    leaving. A command that the engine answers after both settles it.
+    """
+    with suppress(CarouselError):
+        while engine.healthy:
+            if not engine.pending():
+                round_trip = List(tenant="")
+                engine.submit(round_trip)
+                await asyncio.wrap_future(round_trip.reply)
+                if not engine.pending():
+                    return
+            await asyncio.sleep(_POLL_S)
+
+
+def wire_options(settings: Settings) -> WireOptions:
+    """What the wire needs of the settings.
+
+    Raises:
+        ConfigError: a certificate or key cannot be used.
+    """
+    return WireOptions(
+        host=settings.host,
+        port=settings.port,
+        max_message_bytes=settings.max_message_bytes,
+        max_streams=settings.max_streams,
+        max_handles=settings.max_handles,
+        max_calls=settings.max_streams + settings.inbox_commands,
+        max_idle_ttl_s=settings.max_idle_ttl_s,
+        max_generate_tokens=settings.max_generate_tokens,
+        retry_after_s=settings.retry_after_s,
+        reflection=settings.reflection,
+        tls=_tls(settings),
+        tokens={bytes.fromhex(digest): tenant for tenant, digest in settings.tokens.items()},
+        server_version=version(),
+    )
+
+
+def _tls(settings: Settings) -> TlsFiles | None:
+    """The PEM files, looked at: grpc would only say that it cannot listen."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    import ssl
+
+    ca = settings.tls_client_ca
+    try:
+        files = TlsFiles(
+            cert=settings.tls_cert.read_bytes(),
+            key=settings.tls_key.read_bytes(),
+            client_ca=None if ca is None else ca.read_bytes(),
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {error.filename}: {error.strerror}\nname PEM files"
+        ) from error
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # An empty password, so that an encrypted key is an error and not a question on the terminal.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+        if ca is not None:
+            context.load_verify_locations(ca)
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"tls_cert, tls_key or tls_client_ca cannot be used: {error.reason or error}\n"
+            "name PEM files: a certificate chain, its key without a passphrase, an authority"
+        ) from error
+    return files
