@@ -35,15 +35,15 @@ class Doorkeeper:
         if not self._tokens or service in _OPEN_SERVICES:
             return DEFAULT_TENANT
         if not isinstance(authorization, str):
-            raise CarouselError("TOKEN_INVALID", "The call has no authorization header.")
+            raise CarouselError("TOKEN_INVALID", "the call has no authorization header")
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
-            raise CarouselError("TOKEN_INVALID", "The authorization header is no bearer token.")
+            raise CarouselError("TOKEN_INVALID", "the authorization header is no bearer token")
         digest = hashlib.sha256(token.strip().encode()).digest()
         found = ""
         for known, tenant in self._tokens:
             if hmac.compare_digest(known, digest):
                 found = tenant
         if not found:
-            raise CarouselError("TOKEN_INVALID", "The bearer token is unknown here.")
+            raise CarouselError("TOKEN_INVALID", "the bearer token is unknown here")
         return found

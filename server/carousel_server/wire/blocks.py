@@ -22,20 +22,25 @@ from .fields import (
     seconds_of,
     shape_error,
 )
+from .options import WireOptions
 from .stream import Stream
 
 
 class Blocks:
     """Checks and submits the blocks of one stream."""
 
-    def __init__(self, stream: Stream, max_message_bytes: int) -> None:
+    def __init__(self, stream: Stream, options: WireOptions) -> None:
         self._stream = stream
-        self._max_message_bytes = max_message_bytes
+        self._max_handles = options.max_handles
+        self._max_message_bytes = options.max_message_bytes
 
     def submit(self, block: pb.Block) -> None:
         """Hands a block to its engine; what is refused is told to the client, handle by handle."""
         handles: Sequence[int] = block.handles
         firsts: Sequence[int] = block.first_seqs
+        if len(handles) > self._max_handles:
+            self._stream.refuse(0, too_many_handles(len(handles), self._max_handles))
+            return
         try:
             firsts, acks = _check_columns(block)
             missing = [h for h in handles if h not in self._stream.bound]
@@ -49,7 +54,10 @@ class Blocks:
 
     def refuse(self, block: pb.Block, error: CarouselError) -> None:
         """Refuses a block without looking at it."""
-        self._refuse(block.handles, block.first_seqs, error)
+        if len(block.handles) > self._max_handles:
+            self._stream.refuse(0, error)
+        else:
+            self._refuse(block.handles, block.first_seqs, error)
 
     def _submit(
         self,
@@ -87,9 +95,8 @@ class Blocks:
         self, missing: list[int], block: pb.Block, firsts: Sequence[int], acks: list[int]
     ) -> tuple[list[int], list[int], list[int], bytes]:
         """The block without handles that are not bound (perhaps no longer), which are told so."""
-        for handle in missing:
-            seq = firsts[list(block.handles).index(handle)]
-            self._stream.refuse(handle, not_bound(handle), seq)
+        first_of = dict(zip(block.handles, firsts, strict=True))
+        self._stream.refuse_all({handle: first_of[handle] for handle in missing}, not_bound())
         gone = set(missing)
         kept = [i for i, handle in enumerate(block.handles) if handle not in gone]
         rows = np.frombuffer(block.inputs, np.uint8)
@@ -111,17 +118,17 @@ class Blocks:
             self._stream.refuse(0, error)
             return
         seqs = first_seqs if len(first_seqs) == len(handles) else repeat(0)
-        for handle, seq in dict(zip(handles, seqs, strict=False)).items():
-            self._stream.refuse(handle, error, seq)
+        self._stream.refuse_all(dict(zip(handles, seqs, strict=False)), error)
 
 
-def not_bound(handle: int) -> CarouselError:
-    """The handle is unknown on this stream, or not known yet, or no longer."""
-    return CarouselError(
-        "HANDLE_NOT_BOUND",
-        f"Handle {handle} is not bound on this stream.",
-        metadata={"handle": handle},
-    )
+def not_bound() -> CarouselError:
+    """A handle is unknown on this stream, or not known yet, or no longer; the Failure names it."""
+    return CarouselError("HANDLE_NOT_BOUND", "the handle is not bound on this stream")
+
+
+def too_many_handles(count: int, limit: int) -> CarouselError:
+    """More handles than a stream can hold cannot all be bound: nobody looks at each of them."""
+    return invalid("handles", f"must be at most {limit} (max_handles), but are {count}")
 
 
 def _check_columns(block: pb.Block) -> tuple[list[int], list[int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -26,7 +27,11 @@ from .auth import Doorkeeper
 from .errors import status_of
 
 REQUEST_ID = "x-request-id"
-_MAX_REQUEST_ID = 128
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+"""No blanks and no quotes: in a text log an id must not look like a fact of its own."""
+
+_FREQUENT = frozenset({"grpc.health.v1.Health/Check", "carousel.v1.InferenceService/Step"})
+"""Logged at debug when they go well: probes come all day, steps by the thousand a second."""
 
 log = logging.getLogger("carousel.wire")
 access = logging.getLogger("carousel.access")
@@ -102,11 +107,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = "CANCELLED"
             raise
         except grpc.aio.AbortError:  # a stock servicer (health, reflection) has answered by itself
-            code = "ABORTED_BY_SERVICER"
+            code = _name_of(context.code())
             raise
         except Exception:
             log.exception("%s/%s failed, request %s", call.service, call.method, call.request_id)
-            defect = CarouselError("INTERNAL", f"The server failed on request {call.request_id}.")
+            defect = CarouselError("INTERNAL", f"the server failed on request {call.request_id}")
             code, call.reason = defect.spec.code.name, defect.reason
             await self._abort(context, defect, call)
         finally:
@@ -136,7 +141,9 @@ async def _reply(behaviour: Behaviour, request: Any, context: Context) -> Any:
 
 
 def _log_access(call: Call, code: str, seconds: float) -> None:
-    if access.isEnabledFor(logging.INFO):
+    name = f"{call.service}/{call.method}"
+    level = logging.DEBUG if code == "OK" and name in _FREQUENT else logging.INFO
+    if access.isEnabledFor(level):
         extra = {
             "service": call.service,
             "method": call.method,
@@ -146,14 +153,20 @@ def _log_access(call: Call, code: str, seconds: float) -> None:
             "request_id": call.request_id,
             "seconds": round(seconds, 6),
         }
-        access.info("%s/%s %s", call.service, call.method, call.reason or code, extra=extra)
+        access.log(level, "%s %s", name, call.reason or code, extra=extra)
 
 
 def _request_id(given: Any) -> str:
     """The caller's own id if it is fit for a log line, else a new one."""
-    if isinstance(given, str) and 0 < len(given) <= _MAX_REQUEST_ID and given.isprintable():
+    if isinstance(given, str) and _REQUEST_ID.fullmatch(given):
         return given
     return uuid.uuid4().hex
+
+
+def _name_of(code: Any) -> str:
+    """The canonical name of a status code, which grpc gives as a number or as an enum."""
+    number = code.value[0] if isinstance(code, grpc.StatusCode) else code
+    return next((known.name for known in grpc.StatusCode if known.value[0] == number), "UNKNOWN")
 
 
 _Run = Callable[[Behaviour, str, Any, Context], Awaitable[Any]]

@@ -30,7 +30,7 @@ def status_of(error: CarouselError, request_id: str = "") -> Status:
     """
     spec = error.spec
     info = details.ErrorInfo(reason=spec.reason, domain=DOMAIN, metadata=error.metadata)
-    status = Status(code=spec.code.value, message=f"{error.message.rstrip('.')}. {spec.fix}")
+    status = Status(code=spec.code.value, message=f"{error.message}. {spec.fix}")
     _add(status, info)
     if error.retry_after_s is not None:
         _add(status, details.RetryInfo(retry_delay=_duration(error.retry_after_s)))
@@ -52,7 +52,7 @@ def status_of(error: CarouselError, request_id: str = "") -> Status:
 
 def invalid(field: str, message: str) -> CarouselError:
     """A field is missing or out of its range."""
-    return CarouselError("FIELD_INVALID", f"{field}: {message}.", field=field)
+    return CarouselError("FIELD_INVALID", f"{field}: {message}", field=field)
 
 
 def _add(status: Status, detail: Message) -> None:

@@ -75,7 +75,7 @@ def check_dtype(model: ModelView, dtype: int) -> None:
     if dtype and dtype != DATA_TYPES[model.input.dtype]:
         raise CarouselError(
             "INPUT_DTYPE",
-            f"Model {model.name} takes {model.input.dtype}, not data type {dtype}.",
+            f"model {model.name!r} takes {model.input.dtype}, not data type {dtype}",
             metadata={"model": model.name, "expected": model.input.dtype},
             field="dtype",
         )
@@ -98,7 +98,7 @@ def shape_error(model: ModelView, what: str) -> CarouselError:
     row = model.input
     return CarouselError(
         "INPUT_SHAPE",
-        f"{what}: one row of {model.name} is {row.dtype}{list(row.shape)}, {row.row_bytes} bytes.",
+        f"{what}: one row of {model.name} is {row.dtype}{list(row.shape)}, {row.row_bytes} bytes",
         metadata={"model": model.name, "row_bytes": row.row_bytes},
         field="inputs",
     )
@@ -110,11 +110,15 @@ def check_reply_size(model: ModelView, rows: int, max_message_bytes: int) -> Non
     Raises:
         CarouselError: MESSAGE_TOO_LARGE.
     """
-    reply_bytes = rows * model.output_row_bytes
+    check_reply_bytes(rows * model.output_row_bytes, max_message_bytes)
+
+
+def check_reply_bytes(reply_bytes: int, max_message_bytes: int) -> None:
+    """Refuses a reply that its client would refuse; see `check_reply_size`."""
     if reply_bytes > max_message_bytes:
         raise CarouselError(
             "MESSAGE_TOO_LARGE",
-            f"The reply would be {reply_bytes} bytes; at most {max_message_bytes} are sent.",
+            f"the reply would be {reply_bytes} bytes; at most {max_message_bytes} are sent",
             metadata={"limit": max_message_bytes, "bytes": reply_bytes},
         )
 

@@ -44,9 +44,7 @@ class Gate:
     def drain_error(self) -> CarouselError:
         """What is told to whoever comes, or still is, after the drain has begun."""
         retry_after_s = max(self._options.retry_after_s, 1.0)
-        return CarouselError(
-            "DRAINING", "The server is shutting down.", retry_after_s=retry_after_s
-        )
+        return CarouselError("DRAINING", "the server is shutting down", retry_after_s=retry_after_s)
 
     @contextmanager
     def admit(self, stream: Drainable) -> Iterator[None]:
@@ -60,7 +58,7 @@ class Gate:
         if len(self._streams) >= limit:
             raise CarouselError(
                 "TOO_MANY_STREAMS",
-                f"{limit} streams are open (max_streams).",
+                f"{limit} streams are open (max_streams)",
                 metadata={"limit": limit},
                 retry_after_s=self._options.retry_after_s,
             )

@@ -25,19 +25,26 @@ from .replies import open_session, tell
 from .views import token_message
 
 _TOKENS_PER_MESSAGE = 256
+_MOST_UNREAD = 65_536
+"""About 10 MB; as many tokens as a generation has by default, fewer where each has alternatives."""
 
 
 class TokenQueue:
     """The tokens of one generation on their way to a client: a TokenSink.
 
-    Bounded by the generation's max_tokens. A slow client finds several tokens in one message.
+    A slow client finds several tokens in one message. One that hardly reads at all loses the generation
+    once _MOST_UNREAD tokens and alternatives wait for it, since nothing can make an engine wait.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        # Tokens and alternatives that wait.
+        self._unread = 0
         self._tokens: deque[GeneratedToken] = deque()
         self._end: GenerationEnd | CarouselError | None = None
         self._changed = asyncio.Event()
+        # Set once too much waits: nothing is taken any more.
+        self._overrun: CarouselError | None = None
         # The token given to the client last.
         self._last = GeneratedToken(id=0, text="", seq=0)
 
@@ -66,8 +73,14 @@ class TokenQueue:
     def _take(
         self, tokens: Sequence[GeneratedToken], end: GenerationEnd | CarouselError | None
     ) -> None:
+        if self._overrun is not None:
+            return
         self._tokens.extend(tokens)
+        self._unread += sum(map(_weight, tokens))
         self._end = end or self._end
+        if self._unread > _MOST_UNREAD:
+            self._tokens.clear()
+            self._overrun = _not_reading()
         self._changed.set()
 
     @property
@@ -81,11 +94,14 @@ class TokenQueue:
         Raises:
             CarouselError: the generation failed; its tokens were given before.
         """
-        while not self._tokens and self._end is None:
+        while not self._tokens and self._end is None and self._overrun is None:
             self._changed.clear()
             await self._changed.wait()
+        if self._overrun is not None:
+            raise self._overrun
         count = min(len(self._tokens), _TOKENS_PER_MESSAGE)
         tokens = [self._tokens.popleft() for _ in range(count)]
+        self._unread -= sum(map(_weight, tokens))
         self._last = tokens[-1] if tokens else self._last
         message = pb.GenerateResponse(tokens=[token_message(token) for token in tokens])
         if self._tokens or self._end is None:
@@ -141,6 +157,19 @@ class Generate:
             case "model":
                 return find_engine(self._catalog, request.model), None
         raise invalid("target", "set model or session_id")
+
+
+def _weight(token: GeneratedToken) -> int:
+    return 1 + len(token.alternatives)
+
+
+def _not_reading() -> CarouselError:
+    return CarouselError(
+        "QUEUE_FULL",
+        f"the client left {_MOST_UNREAD} tokens and alternatives unread; the generation has ended",
+        metadata={"limit": _MOST_UNREAD},
+        retry_after_s=1.0,
+    )
 
 
 def _close_message(message: pb.GenerateResponse, end: GenerationEnd, last: GeneratedToken) -> None:

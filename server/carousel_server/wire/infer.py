@@ -59,8 +59,11 @@ async def encode_text(engine: EnginePort, text: str) -> bytes:
     """The rows of a text's tokens.
 
     Raises:
-        CarouselError: TEXT_UNAVAILABLE.
+        CarouselError: TEXT_UNAVAILABLE or SEQUENCE_TOO_LONG.
     """
+    model = engine.model
+    if model.tokenizer == "bytes":  # a character is a token or more: no need to make them all
+        check_steps(model, max(1, len(text)))
     if len(text) > _LONG_TEXT_CHARACTERS:
         loop = asyncio.get_running_loop()
         ids = await loop.run_in_executor(None, engine.encode_text, text)
@@ -78,7 +81,7 @@ def check_steps(model: ModelView, steps: int) -> None:
     if not 0 < steps <= model.max_sequence_steps:
         raise CarouselError(
             "SEQUENCE_TOO_LONG",
-            f"The sequence has {steps} steps; 1 to {model.max_sequence_steps} are taken.",
+            f"the sequence has {steps} steps; 1 to {model.max_sequence_steps} are taken",
             metadata={"limit": model.max_sequence_steps, "steps": steps},
             field="input",
         )

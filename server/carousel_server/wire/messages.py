@@ -20,10 +20,10 @@ def parse(kind: type[M], data: bytes, max_message_bytes: int) -> M:
     if len(data) > max_message_bytes:
         raise CarouselError(
             "MESSAGE_TOO_LARGE",
-            f"The message has {len(data)} bytes; at most {max_message_bytes} are taken.",
+            f"the message has {len(data)} bytes; at most {max_message_bytes} are taken",
             metadata={"limit": max_message_bytes, "bytes": len(data)},
         )
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise CarouselError("MALFORMED_MESSAGE", f"The bytes are no {kind.__name__}.") from None
+        raise CarouselError("MALFORMED_MESSAGE", f"the bytes are no {kind.__name__}") from None

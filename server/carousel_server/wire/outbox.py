@@ -15,16 +15,15 @@ _ROW_OVERHEAD_BYTES = 16
 """Most bytes that a handle (5) and a seq (10) take in a message, rounded up."""
 
 _PAUSE_READING_AT_MESSAGES = 1024
-"""So many unread replies stop the stream from taking more requests, each of which would make another."""
+"""So many unread replies, or a message's worth of bytes, stop the stream from taking more requests."""
 
 
 class Outbox:
     """Replies in order, bounded three ways.
 
-    A client that does not read is not read from either, so it cannot make more failures. Outputs are
-    bounded by the windows of its sessions. Should both still be too much (a huge window, replays asked
-    for again and again), the stream ends: nothing is lost, because the outputs are kept until they are
-    acknowledged. Used on the loop only.
+    A client that does not read is not read from either, so it cannot make more failures or replays.
+    Outputs are bounded by the windows of its sessions. Should both still be too much, the stream
+    ends: nothing is lost, because the outputs are kept until they are acknowledged. Used on the loop only.
     """
 
     def __init__(self, max_message_bytes: int, max_unsent_bytes: int) -> None:
@@ -45,7 +44,7 @@ class Outbox:
         self._waiting.append(reply)
         self._waiting_bytes += reply.ByteSize()
         self._ready.set()
-        if len(self._waiting) >= _PAUSE_READING_AT_MESSAGES:
+        if self._crowded():
             self._room.clear()
         if self._waiting_bytes > self._max_unsent_bytes:
             self._waiting.clear()
@@ -83,6 +82,13 @@ class Outbox:
             self._ready.set()
             self._room.set()
 
+    def _crowded(self) -> bool:
+        """True if there is enough to read, so that no more should be asked for."""
+        return (
+            len(self._waiting) >= _PAUSE_READING_AT_MESSAGES
+            or self._waiting_bytes > self._max_message_bytes
+        )
+
     async def room(self) -> None:
         """Returns when another request may be read."""
         if not self._room.is_set():
@@ -99,7 +105,7 @@ class Outbox:
                 reply = self._waiting.popleft()
                 data = reply.SerializeToString()
                 self._waiting_bytes -= len(data)
-                if len(self._waiting) < _PAUSE_READING_AT_MESSAGES:
+                if not self._crowded():
                     self._room.set()
                 await context.write(data)
             if self._ended:
@@ -123,7 +129,7 @@ def _outputs(
 def _not_reading(limit: int) -> CarouselError:
     return CarouselError(
         "WINDOW_EXCEEDED",
-        f"The client left {limit} bytes of replies unread; outputs are kept until acknowledged.",
+        f"the client left {limit} bytes of replies unread; outputs are kept until acknowledged",
         metadata={"limit": limit},
         retry_after_s=1.0,
     )

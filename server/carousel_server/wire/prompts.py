@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,7 +33,7 @@ async def generate_spec(
     """
     if not engine.model.generative:
         raise CarouselError(
-            "MODEL_NOT_GENERATIVE", f"Model {engine.model.name} cannot feed its outputs back."
+            "MODEL_NOT_GENERATIVE", f"model {engine.model.name!r} cannot feed its outputs back"
         )
     if not 1 <= request.max_tokens <= max_tokens:
         raise invalid("max_tokens", f"must be from 1 to {max_tokens}, but is {request.max_tokens}")
@@ -42,8 +43,7 @@ async def generate_spec(
         raise invalid("stop", f"must be at most {MAX_STOPS} texts")
     if not all(0 < len(text) <= MAX_STOP_CHARACTERS for text in request.stop):
         raise invalid("stop", f"each must have 1 to {MAX_STOP_CHARACTERS} characters")
-    if len(request.stop_tokens) > MAX_STOP_TOKENS or any(t < 0 for t in request.stop_tokens):
-        raise invalid("stop_tokens", f"must be at most {MAX_STOP_TOKENS}, none below 0")
+    _check_stop_tokens(request.stop_tokens, engine.model.vocabulary)
     logprobs = request.logprobs if request.HasField("logprobs") else None
     if logprobs is not None and logprobs > MAX_LOGPROBS:
         raise invalid("logprobs", f"must be at most {MAX_LOGPROBS}, but is {logprobs}")
@@ -86,16 +86,24 @@ def sampling_spec(sampling: pb.Sampling) -> SamplingSpec:
     )
 
 
+def _check_stop_tokens(stop_tokens: Sequence[int], vocabulary: int) -> None:
+    if len(stop_tokens) > MAX_STOP_TOKENS:
+        raise invalid("stop_tokens", f"must be at most {MAX_STOP_TOKENS}")
+    if not all(0 <= token < vocabulary for token in stop_tokens):
+        raise invalid("stop_tokens", f"must each be from 0 to {vocabulary - 1}")
+
+
 async def _prompt(engine: EnginePort, request: pb.GenerateRequest) -> Int32s | None:
     match request.WhichOneof("prompt"):
         case "text":
             if not engine.model.tokenizer:
                 raise CarouselError(
-                    "TEXT_UNAVAILABLE", f"Model {engine.model.name} names no tokenizer."
+                    "TEXT_UNAVAILABLE", f"model {engine.model.name!r} names no tokenizer"
                 )
             ids = await encode_text(engine, request.text) if request.text else b""
             prompt = np.frombuffer(ids, np.dtype("<i4")).astype(np.int32)
         case "tokens":
+            check_steps(engine.model, len(request.tokens.ids))  # before anybody copies them
             prompt = np.array(request.tokens.ids, np.int32)
         case _:
             return None
@@ -103,7 +111,7 @@ async def _prompt(engine: EnginePort, request: pb.GenerateRequest) -> Int32s | N
     if prompt.min() < 0 or prompt.max() >= engine.model.vocabulary:
         raise CarouselError(
             "UNKNOWN_TOKEN",
-            f"A token of the prompt is outside 0 … {engine.model.vocabulary - 1}.",
+            f"a token of the prompt is outside 0 … {engine.model.vocabulary - 1}",
             field="tokens",
         )
     return prompt

@@ -21,7 +21,7 @@ from carousel_server.core.types import Durability, OpenSpec, SessionRef, Session
 
 from .calls import Context, current_call
 from .errors import invalid
-from .fields import check_session_id, seconds_of
+from .fields import check_reply_bytes, check_session_id, seconds_of
 from .options import WireOptions
 from .paging import check_page, page_token
 from .places import find_engine, find_session
@@ -93,6 +93,7 @@ class Sessions:
         command = Export(ref)
         engine.submit(command)
         snapshot, view = await reply_of(command.reply)
+        check_reply_bytes(len(snapshot), self._options.max_message_bytes)
         return pb.ExportSessionResponse(snapshot=snapshot, session=session_message(view))
 
     async def import_session(
@@ -110,7 +111,7 @@ class Sessions:
         else:
             engines = [engine for engine in self._catalog.engines() if engine.model.causal]
         refusal = CarouselError(
-            "MODEL_NOT_FOUND", "The server has no model that runs sessions.", field="model"
+            "MODEL_NOT_FOUND", "the server has no model that runs sessions", field="model"
         )
         for engine in engines:
             command = Import(request.snapshot, spec)

@@ -8,6 +8,7 @@ earlier owner of a handle is told from one for the present owner.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -96,11 +97,15 @@ class Stream:
 
     def refuse(self, handle: int, error: CarouselError, seq: int = 0) -> None:
         """Tells the client that a message or step was refused."""
-        self._metrics.refused(error.reason)
+        self.refuse_all({handle: seq}, error)
+
+    def refuse_all(self, seqs: Mapping[int, int], error: CarouselError) -> None:
+        """Tells the client of each handle, with its first step concerned, that it was refused."""
         status = status_of(error)
-        self.outbox.put(
-            pb.AttachResponse(failure=pb.Failure(handle=handle, seq=seq, status=status))
-        )
+        for handle, seq in seqs.items():
+            self._metrics.refused(error.reason)
+            failure = pb.Failure(handle=handle, seq=seq, status=status)
+            self.outbox.put(pb.AttachResponse(failure=failure))
 
     # -- binding: each step is the callback of the one before, so that no other session waits
 

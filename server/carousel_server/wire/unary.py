@@ -108,7 +108,7 @@ class CallSink:
         while True:
             seat = self._seats.get(ref) or self._new_seat(ref)
             async with seat.turn:
-                if not seat.bound:
+                if self._seats.get(ref) is seat and not seat.bound:
                     await self._bind(ref, seat)
                 if self._seats.get(ref) is seat:
                     return await self._run(seat, block)
@@ -125,8 +125,10 @@ class CallSink:
         try:
             self._engine.submit(command)
             await reply_of(command.reply)
-        except CarouselError as error:
-            self._leave(seat.tag, error)
+        except BaseException:
+            # Refused, or the caller has gone: if the engine has bound it after all, it may tell so to
+            # nobody. A seat that stayed here might never be given up.
+            self._give_up(seat.tag)
             raise
         seat.bound = True
 
@@ -153,6 +155,9 @@ class CallSink:
 
     def _leave(self, tag: int, error: CarouselError) -> None:
         self._fail(tag, error)
+        self._give_up(tag)
+
+    def _give_up(self, tag: int) -> None:
         ref = self._refs.pop(tag, None)
         if ref is not None and self._seats[ref].tag == tag:
             del self._seats[ref]

@@ -51,7 +51,7 @@ async def test_the_first_end_counts_and_comes_after_what_waits():
 
 
 async def test_reading_pauses_while_replies_are_unread():
-    outbox, client = Outbox(4096, 1 << 30), SlowClient()
+    outbox, client = Outbox(1 << 20, 1 << 30), SlowClient()
     writer = asyncio.create_task(outbox.write_to(client))
     for handle in range(1, 1024):
         outbox.put(reply(handle))
