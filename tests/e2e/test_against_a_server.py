@@ -139,16 +139,19 @@ def test_generation_goes_on_in_a_kept_session(run):
     ("arguments", "stdin", "code", "cause", "fix"),
     [
         (("generate", "gru-byts", "x"), "", 4, "serves no model 'gru-byts'", "did you mean 'gru-bytes'?"),
-        (("models", "show", "lsmt"), "", 1, "has no model 'lsmt'", "did you mean 'lstm'?"),
+        (("models", "show", "lsmt"), "", 4, "has no model 'lsmt'", "did you mean 'lstm'?"),
         (("generate", LSTM, "x"), "", 4, "MODEL_NOT_GENERATIVE", "language model"),
         (("generate", GRU_BYTES, ""), "", 2, "prompt is empty", "some text"),
-        (("stream", BILSTM), ROWS, 4, "MODEL_NOT_CAUSAL", "Infer"),
+        (("stream", BILSTM), ROWS, 4, "MODEL_NOT_CAUSAL", "carousel infer"),
         (("stream", LSTM), "1,2\n", 2, "line 1 has 2 cells", "that many numbers"),
-        (("stream", LSTM), "1,2,nan,4\n", 4, "INPUT_NOT_FINITE", "Clean the row"),
+        (("stream", LSTM), "1,2,nan,4\n", 4, "INPUT_NOT_FINITE", "clean the row"),
         (("stream", LSTM, "absent.csv"), "", 2, "no file absent.csv", "stdin"),
         (("infer", GRU_BYTES, "absent.py"), "", 2, "absent.py", ""),
         (("infer", GRU_BYTES, "-"), "", 2, "is empty", "at least one step"),
-        (("sessions", "close", "nobody"), "", 4, "SESSION_NOT_FOUND", "Open one"),
+        (("infer", BILSTM, "-"), "", 2, "no row of numbers", "at least one step"),
+        (("stream", LSTM), "a,b,c,d\n", 2, "no row of numbers", "at least one step"),
+        (("generate", GRU_BYTES, "x", "--seed", "-1"), "", 2, "'--seed'", "generate --help"),
+        (("sessions", "close", "nobody"), "", 4, "SESSION_NOT_FOUND", "carousel sessions list"),
         (("sessions", "import", "pyproject.toml"), "", 4, "SNAPSHOT_INVALID", "ExportSession"),
     ],
 )  # fmt: skip
@@ -159,6 +162,7 @@ def test_a_mistake_is_one_cause_one_fix_and_one_code(run, arguments, stdin, code
     assert fix in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 2
+    assert done.stdout == ""
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(server):
@@ -174,6 +178,25 @@ def test_a_reader_that_leaves_ends_the_command_quietly(server):
 
 def test_the_server_can_be_named_by_the_environment(server):
     assert "serving" in succeeded(carousel("health", CAROUSEL_SERVER=server.target))
+
+
+@pytest.mark.parametrize("address", ["localhost", "http://h:1", "h:99999", "h:http", ":1"])
+def test_an_address_that_cannot_be_one_is_refused_at_once(address):
+    done = carousel("health", "--server", address)
+    assert (done.returncode, f"'{address}' is no address" in done.stderr) == (2, True)
+
+
+def test_a_reader_that_leaves_a_stream_leaves_no_session(server, client):
+    process = started("stream", LSTM, "--server", server.target)
+    with process:
+        process.stdin.write("1,2,3,4\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write("1,2,3,4\n" * 3)
+        process.stdin.close()
+        assert (process.wait(), process.stderr.read()) == (0, "")
+    assert list(client.sessions(LSTM)) == []
 
 
 def test_nobody_at_the_address_is_exit_code_3():

@@ -61,6 +61,12 @@ def test_a_damaged_package_fails_the_check_with_its_cause(tmp_path):
     ("arguments", "cause", "fix"),
     [
         (("models", "create", "m", "--cell", "lsmt"), "no cell 'lsmt'", "did you mean 'lstm'?"),
+        (("models", "create", "m", "--input", "foo"), "'foo' is no input", "features:64"),
+        (("models", "create", "a/b"), "name: string should match pattern", ""),
+        (("models", "create", "m", "--hidden", "100000"), "hidden: ", ""),
+        (("models", "create", "m", "--hidden", "8", "--proj-size", "9"), "smaller than hidden", ""),
+        (("compare", "--plot", "/nowhere/x.png"), "no folder /nowhere", "make it"),
+        (("compare", "--plot", "x.doc"), "x.doc is no name of a picture", ".png"),
         (("models", "check", "/nowhere"), "/nowhere", ""),
         (("models", "list", "--dir", "/nowhere"), "no folder /nowhere", ""),
         (("modles",), "no such command 'modles'", "did you mean 'models'?"),
@@ -77,6 +83,7 @@ def test_a_mistake_is_said_in_two_lines(arguments, cause, fix):
     assert cause.lower() in said
     assert fix.lower() in said
     assert "traceback" not in said
+    assert len(said.splitlines()) <= 3, "two lines, and one of progress"
 
 
 def test_settings_show_where_they_come_from(tmp_path):

@@ -15,6 +15,27 @@ def test_a_first_row_of_numbers_is_no_header():
     assert list(parsed(["1\n", "2\n"], 1)) == [[1], [2]]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_makes_no_header_of_the_first_row(end, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(f"\ufeff1{end}2{end}".encode())
+    with opened(str(path)) as lines:
+        assert list(parsed(lines, 1)) == [[1], [2]]
+
+
+def test_semicolons_between_cells_are_pointed_at():
+    with pytest.raises(CliError, match="'3;4' is no number") as caught:
+        list(parsed(["a;b\n", "3;4\n"], 1))
+    assert "commas" in caught.value.fix
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"\xff\xfe1\x00")
+    with pytest.raises(CliError, match=r"rows.csv is not UTF-8"), opened(str(path)) as lines:
+        list(parsed(lines, 1))
+
+
 def test_nan_is_left_to_the_server_to_refuse():
     (row,) = parsed(["nan\n"], 1)
     assert row[0] != row[0]
@@ -23,10 +44,12 @@ def test_nan_is_left_to_the_server_to_refuse():
 @pytest.mark.parametrize(
     ("lines", "cause"),
     [
-        (["1,2\n", "3\n"], "line 2 has 1 cells, the model's row has 2"),
+        (["1,2\n", "3\n"], "line 2 has 1 cell, the model's row has 2"),
         (["1,2,3\n"], "line 1 has 3 cells"),
         (["1,2\n", "3,four\n"], "line 2: 'four' is no number"),
         (["1,x\n"], "line 1: 'x' is no number"),
+        ([], "no row of numbers"),
+        (["year,value\n"], "no row of numbers"),
     ],
 )
 def test_a_bad_line_is_named(lines, cause):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .exits import CliError, ExitCode
+from .exits import CliError, ExitCode, usage_error
 from .options import Options
 from .suggest import did_you_mean
 
@@ -19,10 +19,12 @@ def connected(options: Options) -> Iterator[carousel.Client]:
     """A client for the server that the options name; closed at the end.
 
     Raises:
-        CliError: nobody answers; or the server does not know the model: the fix names the closest.
+        CliError: the address is none; nobody answers; or the server does not know the model, and the
+            fix names the closest.
     """
     import carousel
 
+    checked(options.server)
     with carousel.Client(options.server, token=options.token) as client:
         try:
             yield client
@@ -34,6 +36,19 @@ def connected(options: Options) -> Iterator[carousel.Client]:
                 "start one with carousel serve, or name another with --server HOST:PORT",
                 ExitCode.UNREACHABLE,
             ) from error
+
+
+def checked(server: str) -> None:
+    """Refuses an address that cannot be one, before anybody waits for it.
+
+    Raises:
+        CliError: it is not HOST:PORT.
+    """
+    host, _, port = server.rpartition(":")
+    if "://" in server or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise usage_error(
+            f"'{server}' is no address", "write it as HOST:PORT, as in localhost:50051"
+        )
 
 
 def no_such_model(

@@ -14,6 +14,16 @@ SERVER_PACKAGES = {
 }  # fmt: skip
 
 
+# What to do with this command, where the registry's fix speaks of the protocol.
+COMMANDS = {
+    "MODEL_NOT_CAUSAL": "run whole sequences: carousel infer MODEL FILE",
+    "MODEL_NOT_GENERATIVE": "stream rows through it: carousel stream MODEL FILE.csv; "
+    "carousel models list says which model is a language model",
+    "INPUT_NOT_FINITE": "clean the row; the session is unharmed",
+    "SESSION_NOT_FOUND": "see what is open: carousel sessions list",
+}
+
+
 class UsageFailure(Protocol):
     """What Typer raises for a wrong command line, under a name that depends on its version."""
 
@@ -61,7 +71,7 @@ def explained(error: BaseException) -> CliError:
 def of_usage(error: UsageFailure) -> CliError:
     """A wrong flag, command or argument."""
     path = getattr(error.ctx, "command_path", "carousel") if error.ctx else "carousel"
-    message = error.format_message().rstrip()
+    message = error.format_message().rstrip().replace("Value error, ", "")
     return usage_error(message[:1].lower() + message[1:], f"see {path} --help")
 
 
@@ -82,7 +92,8 @@ def of_operating_system(error: OSError) -> CliError:
     """A file that is not there, may not be read, and the like."""
     subject = f"{error.filename}: " if error.filename else ""
     code = ExitCode.USAGE if isinstance(error, FileNotFoundError) else ExitCode.FAILED
-    return CliError(f"{subject}{error.strerror or error}", code=code)
+    cause, _, fix = f"{subject}{error.strerror or error}".partition("\n")
+    return CliError(cause, fix, code)
 
 
 def of_sdk(error: BaseException) -> CliError | None:
@@ -97,7 +108,8 @@ def of_sdk(error: BaseException) -> CliError | None:
     elif isinstance(error, sdk.ClientSideError):
         code = ExitCode.FAILED
     request = f", request {error.request_id}" if error.request_id else ""
-    return CliError(f"{error.message} ({error.reason}{request})", error.fix, code)
+    fix = COMMANDS.get(error.reason, error.fix)
+    return CliError(f"{error.message} ({error.reason}{request})", fix, code)
 
 
 def of_package(error: BaseException) -> CliError | None:
@@ -105,8 +117,20 @@ def of_package(error: BaseException) -> CliError | None:
     models = sys.modules.get("carousel_models.errors")
     if models is None or not isinstance(error, models.PackageError):
         return None
+    if hasattr(error.__cause__, "errors"):
+        return usage_error(of_validation(error.__cause__.errors()))
     cause, _, fix = str(error).rpartition("; ")
     return CliError(cause, fix, ExitCode.FAILED) if cause else CliError(fix)
+
+
+def of_validation(details: list[dict[str, object]]) -> str:
+    """What pydantic found, in a line: which field, and what it must be."""
+    parts = []
+    for detail in details:
+        where = ".".join(map(str, detail["loc"] if isinstance(detail["loc"], tuple) else ()))
+        what = str(detail["msg"]).removeprefix("Value error, ")
+        parts.append(f"{where}: {what[:1].lower()}{what[1:]}" if where else what)
+    return "; ".join(parts)
 
 
 def of_settings(error: BaseException) -> CliError | None:

@@ -92,6 +92,7 @@ def reader_left() -> int:
 def main() -> NoReturn:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, interrupted)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its lines repeat ours, in its own words
     sys.exit(run(sys.argv[1:]))
 
 

@@ -10,31 +10,54 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .exits import usage_error
+from .exits import CliError, usage_error
 
 if TYPE_CHECKING:
     import carousel
 
 
+BYTE_ORDER_MARK = "\ufeff"
+
+
 @contextmanager
 def opened(source: str) -> Iterator[TextIO]:
-    """The file `source`, or stdin for "-"."""
-    if source == "-":
-        yield sys.stdin
-        return
+    """The file `source`, or stdin for "-".
+
+    Raises:
+        CliError: there is no such file, or what was read from it is not UTF-8.
+    """
+    try:
+        if source == "-":
+            yield sys.stdin
+            return
+        with existing(source).open(encoding="utf-8", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise not_text(source) from error
+
+
+def existing(source: str) -> Path:
+    """The path of a file that is there."""
     path = Path(source)
     if not path.is_file():
-        raise usage_error(f"there is no file {source}", "name a CSV file, or - for stdin")
-    with path.open(encoding="utf-8", newline="") as file:
-        yield file
+        raise usage_error(f"there is no file {source}", "name a file, or - for stdin")
+    return path
+
+
+def not_text(source: str) -> CliError:
+    """For bytes where text should be."""
+    name = "stdin" if source == "-" else source
+    return usage_error(f"{name} is not UTF-8 text", "convert it, as with iconv -t utf-8")
 
 
 def parsed(lines: Iterable[str], width: int) -> Iterator[list[float]]:
     """Rows of `width` numbers. A first line without any number is a header and is passed over.
 
     Raises:
-        CliError: a line has another number of cells, or a cell is no number; names the line.
+        CliError: a line has another number of cells, or a cell is no number, and names the line;
+            or there is no row at all.
     """
+    rows = 0
     for number, cells in enumerate(csv.reader(line_by_line(lines)), start=1):
         if not cells:
             continue
@@ -43,10 +66,20 @@ def parsed(lines: Iterable[str], width: int) -> Iterator[list[float]]:
             continue
         if len(row) != width:
             raise usage_error(
-                f"line {number} has {len(row)} cells, the model's row has {width}",
+                f"line {number} has {counted(len(row))}, the model's row has {width}",
                 "give each row that many numbers, separated by commas",
             )
         yield [checked(value, cell, number) for value, cell in zip(row, cells, strict=True)]
+        rows += 1
+    if not rows:
+        raise usage_error(
+            "there is no row of numbers in the input", "a sequence has at least one step"
+        )
+
+
+def counted(cells: int) -> str:
+    """So many cells."""
+    return "1 cell" if cells == 1 else f"{cells} cells"
 
 
 def inputs(lines: Iterable[str], spec: carousel.TensorInfo) -> Iterator[Any]:
@@ -67,9 +100,16 @@ def inputs(lines: Iterable[str], spec: carousel.TensorInfo) -> Iterator[Any]:
 
 
 def line_by_line(lines: Iterable[str]) -> Iterator[str]:
-    """Lines as they come: `readline` does not wait for a full buffer as iterating a pipe may."""
+    """Lines as they come: `readline` does not wait for a full buffer as iterating a pipe may.
+
+    A byte order mark, which spreadsheets write, is dropped: it would make a header of the first row.
+    """
     readline = getattr(lines, "readline", None)
-    return iter(readline, "") if readline else iter(lines)
+    each = iter(readline, "") if readline else iter(lines)
+    for first in each:
+        yield first.removeprefix(BYTE_ORDER_MARK)
+        break
+    yield from each
 
 
 def as_float(cell: str) -> float | None:
@@ -83,5 +123,8 @@ def as_float(cell: str) -> float | None:
 def checked(value: float | None, cell: str, line: int) -> float:
     """`value`, which must be a number; NaN and Inf are left to the server's refusal."""
     if value is None:
-        raise usage_error(f"line {line}: '{cell.strip()}' is no number", "correct the line")
+        fix = (
+            "separate the cells with commas" if ";" in cell or "\t" in cell else "correct the line"
+        )
+        raise usage_error(f"line {line}: '{cell.strip()}' is no number", fix)
     return value

@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import note, print_json, print_rich
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +28,9 @@ def register(app: typer.Typer) -> None:
         """Compare RNN, LSTM and GRU: structure, quality, speed, and where each fits."""
         from carousel_models import compare as comparison
 
-        note("measuring the three models on this machine …")
+        if plot is not None:
+            ready_to_draw(plot)
+        note("measuring the three models on this machine; this takes about a minute …")
         result = comparison.run()
         if options.output is Output.JSON:
             print_json(asdict(result))
@@ -34,3 +39,18 @@ def register(app: typer.Typer) -> None:
         if plot is not None:
             comparison.plot(result, plot)
             note(f"picture written to {plot}")
+
+
+def ready_to_draw(plot: Path) -> None:
+    """Says before the measurement, not after it, that a picture cannot be drawn.
+
+    Raises:
+        CliError: there is no such folder, or its ending names no picture.
+        ModuleNotFoundError: matplotlib is missing.
+    """
+    import matplotlib  # noqa: F401, ICN001 - only whether it is there
+
+    if not plot.parent.is_dir():
+        raise usage_error(f"there is no folder {plot.parent}", "make it, or name another")
+    if plot.suffix.lower() not in PICTURES:
+        raise usage_error(f"{plot} is no name of a picture", f"end it in {', '.join(PICTURES)}")

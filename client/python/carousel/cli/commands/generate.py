@@ -12,6 +12,7 @@ from carousel.cli.connect import connected
 from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import print_json
+from carousel.cli.rows import not_text
 
 if TYPE_CHECKING:
     import carousel
@@ -32,7 +33,9 @@ def register(app: typer.Typer) -> None:
         top_k: Annotated[int, typer.Option(min=0, help="Draw from so many only; 0 from all.")] = 0,
         top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw from this mass only.")] = 1.0,
         repetition_penalty: Annotated[float, typer.Option(help="1 changes nothing.")] = 1.0,
-        seed: Annotated[int | None, typer.Option(help="The same seed repeats a text.")] = None,
+        seed: Annotated[
+            int | None, typer.Option(min=0, help="The same seed repeats a text.")
+        ] = None,
         stop: Annotated[
             list[str] | None, typer.Option(help="End before this text; repeatable.")
         ] = None,
@@ -45,23 +48,32 @@ def register(app: typer.Typer) -> None:
 
         With -o json, one object with text, finish reason and counts at the end.
         """
-        text = sys.stdin.read() if prompt == "-" else prompt
+        text = prompt_of(prompt)
         if not text and session is None:
             raise usage_error("the prompt is empty", "give some text to go on from")
         sampling = Sampling(
             max_tokens, temperature, top_k, top_p, repetition_penalty, seed, tuple(stop or ())
         )
         live = options.output is not Output.JSON
-        if live and not no_prompt:
-            emit(text)
+        shown = "" if no_prompt else text
         with connected(options) as client:
             generation = begin(client, model, text, sampling, session)
-            written = []
+            written: list[str] = []
             for token in generation:
+                if live:  # the prompt comes with the first token: a refusal has a line of its own
+                    emit(token.text if written else shown + token.text)
                 written.append(token.text)
-                if live:
-                    emit(token.text)
         finish(live, "".join(written), generation)
+
+
+def prompt_of(argument: str) -> str:
+    """The prompt, or all of stdin for "-"."""
+    try:
+        text = sys.stdin.read() if argument == "-" else argument
+        text.encode()  # refuses what the shell could not decode
+    except UnicodeError as error:
+        raise not_text(argument if argument == "-" else "the prompt") from error
+    return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from carousel.cli.connect import connected
 from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, command
 from carousel.cli.results import RowWriter
-from carousel.cli.rows import inputs, opened
+from carousel.cli.rows import existing, inputs, opened
 
 if TYPE_CHECKING:
     import carousel
@@ -42,7 +41,7 @@ def register(app: typer.Typer) -> None:
 def whole(info: carousel.ModelInfo, source: str) -> Any:
     """The input: bytes of text, or a list of rows."""
     if info.tokenizer:
-        text = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        text = sys.stdin.buffer.read() if source == "-" else existing(source).read_bytes()
         if not text:
             raise usage_error(f"{source} is empty", "a sequence has at least one step")
         return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from carousel.cli.connect import connected
-from carousel.cli.exits import CliError, usage_error
+from carousel.cli.exits import CliError, ExitCode, usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import Record, print_json, print_line, print_record, print_records
 from carousel.cli.suggest import did_you_mean
@@ -42,7 +43,8 @@ def register(app: typer.Typer) -> None:
         records = {r["name"]: r for r in (served(options) if dir_ is None else packaged(dir_))}
         if name not in records:
             place = options.server if dir_ is None else str(dir_)
-            raise CliError(f"{place} has no model '{name}'", did_you_mean(name, records))
+            code = ExitCode.REFUSED if dir_ is None else ExitCode.USAGE
+            raise CliError(f"{place} has no model '{name}'", did_you_mean(name, records), code)
         print_record(options, records[name])
 
     @command(group, "check")
@@ -87,7 +89,8 @@ def register_create(group: typer.Typer) -> None:
         import carousel_models
 
         manifest = carousel_models.create(
-            name, cell=known_cell(cell), layers=layers, hidden=hidden, input=input_, output=output,
+            name, cell=known_cell(cell), layers=layers, hidden=hidden, input=known_input(input_),
+            output=output,
             dtype=dtype, seed=seed, dir=dir_, bidirectional=bidirectional, proj_size=proj_size,
             overwrite=overwrite,
         )  # fmt: skip
@@ -95,6 +98,15 @@ def register_create(group: typer.Typer) -> None:
             print_json(of_manifest(manifest))
         else:
             print_line(f"created {dir_ / name}: {manifest.description}")
+
+
+def known_input(form: str) -> str:
+    """The input as it is written: its kind and its sizes."""
+    if not re.fullmatch(r"features:\d+|tokens:\d+(x\d+)?", form):
+        raise usage_error(
+            f"'{form}' is no input", "write features:WIDTH or tokens:VOCABULARY, as in features:64"
+        )
+    return form
 
 
 def known_cell(name: str) -> Any:

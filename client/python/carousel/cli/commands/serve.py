@@ -19,10 +19,14 @@ def register(app: typer.Typer) -> None:
     def serve(
         _options: Options,
         models: Annotated[Path | None, typer.Option(help="Folder of model packages.")] = None,
-        host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-        port: Annotated[int | None, typer.Option(help="Port for gRPC.")] = None,
-        metrics_port: Annotated[int | None, typer.Option(help="Port for /metrics.")] = None,
-        device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+        host: Annotated[
+            str | None, typer.Option(help="Address to listen on; else 127.0.0.1.")
+        ] = None,
+        port: Annotated[int | None, typer.Option(help="Port for gRPC; else 50051.")] = None,
+        metrics_port: Annotated[
+            int | None, typer.Option(help="Port for /metrics; else 9464.")
+        ] = None,
+        device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; else auto.")] = None,
         set_: Annotated[
             list[str] | None,
             typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may be repeated."),

@@ -92,7 +92,9 @@ def register_moving(group: typer.Typer) -> None:
         options: Options,
         session_id: Id,
         new_id: NewId = None,
-        seed: Annotated[int | None, typer.Option(help="Its random numbers; else the same.")] = None,
+        seed: Annotated[
+            int | None, typer.Option(min=0, help="Its random numbers; else the same.")
+        ] = None,
     ) -> None:
         """Open a new session with a copy of another's state."""
         with connected(options) as client:

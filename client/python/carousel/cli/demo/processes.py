@@ -64,7 +64,9 @@ class ServerProcess:
             watchdog.cancel()
         if not line:
             self._process.wait()
-            raise CliError(f"the server ended before it was ready: {self.log_tail()}")
+            cause, _, fix = self.log_tail().partition(" | fix: ")
+            cause = cause.rpartition("carousel: ")[2]
+            raise CliError(f"the server ended before it was ready: {cause}", fix)
         ready = json.loads(line)
         self.address = f"{HOST}:{ready['port']}"
         self.metrics_address = f"{HOST}:{ready['metrics_port']}"
