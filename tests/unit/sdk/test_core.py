@@ -34,6 +34,8 @@ class World:
         self.acked = [0] * sessions
         self.outbox: list[deque[pb.AttachResponse]] = [deque() for _ in range(sessions)]
         self.refuse_at: dict[int, int] = {}
+        self.bound: set[int] = set()
+        self.closed: set[int] = set()
         self.ended: list[object] = []
         self.lanes: list[Lane] = []
         self.do(self.core.hello())
@@ -51,6 +53,8 @@ class World:
 
     def on_bind(self, bind: pb.Bind) -> None:
         number = int(bind.session_id[1:])
+        assert bind.handle not in self.bound
+        self.bound.add(bind.handle)
         session = pb.Session(
             id=bind.session_id,
             applied=self.applied[number],
@@ -62,11 +66,16 @@ class World:
         self.outbox[number].append(pb.AttachResponse(bound=bound))
 
     def on_unbind(self, unbind: pb.Unbind) -> None:
+        assert unbind.handle in self.bound, "a real server would refuse it"
+        self.bound.remove(unbind.handle)
+        if unbind.close:
+            self.closed.add(unbind.handle)
         unbound = pb.Unbound(handle=unbind.handle)
         self.outbox[unbind.handle - 1].append(pb.AttachResponse(unbound=unbound))
 
     def on_acks(self, acks: pb.Acks) -> None:
         for handle, ack in zip(acks.handles, acks.acks, strict=True):
+            assert handle in self.bound, "a real server would refuse it"
             self.ack(handle - 1, ack)
 
     def ack(self, number: int, ack: int) -> None:
@@ -77,6 +86,7 @@ class World:
         rows = np.frombuffer(block.inputs, "<i4").reshape(len(block.handles), block.steps)
         for i, (handle, first) in enumerate(zip(block.handles, block.first_seqs, strict=True)):
             number = handle - 1
+            assert handle in self.bound, "a real server would refuse it"
             if block.acks:
                 self.ack(number, block.acks[i])
             last = first + block.steps - 1
@@ -199,6 +209,33 @@ def test_after_a_refusal_the_session_goes_on_where_it_stands(
     assert seqs == [answered + 1, answered + 2]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    window=st.integers(2, 12),
+    bad=st.integers(1, 40),
+    steps=st.integers(1, 40),
+    delivered=st.integers(0, 60),
+    close=st.booleans(),
+)
+def test_a_session_is_let_go_in_the_midst_of_anything(
+    window: int, bad: int, steps: int, delivered: int, close: bool
+) -> None:
+    world = World(1, window)
+    world.drain()
+    world.refuse_at[0] = bad
+    ticket = world.submit([0], np.arange(steps)[None])
+    world.deliver(0, delivered)
+    done, effects = world.core.unbind(world.lanes[0], close=close)
+    world.do(effects)
+    world.drain()
+    assert world.ended.count(ticket) == 1
+    assert world.ended.count(done) == 1
+    assert world.bound == set()
+    assert world.closed == ({1} if close else set())
+    assert world.lanes[0].phase.name == "GONE"
+
+
+@settings(deadline=None)
 @given(durables=st.lists(st.integers(0, 10), max_size=6))
 def test_inputs_are_kept_until_they_are_durable(durables: list[int]) -> None:
     world = World(1, 16)
@@ -266,6 +303,45 @@ def test_a_message_that_no_server_takes_is_refused_here() -> None:
     world.drain()
     with pytest.raises(carousel.MessageTooLargeError):
         world.submit([0, 1], np.zeros((2, 1), int))
+    # Nothing of it is left in the way of what fits.
+    assert not any(lane.tickets or lane.unsent for lane in world.lanes)
+    assert world.submit([0], np.zeros((1, 1), int)).sent_steps == 1
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"outputs": pb.BlockResult()},
+        {"outputs": pb.BlockResult(handles=[1], first_seqs=[1], steps=2, outputs=b"odd")},
+        {"outputs": pb.BlockResult(handles=[1, 2], first_seqs=[1], steps=1, outputs=bytes(16))},
+        {"durable": pb.Durable(handles=[1])},
+    ],
+)
+def test_a_message_that_makes_no_sense_is_a_violation(broken: dict[str, object]) -> None:
+    world = World(2, 4)
+    world.drain()
+    world.submit([0], np.zeros((1, 2), int))
+    with pytest.raises(carousel.ProtocolViolationError):
+        world.core.receive(pb.AttachResponse(**broken))
+
+
+@pytest.mark.parametrize("applied", [None, 40])
+@pytest.mark.parametrize("steps", [1, 3, 9])
+def test_steps_sent_while_a_generation_runs_end_too(applied: int | None, steps: int) -> None:
+    world = World(1, 4)
+    world.drain()
+    lane = world.lanes[0]
+    ticket = world.submit([0], np.zeros((1, steps), int))
+    world.applied[0] = world.acked[0] = 40
+    world.outbox[0].clear()  # the server refuses them all, in its own time
+    world.fail(lane.handle, 1, "SESSION_BUSY")
+    world.do(world.core.generated(lane, applied))
+    world.drain()
+    assert world.ended.count(ticket) == 1
+    assert isinstance(ticket.error, carousel.SessionBusyError)
+    again = world.submit([0], np.array([[7]]))
+    world.drain()
+    assert outputs_of(again)[0].tolist() == [[7, 41]]
 
 
 def test_a_drain_is_remembered() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import carousel
@@ -79,6 +79,7 @@ def test_a_hint_beyond_the_limit_ends_the_tries() -> None:
     assert schedule.delay_s(carousel.QueueFullError("m", retry_after_s=1.1), 0.0) is None
 
 
+@settings(deadline=None)
 @given(
     attempts=st.integers(1, 8),
     first=st.floats(0.001, 1.0),

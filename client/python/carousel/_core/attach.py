@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from carousel._error_bases import CarouselError, ClientClosedError, ProtocolViolationError
-from carousel._errors import HandleNotBoundError, SessionClosedError
+from carousel._errors import HandleNotBoundError, SessionBusyError, SessionClosedError
 from carousel._version import __version__
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .blocks import acknowledgement, ask_again, next_block
+from .blocks import acknowledgement, ask_again, next_block, steps_per_message
 from .effects import Effects
 from .faults import error_of
 from .lane import Lane, LanePhase
@@ -76,11 +76,13 @@ class AttachCore:
         """Takes uint8[n, steps, row bytes] as the next steps of n sessions; sends what fits.
 
         Raises:
-            CarouselError: a session is gone; nothing was taken.
+            CarouselError: a session is gone, or one step is too large a message; nothing was taken.
         """
         self._check_open()
         for lane in lanes:
             self._check_lane(lane)
+        row_bytes = max(inputs.shape[2], output_row_bytes)
+        steps_per_message(len(lanes), row_bytes, self._max_message_bytes)
         ticket = StepTicket(lanes, inputs, output_row_bytes, timeout_s, places)
         for place, lane in enumerate(lanes):
             lane.enqueue(ticket, place)
@@ -106,21 +108,31 @@ class AttachCore:
         if self._lost or lane.phase in (LanePhase.GONE, LanePhase.CLOSING):
             return None, Effects()
         effects = Effects()
-        self._fail_from(lane, 0, SessionClosedError("closed here while steps waited"), effects)
+        fencing = lane.phase is LanePhase.FENCING
         lane.phase = LanePhase.CLOSING
-        lane.closing = UnbindTicket()
-        request = pb.Unbind(handle=lane.handle, close=close)
-        effects.send.append(pb.AttachRequest(unbind=request))
-        return lane.closing, effects
+        lane.closing = ticket = UnbindTicket()
+        self._fail_from(lane, 0, SessionClosedError("closed here while steps waited"), effects)
+        if fencing:  # the handle is being given back already
+            lane.closes_after_fence = close
+        else:
+            self._send_unbind(lane, effects, close=close)
+        return ticket, effects
 
     def generated(self, lane: Lane, applied: int | None) -> Effects:
         """A generation has run in the session; `applied` is its last step, None if unknown."""
         effects = Effects()
-        if lane.phase is LanePhase.BOUND:
-            if applied is None:
-                self._fence(lane, effects)
-            else:
-                lane.move_to(applied)
+        if lane.phase is not LanePhase.BOUND:
+            return effects
+        if lane.sent > lane.received:
+            self._fence(lane, effects)
+            busy = (
+                "steps were sent while the session was generating; session.info() tells which ran"
+            )
+            self._fail_from(lane, 0, SessionBusyError(busy), effects)
+        elif applied is None:
+            self._fence(lane, effects)
+        else:
+            lane.move_to(applied)
         return effects
 
     # -- what the server says
@@ -134,7 +146,10 @@ class AttachCore:
         effects = Effects()
         kind = response.WhichOneof("event")
         if kind is not None:  # a kind of a newer protocol is none of our business
-            self._answers[kind](getattr(response, kind), effects)
+            try:
+                self._answers[kind](getattr(response, kind), effects)
+            except (IndexError, ValueError) as error:
+                raise ProtocolViolationError(f"a message of kind {kind}: {error}") from error
         return effects
 
     def lost(self, error: CarouselError) -> Effects:
@@ -188,9 +203,7 @@ class AttachCore:
             raise ProtocolViolationError(f"the server could not read a message: {error.message}")
         if lane is None:  # it has just ended, and Unbound has said why
             return
-        if (
-            lane.phase is LanePhase.BINDING and failure.seq == 0
-        ) or lane.phase is LanePhase.CLOSING:
+        if failure.seq == 0 and lane.phase in (LanePhase.BINDING, LanePhase.CLOSING):
             self._end_lane(lane, error, effects)
         elif lane.phase is LanePhase.BOUND and failure.seq <= lane.sent:
             if lane.failing is None or failure.seq < lane.failing[0]:
@@ -211,8 +224,12 @@ class AttachCore:
             return
         if lane.phase is LanePhase.FENCING and not unbound.HasField("status"):
             lane.phase = LanePhase.BINDING
-            again = pb.Bind(handle=lane.handle, session_id=lane.session_id, epoch_floor=lane.epoch)
-            effects.send.append(pb.AttachRequest(bind=again))
+            self._send_bind(lane, effects)
+            return
+        if lane.closes_after_fence and not unbound.HasField("status"):
+            lane.closes_after_fence = False
+            self._send_bind(lane, effects)
+            self._send_unbind(lane, effects, close=True)
             return
         error: CarouselError = SessionClosedError("the session was closed by this client")
         if unbound.HasField("status"):
@@ -330,7 +347,17 @@ class AttachCore:
     def _fence(self, lane: Lane, effects: Effects) -> None:
         """Unbinds and binds again: only so is it known which steps have run, and none is late."""
         lane.phase = LanePhase.FENCING
-        effects.send.append(pb.AttachRequest(unbind=pb.Unbind(handle=lane.handle)))
+        self._send_unbind(lane, effects, close=False)
+
+    @staticmethod
+    def _send_unbind(lane: Lane, effects: Effects, *, close: bool) -> None:
+        unbind = pb.Unbind(handle=lane.handle, close=close)
+        effects.send.append(pb.AttachRequest(unbind=unbind))
+
+    @staticmethod
+    def _send_bind(lane: Lane, effects: Effects) -> None:
+        bind = pb.Bind(handle=lane.handle, session_id=lane.session_id, epoch_floor=lane.epoch)
+        effects.send.append(pb.AttachRequest(bind=bind))
 
     def _end_lane(self, lane: Lane, error: CarouselError, effects: Effects) -> None:
         if lane.phase is LanePhase.GONE:

@@ -62,7 +62,11 @@ def steps_per_message(sessions: int, row_bytes: int, max_message_bytes: int) -> 
 def acknowledgement(lanes: Sequence[Lane]) -> list[pb.AttachRequest]:
     """Tells what was received where no block will do so soon and the server keeps half a window."""
     due = [
-        lane for lane in lanes if not lane.unsent and (lane.received - lane.told) * 2 >= lane.window
+        lane
+        for lane in lanes
+        if lane.phase is LanePhase.BOUND  # a fence may have taken its handle just now
+        and not lane.unsent
+        and (lane.received - lane.told) * 2 >= lane.window
     ]
     if not due:
         return []

@@ -54,6 +54,7 @@ class Lane:
         kept: sent inputs that the server may still need, in order of seq.
         failing: the first step that was refused, and why, while earlier ones are still to be answered.
         expected: last step that has run if all is well, while a fence is on the way.
+        closes_after_fence: the session is to be closed once the fence on the way has come back.
         error: why the lane is GONE.
         binding: who waits for Bound.
         closing: who waits for Unbound.
@@ -76,6 +77,7 @@ class Lane:
     kept: deque[Kept] = field(default_factory=deque)
     failing: tuple[int, CarouselError] | None = None
     expected: int | None = None
+    closes_after_fence: bool = False
     error: CarouselError | None = None
     binding: BindTicket | None = None
     closing: UnbindTicket | None = None
