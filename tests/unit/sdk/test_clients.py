@@ -243,6 +243,25 @@ def test_a_bad_row_among_many_stops_there(client: Any) -> None:
         )
 
 
+def test_a_session_that_is_left_by_a_refusal_is_closed(fake: FakeServer, client: Any) -> None:
+    """Steps behind the bad one are under way then, so its handle is about to be bound anew."""
+    rows = ROWS.copy()
+    rows[3, 0] = np.nan
+    for _ in range(10):
+        with pytest.raises(carousel.InputNotFiniteError), client.session("sum") as session:
+            session.steps(rows)
+    assert fake.sessions() == []
+
+
+def test_a_session_that_is_closed_with_steps_under_way(fake: FakeServer, client: Any) -> None:
+    for seconds in (0.0, 0.001):
+        session = opened(client.session("sum"))
+        with pytest.raises(carousel.ReplyTimeoutError), fake.paused():
+            session.steps(ROWS, timeout_s=seconds + 1e-4)
+        session.close()
+    assert fake.sessions() == []
+
+
 def test_an_unknown_token_and_empty_inputs(client: Any) -> None:
     with client.session("letters") as session:
         with pytest.raises(carousel.UnknownTokenError):

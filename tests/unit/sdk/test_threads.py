@@ -6,11 +6,16 @@ import asyncio
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
 import carousel
+from carousel._core.attach import AttachCore
+from carousel._core.effects import Effects
+from carousel._core.tickets import Ticket
+from carousel._sync.asked import Asked
 from carousel.testing import FakeServer
 
 from .support import sums
@@ -53,24 +58,82 @@ def test_closing_wakes_whoever_waits(fake: FakeServer) -> None:
             waiting.result(10)
 
 
-def test_ctrl_c_ends_a_wait_and_the_session_goes_on(fake: FakeServer) -> None:
+@pytest.mark.parametrize("at", ["submit", "receive", "_flush"])
+def test_ctrl_c_at_any_moment_and_the_session_goes_on(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """In the midst of the client's own work: no step may be counted and not sent."""
+    assert threading.current_thread() is threading.main_thread(), "where Python runs its handlers"
+    main = threading.get_ident()
+    work = getattr(AttachCore, at)
+    armed = threading.Event()
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if armed.is_set():
+            armed.clear()
+            signal.pthread_kill(main, signal.SIGINT)
+        return work(*args, **kwargs)
+
     with carousel.Client(fake.target) as client, client.session("sum") as session:
-        with fake.paused():
-            # To this very thread, as a terminal's Ctrl-C goes to the main one.
-            here = threading.get_ident()
-            timer = threading.Timer(0.05, signal.pthread_kill, [here, signal.SIGINT])
-            timer.start()
-            with pytest.raises(KeyboardInterrupt):
+
+        def step_until_interrupted() -> None:
+            armed.set()
+            while True:
                 session.step([1, 1])
-            timer.join()
+
+        monkeypatch.setattr(AttachCore, at, interrupted)
+        for _ in range(20):
+            with pytest.raises(KeyboardInterrupt):
+                step_until_interrupted()
+        session.step([1, 1])
+        assert session.applied == session.info().applied > 1
+        assert session.step([0, 1]).tolist() == [2 * (session.applied - 1) + 1, 0]
+    assert fake.sessions() == []
+
+
+def test_ctrl_c_ends_a_wait(fake: FakeServer) -> None:
+    main = threading.get_ident()
+    with carousel.Client(fake.target) as client, client.session("sum") as session:
+        with fake.paused(), ThreadPoolExecutor(1) as pool:
+
+            def interrupt() -> None:
+                while not session._lane.sent:  # until the step has been sent, nothing can end it
+                    threading.Event().wait(0.001)
+                signal.pthread_kill(main, signal.SIGINT)
+
+            interrupting = pool.submit(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                session.step([1, 1], timeout_s=60.0)
+            interrupting.result()
         assert session.step([1, 1]).tolist() == [4, 1]
 
 
+def test_a_finaliser_may_run_on_the_streams_own_threads(fake: FakeServer) -> None:
+    """As the garbage collector does with a generation that somebody forgot."""
+    with carousel.Client(fake.target) as client, client.session("letters") as session:
+        held = [session.generate("a", max_tokens=50_000)]
+        next(held[0])
+        asked: Asked[Ticket] = Asked(lambda core: (held.clear(), Effects()))
+        session._stream.ask(asked).wait(60.0)
+        with client.session("sum") as other:
+            assert other.step([1, 1], timeout_s=60.0).tolist() == [2, 1]
+
+
 def test_a_closed_client_leaves_no_threads(fake: FakeServer) -> None:
-    with carousel.Client(fake.target) as client, client.session("sum") as session:
-        session.step([1, 1])
-        assert any(t.name == "carousel-attach" for t in threading.enumerate())
-    assert not any(t.name == "carousel-attach" for t in threading.enumerate())
+    before = set(threading.enumerate())
+
+    def readers() -> list[threading.Thread]:
+        return [t for t in set(threading.enumerate()) - before if t.name == "carousel-attach"]
+
+    with carousel.Client(fake.target) as client:
+        client.session("sum").step([1, 1])
+        assert len(readers()) == 1
+        fake.break_streams()
+        while readers():  # gone with its stream
+            threading.Event().wait(0.001)
+        client.session("sum").step([1, 1])
+        assert len(readers()) == 1
+    assert readers() == []
 
 
 async def test_a_cancelled_step_is_dropped_and_the_session_goes_on(fake: FakeServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,8 +19,11 @@ ROWS = RNG.standard_normal((700, FEATURES)).astype(np.float32)
 
 @pytest.fixture
 def client(server: ServerProcess) -> Iterator[carousel.Client]:
-    with carousel.Client(server.target, timeout_s=20.0) as client:
+    """A client whose test leaves no session: other tests share the server."""
+    with carousel.Client(server.target, timeout_s=60.0) as client:
+        before = {info.id for info in client.sessions()}
         yield client
+        assert {info.id for info in client.sessions()} <= before
 
 
 def test_streaming_equals_the_whole_sequence(client: carousel.Client) -> None:
@@ -72,6 +76,15 @@ def test_after_a_bad_row_the_rest_can_be_sent(client: carousel.Client, at: int) 
         np.testing.assert_allclose(rest, client.infer(LSTM, ROWS)[done:], atol=1e-5)
 
 
+def test_sessions_left_by_a_refusal_are_closed(client: carousel.Client) -> None:
+    """The fixture counts them. The steps behind the bad one are under way when its refusal comes."""
+    rows = ROWS.copy()
+    rows[300, 0] = np.inf
+    for _ in range(10):
+        with pytest.raises(carousel.InputNotFiniteError), client.session(LSTM) as session:
+            session.steps(rows)
+
+
 def test_refusals_have_their_names(client: carousel.Client) -> None:
     with pytest.raises(carousel.ModelNotFoundError):
         client.session("nothing")
@@ -111,21 +124,22 @@ def test_a_generation_that_is_left_frees_the_session(client: carousel.Client) ->
 
 
 def test_snapshot_fork_and_attach(client: carousel.Client, server: ServerProcess) -> None:
-    with client.session(LSTM, session_id="sdk-original") as session:
+    name = f"sdk-{uuid.uuid4()}"
+    with client.session(LSTM, session_id=name) as session:
         session.steps(ROWS[:50])
         with session.fork() as fork, client.import_session(session.export()) as copy:
             expected = session.step(ROWS[50])
             np.testing.assert_array_equal(fork.step(ROWS[50]), expected)
             np.testing.assert_array_equal(copy.step(ROWS[50]), expected)
-        with carousel.Client(server.target) as other, other.attach("sdk-original") as again:
+        with carousel.Client(server.target) as other, other.attach(name) as again:
             assert again.applied == 51
             np.testing.assert_array_equal(again.replay(), [expected])
             again.step(ROWS[51])
             with pytest.raises(carousel.SupersededError):
                 session.step(ROWS[52])
-    assert [info.id for info in client.sessions(LSTM)] == ["sdk-original"]
-    client.close_session("sdk-original")
-    assert not list(client.sessions(LSTM))
+    # Taken away, it was not closed here; its fork and its copy were.
+    assert name in {info.id for info in client.sessions(LSTM)}
+    assert client.close_session(name).applied == 52
 
 
 def test_a_full_server_is_waited_for(models_dir: object) -> None:

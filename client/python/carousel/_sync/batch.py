@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from carousel._core.batches import Crowd, answer
 from carousel._core.pieces import patience_s
 from carousel._core.rows import Array
-from carousel._core.tickets import Rows
+from carousel._core.tickets import Rows, StepTicket
 
+from .asked import Asked
 from .session import Session
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ class Batch:
     def _run(self, inputs: Rows, timeout_s: float | None, shaped: Any) -> Array:
         crowd = self._crowd
         limit_s = self._client.calls.timeout_s(timeout_s)
-        asked = crowd.stream.ask(
+        asked: Asked[StepTicket] = Asked(
             lambda core: core.submit(
                 crowd.lanes, inputs, crowd.rows.outputs.row_bytes, limit_s, crowd.places
             )
         )
-        assert asked is not None
-        crowd.stream.wait_done(asked, patience_s(limit_s))
-        return answer(asked[0], crowd.rows, shaped)
+        ticket = crowd.stream.ask(asked).wait_done(patience_s(limit_s))
+        assert ticket is not None
+        return answer(ticket, crowd.rows, shaped)

@@ -10,7 +10,8 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from carousel._core.attach import BindTarget
+from carousel._core.attach import AttachCore, BindTarget
+from carousel._core.effects import Effects
 from carousel._core.requests import (
     Prompt,
     generate_request,
@@ -20,12 +21,14 @@ from carousel._core.requests import (
 )
 from carousel._core.retry import RetryPolicy
 from carousel._core.rows import Array, ModelRows
+from carousel._core.tickets import BindTicket
 from carousel._error_bases import CarouselError, ClientClosedError
 from carousel._options import CHANNEL_OPTIONS, TLS, options_of
 from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as services
 
+from .asked import Asked
 from .batch import Batch
 from .calls import Calls
 from .generation import Generation
@@ -258,15 +261,14 @@ class Client:
     def _bind(self, target: BindTarget, *, owned: bool, timeout_s: float | None = None) -> Session:
         def attempt(left_s: float) -> Session:
             stream = self._attach_stream()
-            asked = stream.ask(lambda core: core.bind(target))
-            assert asked is not None
-            ticket = asked[0]
+            asked: Asked[BindTicket] = Asked(lambda core: core.bind(target))
             try:
-                stream.wait(asked, left_s)
+                ticket = stream.ask(asked).wait(left_s)
+                assert ticket is not None
                 assert ticket.session is not None
                 rows = self._model_rows(ticket.session.model)
             except BaseException:
-                stream.ask(lambda core: core.unbind(ticket.lane, close=owned))
+                stream.tell(lambda core: _let_go(core, asked.ticket, close=owned))
                 raise
             return Session(self, stream, ticket.lane, rows, owned=owned)
 
@@ -299,3 +301,8 @@ class Client:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+
+def _let_go(core: AttachCore, ticket: BindTicket | None, *, close: bool) -> Effects:
+    """Gives up a binding that nobody waits for any more, if it was asked for at all."""
+    return Effects() if ticket is None else core.unbind(ticket.lane, close=close)[1]

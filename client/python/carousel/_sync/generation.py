@@ -33,7 +33,7 @@ class Generation(Iterator[Token]):
         client: Client,
         request: pb.GenerateRequest,
         timeout_s: float | None,
-        ended: Callable[[int | None], None] | None = None,
+        ended: Callable[[int | None, bool], None] | None = None,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
@@ -81,7 +81,7 @@ def _tokens(
     client: Client,
     request: pb.GenerateRequest,
     timeout_s: float | None,
-    ended: Callable[[int | None], None] | None,
+    ended: Callable[[int | None, bool], None] | None,
     results: list[pb.GenerateResponse],
 ) -> Generator[Token, None, None]:
     """Tokens of a call that is tried again only while nothing has come."""
@@ -89,7 +89,7 @@ def _tokens(
     now_s = calls.monotonic()
     schedule = RetrySchedule(calls.options.retries, now_s + calls.timeout_s(timeout_s))
     applied: int | None = None
-    started = False
+    started = finished = False
     try:
         while True:
             call = client.inference.Generate(
@@ -108,10 +108,11 @@ def _tokens(
                 if delay_s is None:
                     raise error from None
             else:
+                finished = True
                 return
             finally:
                 call.cancel()
             calls.sleep(delay_s)
     finally:
         if ended is not None:
-            ended(applied)
+            ended(applied, finished)

@@ -12,11 +12,12 @@ from carousel._core.lane import Lane
 from carousel._core.pieces import Pieces, patience_s
 from carousel._core.requests import Prompt, generate_request
 from carousel._core.rows import Array, ModelRows
-from carousel._core.tickets import Rows
+from carousel._core.tickets import Rows, StepTicket, Ticket, UnbindTicket
 from carousel._error_bases import ClientSideError
 from carousel.types import SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 
+from .asked import Asked
 from .generation import Generation
 from .stream import AttachStream
 
@@ -108,17 +109,17 @@ class Session:
         """
         source = iter(rows)
         most = max(min(ahead or self._lane.window, self._lane.window) // block_steps, 1)
-        waiting: deque[Any] = deque()
+        waiting: deque[Asked[StepTicket]] = deque()
         limit_s = self._client.calls.timeout_s(timeout_s)
         while True:
             taken = list(islice(source, block_steps))
             if taken:
                 inputs = self._rows.encode(taken, None)[None]
                 waiting.append(self._submit(inputs, limit_s))
-            while waiting and (not taken or len(waiting) >= most or waiting[0][1].is_set()):
-                asked = waiting.popleft()
-                self._stream.wait(asked, patience_s(limit_s))
-                yield from self._rows.decode(asked[0].outputs[0].tobytes(), -1)
+            while waiting and (not taken or len(waiting) >= most or waiting[0].ended):
+                ticket = waiting.popleft().wait(patience_s(limit_s))
+                assert ticket is not None
+                yield from self._rows.decode(ticket.outputs[0].tobytes(), -1)
             if not taken:
                 return
 
@@ -127,11 +128,12 @@ class Session:
 
         Call it before the first step, which gives them up.
         """
-        asked = self._stream.ask(lambda core: core.replay(self._lane, self._rows.outputs.row_bytes))
-        if asked is None:
+        row_bytes = self._rows.outputs.row_bytes
+        asked: Asked[StepTicket] = Asked(lambda core: core.replay(self._lane, row_bytes))
+        ticket = self._stream.ask(asked).wait(self._client.calls.timeout_s(timeout_s))
+        if ticket is None:
             return self._rows.decode(b"", 0)
-        self._stream.wait(asked, self._client.calls.timeout_s(timeout_s))
-        return self._rows.decode(asked[0].outputs[0].tobytes(), -1)
+        return self._rows.decode(ticket.outputs[0].tobytes(), -1)
 
     def generate(
         self,
@@ -205,20 +207,20 @@ class Session:
                 raise
 
     def _unbind(self, *, close: bool) -> None:
-        asked = self._stream.ask(lambda core: core.unbind(self._lane, close=close))
-        if asked is not None:
-            self._stream.wait(asked, self._client.calls.options.timeout_s)
+        asked: Asked[UnbindTicket] = Asked(lambda core: core.unbind(self._lane, close=close))
+        self._stream.ask(asked).wait(self._client.calls.options.timeout_s)
 
-    def _generated(self, applied: int | None) -> None:
-        self._stream.tell(lambda core: core.generated(self._lane, applied))
+    def _generated(self, applied: int | None, finished: bool) -> None:
+        asked: Asked[Ticket] = Asked(lambda core: (None, core.generated(self._lane, applied)))
+        self._stream.ask(asked)
+        if finished:  # else it may be the garbage collector that calls, which must not wait
+            asked.wait(self._client.calls.options.timeout_s)
 
-    def _submit(self, inputs: Rows, timeout_s: float) -> Any:
+    def _submit(self, inputs: Rows, timeout_s: float) -> Asked[StepTicket]:
         row_bytes = self._rows.outputs.row_bytes
-        asked = self._stream.ask(
-            lambda core: core.submit([self._lane], inputs, row_bytes, timeout_s)
+        return self._stream.ask(
+            Asked(lambda core: core.submit([self._lane], inputs, row_bytes, timeout_s))
         )
-        assert asked is not None
-        return asked
 
     def _run(self, inputs: Rows, timeout_s: float | None) -> Array:
         pieces = Pieces(inputs)
@@ -226,10 +228,10 @@ class Session:
         def attempt(left_s: float) -> None:
             asked = self._submit(pieces.left, left_s)
             try:
-                self._stream.wait(asked, patience_s(left_s))
+                asked.wait(patience_s(left_s))
             finally:
-                if asked[1].is_set():
-                    pieces.take(asked[0])
+                if asked.ended and asked.ticket is not None:
+                    pieces.take(asked.ticket)
 
         self._client.calls.retrying(attempt, timeout_s)
         return self._rows.decode(pieces.outputs().tobytes(), -1)

@@ -1,0 +1,80 @@
+"""One request of a caller to the core of a stream, and the wait for what comes of it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from carousel._core.attach import AttachCore
+from carousel._core.effects import Effects
+from carousel._core.tickets import Ticket
+from carousel._error_bases import CarouselError, ReplyTimeoutError
+
+LONGEST_WAIT_S = 1.0
+"""A signal that comes just as Python goes to sleep is seen only when that sleep ends: none is longer."""
+
+T = TypeVar("T", bound=Ticket)
+
+
+class Asked(Generic[T]):
+    """What is told to the core, on the stream's thread, and waited for, on the caller's.
+
+    Attributes:
+        ticket: what the core gave for it; None before, and if there was nothing to do.
+        ended: whether the wait is over.
+    """
+
+    def __init__(self, event: Callable[[AttachCore], tuple[T | None, Effects]]) -> None:
+        self.ticket: T | None = None
+        self.ended = False
+        self._event = event
+        self._refused: CarouselError | None = None
+        # A bare lock, freed at the end: unlike an Event, it is never left half taken by a Ctrl-C.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def tell(self, core: AttachCore) -> Effects:
+        """Tells the core; what is then to be done. On the stream's thread."""
+        try:
+            self.ticket, effects = self._event(core)
+        except CarouselError as error:
+            self._refused = error
+            self.end()
+            return Effects()
+        if self.ticket is None:
+            self.end()
+        else:
+            self.ticket.wake = self.end
+        return effects
+
+    def end(self) -> None:
+        """Wakes whoever waits."""
+        self.ended = True
+        self._gate.release()
+
+    def wait_done(self, timeout_s: float) -> T | None:
+        """Waits for the end, good or bad; None if there was nothing to do.
+
+        Raises:
+            ReplyTimeoutError: it has not ended in time; what it was for may still happen.
+            CarouselError: the core refused it, and nothing was sent.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not self.ended:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise ReplyTimeoutError(f"no answer within {timeout_s:.3g} s")
+            self._gate.acquire(timeout=min(left_s, LONGEST_WAIT_S))
+        if self._refused is not None:
+            raise copy.copy(self._refused)
+        return self.ticket
+
+    def wait(self, timeout_s: float) -> T | None:
+        """Waits for the end and raises its error. Raises as `wait_done`."""
+        ticket = self.wait_done(timeout_s)
+        if ticket is not None:
+            ticket.check()
+        return ticket
