@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.server import ServerProcess
 
+from carousel._options import CHANNEL_OPTIONS
 from carousel_models import create
 from carousel_models.spec import SelectArgmax
 
@@ -28,3 +29,17 @@ def zoo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProce
     )
     with ServerProcess(models, slots=128) as process:
         yield process
+
+
+@pytest.fixture
+def quick_keepalive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is noticed in seconds, as facts of the connection and not as a caller's timeout."""
+    quick = {
+        "grpc.keepalive_time_ms": 6_000,  # a server refuses pings more often than every 5 s
+        "grpc.keepalive_timeout_ms": 2_000,
+        "grpc.http2.ping_timeout_ms": 2_000,
+    }
+    options = [(name, quick.get(name, value)) for name, value in CHANNEL_OPTIONS]
+    assert len(quick) == len([o for o in CHANNEL_OPTIONS if o not in options])
+    for home in ("carousel._sync.client", "carousel._async.client"):
+        monkeypatch.setattr(f"{home}.CHANNEL_OPTIONS", options)
