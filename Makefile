@@ -59,6 +59,8 @@ check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, stubs, pr
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/mypy
+	$(BIN)/mypy -p bench -p models.recipes
+	$(BIN)/mypy examples
 	$(BIN)/lint-imports --no-logo
 	@mkdir -p $(dir $(IMAGE))
 	$(PROTOS_VENV)/bin/python protos/generate.py --check --image $(IMAGE)

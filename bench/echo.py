@@ -21,7 +21,7 @@ from .models import STEPPED, WIDTH
 class Echo(rpc.InferenceServiceServicer):
     """Attach without sessions: a bind is always fine, a block comes back."""
 
-    async def Attach(  # type: ignore[override]  # noqa: N802 - the protocol's name
+    async def Attach(  # noqa: N802 - the protocol's name
         self, requests: AsyncIterator[pb.AttachRequest], context: Any
     ) -> AsyncIterator[pb.AttachResponse]:
         """Answers each event at once."""
@@ -39,7 +39,9 @@ class Echo(rpc.InferenceServiceServicer):
                     yield pb.AttachResponse(welcome=welcome)
                 case "bind":
                     handle = request.bind.handle
-                    session = pb.Session(id=str(handle), model=STEPPED, phase=2, window_steps=128)
+                    session = pb.Session(
+                        id=str(handle), model=STEPPED, phase=pb.PHASE_RESIDENT, window_steps=128
+                    )
                     yield pb.AttachResponse(bound=pb.Bound(handle=handle, session=session))
                 case "unbind":
                     unbound = pb.Unbound(handle=request.unbind.handle)
@@ -49,7 +51,7 @@ class Echo(rpc.InferenceServiceServicer):
 class Described(rpc.ModelServiceServicer):
     """Says what the SDK asks before the first step."""
 
-    async def GetModel(  # type: ignore[override]  # noqa: N802 - the protocol's name
+    async def GetModel(  # noqa: N802 - the protocol's name
         self, request: pb.GetModelRequest, context: Any
     ) -> pb.GetModelResponse:
         """A model with rows of the measured width in and out."""
@@ -64,8 +66,8 @@ class Described(rpc.ModelServiceServicer):
 async def main() -> None:
     """Serves on a free port until killed."""
     server = grpc.aio.server()
-    rpc.add_InferenceServiceServicer_to_server(Echo(), server)
-    rpc.add_ModelServiceServicer_to_server(Described(), server)
+    rpc.add_InferenceServiceServicer_to_server(Echo(), server)  # type: ignore[abstract]
+    rpc.add_ModelServiceServicer_to_server(Described(), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f'{{"port": {port}}}', flush=True)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 
 from carousel_models import RecurrentModel, create, load
+from carousel_models.spec import Cell
 
-CELLS = ("rnn_tanh", "lstm", "gru", "gru_reset_before")
+CELLS: tuple[Cell, ...] = ("rnn_tanh", "lstm", "gru", "gru_reset_before")
 DTYPES = ("float32", "bfloat16")
 SIZES = (1, 2, 3, 4, 6, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,14 @@ STREAMS = (1, 16, 64)
 TOKENS = 64
 
 Client = carousel.AsyncClient
+Run = Callable[[Coroutine[Any, Any, Measured]], Measured]
 
 
-def step_workloads(
-    name: str, address: str, run: Callable[[Awaitable[Any]], Any], seconds: float
-) -> Iterator[Workload]:
+def step_workloads(name: str, address: str, run: Run, seconds: float) -> Iterator[Workload]:
     """Steps against one server; the same for Carousel and for the echo."""
 
     def each(sessions: int) -> Callable[[], Measured]:
-        return lambda: run(_steps(address, sessions, seconds))  # type: ignore[no-any-return]
+        return lambda: run(_steps(address, sessions, seconds))
 
     for sessions in SESSIONS:
         yield Workload(f"{name}: {sessions} sessions, a message a step", each(sessions))
@@ -43,13 +42,11 @@ def step_workloads(
     )
 
 
-def generation_workloads(
-    address: str, run: Callable[[Awaitable[Any]], Any], seconds: float
-) -> Iterator[Workload]:
+def generation_workloads(address: str, run: Run, seconds: float) -> Iterator[Workload]:
     """Streams of tokens, one after the other on each stream."""
 
     def each(streams: int) -> Callable[[], Measured]:
-        return lambda: run(_generate(address, streams, seconds))  # type: ignore[no-any-return]
+        return lambda: run(_generate(address, streams, seconds))
 
     for streams in STREAMS:
         yield Workload(f"carousel: generation, {streams} streams", each(streams))

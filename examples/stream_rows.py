@@ -22,10 +22,8 @@ def sensor() -> Iterator[list[float]]:
 
 def main(target: str) -> None:
     with carousel.Client(target) as client, client.session("sunspots-gru") as session:
-        last = None
-        for forecast in session.stream(sensor()):
-            last = forecast
-        print(f"{session.applied} rows went through; the last forecast is {last[0]:.1f}")
+        forecasts = [forecast[0] for forecast in session.stream(sensor())]
+        print(f"{session.applied} rows went through; the last forecast is {forecasts[-1]:.1f}")
 
         # A live source wants each output before its next row: one step ahead, not a window.
         for forecast, _ in zip(session.stream(sensor(), ahead=1), range(3), strict=False):

@@ -39,7 +39,7 @@ def train(updates: int = 300) -> tuple[nn.LSTM, nn.Linear, float]:
         predicted = head(lstm(x[:, :-1])[0])
         loss = nn.functional.mse_loss(predicted, x[:, 1:])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return lstm, head, loss.item()
 

@@ -83,7 +83,7 @@ class _Facts:
         if self.asked and self.reach.get(cell, 0) < self.asked:
             reached = self.reach.get(cell, 0)
             found.append(
-                f"forgets beyond {reached} steps" if reached else "learnt no recall at all"
+                f"forgets beyond {reached} steps" if reached else "recalls nothing reliably"
             )
         return tuple(found)
 

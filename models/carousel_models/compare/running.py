@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def run(
     seconds_per_measurement: float = 1.0,
     held_out_bytes: int = 100_000,
     task: RecallTask | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
     """Measures RNN, LSTM and GRU on this machine: the models `pychar-*`, alike in all but their cell.
 
@@ -38,6 +40,7 @@ def run(
         seconds_per_measurement: time for the step latency of one cell at one batch.
         held_out_bytes: at most so much held-out text is read.
         task: the memory task; its standard form if None, which takes about ten seconds.
+        progress: told in a few words what is measured next.
 
     Raises:
         PackageError: one of the three packages is missing or damaged.
@@ -49,9 +52,12 @@ def run(
     _alike(models)
     _, held_out = standard_library()
     text = held_out.sample(held_out_bytes)
+    progress("reading Python that no model has seen")
     shapes = tuple(structure(models[cell], cell, packages[cell]) for cell in CELLS)
     qualities = tuple(text_quality(models[cell], cell, text) for cell in CELLS)
+    progress("timing steps alone and in batches")
     speeds = speed(models, seconds_per_measurement)
+    progress("training small networks on a memory task")
     recalled = recall(CELLS, task)
     return Comparison(
         machine=_machine(),

@@ -51,7 +51,7 @@ def test_the_usual_numbers() -> None:
     assert "best text model (1.600 bits per byte)" in found["lstm"].strengths
     assert "2× the smallest state" in found["lstm"].weaknesses
     assert "within 1.2% of the best text model" in found["gru"].strengths
-    assert "learnt no recall at all" in found["rnn"].weaknesses
+    assert "recalls nothing reliably" in found["rnn"].weaknesses
     assert "step takes 1.8× the fastest" in found["gru"].weaknesses
     assert "recalls over 64 and more steps" in found["gru"].strengths
 

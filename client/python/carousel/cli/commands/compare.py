@@ -30,8 +30,7 @@ def register(app: typer.Typer) -> None:
 
         if plot is not None:
             ready_to_draw(plot)
-        note("measuring the three models on this machine; this takes about a minute …")
-        result = comparison.run()
+        result = comparison.run(progress=lambda now: note(f"{now} …"))
         if options.output is Output.JSON:
             print_json(asdict(result))
         else:
