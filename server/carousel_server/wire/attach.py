@@ -24,6 +24,9 @@ from .stream import Stream
 
 _MAX_HANDLE = (1 << 32) - 1
 
+_LAST_WORDS_S = 5.0
+"""How long a stream that has ended waits for its client to read the rest."""
+
 
 class Attach:
     """The method Attach."""
@@ -45,16 +48,20 @@ class Attach:
         with self._gate.admit(stream):
             writer = asyncio.create_task(outbox.write_to(context))
             reader = asyncio.create_task(conversation.read(requests))
+            ended = asyncio.create_task(outbox.ended.wait())
             try:
-                await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
-                if not writer.done():
+                await asyncio.wait((writer, reader, ended), return_when=asyncio.FIRST_COMPLETED)
+                if reader.done():
                     outbox.end(_failure_of(reader))
-                await writer
+                stream.close()
+                await asyncio.wait_for(writer, _LAST_WORDS_S)
+            except TimeoutError:
+                raise outbox.unread() from None
             finally:
                 stream.close()
-                for task in (reader, writer):
+                for task in (reader, writer, ended):
                     task.cancel()
-                await asyncio.gather(reader, writer, return_exceptions=True)
+                await asyncio.gather(reader, writer, ended, return_exceptions=True)
 
 
 def _failure_of(reader: asyncio.Task[None]) -> CarouselError | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -36,8 +36,10 @@ class TokenQueue:
     once _MOST_UNREAD tokens and alternatives wait for it, since nothing can make an engine wait.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, give_up: Callable[[], None]) -> None:
+        """`give_up` is called once, when the client reads too little, to end the generation."""
         self._loop = loop
+        self._give_up = give_up
         # Tokens and alternatives that wait.
         self._unread = 0
         self._tokens: deque[GeneratedToken] = deque()
@@ -81,6 +83,7 @@ class TokenQueue:
         if self._unread > _MOST_UNREAD:
             self._tokens.clear()
             self._overrun = _not_reading()
+            self._give_up()
         self._changed.set()
 
     @property
@@ -133,7 +136,11 @@ class Generate:
         if ref is None:
             command = Open(OpenSpec(tenant=current_call().tenant, session_id=""))
             ref, _ = await open_session(engine, command, keep_if_cancelled=False)
-        queue = TokenQueue(asyncio.get_running_loop())
+
+        def give_up() -> None:
+            tell(engine, CancelGenerate(ref, queue))
+
+        queue = TokenQueue(asyncio.get_running_loop(), give_up)
         try:
             engine.submit(GenerateCommand(ref, spec, queue, close_after=own))
         except CarouselError:
@@ -147,7 +154,7 @@ class Generate:
                 await context.write(message)
         finally:
             if not queue.ended:
-                tell(engine, CancelGenerate(ref, queue))
+                give_up()
 
     def _target(self, request: pb.GenerateRequest) -> tuple[EnginePort, SessionRef | None]:
         """Engine and session; no session if this call gets one of its own."""

@@ -32,14 +32,15 @@ class Outbox:
         self._waiting: deque[pb.AttachResponse] = deque()
         self._waiting_bytes = 0
         self._end: CarouselError | None = None
-        self._ended = False
+        # Set once nothing more is taken; what waits may still be on its way.
+        self.ended = asyncio.Event()
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
 
     def put(self, reply: pb.AttachResponse) -> None:
         """Adds a reply."""
-        if self._ended:
+        if self.ended.is_set():
             return
         self._waiting.append(reply)
         self._waiting_bytes += reply.ByteSize()
@@ -48,7 +49,7 @@ class Outbox:
             self._room.clear()
         if self._waiting_bytes > self._max_unsent_bytes:
             self._waiting.clear()
-            self.end(_not_reading(self._max_unsent_bytes))
+            self.end(self.unread())
 
     def put_outputs(
         self, handles: list[int], first_seqs: list[int], steps: int, rows: Bytes2D
@@ -77,8 +78,9 @@ class Outbox:
 
     def end(self, error: CarouselError | None) -> None:
         """Lets `write_to` return, or raise, after what is waiting now. Later replies are dropped."""
-        if not self._ended:
-            self._ended, self._end = True, error
+        if not self.ended.is_set():
+            self._end = error
+            self.ended.set()
             self._ready.set()
             self._room.set()
 
@@ -87,6 +89,16 @@ class Outbox:
         return (
             len(self._waiting) >= _PAUSE_READING_AT_MESSAGES
             or self._waiting_bytes > self._max_message_bytes
+        )
+
+    def unread(self) -> CarouselError:
+        """Why a stream ends whose client does not read."""
+        limit = self._max_unsent_bytes
+        return CarouselError(
+            "WINDOW_EXCEEDED",
+            "the client does not read its replies; outputs are kept until acknowledged",
+            metadata={"limit": limit},
+            retry_after_s=1.0,
         )
 
     async def room(self) -> None:
@@ -108,7 +120,7 @@ class Outbox:
                 if not self._crowded():
                     self._room.set()
                 await context.write(data)
-            if self._ended:
+            if self.ended.is_set():
                 break
             self._ready.clear()
             await self._ready.wait()
@@ -123,13 +135,4 @@ def _outputs(
         outputs=pb.BlockResult(
             handles=handles, first_seqs=first_seqs, steps=steps, outputs=rows.tobytes()
         )
-    )
-
-
-def _not_reading(limit: int) -> CarouselError:
-    return CarouselError(
-        "WINDOW_EXCEEDED",
-        f"the client left {limit} bytes of replies unread; outputs are kept until acknowledged",
-        metadata={"limit": limit},
-        retry_after_s=1.0,
     )

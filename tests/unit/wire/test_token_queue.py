@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,7 +22,11 @@ def token(seq, alternatives=0):
 @pytest.fixture
 def queue(monkeypatch):
     monkeypatch.setattr(generate, "_MOST_UNREAD", 100)
-    return lambda: TokenQueue(asyncio.get_running_loop())
+
+    def make(give_up=None):
+        return TokenQueue(asyncio.get_running_loop(), give_up or Mock())
+
+    return make
 
 
 async def test_all_that_was_made_is_given_before_the_end(queue):
@@ -35,7 +40,8 @@ async def test_all_that_was_made_is_given_before_the_end(queue):
 
 @pytest.mark.parametrize(("count", "alternatives"), [(101, 0), (4, 32)])
 async def test_a_client_that_does_not_read_loses_the_generation(queue, count, alternatives):
-    tokens = queue()
+    give_up = Mock()
+    tokens = queue(give_up)
     for seq in range(count):
         tokens.tokens([token(seq, alternatives)])
     tokens.finished(END)
@@ -43,7 +49,7 @@ async def test_a_client_that_does_not_read_loses_the_generation(queue, count, al
     with pytest.raises(CarouselError, match="unread") as caught:
         await tokens.next_message()
     assert (caught.value.reason, caught.value.retry_after_s) == ("QUEUE_FULL", 1.0)
-    assert not tokens.ended  # so the engine is told to stop
+    give_up.assert_called_once_with()
     assert not tokens._tokens
 
 
