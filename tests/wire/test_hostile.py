@@ -277,3 +277,11 @@ async def test_a_vocabulary_smaller_than_the_alternatives_asked_for_is_the_engin
     )
     await wire.stubs.inference.Generate(request).read()
     assert next(c for c in wire.tokens.seen if isinstance(c, ports.Generate)).spec.logprobs == 32
+
+
+@pytest.mark.parametrize("method", ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"])
+async def test_garbage_for_a_stock_service_leaks_nothing(wire, method, caplog):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await wire.stubs.channel.unary_unary(f"/{method}")(b"\xff\xff")
+    assert "Traceback" not in (caught.value.details() or "")
+    assert ".py" not in (caught.value.details() or "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import TCPServer
@@ -11,6 +13,8 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+
+log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 10.0
 """A connection that sends nothing for so long is closed."""
@@ -23,6 +27,12 @@ _NOT_FOUND = b"Metrics are at /metrics.\n"
 
 class _Server(ThreadingWSGIServer):
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that hangs up or says nothing is no news either; a defect is."""
+        del request
+        if not isinstance(sys.exception(), OSError):
+            log.exception("a scrape from %s failed", client_address)
 
     def server_bind(self) -> None:
         # Without the parent's look-up of our own name, which can hang for seconds where DNS is broken.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Any
 
 _FIXES = {
     errno.EADDRINUSE: "is another server running there? choose another port, or 0 for a free one",
@@ -34,14 +35,25 @@ def check_address(host: str, port: int) -> None:
         raise ListenError(
             f"cannot listen on {shown(host, port)}: no such name\nname an address of this machine"
         ) from error
-    family, kind, protocol, _, address = found[0]
+    failures: list[OSError] = []
+    for family, kind, protocol, _, address in found:
+        try:
+            _bind(family, kind, protocol, address)
+        except OSError as error:
+            # Of a name's two addresses one may not exist here, such as ::1 in a container without IPv6;
+            # one that is taken would get calls that are meant for us.
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise listen_error(host, port, error) from error
+            failures.append(error)
+    if len(failures) == len(found):
+        raise listen_error(host, port, failures[0]) from failures[0]
+
+
+def _bind(family: int, kind: int, protocol: int, address: Any) -> None:
     with socket.socket(family, kind, protocol) as probe:
         # Connections of a server that has just ended do not keep the next one from its port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise listen_error(host, port, error) from error
+        probe.bind(address)
 
 
 def listen_error(host: str, port: int, error: OSError) -> ListenError:

@@ -70,8 +70,9 @@ class WireServer:
         self._sampler = asyncio.create_task(self._sample())
 
     async def drain(self, grace_s: float) -> None:
-        """Lets nothing new begin and tells everybody; what was accepted goes on."""
-        self.gate.drain(grace_s)
+        """Lets nothing new begin and tells everybody, once; what was accepted goes on."""
+        if not self.gate.draining:
+            self.gate.drain(grace_s)
         await self._health.refresh()
 
     async def stop(self, grace_s: float) -> None:

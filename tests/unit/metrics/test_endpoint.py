@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import struct
 import urllib.request
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from carousel_server.core.types import ModelView
 from carousel_server.metrics import METRICS, Metrics, MetricsServer
+from carousel_server.metrics.endpoint import _QuietRequest
 
 
 @pytest.fixture
@@ -86,3 +88,26 @@ def test_an_ipv6_address_is_served(metrics: Metrics, host: str) -> None:
             assert reply.status == 200
     finally:
         server.stop()
+
+
+def test_a_scraper_that_hangs_up_is_no_news(server, capfd, monkeypatch):
+    """Probes of the port alone come every few seconds, and would each leave a traceback."""
+    monkeypatch.setattr(_QuietRequest, "timeout", 0.05)
+    reset = struct.pack("ii", 1, 0)
+    with socket.create_connection(("127.0.0.1", server.port)) as rude:
+        rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)  # close() sends RST
+        rude.send(b"GET /met")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as silent:
+        assert silent.recv(1) == b""  # closed by the server
+    assert get(server.port)[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_defect_in_a_scrape_is_logged(server, caplog, monkeypatch):
+    def fail(*_):
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(_QuietRequest, "handle", fail)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as scraper:
+        assert scraper.recv(1) == b""
+    assert "a defect" in caplog.text

@@ -31,6 +31,11 @@ def test_a_taken_port_is_said_with_its_fix(taken):
     assert "choose another port" in fix
 
 
+def test_a_name_is_taken_if_one_of_its_addresses_is(taken):
+    with pytest.raises(ListenError, match="already in use"):
+        check_address("localhost", taken)
+
+
 @pytest.mark.parametrize(
     ("host", "said"),
     [
