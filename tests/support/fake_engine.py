@@ -171,7 +171,9 @@ class FakeEngine:
         return self._view(self._find(command.ref))
 
     def _list(self, command: ports.List) -> list[SessionView]:
-        return [self._view(s) for s in self.sessions.values() if s.spec.tenant == command.tenant]
+        mine = (s for s in self.sessions.values() if s.spec.tenant == command.tenant)
+        views = sorted(map(self._view, mine), key=lambda view: view.id)
+        return [view for view in views if view.id > command.after][: command.limit]
 
     def _close(self, command: ports.Close) -> SessionView:
         session = self._find(command.ref)

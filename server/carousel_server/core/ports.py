@@ -87,9 +87,11 @@ class Get:
 
 @dataclass(slots=True)
 class List:
-    """Reads all sessions of a tenant on this engine, in no particular order."""
+    """Reads sessions of a tenant on this engine: the `limit` first ones whose ids come after `after`."""
 
     tenant: str
+    after: str = ""
+    limit: int = 1000
     reply: Future[list[SessionView]] = field(default_factory=Future)
 
 

@@ -73,7 +73,7 @@ class Control:
         self._verbs: dict[type, Callable[[Any, float], object]] = {
             Open: lambda c, now: lifetimes.open(c.spec, now),
             Get: lambda c, _: lifetimes.view(c.ref),
-            List: lambda c, _: lifetimes.views(c.tenant),
+            List: lambda c, _: lifetimes.views(c.tenant, c.after, c.limit),
             Close: lambda c, _: lifetimes.end(lifetimes.row_of(c.ref), Event.CLOSE),
             Bind: self._bind,
             Unbind: self._unbind,

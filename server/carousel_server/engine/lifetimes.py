@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import secrets
 import time
 from collections import Counter
@@ -79,11 +80,12 @@ class Lifetimes:
         self.row_of(ref)
         return self._table.view(ref, self._model)
 
-    def views(self, tenant: str) -> list[SessionView]:
-        """All sessions of a tenant."""
-        return [
-            self._table.view(self._ref(row), self._model) for row in self._table.rows_of(tenant)
-        ]
+    def views(self, tenant: str, after: str, limit: int) -> list[SessionView]:
+        """A tenant's sessions in the order of their ids: the `limit` first ones behind `after`."""
+        ids = self._table.ids
+        rows = (row for row in self._table.rows_of(tenant) if ids[row] > after)
+        page = heapq.nsmallest(limit, rows, key=ids.__getitem__)
+        return [self._table.view(self._ref(row), self._model) for row in page]
 
     def open(self, spec: OpenSpec, now: float) -> tuple[SessionRef, SessionView]:
         """Opens a session with a zero state, or finds the one that an earlier try opened.

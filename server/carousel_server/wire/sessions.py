@@ -63,12 +63,12 @@ class Sessions:
         engines = self._catalog.engines()
         if request.model:
             engines = [find_engine(self._catalog, request.model)]
-        commands = [List(current_call().tenant) for _ in engines]
+        commands = [List(current_call().tenant, after, size + 1) for _ in engines]
         for engine, command in zip(engines, commands, strict=True):
             engine.submit(command)
         found: list[SessionView] = []
         for command in commands:
-            found.extend(view for view in await reply_of(command.reply) if view.id > after)
+            found.extend(await reply_of(command.reply))
         page = heapq.nsmallest(size + 1, found, key=lambda view: view.id)
         last = page[size - 1].id if len(page) > size else ""
         return pb.ListSessionsResponse(

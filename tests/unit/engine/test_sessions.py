@@ -158,6 +158,13 @@ def test_a_tenant_lists_only_its_own(rig: Rig) -> None:
     assert [view.id for view in rig.run(List("u"))] == ["a"]
 
 
+def test_a_list_is_ordered_and_bounded(rig: Rig) -> None:
+    for name in "cadb":
+        rig.open(name)
+    assert [view.id for view in rig.run(List("t", after="a", limit=2))] == ["b", "c"]
+    assert [view.id for view in rig.run(List("t", after="c"))] == ["d"]
+
+
 def test_an_import_goes_on_where_the_export_stood(rig: Rig) -> None:
     sink = RecordingSink()
     ref = rig.session(sink)
