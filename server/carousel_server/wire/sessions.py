@@ -68,7 +68,7 @@ class Sessions:
             engine.submit(command)
         found: list[SessionView] = []
         for command in commands:
-            found.extend(await reply_of(command.reply))
+            found += await reply_of(command.reply)
         page = heapq.nsmallest(size + 1, found, key=lambda view: view.id)
         last = page[size - 1].id if len(page) > size else ""
         return pb.ListSessionsResponse(
