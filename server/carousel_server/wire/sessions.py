@@ -68,7 +68,8 @@ class Sessions:
             engine.submit(command)
         found: list[SessionView] = []
         for command in commands:
-            found += await reply_of(command.reply)
+            views: list[SessionView] = await reply_of(command.reply)
+            found += views
         page = heapq.nsmallest(size + 1, found, key=lambda view: view.id)
         last = page[size - 1].id if len(page) > size else ""
         return pb.ListSessionsResponse(
