@@ -34,7 +34,7 @@ def main(target: str) -> None:
             try:
                 client.attach(session.id)
             except carousel.NotFoundError as error:
-                print(f"{type(error).__name__}: {error.reason}, request {error.request_id}")
+                print(f"{type(error).__name__}: {error.reason}")
 
     # Refusals that pass (RefusedError: no slot, queue full) were tried again inside the calls,
     # after the delay that the server asked for, until timeout_s.

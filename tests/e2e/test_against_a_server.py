@@ -119,6 +119,9 @@ def test_a_session_is_kept_shown_forked_moved_and_closed(run, client, tmp_path):
     ]
     assert len(set(outputs)) == 1, "the three have the same state"
 
+    other = run("stream", GRU_BYTES, "--session", "a-fork", stdin="100\n")
+    assert (other.returncode, f"one of {LSTM}, not of {GRU_BYTES}" in other.stderr) == (2, True)
+
     ids = (session_id, "a-fork", "a-copy")
     assert succeeded(run("sessions", "close", *ids)).splitlines() == [f"closed {i}" for i in ids]
     gone = run("sessions", "show", session_id)

@@ -55,6 +55,19 @@ def test_a_damaged_package_fails_the_check_with_its_cause(tmp_path):
     done = carousel("models", "check", str(tmp_path))
     assert done.returncode == 1
     assert "fingerprint" in done.stderr
+    assert "fix: copy the package again" in done.stderr
+
+
+def test_each_package_that_cannot_be_served_is_named(tmp_path):
+    for name in ("a", "b", "c"):
+        carousel("models", "create", name, *CREATE, "--dir", str(tmp_path))
+    (tmp_path / "a" / "model.safetensors").unlink()
+    (tmp_path / "b" / "manifest.json").write_text("{")
+    done = carousel("models", "check", str(tmp_path))
+    assert done.returncode == 1
+    assert "a: model.safetensors is missing" in done.stderr
+    assert "b: manifest.json is not JSON" in done.stderr
+    assert "c" in done.stdout
 
 
 @pytest.mark.parametrize(

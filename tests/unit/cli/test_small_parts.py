@@ -76,6 +76,11 @@ def test_a_record_is_a_line_a_field_or_an_object(capsys):
     assert json.loads(capsys.readouterr().out) == {"state_bytes": 12_345}
 
 
+def test_a_seed_is_no_quantity(capsys):
+    print_record(Options(), {"seed": 12_345})
+    assert capsys.readouterr().out.split() == ["seed", "12345"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

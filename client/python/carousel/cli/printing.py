@@ -10,6 +10,8 @@ from typing import Any
 from .options import Options, Output
 
 Record = Mapping[str, Any]
+NAMES = {"seed"}
+"""Integers that are no quantities: nobody counts in them, people copy them."""
 
 
 def print_records(options: Options, records: Sequence[Record], columns: Sequence[str]) -> None:
@@ -40,7 +42,7 @@ def print_record(options: Options, record: Record) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in record.items():
-        table.add_row(key.replace("_", " "), as_cell(value))
+        table.add_row(key.replace("_", " "), str(value) if key in NAMES else as_cell(value))
     print_rich(table)
 
 

@@ -51,7 +51,8 @@ def register(app: typer.Typer) -> None:
         if options.output is Output.JSON:
             print_json({"valid": True, "changed": changed})
         else:
-            print_line(f"valid; {changed} settings are given, the others are defaults")
+            given = "1 setting is given" if changed == 1 else f"{changed} settings are given"
+            print_line(f"valid; {given}, the others are defaults")
 
     @command(group, "schema")
     def schema(_options: Options) -> None:

@@ -13,7 +13,7 @@ import typer
 from carousel.cli.connect import connected
 from carousel.cli.exits import CliError, ExitCode, usage_error
 from carousel.cli.options import Options, Output, command
-from carousel.cli.printing import Record, print_json, print_line, print_record, print_records
+from carousel.cli.printing import Record, note, print_json, print_line, print_record, print_records
 from carousel.cli.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -196,5 +196,9 @@ def check_all(options: Options, path: Path) -> None:
     bad = [report for report in reports if not report.ok]
     columns = ("package", "ok", "parameters", "state_bytes", "probe_error")
     print_records(options, records, columns)
+    *others, last = [report.error for report in bad] or [""]
+    for error in others:
+        note(f"carousel: {error}")
     if bad:
-        raise CliError(bad[0].error, f"{len(bad)} of {len(reports)} packages cannot be served")
+        cause, _, fix = last.rpartition("; ")
+        raise CliError(cause or fix, fix if cause else "")

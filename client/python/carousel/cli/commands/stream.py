@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carousel.cli.connect import connected
+from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, command
 from carousel.cli.printing import note
 from carousel.cli.results import RowWriter
@@ -55,13 +56,18 @@ def session_for(
     """A new session, closed at the end unless it is to be kept; or an open one, left open."""
     if session_id is not None:
         with client.attach(session_id) as session:
+            if session.model != model:
+                raise usage_error(
+                    f"session {session_id} is one of {session.model}, not of {model}",
+                    f"carousel stream {session.model} --session {session_id}",
+                )
             yield session
         return
     with client.session(model) as session:
         yield session
         if keep:
             session.detach()
-            note(f"session {session.id} is still open: carousel sessions show {session.id}")
+            note(f"session {session.id} is still open; go on with --session {session.id}")
 
 
 def is_live() -> bool:
