@@ -55,7 +55,7 @@ def test_a_damaged_package_fails_the_check_with_its_cause(tmp_path):
     done = carousel("models", "check", str(tmp_path))
     assert done.returncode == 1
     assert "fingerprint" in done.stderr
-    assert "fix: copy the package again" in done.stderr
+    assert "fix: a file was changed or damaged: copy the package again" in done.stderr
 
 
 def test_each_package_that_cannot_be_served_is_named(tmp_path):

@@ -2,7 +2,9 @@ import json
 import math
 
 import pytest
+from rich.console import Console
 
+from carousel.cli import printing
 from carousel.cli.demo.wording import as_latency, as_rate
 from carousel.cli.exits import CliError
 from carousel.cli.options import Options, Output
@@ -74,6 +76,18 @@ def test_a_record_is_a_line_a_field_or_an_object(capsys):
     assert capsys.readouterr().out.split() == ["state", "bytes", "12,345"]
     print_record(Options(output=Output.JSON), {"state_bytes": 12_345})
     assert json.loads(capsys.readouterr().out) == {"state_bytes": 12_345}
+
+
+def test_a_narrow_terminal_loses_the_last_columns_and_no_part_of_a_name(capsys, monkeypatch):
+    console = Console(highlight=False, width=34, force_terminal=True, color_system=None)
+    monkeypatch.setattr(printing, "stdout_console", lambda: console)
+    record = {"name": "a-name-of-some-length", "cell": "gru", "description": "so and so"}
+    print_records(Options(), [record], ("name", "cell", "description"))
+    out, err = capsys.readouterr()
+    assert "a-name-of-some-length" in out
+    assert "gru" in out
+    assert "so and so" not in out
+    assert err == "left out for want of width: description; -o json has everything\n"
 
 
 def test_a_seed_is_no_quantity(capsys):

@@ -5,30 +5,66 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .options import Options, Output
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 Record = Mapping[str, Any]
+WRAPPED = {"description", "value"}
+"""Columns of texts that may go over several lines."""
+WRAPPED_WIDTH = 16
+PADDING = 3
 NAMES = {"seed"}
 """Integers that are no quantities: nobody counts in them, people copy them."""
 
 
 def print_records(options: Options, records: Sequence[Record], columns: Sequence[str]) -> None:
-    """A list of things: a table of `columns`, or a JSON array of whole records."""
+    """A list of things: a table of `columns`, or a JSON array of whole records.
+
+    In a narrow terminal the last columns are left out, and that is said: half a name is of no use.
+    """
     if options.output is Output.JSON:
         print_json(list(records))
         return
+    console = stdout_console()
+    widths = [width_of(column, records) for column in columns]
+    shown = len(columns)
+    while shown > 1 and sum(widths[:shown]) > console.width:
+        shown -= 1
+    console.print(table_of(records, columns[:shown]))
+    if shown < len(columns):
+        left_out = ", ".join(columns[shown:]).replace("_", " ")
+        note(f"left out for want of width: {left_out}; -o json has everything")
+
+
+def width_of(column: str, records: Sequence[Record]) -> int:
+    """Characters that a column needs, the space around it included."""
+    from rich.cells import cell_len
+
+    needed = max(cell_len(text) for text in (column, *(as_cell(r.get(column)) for r in records)))
+    return PADDING + (min(needed, WRAPPED_WIDTH) if column in WRAPPED else needed)
+
+
+def table_of(records: Sequence[Record], columns: Sequence[str]) -> Table:
+    """Records as a table, in which only long texts are wrapped."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
         numeric = bool(records) and all(is_number(record.get(column)) for record in records)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left")
+        table.add_column(
+            column.replace("_", " "),
+            justify="right" if numeric else "left",
+            no_wrap=column not in WRAPPED,
+        )
     for record in records:
         table.add_row(*(as_cell(record.get(column)) for column in columns))
-    print_rich(table)
+    return table
 
 
 def print_record(options: Options, record: Record) -> None:
@@ -47,13 +83,16 @@ def print_record(options: Options, record: Record) -> None:
 
 
 def print_rich(renderable: object) -> None:
-    """Prints a table or the like; into a pipe at a width that loses nothing."""
+    """Prints a table or the like."""
+    stdout_console().print(renderable)
+
+
+def stdout_console() -> Console:
+    """Stdout for rich; into a pipe at a width that loses nothing."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    console.print(renderable)
+    return console if console.is_terminal else Console(highlight=False, width=200)
 
 
 def print_json(value: object) -> None:
