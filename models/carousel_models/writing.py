@@ -47,7 +47,9 @@ def write(
         PackageError: the tensors are not those of the architecture, or the folder exists.
     """
     if path.exists() and not overwrite:
-        raise PackageError(f"{path} exists; choose another name, or replace it with overwrite=True (--overwrite)")
+        raise PackageError(
+            f"{path} exists; choose another name, or replace it with overwrite=True (--overwrite)"
+        )
     expected = expected_tensors(manifest) | (custom_tensors(custom) if custom is not None else {})
     rounded = _round(manifest, tensors)
     _compare({name: info_of(tensor) for name, tensor in rounded.items()}, expected)

@@ -64,6 +64,8 @@ def run(arguments: list[str]) -> int:
     try:
         return int(app(arguments, prog_name="carousel", standalone_mode=False) or ExitCode.OK)
     except (KeyboardInterrupt, typer.Abort):
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # the terminal has shown ^C on a line begun
         return ExitCode.INTERRUPTED
     except SystemExit as end:  # Typer's answer to a broken pipe
         if isinstance(end.__context__, BrokenPipeError):
