@@ -54,7 +54,7 @@ class Options:
     def __post_init__(self) -> None:
         if not self.target:
             raise ValueError("target is empty; give host:port")
-        if self.timeout_s <= 0:
+        if not self.timeout_s > 0:
             raise ValueError(f"timeout_s is {self.timeout_s}; it must be above 0")
 
     @property

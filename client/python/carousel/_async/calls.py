@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
 
+from carousel._core.arguments import bounded_timeout_s
 from carousel._core.retry import RetrySchedule
-from carousel._error_bases import CarouselError
+from carousel._error_bases import CarouselError, ClientClosedError
 from carousel._options import Options
 from carousel._rpc_errors import error_of_call
 
@@ -27,12 +29,26 @@ class AsyncCalls:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.options = options
+        self.closed = False
+        self._pid = os.getpid()
         self.monotonic = monotonic
         self.sleep = sleep
 
+    @property
+    def forked(self) -> bool:
+        """This is a copy in a forked process: its threads, and the connection, are the parent's."""
+        return os.getpid() != self._pid
+
+    def check_open(self) -> None:
+        """Raises ClientClosedError if the client was closed, or made before a fork."""
+        if self.closed:
+            raise ClientClosedError("the client was closed")
+        if self.forked:
+            raise ClientClosedError("the client belongs to another process; make one after a fork")
+
     def timeout_s(self, timeout_s: float | None) -> float:
         """The caller's, or the client's."""
-        return self.options.timeout_s if timeout_s is None else timeout_s
+        return bounded_timeout_s(self.options.timeout_s if timeout_s is None else timeout_s)
 
     async def unary(self, method: Any, request: Any, timeout_s: float | None = None) -> Any:
         """One call; a refusal is tried again while the deadline allows."""
@@ -56,6 +72,7 @@ class AsyncCalls:
         schedule = RetrySchedule(self.options.retries, deadline_s)
         while True:
             try:
+                self.check_open()
                 return await attempt(max(deadline_s - self.monotonic(), 0.0))
             except CarouselError as error:
                 delay_s = schedule.delay_s(error, self.monotonic())

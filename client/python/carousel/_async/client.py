@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from carousel._core.attach import BindTarget
 from carousel._core.requests import (
     Prompt,
+    fork_request,
     generate_request,
     infer_request,
     new_session_id,
@@ -19,7 +20,7 @@ from carousel._core.requests import (
 )
 from carousel._core.retry import RetryPolicy
 from carousel._core.rows import Array, ModelRows
-from carousel._error_bases import CarouselError, ClientClosedError
+from carousel._error_bases import CarouselError
 from carousel._options import CHANNEL_OPTIONS, TLS, options_of
 from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -63,9 +64,10 @@ class AsyncClient:
         self.inference: Any = services.InferenceServiceStub(self._channel)
         self._sessions = services.SessionServiceStub(self._channel)
         self._models = services.ModelServiceStub(self._channel)
+        # Made here, not where it is used: gRPC ends the process if the channel is closed by then.
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._rows: dict[str, ModelRows] = {}
         self._stream: AsyncAttachStream | None = None
-        self._closed = False
 
     # -- models
 
@@ -83,10 +85,9 @@ class AsyncClient:
 
     async def health(self, model: str = "") -> Health:
         """Whether the server, or one of its models, takes work; UNKNOWN for a model it has not."""
-        stub: Any = health_pb2_grpc.HealthStub(self._channel)
         request = health_pb2.HealthCheckRequest(service=f"model/{model}" if model else "")
         try:
-            reply = await self.calls.unary(stub.Check, request)
+            reply = await self.calls.unary(self._health.Check, request)
         except CarouselError as error:
             if error.code != "NOT_FOUND":
                 raise
@@ -227,16 +228,16 @@ class AsyncClient:
         self, source_id: str, *, session_id: str | None = None, seed: int | None = None
     ) -> Opening:
         """Opens a session with a copy of another's state."""
-        request = pb.ForkSessionRequest(
-            session_id=source_id, new_session_id=session_id or new_session_id(), seed=seed
-        )
+        request = fork_request(source_id, session_id, seed)
         return Opening(lambda: self._made("ForkSession", request))
 
     # -- life
 
     async def close(self) -> None:
         """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes."""
-        self._closed = True
+        if self.calls.forked:
+            return
+        self.calls.closed = True
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.close()
@@ -282,8 +283,7 @@ class AsyncClient:
 
     def _attach_stream(self) -> AsyncAttachStream:
         """The client's stream; a new one if the last was lost."""
-        if self._closed:
-            raise ClientClosedError("the client was closed")
+        self.calls.check_open()
         if self._stream is None or self._stream.lost:
             self._stream = AsyncAttachStream(self.inference, self.calls.options.metadata)
         return self._stream

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from carousel._core.arguments import blocks_ahead
 from carousel._core.lane import Lane
 from carousel._core.pieces import Pieces, patience_s
 from carousel._core.requests import Prompt, generate_request
@@ -114,7 +115,7 @@ class AsyncSession:
         Raises:
             As `step`. Rows that were sent ahead have run, or will; `applied` tells.
         """
-        most = max(min(ahead or self._lane.window, self._lane.window) // block_steps, 1)
+        most = blocks_ahead(self._lane.window, ahead, block_steps)
         limit_s = self._client.calls.timeout_s(timeout_s)
         # What the feeding task has sent; its places are given back when an output was yielded.
         sent: asyncio.Queue[Any] = asyncio.Queue()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from carousel._error_bases import CarouselError
 from carousel._errors import FieldInvalidError, InputDtypeError
 from carousel.types import WIRE_DURABILITIES, Durability
 from carousel_protos.v1 import carousel_pb2 as pb
 
+from .arguments import idle_seconds, unicode_of
 from .blocks import duration
 from .rows import ModelRows
 
@@ -23,6 +26,18 @@ def new_session_id() -> str:
     return f"py-{uuid.uuid4().hex}"
 
 
+@contextmanager
+def fields_in_range() -> Iterator[None]:
+    """Numbers that the wire has no room for are the caller's mistake, by its name."""
+    try:
+        yield
+    except CarouselError:
+        raise
+    except ValueError as error:
+        raise FieldInvalidError(f"an argument is out of its range: {error}") from None
+
+
+@fields_in_range()
 def open_request(
     model: str,
     session_id: str | None,
@@ -38,17 +53,26 @@ def open_request(
         seed=seed,
     )
     if idle_ttl_s is not None:
-        request.idle_ttl.CopyFrom(duration(idle_ttl_s))
+        request.idle_ttl.CopyFrom(duration(idle_seconds(idle_ttl_s)))
     return request
+
+
+@fields_in_range()
+def fork_request(source_id: str, session_id: str | None, seed: int | None) -> pb.ForkSessionRequest:
+    """Opens a session with a copy of another's state."""
+    return pb.ForkSessionRequest(
+        session_id=source_id, new_session_id=session_id or new_session_id(), seed=seed
+    )
 
 
 def infer_request(rows: ModelRows, inputs: Any) -> pb.InferRequest:
     """A whole sequence: a text for the server's tokenizer, bytes, token ids or feature rows."""
     if isinstance(inputs, str) and rows.tokenizer:
-        return pb.InferRequest(model=rows.name, text=inputs)
+        return pb.InferRequest(model=rows.name, text=unicode_of(inputs))
     return pb.InferRequest(model=rows.name, inputs=rows.encode(inputs, None).tobytes())
 
 
+@fields_in_range()
 def generate_request(
     prompt: Prompt,
     *,
@@ -85,7 +109,7 @@ def generate_request(
     else:
         request.model = model
     if isinstance(prompt, str):
-        request.text = prompt
+        request.text = unicode_of(prompt)
     elif prompt is not None:
         request.tokens.ids.extend(_token_ids(prompt))
     return request
@@ -93,6 +117,8 @@ def generate_request(
 
 def _token_ids(prompt: Sequence[int]) -> list[int]:
     ids = np.asarray(prompt)
+    if not ids.size:
+        return []
     if ids.dtype.kind not in "iu" or ids.ndim != 1:
         raise InputDtypeError("a prompt is a text or a flat sequence of integer token ids")
     return [int(i) for i in ids]

@@ -16,6 +16,8 @@ from carousel._errors import (
 from carousel_protos.tensors import RowCodec
 from carousel_protos.v1 import carousel_pb2 as pb
 
+from .arguments import unicode_of
+
 Array = npt.NDArray[Any]
 
 
@@ -39,7 +41,10 @@ class ModelRows:
         """
         if isinstance(rows, str | bytes | bytearray):
             rows = self._token_ids(rows)
-        array = np.asarray(rows)
+        try:
+            array = np.asarray(rows)
+        except ValueError as error:  # rows of different lengths
+            raise InputShapeError(f"model {self.name}: {error}") from None
         wanted = (*leading, *self.inputs.row_shape)
         fits = len(wanted) == array.ndim and all(
             want is None or want == size for want, size in zip(wanted, array.shape, strict=True)
@@ -52,7 +57,8 @@ class ModelRows:
         if array.size == 0:
             raise SequenceTooLongError("the input has no rows")
         try:
-            data = self.inputs.encode(array)
+            with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
+                data = self.inputs.encode(array)
         except TypeError as error:
             raise InputDtypeError(f"model {self.name}: {error}") from None
         return np.frombuffer(data, np.uint8).reshape(*array.shape[: len(leading)], -1)
@@ -69,5 +75,5 @@ class ModelRows:
             raise TextUnavailableError(
                 f"model {self.name} has no tokenizer of bytes to make steps of text with"
             )
-        raw = text.encode() if isinstance(text, str) else bytes(text)
+        raw = unicode_of(text).encode() if isinstance(text, str) else bytes(text)
         return np.frombuffer(raw, np.uint8).astype(np.int32)

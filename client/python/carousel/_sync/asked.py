@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from carousel._core.attach import AttachCore
 from carousel._core.effects import Effects
 from carousel._core.tickets import Ticket
-from carousel._error_bases import CarouselError, ReplyTimeoutError
+from carousel._error_bases import ReplyTimeoutError
 
 LONGEST_WAIT_S = 1.0
 """A signal that comes just as Python goes to sleep is seen only when that sleep ends: none is longer."""
@@ -31,7 +31,7 @@ class Asked(Generic[T]):
         self.ticket: T | None = None
         self.ended = False
         self._event = event
-        self._refused: CarouselError | None = None
+        self._refused: Exception | None = None
         # A bare lock, freed at the end: unlike an Event, it is never left half taken by a Ctrl-C.
         self._gate = threading.Lock()
         self._gate.acquire()
@@ -40,7 +40,7 @@ class Asked(Generic[T]):
         """Tells the core; what is then to be done. On the stream's thread."""
         try:
             self.ticket, effects = self._event(core)
-        except CarouselError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
             self._refused = error
             self.end()
             return Effects()

@@ -14,6 +14,7 @@ from carousel._core.attach import AttachCore, BindTarget
 from carousel._core.effects import Effects
 from carousel._core.requests import (
     Prompt,
+    fork_request,
     generate_request,
     infer_request,
     new_session_id,
@@ -22,7 +23,7 @@ from carousel._core.requests import (
 from carousel._core.retry import RetryPolicy
 from carousel._core.rows import Array, ModelRows
 from carousel._core.tickets import BindTicket
-from carousel._error_bases import CarouselError, ClientClosedError
+from carousel._error_bases import CarouselError
 from carousel._options import CHANNEL_OPTIONS, TLS, options_of
 from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -66,10 +67,11 @@ class Client:
         self.inference = services.InferenceServiceStub(self._channel)
         self._sessions = services.SessionServiceStub(self._channel)
         self._models = services.ModelServiceStub(self._channel)
+        # Made here, not where it is used: gRPC ends the process if the channel is closed by then.
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._rows: dict[str, ModelRows] = {}
         self._stream: AttachStream | None = None
-        self._closed = False
-        # Guards `_stream` and `_closed`.
+        # Guards `_stream`, and that none is made once the client is closed.
         self._lock = threading.Lock()
 
     # -- models
@@ -88,10 +90,9 @@ class Client:
 
     def health(self, model: str = "") -> Health:
         """Whether the server, or one of its models, takes work; UNKNOWN for a model it has not."""
-        stub: Any = health_pb2_grpc.HealthStub(self._channel)
         request = health_pb2.HealthCheckRequest(service=f"model/{model}" if model else "")
         try:
-            reply = self.calls.unary(stub.Check, request)
+            reply = self.calls.unary(self._health.Check, request)
         except CarouselError as error:
             if error.code != "NOT_FOUND":
                 raise
@@ -227,17 +228,17 @@ class Client:
         self, source_id: str, *, session_id: str | None = None, seed: int | None = None
     ) -> Session:
         """Opens a session with a copy of another's state."""
-        request = pb.ForkSessionRequest(
-            session_id=source_id, new_session_id=session_id or new_session_id(), seed=seed
-        )
+        request = fork_request(source_id, session_id, seed)
         return self._bind(self.unary("ForkSession", request).session.id, owned=True)
 
     # -- life
 
     def close(self) -> None:
         """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes."""
+        if self.calls.forked:
+            return
         with self._lock:
-            self._closed = True
+            self.calls.closed = True
             stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
@@ -277,8 +278,7 @@ class Client:
     def _attach_stream(self) -> AttachStream:
         """The client's stream; a new one if the last was lost."""
         with self._lock:
-            if self._closed:
-                raise ClientClosedError("the client was closed")
+            self.calls.check_open()
             if self._stream is None or self._stream.lost:
                 self._stream = AttachStream(self.inference, self.calls.options.metadata)
             return self._stream

@@ -86,14 +86,16 @@ def _tokens(
 ) -> Generator[Token, None, None]:
     """Tokens of a call that is tried again only while nothing has come."""
     calls = client.calls
+    limit_s = None if timeout_s is None else calls.timeout_s(timeout_s)
     now_s = calls.monotonic()
     schedule = RetrySchedule(calls.options.retries, now_s + calls.timeout_s(timeout_s))
     applied: int | None = None
     started = finished = False
     try:
         while True:
+            calls.check_open()
             call = client.inference.Generate(
-                request, timeout=timeout_s, metadata=calls.options.metadata
+                request, timeout=limit_s, metadata=calls.options.metadata
             )
             try:
                 for response in call:

@@ -8,6 +8,7 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from carousel._core.arguments import blocks_ahead
 from carousel._core.lane import Lane
 from carousel._core.pieces import Pieces, patience_s
 from carousel._core.requests import Prompt, generate_request
@@ -108,7 +109,7 @@ class Session:
             As `step`. Rows that were sent ahead have run, or will; `applied` tells.
         """
         source = iter(rows)
-        most = max(min(ahead or self._lane.window, self._lane.window) // block_steps, 1)
+        most = blocks_ahead(self._lane.window, ahead, block_steps)
         waiting: deque[Asked[StepTicket]] = deque()
         limit_s = self._client.calls.timeout_s(timeout_s)
         while True:

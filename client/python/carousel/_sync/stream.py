@@ -8,7 +8,6 @@ main thread, finds no core half changed and no message half sent.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections import deque
@@ -51,7 +50,6 @@ class AttachStream:
         self._inbox: queue.SimpleQueue[Callable[[AttachCore], Effects] | None] = queue.SimpleQueue()
         self._answered = False  # the reader thread's
         self._closed = False
-        self._pid = os.getpid()
         self.tell(AttachCore.hello)
         self._call = stub.Attach(self._requests(), metadata=metadata)
         self._reader = threading.Thread(target=self._read, name="carousel-attach", daemon=True)
@@ -70,8 +68,6 @@ class AttachStream:
 
     def close(self) -> None:
         """Ends the stream. Sessions live on at the server; whoever waits gets ClientClosedError."""
-        if os.getpid() != self._pid:
-            return  # a copy made by fork: the threads, and the connection, are the parent's
         self._closed = True
         with suppress(ValueError):  # the channel is closed already
             self._call.cancel()

@@ -211,7 +211,9 @@ def _generate(
     prompt = list(request.text.encode()) if text else list(request.tokens.ids)
     codec, out = model.codecs()
     greedy = request.sampling.HasField("temperature") and request.sampling.temperature == 0
-    todo = prompt
+    todo = prompt or session.drawn
+    if not todo:
+        raise Refusal("SEQUENCE_TOO_LONG")
     for _ in range(request.max_tokens):
         gate.wait()
         data, session.state = model.run(np.asarray(todo, codec.dtype), session.state)
@@ -223,7 +225,7 @@ def _generate(
             rng = np.random.default_rng([request.sampling.seed, session.applied])
             weights = np.exp(logits - logits.max())
             token = int(rng.choice(len(weights), p=weights / weights.sum()))
-        todo = [token]
+        todo = session.drawn = [token]
         yield pb.GenerateResponse(tokens=[pb.Token(id=token, text=chr(token), seq=session.applied)])
     yield pb.GenerateResponse(
         finish_reason=pb.FINISH_REASON_LENGTH,

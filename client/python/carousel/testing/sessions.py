@@ -28,6 +28,7 @@ class FakeSession:
     ack: int = 0
     epoch: int = 1
     owner: object = None
+    drawn: list[int] = field(default_factory=list)  # by a generation, and not fed back yet
     inputs: dict[int, bytes] = field(default_factory=dict)
     outputs: dict[int, bytes] = field(default_factory=dict)
 
