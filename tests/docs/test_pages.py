@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from e2e.command import carousel
 from support.server import ServerProcess
 
 from carousel_server.sessions.lifecycle import diagram
@@ -55,21 +56,8 @@ def test_commands_exist(page: Path) -> None:
             assert f"\n{words[1]}:" in targets, f"no target: {line}"
         if words[:1] == ["carousel"]:
             group = [word for word in words[1:3] if word.isalpha() and word.islower()]
-            _assert_help(group)
-
-
-def _assert_help(words: list[str]) -> None:
-    """The longest beginning of `words` that is a command has a help page."""
-    for count in (2, 1):
-        done = subprocess.run(
-            [sys.executable, "-m", "carousel.cli.main", *words[:count], "--help"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        if done.returncode == 0:
-            return
-    raise AssertionError(f"no command: {words}: {done.stderr}")
+            done = carousel(*group, "--help")
+            assert done.returncode == 0, f"no such command: {line}: {done.stderr}"
 
 
 def test_the_lifecycle_diagram_is_current() -> None:
