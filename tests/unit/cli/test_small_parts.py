@@ -1,5 +1,7 @@
 import json
 import math
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -88,6 +90,13 @@ def test_a_narrow_terminal_loses_the_last_columns_and_no_part_of_a_name(capsys, 
     assert "gru" in out
     assert "so and so" not in out
     assert err == "left out for want of width: description; -o json has everything\n"
+
+
+def test_times_are_iso_8601_in_json(capsys):
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    print_record(Options(output=Output.JSON), {"created_at": at, "path": Path("a")})
+    record = json.loads(capsys.readouterr().out)
+    assert record == {"created_at": "2026-01-02T03:04:05+00:00", "path": "a"}
 
 
 def test_a_seed_is_no_quantity(capsys):

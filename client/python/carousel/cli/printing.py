@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from .options import Options, Output
@@ -97,7 +98,12 @@ def stdout_console() -> Console:
 
 def print_json(value: object) -> None:
     """JSON, indented."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, default=plain) + "\n")
+
+
+def plain(value: object) -> str:
+    """What JSON has no form for: times as ISO 8601, the rest as text."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def print_line(text: str) -> None:
