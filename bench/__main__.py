@@ -17,6 +17,7 @@ from rich.table import Table
 
 from . import bounds, invariance, machine, models, processes, served
 from .figures import Figures, Workload
+from .report import page
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,8 +42,9 @@ def main() -> int:
     out = options.out or RESULTS / f"foundation-{device}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
+    out.with_suffix(".md").write_text(page(report))
     _print(figures)
-    print(f"written to {out}")
+    print(f"written to {out} and {out.with_suffix('.md').name}")
     return 0
 
 
