@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,18 @@ def test_a_stream_that_is_left_leaves_a_session_that_goes_on(client: Any) -> Non
         assert before >= 1
         session.step([0, 0])
         assert session.applied == session.info().applied > before
+
+
+def test_a_source_that_fails_ends_the_stream_and_not_the_session(client: Any) -> None:
+    def rows() -> Iterator[Any]:
+        yield from ROWS[:5]
+        raise OSError("the sensor broke")
+
+    with client.session("sum") as session:
+        with pytest.raises(OSError, match="sensor"):
+            list(session.stream(rows(), block_steps=2))
+        session.step([0, 0])
+        assert session.applied == session.info().applied <= 6
 
 
 def test_a_batch_steps_many_sessions(client: Any) -> None:
