@@ -340,3 +340,48 @@ async def test_drain_is_told_and_accepted_steps_are_answered(wire, stream):
     stopping = asyncio.create_task(wire.server.stop(1.0))
     assert (await stream.end()).reason == "DRAINING"
     await stopping
+
+
+@pytest.mark.parametrize("close", [False, True])
+async def test_a_handle_can_be_given_back_before_its_bind_is_answered(wire, close):
+    talk = await wire.stubs.attach()
+    await wire.stubs.open("echo", "mine")
+    wire.engine.hold()
+    await talk.say(bind=pb.Bind(handle=1, session_id="mine"))
+    await talk.say(unbind=pb.Unbind(handle=1, close=close))
+    await talk.say(bind=pb.Bind(handle=1, session_id="mine"))  # a third message: both were read
+    assert unpack((await talk.hear("failure")).failure.status).reason == "HANDLE_IN_USE"
+    wire.engine.release()
+    assert (await talk.hear("bound")).bound.handle == 1
+    unbound = (await talk.hear("unbound")).unbound
+    assert (unbound.handle, unbound.HasField("status")) == (1, False)
+    await settled(lambda: len(wire.engine.sessions) == (0 if close else 1))
+    assert wire.engine.bound == []
+
+
+async def test_giving_back_what_cannot_be_bound_has_one_answer(wire):
+    talk = await wire.stubs.attach()
+    await wire.stubs.open("echo", "mine")
+    wire.engine.hold()
+    await talk.say(bind=pb.Bind(handle=1, session_id="mine"))
+    await talk.say(unbind=pb.Unbind(handle=1, close=True))
+    await talk.say(replay=pb.Replay(handle=2))  # a third message: both were read
+    await talk.hear("failure")
+    wire.engine.expire("mine")
+    wire.engine.release()
+    failure = (await talk.hear("failure")).failure
+    assert (failure.handle, unpack(failure.status).reason) == (1, "SESSION_NOT_FOUND")
+    await talk.bind(1, open=OPEN)  # and the handle is free: the wish to give it back is forgotten
+    await talk.step(1, 1, rows(1))
+
+
+async def test_a_stream_that_ends_meanwhile_closes_the_session_all_the_same(wire):
+    talk = await wire.stubs.attach()
+    await wire.stubs.open("echo", "mine")
+    wire.engine.hold()
+    await talk.say(bind=pb.Bind(handle=1, session_id="mine"))
+    await talk.say(unbind=pb.Unbind(handle=1, close=True))
+    await talk.call.done_writing()
+    await talk.end()
+    wire.engine.release()
+    await settled(lambda: not wire.engine.sessions)

@@ -685,7 +685,7 @@ global___Replay = Replay
 
 @typing.final
 class Unbind(google.protobuf.message.Message):
-    """Gives a handle back. The session lives on unless `close` is set."""
+    """Gives a handle back. The session lives on unless `close` is set. May follow its Bind at once."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -199,6 +199,8 @@ class _Conversation:
     def _unbind(self, unbind: pb.Unbind) -> None:
         if unbind.handle in self._stream.bound:
             self._stream.unbind(unbind.handle, close=unbind.close)
+        elif unbind.handle in self._stream.binding:
+            self._stream.unbind_later(unbind.handle, close=unbind.close)
         else:
             self._stream.refuse(unbind.handle, not_bound())
 

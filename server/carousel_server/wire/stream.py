@@ -47,6 +47,8 @@ class Stream:
         self.bound: dict[int, Binding] = {}
         # Handles whose Bind an engine has not answered yet, with their tags.
         self.binding: dict[int, int] = {}
+        # Those of them that the client has asked back already, and whether to close the session too.
+        self._leaving: dict[int, bool] = {}
         # How many bindings were begun; makes tags unique.
         self._bindings = 0
         # True once a handle was given back: from then on results may come for former owners.
@@ -136,12 +138,12 @@ class Stream:
         self, handle: int, tag: int, engine: EnginePort, ref: SessionRef, *, orphan: bool = False
     ) -> None:
         """Binds a session to a reserved handle; an `orphan` is closed if that does not succeed."""
-        undo = Close(ref) if orphan else Unbind(ref, self)
 
         def answered(reply: Future[Any]) -> None:
             error = _error_of(reply)
             if self._closed:
-                tell(engine, undo)
+                unwanted = orphan or self._leaving.get(handle, False)
+                tell(engine, Close(ref) if unwanted else Unbind(ref, self))
             elif error is not None:
                 self._fail_binding(handle, error)
             else:
@@ -151,7 +153,7 @@ class Stream:
         if self._submit(handle, engine, command):
             call_on(self._loop, command.reply, answered)
         elif orphan:
-            tell(engine, undo)
+            tell(engine, Close(ref))
 
     def _submit(self, handle: int, engine: EnginePort, command: Command) -> bool:
         try:
@@ -166,9 +168,14 @@ class Stream:
         self.bound[handle] = binding
         bound = pb.Bound(handle=handle, session=session_message(view))
         self.outbox.put(pb.AttachResponse(bound=bound))
+        if handle in self._leaving:
+            self.unbind(handle, close=self._leaving.pop(handle))
 
     def _fail_binding(self, handle: int, error: CarouselError) -> None:
         del self.binding[handle]
+        self._leaving.pop(
+            handle, None
+        )  # answered by the same refusal: there is nothing to give back
         self.refuse(handle, error)
 
     def unbind(self, handle: int, *, close: bool) -> None:
@@ -176,6 +183,10 @@ class Stream:
         engine, ref, _ = self.bound[handle]
         tell(engine, Close(ref) if close else Unbind(ref, self))
         self._give_back(handle, None)
+
+    def unbind_later(self, handle: int, *, close: bool) -> None:
+        """Gives a handle back whose Bind is under way, once it is bound: in the order of the asking."""
+        self._leaving[handle] = close
 
     def _give_back(self, handle: int, error: CarouselError | None) -> None:
         del self.bound[handle]
