@@ -32,8 +32,13 @@ def zoo() -> Iterator[ServerProcess]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_to_files(page: Path) -> None:
-    broken = [link for link in links(page) if not (page.parent / link).exists()]
+    broken = [link for link in links(page) if not _is_in_a_clone(page.parent / link)]
     assert not broken
+
+
+def _is_in_a_clone(path: Path) -> bool:
+    """A folder without files is there for its owner only: git keeps none."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
