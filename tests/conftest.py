@@ -10,7 +10,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 from support.server import ServerProcess, make_models
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("carousel", deadline=None)
+settings.load_profile("carousel")
 
 
 @pytest.fixture(scope="session")
