@@ -15,15 +15,17 @@ from .prometheus import Prometheus
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def prometheus(
-    server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Prometheus]:
-    """Scrapes the server, while a load runs, until every kind of call has been seen twice."""
+@pytest.fixture(scope="module")
+def prometheus(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Scrapes a server of its own, which is under load while a module's tests run."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is missing: apt-get install prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
-    with Load(server.target), Prometheus(folder, f"127.0.0.1:{server.metrics_port}") as running:
+    with (
+        ServerProcess(models_dir, slots=256) as server,
+        Load(server.target),
+        Prometheus(folder, f"127.0.0.1:{server.metrics_port}") as running,
+    ):
         running.wait_for("min(count_over_time(up[1m])) >= 8")
         running.wait_for('min(rate(grpc_server_handled_total{grpc_method="Infer"}[20s])) >= 0')
         yield running

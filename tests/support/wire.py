@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -167,3 +169,10 @@ def _status(error: grpc.aio.AioRpcError) -> Status:
     status = Status.FromString(data)
     assert status.code == error.code().value[0]
     return status
+
+
+async def settled(condition: Callable[[], object]) -> None:
+    """Lets the loop that server and client share run until `condition` holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what it waits for has no event
+            await asyncio.sleep(0.001)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from support.fake_engine import WIDTH
-from support.wire import unpack
+from support.wire import settled, unpack
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core import ports
@@ -20,13 +20,6 @@ OPEN = pb.OpenSessionRequest(model="echo")
 def rows(*shape):
     """Distinct values of shape [*shape, WIDTH]."""
     return np.arange(np.prod(shape) * WIDTH, dtype="<f4").reshape(*shape, WIDTH)
-
-
-async def settled(condition):
-    """Lets the server's loop (this one) run until `condition` holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.wire import Stubs, refused
+from support.wire import Stubs, refused, settled
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.wire import ListenError
@@ -50,6 +50,7 @@ async def test_every_call_is_counted_once(wire):
         ("carousel.v1.ModelService", "GetModel", "unary"),
         ("carousel.v1.InferenceService", "Attach", "bidi_stream"),
     ]
+    await settled(lambda: len(wire.metrics.ended) == 3)
     assert wire.metrics.ended == [
         ("ListModels", "unary", "OK"),
         ("GetModel", "unary", "NOT_FOUND"),
@@ -65,6 +66,7 @@ async def test_the_access_log_has_one_line_a_call_and_no_inputs(wire, caplog):
             pb.StepRequest(session_id="a-session", first_seq=1, inputs=b"precious")
         )
     )
+    await settled(lambda: len(wire.metrics.ended) == 2)
     lines = [r for r in caplog.records if r.name == "carousel.access"]
     assert [(r.method, r.code, r.reason) for r in lines] == [
         ("OpenSession", "OK", ""),

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.fake_engine import WIDTH
-from support.wire import Stubs, refused, unpack
+from support.wire import Stubs, refused, settled, unpack
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core import ports
@@ -21,12 +21,6 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.wire import health as health_module
 
 ROW = np.zeros(WIDTH, "<f4").tobytes()
-
-
-async def settled(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.001)
 
 
 # -- messages that hold many small things
@@ -230,6 +224,8 @@ async def test_calls_that_a_stock_servicer_ends_are_counted_by_their_code(wire):
     stub = health_pb2_grpc.HealthStub(wire.stubs.channel)
     with pytest.raises(grpc.aio.AioRpcError):
         await stub.Check(health_pb2.HealthCheckRequest(service="none"))
+    # A call is counted when its handler has ended, which may be after the answer has come.
+    await settled(lambda: bool(wire.metrics.ended))
     assert wire.metrics.ended == [("Check", "unary", "NOT_FOUND")]
 
 
@@ -248,6 +244,7 @@ async def test_probes_and_steps_that_go_well_are_logged_at_debug_only(wire, capl
     await health_pb2_grpc.HealthStub(wire.stubs.channel).Check(health_pb2.HealthCheckRequest())
     wire.engine.step_error = CarouselError("STEP_FAILED", "no", seq=2)
     await refused(wire.stubs.inference.Step(replaced(step, first_seq=2)))
+    await settled(lambda: len(wire.metrics.ended) == 4)
     lines = [(r.method, r.levelname) for r in caplog.records if r.name == "carousel.access"]
     assert lines == [
         ("OpenSession", "INFO"), ("Step", "DEBUG"), ("Check", "DEBUG"), ("Step", "INFO")

@@ -6,17 +6,12 @@ import asyncio
 
 import numpy as np
 import pytest
+from support.wire import settled
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.wire import attach
 
 ROW_BYTES = 60_000
-
-
-async def settled(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

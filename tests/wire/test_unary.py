@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from support.fake_engine import WIDTH
-from support.wire import refused
+from support.wire import refused, settled
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core import ports
@@ -20,12 +20,6 @@ ROW = np.arange(WIDTH, dtype="<f4")
 
 def step(session, seq, rows=ROW, **fields):
     return pb.StepRequest(session_id=session.id, first_seq=seq, inputs=rows.tobytes(), **fields)
-
-
-async def settled(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.001)
 
 
 def count(engine, kind):
