@@ -56,6 +56,8 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
                 return json.load(reply)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == 503:
+                raise ConnectionError("Prometheus is still starting") from None
             raise ValueError(json.load(error)["error"]) from None
 
     def query(self, expr: str) -> list[dict[str, Any]]:
@@ -72,6 +74,6 @@ class Prometheus:
                 if self.query(expr):
                     return
             except OSError:
-                pass  # it does not listen yet
+                pass  # it does not listen yet, or is still starting
             time.sleep(_POLL_S)
         raise AssertionError(f"Prometheus never saw {expr}")

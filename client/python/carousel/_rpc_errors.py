@@ -32,6 +32,9 @@ PLAIN: dict[grpc.StatusCode, type[CarouselError]] = {
 }
 """What a status without details means: it was made by gRPC, not by a Carousel server."""
 
+LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+"""What gRPC says of a stream whose connection broke; which of them depends on who noticed, and when."""
+
 
 def error_of_call(error: Any, *, on_stream: bool = False) -> CarouselError:
     """The exception for a call that failed; `on_stream` for one that had been answered before.
@@ -44,7 +47,7 @@ def error_of_call(error: Any, *, on_stream: bool = False) -> CarouselError:
     status = rpc_status.from_call(error)
     if status is not None and status.details:
         return error_of(status, request_id=request_id)
-    if on_stream and code is grpc.StatusCode.UNAVAILABLE:
+    if on_stream and code in LOST:
         return ConnectionLostError(text, request_id=request_id)
     kind = PLAIN.get(code, ServerFaultError)
     if issubclass(kind, ClientSideError):
