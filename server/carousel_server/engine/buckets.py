@@ -10,8 +10,9 @@ _SMALLEST = 4
 
 
 class Buckets:
-    """The few sizes that batches run at: powers of two and the midpoints between, so padding costs at
-    most a third. In strict mode there is one, so that no row's bits depend on who else is there.
+    """The few sizes that batches run at: powers of two, with the midpoints between from 16 on, so
+    padding costs at most half a batch and mostly less. In strict mode there is one, so that no row's
+    bits depend on who else is there.
     """
 
     def __init__(self, max_batch: int, *, strict: bool) -> None:
