@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -97,6 +99,18 @@ class ServerProcess:
     def metrics_url(self) -> str:
         """What Prometheus scrapes."""
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+    def metrics_once(self, line: str) -> str:
+        """The metrics as soon as they hold `line`: levels follow the sessions a few times a second."""
+        give_up = time.monotonic() + START_TIMEOUT_S
+        while True:
+            with urllib.request.urlopen(self.metrics_url) as page:
+                text: str = page.read().decode()
+            if line in text.splitlines():
+                return text
+            if time.monotonic() > give_up:
+                raise AssertionError(f"the metrics never said {line!r}:\n{text}")
+            time.sleep(0.05)
 
     @property
     def text(self) -> str:

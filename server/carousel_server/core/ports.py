@@ -299,7 +299,7 @@ class EngineMetrics(Protocol):
         """A session ended: "closed" or "expired"."""
 
     def gauges(self, *, resident: int, generating: int, pending_steps: int, inbox: int) -> None:
-        """Levels, set once a tick."""
+        """Levels, set a few times a second."""
 
 
 class WireMetrics(Protocol):

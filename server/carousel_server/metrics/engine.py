@@ -85,7 +85,7 @@ class ModelMetrics:
         self._ended[how].add()
 
     def gauges(self, *, resident: int, generating: int, pending_steps: int, inbox: int) -> None:
-        """Levels, set once a tick. A resident session is one slot."""
+        """Levels, set a few times a second. A resident session is one slot."""
         self._resident.set(resident)
         self._slots_used.set(resident)
         self._state_bytes.set(resident * self._state_bytes_per_session)
