@@ -144,6 +144,17 @@ class ProtocolViolationError(ClientSideError):
     fix = "Check that the target is a Carousel server; if it is, please report this."
 
 
+class ReplayDivergedError(ClientSideError):
+    """What was told before came again differently, after a reconnect: it cannot be gone on with.
+
+    Other weights are served now, or the batch rounds differently: see the server's `strict`.
+    """
+
+    reason = "REPLAY_DIVERGED"
+    code = "DATA_LOSS"
+    fix = "Begin anew. If the weights have not changed, run the server with --strict."
+
+
 class BatchStepError(CarouselError):
     """Some sessions of a batch failed. The others have stepped, and their outputs are here.
 

@@ -19,6 +19,9 @@ CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
+    # After a break the server is looked for every two seconds at most, not every two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
     # gRPC's own retries know neither our reasons nor our hints.
     ("grpc.enable_retries", 0),
     ("grpc.primary_user_agent", f"carousel-python/{__version__}"),

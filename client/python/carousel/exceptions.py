@@ -52,6 +52,7 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · ReplyTimeoutError
         · ClientClosedError
         · ProtocolViolationError
+        · ReplayDivergedError
       · BatchStepError
 
 Each has `reason`, `message`, `fix`, `code`, `metadata`, `retry_after_s` and `request_id`.
@@ -70,6 +71,7 @@ from ._error_bases import (
     NotFoundError,
     ProtocolViolationError,
     RefusedError,
+    ReplayDivergedError,
     ReplyTimeoutError,
     ServerFaultError,
     ServerUnreachableError,
@@ -145,6 +147,7 @@ __all__ = [
     "ProtocolViolationError",
     "QueueFullError",
     "RefusedError",
+    "ReplayDivergedError",
     "ReplyTimeoutError",
     "SequenceGapError",
     "SequenceReusedError",

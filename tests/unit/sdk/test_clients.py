@@ -161,6 +161,28 @@ def test_a_dropped_generation_is_cancelled(fake: FakeServer, client: Any) -> Non
     fake.wait_for_call("Generate ended")
 
 
+def test_a_text_goes_on_over_broken_connections(fake: FakeServer, make_client: Any) -> None:
+    client = make_client(timeout_s=10.0, retries=carousel.RetryPolicy(first_delay_s=0.001))
+    whole = client.generate("letters", "a", max_tokens=20_000, seed=7).text()
+    generation, text = client.generate("letters", "a", max_tokens=20_000, seed=7), ""
+    for place, token in enumerate(generation):
+        text += token.text
+        if place in (0, 10_000):
+            fake.break_streams()
+    assert text == whole
+    assert generation.usage.generated_tokens == 20_000
+
+
+def test_a_server_that_is_replaced_goes_on_with_the_text(
+    fake: FakeServer, make_client: Any
+) -> None:
+    client = make_client(timeout_s=10.0, retries=carousel.RetryPolicy(first_delay_s=0.001))
+    generation = client.generate("letters", "a", max_tokens=6, temperature=0)
+    assert next(iter(generation)).text == "b"
+    fake.inject("Token", "DRAINING", times=2, retry_after_s=0.001)
+    assert generation.text() == "cdefg"
+
+
 def test_sessions_are_listed_over_pages_and_models_too(client: Any) -> None:
     ids = sorted(opened(client.session("sum")).id for _ in range(5))
     assert [info.id for info in client.sessions()] == ids

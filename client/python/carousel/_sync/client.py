@@ -144,7 +144,7 @@ class Client:
             top_k: keep the k most probable tokens; 0 keeps all.
             top_p: keep the fewest tokens with at least this probability in sum. Default 1.
             repetition_penalty: makes recent tokens less probable if above 1.
-            seed: the same seed repeats the text.
+            seed: the same seed repeats the text; chosen for you if None.
             stop: text, or texts, at which to end; not part of the result.
             stop_tokens: token ids at which to end.
             logprobs: report each token's log-probability and those of so many alternatives.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from carousel._core.retry import RetrySchedule
+from carousel._core.retelling import Retelling
 from carousel._rpc_errors import error_of_call
 from carousel.types import FINISH_REASONS, FinishReason, Token, Usage
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 class Generation(Iterator[Token]):
     """An iterator over the tokens of one generation. Starts at the first `next`.
 
+    A broken connection is mended, and the text goes on, if it runs in a session of its own.
     Leaving it early cancels it at the server: by `close`, by its `with` block, or when it is no
     longer referred to, as after a `break` out of `for token in client.generate(…)`.
 
@@ -84,29 +86,40 @@ def _tokens(
     ended: Callable[[int | None, bool], None] | None,
     results: list[pb.GenerateResponse],
 ) -> Generator[Token, None, None]:
-    """Tokens of a call that is tried again only while nothing has come."""
+    """Tokens of all the calls that the generation takes, each token once."""
     calls = client.calls
     limit_s = None if timeout_s is None else calls.timeout_s(timeout_s)
     now_s = calls.monotonic()
-    schedule = RetrySchedule(calls.options.retries, now_s + calls.timeout_s(timeout_s))
+    deadline_s = math.inf if limit_s is None else now_s + limit_s
+    retelling = Retelling(
+        request,
+        calls.options.retries,
+        first_answer_by_s=now_s + calls.timeout_s(timeout_s),
+        deadline_s=deadline_s,
+    )
     applied: int | None = None
-    started = finished = False
+    finished = False
     try:
         while True:
             calls.check_open()
+            retelling.call_begins()
+            left_s = None if limit_s is None else max(deadline_s - calls.monotonic(), 0.0)
             call = client.inference.Generate(
-                request, timeout=limit_s, metadata=calls.options.metadata
+                request, timeout=left_s, metadata=calls.options.metadata
             )
             try:
                 for response in call:
-                    started = True
+                    fresh = retelling.take(response)
                     if response.finish_reason:
                         results.append(response)
                         applied = response.usage.applied
-                    yield from map(Token.of, response.tokens)
+                    yield from fresh
             except grpc.RpcError as failure:
-                error = error_of_call(failure, on_stream=started)
-                delay_s = None if started else schedule.delay_s(error, calls.monotonic())
+                if applied is not None:  # all was said; only the goodbye was lost
+                    finished = True
+                    return
+                error = error_of_call(failure, on_stream=retelling.started)
+                delay_s = retelling.delay_s(error, calls.monotonic())
                 if delay_s is None:
                     raise error from None
             else:

@@ -51,7 +51,7 @@ class FakeServer:
 
         Args:
             call: a method's name, such as "Infer"; or "Bind", or "Step" for the steps of one
-                session in a block.
+                session in a block, or "Token" for the next message of a generation.
             reason: from the registry of errors, such as "SLAB_FULL".
             times: how many calls.
             retry_after_s: the hint that goes with it.
@@ -75,7 +75,8 @@ class FakeServer:
                 stream.taken_away(session, Refusal("SESSION_EXPIRED"))
 
     def break_streams(self) -> None:
-        """Breaks every Attach stream, as a lost connection does; sessions stay."""
+        """Breaks every Attach stream and generation, as a lost connection does; sessions stay."""
+        self._services.breaks += 1
         for stream in list(self._services.streams):
             stream.broken = True
             stream.end()

@@ -53,6 +53,8 @@ class FakeServices(
         self.injections = Injections()
         self.gate = threading.Event()
         self.gate.set()
+        # How often connections were broken; a generation that sees it grow is cut.
+        self.breaks = 0
         self.streams: set[FakeStream] = set()
         self.log = CallLog()
         self._chunk_steps = chunk_steps
@@ -117,7 +119,12 @@ class FakeServices(
             self.injections.check("Generate")
             with self.sessions.lock:
                 session = self._session_for(request)
-            yield from _generate(session, request, self.gate)
+            breaks = self.breaks
+            for response in _generate(session, request, self.gate):
+                self.injections.check("Token")
+                if self.breaks > breaks:
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was reset")
+                yield response
         except Refusal as refusal:
             context.abort_with_status(rpc_status.to_status(refusal.status()))
 

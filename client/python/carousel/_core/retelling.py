@@ -1,0 +1,115 @@
+"""A generation across the connections that it takes: what was told once is not told again.
+
+A generation in a session of its own is a function of its request as soon as the seed is set: tokens are
+drawn by (seed, position). So when its stream breaks, the same request is sent again, to this server or
+to the one that took its place, and the tokens that the caller has are passed over. They are compared on
+the way: a server with other weights, or one that rounds differently, is found out and never spliced in.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from array import array
+from dataclasses import replace
+
+from carousel._error_bases import CarouselError, ReplayDivergedError
+from carousel.types import Token
+from carousel_protos.v1 import carousel_pb2 as pb
+
+from .retry import RetryPolicy, RetrySchedule
+
+_SEED_BITS = 63
+
+
+class Retelling:
+    """What one generation's caller has heard, and when to ask again. Time comes in as an argument."""
+
+    def __init__(
+        self,
+        request: pb.GenerateRequest,
+        policy: RetryPolicy,
+        *,
+        first_answer_by_s: float,
+        deadline_s: float,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Sets the request's seed if it has none and can be told again.
+
+        Args:
+            request: sent as it is, by every call.
+            policy: how refused and broken calls are tried again.
+            first_answer_by_s: instant until which a call that has said nothing is tried again.
+            deadline_s: instant at which the generation itself gives up; inf for none.
+            rng: of the jitter.
+        """
+        # One in a caller's session has moved its state, so it is not begun again.
+        self._repeatable = request.WhichOneof("target") == "model"
+        if self._repeatable and not request.sampling.HasField("seed"):
+            request.sampling.seed = secrets.randbits(_SEED_BITS)
+        self._policy = policy
+        self._rng = rng
+        self._deadline_s = deadline_s
+        self._schedule = RetrySchedule(policy, first_answer_by_s, rng)
+        # Ids of the tokens that the caller has, and the text of the last one.
+        self._told = array("q")
+        self._last_text = ""
+        # How many of the running call's tokens have come.
+        self._heard = 0
+        # True from a break until the first token after it: one patience for all tries between.
+        self._behind = False
+
+    @property
+    def started(self) -> bool:
+        """True once the running call has said something."""
+        return self._heard > 0
+
+    def call_begins(self) -> None:
+        """The request is sent, for the first time or again."""
+        self._heard = 0
+
+    def take(self, response: pb.GenerateResponse) -> list[Token]:
+        """The tokens of a message that the caller does not have yet.
+
+        Raises:
+            ReplayDivergedError: a token differs from the one that was told at its place.
+        """
+        fresh = []
+        for token in map(Token.of, response.tokens):
+            self._heard += 1
+            if self._heard <= len(self._told):
+                fresh += self._known(token)
+                continue
+            self._behind = False
+            self._told.append(token.id)
+            self._last_text = token.text
+            fresh.append(token)
+        return fresh
+
+    def delay_s(self, error: CarouselError, now_s: float) -> float | None:
+        """How long to wait before the request is sent again; None if the generation fails."""
+        if not self._told and not self.started:
+            return self._schedule.delay_s(error, now_s)
+        policy = self._policy
+        if not self._repeatable or policy.attempts == 1:
+            return None
+        if not self._behind:
+            self._behind = True
+            give_up_s = min(self._deadline_s, now_s + policy.reconnect_s)
+            self._schedule = RetrySchedule(policy, give_up_s, self._rng, reconnecting=True)
+        return self._schedule.delay_s(error, now_s)
+
+    def _known(self, token: Token) -> list[Token]:
+        """Compares a token that was told; returns what its text then lacked, as a token, if anything."""
+        place = self._heard - 1
+        if token.id != self._told[place]:
+            raise ReplayDivergedError(
+                f"token {place + 1} was {self._told[place]} and came again as {token.id}",
+                seq=token.seq,
+            )
+        if self._heard < len(self._told) or not token.text.startswith(self._last_text):
+            return []
+        # At a generation's end the last token gets the text that the detokenizer still held back.
+        rest = token.text[len(self._last_text) :]
+        self._last_text = token.text
+        return [replace(token, text=rest)] if rest else []
