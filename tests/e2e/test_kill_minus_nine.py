@@ -1,0 +1,56 @@
+"""The guide kill-minus-nine, done as it says: its own commands, on a free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from docs.pages import ROOT, blocks
+
+from .command import environment
+
+SERVE, STREAM, _KILL, COMPARE = blocks(ROOT / "docs/guides/kill-minus-nine.md", "bash")
+
+
+def shell(code: str, port: int, directory: Path) -> subprocess.Popen[str]:
+    """A terminal of the reader's, in a group of its own, with the environment's commands."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = code.replace("models/zoo", str(ROOT / "models/zoo"))
+    settings = {
+        "CAROUSEL_PORT": str(port),
+        "CAROUSEL_METRICS_PORT": "0",
+        "CAROUSEL_SERVER": f"127.0.0.1:{port}",
+    }
+    return subprocess.Popen(
+        ["bash", "-c", command], cwd=directory, env=environment(PATH=path, **settings),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def killed(terminal: subprocess.Popen[str]) -> None:
+    """What the guide's pkill does, to this server alone."""
+    os.killpg(terminal.pid, signal.SIGKILL)
+    terminal.communicate()
+
+
+def test_the_text_goes_on_where_the_kill_stopped_it(tmp_path: Path) -> None:
+    first = shell(SERVE, 0, tmp_path)
+    assert first.stdout is not None
+    port = json.loads(first.stdout.readline())["port"]
+    reader = shell(STREAM, port, tmp_path)
+    assert reader.stdout is not None
+    begun = reader.stdout.read(1_000)
+    killed(first)
+    again = shell(SERVE, port, tmp_path)
+    try:
+        rest, trouble = reader.communicate(timeout=100)
+        assert reader.returncode == 0, trouble
+        compared, trouble = shell(COMPARE, port, tmp_path).communicate(timeout=100)
+    finally:
+        killed(again)
+    assert "the same text" in compared, trouble
+    assert begun + rest == (tmp_path / "whole.txt").read_text()
