@@ -206,6 +206,7 @@ else:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_program_may_end_without_closing_anything(fake: FakeServer, kind: str) -> None:
+    """A cancel while the interpreter ends hung 1 in 36 on a busy machine; it comes before that now."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, fake.target, kind],
         capture_output=True,

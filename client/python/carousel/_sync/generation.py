@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -43,6 +45,9 @@ class Generation(Iterator[Token]):
         # It must not hold this object, or the two would keep each other alive.
         self._results: list[pb.GenerateResponse] = []
         self._tokens = _tokens(client, request, timeout_s, ended, self._results)
+        # Also at the end of the program, and then before the interpreter stops the threads of gRPC:
+        # a cancel after that may wait for ever for a lock that such a thread holds.
+        weakref.finalize(self, _close, self._tokens)
 
     def __iter__(self) -> Self:
         return self
@@ -77,6 +82,11 @@ class Generation(Iterator[Token]):
         self.finish_reason = FINISH_REASONS.get(last.finish_reason, FinishReason.UNKNOWN)
         usage = last.usage
         self.usage = Usage(usage.prompt_tokens, usage.generated_tokens, usage.applied)
+
+
+def _close(tokens: Generator[Token, None, None]) -> None:
+    with suppress(ValueError):  # a thread is just reading it; that ends with the program
+        tokens.close()
 
 
 def _tokens(
