@@ -62,6 +62,12 @@ class _Counting:
     def unbound(self, tag: int, error: Exception) -> None:
         raise error
 
+    def durable(self, tags: Any, seqs: Any) -> None: ...
+
+    def parked(self, tag: int, ack: int) -> None: ...
+
+    def returned(self, tag: int, block: StepBlock) -> None: ...
+
 
 class _EngineTick:
     """Ticks of an engine whose every session has one step ready, each in a message of its own."""

@@ -175,6 +175,76 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("Whole-sequence batch", "s", quantiles("carousel_infer_batch_seconds")),
     ),
+    "The store": (
+        Panel(
+            "Durable after",
+            "s",
+            quantiles("carousel_durable_lag_seconds"),
+            "From a step's run to the store's word that it is kept.",
+        ),
+        Panel(
+            "Ahead of the store",
+            "short",
+            (
+                (
+                    "{{model}}",
+                    f"max by (model) (carousel_undurable_steps{{{MODEL}}})",
+                ),
+            ),
+            "Steps of the session that is furthest ahead; durable_steps stops it.",
+        ),
+        Panel(
+            "Parked, resumed, revoked",
+            "ops",
+            (("{{model}} {{how}}", rate("carousel_sessions_moved_total", "model, how")),),
+            "revoked: a lease ran out, or another replica took the session.",
+        ),
+        Panel(
+            "Snapshots committed",
+            "ops",
+            (("{{verdict}}", rate("carousel_store_commits_total", "verdict", SERVER)),),
+            "fenced: another replica has the session. stale: an answer was lost on the way.",
+        ),
+        Panel(
+            "Request p99",
+            "s",
+            (("{{kind}}", quantile(0.99, "carousel_store_request_seconds", "kind", SERVER)),),
+            "Without the time in the queue.",
+        ),
+        Panel(
+            "Failed requests",
+            "ops",
+            (
+                (
+                    "{{kind}}",
+                    rate("carousel_store_requests_total", "kind", f'{SERVER}, answer="failed"'),
+                ),
+            ),
+            "The store did not answer; the server's log says why.",
+        ),
+        Panel(
+            "Snapshots in a transaction",
+            "short",
+            tuple(
+                (f"p{int(q * 100)}", quantile(q, "carousel_store_commit_records", "", SERVER))
+                for q in (0.5, 0.99)
+            ),
+        ),
+        Panel(
+            "Bytes committed",
+            "Bps",
+            (("{{instance}}", rate("carousel_store_commit_bytes_total", "instance", SERVER)),),
+        ),
+        Panel(
+            "In the store",
+            "short",
+            (
+                ("{{instance}} sessions", level("carousel_store_sessions", "instance", SERVER)),
+                ("{{instance}} bytes", level("carousel_store_bytes", "instance", SERVER)),
+            ),
+            "Replicas on one store each tell of all of it.",
+        ),
+    ),
     "The door and the wire": (
         Panel(
             "Refusals",

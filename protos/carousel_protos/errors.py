@@ -234,6 +234,49 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         "The server has no store for the durability that was asked for.",
         "Ask for DURABILITY_NONE, or run the server with a store.",
     ),
+    # -- the store
+    ErrorSpec(
+        "DATA_LOSS",
+        Code.DATA_LOSS,
+        Actor.OPERATOR,
+        "The store has lost steps that it had confirmed, or the whole session.",
+        "Restore the store's newest copy; else open a new session and feed it anew.",
+    ),
+    ErrorSpec(
+        "SNAPSHOT_DAMAGED",
+        Code.DATA_LOSS,
+        Actor.OPERATOR,
+        "The session's snapshot in the store is damaged, or of a version that this server cannot read.",
+        "Restore the store from a copy, or run the version that wrote it; the session is kept as it is.",
+    ),
+    ErrorSpec(
+        "STORE_UNAVAILABLE",
+        Code.UNAVAILABLE,
+        Actor.RETRY,
+        "The store does not answer, or takes nothing more; nothing was lost.",
+        "Try again; if it stays, the operator should look at the store: disk space, connection, log.",
+    ),
+    ErrorSpec(
+        "SESSION_HELD",
+        Code.UNAVAILABLE,
+        Actor.RETRY,
+        "Another replica holds the session's lease.",
+        "Try again: a replica that runs hands over when it drains, a dead one's lease runs out.",
+    ),
+    ErrorSpec(
+        "SESSION_PARKED",
+        Code.UNAVAILABLE,
+        Actor.RETRY,
+        "The session went to the store just as the call came, more than once.",
+        "Try again; if it stays, raise `slots` on the server: they are too few for the load.",
+    ),
+    ErrorSpec(
+        "LEASE_LOST",
+        Code.UNAVAILABLE,
+        Actor.RETRY,
+        "The server no longer holds the session's lease, so it has let go of it.",
+        "Bind the session again; steps that were not durable are sent again.",
+    ),
     # -- cursors
     ErrorSpec(
         "SEQUENCE_GAP",

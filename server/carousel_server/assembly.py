@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from functools import partial
 import torch
 
 from carousel_models import PackageError, RecurrentModel, discover, load
+from carousel_server.activation import Activation
 from carousel_server.catalog import Catalog
 from carousel_server.config import ConfigError, Settings
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics
 from carousel_server.sessions import Directory
+from carousel_server.store import StoreError, StoreThread, open_store
 from carousel_server.version import version
 
 log = logging.getLogger(__name__)
@@ -29,11 +32,17 @@ class Assembly:
     engines: Sequence[Engine]
     catalog: Catalog
     metrics: Metrics
+    store: StoreThread | None
 
     def stop(self) -> None:
-        """Ends the engines' threads after the tick they are in, all at a time. Idempotent."""
+        """Ends the engines' threads after the tick they are in, all at a time, then the store's.
+
+        Idempotent.
+        """
         with ThreadPoolExecutor(len(self.engines)) as pool:
             list(pool.map(Engine.stop, self.engines))  # a list, so that what one raises is raised
+        if self.store is not None:
+            self.store.stop()
 
 
 def assemble(settings: Settings) -> Assembly:
@@ -48,6 +57,7 @@ def assemble(settings: Settings) -> Assembly:
     models = load_models(settings, device)
     metrics = Metrics({"version": version(), "torch": torch.__version__, "device": device})
     directory, limits = Directory(), settings.limits()
+    store = start_store(settings, metrics)
     try:
         engines = [
             Engine(
@@ -55,6 +65,7 @@ def assemble(settings: Settings) -> Assembly:
                 limits,
                 directory=directory,
                 metrics=partial(metrics.engine, slots=limits.slots),
+                store=store,
                 strict=settings.strict,
             )
             for model in models
@@ -70,7 +81,46 @@ def assemble(settings: Settings) -> Assembly:
         ) from error
     for engine in engines:
         engine.start()
-    return Assembly(engines, Catalog(directory, engines), metrics)
+    return Assembly(engines, make_catalog(directory, engines, store, settings), metrics, store)
+
+
+def make_catalog(
+    directory: Directory,
+    engines: Sequence[Engine],
+    store: StoreThread | None,
+    settings: Settings,
+) -> Catalog:
+    """Who finds sessions, on rows and in the store."""
+    if store is None:
+        return Catalog(directory, engines)
+    activation = Activation(
+        directory,
+        {engine.model.name: engine for engine in engines},
+        store,
+        default_idle_ttl_s=settings.idle_ttl_s,
+        wall=time.time,
+    )
+    return Catalog(directory, engines, store, activation)
+
+
+def start_store(settings: Settings, metrics: Metrics) -> StoreThread | None:
+    """The store of the settings, with the thread in front of it; None if there is to be none.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if not settings.store:
+        return None
+    replica = settings.replica or f"{settings.host}:{settings.port}"
+    try:
+        store = open_store(settings.store, replica=replica, lease_ttl_s=settings.lease_ttl_s)
+    except StoreError as error:
+        raise ConfigError(str(error)) from error
+    thread = StoreThread(
+        store, queue_requests=settings.store_requests, metrics=metrics.store()
+    )
+    thread.start()
+    return thread
 
 
 def load_models(settings: Settings, device: str) -> list[RecurrentModel]:

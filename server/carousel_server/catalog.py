@@ -1,22 +1,38 @@
-"""All engines of a server; implements `core.ports.CatalogPort`."""
+"""All engines of a server, and the way from a session's id to its row; implements `CatalogPort`."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from carousel_server.activation import Activation
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import EnginePort
-from carousel_server.core.types import SessionRef
+from carousel_server.core.ports import EnginePort, Fork, Get, Import, Open, Opened, Place
+from carousel_server.core.store import ListStored, Read, Record, SessionKey, StorePort
+from carousel_server.core.types import Durability, OpenSpec, Phase, SessionView
 from carousel_server.sessions import Directory
+from carousel_server.sessions.directory import ended
+
+T = TypeVar("T")
 
 
 class Catalog:
-    """Engines by model name, and the way from a session's id to its engine. Any thread."""
+    """Engines by model name. Any thread."""
 
-    def __init__(self, directory: Directory, engines: Sequence[EnginePort]) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        engines: Sequence[EnginePort],
+        store: StorePort | None = None,
+        activation: Activation | None = None,
+    ) -> None:
         self._directory = directory
         self._engines = {e.model.name: e for e in sorted(engines, key=lambda e: e.model.name)}
+        self._store = store
+        self._activation = activation
 
     def engines(self) -> Sequence[EnginePort]:
         """Ordered by model name."""
@@ -33,7 +49,130 @@ class Catalog:
             )
         return found
 
-    def locate(self, tenant: str, session_id: str) -> tuple[EnginePort, SessionRef]:
-        """Raises CarouselError SESSION_NOT_FOUND, SESSION_EXPIRED or SESSION_CLOSED."""
-        name, ref = self._directory.locate(tenant, session_id)
-        return self._engines[name], ref
+    def locate(self, tenant: str, session_id: str) -> Place | None:
+        """Where a session is, if it is on a row now."""
+        found = self._directory.find(tenant, session_id)
+        return None if found is None else (self._engines[found[0]], found[1])
+
+    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[Place]:
+        """See `CatalogPort.resume`."""
+        if self._activation is not None:
+            return self._activation.resume(SessionKey(tenant, session_id), epoch_floor)
+        place = self.locate(tenant, session_id)
+        if place is None:
+            return _failed(ended(self._directory.why_gone(tenant, session_id), session_id))
+        return _done(place)
+
+    def open(self, engine: EnginePort, spec: OpenSpec) -> Opened:
+        """See `CatalogPort.open`."""
+        if self._activation is None:
+            command = Open(spec)
+            engine.submit(command)
+            return command.reply
+        durability = self._durability(spec.durability)
+        if durability is Durability.NONE:
+            return self._activation.open_unkept(engine, replace(spec, durability=durability))
+        return self._activation.open(engine, spec, durability)
+
+    def copy(self, engine: EnginePort, command: Import | Fork) -> Opened:
+        """See `CatalogPort.copy`."""
+        durability = self._durability(command.spec.durability)
+        if self._activation is None or durability is Durability.NONE:
+            engine.submit(command)
+            return command.reply
+        return self._activation.copy(engine, command, durability)
+
+    def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
+        """See `CatalogPort.peek`."""
+        place = self.locate(tenant, session_id)
+        if place is not None:
+            command = Get(place[1])
+            place[0].submit(command)
+            return command.reply
+        gone = ended(self._directory.why_gone(tenant, session_id), session_id)
+        if self._store is None:
+            return _failed(gone)
+        seen: Future[SessionView] = Future()
+        read = Read(SessionKey(tenant, session_id))
+
+        def answer(reply: Future[Record]) -> None:
+            error = reply.exception()
+            if error is None:
+                seen.set_result(self._view(reply.result()))
+            elif isinstance(error, CarouselError) and error.reason == "SESSION_NOT_FOUND":
+                seen.set_exception(gone)
+            else:
+                seen.set_exception(error)
+
+        read.reply.add_done_callback(answer)
+        self._store.submit(read)
+        return seen
+
+    def stored(self, tenant: str, after: str, limit: int, model: str) -> Future[list[SessionView]]:
+        """See `CatalogPort.stored`."""
+        if self._store is None:
+            return _done([])
+        listed: Future[list[SessionView]] = Future()
+        request = ListStored(tenant, after, limit, model)
+
+        def answer(reply: Future[list[Record]]) -> None:
+            if (error := reply.exception()) is not None:
+                listed.set_exception(error)
+            else:
+                listed.set_result([self._view(record) for record in reply.result()])
+
+        request.reply.add_done_callback(answer)
+        self._store.submit(request)
+        return listed
+
+    def _durability(self, asked: Durability) -> Durability:
+        """What an unspecified durability means here, and whether the store can offer it.
+
+        Raises:
+            CarouselError: DURABILITY_UNAVAILABLE.
+        """
+        if asked is Durability.UNSPECIFIED:
+            return Durability.NONE if self._store is None else Durability.ASYNC
+        if asked is not Durability.NONE and (
+            self._store is None or asked not in self._store.levels
+        ):
+            offered = sorted(level.name for level in self._store.levels) if self._store else []
+            raise CarouselError(
+                "DURABILITY_UNAVAILABLE",
+                f"this server cannot offer {asked.name}, only {', '.join(['NONE', *offered])}",
+                field="durability",
+            )
+        return asked
+
+    def _view(self, record: Record) -> SessionView:
+        """A session of the store as its owner may see it."""
+        session = record.session
+        engine = self._engines.get(session.model)
+        return SessionView(
+            id=record.key.id,
+            model=session.model,
+            phase=Phase.PARKED,
+            applied=record.seq,
+            ack=0,
+            durable=record.seq,
+            epoch=record.epoch,
+            durability=session.durability,
+            idle_ttl_s=session.idle_ttl_s,
+            created_at_unix_s=session.created_at_unix_s,
+            fingerprint=engine.model.fingerprint if engine else "",
+            window_steps=engine.model.window_steps if engine else 0,
+            seed=session.seed,
+            execution_class=engine.model.execution_class if engine else "",
+        )
+
+
+def _done(value: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(value)
+    return future
+
+
+def _failed(error: CarouselError) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future

@@ -26,8 +26,10 @@ PREFIX = "CAROUSEL_"
 CONFIG_VARIABLE = "CAROUSEL_CONFIG"
 """Names the settings file where the command line does not."""
 
-NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "CAROUSEL_SERVER", "CAROUSEL_TOKEN"})
-"""Variables with our prefix that belong to the client's command line."""
+NOT_SETTINGS = frozenset(
+    {CONFIG_VARIABLE, "CAROUSEL_SERVER", "CAROUSEL_TOKEN", "CAROUSEL_FAILPOINT"}
+)
+"""Variables with our prefix that belong to the client's command line, and to tests (failpoints)."""
 
 _LIMITS = EngineLimits()
 
@@ -85,6 +87,22 @@ class Settings(BaseSettings):
         (), 'Custom modules ("package.module:Class") that model packages may import and run.'
     )
 
+    # -- the store
+    store: str = _setting(
+        "",
+        "Where sessions outlive the server: sqlite:FILE, redis://HOST:PORT/DB, rediss://…, or memory "
+        "(parks idle sessions, but ends with the server); empty keeps them on the device only.",
+    )
+    replica: str = _setting(
+        "",
+        "This server's name at a shared store; HOST:PORT if empty. One that starts again under its name "
+        "takes over its sessions at once.",
+    )
+    lease_ttl_s: Seconds = _setting(
+        10.0, "Time after which another server may take the sessions of one that is silent."
+    )
+    store_requests: Count = _setting(65_536, "Requests waiting for the store.")
+
     # -- limits of each engine
     slots: Count = _setting(_LIMITS.slots, "Sessions of one model resident on the device.")
     max_batch: Count = _setting(_LIMITS.max_batch, "Sessions stepped together in one tick.")
@@ -107,6 +125,15 @@ class Settings(BaseSettings):
     )
     max_idle_ttl_s: Seconds = _setting(
         _LIMITS.max_idle_ttl_s, "Longest idle time that a session may ask for."
+    )
+    park_after_s: Seconds = _setting(
+        _LIMITS.park_after_s, "Idle time after which a session that the store keeps frees its slot."
+    )
+    durable_steps: Count = _setting(
+        _LIMITS.durable_steps, "Steps that an async session may run ahead of the store."
+    )
+    durable_s: Seconds = _setting(
+        _LIMITS.durable_s, "Time within which its steps reach the store, while that answers."
     )
     max_sequence_steps: Count = _setting(
         _LIMITS.max_sequence_steps, "Longest sequence of Infer and longest prompt of Generate."

@@ -197,7 +197,7 @@ class EngineMachine(RuleBasedStateMachine):
             expected = set(range(client.inherited + 1, len(client.sent) + 1))
             assert expected <= seen, "an output was lost"
         self.outputs_are_the_running_sums()
-        self.rig.engine._lifetimes.check_integrity()
+        self.rig.engine._rows.check_integrity()
 
     def _submit(
         self,

@@ -316,12 +316,45 @@ class FakeCatalog:
                 return engine
         raise CarouselError("MODEL_NOT_FOUND", f"no model {model!r}", metadata={"model": model})
 
-    def locate(self, tenant: str, session_id: str) -> tuple[ports.EnginePort, SessionRef]:
+    def locate(self, tenant: str, session_id: str) -> ports.Place | None:
         for engine in self._engines:
             for session in engine.sessions.values():
                 if (session.spec.tenant, session.spec.session_id) == (tenant, session_id):
                     return engine, session.ref
-        raise CarouselError("SESSION_NOT_FOUND", f"no session {session_id!r}")
+        return None
+
+    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[ports.Place]:
+        found: Future[ports.Place] = Future()
+        place = self.locate(tenant, session_id)
+        if place is None:
+            found.set_exception(CarouselError("SESSION_NOT_FOUND", f"no session {session_id!r}"))
+        else:
+            found.set_result(place)
+        return found
+
+    def open(self, engine: ports.EnginePort, spec: OpenSpec) -> ports.Opened:
+        command = ports.Open(spec)
+        engine.submit(command)
+        return command.reply
+
+    def copy(self, engine: ports.EnginePort, command: ports.Import | ports.Fork) -> ports.Opened:
+        engine.submit(command)
+        return command.reply
+
+    def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
+        place = self.locate(tenant, session_id)
+        if place is None:
+            seen: Future[SessionView] = Future()
+            seen.set_exception(CarouselError("SESSION_NOT_FOUND", f"no session {session_id!r}"))
+            return seen
+        command = ports.Get(place[1])
+        place[0].submit(command)
+        return command.reply
+
+    def stored(self, tenant: str, after: str, limit: int, model: str) -> Future[list[SessionView]]:
+        nothing: Future[list[SessionView]] = Future()
+        nothing.set_result([])
+        return nothing
 
 
 @dataclass

@@ -279,6 +279,24 @@ async def durability_unavailable(talk):
     return await refused(talk.one.open(LSTM, durability=pb.DURABILITY_SYNC))
 
 
+# -- the store: what it does to sessions is tested in tests/unit/engine/test_durability.py and
+# tests/chaos; here only that its errors reach a client as documented
+
+
+def passed_on(reason, retry_after_s):
+    @provokes(reason)
+    async def passed_on_faked(wire):
+        said = "as the engine says"
+        wire.engine.refusal = CarouselError(reason, said, retry_after_s=retry_after_s)
+        return await refused(wire.stubs.open("echo"))
+
+
+for reason in ("STORE_UNAVAILABLE", "SESSION_HELD", "LEASE_LOST", "SESSION_PARKED"):
+    passed_on(reason, 0.1)
+for reason in ("DATA_LOSS", "SNAPSHOT_DAMAGED"):
+    passed_on(reason, None)
+
+
 # -- cursors
 
 

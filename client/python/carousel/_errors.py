@@ -12,6 +12,7 @@ from ._error_bases import (
 )
 
 __all__ = [
+    "DataLossError",
     "DeadlineExceededError",
     "DrainingError",
     "DurabilityUnavailableError",
@@ -23,6 +24,7 @@ __all__ = [
     "InputNotFiniteError",
     "InputShapeError",
     "InternalError",
+    "LeaseLostError",
     "MalformedMessageError",
     "MessageTooLargeError",
     "ModelNotCausalError",
@@ -38,10 +40,14 @@ __all__ = [
     "SessionClosedError",
     "SessionExistsError",
     "SessionExpiredError",
+    "SessionHeldError",
     "SessionNotFoundError",
+    "SessionParkedError",
     "SlabFullError",
+    "SnapshotDamagedError",
     "SnapshotInvalidError",
     "StepFailedError",
+    "StoreUnavailableError",
     "SupersededError",
     "TextUnavailableError",
     "TokenInvalidError",
@@ -211,6 +217,51 @@ class DurabilityUnavailableError(ConflictError, reason="DURABILITY_UNAVAILABLE")
     """The server has no store for the durability that was asked for.
 
     Fix: Ask for DURABILITY_NONE, or run the server with a store.
+    """
+
+
+class DataLossError(ServerFaultError, reason="DATA_LOSS"):
+    """The store has lost steps that it had confirmed, or the whole session.
+
+    Fix: Restore the store's newest copy; else open a new session and feed it anew.
+    """
+
+
+class SnapshotDamagedError(ServerFaultError, reason="SNAPSHOT_DAMAGED"):
+    """The session's snapshot in the store is damaged, or of a version that this server cannot
+    read.
+
+    Fix: Restore the store from a copy, or run the version that wrote it; the session is kept as
+    it is.
+    """
+
+
+class StoreUnavailableError(RefusedError, reason="STORE_UNAVAILABLE"):
+    """The store does not answer, or takes nothing more; nothing was lost.
+
+    Fix: Try again; if it stays, the operator should look at the store: disk space, connection,
+    log.
+    """
+
+
+class SessionHeldError(RefusedError, reason="SESSION_HELD"):
+    """Another replica holds the session's lease.
+
+    Fix: Try again: a replica that runs hands over when it drains, a dead one's lease runs out.
+    """
+
+
+class SessionParkedError(RefusedError, reason="SESSION_PARKED"):
+    """The session went to the store just as the call came, more than once.
+
+    Fix: Try again; if it stays, raise `slots` on the server: they are too few for the load.
+    """
+
+
+class LeaseLostError(RefusedError, reason="LEASE_LOST"):
+    """The server no longer holds the session's lease, so it has let go of it.
+
+    Fix: Bind the session again; steps that were not durable are sent again.
     """
 
 

@@ -42,9 +42,15 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · QueueFullError
         · DeadlineExceededError
         · DrainingError
+        · StoreUnavailableError
+        · SessionHeldError
+        · SessionParkedError
+        · LeaseLostError
         · StepFailedError
       · ServerFaultError
         · ModelUnhealthyError
+        · DataLossError
+        · SnapshotDamagedError
         · InternalError
       · ClientSideError
         · ConnectionLostError
@@ -78,6 +84,7 @@ from ._error_bases import (
     UnauthorizedError,
 )
 from ._errors import (
+    DataLossError,
     DeadlineExceededError,
     DrainingError,
     DurabilityUnavailableError,
@@ -89,6 +96,7 @@ from ._errors import (
     InputNotFiniteError,
     InputShapeError,
     InternalError,
+    LeaseLostError,
     MalformedMessageError,
     MessageTooLargeError,
     ModelNotCausalError,
@@ -104,10 +112,14 @@ from ._errors import (
     SessionClosedError,
     SessionExistsError,
     SessionExpiredError,
+    SessionHeldError,
     SessionNotFoundError,
+    SessionParkedError,
     SlabFullError,
+    SnapshotDamagedError,
     SnapshotInvalidError,
     StepFailedError,
+    StoreUnavailableError,
     SupersededError,
     TextUnavailableError,
     TokenInvalidError,
@@ -124,6 +136,7 @@ __all__ = [
     "ClientSideError",
     "ConflictError",
     "ConnectionLostError",
+    "DataLossError",
     "DeadlineExceededError",
     "DrainingError",
     "DurabilityUnavailableError",
@@ -136,6 +149,7 @@ __all__ = [
     "InputShapeError",
     "InternalError",
     "InvalidInputError",
+    "LeaseLostError",
     "MalformedMessageError",
     "MessageTooLargeError",
     "ModelNotCausalError",
@@ -158,10 +172,14 @@ __all__ = [
     "SessionClosedError",
     "SessionExistsError",
     "SessionExpiredError",
+    "SessionHeldError",
     "SessionNotFoundError",
+    "SessionParkedError",
     "SlabFullError",
+    "SnapshotDamagedError",
     "SnapshotInvalidError",
     "StepFailedError",
+    "StoreUnavailableError",
     "SupersededError",
     "TextUnavailableError",
     "TokenInvalidError",

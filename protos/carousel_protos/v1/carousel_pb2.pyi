@@ -285,6 +285,7 @@ class Session(google.protobuf.message.Message):
     FINGERPRINT_FIELD_NUMBER: builtins.int
     WINDOW_STEPS_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
+    EXECUTION_CLASS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Unique among the caller's sessions."""
     model: builtins.str
@@ -307,6 +308,10 @@ class Session(google.protobuf.message.Message):
     """Greatest seq accepted is ack + window_steps."""
     seed: builtins.int
     """Seed of the session's random numbers."""
+    execution_class: builtins.str
+    """How the server computes, such as "cpu float32 torch-2.13.0 bucketed": a step that is run again under
+    the same class and in strict mode gives the same bits, elsewhere within rounding.
+    """
     @property
     def idle_ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Idle time after which the session expires."""
@@ -331,9 +336,10 @@ class Session(google.protobuf.message.Message):
         fingerprint: builtins.str = ...,
         window_steps: builtins.int = ...,
         seed: builtins.int = ...,
+        execution_class: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "idle_ttl", b"idle_ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "applied", b"applied", "created_at", b"created_at", "durability", b"durability", "durable", b"durable", "epoch", b"epoch", "fingerprint", b"fingerprint", "id", b"id", "idle_ttl", b"idle_ttl", "model", b"model", "phase", b"phase", "seed", b"seed", "window_steps", b"window_steps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "applied", b"applied", "created_at", b"created_at", "durability", b"durability", "durable", b"durable", "epoch", b"epoch", "execution_class", b"execution_class", "fingerprint", b"fingerprint", "id", b"id", "idle_ttl", b"idle_ttl", "model", b"model", "phase", b"phase", "seed", b"seed", "window_steps", b"window_steps"]) -> None: ...
 
 global___Session = Session
 
@@ -494,7 +500,7 @@ global___Welcome = Welcome
 @typing.final
 class Bind(google.protobuf.message.Message):
     """Binds a session to a handle of this stream. The newest binding of a session wins: an older stream
-    gets Unbound with reason SUPERSEDED for it.
+    gets Unbound with reason SUPERSEDED for it. A session that is in the store only is brought back.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -503,12 +509,17 @@ class Bind(google.protobuf.message.Message):
     SESSION_ID_FIELD_NUMBER: builtins.int
     OPEN_FIELD_NUMBER: builtins.int
     EPOCH_FLOOR_FIELD_NUMBER: builtins.int
+    ATTACH_ID_FIELD_NUMBER: builtins.int
     handle: builtins.int
     """Chosen by the client, not 0, not bound now on this stream."""
     session_id: builtins.str
     """An existing one."""
     epoch_floor: builtins.int
     """Highest epoch that the client has seen for this session."""
+    attach_id: builtins.int
+    """Grows with each binding of the session: a Bind with a lower one than the session has seen comes from
+    the past, and is refused as SUPERSEDED with metadata `attach_id`. 0 always wins.
+    """
     @property
     def open(self) -> global___OpenSessionRequest:
         """A new one, opened by this message."""
@@ -520,16 +531,19 @@ class Bind(google.protobuf.message.Message):
         session_id: builtins.str = ...,
         open: global___OpenSessionRequest | None = ...,
         epoch_floor: builtins.int = ...,
+        attach_id: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["open", b"open", "session_id", b"session_id", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["epoch_floor", b"epoch_floor", "handle", b"handle", "open", b"open", "session_id", b"session_id", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attach_id", b"attach_id", "epoch_floor", b"epoch_floor", "handle", b"handle", "open", b"open", "session_id", b"session_id", "target", b"target"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["target", b"target"]) -> typing.Literal["session_id", "open"] | None: ...
 
 global___Bind = Bind
 
 @typing.final
 class Bound(google.protobuf.message.Message):
-    """The session is bound."""
+    """The session is bound. For a session with a store, `durable` equals `applied`: whoever binds a session
+    owes it no inputs of steps that ran before.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -717,7 +731,9 @@ class Unbound(google.protobuf.message.Message):
     """The handle."""
     @property
     def status(self) -> google.rpc.status_pb2.Status:
-        """Why, if the client did not ask for it: SUPERSEDED, SESSION_EXPIRED, SESSION_CLOSED, DRAINING."""
+        """Why, if the client did not ask for it: SUPERSEDED, SESSION_EXPIRED, SESSION_CLOSED, DRAINING,
+        LEASE_LOST, DATA_LOSS.
+        """
 
     def __init__(
         self,
@@ -1016,7 +1032,10 @@ class GenerateRequest(google.protobuf.message.Message):
     logprobs: builtins.int
     """Report the log-probability of each token, and of this many most probable alternatives."""
     first_seq: builtins.int
-    """The seq of the first step that this call runs, for a given session; 0 takes what comes next."""
+    """The seq of the first step that this call runs, for a given session; 0 takes what comes next. With a
+    first_seq the call is safe to repeat: the same request tells the same tokens again from the first one
+    on, and goes on where the generation stopped, be it finished, cancelled or cut off by a restart.
+    """
     @property
     def tokens(self) -> global___Tokens:
         """Token ids."""

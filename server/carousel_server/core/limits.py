@@ -20,6 +20,9 @@ class EngineLimits:
         inbox_bytes: bytes of the inputs in those commands.
         sessions_per_tenant: sessions of one tenant on this engine.
         idle_ttl_s: idle time after which a session expires, unless it asks for another.
+        park_after_s: idle time after which a session that the store keeps gives its slot back.
+        durable_steps: most steps that an async session runs ahead of the store (K).
+        durable_s: time within which its steps reach the store while that answers (T).
         max_idle_ttl_s: the most that a session may ask for.
         max_sequence_steps: longest sequence of Infer and longest prompt of Generate.
         max_infer_queue: whole sequences waiting.
@@ -39,6 +42,9 @@ class EngineLimits:
     sessions_per_tenant: int = 1_000_000
     idle_ttl_s: float = 3600.0
     max_idle_ttl_s: float = 7 * 86_400.0
+    park_after_s: float = 60.0
+    durable_steps: int = 32
+    durable_s: float = 0.05
     max_sequence_steps: int = 65_536
     max_infer_queue: int = 256
     infer_batch_steps: int = 65_536

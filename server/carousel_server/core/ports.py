@@ -8,12 +8,13 @@ once, never raise, and hand over to their own loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .errors import CarouselError
+from .store import Outcome, Record, Verdict
 from .types import (
     Bytes2D,
     Float64s,
@@ -50,7 +51,19 @@ class StepSink(Protocol):
         """Steps of `tag` from `seq` on were refused or failed (`seq` 0: no particular step)."""
 
     def unbound(self, tag: int, error: CarouselError) -> None:
-        """The session has left this sink: superseded, expired, closed or draining."""
+        """The session has left this sink: superseded, expired, closed, draining or revoked."""
+
+    def durable(self, tags: Int64s, seqs: Int64s) -> None:
+        """The store has confirmed the steps of each tag up to `seqs`; int64[n] both."""
+
+    def parked(self, tag: int, ack: int) -> None:
+        """The session has gone to the store, where its outputs up to `ack` are not needed any more.
+
+        It comes back when the sink asks the catalog for it and binds it again.
+        """
+
+    def returned(self, tag: int, block: StepBlock) -> None:
+        """A block of one row came for a session that had been parked; nothing of it was taken."""
 
 
 class TokenSink(Protocol):
@@ -107,12 +120,23 @@ class Close:
 class Bind:
     """Sends a session's outputs to `sink` under `tag` from now on; an older sink is told SUPERSEDED.
 
-    Outputs of ack+1 … applied that were kept are not sent by themselves: see Replay.
+    Outputs of ack+1 … applied that were kept are not sent by themselves: see Replay. A session that a
+    store keeps is bound when the store has all that has run: `durable` equals `applied` in the reply.
+
+    Args:
+        attach_id: grows with each binding; a lower one than the session has seen is refused as
+            SUPERSEDED. 0 always wins.
+        epoch_floor: highest epoch that the client has seen; a session of a lower one is let go of, with
+            LEASE_LOST, to be acquired again.
+        ack: last output that the client is known to have received.
     """
 
     ref: SessionRef
     sink: StepSink
     tag: int
+    attach_id: int = 0
+    epoch_floor: int = 0
+    ack: int = 0
     reply: Future[SessionView] = field(default_factory=Future)
 
 
@@ -214,20 +238,43 @@ class Export:
 
 @dataclass(slots=True)
 class Import:
-    """Opens a session from a snapshot. `spec.session_id` as in Open."""
+    """Opens a session from a snapshot. `spec.session_id` as in Open; `epoch` as in Fork."""
 
     snapshot: bytes
     spec: OpenSpec
+    epoch: int = 0
     reply: Future[tuple[SessionRef, SessionView]] = field(default_factory=Future)
 
 
 @dataclass(slots=True)
 class Fork:
-    """Opens a session with a copy of another's state and cursors; pending steps are not copied."""
+    """Opens a session with a copy of another's state and cursors; pending steps are not copied.
+
+    `epoch` is that of the new session's record in the store, which has acquired it; 0 where no store
+    keeps it.
+    """
 
     ref: SessionRef
     spec: OpenSpec
+    epoch: int = 0
     reply: Future[tuple[SessionRef, SessionView]] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Activate:
+    """Brings a session that the store has given to this replica onto a row."""
+
+    record: Record
+    reply: Future[SessionRef] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Committed:
+    """The store's answer to the snapshots of `refs`, taken at `seqs`; or why there is none."""
+
+    refs: Sequence[SessionRef]
+    seqs: Int64s
+    answer: Sequence[Outcome] | CarouselError
 
 
 Command = (
@@ -246,6 +293,8 @@ Command = (
     | Export
     | Import
     | Fork
+    | Activate
+    | Committed
 )
 
 
@@ -298,8 +347,39 @@ class EngineMetrics(Protocol):
     def ended(self, how: str) -> None:
         """A session ended: "closed" or "expired"."""
 
-    def gauges(self, *, resident: int, generating: int, pending_steps: int, inbox: int) -> None:
-        """Levels, set a few times a second."""
+    def moved(self, how: str) -> None:
+        """A session went to the store or came from it: "parked", "resumed" or "revoked"."""
+
+    def durable(self, lag_s: Float64s) -> None:
+        """The store confirmed n sessions: float64[n], how long it lacked what they had run."""
+
+    def gauges(
+        self,
+        *,
+        resident: int,
+        generating: int,
+        pending_steps: int,
+        inbox: int,
+        undurable_steps: int,
+    ) -> None:
+        """Levels, set a few times a second; `undurable_steps` is the most of any session."""
+
+
+class StoreMetrics(Protocol):
+    """What the store's thread tells of the store; called on that thread only. Times in seconds."""
+
+    def request(self, kind: str, ok: bool, seconds: float) -> None:
+        """The store was asked: "acquire", "commit", "release", "remove", "read", "list", "renew",
+        "sweep" or "statistics". `ok` is False where it failed to answer; a refusal is an answer.
+        """
+
+    def commit_group(
+        self, records: int, snapshot_bytes: int, seconds: float, verdicts: Mapping[Verdict, int]
+    ) -> None:
+        """One transaction kept `records` snapshots of `snapshot_bytes` in all, or found that it must not."""
+
+    def level(self, sessions: int, stored_bytes: int) -> None:
+        """How full the store is, every few seconds; -1 where it cannot tell."""
 
 
 class WireMetrics(Protocol):
@@ -325,6 +405,13 @@ class WireMetrics(Protocol):
         """How late the event loop ran a timer: what every call waits on top of its own work."""
 
 
+Place = tuple[EnginePort, SessionRef]
+"""A session on a row: its engine, and where it is there."""
+
+Opened = Future[tuple[SessionRef, SessionView]]
+"""A session that has just been opened, or why not."""
+
+
 class CatalogPort(Protocol):
     """All engines of the server, and the one place that knows which session is where."""
 
@@ -334,18 +421,40 @@ class CatalogPort(Protocol):
     def engine(self, model: str) -> EnginePort:
         """Raises CarouselError MODEL_NOT_FOUND."""
 
-    def locate(self, tenant: str, session_id: str) -> tuple[EnginePort, SessionRef]:
-        """Raises CarouselError SESSION_NOT_FOUND, SESSION_EXPIRED or SESSION_CLOSED."""
+    def locate(self, tenant: str, session_id: str) -> Place | None:
+        """Where a session is, if it is on a row now."""
+
+    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[Place]:
+        """Where a session is; one that is in the store only is brought onto a row first.
+
+        The future fails with CarouselError SESSION_NOT_FOUND, SESSION_EXPIRED, SESSION_CLOSED,
+        SESSION_HELD, STORE_UNAVAILABLE, SNAPSHOT_DAMAGED, FINGERPRINT_MISMATCH, MODEL_NOT_FOUND,
+        SLAB_FULL, QUEUE_FULL or DRAINING.
+        """
+
+    def open(self, engine: EnginePort, spec: OpenSpec) -> Opened:
+        """Opens a session, in the store too where its durability asks for one; see `Open`."""
+
+    def copy(self, engine: EnginePort, command: Import | Fork) -> Opened:
+        """Opens a session from a snapshot or from another session, in the store too."""
+
+    def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
+        """Reads a session, without bringing it onto a row."""
+
+    def stored(self, tenant: str, after: str, limit: int, model: str) -> Future[list[SessionView]]:
+        """A tenant's sessions in the store, in the order of their ids behind `after`."""
 
 
 __all__ = [
     "NO_DEADLINE",
     "Ack",
+    "Activate",
     "Bind",
     "CancelGenerate",
     "CatalogPort",
     "Close",
     "Command",
+    "Committed",
     "EngineMetrics",
     "EnginePort",
     "Export",
@@ -356,9 +465,12 @@ __all__ = [
     "Infer",
     "List",
     "Open",
+    "Opened",
+    "Place",
     "Replay",
     "StepBlock",
     "StepSink",
+    "StoreMetrics",
     "TokenSink",
     "Unbind",
     "WireMetrics",

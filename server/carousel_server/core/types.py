@@ -80,6 +80,7 @@ class ModelView:
     compute_dtype: str
     window_steps: int
     max_sequence_steps: int
+    execution_class: str = ""
 
     @property
     def input_row_bytes(self) -> int:
@@ -120,6 +121,7 @@ class SessionView:
     fingerprint: str
     window_steps: int
     seed: int
+    execution_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,11 +88,17 @@ class Admission:
         bound = self._table.sink[rows] == self._sinks.number(sink)
         self._acknowledge(self._live(rows, generations) & bound, rows, acks)
 
+    def acknowledge_row(self, row: int, ack: int) -> None:
+        """The same for one row, whoever it is bound to."""
+        self._acknowledge(np.asarray([True]), np.asarray([row]), np.asarray([ack]))
+
     def replay(self, row: int, first_seq: int, last_seq: int) -> None:
-        """Sends kept outputs again to the session's sink."""
+        """Sends kept outputs again to the session's sink, as far as they may be told."""
+        last_seq = min(last_seq, int(self._table.visible(np.asarray([row]))[0]))
         if last_seq >= first_seq and self._table.sink[row] >= 0:
-            kept = self._window.read_outputs(row, first_seq, last_seq - first_seq + 1)
-            self._delivery.replayed(row, first_seq, kept)
+            rows, firsts = np.asarray([row]), np.asarray([first_seq])
+            kept = self._window.read_outputs(rows, firsts, last_seq - first_seq + 1)
+            self._delivery.outputs(rows, firsts, kept)
 
     # -- many rows at a time
 
@@ -149,7 +155,8 @@ class Admission:
 
     def _acknowledge(self, chosen: np.ndarray, rows: Int64s, acks: Int64s) -> None:
         rows = rows[chosen]
-        np.maximum.at(self._table.ack, rows, np.minimum(acks[chosen], self._table.applied[rows]))
+        told = self._table.visible(rows)
+        np.maximum.at(self._table.ack, rows, np.minimum(acks[chosen], told))
 
     def _accept(self, new: _Rows, now: float) -> None:
         self._window.write_inputs(
@@ -167,6 +174,9 @@ class Admission:
     def _admit_odd(self, new: _Rows, now: float) -> None:
         """A row that is not simply next: refuses it, or answers what is known and takes the rest."""
         sink = new.senders[int(new.sender[0])]
+        if self._table.was_parked(SessionRef(int(new.rows[0]), int(new.generations[0]))):
+            sink.returned(int(new.tags[0]), _block_of(new, sink))
+            return
         try:
             fresh = self._resolve(new, sink, now)
         except CarouselError as error:
@@ -189,7 +199,7 @@ class Admission:
             )
         if first <= received:
             self._check_repeated(new, row, first, min(last, received))
-            self.replay(row, first, min(last, int(self._table.applied[row])))
+            self.replay(row, first, last)
             if last <= received:
                 return None
             new = self._tail(new, received + 1)
@@ -251,6 +261,20 @@ class Admission:
         cut = first - int(new.first_seqs[0])
         inputs = np.ascontiguousarray(new.inputs[:, cut:])
         return replace(new, first_seqs=new.first_seqs + cut, inputs=inputs)
+
+
+def _block_of(new: _Rows, sink: StepSink) -> StepBlock:
+    """A single row as the block that it came in."""
+    return StepBlock(
+        sink=sink,
+        tags=new.tags.tolist(),
+        refs=[SessionRef(int(new.rows[0]), int(new.generations[0]))],
+        first_seqs=new.first_seqs.tolist(),
+        steps=new.steps,
+        inputs=new.inputs.tobytes(),
+        acks=[] if new.acks[0] == _NO_ACK else new.acks.tolist(),
+        deadline_s=float(new.deadline_s[0]),
+    )
 
 
 def _occurrence(rows: Int64s) -> Int64s:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.ports import (
     Ack,
+    Activate,
     Bind,
     CancelGenerate,
     Close,
     Command,
+    Committed,
     Export,
     Fork,
     Generate,
@@ -29,18 +32,23 @@ from carousel_server.core.ports import (
     StepBlock,
     Unbind,
 )
-from carousel_server.core.types import ModelView
-from carousel_server.sessions import Event, SessionTable
+from carousel_server.core.types import GenerateSpec, ModelView, SessionRef, SessionView
+from carousel_server.sessions import Event, Ledger, SessionTable
 from carousel_server.state import snapshot
 
 from .admission import Admission
 from .delivery import Delivery
 from .generation import Generations
+from .keeper import Keeper
 from .lifetimes import Lifetimes
+from .rows import Rows
 from .sequences import Sequences
 from .sinks import Sinks
 
 log = logging.getLogger(__name__)
+
+_LATER = object()
+"""What a verb returns that settles its command's future itself, when the store has answered."""
 
 
 class Control:
@@ -54,7 +62,10 @@ class Control:
         model: ModelView,
         limits: EngineLimits,
         table: SessionTable,
+        ledger: Ledger,
+        rows: Rows,
         lifetimes: Lifetimes,
+        keeper: Keeper | None,
         admission: Admission,
         delivery: Delivery,
         sinks: Sinks,
@@ -64,6 +75,8 @@ class Control:
         self._model = model
         self._limits = limits
         self._table = table
+        self._ledger = ledger
+        self._rows = rows
         self._lifetimes = lifetimes
         self._admission = admission
         self._delivery = delivery
@@ -72,9 +85,9 @@ class Control:
         self._sequences = sequences
         self._verbs: dict[type, Callable[[Any, float], object]] = {
             Open: lambda c, now: lifetimes.open(c.spec, now),
-            Get: lambda c, _: lifetimes.view(c.ref),
-            List: lambda c, _: lifetimes.views(c.tenant, c.after, c.limit),
-            Close: lambda c, _: lifetimes.end(lifetimes.row_of(c.ref), Event.CLOSE),
+            Get: lambda c, _: rows.view(c.ref),
+            List: lambda c, _: rows.views(c.tenant, c.after, c.limit),
+            Close: self._close,
             Bind: self._bind,
             Unbind: self._unbind,
             Ack: self._ack,
@@ -83,9 +96,12 @@ class Control:
             CancelGenerate: self._cancel_generate,
             Infer: lambda c, _: sequences.submit(c),
             Export: self._export,
-            Import: lambda c, now: lifetimes.restore(snapshot.decode(c.snapshot), c.spec, now),
-            Fork: lambda c, now: lifetimes.restore(lifetimes.take(c.ref), c.spec, now),
+            Import: lambda c, now: self._copy(c, snapshot.decode(c.snapshot), now),
+            Fork: lambda c, now: self._copy(c, lifetimes.take(c.ref), now),
+            Activate: lambda c, now: lifetimes.activate(c.record, now),
         }
+        if keeper is not None:
+            self._verbs[Committed] = keeper.committed
 
     def run(self, command: Command, now: float) -> None:
         """Runs one command and settles its future, if it has one and is not an Infer."""
@@ -100,7 +116,7 @@ class Control:
             log.exception("model %s: %s failed", self._model.name, type(command).__name__)
             self.refuse(command, CarouselError("INTERNAL", "the server failed on this call"))
             return
-        if reply is not None and not isinstance(command, Infer):
+        if reply is not None and result is not _LATER and not isinstance(command, Infer):
             _settle(reply, result)
 
     def refuse(self, command: Command, error: CarouselError) -> None:
@@ -119,16 +135,75 @@ class Control:
     def end_generation(self, row: int, error: CarouselError | None) -> None:
         """Takes a generation off its session, and closes the session if it was its only purpose."""
         if self._generations.end(row, error).close_after:
-            self._lifetimes.end(row, Event.CLOSE)
+            self._lifetimes.end(row, Event.CLOSE, _nobody)
+
+    def _close(self, command: Close, _now: float) -> object:
+        row = self._rows.row_of(command.ref)
+        self._lifetimes.end(row, Event.CLOSE, partial(_settle, command.reply))
+        return _LATER
+
+    def _copy(self, command: Import | Fork, taken: snapshot.Snapshot, now: float) -> object:
+        """Opens a session from a snapshot; answers when the store has it too, if one keeps it."""
+        opened = self._lifetimes.restore(taken, command.spec, command.epoch, now)
+        if not command.epoch:
+            return opened
+        row = opened[0].row
+        self._ledger.when_durable(row, partial(self._copied, command, opened[0]), now)
+        return _LATER
+
+    def _copied(self, command: Import | Fork, ref: SessionRef, error: CarouselError | None) -> None:
+        _settle(command.reply, error or (ref, self._rows.view(ref)))
 
     def _bind(self, command: Bind, now: float) -> object:
-        row = self._lifetimes.row_of(command.ref)
-        self._delivery.bind(row, command.sink, command.tag)
+        row = self._rows.row_of(command.ref)
+        self._check_bind(row, command)
+        tracked = bool(self._table.tracked[row])
+        if not tracked or self._table.generating[row]:
+            return self._bind_now(command, now)
+        # The older binding ends here. What it sent and has not run is forgotten: it was not durable, so
+        # its sender has it still.
+        self._delivery.unbind(row, _superseded())
+        self._table.drop_pending(row)
+        self._ledger.when_durable(row, partial(self._bind_later, command, now), now)
+        return _LATER
+
+    def _bind_later(self, command: Bind, now: float, error: CarouselError | None) -> None:
+        """The store has all that ran before, or cannot have it."""
+        if error is None and not self._rows.is_live(command.ref):
+            error = self._table.why_gone(command.ref)
+        _settle(command.reply, error or self._bind_now(command, now))
+
+    def _bind_now(self, command: Bind, now: float) -> SessionView:
+        row = command.ref.row
+        self._delivery.bind(row, command.sink, command.tag, _superseded())
         self._table.last_used_s[row] = now
-        return self._lifetimes.view(command.ref)
+        if command.ack:
+            self._admission.acknowledge_row(row, command.ack)
+        return self._rows.view(command.ref)
+
+    def _check_bind(self, row: int, command: Bind) -> None:
+        """Refuses a binding from the past (R10), and a session from the past (R13)."""
+        table = self._table
+        if table.tracked[row] and command.epoch_floor > table.epoch[row]:
+            lost = CarouselError(
+                "LEASE_LOST",
+                f"epoch {command.epoch_floor} of the session was seen elsewhere; here it is in "
+                f"{table.epoch[row]}",
+                retry_after_s=self._limits.retry_after_s,
+            )
+            self._lifetimes.revoke(row, lost)
+            raise lost
+        newest = int(table.attach_id[row])
+        if 0 < command.attach_id < newest:
+            raise CarouselError(
+                "SUPERSEDED",
+                "a newer stream or call has bound this session",
+                metadata={"attach_id": newest},
+            )
+        table.attach_id[row] = max(newest, command.attach_id)
 
     def _unbind(self, command: Unbind, _now: float) -> None:
-        if not self._lifetimes.is_live(command.ref):
+        if not self._rows.is_live(command.ref):
             return
         row = command.ref.row
         if self._table.sink[row] == self._sinks.number(command.sink):
@@ -140,7 +215,7 @@ class Control:
         self._admission.acknowledge(command.sink, rows, generations, acks)
 
     def _replay(self, command: Replay, _now: float) -> None:
-        row = self._lifetimes.row_of(command.ref)
+        row = self._rows.row_of(command.ref)
         if self._table.sink[row] == self._sinks.number(command.sink):
             first, last = int(self._table.ack[row]) + 1, int(self._table.applied[row])
             self._admission.replay(row, first, last)
@@ -149,20 +224,34 @@ class Control:
         try:
             self._start_generation(command, now)
         except CarouselError:
-            if command.close_after and self._lifetimes.is_live(command.ref):
-                self._lifetimes.end(command.ref.row, Event.CLOSE)
+            if command.close_after and self._rows.is_live(command.ref):
+                self._lifetimes.end(command.ref.row, Event.CLOSE, _nobody)
             raise
 
     def _start_generation(self, command: Generate, now: float) -> None:
-        row, spec = self._lifetimes.row_of(command.ref), command.spec
+        row, spec = self._rows.row_of(command.ref), command.spec
         if spec.deadline_s <= now:
             raise CarouselError("DEADLINE_EXCEEDED", "the deadline had passed on arrival")
         if self._lifetimes.draining:
             raise CarouselError(
                 "DRAINING", "the server is shutting down", retry_after_s=self._limits.retry_after_s
             )
+        self._start_on_row(command, row, now)
+        self._table.last_used_s[row] = now
+
+    def _start_on_row(self, command: Generate, row: int, now: float) -> None:
+        spec = command.spec
+        again = self._generations.continues(row, spec)
+        if again and self._table.generating[row]:
+            # Asked again while the first asker's stream is still thought to be alive.
+            self._generations.end(row, _superseded())
         if self._table.pending[row]:
             raise CarouselError("SESSION_BUSY", "the session has steps or a generation to run")
+        if not again:
+            self._check_first_seq(row, spec)
+        self._generations.start(command, now)
+
+    def _check_first_seq(self, row: int, spec: GenerateSpec) -> None:
         expected = int(self._table.applied[row]) + 1
         if spec.first_seq > expected:
             raise CarouselError(
@@ -174,11 +263,9 @@ class Control:
         if 0 < spec.first_seq < expected:
             raise CarouselError(
                 "OUTPUT_FORGOTTEN",
-                f"step {spec.first_seq} ran before, and generated tokens are not kept",
+                f"step {spec.first_seq} ran before, and its generation is not the session's last",
                 seq=spec.first_seq,
             )
-        self._generations.start(command, now)
-        self._table.last_used_s[row] = now
 
     def _cancel_generate(self, command: CancelGenerate, _now: float) -> None:
         row = command.ref.row
@@ -187,7 +274,15 @@ class Control:
 
     def _export(self, command: Export, _now: float) -> object:
         taken = self._lifetimes.take(command.ref)
-        return snapshot.encode(taken), self._lifetimes.view(command.ref)
+        return snapshot.encode(taken), self._rows.view(command.ref)
+
+
+def _superseded() -> CarouselError:
+    return CarouselError("SUPERSEDED", "a newer stream or call has bound this session")
+
+
+def _nobody(_answer: object) -> None:
+    """Stands for a caller where there is none."""
 
 
 def _settle(reply: Future[Any], result: object) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import StepSink
-from carousel_server.core.types import Bytes2D, Int64s
+from carousel_server.core.types import Int64s
 from carousel_server.sessions import SessionTable
 
 from .sinks import Sinks
@@ -36,12 +36,6 @@ class Delivery:
                 np.ascontiguousarray(chosen).reshape(len(group), -1),
             )
 
-    def replayed(self, row: int, first_seq: int, kept: Bytes2D) -> None:
-        """Sends kept outputs uint8[steps, row bytes] of one session again."""
-        self._sinks[int(self._table.sink[row])].outputs(
-            self._table.tag[[row]], np.asarray([first_seq]), len(kept), kept.reshape(1, -1)
-        )
-
     def failure(self, sink: StepSink, tag: int, error: CarouselError) -> None:
         """Tells a sink that steps of one of its sessions were refused."""
         sink.failure(tag, error.seq, error)
@@ -63,10 +57,22 @@ class Delivery:
         if error is not None:
             sink.unbound(tag, error)
 
-    def bind(self, row: int, sink: StepSink, tag: int) -> None:
-        """Sends a session's outputs to `sink` from now on; an older binding is told SUPERSEDED."""
-        self.unbind(
-            row, CarouselError("SUPERSEDED", "a newer stream or call has bound this session")
-        )
+    def durable(self, rows: Int64s) -> None:
+        """Tells sinks how far the store has their sessions, one call each."""
+        numbers = self._table.sink[rows]
+        for number in np.unique(numbers[numbers >= 0]).tolist():
+            mine = rows[numbers == number]
+            self._sinks[number].durable(self._table.tag[mine], self._table.durable[mine])
+
+    def park(self, row: int, ack: int) -> None:
+        """Takes a session from its sink for a while: the sink fetches it when it needs it."""
+        number = int(self._table.sink[row])
+        if number >= 0:
+            self._sinks[number].parked(int(self._table.tag[row]), ack)
+            self.unbind(row, None)
+
+    def bind(self, row: int, sink: StepSink, tag: int, superseded: CarouselError) -> None:
+        """Sends a session's outputs to `sink` from now on; an older binding is told so."""
+        self.unbind(row, superseded)
         self._table.sink[row] = self._sinks.bind(sink)
         self._table.tag[row] = tag

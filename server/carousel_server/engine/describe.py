@@ -17,7 +17,7 @@ from carousel_server.sessions import Window
 _DTYPES: dict[torch.dtype, Literal["<f4", "<i4"]] = {torch.float32: "<f4", torch.int32: "<i4"}
 
 
-def describe(model: RecurrentModel, limits: EngineLimits) -> ModelView:
+def describe(model: RecurrentModel, limits: EngineLimits, *, strict: bool) -> ModelView:
     """The model as the wire shows it; settles the window's size.
 
     Raises:
@@ -50,6 +50,19 @@ def describe(model: RecurrentModel, limits: EngineLimits) -> ModelView:
         compute_dtype=manifest.dtype,
         window_steps=Window.fit(limits.slots, limits.window_steps, row_bytes, limits.window_bytes),
         max_sequence_steps=limits.max_sequence_steps,
+        execution_class=_execution_class(model, strict=strict),
+    )
+
+
+def _execution_class(model: RecurrentModel, *, strict: bool) -> str:
+    """What a step's rounding depends on: under the same class a step that runs again gives the same
+    bits, in strict mode always, else where its batch falls into a bucket of the same kind.
+    """
+    batches = "strict" if strict else "bucketed"
+    threads = torch.get_num_threads()
+    return (
+        f"{model.device.type} {model.manifest.dtype} torch-{torch.__version__} "
+        f"threads-{threads} {batches}"
     )
 
 

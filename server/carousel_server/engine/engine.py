@@ -16,8 +16,9 @@ from carousel_models import RecurrentModel
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.ports import Command, EngineMetrics, Generate
+from carousel_server.core.store import StorePort
 from carousel_server.core.types import Int64s, ModelView
-from carousel_server.sessions import Directory, SessionTable, Window
+from carousel_server.sessions import Directory, Ledger, SessionTable, Window
 from carousel_server.state.slab import Slab
 from carousel_server.state.slots import Slots
 
@@ -29,11 +30,14 @@ from .describe import describe, prompt_ids
 from .generation import Generations
 from .inbox import Inbox
 from .intake import Intake
+from .keeper import Keeper
 from .lifetimes import Lifetimes
+from .rows import Rows
 from .runner import DeviceLostError, Runner
 from .scheduler import Scheduler
 from .sequences import Sequences
 from .sinks import Sinks
+from .snapshots import Snapshots
 from .stepping import Stepping
 
 log = logging.getLogger(__name__)
@@ -59,13 +63,15 @@ class Engine:
         *,
         directory: Directory,
         metrics: Callable[[ModelView], EngineMetrics],
+        store: StorePort | None = None,
         strict: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._loaded = model
         self._limits = limits
         self._clock = clock
-        self._view = view = describe(model, limits)
+        self._view = view = describe(model, limits, strict=strict)
         self._metrics = measured = metrics(view)
         self._table = table = SessionTable(limits.slots)
         window = Window(
@@ -74,20 +80,44 @@ class Engine:
         slots, sinks = Slots(limits.slots), Sinks()
         self._slots = slots
         self._slab = slab = Slab(model.state_specs, limits.slots, model.device)
+        self._ledger = ledger = Ledger(table, limits.durable_steps, limits.durable_s)
         self._inbox = Inbox(limits.inbox_commands, limits.inbox_bytes, limits.retry_after_s)
         delivery = Delivery(table, sinks)
         admission = Admission(view, table, slots, window, sinks, delivery, limits.retry_after_s)
         runner = Runner(model, slab, Buckets(limits.max_batch, strict=strict))
-        self._generations = generations = Generations(table, model.tokenizer, measured)
+        self._generations = generations = Generations(table, ledger, model.tokenizer, measured)
+        snapshots = Snapshots(view, table, slab, window, generations)
         self._sequences = Sequences(model, runner, view, limits, measured, strict=strict)
-        self._lifetimes = lifetimes = Lifetimes(
-            view, limits, table, slots, slab, window, directory, delivery, generations, measured
+        self._rows = rows = Rows(
+            view, limits, table, slots, slab, directory, ledger, delivery, generations
         )
+        self._lifetimes = lifetimes = Lifetimes(
+            view, limits, table, rows, directory, ledger, snapshots, delivery, measured, store, wall
+        )
+        self._keeper: Keeper | None = None
+        if store is not None:
+            self._keeper = Keeper(
+                table,
+                rows,
+                window,
+                ledger,
+                lifetimes,
+                snapshots,
+                delivery,
+                generations,
+                measured,
+                store,
+                self._inbox.put,
+                wall,
+            )
         self._control = control = Control(
             view,
             limits,
             table,
+            ledger,
+            rows,
             lifetimes,
+            self._keeper,
             admission,
             delivery,
             sinks,
@@ -99,6 +129,7 @@ class Engine:
             view,
             table,
             window,
+            ledger,
             Scheduler(limits.max_batch, limits.chunk_steps),
             runner,
             generations,
@@ -147,8 +178,9 @@ class Engine:
         return prompt_ids(self._loaded, self._view, text)
 
     def pending(self) -> int:
-        """About how much accepted work has not been answered: commands, steps, generations, calls."""
-        return len(self._inbox) + int(self._table.pending.sum()) + len(self._sequences)
+        """About how much accepted work has not been answered, or has not reached the store."""
+        undone = len(self._inbox) + int(self._table.pending.sum()) + len(self._sequences)
+        return undone + self._ledger.undurable_rows()
 
     def drain(self) -> None:
         """Refuses new sessions and generations from now on; what was accepted goes on."""
@@ -178,12 +210,16 @@ class Engine:
         """One iteration: take what came, choose who steps, step them, hand out the results."""
         now = self._clock()
         try:
+            if self._keeper is not None:
+                self._keeper.look_at_lease()
             self._intake.run(now)
             batch = self._stepping.select(now)
             if batch is not None:
                 self._stepping.step(batch, now)
             if len(self._sequences):
                 self._sequences.advance(now, idle=batch is None)
+            if self._keeper is not None:
+                self._keeper.keep(self._clock())
         except DeviceLostError as error:
             self._break(str(error))
         if now >= self._next_housekeeping_s:
@@ -192,7 +228,16 @@ class Engine:
     @property
     def idle(self) -> bool:
         """True if a tick would find nothing to do."""
-        return not len(self._inbox) and not len(self._sequences) and not self._table.pending.any()
+        return self._rest_s() > 0
+
+    def _rest_s(self) -> float:
+        """How long there is nothing to do, if no command comes; 0 if there is something now."""
+        now = self._clock()
+        if len(self._inbox) or len(self._sequences):
+            return 0.0
+        if self._ledger.limited(self._table.pending, now).any():
+            return 0.0
+        return min(self._ledger.wait_s(now), _HOUSEKEEPING_S)
 
     def _turn(self) -> None:
         """The thread: ticks until stopped or broken."""
@@ -200,8 +245,8 @@ class Engine:
         with torch.inference_mode():
             try:
                 while not self._stopping.is_set() and self._broken is None:
-                    if self.idle:
-                        self._inbox.wait(_HOUSEKEEPING_S)
+                    if (rest_s := self._rest_s()) > 0:
+                        self._inbox.wait(rest_s)
                     self._tick_began_s = self._clock()
                     self.tick()
                     self._tick_began_s = None
@@ -216,16 +261,18 @@ class Engine:
         if self._drain_asked and not self._lifetimes.draining:
             self._lifetimes.drain()
         self._lifetimes.expire(now)
+        self._lifetimes.park_idle(now)
         late = CarouselError("DEADLINE_EXCEEDED", "the deadline passed while generating")
         for row in self._generations.late(now):
             self._control.end_generation(row, late)
         if self.idle:
-            self._lifetimes.check_integrity()
+            self._rows.check_integrity()
         self._metrics.gauges(
             resident=self._slots.used,
             generating=len(self._generations),
             pending_steps=int(self._table.pending.sum()),
             inbox=len(self._inbox),
+            undurable_steps=self._ledger.most_ahead(),
         )
 
     def _break(self, why: str) -> None:

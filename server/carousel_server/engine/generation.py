@@ -1,8 +1,14 @@
-"""Generations: sessions that feed themselves. Prompt in chunks, then one drawn token per tick."""
+"""Generations: sessions that feed themselves. Prompt in chunks, then one drawn token per tick.
+
+What was drawn is kept until the session goes on with something else, here and in snapshots. So the same
+request can be asked again: it hears the same tokens from the first on, and the generation goes on where it
+stopped, be it cancelled, cut off with its stream, or restored from the store in another process.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,16 +20,18 @@ from carousel_server.core.ports import EngineMetrics, Generate, TokenSink
 from carousel_server.core.types import (
     FinishReason,
     GeneratedToken,
+    GenerateSpec,
     GenerationEnd,
     Int32s,
     Int64s,
     SessionRef,
 )
-from carousel_server.sessions import SessionTable
+from carousel_server.sessions import Ledger, SessionTable
+from carousel_server.state.snapshot import KeptGeneration, Snapshot
 
-from .philox import uniform
-from .sampler import SamplingRows, log_probabilities, sample
+from .sampling import Sampling, details_of
 from .stops import StopTexts
+from .telling import Details, Kept, Teller, digest_of
 
 RECENT_TOKENS = 64
 """How many tokens back the repetition penalty looks."""
@@ -34,23 +42,18 @@ class _Run:
     """One generation on its way."""
 
     command: Generate
-    queue: Int32s  # tokens to feed before the first draw
+    kept: Kept
+    teller: Teller
+    queue: Int32s  # tokens to feed before the next draw
     decoder: TextDecoder | None
     stops: StopTexts
     started_s: float
-    prompt_tokens: int
     fed: int = 0  # how many of `queue` were fed
-    drawn: int = 0
-    finished: bool = False  # its sink has heard the end
     last_token_s: float = 0.0
 
     @property
     def ref(self) -> SessionRef:
         return self.command.ref
-
-    @property
-    def sink(self) -> TokenSink:
-        return self.command.sink
 
 
 @dataclass(slots=True)
@@ -69,18 +72,23 @@ class Generations:
     """
 
     def __init__(
-        self, table: SessionTable, tokenizer: Tokenizer | None, metrics: EngineMetrics
+        self,
+        table: SessionTable,
+        ledger: Ledger,
+        tokenizer: Tokenizer | None,
+        metrics: EngineMetrics,
     ) -> None:
         self._table = table
+        self._ledger = ledger
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._runs: dict[int, _Run] = {}
+        # The last generation of each row, running or over, while it can be asked for again.
+        self._kept: dict[int, Kept] = {}
+        # Who still hears of each row's last generation; longer than it runs if the end must wait.
+        self._tellers: dict[int, Teller] = {}
         slots = table.slots
-        self._temperature = np.ones(slots)
-        self._top_k: Int64s = np.zeros(slots, np.int64)
-        self._top_p = np.ones(slots)
-        self._penalty = np.ones(slots)
-        self._seed = np.zeros(slots, np.uint64)
+        self._sampling = Sampling(slots)
         # Token drawn last but not fed yet, -1 if none: where a later generation goes on.
         self.next_token = np.full(slots, -1, np.int32)
         # The last tokens of each session, newest last, -1 where there is none.
@@ -94,12 +102,20 @@ class Generations:
         """Forgets a row's tokens, when a session begins."""
         self.next_token[row] = -1
         self.recent[row] = -1
+        self._kept.pop(row, None)
 
-    def restore(self, row: int, next_token: int, recent: tuple[int, ...]) -> None:
-        """Sets a row's tokens as a snapshot has them."""
+    def restore(self, row: int, snapshot: Snapshot) -> None:
+        """Sets a row's tokens, and its last generation, as a snapshot has them."""
         self.reset(row)
-        self.next_token[row] = next_token
-        self.remember(np.asarray([row]), np.asarray([recent], np.int32))
+        self.next_token[row] = snapshot.next_token
+        self.remember(np.asarray([row]), np.asarray([snapshot.recent_tokens], np.int32))
+        if snapshot.generation is not None:
+            self._kept[row] = Kept.of(snapshot.generation)
+
+    def kept(self, row: int) -> KeptGeneration | None:
+        """A row's last generation, for its snapshot."""
+        kept = self._kept.get(row)
+        return None if kept is None else kept.to_snapshot()
 
     def remember(self, rows: Int64s, tokens: Int32s) -> None:
         """Adds int32[n, k] tokens that were fed to the last ones of n sessions."""
@@ -110,40 +126,69 @@ class Generations:
         """The client itself fed int32[n, k] tokens to n sessions: it decides what comes next."""
         self.next_token[rows] = -1
         self.remember(rows, tokens)
+        if self._kept:
+            for row in rows.tolist():
+                self._kept.pop(row, None)
+
+    def continues(self, row: int, spec: GenerateSpec) -> bool:
+        """True if a request asks for the row's last generation again.
+
+        Raises:
+            CarouselError: SEQUENCE_REUSED: it has that one's first_seq, but is another request.
+        """
+        kept = self._kept.get(row)
+        if kept is None or spec.first_seq != kept.base + 1:
+            return False
+        if digest_of(spec, self._prompt_ids(spec.prompt)) != kept.digest:
+            if int(self._table.applied[row]) == kept.base:
+                return False  # it has not run a step, so nothing is reused
+            raise CarouselError(
+                "SEQUENCE_REUSED",
+                f"another generation ran from step {spec.first_seq} on",
+                seq=spec.first_seq,
+            )
+        return True
 
     def start(self, command: Generate, now: float) -> None:
-        """Begins a generation on an idle session. Outputs of steps before it count as received.
+        """Begins a generation on an idle session, or goes on with its last one if asked for that again.
+
+        Outputs of steps before it count as received.
 
         Raises:
             CarouselError: FIELD_INVALID without anything to feed; TEXT_UNAVAILABLE.
         """
         row, spec = command.ref.row, command.spec
         prompt = self._prompt_ids(spec.prompt)
-        carry = self.next_token[row : row + 1]
-        queue = np.concatenate((carry[carry >= 0], prompt))
+        again = self.continues(row, spec)
+        carry = self._kept[row].carry if again else int(self.next_token[row])
+        queue = np.concatenate((np.full(int(carry >= 0), carry, np.int32), prompt))
         if not len(queue):
             raise CarouselError(
                 "FIELD_INVALID",
                 "a first generation needs a prompt of at least one token",
                 field="prompt",
             )
-        sampling = spec.sampling
-        self._temperature[row] = sampling.temperature
-        self._top_k[row] = sampling.top_k
-        self._top_p[row] = sampling.top_p
-        self._penalty[row] = sampling.repetition_penalty
-        self._seed[row] = self._table.seed[row] if sampling.seed is None else sampling.seed
-        self._table.ack[row] = self._table.applied[row]
-        self._table.generating[row] = True
-        self._table.pending[row] = len(queue)
-        self._runs[row] = _Run(
+        if not again:
+            base, digest = int(self._table.applied[row]), digest_of(spec, prompt)
+            self._kept[row] = Kept(base, carry, len(queue), digest)
+        self._sampling.set(row, spec.sampling, int(self._table.seed[row]))
+        tracked, sync = bool(self._table.tracked[row]), bool(self._table.sync[row])
+        run = _Run(
             command=command,
+            kept=self._kept[row],
+            teller=Teller(command.sink, tokens_wait=sync, end_waits=tracked),
             queue=queue,
             decoder=self._tokenizer.decoder() if self._tokenizer else None,
             stops=StopTexts(spec.stop),
             started_s=now,
-            prompt_tokens=len(queue),
         )
+        self._replace_teller(row, run.teller)
+        self._table.ack[row] = self._table.applied[row]
+        if self._retell(row, run):
+            return
+        self._table.generating[row] = True
+        self._table.pending[row] = len(run.queue) - run.fed
+        self._runs[row] = run
 
     def inputs(self, row: int, steps: int) -> Int32s:
         """The next tokens to feed, int32[steps]; after the prompt, the token drawn last."""
@@ -185,9 +230,30 @@ class Generations:
         table = self._table
         table.generating[row] = False
         table.pending[row] = 0
-        if error is not None and not run.finished:
-            run.sink.failed(error)
+        if error is not None and not run.teller.ending:
+            run.teller.fail(error)
+        if run.teller.done or not run.teller.ending:
+            self._tellers.pop(row, None)
         return run.command
+
+    def forget(self, row: int) -> None:
+        """The row's last generation cannot be gone on with."""
+        self._kept.pop(row, None)
+
+    def leave(self, row: int, error: CarouselError) -> None:
+        """The row's session leaves: whoever still hears of a generation is told `error`."""
+        if row in self._runs:
+            self.end(row, error)
+        self._replace_teller(row, None, error)
+        self._kept.pop(row, None)
+
+    def durable(self, row: int) -> None:
+        """The store has confirmed steps of the row: tells what waited for it."""
+        teller = self._tellers.get(row)
+        if teller is not None:
+            teller.let_out(int(self._table.durable[row]))
+            if teller.done:
+                del self._tellers[row]
 
     def rows(self) -> list[int]:
         """Rows that are generating."""
@@ -195,7 +261,7 @@ class Generations:
 
     def is_run_by(self, row: int, sink: TokenSink) -> bool:
         """True if the row's generation belongs to `sink`."""
-        return row in self._runs and self._runs[row].sink is sink
+        return row in self._runs and self._runs[row].command.sink is sink
 
     def check_integrity(self) -> None:
         """Asserts that the table and the generations agree on who is generating."""
@@ -208,90 +274,108 @@ class Generations:
     def _draw(self, rows: Int64s, logits: Tensor, now: float) -> list[int]:
         runs = [self._runs[row] for row in rows.tolist()]
         seqs = self._table.applied[rows]
-        tokens = sample(
-            logits,
-            SamplingRows(
-                temperature=self._temperature[rows],
-                top_k=self._top_k[rows],
-                top_p=self._top_p[rows],
-                penalty=self._penalty[rows],
-                uniform=uniform(self._seed[rows], seqs.astype(np.uint64)),
-                recent=self.recent[rows],
-            ),
-        )
-        details = self._details(runs, logits, tokens)
+        tokens = self._sampling.draw(rows, seqs, logits, self.recent[rows])
+        details = details_of([run.command.spec.logprobs for run in runs], logits, tokens)
         ids = tokens.cpu().numpy().astype(np.int32)
         self.next_token[rows] = ids
         times, ended = _Times(), []
         for i, (row, run) in enumerate(zip(rows.tolist(), runs, strict=True)):
-            if self._hand_out(row, run, int(ids[i]), int(seqs[i]), details[i], times, now):
+            if self._hand_out(row, run, int(ids[i]), details[i], times, now):
                 ended.append(row)
         self._metrics.tokens(len(runs), np.asarray(times.first), np.asarray(times.inter))
         return ended
 
     def _hand_out(
-        self,
-        row: int,
-        run: _Run,
-        token_id: int,
-        seq: int,
-        details: _Details,
-        times: _Times,
-        now: float,
+        self, row: int, run: _Run, token_id: int, details: Details, times: _Times, now: float
     ) -> bool:
         """Gives one drawn token to its sink; returns True if the generation has ended with it."""
-        run.drawn += 1
-        if run.drawn == 1:
+        run.kept.drawn.append((token_id, details))
+        if len(run.kept.drawn) == 1:
             times.first.append(now - run.started_s)
         else:
             times.inter.append(now - run.last_token_s)
         run.last_token_s = now
         run.queue, run.fed = self.next_token[row : row + 1].copy(), 0
         self._table.pending[row] = 1
-        spec = run.command.spec
+        ended = self._show(row, run, len(run.kept.drawn) - 1)
+        if ended and not run.teller.done:
+            self._ledger.when_durable(row, partial(self._ended, row, run.teller), now)
+        return ended
+
+    def _show(self, row: int, run: _Run, place: int) -> bool:
+        """Tells a drawn token, as far as its text is known; True if the generation ends with it."""
+        spec, seq = run.command.spec, run.kept.seq(place)
+        token_id, details = run.kept.drawn[place]
         if token_id in spec.stop_tokens:
-            return self._finish(run, FinishReason.STOP, run.stops.flush())
+            return self._finish(row, run, place, FinishReason.STOP, run.stops.flush())
         text = run.decoder.push(token_id) if run.decoder else ""
         shown, stopped = run.stops.push(GeneratedToken(token_id, text, seq, *details))
         if stopped:
-            return self._finish(run, FinishReason.STOP, shown, rest=False)
-        if run.drawn >= spec.max_tokens:
-            return self._finish(run, FinishReason.LENGTH, [*shown, *run.stops.flush()])
-        if shown:
-            run.sink.tokens(shown)
+            return self._finish(row, run, place, FinishReason.STOP, shown, rest=False)
+        if place + 1 >= spec.max_tokens:
+            shown = [*shown, *run.stops.flush()]
+            return self._finish(row, run, place, FinishReason.LENGTH, shown)
+        run.teller.tell(seq, shown, int(self._table.durable[row]))
         return False
 
     def _finish(
-        self, run: _Run, reason: FinishReason, shown: list[GeneratedToken], *, rest: bool = True
+        self,
+        row: int,
+        run: _Run,
+        place: int,
+        reason: FinishReason,
+        shown: list[GeneratedToken],
+        *,
+        rest: bool = True,
     ) -> bool:
-        run.finished = True
-        if shown:
-            run.sink.tokens(shown)
-        run.sink.finished(
-            GenerationEnd(
-                reason=reason,
-                prompt_tokens=run.prompt_tokens,
-                generated_tokens=run.drawn,
-                applied=int(self._table.applied[run.ref.row]),
-                text=run.decoder.flush() if run.decoder and rest else "",
-            )
+        run.kept.finish = int(reason)
+        seq, durable = run.kept.seq(place), int(self._table.durable[row])
+        run.teller.tell(seq, shown, durable)
+        end = GenerationEnd(
+            reason=reason,
+            prompt_tokens=run.kept.prompt_tokens,
+            generated_tokens=place + 1,
+            applied=seq,
+            text=run.decoder.flush() if run.decoder and rest else "",
         )
+        run.teller.finish(seq, end, durable)
         return True
 
-    @staticmethod
-    def _details(runs: list[_Run], logits: Tensor, tokens: Tensor) -> list[_Details]:
-        """Log-probability and alternatives for those who asked."""
-        asked = [run.command.spec.logprobs for run in runs]
-        most = max((k for k in asked if k is not None), default=None)
-        if most is None:
-            return [(None, ())] * len(runs)
-        drawn, values, ids = (t.tolist() for t in log_probabilities(logits, tokens, most))
-        return [
-            (None, ())
-            if k is None
-            else (drawn[i], tuple(zip(ids[i][:k], values[i][:k], strict=True)))
-            for i, k in enumerate(asked)
-        ]
+    def _retell(self, row: int, run: _Run) -> bool:
+        """Tells what was drawn before, and finds the place to go on from; True if that was all."""
+        kept = run.kept
+        fed = int(self._table.applied[row]) - kept.base
+        if fed < kept.prompt_tokens:
+            run.fed = fed
+            return False
+        for place in range(len(kept.drawn)):
+            if self._show(row, run, place):
+                if not run.teller.done:
+                    waiter = partial(self._ended, row, run.teller)
+                    self._ledger.when_durable(row, waiter, run.started_s)
+                return True
+        run.queue = np.asarray([kept.drawn[-1][0]], np.int32)
+        run.last_token_s = run.started_s
+        return False
+
+    def _ended(self, row: int, teller: Teller, error: CarouselError | None) -> None:
+        """The store has, or cannot have, all of a generation that has ended."""
+        if error is None:
+            teller.let_out(int(self._table.durable[row]))
+        else:
+            teller.fail(error)
+        if self._tellers.get(row) is teller:
+            del self._tellers[row]
+
+    def _replace_teller(
+        self, row: int, teller: Teller | None, error: CarouselError | None = None
+    ) -> None:
+        """From now on `teller` hears of the row's generation; whoever heard of one before is told so."""
+        former = self._tellers.pop(row, None)
+        if former is not None:
+            former.fail(error or CarouselError("SUPERSEDED", "a newer call goes on with this"))
+        if teller is not None:
+            self._tellers[row] = teller
 
     def _prompt_ids(self, prompt: str | Int32s | None) -> Int32s:
         if prompt is None:
@@ -300,7 +384,3 @@ class Generations:
             assert self._tokenizer is not None, "the wire turns text away without a tokenizer"
             return np.asarray(self._tokenizer.encode(prompt), np.int32)
         return prompt
-
-
-_Details = tuple[float | None, tuple[tuple[int, float], ...]]
-"""Log-probability of a drawn token, and its alternatives."""

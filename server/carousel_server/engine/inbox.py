@@ -11,9 +11,11 @@ import numpy as np
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
     Ack,
+    Activate,
     CancelGenerate,
     Close,
     Command,
+    Committed,
     Generate,
     Import,
     Infer,
@@ -24,7 +26,7 @@ from carousel_server.core.types import GenerateSpec
 
 # These make room, so they are taken when the inbox is full. Their number is bounded all the same: by
 # the streams, sessions and calls that they end.
-_ALWAYS_TAKEN = (CancelGenerate, Close, Unbind)
+_ALWAYS_TAKEN = (CancelGenerate, Close, Committed, Unbind)
 
 # A tick takes no more commands than this, so that it ends in bounded time whatever waits.
 _MOST_AT_ONCE = 4096
@@ -104,6 +106,8 @@ def _payload_bytes(command: Command) -> int:
             return len(command.inputs)
         case Import():
             return len(command.snapshot)
+        case Activate():
+            return len(command.record.snapshot)
         case Generate(spec=GenerateSpec(prompt=np.ndarray() as prompt)):
             return prompt.nbytes
     return 0

@@ -12,7 +12,7 @@ import torch
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import EngineMetrics
 from carousel_server.core.types import Int64s, ModelView
-from carousel_server.sessions import SessionTable, Window
+from carousel_server.sessions import Ledger, SessionTable, Window
 
 from .control import Control
 from .delivery import Delivery
@@ -31,6 +31,7 @@ class Stepping:
         view: ModelView,
         table: SessionTable,
         window: Window,
+        ledger: Ledger,
         scheduler: Scheduler,
         runner: Runner,
         generations: Generations,
@@ -42,6 +43,7 @@ class Stepping:
         self._view = view
         self._table = table
         self._window = window
+        self._ledger = ledger
         self._scheduler = scheduler
         self._runner = runner
         self._generations = generations
@@ -52,7 +54,7 @@ class Stepping:
 
     def select(self, now: float) -> Batch | None:
         """The batch of this tick: up to the first step of each row whose deadline has passed."""
-        batch = self._scheduler.select(self._table.pending)
+        batch = self._scheduler.select(self._ledger.limited(self._table.pending, now))
         if batch is None:
             return None
         firsts = self._table.applied[batch.rows] + 1
@@ -127,6 +129,7 @@ class Stepping:
         firsts = table.applied[batch.rows] + 1
         table.applied[batch.rows] += batch.counts
         table.last_used_s[batch.rows] = now
+        self._ledger.ran(batch.rows, now)
         if fed.any():
             table.pending[batch.rows[fed]] -= batch.counts[fed]
             for count in np.unique(batch.counts[fed]).tolist():
@@ -144,6 +147,11 @@ class Stepping:
             tokens = self._window.read_inputs(rows, firsts, steps).view("<i4")[:, :, 0]
             self._generations.fed(rows, tokens)
         self._window.write_outputs(rows, firsts, outputs)
+        if self._ledger.tracked and (sync := self._table.sync[rows]).any():
+            # The keeper lets these out of the window once the store has them.
+            rows, firsts, outputs = rows[~sync], firsts[~sync], outputs[~sync]
+            if not len(rows):
+                return
         self._delivery.outputs(rows, firsts, outputs)
         arrived = self._window.arrived_s(rows, firsts, steps).ravel()
         self._metrics.stepped(started - arrived, self._clock() - arrived)
@@ -158,6 +166,7 @@ class Stepping:
             log.exception("model %s: drawing tokens failed", self._view.name)
             self._runner.check_device()
             for row in rows.tolist():
+                self._generations.forget(row)
                 self.refuse(row, "INTERNAL", "the server failed to draw a token")
             return
         for row in ended:

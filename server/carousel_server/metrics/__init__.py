@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from carousel_server.core.ports import EngineMetrics, WireMetrics
+from carousel_server.core.ports import EngineMetrics, StoreMetrics, WireMetrics
 from carousel_server.core.types import ModelView
 
 from .declarations import METRICS, Declaration, Kind, Owner
 from .endpoint import MetricsServer
 from .engine import ModelMetrics
 from .families import Families
+from .store import KeepingMetrics
 from .wire import CallMetrics
 
 
@@ -33,12 +34,17 @@ class Metrics:
         assert labels.keys() <= set(names), f"build knows only {names}"
         told = (labels.get(name, "") for name in names)
         self._families.scalar("carousel_build_info", *told).set(1)
+        self._store = KeepingMetrics(self._families)
         self.registry.register(self._families)
         ProcessCollector(registry=self.registry)
 
     def engine(self, model: ModelView, slots: int) -> EngineMetrics:
         """The metrics of one model whose slab has `slots` slots."""
         return ModelMetrics(self._families, model, slots)
+
+    def store(self) -> StoreMetrics:
+        """The metrics of the store; all zero where there is none."""
+        return self._store
 
     def wire(self) -> WireMetrics:
         """The metrics of the calls."""

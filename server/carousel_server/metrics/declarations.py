@@ -26,6 +26,7 @@ class Owner(StrEnum):
 
     SERVER = "server"
     ENGINE = "engine"
+    STORE = "store"
     WIRE = "wire"
     PROCESS = "process"
 
@@ -60,6 +61,11 @@ STEP_BUCKETS_S = (
 """Fit for recurrent steps: from a small GPU tick to a queue that has become a problem."""
 CALL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """For calls as a whole."""
+STORE_BUCKETS_S = (
+    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+"""From a look into memory to a time-out of the network."""
 ROW_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 """For batch sizes."""
 
@@ -74,6 +80,12 @@ def _engine(
 
 def _seconds(name: str, text: str) -> Declaration:
     return _engine(name, Kind.HISTOGRAM, "seconds", text, buckets=STEP_BUCKETS_S)
+
+
+def _store(
+    name: str, kind: Kind, unit: str, text: str, *labels: str, buckets: tuple[float, ...] = ()
+) -> Declaration:
+    return Declaration(name, kind, Owner.STORE, text, unit, labels, buckets)
 
 
 def _process(name: str, kind: Kind, unit: str, text: str) -> Declaration:
@@ -137,9 +149,58 @@ METRICS: dict[str, Declaration] = _registry(
     _engine(
         "carousel_sessions_ended_total", _C, "sessions", "Sessions ended: closed or expired.", "how"
     ),
+    _engine(
+        "carousel_sessions_moved_total",
+        _C,
+        "sessions",
+        "Sessions parked in the store, resumed from it, or let go of because their lease was lost.",
+        "how",
+    ),
+    _engine(
+        "carousel_undurable_steps",
+        _G,
+        "steps",
+        "Most steps that a session has run and the store has not confirmed; durable_steps at most.",
+    ),
+    _seconds(
+        "carousel_durable_lag_seconds", "What a session ran, until the store had confirmed it."
+    ),
     _engine("carousel_slots_used", _G, "slots", "Slots of the slab that hold a session."),
     _engine("carousel_slots_capacity", _G, "slots", "Slots of the slab."),
     _engine("carousel_state_bytes", _G, "bytes", "Recurrent state of open sessions.", "tier"),
+    # -- the store
+    _store(
+        "carousel_store_requests_total",
+        _C,
+        "requests",
+        "What the store was asked, and whether it answered; a refusal is an answer.",
+        *("kind", "answer"),
+    ),
+    _store(
+        "carousel_store_request_seconds",
+        _H,
+        "seconds",
+        "One request to the store, without its time in the queue.",
+        "kind",
+        buckets=STORE_BUCKETS_S,
+    ),
+    _store(
+        "carousel_store_commits_total",
+        _C,
+        "snapshots",
+        "Snapshots sent to the store: done, fenced by a newer activation, or stale.",
+        "verdict",
+    ),
+    _store(
+        "carousel_store_commit_records",
+        _H,
+        "snapshots",
+        "Snapshots in one transaction.",
+        buckets=ROW_BUCKETS,
+    ),
+    _store("carousel_store_commit_bytes_total", _C, "bytes", "Bytes of the snapshots committed."),
+    _store("carousel_store_sessions", _G, "sessions", "Sessions in the store; -1 if unknown."),
+    _store("carousel_store_bytes", _G, "bytes", "Size of the store; -1 if unknown."),
     # -- the wire
     Declaration(
         "carousel_refusals_total",

@@ -7,6 +7,7 @@ from carousel_server.core.types import Float64s, ModelView, Phase
 from .families import Families
 
 ENDINGS = ("closed", "expired")
+MOVES = ("parked", "resumed", "revoked")
 DEVICE_TIER = "device"
 
 
@@ -40,6 +41,12 @@ class ModelMetrics:
         self._ended = {
             how: families.scalar("carousel_sessions_ended_total", name, how) for how in ENDINGS
         }
+        # -- the store
+        self._moved = {
+            how: families.scalar("carousel_sessions_moved_total", name, how) for how in MOVES
+        }
+        self._durable_lag_s = families.histogram("carousel_durable_lag_seconds", name)
+        self._undurable_steps = families.scalar("carousel_undurable_steps", name)
         # -- levels
         self._resident = families.scalar("carousel_sessions", name, Phase.RESIDENT.name.lower())
         self._generating = families.scalar("carousel_sessions_generating", name)
@@ -84,7 +91,23 @@ class ModelMetrics:
         """A session ended: "closed" or "expired"."""
         self._ended[how].add()
 
-    def gauges(self, *, resident: int, generating: int, pending_steps: int, inbox: int) -> None:
+    def moved(self, how: str) -> None:
+        """A session went to the store or came from it."""
+        self._moved[how].add()
+
+    def durable(self, lag_s: Float64s) -> None:
+        """The store confirmed n sessions; float64[n]."""
+        self._durable_lag_s.observe_all(lag_s)
+
+    def gauges(
+        self,
+        *,
+        resident: int,
+        generating: int,
+        pending_steps: int,
+        inbox: int,
+        undurable_steps: int,
+    ) -> None:
         """Levels, set a few times a second. A resident session is one slot."""
         self._resident.set(resident)
         self._slots_used.set(resident)
@@ -92,3 +115,4 @@ class ModelMetrics:
         self._generating.set(generating)
         self._queue_steps.set(pending_steps)
         self._inbox.set(inbox)
+        self._undurable_steps.set(undurable_steps)

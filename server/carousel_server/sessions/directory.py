@@ -70,18 +70,16 @@ class Directory:
                 while len(self._ended) > _REMEMBERED:
                     self._ended.popitem(last=False)
 
-    def locate(self, tenant: str, session_id: str) -> tuple[str, SessionRef]:
-        """Engine and ref of an open session.
-
-        Raises:
-            CarouselError: SESSION_NOT_FOUND, SESSION_EXPIRED or SESSION_CLOSED.
-        """
+    def find(self, tenant: str, session_id: str) -> tuple[str, SessionRef] | None:
+        """Engine and ref of an open session, if it is on a row."""
         with self._lock:
             entry = self._open.get((tenant, session_id))
-            if entry is not None and entry.ref is not None:
-                return entry.engine, entry.ref
-            reason = self._ended.get((tenant, session_id), "SESSION_NOT_FOUND")
-        raise ended(reason, session_id)
+            return None if entry is None or entry.ref is None else (entry.engine, entry.ref)
+
+    def why_gone(self, tenant: str, session_id: str) -> str:
+        """Why a session is not open here, as far as this process knows: a reason of the registry."""
+        with self._lock:
+            return self._ended.get((tenant, session_id), "SESSION_NOT_FOUND")
 
     def __len__(self) -> int:
         """Number of open or opening sessions."""
@@ -94,5 +92,7 @@ def ended(reason: str, session_id: str) -> CarouselError:
         "SESSION_NOT_FOUND": "is not open here",
         "SESSION_EXPIRED": "was idle for longer than its idle_ttl and has expired",
         "SESSION_CLOSED": "was closed",
+        "SESSION_PARKED": "is in the store only, since just now",
+        "LEASE_LOST": "was let go of, since its lease was taken or has run out",
     }[reason]
     return CarouselError(reason, f"session {session_id!r} {said}", field="session_id")

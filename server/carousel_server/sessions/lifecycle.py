@@ -18,6 +18,12 @@ class Event(StrEnum):
     """The client asked, or its call was the session's only purpose."""
     EXPIRE = "expire"
     """It was idle for longer than its idle_ttl_s."""
+    PARK = "park"
+    """It gives its slot back; the store has all of it."""
+    REVOKE = "revoke"
+    """The lease was taken or has run out: what the store has counts from now on."""
+    RESUME = "resume"
+    """Somebody wants it: a slot is filled from the store, in a new epoch."""
 
 
 TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
@@ -28,8 +34,12 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.RESIDENT, Event.EXPIRE): Phase.CLOSED,
     (Phase.DRAINING, Event.CLOSE): Phase.CLOSED,
     (Phase.DRAINING, Event.EXPIRE): Phase.CLOSED,
+    (Phase.RESIDENT, Event.PARK): Phase.PARKED,
+    (Phase.RESIDENT, Event.REVOKE): Phase.PARKED,
+    (Phase.DRAINING, Event.REVOKE): Phase.PARKED,
+    (Phase.PARKED, Event.RESUME): Phase.OPENING,
 }
-"""(phase, event) → phase. What is not here cannot happen. PARKED has no edges while there is no store."""
+"""(phase, event) → phase. What is not here cannot happen."""
 
 
 def advance(phase: Phase, event: Event) -> Phase:

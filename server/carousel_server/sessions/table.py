@@ -50,6 +50,11 @@ class SessionTable:
         self.created_at_unix_s = np.zeros(slots, np.float64)
         self.seed = np.zeros(slots, np.uint64)
         self.durability = np.zeros(slots, np.int8)
+        # True where a store keeps the session; where it does and outputs wait for its answer.
+        self.tracked = np.zeros(slots, np.bool_)
+        self.sync = np.zeros(slots, np.bool_)
+        # Highest attach_id of a Bind: what comes with a lower one is older.
+        self.attach_id = np.zeros(slots, np.uint64)
         # Which sink gets the outputs (-1: none), and under which number it knows the session.
         self.sink: Int64s = np.full(slots, -1, np.int64)
         self.tag: Int64s = np.zeros(slots, np.int64)
@@ -68,7 +73,7 @@ class SessionTable:
         seed: int,
         idle_ttl_s: float,
         now: float,
-        now_unix_s: float,
+        created_at_unix_s: float,
     ) -> None:
         """Starts a session on a row: cursors at 0, phase OPENING."""
         assert self.phase[row] == Phase.CLOSED, f"row {row} is in use"
@@ -79,9 +84,12 @@ class SessionTable:
         self.epoch[row] = 1
         self.last_used_s[row] = now
         self.idle_ttl_s[row] = idle_ttl_s
-        self.created_at_unix_s[row] = now_unix_s
+        self.created_at_unix_s[row] = created_at_unix_s
         self.seed[row] = seed
-        self.durability[row] = Durability.NONE
+        self.durability[row] = spec.durability
+        self.tracked[row] = spec.durability >= Durability.ASYNC
+        self.sync[row] = spec.durability >= Durability.SYNC
+        self.attach_id[row] = 0
         self.sink[row] = -1
         self.ids[row] = spec.session_id
         self.tenants[row] = spec.tenant
@@ -99,8 +107,10 @@ class SessionTable:
         return after
 
     def close(self, ref: SessionRef, reason: str) -> None:
-        """Ends a row's session; remembers why, for late commands to it."""
-        assert self.phase[ref.row] == Phase.CLOSED, "advance the phase first"
+        """Ends a row's session, here at least; remembers why, for late commands to it."""
+        assert self.phase[ref.row] in (Phase.CLOSED, Phase.PARKED), "advance the phase first"
+        self.phase[ref.row] = Phase.CLOSED
+        self.tracked[ref.row] = self.sync[ref.row] = False
         self._former[ref.row] = (ref.generation, self.ids[ref.row], reason)
         self.ids[ref.row] = self.tenants[ref.row] = ""
 
@@ -110,6 +120,15 @@ class SessionTable:
         if generation == ref.generation:
             return ended(reason, session_id)
         return CarouselError("SESSION_NOT_FOUND", "the session ended some time ago")
+
+    def was_parked(self, ref: SessionRef) -> bool:
+        """True if the session that `ref` names left its row for the store."""
+        generation, _, reason = self._former[ref.row]
+        return generation == ref.generation and reason == "SESSION_PARKED"
+
+    def visible(self, rows: Int64s) -> Int64s:
+        """Last step of each row whose output may be told: the applied one or, for sync, the durable."""
+        return np.where(self.sync[rows], self.durable[rows], self.applied[rows])
 
     def drop_pending(self, row: int) -> int:
         """Forgets the accepted steps that have not run; returns the seq of the first of them."""
@@ -150,6 +169,7 @@ class SessionTable:
             fingerprint=model.fingerprint,
             window_steps=model.window_steps,
             seed=int(self.seed[row]),
+            execution_class=model.execution_class,
         )
 
     def check_integrity(self, window_steps: int) -> None:
@@ -165,3 +185,5 @@ class SessionTable:
         assert (self.pending[rows][fed] == (received - applied)[fed]).all(), "pending is off"
         closed = self.phase == Phase.CLOSED
         assert not self.pending[closed].any(), "a closed row has steps to run"
+        assert not self.tracked[closed].any(), "a closed row counts as durable"
+        assert not (self.sync & ~self.tracked).any(), "sync without a store"

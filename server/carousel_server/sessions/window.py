@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from carousel_server.core.types import Bytes2D, Int64s
+from carousel_server.core.types import Int64s
 
 
 class Window:
@@ -74,9 +74,9 @@ class Window:
         """Keeps outputs uint8[n, k, row bytes] until they are acknowledged."""
         self._outputs[rows[:, None], self._entries(first_seqs, outputs.shape[1])] = outputs
 
-    def read_outputs(self, row: int, first_seq: int, steps: int) -> Bytes2D:
-        """Kept outputs of one session, uint8[steps, row bytes], a copy."""
-        return np.asarray(self._outputs[row, self._entries(np.asarray([first_seq]), steps)[0]])
+    def read_outputs(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray:
+        """Kept outputs uint8[n, steps, row bytes], a copy."""
+        return np.asarray(self._outputs[rows[:, None], self._entries(first_seqs, steps)])
 
     def _entries(self, first_seqs: Int64s, steps: int) -> Int64s:
         """Ring positions int64[n, steps]."""

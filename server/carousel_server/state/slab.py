@@ -45,11 +45,11 @@ class Slab:
         for tensor in self._tensors:
             tensor[row].zero_()
 
-    def take(self, row: int) -> dict[str, np.ndarray]:
-        """One row as host arrays by state name, for a snapshot; bfloat16 as the bits in uint16."""
+    def take(self, rows: Tensor) -> dict[str, np.ndarray]:
+        """Many rows as host arrays [n, …] by state name, in one copy. `rows`: int64[n]."""
         return {
-            spec.name: _bits(tensor[row]).cpu().numpy().copy()
-            for spec, tensor in zip(self.specs, self._tensors, strict=True)
+            spec.name: _bits(tensor).cpu().numpy()
+            for spec, tensor in zip(self.specs, self.gather(rows), strict=True)
         }
 
     def restore(self, row: int, arrays: dict[str, np.ndarray]) -> None:
@@ -59,7 +59,8 @@ class Slab:
 
     def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and NumPy dtype of each of those arrays."""
-        return {name: (array.shape, array.dtype.str) for name, array in self.take(0).items()}
+        first = self.take(torch.zeros(1, dtype=torch.int64, device=self.device))
+        return {name: (array.shape[1:], array.dtype.str) for name, array in first.items()}
 
 
 def _bits(tensor: Tensor) -> Tensor:

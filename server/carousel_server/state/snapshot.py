@@ -1,14 +1,17 @@
-"""One session as bytes: header, state tensors, steps not yet acknowledged, checksum.
+"""One session as bytes: header, state tensors, steps not yet acknowledged, generation, checksum.
 
 Layout, little-endian: magic "CRSL" | version u16 | header length u32 | header (JSON) | tensors in the
-header's order, raw | kept inputs | kept outputs | BLAKE2b-128 of all before. A reader refuses what it
-does not know; it never guesses.
+header's order, raw | kept inputs | kept outputs | generated tokens: ids int32[n], log-probabilities
+float32[n], ids int32[n, k] and log-probabilities float32[n, k] of the alternatives | BLAKE2b-128 of all
+before. A reader refuses what it does not know; it never guesses. Versions: 1 had no generation, attach_id
+and execution_class; it is not read any more, since no release wrote it.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import prod
@@ -21,10 +24,36 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import Bytes2D
 
 MAGIC = b"CRSL"
-VERSION = 1
+VERSION = 2
 _PREFIX = struct.Struct("<4sHI")
 _DIGEST_BYTES = 16
 _MAX_HEADER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class KeptGeneration:
+    """The generation that ran last in a session, so that it can be told again and gone on with.
+
+    Attributes:
+        base: the session's last step before it; its prompt ran from base + 1 on.
+        carry: the token drawn before it and fed by it first; -1 if none.
+        prompt_tokens: how many tokens it fed before the first draw, `carry` included.
+        digest: of the request; another request is another generation.
+        finish: as in carousel.proto; 0 while it goes on.
+        ids: int32[n], the tokens drawn.
+        logprobs: float32[n], NaN where nobody asked.
+        alternative_ids, alternative_logprobs: [n, k]; k is 0 where nobody asked.
+    """
+
+    base: int
+    carry: int
+    prompt_tokens: int
+    digest: str
+    finish: int
+    ids: np.ndarray
+    logprobs: np.ndarray
+    alternative_ids: np.ndarray
+    alternative_logprobs: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +73,9 @@ class Snapshot:
         recent_tokens: int32[n], last tokens for the repetition penalty, oldest first.
         kept_inputs: uint8[applied - ack, input_row_bytes].
         kept_outputs: uint8[applied - ack, output_row_bytes].
+        attach_id: highest that the session was bound with.
+        execution_class: how the steps were computed.
+        generation: the last one, if it can still be asked for.
     """
 
     model: str
@@ -58,6 +90,9 @@ class Snapshot:
     recent_tokens: tuple[int, ...]
     kept_inputs: Bytes2D
     kept_outputs: Bytes2D
+    attach_id: int = 0
+    execution_class: str = ""
+    generation: KeptGeneration | None = None
 
 
 class _Tensor(BaseModel):
@@ -69,6 +104,21 @@ class _Tensor(BaseModel):
     @property
     def size_bytes(self) -> int:
         return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class _Generation(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    base: int = Field(ge=0, lt=1 << 62)
+    carry: int = Field(ge=-1, lt=1 << 31)
+    prompt_tokens: int = Field(ge=1, lt=1 << 31)
+    digest: str = Field(max_length=64)
+    finish: Literal[0, 1, 2]
+    drawn: int = Field(ge=0, lt=1 << 31)
+    alternatives: int = Field(ge=0, lt=1 << 16)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.drawn * 8 * (1 + self.alternatives)
 
 
 class _Header(BaseModel):
@@ -87,33 +137,62 @@ class _Header(BaseModel):
     tensors: list[_Tensor] = Field(max_length=4096)
     input_row_bytes: int = Field(ge=1, lt=1 << 31)
     output_row_bytes: int = Field(ge=1, lt=1 << 31)
+    attach_id: int = Field(ge=0, lt=1 << 64)
+    execution_class: str = Field(max_length=256)
+    generation: _Generation | None
 
 
 def encode(snapshot: Snapshot) -> bytes:
     """The bytes of a snapshot; `decode` gives it back."""
-    header = _Header(
-        model=snapshot.model,
-        fingerprint=snapshot.fingerprint,
-        epoch=snapshot.epoch,
-        applied=snapshot.applied,
-        ack=snapshot.ack,
-        seed=snapshot.seed,
-        next_token=snapshot.next_token,
-        idle_ttl_s=snapshot.idle_ttl_s,
-        recent_tokens=list(snapshot.recent_tokens),
-        tensors=[
-            _Tensor.model_validate({"name": n, "shape": list(a.shape), "dtype": a.dtype.str})
-            for n, a in snapshot.state.items()
+    run = snapshot.generation
+    header = {
+        "model": snapshot.model,
+        "fingerprint": snapshot.fingerprint,
+        "epoch": snapshot.epoch,
+        "applied": snapshot.applied,
+        "ack": snapshot.ack,
+        "seed": snapshot.seed,
+        "next_token": snapshot.next_token,
+        "idle_ttl_s": snapshot.idle_ttl_s,
+        "recent_tokens": snapshot.recent_tokens,
+        "tensors": [
+            {"name": name, "shape": array.shape, "dtype": array.dtype.str}
+            for name, array in snapshot.state.items()
         ],
-        input_row_bytes=snapshot.kept_inputs.shape[1],
-        output_row_bytes=snapshot.kept_outputs.shape[1],
-    )
-    text = header.model_dump_json().encode()
+        "input_row_bytes": snapshot.kept_inputs.shape[1],
+        "output_row_bytes": snapshot.kept_outputs.shape[1],
+        "attach_id": snapshot.attach_id,
+        "execution_class": snapshot.execution_class,
+        "generation": None if run is None else _generation_header(run),
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
     parts = [_PREFIX.pack(MAGIC, VERSION, len(text)), text]
-    parts += [a.tobytes() for a in snapshot.state.values()]
+    parts += [array.tobytes() for array in snapshot.state.values()]
     parts += [snapshot.kept_inputs.tobytes(), snapshot.kept_outputs.tobytes()]
+    if run is not None:
+        parts += [column.tobytes() for column in _columns(run)]
     body = b"".join(parts)
     return body + _digest(body)
+
+
+def _generation_header(run: KeptGeneration) -> dict[str, object]:
+    return {
+        "base": run.base,
+        "carry": run.carry,
+        "prompt_tokens": run.prompt_tokens,
+        "digest": run.digest,
+        "finish": run.finish,
+        "drawn": len(run.ids),
+        "alternatives": run.alternative_ids.shape[1],
+    }
+
+
+def _columns(run: KeptGeneration) -> Iterator[np.ndarray]:
+    """The arrays of a generation in the order of the layout."""
+    yield np.asarray(run.ids, "<i4")
+    yield np.asarray(run.logprobs, "<f4")
+    yield np.asarray(run.alternative_ids, "<i4")
+    yield np.asarray(run.alternative_logprobs, "<f4")
 
 
 def decode(data: bytes) -> Snapshot:
@@ -141,19 +220,20 @@ def decode(data: bytes) -> Snapshot:
 
 
 def _assemble(header: _Header, raw: bytes) -> Snapshot:
-    """Cuts the raw part into tensors and kept outputs."""
-    kept_rows = header.applied - header.ack
-    if kept_rows < 0 or sum(t.size_bytes for t in header.tensors) + kept_rows * (
-        header.input_row_bytes + header.output_row_bytes
-    ) != len(raw):
+    """Cuts the raw part into tensors, kept steps and the generation."""
+    kept_rows, run = header.applied - header.ack, header.generation
+    sizes = [
+        *(tensor.size_bytes for tensor in header.tensors),
+        kept_rows * header.input_row_bytes,
+        kept_rows * header.output_row_bytes,
+        run.size_bytes if run else 0,
+    ]
+    if kept_rows < 0 or sum(sizes) != len(raw):
         raise _invalid("its parts do not add up to its length")
-    state, at = {}, 0
-    for tensor in header.tensors:
-        part = raw[at : at + tensor.size_bytes]
-        state[tensor.name] = np.frombuffer(part, tensor.dtype).reshape(tensor.shape)
-        at += tensor.size_bytes
-    kept = np.frombuffer(raw, np.uint8, offset=at)
-    kept_inputs, kept_outputs = np.split(kept, [kept_rows * header.input_row_bytes])
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(raw[at : at + size])
+        at += size
     return Snapshot(
         model=header.model,
         fingerprint=header.fingerprint,
@@ -163,10 +243,32 @@ def _assemble(header: _Header, raw: bytes) -> Snapshot:
         seed=header.seed,
         next_token=header.next_token,
         idle_ttl_s=header.idle_ttl_s,
-        state=state,
+        state={
+            tensor.name: np.frombuffer(part, tensor.dtype).reshape(tensor.shape)
+            for tensor, part in zip(header.tensors, parts, strict=False)
+        },
         recent_tokens=tuple(header.recent_tokens),
-        kept_inputs=kept_inputs.reshape(kept_rows, header.input_row_bytes),
-        kept_outputs=kept_outputs.reshape(kept_rows, header.output_row_bytes),
+        kept_inputs=np.frombuffer(parts[-3], np.uint8).reshape(kept_rows, header.input_row_bytes),
+        kept_outputs=np.frombuffer(parts[-2], np.uint8).reshape(kept_rows, header.output_row_bytes),
+        attach_id=header.attach_id,
+        execution_class=header.execution_class,
+        generation=None if run is None else _generation(run, parts[-1]),
+    )
+
+
+def _generation(run: _Generation, raw: bytes) -> KeptGeneration:
+    n, k = run.drawn, run.alternatives
+    ids, logprobs, others = np.split(np.frombuffer(raw, "<i4"), [n, 2 * n])
+    return KeptGeneration(
+        base=run.base,
+        carry=run.carry,
+        prompt_tokens=run.prompt_tokens,
+        digest=run.digest,
+        finish=run.finish,
+        ids=ids,
+        logprobs=logprobs.view("<f4"),
+        alternative_ids=others[: n * k].reshape(n, k),
+        alternative_logprobs=others[n * k :].view("<f4").reshape(n, k),
     )
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from functools import partial
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Ack, CatalogPort, EnginePort, Open, Replay
-from carousel_server.core.types import SessionRef
+from carousel_server.core.ports import Ack, CatalogPort, EnginePort, Opened, Place, Replay
+from carousel_server.core.types import OpenSpec, SessionRef
 
 from .blocks import Blocks, not_bound, too_many_handles
 from .calls import Context, current_call
 from .errors import invalid
-from .fields import check_seqs
+from .fields import check_seqs, check_session_id
 from .gate import Gate
 from .messages import parse
 from .options import WireOptions
 from .outbox import Outbox
-from .places import find_engine, find_session
+from .places import find_engine
 from .sessions import open_spec
 from .stream import Stream
 
@@ -43,8 +45,10 @@ class Attach:
         """
         options = self._options
         outbox = Outbox(options.max_message_bytes, options.max_unsent_bytes)
-        stream = Stream(asyncio.get_running_loop(), outbox, self._gate.metrics)
-        conversation = _Conversation(stream, self._catalog, options, self._gate)
+        tenant = current_call().tenant
+        loop = asyncio.get_running_loop()
+        stream = Stream(loop, outbox, self._gate.metrics, self._catalog, tenant)
+        conversation = Conversation(stream, self._catalog, options, self._gate, tenant)
         with self._gate.admit(stream):
             writer = asyncio.create_task(outbox.write_to(context))
             reader = asyncio.create_task(conversation.read(requests))
@@ -72,18 +76,24 @@ def _failure_of(reader: asyncio.Task[None]) -> CarouselError | None:
     raise error
 
 
-class _Conversation:
+class Conversation:
     """What a client says on one stream: one short method an event."""
 
     def __init__(
-        self, stream: Stream, catalog: CatalogPort, options: WireOptions, gate: Gate
+        self,
+        stream: Stream,
+        catalog: CatalogPort,
+        options: WireOptions,
+        gate: Gate,
+        tenant: str,
     ) -> None:
         self._stream = stream
         self._catalog = catalog
         self._options = options
         self._gate = gate
         self._blocks = Blocks(stream, options)
-        self._tenant = current_call().tenant
+        self._tenant = tenant
+        self._greeted = False
 
     async def read(self, requests: AsyncIterator[bytes]) -> None:
         """Takes requests until the client half-closes.
@@ -93,26 +103,28 @@ class _Conversation:
                 no knowing what else the client believes to have said.
         """
         most = self._options.max_message_bytes
-        greeted = False
         async for data in requests:
-            request = parse(pb.AttachRequest, data, most)
-            event = request.WhichOneof("event")
-            if event is None or (event == "hello") == greeted:
-                raise _out_of_turn(event)
-            if event == "block":
-                self._block(request.block)
-            elif event == "acks":
-                self._acks(request.acks)
-            elif event == "bind":
-                self._bind(request.bind)
-            elif event == "replay":
-                self._replay(request.replay)
-            elif event == "unbind":
-                self._unbind(request.unbind)
-            else:
-                greeted = True
-                self._welcome()
+            self.take(parse(pb.AttachRequest, data, most))
             await self._stream.outbox.room()
+
+    def take(self, request: pb.AttachRequest) -> None:
+        """Takes one request. Raises as `read`."""
+        event = request.WhichOneof("event")
+        if event is None or (event == "hello") == self._greeted:
+            raise _out_of_turn(event)
+        if event == "block":
+            self._block(request.block)
+        elif event == "acks":
+            self._acks(request.acks)
+        elif event == "bind":
+            self._bind(request.bind)
+        elif event == "replay":
+            self._replay(request.replay)
+        elif event == "unbind":
+            self._unbind(request.unbind)
+        else:
+            self._greeted = True
+            self._welcome()
 
     def _welcome(self) -> None:
         welcome = pb.Welcome(
@@ -134,16 +146,25 @@ class _Conversation:
             self._check_free(bind.handle)
             match bind.WhichOneof("target"):
                 case "session_id":
-                    engine, ref = find_session(self._catalog, self._tenant, bind.session_id)
-                    tag = self._stream.begin(bind.handle)
-                    self._stream.bind(bind.handle, tag, engine, ref)
+                    check_session_id(bind.session_id)
+                    find = partial(
+                        self._catalog.resume, self._tenant, bind.session_id, bind.epoch_floor
+                    )
+                    orphan = False
                 case "open":
                     engine = find_engine(self._catalog, bind.open.model, "open.model")
                     spec = open_spec(self._tenant, bind.open, self._options.max_idle_ttl_s)
-                    tag = self._stream.begin(bind.handle)
-                    self._stream.open(bind.handle, tag, engine, Open(spec))
+                    find = partial(_opened, self._catalog, engine, spec)
+                    orphan = not spec.session_id
                 case _:
                     raise invalid("target", "set session_id or open")
+            self._stream.bind(
+                bind.handle,
+                find,
+                attach_id=bind.attach_id,
+                epoch_floor=bind.epoch_floor,
+                orphan=orphan,
+            )
         except CarouselError as error:
             self._stream.refuse(bind.handle, error)
 
@@ -151,9 +172,9 @@ class _Conversation:
         stream, limit = self._stream, self._options.max_handles
         if handle == 0:
             raise invalid("handle", f"must be from 1 to {_MAX_HANDLE}")
-        if handle in stream.bound or handle in stream.binding:
+        if not stream.is_free(handle):
             raise CarouselError("HANDLE_IN_USE", f"handle {handle} is bound on this stream")
-        if len(stream.bound) + len(stream.binding) >= limit:
+        if stream.handles >= limit:
             raise CarouselError(
                 "TOO_MANY_SESSIONS",
                 f"{limit} handles are bound on this stream (max_handles)",
@@ -169,13 +190,11 @@ class _Conversation:
             if len(acks.acks) != count:
                 raise invalid("acks", f"must be {count}, one per handle")
             seqs = check_seqs(acks.acks, "acks", least=0)
-            missing = [h for h in acks.handles if h not in self._stream.bound]
-            if missing:
-                self._stream.refuse_all(dict.fromkeys(missing, 0), not_bound())
             by_engine: dict[str, tuple[EnginePort, list[SessionRef], list[int]]] = {}
             for handle, seq in zip(acks.handles, seqs, strict=True):
                 binding = self._stream.bound.get(handle)
                 if binding is None:
+                    self._ack_unbound(handle, seq)
                     continue
                 name = binding.engine.model.name
                 _, refs, upto = by_engine.setdefault(name, (binding.engine, [], []))
@@ -186,7 +205,17 @@ class _Conversation:
         except CarouselError as error:
             self._stream.refuse(0, error)
 
+    def _ack_unbound(self, handle: int, seq: int) -> None:
+        parked = self._stream.parked_handles.get(handle)
+        if parked is None:
+            self._stream.refuse(handle, not_bound())
+        else:
+            parked.ack = max(parked.ack, seq)
+
     def _replay(self, replay: pb.Replay) -> None:
+        if replay.handle in self._stream.parked_handles:
+            self._stream.wake(replay.handle)
+            return
         binding = self._stream.bound.get(replay.handle)
         if binding is None:
             self._stream.refuse(replay.handle, not_bound())
@@ -197,12 +226,26 @@ class _Conversation:
             self._stream.refuse(replay.handle, error)
 
     def _unbind(self, unbind: pb.Unbind) -> None:
-        if unbind.handle in self._stream.bound:
+        if unbind.handle in self._stream.bound or unbind.handle in self._stream.parked_handles:
             self._stream.unbind(unbind.handle, close=unbind.close)
         elif unbind.handle in self._stream.binding:
             self._stream.unbind_later(unbind.handle, close=unbind.close)
         else:
             self._stream.refuse(unbind.handle, not_bound())
+
+
+def _opened(catalog: CatalogPort, engine: EnginePort, spec: OpenSpec) -> Future[Place]:
+    """Opens a session; where it is then."""
+    place: Future[Place] = Future()
+
+    def opened(reply: Opened) -> None:
+        if (error := reply.exception()) is not None:
+            place.set_exception(error)
+        else:
+            place.set_result((engine, reply.result()[0]))
+
+    catalog.open(engine, spec).add_done_callback(opened)
+    return place
 
 
 def _out_of_turn(event: str | None) -> CarouselError:

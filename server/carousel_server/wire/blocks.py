@@ -23,6 +23,7 @@ from .fields import (
     shape_error,
 )
 from .options import WireOptions
+from .parking import Parked
 from .stream import Stream
 
 
@@ -43,10 +44,9 @@ class Blocks:
             return
         try:
             firsts, acks = _check_columns(block)
-            missing = [h for h in handles if h not in self._stream.bound]
             inputs = block.inputs
-            if missing:
-                handles, firsts, acks, inputs = self._without(missing, block, firsts, acks)
+            if not all(map(self._stream.bound.__contains__, handles)):
+                handles, firsts, acks, inputs = self._bound_part(block, firsts, acks)
             if handles:
                 self._submit(block, list(handles), firsts, acks, inputs)
         except CarouselError as error:
@@ -75,9 +75,7 @@ class Blocks:
         check_dtype(model, block.dtype)
         _check_size(model, len(handles), steps, inputs)
         check_reply_size(model, len(handles) * steps, self._max_message_bytes)
-        deadline_s = NO_DEADLINE
-        if block.HasField("timeout"):
-            deadline_s = deadline_after(seconds_of(block.timeout, "timeout", MAX_TIMEOUT_S))
+        deadline_s = _deadline_s(block)
         engine.submit(
             StepBlock(
                 sink=self._stream,
@@ -91,24 +89,59 @@ class Blocks:
             )
         )
 
-    def _without(
-        self, missing: list[int], block: pb.Block, firsts: Sequence[int], acks: list[int]
+    def _bound_part(
+        self, block: pb.Block, firsts: Sequence[int], acks: list[int]
     ) -> tuple[list[int], list[int], list[int], bytes]:
-        """The block without handles that are not bound (perhaps no longer), which are told so."""
-        first_of = dict(zip(block.handles, firsts, strict=True))
-        self._stream.refuse_all({handle: first_of[handle] for handle in missing}, not_bound())
-        gone = set(missing)
-        kept = [i for i, handle in enumerate(block.handles) if handle not in gone]
+        """The block without handles that are not bound.
+
+        Those that are bound no longer are told so; those whose session is in the store wait for it.
+        """
         rows = np.frombuffer(block.inputs, np.uint8)
         if len(rows) % len(block.handles):
             raise invalid("inputs", "must hold as many bytes for each handle")
         rows = rows.reshape(len(block.handles), -1)
+        kept: list[int] = []
+        for i, handle in enumerate(block.handles):
+            parked = self._stream.parked_handles.get(handle)
+            if parked is not None:
+                ack = acks[i] if acks else 0
+                self._wake(parked, handle, block, firsts[i], ack, rows[i].tobytes())
+            elif handle in self._stream.bound:
+                kept.append(i)
+            else:
+                self._stream.refuse(handle, not_bound(), firsts[i])
         return (
             [block.handles[i] for i in kept],
             [firsts[i] for i in kept],
             [acks[i] for i in kept] if acks else [],
             rows[kept].tobytes(),
         )
+
+    def _wake(
+        self, parked: Parked, handle: int, block: pb.Block, first: int, ack: int, inputs: bytes
+    ) -> None:
+        """Lets a row of a block wait for its session."""
+        binding, steps = parked.binding, block.steps
+        try:
+            model = binding.engine.model
+            check_dtype(model, block.dtype)
+            _check_size(model, 1, steps, inputs)
+            check_reply_size(model, steps, self._max_message_bytes)
+            waiting = StepBlock(
+                sink=self._stream,
+                tags=[binding.tag],
+                refs=[binding.ref],
+                first_seqs=[first],
+                steps=steps,
+                inputs=inputs,
+                acks=[ack] if ack else (),
+                deadline_s=_deadline_s(block),
+            )
+        except CarouselError as error:
+            self._stream.refuse(handle, error, first)
+            return
+        parked.ack = max(parked.ack, ack)
+        self._stream.wake(handle, waiting)
 
     def _refuse(
         self, handles: Sequence[int], first_seqs: Sequence[int], error: CarouselError
@@ -119,6 +152,13 @@ class Blocks:
             return
         seqs = first_seqs if len(first_seqs) == len(handles) else repeat(0)
         self._stream.refuse_all(dict(zip(handles, seqs, strict=False)), error)
+
+
+def _deadline_s(block: pb.Block) -> float:
+    """Until when the block's steps may begin, by the monotonic clock."""
+    if not block.HasField("timeout"):
+        return NO_DEADLINE
+    return deadline_after(seconds_of(block.timeout, "timeout", MAX_TIMEOUT_S))
 
 
 def not_bound() -> CarouselError:

@@ -12,16 +12,23 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import CancelGenerate, CatalogPort, Close, EnginePort, Open
 from carousel_server.core.ports import Generate as GenerateCommand
-from carousel_server.core.types import GeneratedToken, GenerationEnd, OpenSpec, SessionRef
+from carousel_server.core.types import (
+    Durability,
+    GeneratedToken,
+    GenerateSpec,
+    GenerationEnd,
+    OpenSpec,
+    SessionRef,
+)
 
 from .calls import Context, current_call
 from .errors import invalid
 from .fields import deadline_after
 from .gate import Gate
 from .options import WireOptions
-from .places import find_engine, find_session
+from .places import ask_session, find_engine, find_session
 from .prompts import generate_spec
-from .replies import open_session, tell
+from .replies import opening, tell
 from .views import token_message
 
 _TOKENS_PER_MESSAGE = 256
@@ -128,23 +135,43 @@ class Generate:
     async def generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Generate. When the caller gives up, the generation ends where it is."""
         self._gate.refuse_if_draining()
-        engine, ref = self._target(request)
+        engine, ref = await self._target(request)
         deadline_s = deadline_after(context.time_remaining())
         limit = self._options.max_generate_tokens
         spec = await generate_spec(engine, request, limit, deadline_s)
-        own = ref is None
         if ref is None:
-            command = Open(OpenSpec(tenant=current_call().tenant, session_id=""))
-            ref, _ = await open_session(engine, command, keep_if_cancelled=False)
+            # Such a session needs no store: the request says all, so it can be asked again.
+            own = OpenSpec(current_call().tenant, "", Durability.NONE)
+            opened = Open(own)
+            engine.submit(opened)
+            ref, _ = await opening(engine, opened.reply, keep_if_cancelled=False)
+            await self._run(engine, ref, spec, context, close_after=True)
+            return
+
+        async def run(engine: EnginePort, ref: SessionRef) -> None:
+            await self._run(engine, ref, spec, context, close_after=False)
+
+        await ask_session(self._catalog, current_call().tenant, request.session_id, run)
+
+    async def _run(
+        self,
+        engine: EnginePort,
+        ref: SessionRef,
+        spec: GenerateSpec,
+        context: Context,
+        *,
+        close_after: bool,
+    ) -> None:
+        """Generates, and writes the tokens as they come."""
 
         def give_up() -> None:
             tell(engine, CancelGenerate(ref, queue))
 
         queue = TokenQueue(asyncio.get_running_loop(), give_up)
         try:
-            engine.submit(GenerateCommand(ref, spec, queue, close_after=own))
+            engine.submit(GenerateCommand(ref, spec, queue, close_after=close_after))
         except CarouselError:
-            if own:
+            if close_after:
                 tell(engine, Close(ref))
             raise
         try:
@@ -156,11 +183,11 @@ class Generate:
             if not queue.ended:
                 give_up()
 
-    def _target(self, request: pb.GenerateRequest) -> tuple[EnginePort, SessionRef | None]:
+    async def _target(self, request: pb.GenerateRequest) -> tuple[EnginePort, SessionRef | None]:
         """Engine and session; no session if this call gets one of its own."""
         match request.WhichOneof("target"):
             case "session_id":
-                return find_session(self._catalog, current_call().tenant, request.session_id)
+                return await find_session(self._catalog, current_call().tenant, request.session_id)
             case "model":
                 return find_engine(self._catalog, request.model), None
         raise invalid("target", "set model or session_id")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Close, Command, EnginePort, Fork, Import, Open
+from carousel_server.core.ports import Close, Command, EnginePort, Opened
 from carousel_server.core.types import SessionRef, SessionView
 
 T = TypeVar("T")
@@ -20,24 +20,23 @@ async def reply_of(future: Future[T]) -> T:
     return await asyncio.shield(asyncio.wrap_future(future))
 
 
-async def open_session(
-    engine: EnginePort, command: Open | Import | Fork, *, keep_if_cancelled: bool
+async def opening(
+    engine: EnginePort, reply: Opened, *, keep_if_cancelled: bool
 ) -> tuple[SessionRef, SessionView]:
-    """Opens a session by any of the three commands.
+    """Waits for a session that is being opened.
 
     With `keep_if_cancelled` False, a session whose caller has gone before it learned the id is closed
     again: nobody could ever name it, so it would only hold a slot until its idle_ttl.
     """
-    engine.submit(command)
     try:
-        return await reply_of(command.reply)
+        return await reply_of(reply)
     except asyncio.CancelledError:
         if not keep_if_cancelled:
-            command.reply.add_done_callback(lambda reply: close_orphan(engine, reply))
+            reply.add_done_callback(lambda reply: _close_orphan(engine, reply))
         raise
 
 
-def close_orphan(engine: EnginePort, reply: Future[tuple[SessionRef, SessionView]]) -> None:
+def _close_orphan(engine: EnginePort, reply: Opened) -> None:
     """Closes the session that `reply` has brought, if it has; on any thread."""
     if reply.cancelled() or reply.exception() is not None:
         return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
@@ -12,10 +14,8 @@ from carousel_server.core.ports import (
     EnginePort,
     Export,
     Fork,
-    Get,
     Import,
     List,
-    Open,
 )
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 
@@ -24,9 +24,11 @@ from .errors import invalid
 from .fields import check_reply_bytes, check_session_id, seconds_of
 from .options import WireOptions
 from .paging import check_page, page_token
-from .places import find_engine, find_session
-from .replies import open_session, reply_of
+from .places import ask_session, find_engine
+from .replies import opening, reply_of
 from .views import session_message
+
+T = TypeVar("T")
 
 
 class Sessions:
@@ -43,34 +45,40 @@ class Sessions:
         tenant = current_call().tenant
         engine = find_engine(self._catalog, request.model)
         spec = open_spec(tenant, request, self._options.max_idle_ttl_s)
-        _, view = await open_session(engine, Open(spec), keep_if_cancelled=bool(request.session_id))
+        opened = self._catalog.open(engine, spec)
+        _, view = await opening(engine, opened, keep_if_cancelled=bool(request.session_id))
         return pb.OpenSessionResponse(session=session_message(view))
 
     async def get_session(
         self, request: pb.GetSessionRequest, _context: Context
     ) -> pb.GetSessionResponse:
         """GetSession."""
-        engine, ref = self._locate(request.session_id)
-        command = Get(ref)
-        engine.submit(command)
-        return pb.GetSessionResponse(session=session_message(await reply_of(command.reply)))
+        tenant, session_id = current_call().tenant, check_session_id(request.session_id)
+        try:
+            view: SessionView = await reply_of(self._catalog.peek(tenant, session_id))
+        except CarouselError as error:
+            error.metadata.setdefault("session", session_id)
+            raise
+        return pb.GetSessionResponse(session=session_message(view))
 
     async def list_sessions(
         self, request: pb.ListSessionsRequest, _context: Context
     ) -> pb.ListSessionsResponse:
-        """ListSessions. Each page asks every engine anew: a session is listed if it is open then."""
+        """ListSessions. Each page asks engines and store anew: a session is listed if it is open then."""
+        tenant = current_call().tenant
         size, after = check_page(request.page_size, request.page_token)
         engines = self._catalog.engines()
         if request.model:
             engines = [find_engine(self._catalog, request.model)]
-        commands = [List(current_call().tenant, after, size + 1) for _ in engines]
+        commands = [List(tenant, after, size + 1) for _ in engines]
         for engine, command in zip(engines, commands, strict=True):
             engine.submit(command)
-        found: list[SessionView] = []
+        stored = self._catalog.stored(tenant, after, size + 1, request.model)
+        found: dict[str, SessionView] = {view.id: view for view in await reply_of(stored)}
         for command in commands:
-            views: list[SessionView] = await reply_of(command.reply)
-            found += views
-        page = heapq.nsmallest(size + 1, found, key=lambda view: view.id)
+            # What an engine says of its sessions is newer.
+            found |= {view.id: view for view in await reply_of(command.reply)}
+        page = heapq.nsmallest(size + 1, found.values(), key=lambda view: view.id)
         last = page[size - 1].id if len(page) > size else ""
         return pb.ListSessionsResponse(
             sessions=[session_message(view) for view in page[:size]],
@@ -81,19 +89,26 @@ class Sessions:
         self, request: pb.CloseSessionRequest, _context: Context
     ) -> pb.CloseSessionResponse:
         """CloseSession."""
-        engine, ref = self._locate(request.session_id)
-        command = Close(ref)
-        engine.submit(command)
-        return pb.CloseSessionResponse(session=session_message(await reply_of(command.reply)))
+
+        async def close(engine: EnginePort, ref: SessionRef) -> SessionView:
+            command = Close(ref)
+            engine.submit(command)
+            return await reply_of(command.reply)
+
+        view = await self._ask(request.session_id, close)
+        return pb.CloseSessionResponse(session=session_message(view))
 
     async def export_session(
         self, request: pb.ExportSessionRequest, _context: Context
     ) -> pb.ExportSessionResponse:
         """ExportSession."""
-        engine, ref = self._locate(request.session_id)
-        command = Export(ref)
-        engine.submit(command)
-        snapshot, view = await reply_of(command.reply)
+
+        async def export(engine: EnginePort, ref: SessionRef) -> tuple[bytes, SessionView]:
+            command = Export(ref)
+            engine.submit(command)
+            return await reply_of(command.reply)
+
+        snapshot, view = await self._ask(request.session_id, export)
         check_reply_bytes(len(snapshot), self._options.max_message_bytes)
         return pb.ExportSessionResponse(snapshot=snapshot, session=session_message(view))
 
@@ -117,9 +132,8 @@ class Sessions:
         for engine in engines:
             command = Import(request.snapshot, spec)
             try:
-                _, view = await open_session(
-                    engine, command, keep_if_cancelled=bool(spec.session_id)
-                )
+                copied = self._catalog.copy(engine, command)
+                _, view = await opening(engine, copied, keep_if_cancelled=bool(spec.session_id))
             except CarouselError as error:
                 if error.reason != "FINGERPRINT_MISMATCH":
                     raise
@@ -132,19 +146,23 @@ class Sessions:
         self, request: pb.ForkSessionRequest, _context: Context
     ) -> pb.ForkSessionResponse:
         """ForkSession."""
-        engine, ref = self._locate(request.session_id)
         spec = OpenSpec(
             tenant=current_call().tenant,
             session_id=new_session_id(request.new_session_id, "new_session_id"),
             seed=request.seed if request.HasField("seed") else None,
         )
-        _, view = await open_session(
-            engine, Fork(ref, spec), keep_if_cancelled=bool(request.new_session_id)
-        )
+
+        async def fork(engine: EnginePort, ref: SessionRef) -> SessionView:
+            copied = self._catalog.copy(engine, Fork(ref, spec))
+            return (await opening(engine, copied, keep_if_cancelled=bool(spec.session_id)))[1]
+
+        view = await self._ask(request.session_id, fork)
         return pb.ForkSessionResponse(session=session_message(view))
 
-    def _locate(self, session_id: str) -> tuple[EnginePort, SessionRef]:
-        return find_session(self._catalog, current_call().tenant, session_id)
+    async def _ask(
+        self, session_id: str, ask: Callable[[EnginePort, SessionRef], Awaitable[T]]
+    ) -> T:
+        return await ask_session(self._catalog, current_call().tenant, session_id, ask)
 
 
 def open_spec(tenant: str, request: pb.OpenSessionRequest, max_idle_ttl_s: float) -> OpenSpec:

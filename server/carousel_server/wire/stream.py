@@ -8,43 +8,84 @@ earlier owner of a handle is told from one for the present owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Bind, Close, Command, EnginePort, Open, Unbind, WireMetrics
+from carousel_server.core.ports import (
+    Bind,
+    CatalogPort,
+    Close,
+    EnginePort,
+    Place,
+    StepBlock,
+    Unbind,
+    WireMetrics,
+)
 from carousel_server.core.types import Bytes2D, Int64s, SessionRef, SessionView
 
 from .errors import status_of
 from .outbox import Outbox
-from .replies import call_on, close_orphan, tell
+from .parking import Binding, Parked
+from .replies import call_on, tell
 from .views import duration_of, session_message
 
 _HANDLE_MASK = 0xFFFF_FFFF
 
+_MOST_TRIES = 4
+"""A session may be parked, or its lease taken, just before it is bound: then it is fetched again."""
 
-class Binding(NamedTuple):
-    """A session bound to a handle."""
+_RETRY_AFTER_S = 0.05
 
-    engine: EnginePort
-    ref: SessionRef
+
+@dataclass(slots=True)
+class Wish:
+    """A binding on its way.
+
+    Attributes:
+        handle, tag: under which the session is to be bound.
+        find: brings the session onto a row; called again if it has left before it was bound.
+        attach_id, epoch_floor, ack: as in `core.ports.Bind`.
+        orphan: nobody else can ever name the session, so it is closed if the binding fails.
+        quiet: the client thinks that the handle is bound all the while.
+    """
+
+    handle: int
     tag: int
+    find: Callable[[], Future[Place]]
+    attach_id: int = 0
+    epoch_floor: int = 0
+    ack: int = 0
+    orphan: bool = False
+    quiet: bool = False
+    tries: int = 0
 
 
 class Stream:
     """Handles of one stream and the traffic back. Sink methods on engine threads, the rest on the loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, outbox: Outbox, metrics: WireMetrics
+        self,
+        loop: asyncio.AbstractEventLoop,
+        outbox: Outbox,
+        metrics: WireMetrics,
+        catalog: CatalogPort,
+        tenant: str,
     ) -> None:
         self._loop = loop
         self.outbox = outbox
         self._metrics = metrics
+        self._catalog = catalog
+        self._tenant = tenant
         # Handle → session, for those that are bound.
         self.bound: dict[int, Binding] = {}
+        # Handles whose session is in the store for now.
+        self.parked_handles: dict[int, Parked] = {}
         # Handles whose Bind an engine has not answered yet, with their tags.
         self.binding: dict[int, int] = {}
         # Those of them that the client has asked back already, and whether to close the session too.
@@ -64,13 +105,27 @@ class Stream:
 
     def failure(self, tag: int, seq: int, error: CarouselError) -> None:
         """Takes a refusal."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._failure, tag, seq, error)
+        self._on_loop(self._failure, tag, seq, error)
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         """Takes the news that a session has left."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._unbound, tag, error)
+        self._on_loop(self._unbound, tag, error)
+
+    def durable(self, tags: Int64s, seqs: Int64s) -> None:
+        """Takes the store's word."""
+        self._on_loop(self._durable, tags, seqs)
+
+    def parked(self, tag: int, ack: int) -> None:
+        """Takes the news that a session is in the store for now."""
+        self._on_loop(self._parked, tag, ack)
+
+    def returned(self, tag: int, block: StepBlock) -> None:
+        """Takes back what came too late for a session that was parked."""
+        self._on_loop(self._returned, tag, block)
+
+    def _on_loop(self, callback: Callable[..., None], *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended: nobody is reading
+            self._loop.call_soon_threadsafe(callback, *args)
 
     # -- results: on the loop
 
@@ -93,6 +148,28 @@ class Stream:
         if self._owns(tag):
             self._give_back(tag & _HANDLE_MASK, error)
 
+    def _durable(self, tags: Int64s, seqs: Int64s) -> None:
+        known = [
+            (tag & _HANDLE_MASK, seq)
+            for tag, seq in zip(tags.tolist(), seqs.tolist(), strict=True)
+            if self._owns(tag)
+        ]
+        if known:
+            handles, durables = zip(*known, strict=True)
+            durable = pb.Durable(handles=handles, durables=durables)
+            self.outbox.put(pb.AttachResponse(durable=durable))
+
+    def _parked(self, tag: int, ack: int) -> None:
+        if self._owns(tag):
+            handle = tag & _HANDLE_MASK
+            self.parked_handles[handle] = Parked(self.bound.pop(handle), ack)
+            self._has_former = True
+
+    def _returned(self, tag: int, block: StepBlock) -> None:
+        parked = self.parked_handles.get(tag & _HANDLE_MASK)
+        if parked is not None and parked.binding.tag == tag:
+            self.wake(tag & _HANDLE_MASK, block)
+
     def _owns(self, tag: int) -> bool:
         binding = self.bound.get(tag & _HANDLE_MASK)
         return binding is not None and binding.tag == tag
@@ -111,59 +188,100 @@ class Stream:
 
     # -- binding: each step is the callback of the one before, so that no other session waits
 
-    def begin(self, handle: int) -> int:
-        """Reserves a handle; returns its tag."""
-        self._bindings += 1
-        tag = self._bindings << 32 | handle
-        self.binding[handle] = tag
-        return tag
+    def is_free(self, handle: int) -> bool:
+        """True if no session has the handle or is about to get it."""
+        return not any(handle in held for held in (self.bound, self.binding, self.parked_handles))
 
-    def open(self, handle: int, tag: int, engine: EnginePort, command: Open) -> None:
-        """Opens a session, then binds it. If nobody learns its id, it is closed again."""
-        orphan = not command.spec.session_id
-
-        def opened(reply: Future[Any]) -> None:
-            if self._closed:
-                if orphan:
-                    close_orphan(engine, reply)
-            elif (error := _error_of(reply)) is not None:
-                self._fail_binding(handle, error)
-            else:
-                self.bind(handle, tag, engine, reply.result()[0], orphan=orphan)
-
-        if self._submit(handle, engine, command):
-            call_on(self._loop, command.reply, opened)
+    @property
+    def handles(self) -> int:
+        """How many handles are in use."""
+        return len(self.bound) + len(self.binding) + len(self.parked_handles)
 
     def bind(
-        self, handle: int, tag: int, engine: EnginePort, ref: SessionRef, *, orphan: bool = False
+        self,
+        handle: int,
+        find: Callable[[], Future[Place]],
+        *,
+        attach_id: int = 0,
+        epoch_floor: int = 0,
+        orphan: bool = False,
     ) -> None:
-        """Binds a session to a reserved handle; an `orphan` is closed if that does not succeed."""
+        """Finds a session and binds it to a free handle."""
+        tag = self._new_tag(handle)
+        self.binding[handle] = tag
+        self._seek(Wish(handle, tag, find, attach_id, epoch_floor, orphan=orphan))
 
-        def answered(reply: Future[Any]) -> None:
-            error = _error_of(reply)
-            if self._closed:
-                unwanted = orphan or self._leaving.get(handle, False)
-                tell(engine, Close(ref) if unwanted else Unbind(ref, self))
-            elif error is not None:
-                self._fail_binding(handle, error)
-            else:
-                self._bind(handle, Binding(engine, ref, tag), reply.result())
+    def wake(self, handle: int, block: StepBlock | None = None) -> None:
+        """Fetches the session of a parked handle, for a block or for a Replay."""
+        parked = self.parked_handles[handle]
+        try:
+            if block is not None:
+                parked.add(block, _RETRY_AFTER_S)
+        except CarouselError as error:
+            self.refuse(handle, error, error.seq)
+            return
+        parked.replay |= block is None
+        if parked.waking:
+            return
+        parked.waking = True
+        session_id, attach_id = parked.binding.session_id, parked.binding.attach_id
+        find = partial(self._catalog.resume, self._tenant, session_id)
+        tag = self._new_tag(handle)
+        self._seek(Wish(handle, tag, find, attach_id, ack=parked.ack, quiet=True))
 
-        command = Bind(ref, self, tag)
-        if self._submit(handle, engine, command):
-            call_on(self._loop, command.reply, answered)
-        elif orphan:
-            tell(engine, Close(ref))
+    def _new_tag(self, handle: int) -> int:
+        self._bindings += 1
+        return self._bindings << 32 | handle
 
-    def _submit(self, handle: int, engine: EnginePort, command: Command) -> bool:
+    def _seek(self, wish: Wish) -> None:
+        wish.tries += 1
+        try:
+            found = wish.find()
+        except CarouselError as error:
+            self._fail(wish, error)
+            return
+        call_on(self._loop, found, partial(self._found, wish))
+
+    def _found(self, wish: Wish, reply: Future[Place]) -> None:
+        if (error := _error_of(reply)) is not None:
+            if not self._closed:
+                self._fail(wish, error)
+            return
+        engine, ref = reply.result()
+        if self._closed:
+            if wish.orphan:
+                tell(engine, Close(ref))
+            return
+        command = Bind(ref, self, wish.tag, wish.attach_id, wish.epoch_floor, wish.ack)
         try:
             engine.submit(command)
-        except CarouselError as error:
-            self._fail_binding(handle, error)
-            return False
-        return True
+        except CarouselError as refusal:
+            if wish.orphan:
+                tell(engine, Close(ref))
+            self._fail(wish, refusal)
+            return
+        call_on(self._loop, command.reply, partial(self._answered, wish, engine, ref))
 
-    def _bind(self, handle: int, binding: Binding, view: SessionView) -> None:
+    def _answered(
+        self, wish: Wish, engine: EnginePort, ref: SessionRef, reply: Future[SessionView]
+    ) -> None:
+        error = _error_of(reply)
+        if self._closed:
+            unwanted = wish.orphan or self._leaving.get(wish.handle, False)
+            tell(engine, Close(ref) if unwanted else Unbind(ref, self))
+        elif error is None:
+            view = reply.result()
+            self._bind(wish, Binding(engine, ref, wish.tag, view.id, wish.attach_id), view)
+        elif error.reason in ("SESSION_PARKED", "LEASE_LOST") and wish.tries < _MOST_TRIES:
+            self._seek(wish)
+        else:
+            self._fail(wish, error)
+
+    def _bind(self, wish: Wish, binding: Binding, view: SessionView) -> None:
+        handle = wish.handle
+        if wish.quiet:
+            self._bind_again(handle, binding)
+            return
         del self.binding[handle]
         self.bound[handle] = binding
         bound = pb.Bound(handle=handle, session=session_message(view))
@@ -171,17 +289,49 @@ class Stream:
         if handle in self._leaving:
             self.unbind(handle, close=self._leaving.pop(handle))
 
-    def _fail_binding(self, handle: int, error: CarouselError) -> None:
-        del self.binding[handle]
-        self._leaving.pop(
-            handle, None
-        )  # answered by the same refusal: there is nothing to give back
-        self.refuse(handle, error)
+    def _bind_again(self, handle: int, binding: Binding) -> None:
+        """A parked session is back: what waited for it goes on."""
+        parked = self.parked_handles.pop(handle, None)
+        if parked is None:  # the client has given the handle back meanwhile
+            tell(binding.engine, Unbind(binding.ref, self))
+            return
+        self.bound[handle] = binding
+        for command in parked.commands(binding, self):
+            try:
+                binding.engine.submit(command)
+            except CarouselError as error:
+                seq = command.first_seqs[0] if isinstance(command, StepBlock) else 0
+                self.refuse(handle, error, seq)
+
+    def _fail(self, wish: Wish, error: CarouselError) -> None:
+        handle = wish.handle
+        if not wish.quiet:
+            del self.binding[handle]
+            # Answered by the same refusal: there is nothing to give back.
+            self._leaving.pop(handle, None)
+            self.refuse(handle, error)
+            return
+        parked = self.parked_handles.get(handle)
+        if parked is None:
+            return
+        if not error.spec.retryable:
+            self._give_back(handle, error)
+            return
+        parked.waking, parked.replay = False, False
+        for block in sorted(parked.blocks, key=lambda block: block.first_seqs[0]):
+            self.refuse(handle, error, block.first_seqs[0])
+        parked.blocks.clear()
 
     def unbind(self, handle: int, *, close: bool) -> None:
-        """Gives a bound handle back because the client asks for it."""
-        engine, ref, _ = self.bound[handle]
-        tell(engine, Close(ref) if close else Unbind(ref, self))
+        """Gives a handle back because the client asks for it."""
+        parked = self.parked_handles.get(handle)
+        if parked is None:
+            binding = self.bound[handle]
+            ref = binding.ref
+            tell(binding.engine, Close(ref) if close else Unbind(ref, self))
+        elif close:
+            found = self._catalog.resume(self._tenant, parked.binding.session_id)
+            found.add_done_callback(_close_found)
         self._give_back(handle, None)
 
     def unbind_later(self, handle: int, *, close: bool) -> None:
@@ -189,7 +339,8 @@ class Stream:
         self._leaving[handle] = close
 
     def _give_back(self, handle: int, error: CarouselError | None) -> None:
-        del self.bound[handle]
+        if self.parked_handles.pop(handle, None) is None:
+            del self.bound[handle]
         self._has_former = True
         status = None if error is None else status_of(error)
         self.outbox.put(pb.AttachResponse(unbound=pb.Unbound(handle=handle, status=status)))
@@ -208,9 +359,17 @@ class Stream:
         """Unbinds all sessions; they live on. Bindings on their way are undone when they arrive."""
         self._closed = True
         self.outbox.end(None)
-        for engine, ref, _ in self.bound.values():
-            tell(engine, Unbind(ref, self))
+        for binding in self.bound.values():
+            tell(binding.engine, Unbind(binding.ref, self))
         self.bound.clear()
+        self.parked_handles.clear()
+
+
+def _close_found(reply: Future[Place]) -> None:
+    """Closes a session that was fetched for that alone; on any thread."""
+    if reply.exception() is None:
+        engine, ref = reply.result()
+        tell(engine, Close(ref))
 
 
 def _error_of(reply: Future[Any]) -> CarouselError | None:

@@ -22,7 +22,7 @@ from .fields import (
 )
 from .gate import Gate
 from .options import WireOptions
-from .places import find_session
+from .places import ask_session
 from .replies import reply_of
 
 
@@ -67,6 +67,7 @@ class _Seat:
     bound: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiter: _Waiter | None = None
+    durable: int = 0
 
 
 class CallSink:
@@ -97,10 +98,28 @@ class CallSink:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._leave, tag, error)
 
+    def durable(self, tags: Int64s, seqs: Int64s) -> None:
+        """Takes the store's word."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._note_durable, tags, seqs)
+
+    def parked(self, tag: int, ack: int) -> None:
+        """Takes the news that a session is in the store for now: the next call fetches it."""
+        del ack  # each call says what it has received
+        gone = CarouselError("SESSION_PARKED", "the session was parked as the call came")
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._leave, tag, gone)
+
+    def returned(self, tag: int, block: StepBlock) -> None:
+        """A block came too late for a session that was parked: `parked` has told its call so."""
+
     # -- on the loop
 
-    async def step(self, ref: SessionRef, block: StepBlock) -> bytes:
+    async def step(self, ref: SessionRef, block: StepBlock) -> tuple[bytes, int]:
         """Runs a block of one row and waits for its outputs, [steps, output row] as bytes.
+
+        Returns:
+            The outputs, and the last step that the store is known to have.
 
         Raises:
             CarouselError: why the steps were refused, or why the session has left meanwhile.
@@ -124,7 +143,7 @@ class CallSink:
         command = Bind(ref, self, seat.tag)
         try:
             self._engine.submit(command)
-            await reply_of(command.reply)
+            seat.durable = (await reply_of(command.reply)).durable
         except BaseException:
             # Refused, or the caller has gone: if the engine has bound it after all, it may tell so to
             # nobody. A seat that stayed here might never be given up.
@@ -132,15 +151,21 @@ class CallSink:
             raise
         seat.bound = True
 
-    async def _run(self, seat: _Seat, block: StepBlock) -> bytes:
+    async def _run(self, seat: _Seat, block: StepBlock) -> tuple[bytes, int]:
         row_bytes = self._engine.model.output_row_bytes
         waiter = seat.waiter = _Waiter(block.first_seqs[0], block.steps, row_bytes)
         try:
             block.tags = [seat.tag]
             self._engine.submit(block)
-            return await waiter.done
+            return await waiter.done, seat.durable
         finally:
             seat.waiter = None
+
+    def _note_durable(self, tags: Int64s, seqs: Int64s) -> None:
+        for tag, seq in zip(tags.tolist(), seqs.tolist(), strict=True):
+            ref = self._refs.get(tag)
+            if ref is not None:
+                self._seats[ref].durable = seq
 
     def _take(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
         for tag, first_seq, row in zip(tags.tolist(), first_seqs.tolist(), rows, strict=True):
@@ -179,7 +204,16 @@ class Step:
     async def step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
         """Step. When the caller gives up, accepted steps run all the same; ask again with the seq."""
         self._gate.refuse_if_draining()
-        engine, ref = find_session(self._catalog, current_call().tenant, request.session_id)
+        tenant, session_id = current_call().tenant, request.session_id
+
+        async def ask(engine: EnginePort, ref: SessionRef) -> pb.StepResponse:
+            return await self._ask(engine, ref, request, context)
+
+        return await ask_session(self._catalog, tenant, session_id, ask)
+
+    async def _ask(
+        self, engine: EnginePort, ref: SessionRef, request: pb.StepRequest, context: Context
+    ) -> pb.StepResponse:
         model = engine.model
         first_seq = check_seq(request.first_seq, "first_seq")
         ack = check_seq(request.ack, "ack", least=0)
@@ -201,5 +235,5 @@ class Step:
             acks=[ack] if ack else (),
             deadline_s=deadline_after(context.time_remaining()),
         )
-        outputs = await sink.step(ref, block)
-        return pb.StepResponse(first_seq=first_seq, outputs=outputs)
+        outputs, durable = await sink.step(ref, block)
+        return pb.StepResponse(first_seq=first_seq, outputs=outputs, durable=durable)

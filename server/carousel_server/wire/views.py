@@ -36,6 +36,7 @@ def session_message(view: SessionView) -> pb.Session:
         fingerprint=view.fingerprint,
         window_steps=view.window_steps,
         seed=view.seed,
+        execution_class=view.execution_class,
     )
 
 

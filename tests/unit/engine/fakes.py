@@ -103,6 +103,9 @@ class RecordingSink:
         self.steps: list[Recorded] = []
         self.failures: list[tuple[int, int, CarouselError]] = []
         self.gone: list[tuple[int, CarouselError]] = []
+        self.confirmed: list[tuple[int, int]] = []
+        self.away: list[tuple[int, int]] = []
+        self.back: list[tuple[int, StepBlock]] = []
         self.calls = 0
 
     def outputs(self, tags: Any, first_seqs: Any, steps: int, rows: np.ndarray) -> None:
@@ -117,6 +120,15 @@ class RecordingSink:
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         self.gone.append((tag, error))
+
+    def durable(self, tags: Any, seqs: Any) -> None:
+        self.confirmed += zip(tags.tolist(), seqs.tolist(), strict=True)
+
+    def parked(self, tag: int, ack: int) -> None:
+        self.away.append((tag, ack))
+
+    def returned(self, tag: int, block: StepBlock) -> None:
+        self.back.append((tag, block))
 
     def of(self, tag: int) -> list[tuple[int, list[float]]]:
         return [(s.seq, s.row.tolist()) for s in self.steps if s.tag == tag]
@@ -159,6 +171,7 @@ class CountingMetrics:
     def __init__(self) -> None:
         self.ticks: list[tuple[int, int, int]] = []
         self.ends: list[str] = []
+        self.moves: list[str] = []
         self.steps_delivered = 0
         self.tokens_delivered = 0
         self.sequences = 0
@@ -181,6 +194,12 @@ class CountingMetrics:
 
     def ended(self, how: str) -> None:
         self.ends.append(how)
+
+    def moved(self, how: str) -> None:
+        self.moves.append(how)
+
+    def durable(self, lag_s: np.ndarray) -> None:
+        assert (lag_s >= 0).all()
 
     def gauges(self, **levels: int) -> None: ...
 
@@ -220,7 +239,7 @@ class Rig:
     def tick(self) -> None:
         with torch.inference_mode():
             self.engine.tick()
-        self.engine._lifetimes.check_integrity()
+        self.engine._rows.check_integrity()
 
     def settle(self) -> None:
         """Ticks until there is nothing to do."""

@@ -236,7 +236,10 @@ def test_a_session_of_its_own_is_closed_at_the_end(rig: Rig) -> None:
     assert rig.metrics.ends == ["closed"] * 3
 
 
-@pytest.mark.parametrize(("first_seq", "reason"), [(9, "SEQUENCE_GAP"), (1, "OUTPUT_FORGOTTEN")])
+@pytest.mark.parametrize(
+    ("first_seq", "reason"),
+    [(9, "SEQUENCE_GAP"), (2, "OUTPUT_FORGOTTEN"), (1, "SEQUENCE_REUSED")],
+)
 def test_first_seq_must_be_next(rig: Rig, first_seq: int, reason: str) -> None:
     ref = rig.open()
     generate(rig, ref, ids(1, 2), max_tokens=1)
@@ -327,7 +330,7 @@ def test_a_defect_in_drawing_costs_only_the_generations(
     steps = RecordingSink()
     fed = rig.session(steps)
     with monkeypatch.context() as patch:
-        patch.setattr("carousel_server.engine.generation.sample", broken)
+        patch.setattr("carousel_server.engine.sampling.sample", broken)
         sink = generate(rig, rig.open(), ids(1))
     assert sink.error is not None
     assert sink.error.reason == "INTERNAL"

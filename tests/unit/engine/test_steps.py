@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, Bind, Replay, StepBlock, Unbind
@@ -242,7 +243,7 @@ def test_a_row_starts_at_zero_for_its_next_session(rig: Rig, sink: RecordingSink
     ref = rig.session(sink)
     rig.run(block(sink, ref, 1, 5))
     rig.close(ref)
-    assert not rig.engine._slab.take(ref.row)["sum"].any()
+    assert not rig.engine._slab.take(torch.tensor([ref.row]))["sum"].any()
     again = rig.session(sink, 2)
     rig.run(block(sink, again, 1, 1, tag=2))
     assert sink.of(2) == [(1, [1, -1])]

@@ -120,8 +120,18 @@ def test_sessions_open_and_end(engine: EngineMetrics, read: Read) -> None:
     assert read("carousel_sessions_ended_total", how="closed") == 0
 
 
+def test_sessions_go_to_the_store_and_return(engine: EngineMetrics, read: Read) -> None:
+    for how in ("parked", "parked", "resumed"):
+        engine.moved(how)
+    engine.durable(np.asarray([0.002, 0.2]))
+    assert read("carousel_sessions_moved_total", model="m", how="parked") == 2
+    assert read("carousel_sessions_moved_total", model="m", how="revoked") == 0
+    assert read("carousel_durable_lag_seconds_count", model="m") == 2
+
+
 def test_levels_follow_the_engine(engine: EngineMetrics, read: Read) -> None:
-    engine.gauges(resident=10, generating=2, pending_steps=33, inbox=4)
+    engine.gauges(resident=10, generating=2, pending_steps=33, inbox=4, undurable_steps=9)
+    assert read("carousel_undurable_steps", model="m") == 9
     assert read("carousel_sessions", model="m", phase="resident") == 10
     assert read("carousel_sessions_generating", model="m") == 2
     assert read("carousel_slots_used", model="m") == 10
@@ -129,7 +139,7 @@ def test_levels_follow_the_engine(engine: EngineMetrics, read: Read) -> None:
     assert read("carousel_state_bytes", model="m", tier="device") == 5120
     assert read("carousel_queue_steps", model="m") == 33
     assert read("carousel_inbox_commands", model="m") == 4
-    engine.gauges(resident=0, generating=0, pending_steps=0, inbox=0)
+    engine.gauges(resident=0, generating=0, pending_steps=0, inbox=0, undurable_steps=0)
     assert read("carousel_state_bytes", model="m", tier="device") == 0
 
 

@@ -21,13 +21,12 @@ def directory() -> Directory:
 
 
 def reason(directory: Directory, tenant: str, session_id: str) -> str:
-    with pytest.raises(CarouselError) as caught:
-        directory.locate(tenant, session_id)
-    return caught.value.reason
+    assert directory.find(tenant, session_id) is None
+    return directory.why_gone(tenant, session_id)
 
 
 def test_a_settled_session_is_found_by_its_tenant_only(directory: Directory) -> None:
-    assert directory.locate("t", "a") == ("m", REF)
+    assert directory.find("t", "a") == ("m", REF)
     assert reason(directory, "u", "a") == "SESSION_NOT_FOUND"
     assert reason(directory, "t", "b") == "SESSION_NOT_FOUND"
 

@@ -23,16 +23,16 @@ def test_entries_wrap_around_and_rows_do_not_mix() -> None:
         assert got[1, :, 0].tolist() == [90, 91, 92]
     outputs = np.asarray([[[1, 2], [3, 4]]], np.uint8)
     window.write_outputs(at(0), at(4), outputs)
-    assert window.read_outputs(0, 4, 2).tolist() == [[1, 2], [3, 4]]
-    assert not window.read_outputs(1, 4, 2).any()
+    assert window.read_outputs(at(0), at(4), 2).tolist() == [[[1, 2], [3, 4]]]
+    assert not window.read_outputs(at(1), at(4), 2).any()
 
 
 def test_what_is_read_is_a_copy() -> None:
     window = Window(1, 4, 1, 1)
     window.read_inputs(at(0), at(1), 2)[:] = 7
-    window.read_outputs(0, 1, 2)[:] = 7
+    window.read_outputs(at(0), at(1), 2)[:] = 7
     assert not window.read_inputs(at(0), at(1), 2).any()
-    assert not window.read_outputs(0, 1, 2).any()
+    assert not window.read_outputs(at(0), at(1), 2).any()
 
 
 def test_times_stand_beside_the_steps() -> None:

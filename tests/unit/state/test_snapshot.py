@@ -97,8 +97,9 @@ def test_any_other_bytes_are_refused(data: bytes) -> None:
 
 
 def test_an_unknown_version_is_named() -> None:
-    body = b"CRSL" + struct.pack("<H", 2) + DATA[6:-16]
-    assert "version 2" in refusal(signed(body)).message
+    for version in (0, 1, 3):
+        body = b"CRSL" + struct.pack("<H", version) + DATA[6:-16]
+        assert f"version {version}" in refusal(signed(body)).message
 
 
 _NUMBERS = st.integers(-(2**70), 2**70) | st.sampled_from([0, 1, 2**31, 2**32, 2**62, 2**63])

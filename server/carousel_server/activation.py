@@ -1,0 +1,264 @@
+"""From a session's id to its row: where it is, or how it comes back from the store."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Activate, EnginePort, Fork, Import, Open, Opened, Place
+from carousel_server.core.store import (
+    Acquire,
+    NewSession,
+    Read,
+    Record,
+    Release,
+    Remove,
+    SessionKey,
+    StorePort,
+)
+from carousel_server.core.types import Durability, OpenSpec, SessionRef
+from carousel_server.sessions import Directory
+from carousel_server.sessions.directory import ended
+
+
+class Activation:
+    """Brings sessions from the store onto rows, each by one hand at a time. Any thread.
+
+    An activation has three steps, each the callback of the one before: the store gives the session to
+    this replica in a new epoch (R3), its engine fills a row, the directory knows it. If the engine cannot,
+    the session is given back.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        engines: Mapping[str, EnginePort],
+        store: StorePort,
+        *,
+        default_idle_ttl_s: float,
+        wall: Callable[[], float],
+    ) -> None:
+        self._directory = directory
+        self._engines = engines
+        self._store = store
+        self._default_idle_ttl_s = default_idle_ttl_s
+        self._wall = wall
+        self._lock = threading.Lock()
+        # Activations that are not over, so that whoever comes meanwhile shares them.
+        self._under_way: dict[SessionKey, Future[Place]] = {}
+
+    def resume(
+        self, key: SessionKey, epoch_floor: int = 0, new: NewSession | None = None
+    ) -> Future[Place]:
+        """Where a session is; brings it onto a row if it is in the store, or opens it there as `new`."""
+        with self._lock:
+            place = self._directory.find(key.tenant, key.id)
+            if place is not None:
+                found: Future[Place] = Future()
+                found.set_result((self._engines[place[0]], place[1]))
+                return found
+            under_way = self._under_way.get(key)
+            if under_way is None:
+                asked: Future[Place] = Future()
+                self._under_way[key] = asked
+            elif new is None:
+                return under_way
+        if under_way is not None:
+            return self._after(under_way, key, epoch_floor, new)
+        acquire = Acquire(key, epoch_floor, new)
+        acquire.reply.add_done_callback(partial(self._acquired, key, asked))
+        self._submit(acquire)
+        return asked
+
+    def open(self, engine: EnginePort, spec: OpenSpec, durability: Durability) -> Opened:
+        """Opens a session that the store keeps, or finds the one that an earlier try opened."""
+        spec = replace(spec, session_id=spec.session_id or secrets.token_urlsafe(12))
+        opened: Opened = Future()
+        resumed = self.resume(
+            SessionKey(spec.tenant, spec.session_id),
+            new=self._new(engine, spec, durability),
+        )
+
+        def find(place: Future[Place]) -> None:
+            if (error := place.exception()) is not None:
+                opened.set_exception(error)
+                return
+            command = Open(spec, reply=opened)
+            _submit_to(place.result()[0], command)
+
+        if not engine.model.causal:
+            _submit_to(engine, Open(spec, reply=opened))  # which refuses it
+            return opened
+        resumed.add_done_callback(find)
+        return opened
+
+    def open_unkept(self, engine: EnginePort, spec: OpenSpec) -> Opened:
+        """Opens a session that dies with the server, unless the store has one of its name."""
+        command = Open(spec)
+        if not spec.session_id:
+            _submit_to(engine, command)
+            return command.reply
+
+        def unknown(reply: Future[Record]) -> None:
+            error = reply.exception()
+            if error is None:
+                message = f"session {spec.session_id!r} is kept in the store: attach to it"
+                taken = CarouselError("SESSION_EXISTS", message, field="session_id")
+                command.reply.set_exception(taken)
+            elif isinstance(error, CarouselError) and error.spec.code.name == "NOT_FOUND":
+                _submit_to(engine, command)
+            else:
+                command.reply.set_exception(error)
+
+        read = Read(SessionKey(spec.tenant, spec.session_id))
+        read.reply.add_done_callback(unknown)
+        self._submit(read)
+        return command.reply
+
+    def copy(self, engine: EnginePort, command: Import | Fork, durability: Durability) -> Opened:
+        """Opens a session that the store keeps from a snapshot or another session."""
+        spec = command.spec
+        spec = replace(
+            spec,
+            session_id=spec.session_id or secrets.token_urlsafe(12),
+            durability=durability,
+        )
+        key = SessionKey(spec.tenant, spec.session_id)
+        command.spec = spec
+
+        def acquired(reply: Future[Record]) -> None:
+            if (error := reply.exception()) is not None:
+                command.reply.set_exception(error)
+                return
+            record = reply.result()
+            if not record.created:
+                self._give_back(record)
+                command.reply.set_exception(_exists(key))
+                return
+            command.epoch = record.epoch
+            _submit_to(engine, command)
+
+        def undo(reply: Opened) -> None:
+            if reply.exception() is not None and command.epoch:
+                self._submit(Remove(key, command.epoch, "SESSION_CLOSED"))
+
+        if self._directory.find(key.tenant, key.id) is not None:
+            command.reply.set_exception(_exists(key))
+            return command.reply
+        command.reply.add_done_callback(undo)
+        acquire = Acquire(key, 0, self._new(engine, spec, durability))
+        acquire.reply.add_done_callback(acquired)
+        self._submit(acquire)
+        return command.reply
+
+    # -- the steps of an activation
+
+    def _acquired(self, key: SessionKey, asked: Future[Place], reply: Future[Record]) -> None:
+        """The store has answered; on its thread."""
+        if (error := reply.exception()) is not None:
+            self._over(key, asked, self._explained(key, error))
+            return
+        record = reply.result()
+        engine = self._engines.get(record.session.model)
+        if engine is None:
+            self._give_back(record)
+            name = record.session.model
+            missing = f"session {key.id!r} belongs to model {name!r}, which is not served here"
+            self._over(key, asked, CarouselError("MODEL_NOT_FOUND", missing))
+            return
+        activate = Activate(record)
+        activate.reply.add_done_callback(partial(self._activated, asked, engine, record))
+        _submit_to(engine, activate)
+
+    def _activated(
+        self, asked: Future[Place], engine: EnginePort, record: Record, reply: Future[SessionRef]
+    ) -> None:
+        """The engine has answered; on its thread."""
+        if (error := reply.exception()) is not None:
+            self._give_back(record)
+            self._over(record.key, asked, error)
+            return
+        self._over(record.key, asked, (engine, reply.result()))
+
+    def _over(self, key: SessionKey, asked: Future[Place], result: Place | BaseException) -> None:
+        with self._lock:
+            del self._under_way[key]
+        if isinstance(result, BaseException):
+            asked.set_exception(result)
+        else:
+            asked.set_result(result)
+
+    def _after(
+        self,
+        under_way: Future[Place],
+        key: SessionKey,
+        epoch_floor: int,
+        new: NewSession | None,
+    ) -> Future[Place]:
+        """An opening that met another activation: it asks again when that is over."""
+        asked: Future[Place] = Future()
+
+        def again(_: Future[Place]) -> None:
+            _pass_on(self.resume(key, epoch_floor, new), asked)
+
+        under_way.add_done_callback(again)
+        return asked
+
+    def _give_back(self, record: Record) -> None:
+        """The session stays in the store, as if nobody had asked; one that was just made goes."""
+        if record.created:
+            self._submit(Remove(record.key, record.epoch, "SESSION_CLOSED"))
+        else:
+            self._submit(Release([(record.key, record.epoch, record.last_used_unix_s)]))
+
+    def _explained(self, key: SessionKey, error: BaseException) -> BaseException:
+        """A session that no store ever had may have ended here."""
+        if isinstance(error, CarouselError) and error.reason == "SESSION_NOT_FOUND":
+            return ended(self._directory.why_gone(key.tenant, key.id), key.id)
+        return error
+
+    def _new(self, engine: EnginePort, spec: OpenSpec, durability: Durability) -> NewSession:
+        return NewSession(
+            model=engine.model.name,
+            durability=durability,
+            idle_ttl_s=spec.idle_ttl_s or self._default_idle_ttl_s,
+            seed=secrets.randbits(63) if spec.seed is None else spec.seed,
+            created_at_unix_s=self._wall(),
+        )
+
+    def _submit(self, request: Any) -> None:
+        """Asks the store; a refusal at its door is the answer."""
+        try:
+            self._store.submit(request)
+        except CarouselError as error:
+            request.reply.set_exception(error)
+
+
+def _submit_to(engine: EnginePort, command: Any) -> None:
+    """Asks an engine; a refusal at its door is the answer."""
+    try:
+        engine.submit(command)
+    except CarouselError as error:
+        command.reply.set_exception(error)
+
+
+def _pass_on(source: Future[Place], target: Future[Place]) -> None:
+    def done(reply: Future[Place]) -> None:
+        with suppress(Exception):
+            if (error := reply.exception()) is not None:
+                target.set_exception(error)
+            else:
+                target.set_result(reply.result())
+
+    source.add_done_callback(done)
+
+
+def _exists(key: SessionKey) -> CarouselError:
+    return CarouselError("SESSION_EXISTS", f"session {key.id!r} is open", field="session_id")

@@ -1,0 +1,187 @@
+"""Keeps durable sessions in the store: sends snapshots of what has run, and acts on the store's answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+
+import numpy as np
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Command, Committed, EngineMetrics
+from carousel_server.core.store import (
+    Commit,
+    CommitGroup,
+    Outcome,
+    StorePort,
+    Verdict,
+)
+from carousel_server.core.types import Durability, Float64s, Int64s, SessionRef
+from carousel_server.sessions import Ledger, SessionTable, Window
+from carousel_server.state import snapshot
+
+from .delivery import Delivery
+from .generation import Generations
+from .lifetimes import Lifetimes
+from .rows import Rows
+from .snapshots import Snapshots
+
+log = logging.getLogger(__name__)
+
+_MOST_IN_GROUP = 512
+"""Snapshots taken between two ticks; the others follow when the store has answered."""
+
+_PAUSE_S = 0.1
+"""How long the store is left alone after a fault."""
+
+
+class Keeper:
+    """What the engine does for durability. Used on the engine's thread only.
+
+    The ledger decides what is due; this takes the snapshots, hands them to the store's thread, and lets
+    out what waited for its answer: Durable notices, outputs of sync sessions, ends of generations.
+    """
+
+    def __init__(
+        self,
+        table: SessionTable,
+        rows: Rows,
+        window: Window,
+        ledger: Ledger,
+        lifetimes: Lifetimes,
+        snapshots: Snapshots,
+        delivery: Delivery,
+        generations: Generations,
+        metrics: EngineMetrics,
+        store: StorePort,
+        submit: Callable[[Command], None],
+        wall: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._rows = rows
+        self._window = window
+        self._ledger = ledger
+        self._lifetimes = lifetimes
+        self._snapshots = snapshots
+        self._delivery = delivery
+        self._generations = generations
+        self._metrics = metrics
+        self._store = store
+        self._submit = submit
+        self._wall = wall
+        # Leases lost as of the last look.
+        self._lease_lost = store.lease_lost
+        # Since when the store has lacked what is on its way to it.
+        self._since_s: Float64s = np.empty(0)
+
+    def look_at_lease(self) -> None:
+        """Before anything is run: whether the sessions of the store may still be used (R5)."""
+        self._ledger.lease_until_s = self._store.lease_until_s
+        lost = self._store.lease_lost
+        if lost == self._lease_lost:
+            return
+        self._lease_lost = lost
+        rows = np.flatnonzero(self._table.tracked).tolist()
+        log.warning("leases ran out: %d sessions are let go of", len(rows))
+        for row in rows:
+            self._lifetimes.revoke(row, _lease_lost("the server's leases ran out"))
+
+    def keep(self, now: float) -> None:
+        """Sends the snapshots that are due, as one group."""
+        rows = self._ledger.due(now, _MOST_IN_GROUP, everything=self._lifetimes.draining)
+        if not len(rows):
+            return
+        table, wall_s = self._table, self._wall()
+        taken = self._snapshots.take(rows.tolist())
+        commits = [
+            Commit(
+                key=self._rows.key(row),
+                epoch=int(table.epoch[row]),
+                seq=one.applied,
+                snapshot=snapshot.encode(one),
+                last_used_unix_s=wall_s - (now - float(table.last_used_s[row])),
+            )
+            for row, one in zip(rows.tolist(), taken, strict=True)
+        ]
+        fsync = bool((table.durability[rows] == Durability.SYNC_FSYNC).any())
+        refs = [self._rows.ref(row) for row in rows.tolist()]
+        group = CommitGroup(commits, fsync)
+        group.reply.add_done_callback(partial(self._answered, refs, table.applied[rows]))
+        self._since_s = self._ledger.sent(rows)
+        try:
+            self._store.submit(group)
+        except CarouselError as error:
+            group.reply.set_exception(error)
+
+    def committed(self, command: Committed, now: float) -> None:
+        """The store has answered, or failed to."""
+        self._ledger.busy = False
+        live = [i for i, ref in enumerate(command.refs) if self._rows.is_live(ref)]
+        rows = np.asarray([command.refs[i].row for i in live], np.int64)
+        if isinstance(command.answer, CarouselError):
+            self._ledger.pause(now + _PAUSE_S)
+            for row in rows.tolist():
+                self._ledger.failed(row, command.answer, now)
+            return
+        seqs = command.seqs[live]
+        ours = [
+            self._is_ours(row, seq, command.answer[i])
+            for row, seq, i in zip(rows.tolist(), seqs.tolist(), live, strict=True)
+        ]
+        chosen = np.flatnonzero(ours)
+        self._metrics.durable(now - self._since_s)
+        self._let_out(rows[chosen], seqs[chosen], now)
+
+    def _is_ours(self, row: int, seq: int, outcome: Outcome) -> bool:
+        """Acts on one verdict; True if the row's session is still ours."""
+        epoch = int(self._table.epoch[row])
+        ours = outcome.verdict is Verdict.DONE or (
+            outcome.verdict is Verdict.STALE and outcome.epoch == epoch and outcome.seq >= seq
+        )
+        if not ours:
+            why = f"a newer activation (epoch {outcome.epoch}) has the session"
+            self._lifetimes.revoke(row, _lease_lost(why))
+        return ours
+
+    def _let_out(self, rows: Int64s, seqs: Int64s, now: float) -> None:
+        """Moves `durable`, then tells: the notice first, then what had waited for it."""
+        before = self._table.durable[rows]
+        for row, seq in zip(rows.tolist(), seqs.tolist(), strict=True):
+            self._ledger.confirm(row, seq)
+        self._delivery.durable(rows)
+        counts = np.where(self._table.sync[rows], self._table.durable[rows] - before, 0)
+        for count in np.unique(counts[counts > 0]).tolist():
+            chosen = counts == count
+            self._let_out_outputs(rows[chosen], before[chosen] + 1, count, now)
+        for row in rows.tolist():
+            self._generations.durable(row)
+
+    def _let_out_outputs(self, rows: Int64s, firsts: Int64s, steps: int, now: float) -> None:
+        """Outputs of sync sessions that the store has confirmed now."""
+        self._delivery.outputs(rows, firsts, self._window.read_outputs(rows, firsts, steps))
+        arrived_s = self._window.arrived_s(rows, firsts, steps).ravel()
+        fed = np.isfinite(arrived_s)
+        self._metrics.stepped(np.zeros(int(fed.sum())), now - arrived_s[fed])
+
+    def _answered(
+        self, refs: Sequence[SessionRef], seqs: Int64s, reply: Future[list[Outcome]]
+    ) -> None:
+        """Hands the answer to the engine; on the store's thread."""
+        error = reply.exception()
+        if error is None:
+            answer: Sequence[Outcome] | CarouselError = reply.result()
+        elif isinstance(error, CarouselError):
+            answer = error
+        else:
+            log.error("a commit failed", exc_info=error)
+            answer = CarouselError("STORE_UNAVAILABLE", "the store has failed")
+        try:
+            self._submit(Committed(refs, seqs, answer))
+        except CarouselError:
+            return  # the engine has ended
+
+
+def _lease_lost(why: str) -> CarouselError:
+    return CarouselError("LEASE_LOST", why, retry_after_s=_PAUSE_S)

@@ -1,0 +1,124 @@
+"""From rows to snapshots and back: everything that a session is, between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.types import ModelView
+from carousel_server.sessions import SessionTable, Window
+from carousel_server.state.slab import Slab
+from carousel_server.state.snapshot import Snapshot
+
+from .generation import Generations
+from .values import valid_rows
+
+
+class Snapshots:
+    """Takes and fills rows. Used on the engine's thread only."""
+
+    def __init__(
+        self,
+        model: ModelView,
+        table: SessionTable,
+        slab: Slab,
+        window: Window,
+        generations: Generations,
+    ) -> None:
+        self._model = model
+        self._table = table
+        self._slab = slab
+        self._window = window
+        self._generations = generations
+        self._layout = slab.layout()
+
+    def take(self, rows: Sequence[int]) -> list[Snapshot]:
+        """Rows as they are now; steps that wait are not part of them. One copy from the device."""
+        at = torch.as_tensor(rows, dtype=torch.int64, device=self._slab.device)
+        states = self._slab.take(at)
+        return [
+            self._snapshot(row, {name: array[i] for name, array in states.items()})
+            for i, row in enumerate(rows)
+        ]
+
+    def fill(self, row: int, snapshot: Snapshot, epoch: int) -> None:
+        """Makes a fresh row go on where a snapshot stands, which has been checked."""
+        self._slab.restore(row, snapshot.state)
+        self._table.set_cursors(row, applied=snapshot.applied, ack=snapshot.ack, epoch=epoch)
+        if snapshot.applied > snapshot.ack:
+            rows, firsts = np.asarray([row]), np.asarray([snapshot.ack + 1])
+            never = np.full(1, np.inf)
+            self._window.write_inputs(rows, firsts, snapshot.kept_inputs[None], never, never)
+            self._window.write_outputs(rows, firsts, snapshot.kept_outputs[None])
+        self._generations.restore(row, snapshot)
+
+    def check_fits(self, snapshot: Snapshot) -> None:
+        """Refuses a snapshot of other weights, or one that does not fit the settings.
+
+        Raises:
+            CarouselError: FINGERPRINT_MISMATCH or SNAPSHOT_INVALID.
+        """
+        model = self._model
+        if snapshot.fingerprint != model.fingerprint:
+            raise CarouselError(
+                "FINGERPRINT_MISMATCH",
+                f"the snapshot belongs to weights {snapshot.fingerprint[:12]}… of model "
+                f"{snapshot.model!r}; model {model.name!r} has {model.fingerprint[:12]}…",
+                field="snapshot",
+            )
+        layout = {name: (a.shape, a.dtype.str) for name, a in snapshot.state.items()}
+        fits = (
+            layout == self._layout
+            and snapshot.applied - snapshot.ack <= self._window.steps
+            and snapshot.kept_inputs.shape[1] == model.input_row_bytes
+            and snapshot.kept_outputs.shape[1] == model.output_row_bytes
+            and snapshot.next_token < max(model.vocabulary, 1)
+            and all(0 <= token < model.vocabulary for token in snapshot.recent_tokens)
+            and valid_rows(model, snapshot.kept_inputs).all()
+            and (snapshot.generation is None or self._generation_fits(snapshot))
+        )
+        if not fits:
+            raise CarouselError(
+                "SNAPSHOT_INVALID",
+                "its tensors, window or tokens do not fit this model and its settings",
+                field="snapshot",
+            )
+
+    def _generation_fits(self, snapshot: Snapshot) -> bool:
+        """Its tokens are the model's, and as many as its cursors say."""
+        run, vocabulary = snapshot.generation, self._model.vocabulary
+        assert run is not None
+        drawn = max(snapshot.applied - run.base - run.prompt_tokens + 1, 0)
+        tokens = np.concatenate((run.ids, [max(run.carry, 0)]))
+        return bool(
+            self._model.generative
+            and snapshot.applied >= run.base
+            and len(run.ids) == drawn
+            and ((tokens >= 0) & (tokens < vocabulary)).all()
+        )
+
+    def _snapshot(self, row: int, state: dict[str, np.ndarray]) -> Snapshot:
+        table = self._table
+        applied, ack = int(table.applied[row]), int(table.ack[row])
+        recent = self._generations.recent[row]
+        at = np.asarray([row]), np.asarray([ack + 1])
+        return Snapshot(
+            model=self._model.name,
+            fingerprint=self._model.fingerprint,
+            epoch=int(table.epoch[row]),
+            applied=applied,
+            ack=ack,
+            seed=int(table.seed[row]),
+            next_token=int(self._generations.next_token[row]),
+            idle_ttl_s=float(table.idle_ttl_s[row]),
+            state=state,
+            recent_tokens=tuple(recent[recent >= 0].tolist()),
+            kept_inputs=self._window.read_inputs(*at, applied - ack)[0],
+            kept_outputs=self._window.read_outputs(*at, applied - ack)[0],
+            attach_id=int(table.attach_id[row]),
+            execution_class=self._model.execution_class,
+            generation=self._generations.kept(row),
+        )

@@ -1,0 +1,200 @@
+"""The ledger: what the store has yet to confirm of the sessions that it keeps.
+
+Sans-IO: events and instants in, decisions out. It says which rows are due for a snapshot, how far each may
+run ahead of the store, and wakes whoever waits for the store's word. What is on its way to the store is
+known to the row that sent it; there is one group at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.types import Float64s, Int64s
+
+from .table import SessionTable
+
+Waiter = Callable[[CarouselError | None], None]
+"""Called once: with None when the store has confirmed, else with why it cannot."""
+
+_UNBOUNDED = np.iinfo(np.int64).max
+
+
+class Ledger:
+    """Durability of the rows of one engine. Used on the engine's thread only.
+
+    Invariants: `durable` moves only in `confirm`, after the store's answer (R7); a row of an async session
+    has at most `most_steps` steps beyond `durable`; a row that has run ahead of the store is due within
+    half of `most_s`, so that the store has the other half for its answer.
+    """
+
+    def __init__(self, table: SessionTable, most_steps: int, most_s: float) -> None:
+        self._table = table
+        self._most_steps = most_steps
+        self._due_after_steps = max(most_steps // 2, 1)
+        self._due_after_s = most_s / 2
+        # Instant since when each row has something that the store lacks; infinity if nothing.
+        self._dirty_since_s: Float64s = np.full(table.slots, np.inf)
+        # Rows that are due whatever their age: somebody waits for the store's word.
+        self._urgent = np.zeros(table.slots, np.bool_)
+        # Rows whose snapshot is on its way.
+        self._on_the_way = np.zeros(table.slots, np.bool_)
+        # Row → who waits until the store has all that has run; in order of asking.
+        self._waiters: defaultdict[int, list[Waiter]] = defaultdict(list)
+        # How many rows the store keeps; 0 makes all of this cost nothing.
+        self.tracked = 0
+        # True while a group is on its way; no other is sent.
+        self.busy = False
+        # After a fault of the store, the instant before which it is not asked again.
+        self._pause_until_s = -math.inf
+        # Until when the rows may be used at all (R5).
+        self.lease_until_s = math.inf
+
+    # -- rows come and go
+
+    def begin(self, row: int) -> None:
+        """A session that the store keeps is on this row now, as the store has it."""
+        self.tracked += 1
+        self._table.durable[row] = self._table.applied[row]
+        self._clean(row)
+
+    def touch(self, row: int, now: float) -> None:
+        """The row holds what the store lacks, though no step has run: it was filled from elsewhere."""
+        self._table.durable[row] = 0
+        self._dirty_since_s[row] = now
+        self._urgent[row] = True
+
+    def end(self, row: int, error: CarouselError) -> None:
+        """The row's session has left; whoever waits is told `error`."""
+        if not self._table.tracked[row]:
+            return
+        self.tracked -= 1
+        self._clean(row)
+        self._wake(row, error)
+
+    # -- what has run
+
+    def ran(self, rows: Int64s, now: float) -> None:
+        """Steps of these rows have run."""
+        if self.tracked:
+            rows = rows[self._table.tracked[rows]]
+            self._dirty_since_s[rows] = np.minimum(self._dirty_since_s[rows], now)
+            self._urgent[rows] |= self._table.sync[rows]
+
+    def limited(self, pending: Int64s, now: float) -> Int64s:
+        """Steps that each row may run now: no more than its lead over the store and its lease allow."""
+        if not self.tracked:
+            return pending
+        table = self._table
+        lead = table.applied - table.durable
+        room = np.where(table.tracked, np.maximum(self._most_steps - lead, 0), _UNBOUNDED)
+        if now > self.lease_until_s:
+            room[table.tracked] = 0
+        return np.minimum(pending, room)
+
+    def is_clean(self, row: int) -> bool:
+        """True if the store has all that has run."""
+        return bool(np.isinf(self._dirty_since_s[row])) and not self._on_the_way[row]
+
+    def clean(self, rows: np.ndarray) -> np.ndarray:
+        """The same for many; bool[n]."""
+        return np.asarray(np.isinf(self._dirty_since_s[rows]) & ~self._on_the_way[rows])
+
+    def when_durable(self, row: int, waiter: Waiter, now: float) -> None:
+        """Calls `waiter` as soon as the store has all that has run by then; at once if it has."""
+        if self.is_clean(row):
+            waiter(None)
+            return
+        self._waiters[row].append(waiter)
+        self._urgent[row] = True
+        self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
+
+    # -- to the store and back
+
+    def due(self, now: float, most: int, *, everything: bool = False) -> Int64s:
+        """Rows whose snapshot should be sent now, the longest waiting first; none while one is out."""
+        if not self.tracked or self.busy or now < self._pause_until_s or now > self.lease_until_s:
+            return np.empty(0, np.int64)
+        table, dirty = self._table, np.isfinite(self._dirty_since_s)
+        old = now - self._dirty_since_s >= self._due_after_s
+        ahead = table.applied - table.durable >= self._due_after_steps
+        rows = np.flatnonzero(dirty & (old | ahead | self._urgent | everything))
+        return rows[np.argsort(self._dirty_since_s[rows], kind="stable")][:most]
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until `due` may have something; infinity if nothing is dirty or a group is out."""
+        if not self.tracked or self.busy or now > self.lease_until_s:
+            return math.inf
+        first = float(self._dirty_since_s.min())
+        if math.isinf(first):
+            return math.inf
+        due_s = first if self._urgent.any() else first + self._due_after_s
+        return max(due_s - now, self._pause_until_s - now, 0.0)
+
+    def sent(self, rows: Int64s) -> Float64s:
+        """Snapshots of these rows are on their way, as the rows are now.
+
+        Returns:
+            float64[n], the instants since when the store has lacked what they hold.
+        """
+        since_s = self._dirty_since_s[rows]
+        self.busy = True
+        self._on_the_way[rows] = True
+        self._urgent[rows] = False
+        self._dirty_since_s[rows] = np.inf
+        return since_s
+
+    def confirm(self, row: int, seq: int) -> None:
+        """The store has the row's session up to `seq` (R7)."""
+        table = self._table
+        assert seq <= table.applied[row], "the store has steps that never ran here"
+        table.durable[row] = max(int(table.durable[row]), seq)
+        self._on_the_way[row] = False
+        if self.is_clean(row):
+            self._wake(row, None)
+        else:
+            self._urgent[row] |= table.sync[row] or row in self._waiters
+
+    def failed(self, row: int, error: CarouselError, now: float) -> None:
+        """The store could not keep the row's snapshot; it is tried again, but nobody waits for it."""
+        self._on_the_way[row] = False
+        self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
+        self._urgent[row] |= self._table.sync[row]
+        self._wake(row, error)
+
+    def pause(self, until_s: float) -> None:
+        """The store is at fault: it is left alone until then."""
+        self._pause_until_s = until_s
+
+    # -- for people and tests
+
+    def undurable_rows(self) -> int:
+        """How many rows hold what the store has not confirmed."""
+        return int((np.isfinite(self._dirty_since_s) | self._on_the_way).sum())
+
+    def most_ahead(self) -> int:
+        """Most steps that any row is ahead of the store."""
+        table = self._table
+        return int(np.where(table.tracked, table.applied - table.durable, 0).max())
+
+    def check_integrity(self) -> None:
+        """Asserts that whatever the store lacks is known to be dirty or on its way."""
+        table = self._table
+        assert self.tracked == int(table.tracked.sum()), "the count of tracked rows is off"
+        behind = table.tracked & (table.durable < table.applied)
+        known = np.isfinite(self._dirty_since_s) | self._on_the_way
+        assert not (behind & ~known).any(), "steps were forgotten on their way to the store"
+        assert not (known & ~table.tracked).any(), "a row without a store waits for one"
+        assert set(self._waiters) <= set(np.flatnonzero(known).tolist()), "somebody waits for ever"
+
+    def _clean(self, row: int) -> None:
+        self._dirty_since_s[row] = np.inf
+        self._urgent[row] = self._on_the_way[row] = False
+
+    def _wake(self, row: int, error: CarouselError | None) -> None:
+        for waiter in self._waiters.pop(row, ()):
+            waiter(error)

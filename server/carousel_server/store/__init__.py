@@ -1,0 +1,16 @@
+"""Where sessions outlive the server: stores of three kinds, and the thread that stands in front of one."""
+
+from .faults import StoreError
+from .memory import MemoryMedium, MemoryStore
+from .opening import open_store
+from .sqlite import SqliteStore
+from .thread import StoreThread
+
+__all__ = [
+    "MemoryMedium",
+    "MemoryStore",
+    "SqliteStore",
+    "StoreError",
+    "StoreThread",
+    "open_store",
+]

@@ -1,0 +1,60 @@
+"""From the `store` setting to the store that it names."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from carousel_server.core.store import Store
+
+from .faults import StoreError
+from .memory import MemoryStore
+from .sqlite import SqliteStore
+
+_FORMS = "memory, sqlite:PATH, redis://HOST:PORT/0 or rediss://USER:PASSWORD@HOST:PORT/0"
+
+
+def open_store(url: str, *, replica: str, lease_ttl_s: float) -> Store:
+    """Opens a store.
+
+    Args:
+        url: "memory"; "sqlite:PATH", or a path that ends in .db; a redis://, rediss:// or unix:// URL.
+        replica: this server's name: the address that it has bound, so that no living one has the same.
+        lease_ttl_s: how long sessions stay with a replica that is not heard of; for Redis only.
+
+    Raises:
+        StoreError: no such store, or it cannot be used; first line the cause, second the fix.
+    """
+    if url == "memory":
+        return MemoryStore(owner=replica)
+    if url.startswith("sqlite:"):
+        return _sqlite(url.removeprefix("sqlite:"))
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        return _redis(url, replica, lease_ttl_s)
+    if url.endswith(".db") and "://" not in url:
+        return _sqlite(url)
+    # The text is not repeated: it may be a URL with a password.
+    raise StoreError(f"the store is of no known kind\nuse {_FORMS}")
+
+
+def _sqlite(path: str) -> Store:
+    """SQLite's own URLs begin with two or three slashes; people write both."""
+    if path.startswith("//"):
+        path = "/" + path.lstrip("/") if path.startswith("///") else path[2:]
+    if not path:
+        raise StoreError("the store names no file\nuse sqlite:PATH, such as sqlite:carousel.db")
+    return SqliteStore(Path(path).expanduser())
+
+
+def _redis(url: str, replica: str, lease_ttl_s: float) -> Store:
+    if not 0.1 <= lease_ttl_s < math.inf:
+        raise StoreError(f"leases cannot last {lease_ttl_s:g} s\nset at least 0.1")
+    try:
+        from .redis import RedisStore
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise StoreError(
+            "the driver for Redis is not installed\npip install 'carousel-serving[redis]'"
+        ) from None
+    return RedisStore(url, replica, lease_ttl_s)

@@ -1,0 +1,210 @@
+"""Sessions in Redis or Valkey, for any number of replicas: whichever holds the lease runs the session."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from carousel_server.core.failpoints import armed, hit
+from carousel_server.core.store import (
+    Commit,
+    NewSession,
+    Outcome,
+    Record,
+    SessionKey,
+    StoreStatistics,
+    Verdict,
+)
+from carousel_server.core.types import Durability
+
+from .faults import check_floor, check_reason, gone, held
+from .redis_link import Call, RedisLink
+
+_COMMITS_PER_CALL = 16
+"""Measured: fewer cost more calls, more leave one side idle while the other packs or unpacks."""
+
+_RELEASES_PER_CALL = 256
+_LISTED_PER_CALL = 256
+_VERDICTS = (Verdict.DONE, Verdict.FENCED, Verdict.STALE)
+
+
+class RedisStore:
+    """Implements `core.store.Store`; the rules are in carousel.lua. Used by one thread.
+
+    A replica has one lease, each session an epoch. A replica of the same name takes over at once: it could
+    only start because the former one was dead.
+
+    Args:
+        url: see `RedisLink`.
+        owner: the replica's name: its address.
+        lease_ttl_s: how long a lease lives without `renew`.
+        prefix: tells several deployments in one database apart.
+
+    Raises:
+        StoreError: see `RedisLink`.
+    """
+
+    name = "redis"
+
+    def __init__(
+        self, url: str, owner: str, lease_ttl_s: float = 10.0, *, prefix: str = "carousel"
+    ) -> None:
+        assert owner, "a replica needs a name"
+        self.lease_ttl_s = lease_ttl_s
+        self._owner = owner
+        self._boot = secrets.token_hex(8)
+        self._prefix = f"{{{prefix}}}:"
+        # Two of them, so that a lost server is noticed while the lease lasts.
+        self._link = RedisLink(url, timeout_s=max(lease_ttl_s / 4, 0.1))
+        levels = {Durability.ASYNC, Durability.SYNC}
+        if self._link.is_fsynced():
+            levels.add(Durability.SYNC_FSYNC)
+        self.levels = frozenset(levels)
+        self._closed = False
+        self.renew()
+
+    def acquire(self, key: SessionKey, *, epoch_floor: int, new: NewSession | None) -> Record:
+        """See `Store.acquire`."""
+        check_floor(epoch_floor)
+        opening = () if new is None else _opening(new)
+        arguments = (self._prefix, *key, self._owner, self._boot, str(epoch_floor), *opening)
+        answer = self._link.call("acquire", [self._key(key)], arguments)
+        if answer[0] == b"HELD":
+            raise held(key, answer[1] / 1000)
+        _, created, facts, snapshot = _unless_gone(key, answer)
+        return _record(key, facts, snapshot, is_held=True, created=bool(created))
+
+    def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
+        """See `Store.commit`; each session's is a transaction of its own."""
+        assert not fsync or Durability.SYNC_FSYNC in self.levels
+        if armed("in_commit"):
+            first = self._commit(commits[:1])
+            hit("in_commit")
+            return first + self._commit(commits[1:])
+        return self._commit(commits)
+
+    def _commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        calls: list[Call] = []
+        for start in range(0, len(commits), _COMMITS_PER_CALL):
+            some = commits[start : start + _COMMITS_PER_CALL]
+            told = [
+                (str(one.epoch), str(one.seq), repr(one.last_used_unix_s), one.snapshot)
+                for one in some
+            ]
+            arguments = [part for one in told for part in one]
+            calls.append(("commit", [self._key(one.key) for one in some], arguments))
+        return [
+            Outcome(_VERDICTS[verdict], int(epoch), int(seq))
+            for answer in self._link.call_all(calls)
+            for verdict, epoch, seq in answer
+        ]
+
+    def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
+        """See `Store.release`."""
+        calls: list[Call] = []
+        for start in range(0, len(held), _RELEASES_PER_CALL):
+            some = held[start : start + _RELEASES_PER_CALL]
+            told = [(_name(key), str(epoch), repr(used_s)) for key, epoch, used_s in some]
+            arguments = [self._prefix, *(part for one in told for part in one)]
+            calls.append(("release", [self._key(key) for key, _, _ in some], arguments))
+        self._link.call_all(calls)
+
+    def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
+        """See `Store.remove`."""
+        check_reason(reason)
+        arguments = (self._prefix, *key, str(epoch), reason)
+        return _VERDICTS[self._link.call("remove", [self._key(key)], arguments)]
+
+    def read(self, key: SessionKey) -> Record:
+        """See `Store.read`."""
+        answer = self._link.call("read", [self._key(key)], (self._prefix, *key))
+        _, is_held, facts = _unless_gone(key, answer)
+        return _record(key, facts, b"", is_held=bool(is_held))
+
+    def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
+        """See `Store.list`."""
+        records: list[Record] = []
+        ids = [f"{self._prefix}ids:{tenant}"]
+        while len(records) < limit:
+            page = (self._prefix, tenant, after, _LISTED_PER_CALL, model)
+            last, found = self._link.call("list", ids, page)
+            for session_id, is_held, facts in found:
+                key = SessionKey(tenant, session_id.decode())
+                records.append(_record(key, facts, b"", is_held=bool(is_held)))
+            after = last.decode()
+            if not after:
+                break
+        return records[:limit]
+
+    def renew(self) -> bool:
+        """See `Store.renew`."""
+        arguments = (self._boot, max(int(self.lease_ttl_s * 1000), 1))
+        return bool(self._link.call("renew", [self._lease], arguments))
+
+    def sweep(self, now_unix_s: float, limit: int) -> int:
+        """See `Store.sweep`; reasons are forgotten by the server itself."""
+        ended = 0
+        while True:
+            arguments = (self._prefix, repr(now_unix_s), limit - ended)
+            more, looked_at = self._link.call("sweep", [f"{self._prefix}expiry"], arguments)
+            # Those that it looked at and left alone come later now, so each turn gets further.
+            full = looked_at == limit - ended
+            ended += int(more)
+            if not full or ended == limit:
+                return ended
+
+    def statistics(self) -> StoreStatistics:
+        """See `Store.statistics`; the bytes are those of the whole server."""
+        return StoreStatistics(
+            self._link.call("count", [f"{self._prefix}expiry"], ()), self._link.used_bytes()
+        )
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._link.call("resign", [self._lease], (self._boot,))
+        finally:
+            self._link.close()
+
+    @property
+    def _lease(self) -> str:
+        return f"{self._prefix}lease:{self._owner}"
+
+    def _key(self, key: SessionKey) -> str:
+        return f"{self._prefix}session:{_name(key)}"
+
+
+def _name(key: SessionKey) -> str:
+    assert "/" not in key.tenant, "a slash ends the tenant"
+    return f"{key.tenant}/{key.id}"
+
+
+def _opening(new: NewSession) -> tuple[str, ...]:
+    return (
+        *(new.model, str(int(new.durability)), repr(new.idle_ttl_s)),
+        *(str(new.seed), repr(new.created_at_unix_s)),
+    )
+
+
+def _unless_gone(key: SessionKey, answer: Any) -> Any:
+    """The answer, if there is a session to it."""
+    if answer[0] == b"NONE":
+        raise gone(key, None)
+    if answer[0] == b"ENDED":
+        raise gone(key, answer[1].decode())
+    return answer
+
+
+def _record(
+    key: SessionKey, facts: Any, snapshot: bytes, *, is_held: bool, created: bool = False
+) -> Record:
+    """From the values of carousel.lua's FACTS."""
+    epoch, seq, used, model, durability, ttl, seed, created_at = facts
+    session = NewSession(
+        model.decode(), Durability(int(durability)), float(ttl), int(seed), float(created_at)
+    )
+    return Record(key, session, int(epoch), int(seq), snapshot, float(used), is_held, created)

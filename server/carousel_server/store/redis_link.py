@@ -1,0 +1,172 @@
+"""The connection to Redis or Valkey: opens it, calls our functions, and gives faults their names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from .faults import StoreError, unavailable
+
+log = logging.getLogger(__name__)
+
+LIBRARY = "carousel_v1"
+_LEAST_VERSION = 7
+
+Arguments = Sequence[str | bytes | int]
+Call = tuple[str, Sequence[str], Arguments]
+"""A function's name without that of the library, its keys and its arguments."""
+
+
+class RedisLink:
+    """One connection. Used by one thread.
+
+    A connection that was cut while nothing was under way is opened again without a word; every call of
+    ours may be repeated.
+
+    Args:
+        url: redis://, rediss:// or unix://, with user, password and number of the database.
+        timeout_s: for opening the connection, and for each answer.
+
+    Raises:
+        StoreError: the URL is none, the server cannot be reached, or is too old.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.place = _place(url)
+        try:
+            self._client = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                client_name="carousel",
+                retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            )
+        except (ValueError, TypeError):  # their text may show the password
+            raise StoreError(
+                "the store's URL cannot be read\nwrite redis://user:password@host:6379/0, "
+                "with special characters of the password percent-encoded"
+            ) from None
+        try:
+            self._check_version()
+            self._load()
+        except RedisError as error:
+            raise self._explained(error) from None
+        self._warn_of_eviction()
+
+    def call(self, function: str, keys: Sequence[str], arguments: Arguments) -> Any:
+        """The answer of one function; see `Call`.
+
+        Raises:
+            CarouselError: STORE_UNAVAILABLE.
+        """
+        return self.call_all([(function, keys, arguments)])[0]
+
+    def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """The answers of several, sent together; each function is atomic, all of them are not.
+
+        Raises:
+            CarouselError: STORE_UNAVAILABLE, if any failed.
+        """
+        try:
+            answers = self._send(calls)
+            if any(_is_missing(answer) for answer in answers):
+                self._load()  # the server was emptied, or another has taken its place
+                answers = self._send(calls)
+        except RedisError as error:
+            raise unavailable() from error
+        for answer in answers:
+            if isinstance(answer, Exception):
+                full = str(answer).startswith("OOM")
+                raise unavailable(
+                    "the store's memory is full" if full else "the store fails"
+                ) from answer
+        return answers
+
+    def is_fsynced(self) -> bool:
+        """True if each write is on the medium before it is answered."""
+        return (self._setting("appendonly"), self._setting("appendfsync")) == ("yes", "always")
+
+    def used_bytes(self) -> int:
+        """Memory that the server uses; -1 where it does not tell."""
+        try:
+            return int(self._client.info("memory")["used_memory"])
+        except ResponseError:
+            return -1
+        except RedisError as error:
+            raise unavailable() from error
+
+    def close(self) -> None:
+        """Closes the connection. Idempotent."""
+        self._client.close()
+
+    def _send(self, calls: Sequence[Call]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for function, keys, arguments in calls:
+            pipeline.fcall(f"{LIBRARY}_{function}", len(keys), *keys, *arguments)
+        return list(pipeline.execute(raise_on_error=False))
+
+    def _load(self) -> None:
+        source = resources.files(__package__).joinpath("carousel.lua").read_text(encoding="utf-8")
+        self._client.function_load(source, replace=True)
+
+    def _check_version(self) -> None:
+        version = str(self._client.info("server")["redis_version"])
+        if int(version.partition(".")[0]) < _LEAST_VERSION:
+            raise StoreError(
+                f"{self.place} is Redis {version}, which has no functions\nuse Redis 7 or Valkey"
+            )
+
+    def _warn_of_eviction(self) -> None:
+        policy = self._setting("maxmemory-policy")
+        if policy not in ("noeviction", ""):
+            log.warning(
+                "%s drops keys when its memory is full (maxmemory-policy %s): sessions can be lost; "
+                "set noeviction",
+                self.place,
+                policy,
+            )
+
+    def _setting(self, name: str) -> str:
+        """A setting of the server; "" where it does not tell."""
+        try:
+            return str(self._client.config_get(name).get(name, ""))
+        except RedisError:
+            return ""
+
+    def _explained(self, error: RedisError) -> StoreError:
+        text = str(error)
+        if isinstance(error, redis.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
+            return StoreError(
+                f"{self.place} refuses the user or the password\ncorrect them in the store's URL"
+            )
+        if isinstance(error, RedisConnectionError | redis.TimeoutError):
+            return StoreError(
+                f"{self.place} cannot be reached\nstart Redis there, or correct the store's URL"
+            )
+        return StoreError(
+            f"{self.place} refuses what the store needs: {text}\n"
+            "allow its user FUNCTION LOAD, FCALL and INFO on all keys"
+        )
+
+
+def _place(url: str) -> str:
+    """Where the server is, without user and password."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "redis"
+    return f"redis at {host or parts.path or 'localhost'}{f':{port}' if port else ''}"
+
+
+def _is_missing(answer: object) -> bool:
+    return isinstance(answer, ResponseError) and "Function not found" in str(answer)

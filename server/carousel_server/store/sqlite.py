@@ -1,0 +1,294 @@
+"""Sessions in one SQLite file, for one server: nothing to install, nothing to operate."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from carousel_server.core.failpoints import hit
+from carousel_server.core.store import (
+    Commit,
+    NewSession,
+    Outcome,
+    Record,
+    SessionKey,
+    StoreStatistics,
+    Verdict,
+)
+from carousel_server.core.types import Durability
+
+from . import sqlite_file
+from .faults import TOMBSTONE_S, check_floor, check_reason, gone, unavailable
+
+# ruff: noqa: S608 - statements are put together from these two constants; values are always bound
+_FACTS = (
+    "tenant, id, epoch, seq, held, last_used_unix_s, "
+    "idle_ttl_s, model, durability, seed, created_at_unix_s"
+)
+_EXPIRED = "held = 0 AND last_used_unix_s + idle_ttl_s < ?"
+_VACUUM_ABOVE_PAGES = 1024
+"""Unused pages that the file may keep; they are the next snapshots' anyway."""
+_VACUUM_AT_ONCE_PAGES = 256
+
+
+class SqliteStore:
+    """Implements `core.store.Store`. Used by one thread at a time, by one process at a time.
+
+    The log is written, not synced, at each commit, which the death of the process does not hurt; `fsync`
+    syncs it. Leases do not run out: `<path>.lock` says that nobody else can have the file.
+
+    Args:
+        path: of the file, which is made if it is not there.
+        now: the wall clock.
+
+    Raises:
+        StoreError: the file cannot be used; see `sqlite_file`.
+    """
+
+    name = "sqlite"
+    levels = frozenset({Durability.ASYNC, Durability.SYNC, Durability.SYNC_FSYNC})
+    lease_ttl_s = inf
+
+    def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._lock = sqlite_file.lock(path)
+        try:
+            self._db = sqlite_file.connect(path)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._synced = False
+        self._sessions = int(self._db.execute("SELECT count(*) FROM sessions").fetchone()[0])
+
+    def acquire(self, key: SessionKey, *, epoch_floor: int, new: NewSession | None) -> Record:
+        """See `Store.acquire`; never SESSION_HELD."""
+        check_floor(epoch_floor)
+        with self._transaction():
+            ended = self._end_if_expired(key)
+            record = None if ended else self._activated(key, epoch_floor)
+            if record is None and new is not None:
+                record = self._opened(key, epoch_floor, new)
+            reason = None if record else self._why_gone(key)
+        self._sessions += int(record is not None and record.created) - int(ended)
+        if record is None:
+            raise gone(key, reason)
+        return record
+
+    def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
+        """See `Store.commit`."""
+        outcomes = []
+        with self._transaction(fsync=fsync):
+            for one in commits:
+                outcomes.append(self._commit_one(one))
+                if len(outcomes) == 1:
+                    hit("in_commit")
+        return outcomes
+
+    def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
+        """See `Store.release`."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE sessions SET held = 0, last_used_unix_s = ? "
+                "WHERE tenant = ? AND id = ? AND epoch = ?",
+                [(used, key.tenant, key.id, epoch) for key, epoch, used in held],
+            )
+
+    def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
+        """See `Store.remove`."""
+        check_reason(reason)
+        with self._transaction():
+            removed = self._db.execute(
+                "DELETE FROM sessions WHERE tenant = ? AND id = ? AND epoch = ?", (*key, epoch)
+            ).rowcount
+            if removed:
+                self._bury(key, epoch, reason, self._now())
+            done = self._db.execute(
+                "SELECT 1 FROM ended WHERE tenant = ? AND id = ? AND epoch = ?", (*key, epoch)
+            ).fetchone()
+        self._sessions -= removed
+        return Verdict.DONE if done else Verdict.FENCED
+
+    def read(self, key: SessionKey) -> Record:
+        """See `Store.read`."""
+        with self._faults():
+            row = self._db.execute(
+                f"SELECT {_FACTS}, x'', {_EXPIRED} FROM sessions WHERE tenant = ? AND id = ?",
+                (self._now(), *key),
+            ).fetchone()
+            reason = None if row else self._why_gone(key)
+        if row is None or row[-1]:
+            raise gone(key, "SESSION_EXPIRED" if row else reason)
+        return _record(row)
+
+    def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
+        """See `Store.list`."""
+        with self._faults():
+            rows = self._db.execute(
+                f"SELECT {_FACTS}, x'' FROM sessions WHERE tenant = ? AND id > ? "
+                f"AND (? = '' OR model = ?) AND NOT ({_EXPIRED}) ORDER BY id LIMIT ?",
+                (tenant, after, model, model, self._now(), limit),
+            ).fetchall()
+        return [_record(row) for row in rows]
+
+    def renew(self) -> bool:
+        """See `Store.renew`: the lock never runs out."""
+        return True
+
+    def sweep(self, now_unix_s: float, limit: int) -> int:
+        """See `Store.sweep`; gives some of the unused space back, too."""
+        with self._transaction():
+            rows = self._db.execute(
+                f"SELECT tenant, id, epoch, rowid FROM sessions WHERE {_EXPIRED} LIMIT ?",
+                (now_unix_s, limit),
+            ).fetchall()
+            for tenant, session_id, epoch, rowid in rows:
+                self._db.execute("DELETE FROM sessions WHERE rowid = ?", (rowid,))
+                self._bury(SessionKey(tenant, session_id), epoch, "SESSION_EXPIRED", now_unix_s)
+            self._db.execute("DELETE FROM ended WHERE at_unix_s < ?", (now_unix_s - TOMBSTONE_S,))
+        self._sessions -= len(rows)
+        with self._faults():
+            if self._pragma("freelist_count") > _VACUUM_ABOVE_PAGES:
+                # Frees one page a row that is asked for.
+                self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_AT_ONCE_PAGES})").fetchall()
+        return len(rows)
+
+    def statistics(self) -> StoreStatistics:
+        """See `Store.statistics`; the bytes are those of the file, without its log."""
+        with self._faults():
+            return StoreStatistics(
+                self._sessions, self._pragma("page_count") * self._pragma("page_size")
+            )
+
+    def close(self) -> None:
+        """See `Store.close`; everything is in the file afterwards, and the log is empty."""
+        if self._lock.closed:
+            return
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            pass  # the log has it, and the next server reads that
+        finally:
+            self._db.close()
+            self._lock.close()
+
+    # -- inside a transaction
+
+    def _commit_one(self, one: Commit) -> Outcome:
+        """Rule R4: the comparison and the write are one statement."""
+        written = self._db.execute(
+            "UPDATE sessions SET seq = ?, snapshot = ?, last_used_unix_s = ? "
+            "WHERE tenant = ? AND id = ? AND epoch = ? AND seq < ?",
+            (one.seq, one.snapshot, one.last_used_unix_s, *one.key, one.epoch, one.seq),
+        ).rowcount
+        if written:
+            return Outcome(Verdict.DONE, one.epoch, one.seq)
+        epoch, seq = self._db.execute(
+            "SELECT epoch, seq FROM sessions WHERE tenant = ? AND id = ?", one.key
+        ).fetchone() or (0, 0)
+        return Outcome(Verdict.STALE if epoch == one.epoch else Verdict.FENCED, epoch, seq)
+
+    def _activated(self, key: SessionKey, epoch_floor: int) -> Record | None:
+        row = self._db.execute(
+            "UPDATE sessions SET held = 1, epoch = max(epoch, ?) + 1, last_used_unix_s = ? "
+            f"WHERE tenant = ? AND id = ? RETURNING {_FACTS}, snapshot",
+            (epoch_floor, self._now(), *key),
+        ).fetchone()
+        return _record(row) if row else None
+
+    def _opened(self, key: SessionKey, epoch_floor: int, new: NewSession) -> Record:
+        former = self._db.execute(
+            "DELETE FROM ended WHERE tenant = ? AND id = ? RETURNING epoch", key
+        ).fetchone()
+        epoch, now = max(former[0] if former else 0, epoch_floor) + 1, self._now()
+        self._db.execute(
+            f"INSERT INTO sessions ({_FACTS}, snapshot) VALUES (?, ?, ?, 0, 1, ?, ?, ?, ?, ?, ?, x'')",
+            (
+                *(*key, epoch, now, new.idle_ttl_s, new.model, int(new.durability)),
+                *(str(new.seed), new.created_at_unix_s),
+            ),
+        )
+        return Record(key, new, epoch, 0, b"", now, created=True)
+
+    def _end_if_expired(self, key: SessionKey) -> bool:
+        row = self._db.execute(
+            f"DELETE FROM sessions WHERE tenant = ? AND id = ? AND {_EXPIRED} RETURNING epoch",
+            (*key, self._now()),
+        ).fetchone()
+        if row is not None:
+            self._bury(key, row[0], "SESSION_EXPIRED", self._now())
+        return row is not None
+
+    def _bury(self, key: SessionKey, epoch: int, reason: str, now_unix_s: float) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO ended VALUES (?, ?, ?, ?, ?)", (*key, epoch, reason, now_unix_s)
+        )
+
+    def _why_gone(self, key: SessionKey) -> str | None:
+        row = self._db.execute(
+            "SELECT reason FROM ended WHERE tenant = ? AND id = ?", key
+        ).fetchone()
+        return row[0] if row else None
+
+    def _pragma(self, name: str) -> int:
+        return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+
+    # -- transactions and their faults
+
+    @contextmanager
+    def _transaction(self, *, fsync: bool = False) -> Iterator[None]:
+        """All or nothing; a fault of the medium is STORE_UNAVAILABLE."""
+        with self._faults():
+            if fsync is not self._synced:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
+                self._synced = fsync
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # SQLite has rolled back itself after some faults
+            self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+            raise unavailable("the store's disk is full" if full else "the store fails") from error
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    """From the columns of `_FACTS` and a snapshot."""
+    (
+        tenant,
+        session_id,
+        epoch,
+        seq,
+        is_held,
+        used,
+        ttl,
+        model,
+        durability,
+        seed,
+        created,
+        snapshot,
+    ) = row[:12]
+    return Record(
+        SessionKey(tenant, session_id),
+        NewSession(model, Durability(durability), ttl, int(seed), created),
+        epoch,
+        seq,
+        snapshot,
+        used,
+        held=bool(is_held),
+    )

@@ -1,0 +1,165 @@
+"""Opens the SQLite store's file: makes sure that it is ours alone, whole, and of a version that we know."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import IO
+
+from .faults import StoreError
+
+VERSION = 1
+"""Of the schema, in `PRAGMA user_version`."""
+
+_APPLICATION_ID = 0x4352534C  # "CRSL"; tells our files from other programs'
+_CHECK_UP_TO_BYTES = 1 << 30
+"""Greatest file that is read through at the start; a snapshot's own checksum guards the rest."""
+
+# Held sessions are in no index but the unique one, so that a commit writes one row and nothing else.
+_SCHEMA = f"""
+CREATE TABLE sessions (
+    tenant TEXT NOT NULL,
+    id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    held INTEGER NOT NULL,
+    last_used_unix_s REAL NOT NULL,
+    idle_ttl_s REAL NOT NULL,
+    model TEXT NOT NULL,
+    durability INTEGER NOT NULL,
+    seed TEXT NOT NULL,
+    created_at_unix_s REAL NOT NULL,
+    snapshot BLOB NOT NULL,
+    UNIQUE (tenant, id)
+);
+CREATE INDEX free_by_expiry ON sessions (last_used_unix_s + idle_ttl_s) WHERE held = 0;
+CREATE TABLE ended (
+    tenant TEXT NOT NULL,
+    id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    at_unix_s REAL NOT NULL,
+    PRIMARY KEY (tenant, id)
+) WITHOUT ROWID;
+CREATE INDEX ended_by_time ON ended (at_unix_s);
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+"""
+
+
+def lock(path: Path) -> IO[str]:
+    """Takes `<path>.lock` for as long as the returned file is open; it holds our process's id.
+
+    Raises:
+        StoreError: another process has it, or the folder cannot be written.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder\nname a file in it: sqlite:{path}/carousel.db")
+    try:
+        file = lock_path.open("a+", encoding="ascii")
+    except FileNotFoundError:
+        raise StoreError(
+            f"the folder of {path} does not exist\nmake it: mkdir -p {path.parent}"
+        ) from None
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {lock_path}: {error.strerror}\n"
+            "give the server's user the right to write there, or name another file"
+        ) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise StoreError(
+            f"{path} is in use by process {holder}\nstop that server, or give this one another file"
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """The one connection, its schema made where the file is new.
+
+    Raises:
+        StoreError: the file is no store, is damaged, or is of another version.
+    """
+    try:
+        db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise _explained(path, error) from error
+    try:
+        _prepare(db, path)
+    except sqlite3.Error as error:
+        db.close()
+        raise _explained(path, error) from error
+    except StoreError:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    # Exclusive before anything is read: no other program can get between us and the file, the index of
+    # the log is in our memory, and two connections, which SQLite before 3.51.3 could not bear, never are.
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    version = _known_version(db, path)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("PRAGMA fullfsync = ON")  # what an fsync is on macOS; nothing elsewhere
+    db.execute("PRAGMA wal_autocheckpoint = 2000")
+    db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+    db.execute("PRAGMA cache_size = -16384")  # KiB
+    if version == 0:
+        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    elif path.stat().st_size <= _CHECK_UP_TO_BYTES:
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise _damaged(path, found)
+    # The lock is ours: whoever held sessions before is gone.
+    db.execute("UPDATE sessions SET held = 0 WHERE held = 1")
+
+
+def _known_version(db: sqlite3.Connection, path: Path) -> int:
+    """The schema's version; 0 for an empty file."""
+    application = int(db.execute("PRAGMA application_id").fetchone()[0])
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if application != _APPLICATION_ID:
+        if version or db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            raise StoreError(f"{path} is another program's database\nname another file")
+        return 0
+    if version != VERSION:
+        raise StoreError(
+            f"{path} is of version {version}, and this server knows {VERSION}\n"
+            "run the version of Carousel that wrote it, or name another file"
+        )
+    return version
+
+
+def _explained(path: Path, error: sqlite3.Error) -> StoreError:
+    """What SQLite says, and what to do about it."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreError(f"{path} is open in another program\nclose it there")
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return _damaged(path, str(error))
+    if name.startswith("SQLITE_FULL"):
+        return StoreError(f"no space is left for {path}\nfree some, or name a file elsewhere")
+    return StoreError(
+        f"cannot open {path}: {error}\n"
+        "give the server's user the right to read and write it, or name another file"
+    )
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(
+        f"{path} is no store, or is damaged: {' '.join(what.split())}\n"
+        "restore it from a copy, or move it away to begin with an empty one"
+    )

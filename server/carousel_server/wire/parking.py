@@ -1,0 +1,70 @@
+"""Handles whose session has gone to the store: what comes for them waits until it is back.
+
+The client notices nothing: its handle stays, and the next block, or a Replay, fetches the session.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import EnginePort, Replay, StepBlock, StepSink
+from carousel_server.core.types import SessionRef
+
+
+class Binding(NamedTuple):
+    """A session bound to a handle."""
+
+    engine: EnginePort
+    ref: SessionRef
+    tag: int
+    session_id: str
+    attach_id: int
+
+
+@dataclass(slots=True)
+class Parked:
+    """A handle that waits for its session, or for a reason to fetch it.
+
+    Attributes:
+        binding: as it was; its engine still serves the model.
+        ack: last output that the client is known to have.
+        waking: the session is being fetched.
+        replay: the client has asked for its kept outputs.
+        blocks: of one row each, to be submitted once it is back.
+    """
+
+    binding: Binding
+    ack: int
+    waking: bool = False
+    replay: bool = False
+    blocks: deque[StepBlock] = field(default_factory=deque)
+
+    def add(self, block: StepBlock, retry_after_s: float) -> None:
+        """Lets a block wait.
+
+        Raises:
+            CarouselError: WINDOW_EXCEEDED: more wait than the session's window could take.
+        """
+        limit = self.binding.engine.model.window_steps
+        if sum(waiting.steps for waiting in self.blocks) + block.steps > limit:
+            raise CarouselError(
+                "WINDOW_EXCEEDED",
+                f"more than {limit} steps wait for a session that comes back from the store",
+                metadata={"limit": limit},
+                retry_after_s=retry_after_s,
+                seq=block.first_seqs[0],
+            )
+        self.blocks.append(block)
+
+    def commands(self, binding: Binding, sink: StepSink) -> list[StepBlock | Replay]:
+        """What waited, for the row that the session is on now, in the order of the steps."""
+        ready: list[StepBlock | Replay] = []
+        if self.replay:
+            ready.append(Replay(binding.ref, sink))
+        for block in sorted(self.blocks, key=lambda block: block.first_seqs[0]):
+            block.tags, block.refs = [binding.tag], [binding.ref]
+            ready.append(block)
+        return ready

@@ -1,0 +1,76 @@
+"""A StorePort without a thread: requests wait until a test runs them, loses them or spoils them."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.store import (
+    Acquire,
+    CommitGroup,
+    ListStored,
+    Read,
+    Release,
+    Remove,
+    Store,
+    StoreRequest,
+)
+from carousel_server.core.types import Durability
+
+
+class ManualStore:
+    """Runs requests on a real store, in order, when told to."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.levels: frozenset[Durability] = store.levels
+        self.lease_until_s = math.inf
+        self.lease_lost = 0
+        self.waiting: deque[StoreRequest] = deque()
+        self.commits: list[CommitGroup] = []
+
+    def submit(self, request: StoreRequest) -> None:
+        self.waiting.append(request)
+
+    def run(self) -> None:
+        """Runs all that waits, and what that brings."""
+        while self.waiting:
+            self.run_one()
+
+    def run_one(self, *, lose_answer: bool = False) -> None:
+        """Runs the oldest request; with `lose_answer` the store has done it, and nobody learns so."""
+        request = self.waiting.popleft()
+        if isinstance(request, CommitGroup):
+            self.commits.append(request)
+        try:
+            result = self._run(request)
+        except CarouselError as error:
+            request.reply.set_exception(error)
+            return
+        if lose_answer:
+            request.reply.set_exception(unavailable())
+        else:
+            request.reply.set_result(result)
+
+    def refuse(self) -> None:
+        """Fails all that waits, undone."""
+        while self.waiting:
+            self.waiting.popleft().reply.set_exception(unavailable())
+
+    def _run(self, request: StoreRequest) -> Any:
+        verbs: dict[type, Callable[[Any], Any]] = {
+            Acquire: lambda r: self.store.acquire(r.key, epoch_floor=r.epoch_floor, new=r.new),
+            CommitGroup: lambda r: self.store.commit(r.commits, fsync=r.fsync),
+            Release: lambda r: self.store.release(r.held),
+            Remove: lambda r: self.store.remove(r.key, r.epoch, r.reason),
+            Read: lambda r: self.store.read(r.key),
+            ListStored: lambda r: self.store.list(r.tenant, r.after, r.limit, r.model),
+        }
+        return verbs[type(request)](request)
+
+
+def unavailable() -> CarouselError:
+    return CarouselError("STORE_UNAVAILABLE", "the store is away", retry_after_s=0.1)
