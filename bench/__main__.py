@@ -1,4 +1,4 @@
-"""`python -m bench`: measures, prints a table, writes JSON."""
+"""`python -m bench [FIGURE]`: measures, prints a table, writes JSON and the page made from it."""
 
 from __future__ import annotations
 
@@ -7,51 +7,62 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from . import bounds, invariance, machine, models, processes, served
+from . import bounds, durability, invariance, machine, models, parking, processes, served
 from .figures import Figures, Workload
-from .report import page
+from .report import Ratios, foundation_ratios, page
 
 RESULTS = Path(__file__).parent / "results"
 
+Measures = Callable[[argparse.Namespace, str, Path, ExitStack, asyncio.Runner], Sequence[Workload]]
+
 
 def main() -> int:
-    """Runs all workloads. Returns the exit code."""
+    """Measures one figure. Returns the exit code."""
     options = _options()
     device = _device(options.device)
     torch.set_num_threads(options.threads)
-    report: dict[str, object] = {
+    measures, ratios = FIGURES[options.figure]
+    report: dict[str, Any] = {
         "machine": machine.facts(device),
         "settings": {k: str(v) for k, v in vars(options).items() if k != "out"},
     }
     figures = Figures()
     with ExitStack() as stack:
-        folder = models.make(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
-        work = _workloads(options, device, folder, stack, runner)
+        work = measures(options, device, folder, stack, runner)
         figures.take(work, options.rounds, lambda line: print(line, file=sys.stderr))
     report["figures"] = figures.summary()
-    report["bits"] = invariance.classes(device)
-    out = options.out or RESULTS / f"foundation-{device}.json"
+    if options.figure == "foundation":
+        report["bits"] = invariance.classes(device)
+    out = options.out or RESULTS / f"{options.figure}-{device}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
-    out.with_suffix(".md").write_text(page(report))
+    out.with_suffix(".md").write_text(page(report, ratios))
     _print(figures)
     print(f"written to {out} and {out.with_suffix('.md').name}")
     return 0
 
 
-def _workloads(
-    options: argparse.Namespace, device: str, folder: Path, stack: ExitStack, runner: asyncio.Runner
-) -> list[Workload]:
+def _foundation(
+    options: argparse.Namespace,
+    device: str,
+    folder: Path,
+    stack: ExitStack,
+    runner: asyncio.Runner,
+) -> Sequence[Workload]:
+    """What the parts cost: the model's step, the engine around it, gRPC around both, and an echo."""
     seconds = options.seconds
+    models.make(folder)
     carousel_address = stack.enter_context(processes.carousel_server(folder, device))
     echo_address = stack.enter_context(processes.echo_server())
     return [
@@ -62,12 +73,25 @@ def _workloads(
     ]
 
 
+def _no_ratios(_figures: Any) -> Iterator[tuple[str, float]]:
+    yield from ()
+
+
+FIGURES: dict[str, tuple[Measures, Ratios]] = {
+    "foundation": (_foundation, foundation_ratios),
+    "durability": (durability.workloads, durability.ratios),
+    "parking": (parking.workloads, _no_ratios),
+}
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("figure", nargs="?", choices=FIGURES, default="foundation")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each figure")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="torch threads for the bounds")
+    parser.add_argument("--sessions", type=int, default=100_000, help="open ones, for parking")
     parser.add_argument("--out", type=Path, help="JSON file; default bench/results/…")
     return parser.parse_args()
 

@@ -3,30 +3,87 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+StoreUrl = AbstractContextManager[str | None]
+"""What a server's `store` setting may be; None where the machine has no such store."""
 
 
 @contextmanager
-def carousel_server(models: Path, device: str) -> Iterator[str]:
+def carousel_server(models: Path, device: str, **settings: object) -> Iterator[str]:
     """A Carousel server as an operator would start it; yields its address."""
-    flags = ["--models", str(models), "--device", device, "--port", "0", "--metrics-port", "0"]
-    with _process("carousel_server", *flags) as address:
+    with carousel_process(models, device, **settings) as (_, address):
         yield address
+
+
+@contextmanager
+def carousel_process(
+    models: Path, device: str, **settings: object
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The same; yields the process too."""
+    given = {"models": models, "device": device, "port": 0, "metrics_port": 0, **settings}
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+    with _process("carousel_server", *flags) as started:
+        yield started
+
+
+@contextmanager
+def sqlite_file(path: Path) -> Iterator[str | None]:
+    """A store in a new file."""
+    yield f"sqlite:{path}"
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str | None]:
+    """A redis-server that syncs every write, so that all levels can be had; None without one."""
+    program = shutil.which("redis-server")
+    if program is None:
+        yield None
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    flags += ["--appendonly", "yes", "--appendfsync", "always"]
+    process = subprocess.Popen([program, *flags], stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(port)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _wait_for(port: int) -> None:
+    """Returns once something listens."""
+    deadline_s = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager
 def echo_server() -> Iterator[str]:
     """The echo server; yields its address."""
-    with _process("bench.echo") as address:
+    with _process("bench.echo") as (_, address):
         yield address
 
 
 @contextmanager
-def _process(module: str, *arguments: str) -> Iterator[str]:
+def _process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Starts a module that prints one JSON line with its port when it is ready."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
@@ -39,7 +96,7 @@ def _process(module: str, *arguments: str) -> Iterator[str]:
         line = process.stdout.readline()
         if not line:
             raise RuntimeError(f"{module} did not start; run it by hand to see why")
-        yield f"127.0.0.1:{json.loads(line)['port']}"
+        yield process, f"127.0.0.1:{json.loads(line)['port']}"
     finally:
         process.terminate()
         process.wait(timeout=30)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .bounds import BATCHES
@@ -10,8 +10,10 @@ from .served import SESSIONS
 
 Summary = Mapping[str, Mapping[str, Mapping[str, float]]]
 
+Ratios = Callable[[Summary], Iterator[tuple[str, float]]]
 
-def page(report: Mapping[str, Any]) -> str:
+
+def page(report: Mapping[str, Any], ratios: Ratios) -> str:
     """Markdown of one report."""
     machine, figures = report["machine"], report["figures"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["libraries"].items())
@@ -28,24 +30,18 @@ def page(report: Mapping[str, Any]) -> str:
             "",
             "| ratio | value |",
             "|---|---|",
-            *(f"| {what} | {value:.2f} |" for what, value in _ratios(figures)),
+            *(f"| {what} | {value:.2f} |" for what, value in ratios(figures)),
             "",
             "| workload | quantity | median | smallest … largest |",
             "|---|---|---|---|",
             *_rows(figures),
             "",
-            "Batch sizes that give a row the same bits: "
-            + "; ".join(
-                f"{name} {' '.join('{' + ', '.join(map(str, sizes)) + '}' for sizes in groups)}"
-                for name, groups in report["bits"].items()
-            )
-            + ".",
-            "",
+            *_bits(report.get("bits", {})),
         ]
     )
 
 
-def _ratios(figures: Summary) -> Iterator[tuple[str, float]]:
+def foundation_ratios(figures: Summary) -> Iterator[tuple[str, float]]:
     """What the engine adds to the model's step, and what the model adds to the echo."""
 
     def median(name: str, quantity: str) -> float:
@@ -64,6 +60,17 @@ def _ratios(figures: Summary) -> Iterator[tuple[str, float]]:
             f"served over echo: {way} (steps per second)",
             median(f"carousel: {way}", "steps_per_s") / median(f"echo: {way}", "steps_per_s"),
         )
+
+
+def _bits(classes: Mapping[str, Any]) -> Iterator[str]:
+    """Which batch sizes round alike, where that was measured."""
+    if classes:
+        told = (
+            f"{name} {' '.join('{' + ', '.join(map(str, sizes)) + '}' for sizes in groups)}"
+            for name, groups in classes.items()
+        )
+        yield f"Batch sizes that give a row the same bits: {'; '.join(told)}."
+        yield ""
 
 
 def _rows(figures: Summary) -> Iterator[str]:

@@ -28,17 +28,17 @@ def step_workloads(name: str, address: str, run: Run, seconds: float) -> Iterato
     """Steps against one server; the same for Carousel and for the echo."""
 
     def each(sessions: int) -> Callable[[], Measured]:
-        return lambda: run(_steps(address, sessions, seconds))
+        return lambda: run(steps(address, sessions, seconds))
 
     for sessions in SESSIONS:
         yield Workload(f"{name}: {sessions} sessions, a message a step", each(sessions))
     yield Workload(
         f"{name}: blocks of {BLOCK_SESSIONS} sessions × 1 step",
-        lambda: run(_blocks(address, 1, seconds)),
+        lambda: run(blocks(address, 1, seconds)),
     )
     yield Workload(
         f"{name}: blocks of {BLOCK_SESSIONS} sessions × {BLOCK_STEPS} steps",
-        lambda: run(_blocks(address, BLOCK_STEPS, seconds)),
+        lambda: run(blocks(address, BLOCK_STEPS, seconds)),
     )
 
 
@@ -52,7 +52,7 @@ def generation_workloads(address: str, run: Run, seconds: float) -> Iterator[Wor
         yield Workload(f"carousel: generation, {streams} streams", each(streams))
 
 
-async def _steps(address: str, count: int, seconds: float) -> Measured:
+async def steps(address: str, count: int, seconds: float, durability: str = "none") -> Measured:
     """Closed loop: every session sends its next step when it has the output of the last."""
     x = np.random.rand(WIDTH).astype(np.float32)
     times: list[float] = []
@@ -63,7 +63,7 @@ async def _steps(address: str, count: int, seconds: float) -> Measured:
             times.append(time.perf_counter() - began)
 
     async with Client(address) as client:
-        sessions = [await client.session(STEPPED) for _ in range(count)]
+        sessions = [await client.session(STEPPED, durability=durability) for _ in range(count)]
         await asyncio.gather(*(session.step(x) for session in sessions))
         began = time.perf_counter()
         await asyncio.gather(*(drive(session, began + seconds) for session in sessions))
@@ -72,7 +72,7 @@ async def _steps(address: str, count: int, seconds: float) -> Measured:
     return _summary(len(times), took, times)
 
 
-async def _blocks(address: str, steps: int, seconds: float) -> Measured:
+async def blocks(address: str, steps: int, seconds: float, durability: str = "none") -> Measured:
     """Two batches in flight, so that the server never waits for the client."""
     x = np.random.rand(BLOCK_SESSIONS, steps, WIDTH).astype(np.float32)
     times: list[float] = []
@@ -83,7 +83,10 @@ async def _blocks(address: str, steps: int, seconds: float) -> Measured:
             times.append(time.perf_counter() - began)
 
     async with Client(address) as client:
-        groups = [[await client.session(STEPPED) for _ in range(BLOCK_SESSIONS)] for _ in range(2)]
+        groups = [
+            [await client.session(STEPPED, durability=durability) for _ in range(BLOCK_SESSIONS)]
+            for _ in range(2)
+        ]
         batches = [client.batch(group) for group in groups]
         await asyncio.gather(*(batch.steps(x) for batch in batches))
         began = time.perf_counter()

@@ -6,7 +6,6 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,6 +25,9 @@ from carousel_server.core.store import (
 from carousel_server.core.types import Durability, OpenSpec, SessionRef
 from carousel_server.sessions import Directory
 from carousel_server.sessions.directory import ended
+
+_MOST_TRIES = 4
+"""A session may be parked again, by the slab's pressure, before the opening that fetched it is done."""
 
 
 class Activation:
@@ -80,24 +82,35 @@ class Activation:
     def open(self, engine: EnginePort, spec: OpenSpec, durability: Durability) -> Opened:
         """Opens a session that the store keeps, or finds the one that an earlier try opened."""
         spec = replace(spec, session_id=spec.session_id or secrets.token_urlsafe(12))
+        if not engine.model.causal:
+            refused = Open(spec)
+            _submit_to(engine, refused)
+            return refused.reply
         opened: Opened = Future()
-        resumed = self.resume(
-            SessionKey(spec.tenant, spec.session_id),
-            new=self._new(engine, spec, durability),
-        )
+        self._open(spec, self._new(engine, spec, durability), opened, tries=_MOST_TRIES)
+        return opened
+
+    def _open(self, spec: OpenSpec, new: NewSession, opened: Opened, tries: int) -> None:
+        """Finds the session, then asks its engine; again if it was parked in between."""
+
+        def answer(reply: Opened) -> None:
+            error = reply.exception()
+            parked = isinstance(error, CarouselError) and error.reason == "SESSION_PARKED"
+            if parked and tries > 1:
+                self._open(spec, new, opened, tries - 1)
+            else:
+                _pass_on(reply, opened)
 
         def find(place: Future[Place]) -> None:
             if (error := place.exception()) is not None:
                 opened.set_exception(error)
                 return
-            command = Open(spec, reply=opened)
+            command = Open(spec)
+            command.reply.add_done_callback(answer)
             _submit_to(place.result()[0], command)
 
-        if not engine.model.causal:
-            _submit_to(engine, Open(spec, reply=opened))  # which refuses it
-            return opened
-        resumed.add_done_callback(find)
-        return opened
+        key = SessionKey(spec.tenant, spec.session_id)
+        self.resume(key, new=new).add_done_callback(find)
 
     def open_unkept(self, engine: EnginePort, spec: OpenSpec) -> Opened:
         """Opens a session that dies with the server, unless the store has one of its name."""
@@ -206,7 +219,8 @@ class Activation:
         asked: Future[Place] = Future()
 
         def again(_: Future[Place]) -> None:
-            _pass_on(self.resume(key, epoch_floor, new), asked)
+            resumed = self.resume(key, epoch_floor, new)
+            resumed.add_done_callback(lambda reply: _pass_on(reply, asked))
 
         under_way.add_done_callback(again)
         return asked
@@ -249,15 +263,12 @@ def _submit_to(engine: EnginePort, command: Any) -> None:
         command.reply.set_exception(error)
 
 
-def _pass_on(source: Future[Place], target: Future[Place]) -> None:
-    def done(reply: Future[Place]) -> None:
-        with suppress(Exception):
-            if (error := reply.exception()) is not None:
-                target.set_exception(error)
-            else:
-                target.set_result(reply.result())
-
-    source.add_done_callback(done)
+def _pass_on(reply: Future[Any], target: Future[Any]) -> None:
+    """Settles `target` as `reply` is settled."""
+    if (error := reply.exception()) is not None:
+        target.set_exception(error)
+    else:
+        target.set_result(reply.result())
 
 
 def _exists(key: SessionKey) -> CarouselError:

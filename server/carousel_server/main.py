@@ -21,6 +21,9 @@ from carousel_server.wire import ListenError
 
 log = logging.getLogger(__name__)
 
+_STORES = {"none": "none: sessions end with the server; --store sqlite:FILE keeps them"}
+"""What people are told of a store, where its name does not say it."""
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
@@ -116,6 +119,7 @@ def _say_ready(server: Server) -> None:
         "port": server.port,
         "metrics_port": server.metrics_port,
         "models": server.models,
+        "store": server.store,
     }
     log.info("ready", extra=facts)
     if sys.stdout.isatty():
@@ -124,6 +128,7 @@ def _say_ready(server: Server) -> None:
             f"carousel {version()} serves {len(server.models)} models: {', '.join(server.models)}\n"
             f"  gRPC      {target}\n"
             f"  metrics   http://{metrics_host}:{server.metrics_port}/metrics\n"
+            f"  store     {_STORES.get(server.store, server.store)}\n"
             f"  try       carousel models list --server {target}\n"
             "  stop      Ctrl-C\n"
         )

@@ -74,6 +74,12 @@ class Server:
         assert self._assembly is not None, "the server was not started"
         return [engine.model.name for engine in self._assembly.engines]
 
+    @property
+    def store(self) -> str:
+        """Which kind of store keeps the sessions: "sqlite", "redis", "memory" or "none"."""
+        kind = self.settings.store.partition(":")[0]
+        return kind if kind in ("redis", "rediss", "memory") else "sqlite" if kind else "none"
+
     async def start(self) -> None:
         """Loads the models, starts the engines, listens. What fails quickly is tried first.
 

@@ -44,6 +44,7 @@ from .lifetimes import Lifetimes
 from .rows import Rows
 from .sequences import Sequences
 from .sinks import Sinks
+from .waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,9 @@ class Control:
         self._sinks = sinks
         self._generations = generations
         self._sequences = sequences
+        self._waiting_room = WaitingRoom(
+            lifetimes, limits.retry_after_s, lambda command, result: _settle(command.reply, result)
+        )
         self._verbs: dict[type, Callable[[Any, float], object]] = {
             Open: lambda c, now: lifetimes.open(c.spec, now),
             Get: lambda c, _: rows.view(c.ref),
@@ -98,10 +102,23 @@ class Control:
             Export: self._export,
             Import: lambda c, now: self._copy(c, snapshot.decode(c.snapshot), now),
             Fork: lambda c, now: self._copy(c, lifetimes.take(c.ref), now),
-            Activate: lambda c, now: lifetimes.activate(c.record, now),
+            Activate: self._activate,
         }
         if keeper is not None:
             self._verbs[Committed] = keeper.committed
+
+    @property
+    def waiting(self) -> int:
+        """How many sessions wait for a slot."""
+        return len(self._waiting_room)
+
+    def look_for_room(self, now: float) -> None:
+        """Slots may have come free."""
+        self._waiting_room.look(now)
+
+    def rest(self) -> list[Activate]:
+        """At the end: who waits for a slot."""
+        return self._waiting_room.rest()
 
     def run(self, command: Command, now: float) -> None:
         """Runs one command and settles its future, if it has one and is not an Infer."""
@@ -140,6 +157,10 @@ class Control:
     def _close(self, command: Close, _now: float) -> object:
         row = self._rows.row_of(command.ref)
         self._lifetimes.end(row, Event.CLOSE, partial(_settle, command.reply))
+        return _LATER
+
+    def _activate(self, command: Activate, now: float) -> object:
+        self._waiting_room.enter(command, now)
         return _LATER
 
     def _copy(self, command: Import | Fork, taken: snapshot.Snapshot, now: float) -> object:

@@ -213,6 +213,8 @@ class Engine:
             if self._keeper is not None:
                 self._keeper.look_at_lease()
             self._intake.run(now)
+            if self._control.waiting:
+                self._control.look_for_room(now)
             batch = self._stepping.select(now)
             if batch is not None:
                 self._stepping.step(batch, now)
@@ -286,6 +288,7 @@ class Engine:
         error = self._broken or CarouselError("DRAINING", "the server is shutting down")
         answers: list[Callable[[], object]] = [
             *(partial(self._control.refuse, command, error) for command in self._intake.rest()),
+            *(partial(self._control.refuse, command, error) for command in self._control.rest()),
             *(partial(self._generations.end, row, error) for row in self._generations.rows()),
             *(
                 partial(self._stepping.refuse, row, error.reason, error.message)

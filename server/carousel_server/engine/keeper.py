@@ -146,7 +146,10 @@ class Keeper:
         return ours
 
     def _let_out(self, rows: Int64s, seqs: Int64s, now: float) -> None:
-        """Moves `durable`, then tells: the notice first, then what had waited for it."""
+        """Moves `durable`, then tells: the notice first, then what had waited for it.
+
+        Those who wait come last: a new binding must not get outputs that it has not asked for.
+        """
         before = self._table.durable[rows]
         for row, seq in zip(rows.tolist(), seqs.tolist(), strict=True):
             self._ledger.confirm(row, seq)
@@ -157,6 +160,7 @@ class Keeper:
             self._let_out_outputs(rows[chosen], before[chosen] + 1, count, now)
         for row in rows.tolist():
             self._generations.durable(row)
+            self._ledger.settle(row)
 
     def _let_out_outputs(self, rows: Int64s, firsts: Int64s, steps: int, now: float) -> None:
         """Outputs of sync sessions that the store has confirmed now."""

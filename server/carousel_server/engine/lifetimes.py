@@ -228,11 +228,26 @@ class Lifetimes:
             raise CarouselError("SESSION_BUSY", "the session is generating")
         return self._snapshots.take([row])[0]
 
-    def _parkable(self) -> np.ndarray:
-        """Rows whose session the store has all of, and that have nothing to run; bool[slots]."""
+    @property
+    def may_get_room(self) -> bool:
+        """True if a row can come free without anybody closing a session."""
+        return self._ledger.tracked > 0 and not self.draining
+
+    def hurry_room(self, count: int) -> None:
+        """Brings so many sessions to the store that they can be parked: those idle for longest."""
+        idle = np.flatnonzero(self._idle())
+        oldest = np.argsort(self._table.last_used_s[idle], kind="stable")[:count]
+        self._ledger.hurry(idle[oldest])
+
+    def _idle(self) -> np.ndarray:
+        """Rows of the store's sessions that have nothing to run; bool[slots]."""
         table = self._table
         free = table.tracked & (table.phase == Phase.RESIDENT) & (table.pending == 0)
-        return np.asarray(free & ~table.generating & self._ledger.clean(np.arange(table.slots)))
+        return np.asarray(free & ~table.generating)
+
+    def _parkable(self) -> np.ndarray:
+        """Those of them that the store has all of; bool[slots]."""
+        return np.asarray(self._idle() & self._ledger.clean(np.arange(self._table.slots)))
 
     def _make_room(self, now: float) -> bool:
         """Parks the session that was idle for longest, if there is one that can be."""

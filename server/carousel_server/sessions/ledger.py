@@ -104,6 +104,10 @@ class Ledger:
         """The same for many; bool[n]."""
         return np.asarray(np.isinf(self._dirty_since_s[rows]) & ~self._on_the_way[rows])
 
+    def hurry(self, rows: Int64s) -> None:
+        """Snapshots of these rows are due now: somebody waits for what they hold on to."""
+        self._urgent[rows] |= np.isfinite(self._dirty_since_s[rows])
+
     def when_durable(self, row: int, waiter: Waiter, now: float) -> None:
         """Calls `waiter` as soon as the store has all that has run by then; at once if it has."""
         if self.is_clean(row):
@@ -149,15 +153,18 @@ class Ledger:
         return since_s
 
     def confirm(self, row: int, seq: int) -> None:
-        """The store has the row's session up to `seq` (R7)."""
+        """The store has the row's session up to `seq` (R7); `settle` it when all listeners were told."""
         table = self._table
         assert seq <= table.applied[row], "the store has steps that never ran here"
         table.durable[row] = max(int(table.durable[row]), seq)
         self._on_the_way[row] = False
+        self._urgent[row] |= table.sync[row] or row in self._waiters
+
+    def settle(self, row: int) -> None:
+        """Wakes those who waited for what was confirmed, if that was all."""
         if self.is_clean(row):
+            self._urgent[row] = False
             self._wake(row, None)
-        else:
-            self._urgent[row] |= table.sync[row] or row in self._waiters
 
     def failed(self, row: int, error: CarouselError, now: float) -> None:
         """The store could not keep the row's snapshot; it is tried again, but nobody waits for it."""

@@ -50,6 +50,7 @@ class RedisLink:
                 client_name="carousel",
                 retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             )
+            self._client.connection_pool.make_connection()  # looks at the URL's options; no more
         except (ValueError, TypeError):  # their text may show the password
             raise StoreError(
                 "the store's URL cannot be read\nwrite redis://user:password@host:6379/0, "

@@ -32,6 +32,7 @@ from carousel_server.core.types import Durability
 
 from .faults import RETRY_AFTER_S, unavailable
 from .leases import Leases
+from .leftovers import Leftovers
 from .outage import Outage
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class StoreThread:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._leases = Leases(store, clock)
+        self._leftovers = Leftovers(store, clock)
         self._outage = Outage(store.name, clock)
         self._sweep_due_s = clock() + _SWEEP_EVERY_S
 
@@ -199,6 +201,8 @@ class StoreThread:
             try:
                 answer = self._ask(kind, work)
             except CarouselError as error:
+                if error.reason == "STORE_UNAVAILABLE":
+                    self._leftovers.failed(request)
                 reply.set_exception(error)
             else:
                 reply.set_result(answer)
@@ -226,6 +230,7 @@ class StoreThread:
             self._leases.renew()
         record = self._store.acquire(request.key, epoch_floor=request.epoch_floor, new=request.new)
         hit("after_acquire")
+        self._leftovers.acquired(request.key)
         return record
 
     def _commit(self, groups: Sequence[CommitGroup]) -> None:
@@ -284,6 +289,8 @@ class StoreThread:
         try:
             if now >= self._leases.due_s:
                 self._ask("renew", self._leases.renew)
+            if len(self._leftovers):
+                self._ask("release", self._leftovers.settle)
             if now >= self._sweep_due_s:
                 self._sweep_due_s = now + _SWEEP_EVERY_S
                 self._look_after()

@@ -408,11 +408,27 @@ def test_a_slab_full_of_busy_sessions_refuses(sink: RecordingSink) -> None:
     opened = rig.catalog.open(rig.engine, OpenSpec("t", "c"))
     rig.store.run()
     rig.tick()
-    assert opened.done()
+    assert not opened.done(), "a commit would make room"
+    rig.store.refuse()
+    rig.now += 0.6
+    rig.tick()
     assert refusal(rig, opened).reason == "SLAB_FULL"
     rig.store.run()
     with pytest.raises(CarouselError, match="SESSION_CLOSED"):
         rig.store.store.read(SessionKey("t", "c"))
+
+
+def test_who_finds_the_slab_full_waits_for_a_commit_and_comes_in(sink: RecordingSink) -> None:
+    rig = DurableRig(slots=2)
+    for tag, name in enumerate("ab"):
+        ref = rig.open_durable(name)
+        rig.attach(ref, sink, tag)
+        rig.send(sink, ref, 1, 1, tag=tag)
+    rig.tick()
+    for name in "cd":
+        rig.now += 0.01
+        rig.until(rig.catalog.open(rig.engine, OpenSpec("t", name)))
+    assert sorted(tag for tag, _ in sink.away) == [0, 1]
 
 
 def test_two_who_want_a_parked_session_at_once_share_one_activation(rig: DurableRig) -> None:

@@ -27,6 +27,12 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Option(help="Port for /metrics; else 9464.")
         ] = None,
         device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; else auto.")] = None,
+        store: Annotated[
+            str | None,
+            typer.Option(
+                help="Where sessions outlive the server: sqlite:FILE or redis://HOST:PORT/DB."
+            ),
+        ] = None,
         set_: Annotated[
             list[str] | None,
             typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may be repeated."),
@@ -39,7 +45,8 @@ def register(app: typer.Typer) -> None:
         All settings: carousel config show.
         """
         flags: dict[str, Any] = {
-            "models": models, "host": host, "port": port, "metrics_port": metrics_port, "device": device
+            "models": models, "host": host, "port": port, "metrics_port": metrics_port,
+            "device": device, "store": store,
         }  # fmt: skip
         given = {key: value for key, value in flags.items() if value is not None}
         run(given | assignments(set_ or []), config)
