@@ -56,8 +56,8 @@ class StepSink(Protocol):
     def durable(self, tags: Int64s, seqs: Int64s) -> None:
         """The store has confirmed the steps of each tag up to `seqs`; int64[n] both."""
 
-    def parked(self, tag: int, ack: int) -> None:
-        """The session has gone to the store, where its outputs up to `ack` are not needed any more.
+    def parked(self, tag: int, session: SessionView) -> None:
+        """The session has gone to the store, as `session` shows it: `durable` equals `applied`.
 
         It comes back when the sink asks the catalog for it and binds it again.
         """

@@ -6,7 +6,7 @@ import numpy as np
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import StepSink
-from carousel_server.core.types import Int64s
+from carousel_server.core.types import Int64s, SessionView
 from carousel_server.sessions import SessionTable
 
 from .sinks import Sinks
@@ -64,11 +64,11 @@ class Delivery:
             mine = rows[numbers == number]
             self._sinks[number].durable(self._table.tag[mine], self._table.durable[mine])
 
-    def park(self, row: int, ack: int) -> None:
+    def park(self, row: int, session: SessionView) -> None:
         """Takes a session from its sink for a while: the sink fetches it when it needs it."""
         number = int(self._table.sink[row])
         if number >= 0:
-            self._sinks[number].parked(int(self._table.tag[row]), ack)
+            self._sinks[number].parked(int(self._table.tag[row]), session)
             self.unbind(row, None)
 
     def bind(self, row: int, sink: StepSink, tag: int, superseded: CarouselError) -> None:

@@ -187,7 +187,7 @@ class Lifetimes:
         """Gives up the slot of a session that the store has all of."""
         assert self._store is not None
         assert self._ledger.is_clean(row), "the store lacks a part of the session"
-        self._delivery.park(row, int(self._table.ack[row]))
+        self._delivery.park(row, self._rows.view(self._rows.ref(row)))
         used_s = self._wall() - (now - float(self._table.last_used_s[row]))
         release = Release([(self._rows.key(row), int(self._table.epoch[row]), used_s)])
         self._rows.leave(row, Event.PARK, ended("SESSION_PARKED", self._table.ids[row]))

@@ -50,14 +50,16 @@ class Leftovers:
         """The session is used again: it has a new epoch, so what was left of the former counts no more."""
         self._todo.pop(key, None)
 
+    def is_due(self) -> bool:
+        """True if something is left, and the store was left alone for long enough."""
+        return bool(self._todo) and self._clock() >= self._due_s
+
     def settle(self) -> None:
-        """Does what is left, if it is time.
+        """Does what is left.
 
         Raises:
             CarouselError: STORE_UNAVAILABLE; the rest waits for another time.
         """
-        if not self._todo or self._clock() < self._due_s:
-            return
         self._due_s = self._clock() + _PAUSE_S
         while self._todo:
             key, work = next(iter(self._todo.items()))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from .faults import StoreError, unavailable
@@ -86,7 +86,7 @@ class RedisLink:
             raise unavailable() from error
         for answer in answers:
             if isinstance(answer, Exception):
-                full = str(answer).startswith("OOM")
+                full = isinstance(answer, OutOfMemoryError)
                 raise unavailable(
                     "the store's memory is full" if full else "the store fails"
                 ) from answer

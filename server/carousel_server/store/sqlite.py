@@ -153,8 +153,8 @@ class SqliteStore:
         self._sessions -= len(rows)
         with self._faults():
             if self._pragma("freelist_count") > _VACUUM_ABOVE_PAGES:
-                # Frees one page a row that is asked for.
-                self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_AT_ONCE_PAGES})").fetchall()
+                # As a script, because each page that it frees is a step of the statement.
+                self._db.executescript(f"PRAGMA incremental_vacuum({_VACUUM_AT_ONCE_PAGES});")
         return len(rows)
 
     def statistics(self) -> StoreStatistics:

@@ -289,7 +289,7 @@ class StoreThread:
         try:
             if now >= self._leases.due_s:
                 self._ask("renew", self._leases.renew)
-            if len(self._leftovers):
+            if self._leftovers.is_due():
                 self._ask("release", self._leftovers.settle)
             if now >= self._sweep_due_s:
                 self._sweep_due_s = now + _SWEEP_EVERY_S

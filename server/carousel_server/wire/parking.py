@@ -30,6 +30,7 @@ class Parked:
 
     Attributes:
         binding: as it was; its engine still serves the model.
+        applied, epoch: as the session went to the store.
         ack: last output that the client is known to have.
         waking: the session is being fetched.
         replay: the client has asked for its kept outputs.
@@ -37,6 +38,8 @@ class Parked:
     """
 
     binding: Binding
+    applied: int
+    epoch: int
     ack: int
     waking: bool = False
     replay: bool = False

@@ -115,9 +115,9 @@ class Stream:
         """Takes the store's word."""
         self._on_loop(self._durable, tags, seqs)
 
-    def parked(self, tag: int, ack: int) -> None:
+    def parked(self, tag: int, session: SessionView) -> None:
         """Takes the news that a session is in the store for now."""
-        self._on_loop(self._parked, tag, ack)
+        self._on_loop(self._parked, tag, session)
 
     def returned(self, tag: int, block: StepBlock) -> None:
         """Takes back what came too late for a session that was parked."""
@@ -159,10 +159,12 @@ class Stream:
             durable = pb.Durable(handles=handles, durables=durables)
             self.outbox.put(pb.AttachResponse(durable=durable))
 
-    def _parked(self, tag: int, ack: int) -> None:
+    def _parked(self, tag: int, session: SessionView) -> None:
         if self._owns(tag):
             handle = tag & _HANDLE_MASK
-            self.parked_handles[handle] = Parked(self.bound.pop(handle), ack)
+            self.parked_handles[handle] = Parked(
+                self.bound.pop(handle), session.applied, session.epoch, session.ack
+            )
             self._has_former = True
 
     def _returned(self, tag: int, block: StepBlock) -> None:
@@ -225,9 +227,10 @@ class Stream:
             return
         parked.waking = True
         session_id, attach_id = parked.binding.session_id, parked.binding.attach_id
-        find = partial(self._catalog.resume, self._tenant, session_id)
+        find = partial(self._catalog.resume, self._tenant, session_id, parked.epoch)
         tag = self._new_tag(handle)
-        self._seek(Wish(handle, tag, find, attach_id, ack=parked.ack, quiet=True))
+        wish = Wish(handle, tag, find, attach_id, parked.epoch, parked.ack, quiet=True)
+        self._seek(wish)
 
     def _new_tag(self, handle: int) -> int:
         self._bindings += 1
@@ -280,7 +283,7 @@ class Stream:
     def _bind(self, wish: Wish, binding: Binding, view: SessionView) -> None:
         handle = wish.handle
         if wish.quiet:
-            self._bind_again(handle, binding)
+            self._bind_again(handle, binding, view)
             return
         del self.binding[handle]
         self.bound[handle] = binding
@@ -289,12 +292,17 @@ class Stream:
         if handle in self._leaving:
             self.unbind(handle, close=self._leaving.pop(handle))
 
-    def _bind_again(self, handle: int, binding: Binding) -> None:
+    def _bind_again(self, handle: int, binding: Binding, view: SessionView) -> None:
         """A parked session is back: what waited for it goes on."""
-        parked = self.parked_handles.pop(handle, None)
+        parked = self.parked_handles.get(handle)
         if parked is None:  # the client has given the handle back meanwhile
             tell(binding.engine, Unbind(binding.ref, self))
             return
+        if view.applied < parked.applied:  # the client must look at what it still has (R9)
+            tell(binding.engine, Unbind(binding.ref, self))
+            self._give_back(handle, _went_back(view.applied, parked.applied))
+            return
+        del self.parked_handles[handle]
         self.bound[handle] = binding
         for command in parked.commands(binding, self):
             try:
@@ -370,6 +378,11 @@ def _close_found(reply: Future[Place]) -> None:
     if reply.exception() is None:
         engine, ref = reply.result()
         tell(engine, Close(ref))
+
+
+def _went_back(applied: int, parked: int) -> CarouselError:
+    message = f"the store went back: step {parked} was kept, and now {applied} is the last"
+    return CarouselError("LEASE_LOST", message, retry_after_s=_RETRY_AFTER_S)
 
 
 def _error_of(reply: Future[Any]) -> CarouselError | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Bind, CatalogPort, EnginePort, StepBlock
-from carousel_server.core.types import Bytes2D, Int64s, SessionRef
+from carousel_server.core.types import Bytes2D, Int64s, SessionRef, SessionView
 
 from .calls import Context, current_call
 from .errors import invalid
@@ -103,9 +103,9 @@ class CallSink:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._note_durable, tags, seqs)
 
-    def parked(self, tag: int, ack: int) -> None:
+    def parked(self, tag: int, session: SessionView) -> None:
         """Takes the news that a session is in the store for now: the next call fetches it."""
-        del ack  # each call says what it has received
+        del session  # each call says what it has received
         gone = CarouselError("SESSION_PARKED", "the session was parked as the call came")
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._leave, tag, gone)

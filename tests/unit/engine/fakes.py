@@ -13,7 +13,13 @@ from carousel_models.spec import FeaturesInput, LayerSpec, Manifest, TokensInput
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.ports import Bind, Close, Command, Open, StepBlock
-from carousel_server.core.types import GeneratedToken, GenerationEnd, OpenSpec, SessionRef
+from carousel_server.core.types import (
+    GeneratedToken,
+    GenerationEnd,
+    OpenSpec,
+    SessionRef,
+    SessionView,
+)
 from carousel_server.engine import Engine
 from carousel_server.sessions import Directory
 
@@ -124,8 +130,8 @@ class RecordingSink:
     def durable(self, tags: Any, seqs: Any) -> None:
         self.confirmed += zip(tags.tolist(), seqs.tolist(), strict=True)
 
-    def parked(self, tag: int, ack: int) -> None:
-        self.away.append((tag, ack))
+    def parked(self, tag: int, session: SessionView) -> None:
+        self.away.append((tag, session.ack))
 
     def returned(self, tag: int, block: StepBlock) -> None:
         self.back.append((tag, block))
