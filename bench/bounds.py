@@ -13,7 +13,12 @@ import torch
 
 from carousel_models import RecurrentModel, load
 from carousel_server.core.limits import EngineLimits
-from carousel_server.core.ports import Bind, EngineMetrics, Open, StepBlock
+from carousel_server.core.metering import EngineMetrics
+from carousel_server.core.ports import (
+    Bind,
+    Open,
+    StepBlock,
+)
 from carousel_server.core.types import OpenSpec, SessionRef
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics

@@ -112,11 +112,11 @@ class Direction:
 
     def from_x(self, gate: int, x: Array) -> Array:
         rows = slice(gate * self.hidden, (gate + 1) * self.hidden)
-        return self.w_x[rows] @ x + self.b_x[rows]
+        return x @ self.w_x[rows].T + self.b_x[rows]
 
     def from_h(self, gate: int, h: Array) -> Array:
         rows = slice(gate * self.hidden, (gate + 1) * self.hidden)
-        return self.w_h[rows] @ h + self.b_h[rows]
+        return h @ self.w_h[rows].T + self.b_h[rows]
 
     def both(self, gate: int, h: Array, x: Array) -> Array:
         return self.from_x(gate, x) + self.from_h(gate, h)
@@ -134,7 +134,7 @@ def lstm(w: Direction, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
     i, f, o = sigmoid(w.both(0, h, x)), sigmoid(w.both(1, h, x)), sigmoid(w.both(3, h, x))
     c = f * c + i * np.tanh(w.both(2, h, x))
     h = o * np.tanh(c)
-    return (h if w.w_r is None else w.w_r @ h), c
+    return (h if w.w_r is None else h @ w.w_r.T), c
 
 
 def gru(w: Direction, x: Array, h: Array, c: Array) -> tuple[Array, Array]:

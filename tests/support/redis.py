@@ -10,10 +10,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
-
-_TRIES, _PAUSE_S = 200, 0.05
 
 
 class RedisServer:
@@ -40,25 +36,28 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
-        """A client that waits until the server is there."""
-        retry = Retry(ConstantBackoff(_PAUSE_S), _TRIES, supported_errors=(redis.ConnectionError,))
-        return redis.Redis(port=self.port, retry=retry)
+        """For the test itself."""
+        return redis.Redis(port=self.port)
 
     def start(self) -> None:
-        """Starts it and waits until it answers and has read its log."""
+        """Starts it, and waits until it has read its log and answers."""
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "yes", "--dir", str(self._folder), *self._options]
-        with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        with self.client() as client:
-            while client.info("persistence")["loading"]:
-                pass
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert self._process.stdout is not None
+        said = []
+        for line in self._process.stdout:
+            said.append(line.decode(errors="replace"))
+            if b"Ready to accept connections" in line:
+                return
+        self.kill()
+        raise AssertionError("redis-server did not start:\n" + "".join(said))
 
     def kill(self) -> None:
         """SIGKILL."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
             self._process = None
 
 

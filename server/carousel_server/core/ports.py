@@ -8,16 +8,15 @@ once, never raise, and hand over to their own loop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .errors import CarouselError
-from .store import Outcome, Record, Verdict
+from .store import Outcome, Record
 from .types import (
     Bytes2D,
-    Float64s,
     GeneratedToken,
     GenerateSpec,
     GenerationEnd,
@@ -324,87 +323,6 @@ class EnginePort(Protocol):
         """
 
 
-class EngineMetrics(Protocol):
-    """What an engine tells of itself, for one model; called on its thread only. Times in seconds."""
-
-    def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
-        """A tick ran `rows` sessions, padded to `bucket`, `steps` steps in all."""
-
-    def stepped(self, queue_s: Float64s, latency_s: Float64s) -> None:
-        """Client-fed steps were delivered: float64[n] from arrival to the tick's start, and from
-        arrival to delivery.
-        """
-
-    def tokens(self, count: int, first_token_s: Float64s, inter_token_s: Float64s) -> None:
-        """`count` tokens were delivered; times since the request, and since the token before."""
-
-    def inferred(self, sequences: int, steps: int, seconds: float) -> None:
-        """A whole-sequence batch, or a chunk of one, ran."""
-
-    def opened(self) -> None:
-        """A session was opened."""
-
-    def ended(self, how: str) -> None:
-        """A session ended: "closed" or "expired"."""
-
-    def moved(self, how: str) -> None:
-        """A session went to the store or came from it: "parked", "resumed" or "revoked"."""
-
-    def durable(self, lag_s: Float64s) -> None:
-        """The store confirmed n sessions: float64[n], how long it lacked what they had run."""
-
-    def gauges(
-        self,
-        *,
-        resident: int,
-        generating: int,
-        pending_steps: int,
-        inbox: int,
-        undurable_steps: int,
-    ) -> None:
-        """Levels, set a few times a second; `undurable_steps` is the most of any session."""
-
-
-class StoreMetrics(Protocol):
-    """What the store's thread tells of the store; called on that thread only. Times in seconds."""
-
-    def request(self, kind: str, ok: bool, seconds: float) -> None:
-        """The store was asked: "acquire", "commit", "release", "remove", "read", "list", "renew",
-        "sweep" or "statistics". `ok` is False where it failed to answer; a refusal is an answer.
-        """
-
-    def commit_group(
-        self, records: int, snapshot_bytes: int, seconds: float, verdicts: Mapping[Verdict, int]
-    ) -> None:
-        """One transaction kept `records` snapshots of `snapshot_bytes` in all, or found that it must not."""
-
-    def level(self, sessions: int, stored_bytes: int) -> None:
-        """How full the store is, every few seconds; -1 where it cannot tell."""
-
-
-class WireMetrics(Protocol):
-    """What the wire tells of itself; called on the event loop only. Times in seconds.
-
-    `kind` is "unary", "server_stream", "client_stream" or "bidi_stream"; `code` is the name of a
-    canonical status code, such as "OK".
-    """
-
-    def started(self, service: str, method: str, kind: str) -> None:
-        """A call has begun."""
-
-    def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
-        """A call has ended, well or not."""
-
-    def refused(self, reason: str) -> None:
-        """A call, or a message or step of a stream, was answered with an error of the registry."""
-
-    def streams(self, count: int) -> None:
-        """Level: Attach streams open now."""
-
-    def loop_lag(self, seconds: float) -> None:
-        """How late the event loop ran a timer: what every call waits on top of its own work."""
-
-
 Place = tuple[EnginePort, SessionRef]
 """A session on a row: its engine, and where it is there."""
 
@@ -455,7 +373,6 @@ __all__ = [
     "Close",
     "Command",
     "Committed",
-    "EngineMetrics",
     "EnginePort",
     "Export",
     "Fork",
@@ -470,8 +387,6 @@ __all__ = [
     "Replay",
     "StepBlock",
     "StepSink",
-    "StoreMetrics",
     "TokenSink",
     "Unbind",
-    "WireMetrics",
 ]

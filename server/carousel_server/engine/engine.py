@@ -15,7 +15,11 @@ import torch
 from carousel_models import RecurrentModel
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
-from carousel_server.core.ports import Command, EngineMetrics, Generate
+from carousel_server.core.metering import EngineMetrics
+from carousel_server.core.ports import (
+    Command,
+    Generate,
+)
 from carousel_server.core.store import StorePort
 from carousel_server.core.types import Int64s, ModelView
 from carousel_server.sessions import Directory, Ledger, SessionTable, Window
@@ -211,7 +215,7 @@ class Engine:
         now = self._clock()
         try:
             if self._keeper is not None:
-                self._keeper.look_at_lease()
+                self._keeper.look_at_lease(now)
             self._intake.run(now)
             if self._control.waiting:
                 self._control.look_for_room(now)

@@ -16,7 +16,11 @@ from torch import Tensor
 
 from carousel_models.tokenizer import TextDecoder, Tokenizer
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import EngineMetrics, Generate, TokenSink
+from carousel_server.core.metering import EngineMetrics
+from carousel_server.core.ports import (
+    Generate,
+    TokenSink,
+)
 from carousel_server.core.types import (
     FinishReason,
     GeneratedToken,

@@ -10,7 +10,11 @@ from functools import partial
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Command, Committed, EngineMetrics
+from carousel_server.core.metering import EngineMetrics
+from carousel_server.core.ports import (
+    Command,
+    Committed,
+)
 from carousel_server.core.store import (
     Commit,
     CommitGroup,
@@ -76,7 +80,7 @@ class Keeper:
         # Since when the store has lacked what is on its way to it.
         self._since_s: Float64s = np.empty(0)
 
-    def look_at_lease(self) -> None:
+    def look_at_lease(self, now: float) -> None:
         """Before anything is run: whether the sessions of the store may still be used (R5)."""
         self._ledger.lease_until_s = self._store.lease_until_s
         lost = self._store.lease_lost
@@ -86,7 +90,7 @@ class Keeper:
         rows = np.flatnonzero(self._table.tracked).tolist()
         log.warning("leases ran out: %d sessions are let go of", len(rows))
         for row in rows:
-            self._lifetimes.revoke(row, _lease_lost("the server's leases ran out"))
+            self._lifetimes.let_lapse(row, _lease_lost("the server's leases ran out"), now)
 
     def keep(self, now: float) -> None:
         """Sends the snapshots that are due, as one group."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
-from carousel_server.core.ports import EngineMetrics
+from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.store import Record, Release, Remove, StorePort, Verdict
 from carousel_server.core.types import (
     Durability,
@@ -188,8 +188,7 @@ class Lifetimes:
         assert self._store is not None
         assert self._ledger.is_clean(row), "the store lacks a part of the session"
         self._delivery.park(row, self._rows.view(self._rows.ref(row)))
-        used_s = self._wall() - (now - float(self._table.last_used_s[row]))
-        release = Release([(self._rows.key(row), int(self._table.epoch[row]), used_s)])
+        release = self._release(row, now)
         self._rows.leave(row, Event.PARK, ended("SESSION_PARKED", self._table.ids[row]))
         self._store.submit(release)
         self._metrics.moved("parked")
@@ -198,6 +197,20 @@ class Lifetimes:
         """Lets go of a session that may be another replica's by now; the store is not told anything."""
         self._rows.leave(row, Event.REVOKE, error)
         self._metrics.moved("revoked")
+
+    def let_lapse(self, row: int, error: CarouselError, now: float) -> None:
+        """Lets go of a session because the leases ran out, and gives it back if nobody has it yet.
+
+        The leases will be renewed: without this, the store would hold it for a replica that has it not.
+        """
+        assert self._store is not None
+        release = self._release(row, now)
+        self.revoke(row, error)
+        self._store.submit(release)
+
+    def _release(self, row: int, now: float) -> Release:
+        used_s = self._wall() - (now - float(self._table.last_used_s[row]))
+        return Release([(self._rows.key(row), int(self._table.epoch[row]), used_s)])
 
     def expire(self, now: float) -> None:
         """Ends the sessions that were idle for too long."""

@@ -20,7 +20,8 @@ from torch import Tensor
 from carousel_models import RecurrentModel
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
-from carousel_server.core.ports import EngineMetrics, Infer
+from carousel_server.core.metering import EngineMetrics
+from carousel_server.core.ports import Infer
 from carousel_server.core.types import ModelView
 
 from .runner import Runner, fields_to_bytes

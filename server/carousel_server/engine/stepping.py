@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import EngineMetrics
+from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.types import Int64s, ModelView
 from carousel_server.sessions import Ledger, SessionTable, Window
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from carousel_server.core.ports import EngineMetrics, StoreMetrics, WireMetrics
+from carousel_server.core.metering import EngineMetrics, StoreMetrics, WireMetrics
 from carousel_server.core.types import ModelView
 
 from .declarations import METRICS, Declaration, Kind, Owner

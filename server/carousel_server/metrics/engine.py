@@ -12,7 +12,7 @@ DEVICE_TIER = "device"
 
 
 class ModelMetrics:
-    """Implements `core.ports.EngineMetrics`. Every series exists from the start, at zero.
+    """Implements `core.metering.EngineMetrics`. Every series exists from the start, at zero.
 
     Each call costs a few microseconds whatever the batch.
     """

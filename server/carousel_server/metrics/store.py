@@ -15,7 +15,7 @@ REQUESTS = (
 
 
 class KeepingMetrics:
-    """Implements `core.ports.StoreMetrics`. Every series exists from the start, at zero."""
+    """Implements `core.metering.StoreMetrics`. Every series exists from the start, at zero."""
 
     def __init__(self, families: Families) -> None:
         self._requests = {

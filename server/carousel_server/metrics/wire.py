@@ -39,7 +39,7 @@ def known_calls() -> Iterator[tuple[str, str, str]]:
 
 
 class CallMetrics:
-    """Implements `core.ports.WireMetrics`. Called on the event loop only.
+    """Implements `core.metering.WireMetrics`. Called on the event loop only.
 
     Our own calls have all their series from the start, those of OK included; the others of
     `grpc_server_handled_total` appear with the first call that ends so.

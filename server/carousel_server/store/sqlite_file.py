@@ -56,9 +56,9 @@ def lock(path: Path) -> IO[str]:
         StoreError: another process has it, or the folder cannot be written.
     """
     lock_path = path.with_name(path.name + ".lock")
-    if path.is_dir():
-        raise StoreError(f"{path} is a folder\nname a file in it: sqlite:{path}/carousel.db")
     try:
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder\nname a file in it: sqlite:{path}/carousel.db")
         file = lock_path.open("a+", encoding="ascii")
     except FileNotFoundError:
         raise StoreError(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.failpoints import hit
-from carousel_server.core.ports import StoreMetrics
+from carousel_server.core.metering import StoreMetrics
 from carousel_server.core.store import (
     Acquire,
     Commit,

@@ -21,7 +21,7 @@ import grpc
 from grpc_status import rpc_status
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import WireMetrics
+from carousel_server.core.metering import WireMetrics
 
 from .auth import Doorkeeper
 from .errors import status_of

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import WireMetrics
+from carousel_server.core.metering import WireMetrics
 
 from .options import WireOptions
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.metering import WireMetrics
 from carousel_server.core.ports import (
     Bind,
     CatalogPort,
@@ -25,7 +26,6 @@ from carousel_server.core.ports import (
     Place,
     StepBlock,
     Unbind,
-    WireMetrics,
 )
 from carousel_server.core.types import Bytes2D, Int64s, SessionRef, SessionView
 
@@ -325,7 +325,10 @@ class Stream:
         if not error.spec.retryable:
             self._give_back(handle, error)
             return
-        parked.waking, parked.replay = False, False
+        if parked.replay:  # a failure names steps that were sent; here the client waits for others
+            self._give_back(handle, _not_fetched(error))
+            return
+        parked.waking = False
         for block in sorted(parked.blocks, key=lambda block: block.first_seqs[0]):
             self.refuse(handle, error, block.first_seqs[0])
         parked.blocks.clear()
@@ -378,6 +381,11 @@ def _close_found(reply: Future[Place]) -> None:
     if reply.exception() is None:
         engine, ref = reply.result()
         tell(engine, Close(ref))
+
+
+def _not_fetched(error: CarouselError) -> CarouselError:
+    message = f"the session could not be fetched from the store: {error.message}"
+    return CarouselError("LEASE_LOST", message, retry_after_s=error.retry_after_s)
 
 
 def _went_back(applied: int, parked: int) -> CarouselError:

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from carousel_protos.errors import ERRORS
-from carousel_server.core.ports import EngineMetrics, WireMetrics
+from carousel_server.core.metering import EngineMetrics, WireMetrics
 from carousel_server.core.types import ModelView
 from carousel_server.metrics import METRICS, Kind, Metrics, Owner
 from carousel_server.metrics.wire import known_calls

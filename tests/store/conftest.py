@@ -1,0 +1,64 @@
+"""Every kind of store, each on a medium of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.redis import RedisServer
+
+from carousel_server.core.store import Store
+
+from .media import InMemory, InRedis, InSqlite, Medium
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server for tests that leave it running."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def in_redis(redis_server: RedisServer) -> Iterator[InRedis]:
+    medium = InRedis(redis_server)
+    yield medium
+    for store in medium.opened:
+        store._link.close()
+
+
+@pytest.fixture
+def in_sqlite(tmp_path: Path) -> Iterator[InSqlite]:
+    medium = InSqlite(tmp_path)
+    yield medium
+    for store in medium.opened:
+        store.close()
+
+
+@pytest.fixture(params=["memory", "memory-with-leases", "sqlite", "redis"])
+def medium(request: pytest.FixtureRequest) -> Medium:
+    if request.param == "memory":
+        return InMemory(math.inf)
+    if request.param == "memory-with-leases":
+        return InMemory(30.0)
+    made = request.getfixturevalue(f"in_{request.param}")
+    assert isinstance(made, Medium)
+    return made
+
+
+@pytest.fixture
+def store(medium: Medium) -> Store:
+    """Of the replica alice."""
+    return medium.open()
+
+
+@pytest.fixture(params=["memory-with-leases", "redis"])
+def shared(request: pytest.FixtureRequest) -> Medium:
+    """A medium that several replicas can use at once."""
+    if request.param == "redis":
+        made = request.getfixturevalue("in_redis")
+        assert isinstance(made, Medium)
+        return made
+    return InMemory(30.0)

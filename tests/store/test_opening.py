@@ -1,0 +1,68 @@
+"""From a setting to a store, or to two lines that say what is wrong."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from carousel_server.store import StoreError, open_store
+
+
+def test_memory() -> None:
+    store = open_store("memory", replica="r", lease_ttl_s=10.0)
+    assert (store.name, store.lease_ttl_s) == ("memory", math.inf)
+
+
+@pytest.mark.parametrize("form", ["sqlite:{}", "sqlite://{}", "{}"])
+def test_sqlite(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    store = open_store(form.format(path), replica="r", lease_ttl_s=10.0)
+    assert (store.name, store.lease_ttl_s) == ("sqlite", math.inf)
+    assert path.exists()
+    store.close()
+
+
+def test_sqlite_takes_a_path_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, url in (("a.db", "sqlite:a.db"), ("b.db", "b.db"), ("c", "sqlite://c")):
+        open_store(url, replica="r", lease_ttl_s=10.0).close()
+        assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "sqlite:", "postgres://u:hunter2@host/db", "http://u:hunter2@host/x.db", "hunter2"],
+)
+def test_what_is_no_store_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(StoreError) as error:
+        open_store(url, replica="r", lease_ttl_s=10.0)
+    cause, fix = str(error.value).splitlines()
+    assert cause
+    assert "sqlite:PATH" in fix
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, -1.0, math.inf, math.nan])
+def test_a_lease_lasts_some_time(ttl_s: float) -> None:
+    with pytest.raises(StoreError, match="leases cannot last"):
+        open_store("redis://localhost", replica="r", lease_ttl_s=ttl_s)
+
+
+def test_without_the_driver_the_fix_is_named() -> None:
+    code = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from carousel_server.store import open_store\n"
+        "open_store('redis://localhost', replica='r', lease_ttl_s=10.0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "the driver for Redis is not installed" in done.stderr
+    assert "pip install 'carousel-serving[redis]'" in done.stderr
+
+
+def test_the_stores_need_no_driver_to_be_imported() -> None:
+    code = "import sys, carousel_server.store; sys.exit('redis' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,48 @@
+"""Sessions that change hands: what a new binding is told, and what becomes of those whose lease has lapsed."""
+
+from __future__ import annotations
+
+from carousel_server.core.ports import Bind
+from carousel_server.core.store import Release, SessionKey
+from carousel_server.core.types import Durability
+
+from .durable_rig import DurableRig
+from .fakes import RecordingSink
+
+KEY = SessionKey("t", "s")
+
+
+def test_a_new_binding_gets_no_outputs_that_it_has_not_asked_for() -> None:
+    rig, older, newer = DurableRig(), RecordingSink(), RecordingSink()
+    ref = rig.open_durable(durability=Durability.SYNC)
+    rig.attach(ref, older)
+    rig.send(older, ref, 1, 1, 2)
+    rig.tick()
+    command = Bind(ref, newer, 7)
+    rig.engine.submit(command)
+    rig.tick()
+    assert not command.reply.done(), "bound before the store had all"
+    rig.rest()
+    assert command.reply.result(timeout=0).applied == 2
+    assert (newer.steps, newer.confirmed) == ([], [])
+
+
+def test_sessions_whose_lease_has_lapsed_are_given_back() -> None:
+    rig, sink = DurableRig(), RecordingSink()
+    ref = rig.open_durable()
+    rig.attach(ref, sink)
+    rig.store.lease_lost += 1
+    rig.tick()
+    assert [error.reason for _, error in sink.gone] == ["LEASE_LOST"]
+    assert [type(request) for request in rig.store.waiting] == [Release]
+    rig.store.run()
+    assert not rig.store.store.read(KEY).held
+
+
+def test_giving_back_a_lapsed_session_does_not_take_it_from_its_next_holder() -> None:
+    rig, sink = DurableRig(), RecordingSink()
+    rig.attach(rig.open_durable(), sink)
+    rig.store.store.acquire(KEY, epoch_floor=0, new=None)
+    rig.store.lease_lost += 1
+    rig.turn()
+    assert rig.store.store.read(KEY).held
