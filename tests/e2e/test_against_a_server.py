@@ -56,6 +56,17 @@ def test_generate_is_repeatable_by_seed_and_counts(run):
     assert first["prompt_tokens"] == 4
 
 
+def test_a_session_is_opened_by_name_and_left_open(run):
+    opened = ("sessions", "open", GRU_BYTES, "--id", "named", "--seed", "3", "-o", "json")
+    assert json.loads(succeeded(run(*opened))) == {"id": "named", "done": "opened", "applied": 0}
+    text = ("generate", GRU_BYTES, "def", "--session", "named", "--max-tokens", "5", "-o", "json")
+    assert json.loads(succeeded(run(*text)))["applied"] == 7
+    succeeded(run("sessions", "close", "named"))
+    refused = run("sessions", "open", GRU_BYTES, "--durability", "forever")
+    assert refused.returncode == 2
+    assert "none, async, sync, sync+fsync" in refused.stderr
+
+
 def test_generate_prints_prompt_and_text(run, client):
     text = succeeded(run("generate", GRU_BYTES, "def ", "--max-tokens", "12", "--seed", "5"))
     made = client.generate(GRU_BYTES, "def ", max_tokens=12, temperature=0.8, seed=5).text()

@@ -30,7 +30,12 @@ class Durability(StrEnum):
     NONE = "none"
     ASYNC = "async"
     SYNC = "sync"
-    SYNC_FSYNC = "sync_fsync"
+    SYNC_FSYNC = "sync+fsync"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Durability | None:
+        """Also by the name of the member, as other enumerations spell it."""
+        return cls.SYNC_FSYNC if value == "sync_fsync" else None
 
 
 class FinishReason(StrEnum):

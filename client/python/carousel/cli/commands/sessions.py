@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carousel.cli.connect import connected
+from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import Record, print_json, print_line, print_record, print_records
 
@@ -23,7 +24,7 @@ NewId = Annotated[str | None, typer.Option("--id", help="The new session's id; e
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     group = typer.Typer(
-        no_args_is_help=True, help="List, show, close, export, import, fork sessions."
+        no_args_is_help=True, help="List, show, open, close, export, import, fork sessions."
     )
     app.add_typer(group, name="sessions")
 
@@ -42,6 +43,26 @@ def register(app: typer.Typer) -> None:
         """Show one session: its phase and cursors."""
         with connected(options) as client:
             print_record(options, of_session(client.session_info(session_id)))
+
+    @command(group, "open")
+    def open_(
+        options: Options,
+        model: Annotated[str, typer.Argument(help="Name of a causal model.")],
+        new_id: NewId = None,
+        durability: Annotated[
+            str | None,
+            typer.Option(
+                help="none, async, sync or sync+fsync; else async where the server has a store."
+            ),
+        ] = None,
+        seed: Annotated[int | None, typer.Option(min=0, help="Of its random numbers.")] = None,
+    ) -> None:
+        """Open a session and leave it open, for --session of generate and stream."""
+        level = durability_of(durability)
+        with connected(options) as client:
+            session = client.session(model, session_id=new_id, durability=level, seed=seed)
+            session.detach()
+            say(options, "opened", session.id, applied=session.applied)
 
     @command(group, "close")
     def close(
@@ -101,6 +122,18 @@ def register_moving(group: typer.Typer) -> None:
             session = client.fork_session(session_id, session_id=new_id, seed=seed)
             session.detach()
             say(options, "opened", session.id, applied=session.applied)
+
+
+def durability_of(given: str | None) -> str:
+    """The level by its name on the command line."""
+    from carousel import Durability
+
+    levels = [level.value for level in Durability if level is not Durability.DEFAULT]
+    if given is None:
+        return Durability.DEFAULT.value
+    if given not in levels:
+        raise usage_error(f"no durability {given!r}", f"one of {', '.join(levels)}")
+    return given
 
 
 def of_session(session: carousel.SessionInfo) -> Record:
