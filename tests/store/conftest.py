@@ -10,8 +10,10 @@ import pytest
 from support.redis import RedisServer
 
 from carousel_server.core.store import Store
+from carousel_server.store import StoreThread
 
 from .media import InMemory, InRedis, InSqlite, Medium
+from .recorded import Clock, Recorded, Told
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +64,27 @@ def shared(request: pytest.FixtureRequest) -> Medium:
         assert isinstance(made, Medium)
         return made
     return InMemory(30.0)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def recorded(clock: Clock) -> Recorded:
+    return Recorded(clock)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def thread(recorded: Recorded, clock: Clock, told: Told) -> StoreThread:
+    """Not started: the test calls run_pending."""
+    thread = StoreThread(recorded, clock=clock, wall=clock, metrics=told, queue_requests=100)
+    thread.run_pending()
+    recorded.asked.clear()
+    return thread

@@ -1,4 +1,4 @@
-"""What a fault of the store leaves in doubt is put right: no session stays held by a replica that has it not."""
+"""What a fault of the store leaves in doubt is put right: no session stays with a replica that lost it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The store's thread: order, groups, outages, leases, and its end."""
+"""The store's thread: what it passes on, order, groups, outages, sweeps, and its end."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -20,130 +20,19 @@ from carousel_server.core.store import (
     Release,
     Remove,
     SessionKey,
-    StoreRequest,
     Verdict,
 )
 from carousel_server.core.types import Durability
-from carousel_server.store import MemoryMedium, MemoryStore, StoreThread
+from carousel_server.store import StoreThread
 from carousel_server.store.faults import unavailable
 
-from .media import ALICE, BOB, KEY, NEW, commit
-
-TTL_S = 10.0
-
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-class Recorded(MemoryStore):
-    """Tells what it was asked, and fails on demand: `fault` is raised before, `lost` after a call."""
-
-    def __init__(self, clock: Clock, lease_ttl_s: float = TTL_S, owner: str = ALICE) -> None:
-        self.asked: list[str] = []
-        self.fault: Exception | None = None
-        self.lost: Exception | None = None
-        self.on_call: Callable[[str], None] = lambda _: None
-        self.closed = 0
-        super().__init__(MemoryMedium(), owner=owner, now=clock, lease_ttl_s=lease_ttl_s)
-
-    def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        calls = ("acquire", "commit", "release", "remove", "read", "list", "renew", "sweep")
-        if name not in calls:
-            return found
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            told = f"{name} fsync" if named.get("fsync") else name
-            self.asked.append(f"{told} {len(arguments[0])}" if name == "commit" else told)
-            self.on_call(name)
-            if self.fault is not None:
-                raise self.fault
-            answer = found(*arguments, **named)
-            if self.lost is not None:
-                raise self.lost
-            return answer
-
-        return call
-
-    def close(self) -> None:
-        self.closed += 1
-        super().close()
-
-
-class Told:
-    """Implements StoreMetrics."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, bool]] = []
-        self.groups: list[tuple[int, int, Mapping[Verdict, int]]] = []
-        self.levels: list[tuple[int, int]] = []
-
-    def request(self, kind: str, ok: bool, seconds: float) -> None:
-        assert seconds >= 0
-        self.requests.append((kind, ok))
-
-    def commit_group(
-        self, records: int, snapshot_bytes: int, seconds: float, verdicts: Mapping[Verdict, int]
-    ) -> None:
-        assert seconds >= 0
-        self.groups.append((records, snapshot_bytes, dict(verdicts)))
-
-    def level(self, sessions: int, stored_bytes: int) -> None:
-        self.levels.append((sessions, stored_bytes))
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(clock: Clock) -> Recorded:
-    return Recorded(clock)
-
-
-@pytest.fixture
-def told() -> Told:
-    return Told()
-
-
-@pytest.fixture
-def thread(store: Recorded, clock: Clock, told: Told) -> StoreThread:
-    """Not started: the test calls run_pending."""
-    thread = StoreThread(store, clock=clock, wall=clock, metrics=told, queue_requests=100)
-    thread.run_pending()
-    store.asked.clear()
-    return thread
-
-
-def submit(thread: StoreThread, *requests: StoreRequest) -> list[Future[Any]]:
-    for request in requests:
-        thread.submit(request)
-    return [request.reply for request in requests]
-
-
-def acquired(thread: StoreThread, *ids: str) -> list[SessionKey]:
-    keys = [SessionKey("tenant", session_id) for session_id in ids]
-    replies = submit(thread, *(Acquire(key, 0, NEW) for key in keys))
-    thread.run_pending()
-    assert all(reply.result(0).created for reply in replies)
-    return keys
-
-
-def reason(reply: Future[Any]) -> str:
-    error = reply.exception(0)
-    assert isinstance(error, CarouselError)
-    return error.reason
-
+from .media import KEY, NEW, commit
+from .recorded import Clock, Recorded, Told, acquired, reason, submit
 
 # -- what it passes on
 
 
-def test_every_request_is_answered(thread: StoreThread, store: Recorded) -> None:
+def test_every_request_is_answered(thread: StoreThread, recorded: Recorded) -> None:
     (key,) = acquired(thread, "s1")
     replies = submit(
         thread,
@@ -183,10 +72,10 @@ def test_the_levels_are_the_stores(thread: StoreThread) -> None:
 
 
 def test_groups_that_wait_together_are_one_transaction(
-    thread: StoreThread, store: Recorded, told: Told
+    thread: StoreThread, recorded: Recorded, told: Told
 ) -> None:
     a, b, c = acquired(thread, "a", "b", "c")
-    store.asked.clear()
+    recorded.asked.clear()
     replies = submit(
         thread,
         CommitGroup([commit(1, key=a, snapshot=b"12345"), commit(1, key=b, epoch=9)], fsync=False),
@@ -194,7 +83,7 @@ def test_groups_that_wait_together_are_one_transaction(
         CommitGroup([commit(2, key=c, snapshot=b"123")], fsync=True),
     )
     assert thread.run_pending() == 3
-    assert store.asked == ["commit fsync 3"]
+    assert recorded.asked == ["commit fsync 3"]
     assert [reply.result(0) for reply in replies] == [
         [Outcome(Verdict.DONE, 1, 1), Outcome(Verdict.FENCED, 1, 0)],
         [],
@@ -204,9 +93,9 @@ def test_groups_that_wait_together_are_one_transaction(
     assert (records, verdicts) == (3, {Verdict.DONE: 2, Verdict.FENCED: 1})
 
 
-def test_nothing_is_overtaken(thread: StoreThread, store: Recorded) -> None:
+def test_nothing_is_overtaken(thread: StoreThread, recorded: Recorded) -> None:
     (key,) = acquired(thread, "s1")
-    store.asked.clear()
+    recorded.asked.clear()
     first, taken, second, third = submit(
         thread,
         CommitGroup([commit(1, key=key)], fsync=False),
@@ -215,23 +104,23 @@ def test_nothing_is_overtaken(thread: StoreThread, store: Recorded) -> None:
         CommitGroup([commit(3, key=key, epoch=2)], fsync=False),
     )
     thread.run_pending()
-    assert store.asked == ["commit 1", "acquire", "commit 2"]
+    assert recorded.asked == ["commit 1", "acquire", "commit 2"]
     assert first.result(0)[0].verdict is Verdict.DONE
     assert taken.result(0).seq == 1
     assert second.result(0)[0].verdict is Verdict.FENCED
     assert third.result(0)[0].verdict is Verdict.DONE
 
 
-def test_a_transaction_has_an_end(thread: StoreThread, store: Recorded) -> None:
+def test_a_transaction_has_an_end(thread: StoreThread, recorded: Recorded) -> None:
     (key,) = acquired(thread, "s1")
-    store.asked.clear()
+    recorded.asked.clear()
     group = [commit(0, key=key, snapshot=b"x")] * 1500
     submit(thread, *(CommitGroup(group, fsync=False) for _ in range(4)))
     thread.run_pending()
-    assert store.asked == ["commit 3000", "commit 3000"]
+    assert recorded.asked == ["commit 3000", "commit 3000"]
 
 
-def test_a_request_that_was_given_up_is_not_run(thread: StoreThread, store: Recorded) -> None:
+def test_a_request_that_was_given_up_is_not_run(thread: StoreThread, recorded: Recorded) -> None:
     read = Read(KEY)
     group = CommitGroup([commit(1)], fsync=True)
     for request in (read, group, CommitGroup([commit(1)], fsync=False)):
@@ -239,7 +128,7 @@ def test_a_request_that_was_given_up_is_not_run(thread: StoreThread, store: Reco
     assert read.reply.cancel()
     assert group.reply.cancel()
     thread.run_pending()
-    assert store.asked == ["commit 1"]
+    assert recorded.asked == ["commit 1"]
 
 
 def test_a_callback_may_ask_again(thread: StoreThread) -> None:
@@ -267,10 +156,14 @@ def test_the_queue_is_bounded_for_clients_only(thread: StoreThread) -> None:
 
 
 def test_an_outage_fails_what_it_hits_and_is_told_once(
-    thread: StoreThread, store: Recorded, told: Told, caplog: pytest.LogCaptureFixture, clock: Clock
+    thread: StoreThread,
+    recorded: Recorded,
+    told: Told,
+    caplog: pytest.LogCaptureFixture,
+    clock: Clock,
 ) -> None:
     (key,) = acquired(thread, "s1")
-    store.fault = unavailable("the disk is on fire")
+    recorded.fault = unavailable("the disk is on fire")
     group = CommitGroup([commit(1)], fsync=False)
     other = CommitGroup([commit(2)], fsync=False)
     replies = submit(thread, group, other, Read(key), Release([(key, 1, 0.0)]))
@@ -283,7 +176,7 @@ def test_an_outage_fails_what_it_hits_and_is_told_once(
     assert [r.levelname for r in caplog.records] == ["ERROR"]
     assert "the disk is on fire" in caplog.text
     assert ("commit", False) in told.requests
-    store.fault = None
+    recorded.fault = None
     (reply,) = submit(thread, CommitGroup([commit(1)], fsync=False))
     thread.run_pending()
     assert reply.result(0)[0].verdict is Verdict.DONE
@@ -291,8 +184,8 @@ def test_an_outage_fails_what_it_hits_and_is_told_once(
     assert "answers again" in caplog.text
 
 
-def test_a_fault_always_says_when_to_try_again(thread: StoreThread, store: Recorded) -> None:
-    store.fault = CarouselError("STORE_UNAVAILABLE", "out")
+def test_a_fault_always_says_when_to_try_again(thread: StoreThread, recorded: Recorded) -> None:
+    recorded.fault = CarouselError("STORE_UNAVAILABLE", "out")
     (reply,) = submit(thread, Read(KEY))
     thread.run_pending()
     error = reply.exception(0)
@@ -310,171 +203,32 @@ def test_a_refusal_is_no_outage(
 
 
 def test_a_defect_is_logged_and_the_thread_lives_on(
-    thread: StoreThread, store: Recorded, caplog: pytest.LogCaptureFixture
+    thread: StoreThread, recorded: Recorded, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.fault = KeyError("a defect")
+    recorded.fault = KeyError("a defect")
     replies = submit(thread, CommitGroup([commit(1)], fsync=False), Read(KEY))
     thread.run_pending()
     assert [reason(reply) for reply in replies] == ["INTERNAL", "INTERNAL"]
     assert "a defect" in caplog.text
-    store.fault = None
+    recorded.fault = None
     acquired(thread, "s1")
-
-
-def test_a_release_that_failed_is_done_when_the_store_is_back(
-    thread: StoreThread, store: Recorded, clock: Clock
-) -> None:
-    (key,) = acquired(thread, "s1")
-    store.fault = unavailable()
-    submit(thread, Release([(key, 1, clock())]))
-    thread.run_pending()
-    store.fault = None
-    assert store.read(key).held
-    clock.now_s += 1
-    thread.run_pending()
-    assert not store.read(key).held
-
-
-def test_an_acquire_whose_answer_was_lost_is_given_back(
-    thread: StoreThread, store: Recorded, clock: Clock
-) -> None:
-    store.lost = unavailable()
-    (reply,) = submit(thread, Acquire(KEY, 0, NEW))
-    thread.run_pending()
-    assert reason(reply) == "STORE_UNAVAILABLE"
-    store.lost = None
-    assert store.read(KEY).held
-    clock.now_s += 1
-    thread.run_pending()
-    assert not store.read(KEY).held
-
-
-# -- leases (R5)
-
-
-def test_leases_are_renewed_three_times_a_ttl(
-    thread: StoreThread, store: Recorded, clock: Clock
-) -> None:
-    began_s = clock()
-    assert thread.lease_until_s == began_s + TTL_S
-    while clock.now_s < began_s + 2 * TTL_S - 0.05:
-        clock.now_s += 0.1
-        thread.run_pending()
-    assert store.asked.count("renew") == 5
-    assert clock.now_s + TTL_S / 2 < thread.lease_until_s <= clock.now_s + TTL_S
-    assert thread.lease_lost == 0
-
-
-def test_the_lease_counts_from_before_the_renewal_was_sent(
-    thread: StoreThread, store: Recorded, clock: Clock
-) -> None:
-    clock.now_s += 4
-    sent_s = clock()
-
-    def slow(call: str) -> None:
-        clock.now_s += 2.5
-
-    store.on_call = slow
-    thread.run_pending()
-    assert thread.lease_until_s == sent_s + TTL_S
-
-
-def test_a_lease_that_the_store_calls_lost_is_counted(
-    thread: StoreThread, store: Recorded, clock: Clock
-) -> None:
-    del store.medium.leases[ALICE]
-    clock.now_s += 4
-    thread.run_pending()
-    assert thread.lease_lost == 1
-    assert thread.lease_until_s == clock() + TTL_S
-    clock.now_s += 4
-    thread.run_pending()
-    assert thread.lease_lost == 1
-
-
-def test_a_pause_longer_than_the_lease_is_counted_once(
-    thread: StoreThread, store: Recorded, clock: Clock
-) -> None:
-    """The process was stopped, or the machine asleep."""
-    clock.now_s += 11
-    thread.run_pending()
-    assert thread.lease_lost == 1
-    assert thread.lease_until_s == clock() + TTL_S
-
-
-def test_an_outage_longer_than_the_lease_is_counted_while_it_lasts(
-    thread: StoreThread, store: Recorded, clock: Clock
-) -> None:
-    """So that clients go to a replica that can reach the store."""
-    until_s = thread.lease_until_s
-    store.fault = unavailable()
-    for _ in range(30):
-        clock.now_s += 0.5
-        thread.run_pending()
-        assert thread.lease_lost == (clock.now_s > until_s)
-        assert thread.lease_until_s == until_s
-    store.fault = None
-    clock.now_s += 1
-    thread.run_pending()
-    assert thread.lease_lost == 1
-    assert thread.lease_until_s > clock()
-
-
-def test_a_renewal_that_takes_longer_than_the_lease_is_a_lost_one(
-    thread: StoreThread, store: Recorded, clock: Clock
-) -> None:
-    clock.now_s += 4
-
-    def very_slow(call: str) -> None:
-        clock.now_s += 11
-
-    store.on_call = very_slow
-    thread.run_pending()
-    assert thread.lease_lost == 1
-    assert thread.lease_until_s < clock()
-
-
-def test_nothing_is_acquired_without_a_living_lease(
-    thread: StoreThread, store: Recorded, clock: Clock
-) -> None:
-    """Another replica could take it at once."""
-    (key,) = acquired(thread, "s1")
-    del store.medium.leases[ALICE]
-    clock.now_s += 11
-    store.asked.clear()
-    submit(thread, Acquire(key))
-    thread.run_pending()
-    assert store.asked.index("renew") < store.asked.index("acquire")
-    bob = MemoryStore(store.medium, owner=BOB, now=clock, lease_ttl_s=TTL_S)
-    with pytest.raises(CarouselError, match="SESSION_HELD"):
-        bob.acquire(key, epoch_floor=0, new=None)
-
-
-def test_leases_that_do_not_run_out_are_not_renewed(clock: Clock) -> None:
-    store = Recorded(clock, math.inf)
-    thread = StoreThread(store, clock=clock, wall=clock)
-    clock.now_s += 1e9
-    thread.run_pending()
-    assert "renew" not in store.asked
-    assert thread.lease_until_s == math.inf
-    assert thread.lease_lost == 0
 
 
 # -- sweeps
 
 
 def test_it_sweeps_and_measures_every_five_seconds(
-    thread: StoreThread, store: Recorded, clock: Clock, told: Told
+    thread: StoreThread, recorded: Recorded, clock: Clock, told: Told
 ) -> None:
     (key,) = acquired(thread, "s1")
     submit(thread, Release([(key, 1, clock() - 99)]))
     thread.run_pending()
     clock.now_s += 4.9
     thread.run_pending()
-    assert "sweep" not in store.asked
+    assert "sweep" not in recorded.asked
     clock.now_s += 0.2
     thread.run_pending()
-    assert store.asked.count("sweep") == 1
+    assert recorded.asked.count("sweep") == 1
     assert told.levels == [(0, 0)]
     (reply,) = submit(thread, Read(key))
     thread.run_pending()
@@ -482,7 +236,7 @@ def test_it_sweeps_and_measures_every_five_seconds(
 
 
 def test_a_large_sweep_lets_requests_pass(
-    thread: StoreThread, store: Recorded, clock: Clock
+    thread: StoreThread, recorded: Recorded, clock: Clock
 ) -> None:
     keys = acquired(thread, *(f"s{number}" for number in range(90)))
     more = acquired(thread, *(f"t{number}" for number in range(90)))
@@ -490,23 +244,23 @@ def test_a_large_sweep_lets_requests_pass(
     everything = [(key, 1, clock() - 99) for key in (*keys, *more, *rest)]
     submit(thread, Release(everything))
     thread.run_pending()
-    store.asked.clear()
+    recorded.asked.clear()
     clock.now_s += 5.1
     submit(thread, Read(KEY), Read(KEY))
     thread.run_pending()
-    asked = [what for what in store.asked if what != "renew"]
+    asked = [what for what in recorded.asked if what != "renew"]
     assert sorted(asked) == ["read", "read", "sweep", "sweep"]
     assert asked[-1] == "read", "the first request does not wait for the whole sweep"
-    assert store.statistics().sessions == 0
+    assert recorded.statistics().sessions == 0
 
 
 # -- the thread itself
 
 
 @pytest.fixture
-def running(store: Recorded) -> Iterator[StoreThread]:
-    store.lease_ttl_s = math.inf
-    thread = StoreThread(store)
+def running(recorded: Recorded) -> Iterator[StoreThread]:
+    recorded.lease_ttl_s = math.inf
+    thread = StoreThread(recorded)
     thread.start()
     yield thread
     thread.stop()
@@ -544,15 +298,15 @@ def test_it_renews_without_being_asked() -> None:
                 renewed.set()
 
     count: list[str] = []
-    store = Recorded(Clock(), lease_ttl_s=0.05)
-    store.on_call = note
-    thread = StoreThread(store)
+    recorded = Recorded(Clock(), lease_ttl_s=0.05)
+    recorded.on_call = note
+    thread = StoreThread(recorded)
     thread.start()
     assert renewed.wait(30)
     thread.stop()
 
 
-def test_stop_runs_what_waits_and_closes_the_store(store: Recorded) -> None:
+def test_stop_runs_what_waits_and_closes_the_store(recorded: Recorded) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def block(call: str) -> None:
@@ -560,8 +314,8 @@ def test_stop_runs_what_waits_and_closes_the_store(store: Recorded) -> None:
             entered.set()
             assert go_on.wait(30)
 
-    store.on_call = block
-    thread = StoreThread(store)
+    recorded.on_call = block
+    thread = StoreThread(recorded)
     thread.start()
     thread.submit(Acquire(KEY, 0, NEW))
     assert entered.wait(30)
@@ -571,22 +325,22 @@ def test_stop_runs_what_waits_and_closes_the_store(store: Recorded) -> None:
     go_on.set()
     stopping.join()
     assert reply.result(0)[0].verdict is Verdict.DONE
-    assert store.closed == 1
+    assert recorded.closed == 1
     thread.stop()
-    assert store.closed == 1
+    assert recorded.closed == 1
     with pytest.raises(CarouselError, match="STORE_UNAVAILABLE"):
         thread.submit(Read(KEY))
 
 
-def test_stop_does_not_wait_for_ever(store: Recorded, caplog: pytest.LogCaptureFixture) -> None:
+def test_stop_does_not_wait_for_ever(recorded: Recorded, caplog: pytest.LogCaptureFixture) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def hang(call: str) -> None:
         entered.set()
         assert go_on.wait(30)
 
-    store.on_call = hang
-    thread = StoreThread(store)
+    recorded.on_call = hang
+    thread = StoreThread(recorded)
     thread.start()
     assert entered.wait(30)
     replies = submit(thread, Read(KEY), CommitGroup([commit(1)], fsync=False))
@@ -595,14 +349,14 @@ def test_stop_does_not_wait_for_ever(store: Recorded, caplog: pytest.LogCaptureF
     assert "ending without it" in caplog.text
     go_on.set()
     thread.stop()
-    assert store.closed == 1
+    assert recorded.closed == 1
 
 
 @pytest.mark.parametrize("fault", [False, True])
-def test_stop_without_a_thread(thread: StoreThread, store: Recorded, fault: bool) -> None:
+def test_stop_without_a_thread(thread: StoreThread, recorded: Recorded, fault: bool) -> None:
     replies: Sequence[Future[Any]] = submit(thread, Acquire(KEY, 0, NEW))
-    store.fault = unavailable() if fault else None
+    recorded.fault = unavailable() if fault else None
     thread.stop()
     thread.stop()
     assert (replies[0].exception(0) is None) != fault
-    assert store.closed == 1
+    assert recorded.closed == 1

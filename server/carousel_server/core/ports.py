@@ -188,10 +188,14 @@ class Ack:
 
 @dataclass(slots=True)
 class Replay:
-    """Sends the kept outputs of ack+1 … applied to the session's sink again."""
+    """Sends the kept outputs of ack+1 … applied to the session's sink again.
+
+    A refusal goes to the sink's `failure`, under `tag`; SESSION_PARKED if the session has just left.
+    """
 
     ref: SessionRef
     sink: StepSink
+    tag: int = 0
 
 
 @dataclass(slots=True)

@@ -147,7 +147,7 @@ class Control:
         elif (reply := getattr(command, "reply", None)) is not None:
             _settle(reply, error)
         elif isinstance(command, Replay):
-            command.sink.failure(0, error.seq, error)
+            command.sink.failure(command.tag, error.seq, error)
 
     def end_generation(self, row: int, error: CarouselError | None) -> None:
         """Takes a generation off its session, and closes the session if it was its only purpose."""

@@ -7,7 +7,7 @@ stopped, be it cancelled, cut off with its stream, or restored from the store in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -334,13 +334,17 @@ class Generations:
     ) -> bool:
         run.kept.finish = int(reason)
         seq, durable = run.kept.seq(place), int(self._table.durable[row])
+        text = run.decoder.flush() if run.decoder and rest else ""
+        if shown and text:  # the end may be told later, and would have to name that token again
+            shown = [*shown[:-1], replace(shown[-1], text=shown[-1].text + text)]
+            text = ""
         run.teller.tell(seq, shown, durable)
         end = GenerationEnd(
             reason=reason,
             prompt_tokens=run.kept.prompt_tokens,
             generated_tokens=place + 1,
             applied=seq,
-            text=run.decoder.flush() if run.decoder and rest else "",
+            text=text,
         )
         run.teller.finish(seq, end, durable)
         return True

@@ -22,7 +22,9 @@ from .faults import check_floor, check_reason, gone, held
 from .redis_link import Call, RedisLink
 
 _COMMITS_PER_CALL = 16
-"""Measured: fewer cost more calls, more leave one side idle while the other packs or unpacks."""
+"""One call each was slowest for 64 snapshots of 4 KiB under appendfsync always, and 16 were within a tenth
+of the best size both there and under everysec.
+"""
 
 _RELEASES_PER_CALL = 256
 _LISTED_PER_CALL = 256

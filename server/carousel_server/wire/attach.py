@@ -200,6 +200,7 @@ class Conversation:
                 _, refs, upto = by_engine.setdefault(name, (binding.engine, [], []))
                 refs.append(binding.ref)
                 upto.append(seq)
+                self._stream.acked[handle] = seq
             for engine, refs, upto in by_engine.values():
                 engine.submit(Ack(self._stream, refs, upto))
         except CarouselError as error:
@@ -221,7 +222,7 @@ class Conversation:
             self._stream.refuse(replay.handle, not_bound())
             return
         try:
-            binding.engine.submit(Replay(binding.ref, self._stream))
+            binding.engine.submit(Replay(binding.ref, self._stream, binding.tag))
         except CarouselError as error:
             self._stream.refuse(replay.handle, error)
 

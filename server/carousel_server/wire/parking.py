@@ -6,12 +6,26 @@ The client notices nothing: its handle stays, and the next block, or a Replay, f
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import EnginePort, Replay, StepBlock, StepSink
-from carousel_server.core.types import SessionRef
+from carousel_server.core.ports import (
+    CatalogPort,
+    Close,
+    EnginePort,
+    Place,
+    Replay,
+    StepBlock,
+    StepSink,
+)
+from carousel_server.core.types import SessionRef, SessionView
+
+from .replies import tell
+
+RETRY_AFTER_S = 0.05
+"""The hint that goes with what passes soon."""
 
 
 class Binding(NamedTuple):
@@ -66,8 +80,44 @@ class Parked:
         """What waited, for the row that the session is on now, in the order of the steps."""
         ready: list[StepBlock | Replay] = []
         if self.replay:
-            ready.append(Replay(binding.ref, sink))
+            ready.append(Replay(binding.ref, sink, binding.tag))
         for block in sorted(self.blocks, key=lambda block: block.first_seqs[0]):
             block.tags, block.refs = [binding.tag], [binding.ref]
             ready.append(block)
         return ready
+
+
+def close_session(catalog: CatalogPort, tenant: str, binding: Binding) -> None:
+    """Closes a session, on its row or, if it has just left that, in the store."""
+
+    def closed(reply: Future[SessionView]) -> None:
+        error = reply.exception()
+        if isinstance(error, CarouselError) and error.reason == "SESSION_PARKED":
+            close_parked(catalog, tenant, binding.session_id)
+
+    command = Close(binding.ref)
+    command.reply.add_done_callback(closed)
+    tell(binding.engine, command)
+
+
+def close_parked(catalog: CatalogPort, tenant: str, session_id: str) -> None:
+    """Fetches a session for that alone, and closes it; on any thread."""
+
+    def found(reply: Future[Place]) -> None:
+        if reply.exception() is None:
+            engine, ref = reply.result()
+            close_session(catalog, tenant, Binding(engine, ref, 0, session_id, 0))
+
+    catalog.resume(tenant, session_id).add_done_callback(found)
+
+
+def not_fetched(error: CarouselError) -> CarouselError:
+    """Why a handle is taken away whose client waits for a Replay."""
+    message = f"the session could not be fetched from the store: {error.message}"
+    return CarouselError("LEASE_LOST", message, retry_after_s=error.retry_after_s)
+
+
+def went_back(applied: int, parked: int) -> CarouselError:
+    """Why a handle is taken away whose session comes back in the past."""
+    message = f"the store went back: step {parked} was kept, and now {applied} is the last"
+    return CarouselError("LEASE_LOST", message, retry_after_s=RETRY_AFTER_S)

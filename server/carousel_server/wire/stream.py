@@ -31,7 +31,15 @@ from carousel_server.core.types import Bytes2D, Int64s, SessionRef, SessionView
 
 from .errors import status_of
 from .outbox import Outbox
-from .parking import Binding, Parked
+from .parking import (
+    RETRY_AFTER_S,
+    Binding,
+    Parked,
+    close_parked,
+    close_session,
+    not_fetched,
+    went_back,
+)
 from .replies import call_on, tell
 from .views import duration_of, session_message
 
@@ -39,9 +47,6 @@ _HANDLE_MASK = 0xFFFF_FFFF
 
 _MOST_TRIES = 4
 """A session may be parked, or its lease taken, just before it is bound: then it is fetched again."""
-
-_RETRY_AFTER_S = 0.05
-
 
 @dataclass(slots=True)
 class Wish:
@@ -86,6 +91,8 @@ class Stream:
         self.bound: dict[int, Binding] = {}
         # Handles whose session is in the store for now.
         self.parked_handles: dict[int, Parked] = {}
+        # Handle → last output that an Acks message has confirmed, which may come too late for a row.
+        self.acked: dict[int, int] = {}
         # Handles whose Bind an engine has not answered yet, with their tags.
         self.binding: dict[int, int] = {}
         # Those of them that the client has asked back already, and whether to close the session too.
@@ -143,6 +150,8 @@ class Stream:
     def _failure(self, tag: int, seq: int, error: CarouselError) -> None:
         if self._owns(tag):
             self.refuse(tag & _HANDLE_MASK, error, seq)
+        elif error.reason == "SESSION_PARKED" and self._is_parked(tag):  # a Replay came too late
+            self.wake(tag & _HANDLE_MASK)
 
     def _unbound(self, tag: int, error: CarouselError) -> None:
         if self._owns(tag):
@@ -162,15 +171,19 @@ class Stream:
     def _parked(self, tag: int, session: SessionView) -> None:
         if self._owns(tag):
             handle = tag & _HANDLE_MASK
+            ack = max(session.ack, self.acked.get(handle, 0))
             self.parked_handles[handle] = Parked(
-                self.bound.pop(handle), session.applied, session.epoch, session.ack
+                self.bound.pop(handle), session.applied, session.epoch, ack
             )
             self._has_former = True
 
     def _returned(self, tag: int, block: StepBlock) -> None:
-        parked = self.parked_handles.get(tag & _HANDLE_MASK)
-        if parked is not None and parked.binding.tag == tag:
+        if self._is_parked(tag):
             self.wake(tag & _HANDLE_MASK, block)
+
+    def _is_parked(self, tag: int) -> bool:
+        parked = self.parked_handles.get(tag & _HANDLE_MASK)
+        return parked is not None and parked.binding.tag == tag
 
     def _owns(self, tag: int) -> bool:
         binding = self.bound.get(tag & _HANDLE_MASK)
@@ -218,7 +231,7 @@ class Stream:
         parked = self.parked_handles[handle]
         try:
             if block is not None:
-                parked.add(block, _RETRY_AFTER_S)
+                parked.add(block, RETRY_AFTER_S)
         except CarouselError as error:
             self.refuse(handle, error, error.seq)
             return
@@ -300,7 +313,7 @@ class Stream:
             return
         if view.applied < parked.applied:  # the client must look at what it still has (R9)
             tell(binding.engine, Unbind(binding.ref, self))
-            self._give_back(handle, _went_back(view.applied, parked.applied))
+            self._give_back(handle, went_back(view.applied, parked.applied))
             return
         del self.parked_handles[handle]
         self.bound[handle] = binding
@@ -326,7 +339,7 @@ class Stream:
             self._give_back(handle, error)
             return
         if parked.replay:  # a failure names steps that were sent; here the client waits for others
-            self._give_back(handle, _not_fetched(error))
+            self._give_back(handle, not_fetched(error))
             return
         parked.waking = False
         for block in sorted(parked.blocks, key=lambda block: block.first_seqs[0]):
@@ -338,11 +351,12 @@ class Stream:
         parked = self.parked_handles.get(handle)
         if parked is None:
             binding = self.bound[handle]
-            ref = binding.ref
-            tell(binding.engine, Close(ref) if close else Unbind(ref, self))
+            if close:
+                close_session(self._catalog, self._tenant, binding)
+            else:
+                tell(binding.engine, Unbind(binding.ref, self))
         elif close:
-            found = self._catalog.resume(self._tenant, parked.binding.session_id)
-            found.add_done_callback(_close_found)
+            close_parked(self._catalog, self._tenant, parked.binding.session_id)
         self._give_back(handle, None)
 
     def unbind_later(self, handle: int, *, close: bool) -> None:
@@ -352,6 +366,7 @@ class Stream:
     def _give_back(self, handle: int, error: CarouselError | None) -> None:
         if self.parked_handles.pop(handle, None) is None:
             del self.bound[handle]
+        self.acked.pop(handle, None)
         self._has_former = True
         status = None if error is None else status_of(error)
         self.outbox.put(pb.AttachResponse(unbound=pb.Unbound(handle=handle, status=status)))
@@ -374,23 +389,6 @@ class Stream:
             tell(binding.engine, Unbind(binding.ref, self))
         self.bound.clear()
         self.parked_handles.clear()
-
-
-def _close_found(reply: Future[Place]) -> None:
-    """Closes a session that was fetched for that alone; on any thread."""
-    if reply.exception() is None:
-        engine, ref = reply.result()
-        tell(engine, Close(ref))
-
-
-def _not_fetched(error: CarouselError) -> CarouselError:
-    message = f"the session could not be fetched from the store: {error.message}"
-    return CarouselError("LEASE_LOST", message, retry_after_s=error.retry_after_s)
-
-
-def _went_back(applied: int, parked: int) -> CarouselError:
-    message = f"the store went back: step {parked} was kept, and now {applied} is the last"
-    return CarouselError("LEASE_LOST", message, retry_after_s=_RETRY_AFTER_S)
 
 
 def _error_of(reply: Future[Any]) -> CarouselError | None:
