@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import partial
+from functools import cached_property, partial
+from typing import overload
 
 import numpy as np
 
@@ -19,12 +20,14 @@ from carousel_server.core.store import (
     Commit,
     CommitGroup,
     Outcome,
+    SessionKey,
     StorePort,
     Verdict,
 )
 from carousel_server.core.types import Durability, Float64s, Int64s, SessionRef
 from carousel_server.sessions import Ledger, SessionTable, Window
 from carousel_server.state import snapshot
+from carousel_server.state.snapshot import Snapshot
 
 from .delivery import Delivery
 from .generation import Generations
@@ -39,6 +42,34 @@ _MOST_IN_GROUP = 512
 
 _PAUSE_S = 0.1
 """How long the store is left alone after a fault."""
+
+
+class _Commits(Sequence[Commit]):
+    """Commits of snapshots that are made into bytes when they are first looked at: by the store's thread,
+    beside the next tick. They are copies, so the rows may go on meanwhile.
+    """
+
+    def __init__(self, taken: list[tuple[SessionKey, Snapshot, float]]) -> None:
+        self._taken = taken
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    @cached_property
+    def _made(self) -> list[Commit]:
+        return [
+            Commit(key, one.epoch, one.applied, snapshot.encode(one), last_used_unix_s)
+            for key, one, last_used_unix_s in self._taken
+        ]
+
+    @overload
+    def __getitem__(self, at: int) -> Commit: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Commit]: ...
+
+    def __getitem__(self, at: int | slice) -> Commit | Sequence[Commit]:
+        return self._made[at]
 
 
 class Keeper:
@@ -98,20 +129,13 @@ class Keeper:
         if not len(rows):
             return
         table, wall_s = self._table, self._wall()
-        taken = self._snapshots.take(rows.tolist())
-        commits = [
-            Commit(
-                key=self._rows.key(row),
-                epoch=int(table.epoch[row]),
-                seq=one.applied,
-                snapshot=snapshot.encode(one),
-                last_used_unix_s=wall_s - (now - float(table.last_used_s[row])),
-            )
-            for row, one in zip(rows.tolist(), taken, strict=True)
+        taken = [
+            (self._rows.key(row), one, wall_s - (now - float(table.last_used_s[row])))
+            for row, one in zip(rows.tolist(), self._snapshots.take(rows.tolist()), strict=True)
         ]
         fsync = bool((table.durability[rows] == Durability.SYNC_FSYNC).any())
         refs = [self._rows.ref(row) for row in rows.tolist()]
-        group = CommitGroup(commits, fsync)
+        group = CommitGroup(_Commits(taken), fsync)
         group.reply.add_done_callback(partial(self._answered, refs, table.applied[rows]))
         self._since_s = self._ledger.sent(rows)
         try:

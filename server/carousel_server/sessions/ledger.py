@@ -29,14 +29,14 @@ class Ledger:
 
     Invariants: `durable` moves only in `confirm`, after the store's answer (R7); a row of an async session
     has at most `most_steps` steps beyond `durable`; a row that has run ahead of the store is due within
-    half of `most_s`, so that the store has the other half for its answer.
+    two thirds of `most_s`, so that the store has the rest for its answer.
     """
 
     def __init__(self, table: SessionTable, most_steps: int, most_s: float) -> None:
         self._table = table
         self._most_steps = most_steps
         self._due_after_steps = max(most_steps // 2, 1)
-        self._due_after_s = most_s / 2
+        self._due_after_s = most_s * 2 / 3
         # Instant since when each row has something that the store lacks; infinity if nothing.
         self._dirty_since_s: Float64s = np.full(table.slots, np.inf)
         # Rows that are due whatever their age: somebody waits for the store's word.

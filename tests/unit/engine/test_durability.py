@@ -59,7 +59,7 @@ def test_async_outputs_come_at_once_and_durable_after_the_stores_answer(
     rig.tick()
     assert sink.of(1) == sums(1, 2)
     assert not sink.confirmed
-    rig.now += 0.03  # more than half of durable_s
+    rig.now += 0.04  # more than two thirds of durable_s
     rig.tick()
     assert [type(r) for r in rig.store.waiting] == [CommitGroup]
     rig.tick()
