@@ -55,7 +55,7 @@ def test_the_text_goes_on_where_the_kill_stopped_it(tmp_path: Path) -> None:
     finally:
         killed(again)
     assert "the same text" in compared, trouble
-    assert "30003" in compared, (
+    assert "20003" in compared, (
         "the session has run four tokens of prompt and all but the last drawn"
     )
     text = (begun + rest).split("\n", 1)[1]  # without the line of `sessions open`

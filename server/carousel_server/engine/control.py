@@ -227,7 +227,8 @@ class Control:
         if not self._rows.is_live(command.ref):
             return
         row = command.ref.row
-        if self._table.sink[row] == self._sinks.number(command.sink):
+        same = command.tag is None or self._table.tag[row] == command.tag
+        if same and self._table.sink[row] == self._sinks.number(command.sink):
             self._delivery.unbind(row, None)
 
     def _ack(self, command: Ack, _now: float) -> None:

@@ -174,7 +174,7 @@ class Generations:
             )
         if not again:
             base, digest = int(self._table.applied[row]), digest_of(spec, prompt)
-            self._kept[row] = Kept(base, carry, len(queue), digest)
+            self._kept[row] = Kept(base, carry, len(queue), digest, spec.logprobs or 0)
         self._sampling.set(row, spec.sampling, int(self._table.seed[row]))
         tracked, sync = bool(self._table.tracked[row]), bool(self._table.sync[row])
         run = _Run(
@@ -293,15 +293,15 @@ class Generations:
         self, row: int, run: _Run, token_id: int, details: Details, times: _Times, now: float
     ) -> bool:
         """Gives one drawn token to its sink; returns True if the generation has ended with it."""
-        run.kept.drawn.append((token_id, details))
-        if len(run.kept.drawn) == 1:
+        run.kept.add(token_id, details)
+        if len(run.kept) == 1:
             times.first.append(now - run.started_s)
         else:
             times.inter.append(now - run.last_token_s)
         run.last_token_s = now
         run.queue, run.fed = self.next_token[row : row + 1].copy(), 0
         self._table.pending[row] = 1
-        ended = self._show(row, run, len(run.kept.drawn) - 1)
+        ended = self._show(row, run, len(run.kept) - 1)
         if ended and not run.teller.done:
             self._ledger.when_durable(row, partial(self._ended, row, run.teller), now)
         return ended
@@ -309,7 +309,7 @@ class Generations:
     def _show(self, row: int, run: _Run, place: int) -> bool:
         """Tells a drawn token, as far as its text is known; True if the generation ends with it."""
         spec, seq = run.command.spec, run.kept.seq(place)
-        token_id, details = run.kept.drawn[place]
+        token_id, details = run.kept.token(place)
         if token_id in spec.stop_tokens:
             return self._finish(row, run, place, FinishReason.STOP, run.stops.flush())
         text = run.decoder.push(token_id) if run.decoder else ""
@@ -356,13 +356,13 @@ class Generations:
         if fed < kept.prompt_tokens:
             run.fed = fed
             return False
-        for place in range(len(kept.drawn)):
+        for place in range(len(kept)):
             if self._show(row, run, place):
                 if not run.teller.done:
                     waiter = partial(self._ended, row, run.teller)
                     self._ledger.when_durable(row, waiter, run.started_s)
                 return True
-        run.queue = np.asarray([kept.drawn[-1][0]], np.int32)
+        run.queue = np.asarray([kept.token(len(kept) - 1)[0]], np.int32)
         run.last_token_s = run.started_s
         return False
 

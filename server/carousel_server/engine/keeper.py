@@ -178,7 +178,8 @@ class Keeper:
 
         Those who wait come last: a new binding must not get outputs that it has not asked for.
         """
-        before = self._table.durable[rows]
+        # Steps of generations have no outputs to tell; they count as acknowledged.
+        before = np.maximum(self._table.durable[rows], self._table.ack[rows])
         for row, seq in zip(rows.tolist(), seqs.tolist(), strict=True):
             self._ledger.confirm(row, seq)
         self._delivery.durable(rows)

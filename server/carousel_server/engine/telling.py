@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import numpy as np
@@ -14,63 +13,97 @@ from carousel_server.core.ports import TokenSink
 from carousel_server.core.types import GeneratedToken, GenerateSpec, GenerationEnd, Int32s
 from carousel_server.state.snapshot import KeptGeneration
 
+_FIRST_ROOM = 64
+
 Details = tuple[float | None, tuple[tuple[int, float], ...]]
 """Log-probability of a drawn token, and its alternatives."""
 
 
-@dataclass(slots=True)
 class Kept:
     """The generation that ran last in a session; see `state.snapshot.KeptGeneration`.
 
-    Drawn token i was drawn from the output of step base + prompt_tokens + i.
+    Drawn token i was drawn from the output of step base + prompt_tokens + i. Tokens stand in buffers that
+    grow by doubling; what a snapshot has of them is never written again, so nothing is copied for it.
     """
 
-    base: int
-    carry: int
-    prompt_tokens: int
-    digest: str
-    finish: int = 0
-    drawn: list[tuple[int, Details]] = field(default_factory=list)
+    def __init__(
+        self, base: int, carry: int, prompt_tokens: int, digest: str, alternatives: int
+    ) -> None:
+        self.base = base
+        self.carry = carry
+        self.prompt_tokens = prompt_tokens
+        self.digest = digest
+        self.finish = 0
+        self._count = 0
+        self._ids = np.empty(_FIRST_ROOM, np.int32)
+        self._logprobs = np.empty(_FIRST_ROOM, np.float32)
+        self._other_ids = np.empty((_FIRST_ROOM, alternatives), np.int32)
+        self._other_logprobs = np.empty((_FIRST_ROOM, alternatives), np.float32)
+
+    def __len__(self) -> int:
+        """Number of tokens drawn."""
+        return self._count
 
     def seq(self, place: int) -> int:
         """The step whose output a token was drawn from."""
         return self.base + self.prompt_tokens + place
 
+    def add(self, token_id: int, details: Details) -> None:
+        """One more token was drawn."""
+        if self._count == len(self._ids):
+            self._grow()
+        at, (logprob, others) = self._count, details
+        self._ids[at] = token_id
+        self._logprobs[at] = np.nan if logprob is None else logprob
+        self._other_ids[at] = -1
+        for j, (other_id, other) in enumerate(others):
+            self._other_ids[at, j], self._other_logprobs[at, j] = other_id, other
+        self._count += 1
+
+    def token(self, place: int) -> tuple[int, Details]:
+        """A drawn token, with its log-probability and alternatives if they were asked for."""
+        logprob = float(self._logprobs[place])
+        ids, logprobs = self._other_ids[place].tolist(), self._other_logprobs[place].tolist()
+        others = tuple((i, p) for i, p in zip(ids, logprobs, strict=True) if i >= 0)
+        return int(self._ids[place]), (None if np.isnan(logprob) else logprob, others)
+
     def to_snapshot(self) -> KeptGeneration:
         """As a snapshot has it."""
-        most = max((len(others) for _, (_, others) in self.drawn), default=0)
-        ids = np.full((len(self.drawn), most), -1, np.int32)
-        logprobs = np.full((len(self.drawn), most), np.nan, np.float32)
-        for i, (_, (_, others)) in enumerate(self.drawn):
-            for j, (token_id, logprob) in enumerate(others):
-                ids[i, j], logprobs[i, j] = token_id, logprob
-        own = [np.nan if logprob is None else logprob for _, (logprob, _) in self.drawn]
+        n = self._count
         return KeptGeneration(
             base=self.base,
             carry=self.carry,
             prompt_tokens=self.prompt_tokens,
             digest=self.digest,
             finish=self.finish,
-            ids=np.asarray([token_id for token_id, _ in self.drawn], np.int32),
-            logprobs=np.asarray(own, np.float32),
-            alternative_ids=ids,
-            alternative_logprobs=logprobs,
+            ids=self._ids[:n],
+            logprobs=self._logprobs[:n],
+            alternative_ids=self._other_ids[:n],
+            alternative_logprobs=self._other_logprobs[:n],
         )
 
     @classmethod
     def of(cls, taken: KeptGeneration) -> Kept:
         """From a snapshot."""
-        kept = cls(taken.base, taken.carry, taken.prompt_tokens, taken.digest, taken.finish)
-        for i, token_id in enumerate(taken.ids.tolist()):
-            logprob = float(taken.logprobs[i])
-            others = zip(
-                taken.alternative_ids[i].tolist(),
-                taken.alternative_logprobs[i].tolist(),
-                strict=True,
-            )
-            alternatives = tuple((other, p) for other, p in others if other >= 0)
-            kept.drawn.append((token_id, (None if np.isnan(logprob) else logprob, alternatives)))
+        most = taken.alternative_ids.shape[1]
+        kept = cls(taken.base, taken.carry, taken.prompt_tokens, taken.digest, most)
+        kept.finish = taken.finish
+        kept._count = len(taken.ids)
+        kept._ids, kept._logprobs = taken.ids, taken.logprobs
+        kept._other_ids, kept._other_logprobs = taken.alternative_ids, taken.alternative_logprobs
         return kept
+
+    def _grow(self) -> None:
+        """Twice the room, in new buffers: a snapshot may still be read from the old ones."""
+        room = max(2 * self._count, _FIRST_ROOM)
+
+        def grown(old: np.ndarray) -> np.ndarray:
+            new = np.empty((room, *old.shape[1:]), old.dtype)
+            new[: self._count] = old
+            return new
+
+        self._ids, self._logprobs = grown(self._ids), grown(self._logprobs)
+        self._other_ids, self._other_logprobs = grown(self._other_ids), grown(self._other_logprobs)
 
 
 def digest_of(spec: GenerateSpec, prompt: Int32s) -> str:
