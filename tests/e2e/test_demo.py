@@ -55,6 +55,16 @@ def test_every_crew_works_and_the_summary_counts_it(small_zoo):
     assert "sessions together in a mean batch" in out
 
 
+def test_clients_go_on_while_the_server_is_killed(small_zoo):
+    process = started("demo", "--models", str(small_zoo), "--seconds", "20", "--chaos")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    told = re.search(r"the server was killed (\d+) times, .*; ([\d,]+) sessions went on", out)
+    assert told, out
+    assert int(told[1]) >= 1
+    assert int(told[2].replace(",", "")) >= 24, "every forecaster's session has survived"
+
+
 def test_ctrl_c_ends_it_with_no_orphan_and_no_traceback(small_zoo, monkeypatch):
     mark = f"t{os.getpid()}"
     monkeypatch.setenv("DEMO_TEST_MARK", mark)

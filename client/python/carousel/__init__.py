@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._async.generation import AsyncGeneration
     from ._async.session import AsyncSession
     from ._core.retry import RetryPolicy
+    from ._core.statistics import ClientStatistics
     from ._options import TLS
     from ._sync.batch import Batch
     from ._sync.client import Client
@@ -53,6 +54,7 @@ _HOMES = {
     "AsyncSession": "_async.session",
     "Batch": "_sync.batch",
     "Client": "_sync.client",
+    "ClientStatistics": "_core.statistics",
     "Durability": "types",
     "FinishReason": "types",
     "Generation": "_sync.generation",
@@ -76,6 +78,7 @@ __all__ = [
     "AsyncSession",
     "Batch",
     "Client",
+    "ClientStatistics",
     "Durability",
     "FinishReason",
     "Generation",

@@ -99,15 +99,16 @@ class ClientSideError(CarouselError):
 
 
 class ConnectionLostError(ClientSideError, ConnectionError):
-    """The stream to the server broke. The sessions are not lost with it: their state is still on
-    the server, until their idle_ttl passes.
+    """The stream to the server broke and could not be mended: no server was found within the policy's
+    reconnect_s, or the policy mends nothing. Sessions with a durability live on in the server's store,
+    others with their server.
     """
 
     reason = "CONNECTION_LOST"
     code = "UNAVAILABLE"
     fix = (
-        "The session's state is still on the server, unless that has died: go on with "
-        "client.attach(session_id), whose `applied` tells which steps have run."
+        "When the server is back, go on with client.attach(session_id), whose `applied` tells which "
+        "steps have run; RetryPolicy(reconnect_s=…) looks longer for it."
     )
 
 
@@ -121,7 +122,9 @@ class ServerUnreachableError(ClientSideError, ConnectionError):
 
 
 class ReplyTimeoutError(ClientSideError, TimeoutError):
-    """No answer came in time. A step may still run: `session.applied` or `session.info()` tells."""
+    """No answer came in time. A step that was taken will still run, once, also if the connection is being
+    mended just now; its output is dropped, and the next step follows it.
+    """
 
     reason = "REPLY_TIMEOUT"
     code = "DEADLINE_EXCEEDED"
@@ -153,6 +156,25 @@ class ReplayDivergedError(ClientSideError):
     reason = "REPLAY_DIVERGED"
     code = "DATA_LOSS"
     fix = "Begin anew. If the weights have not changed, run the server with --strict."
+
+
+class JournalError(ClientSideError, OSError):
+    """A session's journal cannot be used: it is another's, in use, damaged, or cannot be written.
+
+    Attributes:
+        journal: the journal that took nothing more, if it was open.
+    """
+
+    reason = "JOURNAL"
+    code = "FAILED_PRECONDITION"
+    fix = (
+        "Give each session a file of its own, on a disk with room. A damaged one can be moved away; "
+        "then client.attach(session_id) goes on from the server's cursors."
+    )
+
+    def __init__(self, message: str, *, journal: object = None) -> None:
+        super().__init__(message)
+        self.journal = journal
 
 
 class BatchStepError(CarouselError):

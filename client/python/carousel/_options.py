@@ -19,9 +19,9 @@ CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
-    # After a break the server is looked for every two seconds at most, not every two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # After a break our own schedule paces the looks for a server; gRPC's must not hold them up.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
     # gRPC's own retries know neither our reasons nor our hints.
     ("grpc.enable_retries", 0),
     ("grpc.primary_user_agent", f"carousel-python/{__version__}"),
@@ -53,12 +53,18 @@ class Options:
     tls: TLS | None
     timeout_s: float
     retries: RetryPolicy
+    replay_tolerance: float | None = None
+    journal_fsync: bool = False
 
     def __post_init__(self) -> None:
         if not self.target:
             raise ValueError("target is empty; give host:port")
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s is {self.timeout_s}; it must be above 0")
+        if self.replay_tolerance is not None and not self.replay_tolerance >= 0:
+            raise ValueError(
+                f"replay_tolerance is {self.replay_tolerance}; it must not be negative"
+            )
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -72,10 +78,13 @@ def options_of(
     tls: TLS | bool | None,
     timeout_s: float,
     retries: RetryPolicy | int,
+    *,
+    replay_tolerance: float | None = None,
+    journal_fsync: bool = False,
 ) -> Options:
     """Checks and completes a client's arguments."""
     if isinstance(tls, bool):
         tls = TLS() if tls else None
     if isinstance(retries, int):
         retries = RetryPolicy(attempts=retries + 1)
-    return Options(target, token, tls, timeout_s, retries)
+    return Options(target, token, tls, timeout_s, retries, replay_tolerance, journal_fsync)

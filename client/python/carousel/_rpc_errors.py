@@ -32,12 +32,21 @@ PLAIN: dict[grpc.StatusCode, type[CarouselError]] = {
 }
 """What a status without details means: it was made by gRPC, not by a Carousel server."""
 
-LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+LOST = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+}
 """What gRPC says of a stream whose connection broke; which of them depends on who noticed, and when."""
 
 
-def error_of_call(error: Any, *, on_stream: bool = False) -> CarouselError:
-    """The exception for a call that failed; `on_stream` for one that had been answered before.
+def error_of_call(error: Any, *, on_stream: bool | None = None) -> CarouselError:
+    """The exception for a call that failed.
+
+    `on_stream`: for a stream that can be begun again, whether it had been answered before. gRPC's plain
+    words then mean a connection that was lost, or that never came to be: a refusal that crosses with what
+    the client is sending may lose its details.
 
     `error` is a grpc.RpcError that is a grpc.Call too, or a grpc.aio.AioRpcError.
     """
@@ -47,8 +56,9 @@ def error_of_call(error: Any, *, on_stream: bool = False) -> CarouselError:
     status = rpc_status.from_call(error)
     if status is not None and status.details:
         return error_of(status, request_id=request_id)
-    if on_stream and code in LOST:
-        return ConnectionLostError(text, request_id=request_id)
+    if code in LOST and on_stream is not None:
+        lost = ConnectionLostError if on_stream else ServerUnreachableError
+        return lost(text, request_id=request_id)
     kind = PLAIN.get(code, ServerFaultError)
     if issubclass(kind, ClientSideError):
         return kind(text, request_id=request_id)

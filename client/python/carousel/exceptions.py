@@ -59,6 +59,7 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · ClientClosedError
         · ProtocolViolationError
         · ReplayDivergedError
+        · JournalError
       · BatchStepError
 
 Each has `reason`, `message`, `fix`, `code`, `metadata`, `retry_after_s` and `request_id`.
@@ -74,6 +75,7 @@ from ._error_bases import (
     ConflictError,
     ConnectionLostError,
     InvalidInputError,
+    JournalError,
     NotFoundError,
     ProtocolViolationError,
     RefusedError,
@@ -149,6 +151,7 @@ __all__ = [
     "InputShapeError",
     "InternalError",
     "InvalidInputError",
+    "JournalError",
     "LeaseLostError",
     "MalformedMessageError",
     "MessageTooLargeError",

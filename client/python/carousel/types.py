@@ -139,6 +139,7 @@ class SessionInfo:
     fingerprint: str
     window_steps: int
     seed: int
+    execution_class: str
 
     @classmethod
     def of(cls, session: pb.Session) -> Self:
@@ -157,6 +158,7 @@ class SessionInfo:
             fingerprint=session.fingerprint,
             window_steps=session.window_steps,
             seed=session.seed,
+            execution_class=session.execution_class,
         )
 
 

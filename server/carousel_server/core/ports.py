@@ -141,10 +141,14 @@ class Bind:
 
 @dataclass(slots=True)
 class Unbind:
-    """Stops sending a session's outputs to `sink`, if it is still the one. The session lives on."""
+    """Stops sending a session's outputs to `sink`, if it is still the one. The session lives on.
+
+    With a `tag`, only if the session is bound under that: the sink may have bound it again meanwhile.
+    """
 
     ref: SessionRef
     sink: StepSink
+    tag: int | None = None
 
 
 @dataclass(slots=True)

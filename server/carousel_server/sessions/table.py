@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
@@ -17,6 +19,9 @@ from carousel_server.core.types import (
 
 from .directory import ended
 from .lifecycle import Event, advance
+
+_FORMER_PER_SLOT = 16
+"""A slot that is short may have had several sessions before a command to the first of them arrives."""
 
 
 class SessionTable:
@@ -61,9 +66,8 @@ class SessionTable:
         # Names, for people and for the directory.
         self.ids = [""] * slots
         self.tenants = [""] * slots
-        # The row's former session (generation, id) and the reason of its end: a late command to that
-        # session, and to no other, is told so.
-        self._former = [(-1, "", "")] * slots
+        # Sessions that have left, oldest first: id and reason, for late commands to each, and to no other.
+        self._former: OrderedDict[SessionRef, tuple[str, str]] = OrderedDict()
 
     def open(
         self,
@@ -111,20 +115,21 @@ class SessionTable:
         assert self.phase[ref.row] in (Phase.CLOSED, Phase.PARKED), "advance the phase first"
         self.phase[ref.row] = Phase.CLOSED
         self.tracked[ref.row] = self.sync[ref.row] = False
-        self._former[ref.row] = (ref.generation, self.ids[ref.row], reason)
+        self._former[ref] = (self.ids[ref.row], reason)
+        if len(self._former) > self.slots * _FORMER_PER_SLOT:
+            self._former.popitem(last=False)
         self.ids[ref.row] = self.tenants[ref.row] = ""
 
     def why_gone(self, ref: SessionRef) -> CarouselError:
         """What to tell a command to a session that is no longer there."""
-        generation, session_id, reason = self._former[ref.row]
-        if generation == ref.generation:
+        if ref in self._former:
+            session_id, reason = self._former[ref]
             return ended(reason, session_id)
         return CarouselError("SESSION_NOT_FOUND", "the session ended some time ago")
 
     def was_parked(self, ref: SessionRef) -> bool:
         """True if the session that `ref` names left its row for the store."""
-        generation, _, reason = self._former[ref.row]
-        return generation == ref.generation and reason == "SESSION_PARKED"
+        return ref in self._former and self._former[ref][1] == "SESSION_PARKED"
 
     def visible(self, rows: Int64s) -> Int64s:
         """Last step of each row whose output may be told: the applied one or, for sync, the durable."""

@@ -284,7 +284,7 @@ class Stream:
         error = _error_of(reply)
         if self._closed:
             unwanted = wish.orphan or self._leaving.get(wish.handle, False)
-            tell(engine, Close(ref) if unwanted else Unbind(ref, self))
+            tell(engine, Close(ref) if unwanted else Unbind(ref, self, wish.tag))
         elif error is None:
             view = reply.result()
             self._bind(wish, Binding(engine, ref, wish.tag, view.id, wish.attach_id), view)
@@ -309,10 +309,10 @@ class Stream:
         """A parked session is back: what waited for it goes on."""
         parked = self.parked_handles.get(handle)
         if parked is None:  # the client has given the handle back meanwhile
-            tell(binding.engine, Unbind(binding.ref, self))
+            tell(binding.engine, Unbind(binding.ref, self, binding.tag))
             return
         if view.applied < parked.applied:  # the client must look at what it still has (R9)
-            tell(binding.engine, Unbind(binding.ref, self))
+            tell(binding.engine, Unbind(binding.ref, self, binding.tag))
             self._give_back(handle, went_back(view.applied, parked.applied))
             return
         del self.parked_handles[handle]
@@ -354,7 +354,7 @@ class Stream:
             if close:
                 close_session(self._catalog, self._tenant, binding)
             else:
-                tell(binding.engine, Unbind(binding.ref, self))
+                tell(binding.engine, Unbind(binding.ref, self, binding.tag))
         elif close:
             close_parked(self._catalog, self._tenant, parked.binding.session_id)
         self._give_back(handle, None)
@@ -386,7 +386,7 @@ class Stream:
         self._closed = True
         self.outbox.end(None)
         for binding in self.bound.values():
-            tell(binding.engine, Unbind(binding.ref, self))
+            tell(binding.engine, Unbind(binding.ref, self, binding.tag))
         self.bound.clear()
         self.parked_handles.clear()
 

@@ -378,7 +378,10 @@ def test_a_wait_ends_and_the_step_is_not_lost(fake: FakeServer, client: Any) -> 
         assert session.applied == 2
 
 
-def test_a_lost_stream_says_where_the_state_is(fake: FakeServer, client: Any) -> None:
+def test_without_retries_a_lost_stream_says_where_the_state_is(
+    fake: FakeServer, make_client: Callable[..., Any]
+) -> None:
+    client = make_client(retries=0)
     session = opened(client.session("sum", session_id="s"))
     session.steps(ROWS)
     fake.break_streams()

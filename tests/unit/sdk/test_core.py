@@ -13,11 +13,13 @@ import carousel
 from carousel._core.attach import AttachCore
 from carousel._core.effects import Effects
 from carousel._core.lane import Lane
+from carousel._core.retry import RetryPolicy
 from carousel._core.tickets import StepTicket
 from carousel.testing.refusals import Refusal
 from carousel_protos.v1 import carousel_pb2 as pb
 
 ROW_BYTES = 4
+POLICY = RetryPolicy()
 
 
 class World:
@@ -27,9 +29,9 @@ class World:
     shows.
     """
 
-    def __init__(self, sessions: int, window: int) -> None:
+    def __init__(self, sessions: int, window: int, policy: RetryPolicy = POLICY) -> None:
         self.window = window
-        self.core = AttachCore()
+        self.core = AttachCore(policy)
         self.applied = [0] * sessions
         self.acked = [0] * sessions
         self.outbox: list[deque[pb.AttachResponse]] = [deque() for _ in range(sessions)]
@@ -38,7 +40,7 @@ class World:
         self.closed: set[int] = set()
         self.ended: list[object] = []
         self.lanes: list[Lane] = []
-        self.do(self.core.hello())
+        self.do(self.core.connected())
         for number in range(sessions):
             ticket, effects = self.core.bind(f"s{number}")
             self.lanes.append(ticket.lane)
@@ -114,7 +116,7 @@ class World:
 
     def deliver(self, number: int, count: int) -> None:
         for _ in range(min(count, len(self.outbox[number]))):
-            self.do(self.core.receive(self.outbox[number].popleft()))
+            self.do(self.core.receive(self.outbox[number].popleft(), 0.0))
             self.check()
 
     def drain(self) -> None:
@@ -248,23 +250,37 @@ def test_inputs_are_kept_until_they_are_durable(durables: list[int]) -> None:
     assert [kept.last for kept in lane.kept] == list(range(1, 11))
     for seq in durables:
         told = pb.Durable(handles=[lane.handle], durables=[seq])
-        world.do(world.core.receive(pb.AttachResponse(durable=told)))
+        world.do(world.core.receive(pb.AttachResponse(durable=told), 0.0))
     reached = max(durables, default=0)
     assert [kept.first for kept in lane.kept] == list(range(reached + 1, 11))
     kept_rows = [int(np.frombuffer(kept.block.inputs, "<i4")[kept.place]) for kept in lane.kept]
     assert kept_rows == list(range(reached, 10))
 
 
-def test_a_lost_stream_fails_what_waits_and_all_that_comes_later() -> None:
-    world = World(2, 4)
+def test_without_retries_a_lost_stream_fails_what_waits_and_its_sessions() -> None:
+    world = World(2, 4, RetryPolicy(attempts=1))
     world.deliver(0, 1)
     waiting = world.submit([0], np.zeros((1, 9), int))
-    world.do(world.core.lost(carousel.ConnectionLostError("broken")))
+    effects = world.core.broken(carousel.ConnectionLostError("broken"), 0.0)
+    world.do(effects)
+    assert effects.reconnect_in_s is None
     assert waiting in world.ended
     assert isinstance(waiting.error, carousel.ConnectionLostError)
     assert world.lanes[1].phase.name == "GONE"
+    with pytest.raises(carousel.ConnectionLostError):
+        world.submit([0], np.zeros((1, 1), int))
+    _, effects = world.core.bind("s0")
+    assert (effects.send, effects.reconnect_in_s) == ([], 0.0)
+
+
+def test_a_closed_core_takes_nothing() -> None:
+    world = World(1, 4)
+    world.drain()
+    waiting = world.submit([0], np.zeros((1, 1), int))
+    world.do(world.core.close(carousel.ClientClosedError("closed")))
+    assert isinstance(waiting.error, carousel.ClientClosedError)
     for call in (lambda: world.core.bind("s0"), lambda: world.submit([0], np.zeros((1, 1), int))):
-        with pytest.raises(carousel.ConnectionLostError):
+        with pytest.raises(carousel.ClientClosedError):
             call()
 
 
@@ -273,7 +289,7 @@ def test_an_output_out_of_turn_is_a_violation() -> None:
     world.drain()
     world.submit([0], np.zeros((1, 3), int))
     with pytest.raises(carousel.ProtocolViolationError, match="next"):
-        world.core.receive(world.output(1, 3, 0))
+        world.core.receive(world.output(1, 3, 0), 0.0)
 
 
 def test_repeated_and_stray_outputs_are_dropped() -> None:
@@ -281,10 +297,10 @@ def test_repeated_and_stray_outputs_are_dropped() -> None:
     world.drain()
     ticket = world.submit([0], np.array([[5, 6]]))
     first = world.outbox[0][0]
-    world.do(world.core.receive(first))
-    world.do(world.core.receive(first))
-    world.do(world.core.receive(world.output(99, 1, 0)))
-    world.do(world.core.receive(pb.AttachResponse()))
+    world.do(world.core.receive(first, 0.0))
+    world.do(world.core.receive(first, 0.0))
+    world.do(world.core.receive(world.output(99, 1, 0), 0.0))
+    world.do(world.core.receive(pb.AttachResponse(), 0.0))
     world.drain()
     assert outputs_of(ticket)[0].tolist() == [[5, 1], [6, 2]]
 
@@ -292,14 +308,14 @@ def test_repeated_and_stray_outputs_are_dropped() -> None:
 def test_outputs_of_an_earlier_stream_are_taken_over() -> None:
     world = World(1, 4)
     world.drain()
-    world.do(world.core.receive(world.output(1, 1, 0)))
+    world.do(world.core.receive(world.output(1, 1, 0), 0.0))
     assert world.lanes[0].unread == 1
     assert world.lanes[0].next_seq == 2
 
 
 def test_a_message_that_no_server_takes_is_refused_here() -> None:
     world = World(2, 4)
-    world.do(world.core.receive(pb.AttachResponse(welcome=pb.Welcome(max_message_bytes=300))))
+    world.do(world.core.receive(pb.AttachResponse(welcome=pb.Welcome(max_message_bytes=300)), 0.0))
     world.drain()
     with pytest.raises(carousel.MessageTooLargeError):
         world.submit([0, 1], np.zeros((2, 1), int))
@@ -322,7 +338,7 @@ def test_a_message_that_makes_no_sense_is_a_violation(broken: dict[str, object])
     world.drain()
     world.submit([0], np.zeros((1, 2), int))
     with pytest.raises(carousel.ProtocolViolationError):
-        world.core.receive(pb.AttachResponse(**broken))
+        world.core.receive(pb.AttachResponse(**broken), 0.0)
 
 
 @pytest.mark.parametrize("applied", [None, 40])
@@ -335,6 +351,7 @@ def test_steps_sent_while_a_generation_runs_end_too(applied: int | None, steps: 
     world.applied[0] = world.acked[0] = 40
     world.outbox[0].clear()  # the server refuses them all, in its own time
     world.fail(lane.handle, 1, "SESSION_BUSY")
+    world.core.generation_begins(lane)
     world.do(world.core.generated(lane, applied))
     world.drain()
     assert world.ended.count(ticket) == 1
@@ -346,5 +363,5 @@ def test_steps_sent_while_a_generation_runs_end_too(applied: int | None, steps: 
 
 def test_a_drain_is_remembered() -> None:
     world = World(1, 4)
-    world.do(world.core.receive(pb.AttachResponse(drain=pb.Drain())))
+    world.do(world.core.receive(pb.AttachResponse(drain=pb.Drain()), 0.0))
     assert world.core.draining

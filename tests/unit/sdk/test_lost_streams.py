@@ -28,4 +28,7 @@ class Failed:
 @pytest.mark.parametrize("code", sorted(LOST, key=lambda code: code.name))
 def test_a_broken_connection_is_a_lost_one(code: grpc.StatusCode) -> None:
     assert isinstance(error_of_call(Failed(code), on_stream=True), carousel.ConnectionLostError)
+    never = error_of_call(Failed(code), on_stream=False)
+    assert isinstance(never, carousel.ServerUnreachableError)
+    assert never.retryable
     assert not isinstance(error_of_call(Failed(code)), carousel.ConnectionLostError)

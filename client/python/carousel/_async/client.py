@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from carousel._core.attach import BindTarget
+from carousel._core.attach import AttachCore, BindTarget
+from carousel._core.journal import Journal
 from carousel._core.requests import (
     Prompt,
     fork_request,
@@ -18,9 +20,12 @@ from carousel._core.requests import (
     new_session_id,
     open_request,
 )
+from carousel._core.restoring import journaled_target
 from carousel._core.retry import RetryPolicy
 from carousel._core.rows import Array, ModelRows
-from carousel._error_bases import CarouselError
+from carousel._core.statistics import ClientStatistics
+from carousel._error_bases import CarouselError, NotFoundError
+from carousel._journal_file import JournalPath, open_journal
 from carousel._options import CHANNEL_OPTIONS, TLS, options_of
 from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -42,7 +47,12 @@ class AsyncClient:
         token: bearer token, if the server asks for one.
         tls: True for the system's roots, or a `TLS`; None for a plain connection.
         timeout_s: of every call that names none of its own.
-        retries: how often, or by which `RetryPolicy`, a refused call is tried again.
+        retries: how often, or by which `RetryPolicy`, a refused call is tried again, and for how long a
+            lost connection is mended; 0 does neither.
+        replay_tolerance: by how much floats may differ that come again after a crash of the server; None:
+            not in a bit, which a server in strict mode keeps to.
+        journal_fsync: bring each record of a journal to the disk before it counts; without it a journal
+            outlives this process, but not the machine's loss of power.
     """
 
     def __init__(
@@ -53,8 +63,19 @@ class AsyncClient:
         tls: TLS | bool | None = None,
         timeout_s: float = 30.0,
         retries: RetryPolicy | int = RetryPolicy(),  # noqa: B008 - it is frozen
+        replay_tolerance: float | None = None,
+        journal_fsync: bool = False,
     ) -> None:
-        options = options_of(target, token, tls, timeout_s, retries)
+        options = options_of(
+            target,
+            token,
+            tls,
+            timeout_s,
+            retries,
+            replay_tolerance=replay_tolerance,
+            journal_fsync=journal_fsync,
+        )
+        self._core = AttachCore(options.retries)
         self.calls = AsyncCalls(options)
         self._channel = (
             grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
@@ -171,6 +192,7 @@ class AsyncClient:
         idle_ttl_s: float | None = None,
         seed: int | None = None,
         timeout_s: float | None = None,
+        journal: JournalPath | None = None,
     ) -> Opening:
         """Opens a session with a zero state; its `with` block closes it.
 
@@ -181,18 +203,37 @@ class AsyncClient:
             idle_ttl_s: idle time after which it expires; the server's default if None.
             seed: of its random numbers; chosen by the server if None.
             timeout_s: else the client's; while the server is full, tries go on until then.
+            journal: a file of this session, in which its inputs and outputs outlive this process. If it
+                holds a session already, that one is gone on with.
         """
         request = open_request(model, session_id, Durability(durability), idle_ttl_s, seed)
 
         async def opened() -> AsyncSession:
             await self._model_rows(model)  # an unknown model is refused before anything is opened
-            return await self._bind(request, owned=True, timeout_s=timeout_s)
+            return await self._bind(
+                request,
+                owned=True,
+                timeout_s=timeout_s,
+                journal=journal,
+                named=session_id is not None,
+            )
 
         return Opening(opened)
 
-    def attach(self, session_id: str, *, timeout_s: float | None = None) -> Opening:
-        """Goes on with an open session, from the server's cursors; leaving it only detaches it."""
-        return Opening(lambda: self._bind(session_id, owned=False, timeout_s=timeout_s))
+    def attach(
+        self,
+        session_id: str,
+        *,
+        timeout_s: float | None = None,
+        journal: JournalPath | None = None,
+    ) -> Opening:
+        """Goes on with an open session, from the server's cursors; leaving it only detaches it.
+
+        With a journal of that session it goes on from there; see `session`.
+        """
+        return Opening(
+            lambda: self._bind(session_id, owned=False, timeout_s=timeout_s, journal=journal)
+        )
 
     def batch(self, sessions: Sequence[AsyncSession]) -> AsyncBatch:
         """Steps many sessions of one model with one message: the way to high throughput."""
@@ -233,6 +274,10 @@ class AsyncClient:
 
     # -- life
 
+    def statistics(self) -> ClientStatistics:
+        """How often connections were mended, and what that took."""
+        return self._core.statistics()
+
     async def close(self) -> None:
         """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes."""
         if self.calls.forked:
@@ -263,11 +308,20 @@ class AsyncClient:
         return await self._bind(reply.session.id, owned=True)
 
     async def _bind(
-        self, target: BindTarget, *, owned: bool, timeout_s: float | None = None
+        self,
+        target: BindTarget,
+        *,
+        owned: bool,
+        timeout_s: float | None = None,
+        journal: JournalPath | None = None,
+        named: bool = True,
     ) -> AsyncSession:
         async def attempt(left_s: float) -> AsyncSession:
             stream = self._attach_stream()
-            asked = stream.ask(lambda core: core.bind(target))
+            known, whose = None, target
+            if journal is not None:
+                known, whose = await self._journal(journal, target, named=named)
+            asked = stream.ask(lambda core: core.bind(whose, journal=known))
             assert asked is not None
             ticket = asked[0]
             try:
@@ -275,17 +329,35 @@ class AsyncClient:
                 assert ticket.session is not None
                 rows = await self._model_rows(ticket.session.model)
             except BaseException:
-                stream.ask(lambda core: core.unbind(ticket.lane, close=owned))
+                close = owned and known is None
+                stream.ask(lambda core: core.unbind(ticket.lane, close=close))
                 raise
+            ticket.lane.alike = rows.alike(self.calls.options.replay_tolerance)
             return AsyncSession(self, stream, ticket.lane, rows, owned=owned)
 
         return await self.calls.retrying(attempt, timeout_s)
 
+    async def _journal(
+        self, path: JournalPath, target: BindTarget, *, named: bool
+    ) -> tuple[Journal, BindTarget]:
+        """A journal, and the session that it is of."""
+        journal = open_journal(path, fsync=self.calls.options.journal_fsync)
+        try:
+            if journal.closing:  # the process died before it knew whether the server had heard
+                with suppress(NotFoundError):
+                    await self.close_session(journal.session_id)
+            return journal, journaled_target(journal, target, named=named)
+        except BaseException:
+            journal.close()
+            raise
+
     def _attach_stream(self) -> AsyncAttachStream:
-        """The client's stream; a new one if the last was lost."""
+        """The client's stream, from the first time that it is needed."""
         self.calls.check_open()
-        if self._stream is None or self._stream.lost:
-            self._stream = AsyncAttachStream(self.inference, self.calls.options.metadata)
+        if self._stream is None:
+            self._stream = AsyncAttachStream(
+                self._core, self.inference, self.calls.options.metadata
+            )
         return self._stream
 
     async def _get_model(self, name: str) -> pb.Model:

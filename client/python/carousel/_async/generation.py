@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import grpc
 
@@ -18,10 +18,20 @@ if TYPE_CHECKING:
     from .client import AsyncClient
 
 
+class AsyncWithin(NamedTuple):
+    """What the session that a generation runs in wants to know of it.
+
+    `begins` gives the first_seq of the request; `ended` gets the session's last step, if it is known.
+    """
+
+    begins: Callable[[], int]
+    ended: Callable[[int | None], None]
+
+
 class AsyncGeneration(AsyncIterator[Token]):
     """An asynchronous iterator over the tokens of one generation. Starts at the first token.
 
-    A broken connection is mended, and the text goes on, if it runs in a session of its own.
+    A broken connection is mended, and the text goes on.
     Leaving it early cancels it at the server: by `aclose`, by its `async with` block, or when it is
     no longer referred to, as after a `break` out of `async for token in client.generate(…)`.
 
@@ -35,13 +45,13 @@ class AsyncGeneration(AsyncIterator[Token]):
         client: AsyncClient,
         request: pb.GenerateRequest,
         timeout_s: float | None,
-        ended: Callable[[int | None], None] | None = None,
+        within: AsyncWithin | None = None,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self._running: list[Any] = []
         self._results: list[pb.GenerateResponse] = []
-        self._tokens = _tokens(client, request, timeout_s, ended, self._results, self._running)
+        self._tokens = _tokens(client, request, timeout_s, within, self._results, self._running)
 
     def __aiter__(self) -> Self:
         return self
@@ -87,27 +97,27 @@ async def _tokens(
     client: AsyncClient,
     request: pb.GenerateRequest,
     timeout_s: float | None,
-    ended: Callable[[int | None], None] | None,
+    within: AsyncWithin | None,
     results: list[pb.GenerateResponse],
     running: list[Any],
 ) -> AsyncGenerator[Token, None]:
     """Tokens of all the calls that the generation takes, each token once."""
     calls = client.calls
     limit_s = None if timeout_s is None else calls.timeout_s(timeout_s)
-    now_s = calls.monotonic()
-    deadline_s = math.inf if limit_s is None else now_s + limit_s
-    retelling = Retelling(
-        request,
-        calls.options.retries,
-        first_answer_by_s=now_s + calls.timeout_s(timeout_s),
-        deadline_s=deadline_s,
-    )
     applied: int | None = None
     try:
+        request.first_seq = within.begins() if within is not None else 0
+        now_s = calls.monotonic()
+        retelling = Retelling(
+            request,
+            calls.options.retries,
+            first_answer_by_s=now_s + calls.timeout_s(timeout_s),
+            deadline_s=math.inf if limit_s is None else now_s + limit_s,
+        )
         while True:
             calls.check_open()
             retelling.call_begins()
-            left_s = None if limit_s is None else max(deadline_s - calls.monotonic(), 0.0)
+            left_s = retelling.left_s(calls.monotonic())
             call = client.inference.Generate(
                 request, timeout=left_s, metadata=calls.options.metadata
             )
@@ -126,7 +136,7 @@ async def _tokens(
                 error = error_of_call(failure, on_stream=retelling.started)
                 delay_s = retelling.delay_s(error, calls.monotonic())
                 if delay_s is None:
-                    raise error from None
+                    raise retelling.last_word(error) from None
             else:
                 return
             finally:
@@ -134,5 +144,5 @@ async def _tokens(
                 running.clear()
             await calls.sleep(delay_s)
     finally:
-        if ended is not None:
-            ended(applied)
+        if within is not None:
+            within.ended(applied)

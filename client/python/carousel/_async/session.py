@@ -17,7 +17,7 @@ from carousel._error_bases import ClientSideError
 from carousel.types import SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .generation import AsyncGeneration
+from .generation import AsyncGeneration, AsyncWithin
 from .source import gathered
 from .stream import AsyncAttachStream
 
@@ -50,6 +50,9 @@ class AsyncSession:
         self._lane = lane
         self._rows = rows
         self._owned = owned
+        self._journaled = lane.journal is not None
+        # Last output that the application was given; its next call confirms it.
+        self._handed = 0
 
     @property
     def id(self) -> str:
@@ -67,9 +70,17 @@ class AsyncSession:
         return self._lane.received
 
     @property
+    def submitted(self) -> int:
+        """Seq of the last step that was sent, and so is in the journal: go on with the row after it."""
+        return self._lane.sent
+
+    @property
     def unread(self) -> int:
-        """Outputs that were computed before this object was attached; `replay` fetches them."""
-        return self._lane.unread
+        """Outputs from before this object was attached, which `replay` fetches: those that the server
+        keeps, or with a journal those that an earlier process may not have seen.
+        """
+        journal = self._lane.journal
+        return self._lane.unread or (journal.unread if journal is not None else 0)
 
     async def step(self, x: Any, *, timeout_s: float | None = None) -> Array:
         """One step: x is [*row] (a float row, or one token id) and the result [*output row].
@@ -80,6 +91,7 @@ class AsyncSession:
             InvalidInputError: of another shape or type, NaN, infinite, or an unknown token.
             NotFoundError: the session has expired or was closed.
             RefusedError: the server has no room for it just now.
+            DataLossError: the server, or its store, has lost the session.
             ReplyTimeoutError, ConnectionLostError: the step may have run; see the classes.
         """
         outputs = await self._run(self._rows.encode(x)[None, None], timeout_s)
@@ -125,8 +137,10 @@ class AsyncSession:
         try:
             while (asked := await sent.get()) is not None:
                 await self._stream.wait(asked, patience_s(limit_s))
-                for output in self._rows.decode(asked[0].outputs[0].tobytes(), -1):
+                outputs = self._rows.decode(asked[0].outputs[0].tobytes(), -1)
+                for self._handed, output in enumerate(outputs, asked[0].first_seqs[0]):
                     yield output
+                    self._confirm()
                 places.release()
             await feeding  # raises what the source, or a row, was at fault with
         finally:
@@ -148,7 +162,7 @@ class AsyncSession:
             sent.put_nowait(None)
 
     async def replay(self, *, timeout_s: float | None = None) -> Array:
-        """The outputs that the server still keeps from before `attach`: [unread, *output row].
+        """The outputs from before this object was attached: [unread, *output row].
 
         Call it before the first step, which gives them up.
         """
@@ -156,6 +170,7 @@ class AsyncSession:
         if asked is None:
             return self._rows.decode(b"", 0)
         await self._stream.wait(asked, self._client.calls.timeout_s(timeout_s))
+        self._handed = asked[0].last_seq(0)
         return self._rows.decode(asked[0].outputs[0].tobytes(), -1)
 
     def generate(
@@ -191,7 +206,8 @@ class AsyncSession:
             stop_tokens=stop_tokens,
             logprobs=logprobs,
         )
-        return AsyncGeneration(self._client, request, timeout_s, ended=self._generated)
+        within = AsyncWithin(self._generation_begins, self._generated)
+        return AsyncGeneration(self._client, request, timeout_s, within)
 
     async def info(self) -> SessionInfo:
         """The session as the server sees it now."""
@@ -229,15 +245,26 @@ class AsyncSession:
             if error is None:
                 raise
 
+    def _confirm(self) -> None:
+        """The application asks for more: what it was given is not wanted again after a crash."""
+        if self._journaled:
+            self._stream.tell(lambda core: core.taken(self._lane, self._handed))
+
     async def _unbind(self, *, close: bool) -> None:
+        self._confirm()
         asked = self._stream.ask(lambda core: core.unbind(self._lane, close=close))
         if asked is not None:
             await self._stream.wait(asked, self._client.calls.options.timeout_s)
+
+    def _generation_begins(self) -> int:
+        self._confirm()
+        return self._stream.core.generation_begins(self._lane)
 
     def _generated(self, applied: int | None) -> None:
         self._stream.tell(lambda core: core.generated(self._lane, applied))
 
     def _submit(self, inputs: Rows, timeout_s: float) -> Any:
+        self._confirm()
         row_bytes = self._rows.outputs.row_bytes
         asked = self._stream.ask(
             lambda core: core.submit([self._lane], inputs, row_bytes, timeout_s)
@@ -248,13 +275,14 @@ class AsyncSession:
     async def _run(self, inputs: Rows, timeout_s: float | None) -> Array:
         pieces = Pieces(inputs)
 
-        async def attempt(left_s: float) -> None:
+        async def attempt(left_s: float) -> int:
             asked = self._submit(pieces.left, left_s)
             try:
                 await self._stream.wait(asked, patience_s(left_s))
+                return int(asked[0].last_seq(0))
             finally:
                 if asked[1].is_set():
                     pieces.take(asked[0])
 
-        await self._client.calls.retrying(attempt, timeout_s)
+        self._handed = await self._client.calls.retrying(attempt, timeout_s)
         return self._rows.decode(pieces.outputs().tobytes(), -1)

@@ -1,9 +1,10 @@
-"""The Attach stream of an asyncio client: two tasks with the core between them."""
+"""The Attach streams of an asyncio client, one after the other: a task, and the core in its midst."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -16,31 +17,43 @@ from carousel._error_bases import (
     ClientClosedError,
     ConnectionLostError,
     ReplyTimeoutError,
+    ServerFaultError,
 )
 from carousel._rpc_errors import error_of_call
 from carousel_protos.v1 import carousel_pb2 as pb
 
 T = TypeVar("T", bound=Ticket)
+Outgoing = asyncio.Queue[pb.AttachRequest | None]
 
 
 class AsyncAttachStream:
-    """One stream, shared by all tasks and sessions of a client. Never opened again once lost."""
+    """Shared by all tasks and sessions of a client, for its whole life.
 
-    def __init__(self, stub: Any, metadata: tuple[tuple[str, str], ...]) -> None:
-        self._core = AttachCore()
-        self._outgoing: asyncio.Queue[pb.AttachRequest | None] = asyncio.Queue()
-        self._answered = False
-        self.lost = False
-        self._perform(self._core.hello())
-        self._call = stub.Attach(self._requests(), metadata=metadata)
-        self._reader = asyncio.create_task(self._read(), name="carousel-attach")
+    Attributes:
+        core: what is decided.
+    """
+
+    def __init__(self, core: AttachCore, stub: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.core = core
+        self._stub = stub
+        self._metadata = metadata
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: Outgoing = asyncio.Queue()
+        self._call: Any = None
+        self._timer: asyncio.TimerHandle | None = None
+        # Set when the core wants a stream; the timer sets it after a pause.
+        self._wanted = asyncio.Event()
+        self._opening: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._begin()
+        self._reader = asyncio.create_task(self._run(), name="carousel-attach")
 
     def ask(
         self, event: Callable[[AttachCore], tuple[T | None, Effects]]
     ) -> tuple[T, asyncio.Event] | None:
         """Tells the core of an event; the ticket and what is set at its end. None: nothing to do."""
         done = asyncio.Event()
-        ticket, effects = event(self._core)
+        ticket, effects = event(self.core)
         if ticket is not None:
             ticket.wake = done.set
         self._perform(effects)
@@ -48,7 +61,7 @@ class AsyncAttachStream:
 
     def tell(self, event: Callable[[AttachCore], Effects]) -> None:
         """Tells the core of an event that has no answer."""
-        self._perform(event(self._core))
+        self._perform(event(self.core))
 
     @staticmethod
     async def wait_done(asked: tuple[Ticket, asyncio.Event], timeout_s: float) -> None:
@@ -71,40 +84,90 @@ class AsyncAttachStream:
 
     async def close(self) -> None:
         """Ends the stream. Sessions live on at the server; whoever waits gets ClientClosedError."""
-        self._end(ClientClosedError("the client was closed"))
+        self._end()
+        self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
+
+    def _end(self) -> None:
+        self._closed = True
+        self._perform(self.core.close(ClientClosedError("the client was closed")))
+        for timer in (self._timer, self._opening):
+            if timer is not None:
+                timer.cancel()
+        self._outgoing.put_nowait(None)
+        if self._call is not None:
+            self._call.cancel()
 
     def _perform(self, effects: Effects) -> None:
         for message in effects.send:
             self._outgoing.put_nowait(message)
         for ticket in effects.ended:
             ticket.wake()
+        if effects.wake_at_s is not None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(effects.wake_at_s, self._due)
+        if effects.reconnect_in_s is not None:
+            self._opening = self._loop.call_later(effects.reconnect_in_s, self._wanted.set)
 
-    async def _requests(self) -> AsyncIterator[pb.AttachRequest]:
-        while (message := await self._outgoing.get()) is not None:
-            yield message
+    def _due(self) -> None:
+        self._timer = None
+        self._perform(self.core.due(self._loop.time()))
 
-    async def _read(self) -> None:
-        error: CarouselError = ConnectionLostError("the stream ended for a reason unknown")
+    # -- the task
+
+    def _begin(self) -> None:
+        """A new stream, which takes the place of the one before."""
+        self._wanted.clear()
+        self._outgoing = asyncio.Queue()
+        self._perform(self.core.connected())
+
+    async def _run(self) -> None:
         try:
-            async for response in self._call:
-                self._answered = True
-                self._perform(self._core.receive(response))
-            error = ConnectionLostError("the server ended the stream")
-        except grpc.RpcError as failure:
-            error = error_of_call(failure, on_stream=self._answered)
-        except CarouselError as violation:
-            error = violation
-        except asyncio.CancelledError:
-            # gRPC says so too when `close` cancels the call; only then is it no news.
-            error = ClientClosedError("the client was closed")
-            if not self.lost:
-                raise
+            while True:
+                error = await self._talk(self._outgoing)
+                if self._closed:
+                    return
+                self._outgoing.put_nowait(None)
+                self._perform(self.core.broken(error, self._loop.time()))
+                await self._wanted.wait()
+                self._begin()
         finally:
-            self._end(error)
+            if not self._closed:  # the loop is ending
+                self._end()
 
-    def _end(self, error: CarouselError) -> None:
-        self.lost = True
-        self._perform(self._core.lost(error))
-        self._call.cancel()
-        self._outgoing.put_nowait(None)
+    async def _talk(self, outgoing: Outgoing) -> CarouselError:
+        """Opens a stream and listens to its end; why it ended."""
+        answered = False
+        call: Any = None
+        try:
+            call = self._call = self._stub.Attach(_requests(outgoing), metadata=self._metadata)
+            async for response in call:
+                answered = True
+                self._perform(self.core.receive(response, self._loop.time()))
+            return ConnectionLostError("the server ended the stream")
+        except grpc.RpcError as failure:
+            return error_of_call(failure, on_stream=answered)
+        except CarouselError as violation:
+            return violation
+        except asyncio.CancelledError:
+            # gRPC says so too when the call was cancelled, by `close` or by the server.
+            if self._closed:
+                return ClientClosedError("the client was closed")
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return ConnectionLostError("the stream was cancelled")
+        except grpc.aio.UsageError as error:  # the channel was closed
+            return ClientClosedError(str(error))
+        except Exception as error:  # noqa: BLE001 - a defect of ours ends the sessions, not the waits
+            return ServerFaultError(f"the client failed on a message: {error!r}", reason="INTERNAL")
+        finally:
+            if call is not None:
+                with suppress(Exception):
+                    call.cancel()
+
+
+async def _requests(outgoing: Outgoing) -> AsyncIterator[pb.AttachRequest]:
+    while (message := await outgoing.get()) is not None:
+        yield message

@@ -32,10 +32,7 @@ class Crowd:
         if any(session.model != first.model for session in sessions):
             raise ConflictError("a batch takes sessions of one model", reason="BATCH_MODELS")
         if any(session._stream is not self.stream for session in sessions):  # noqa: SLF001
-            raise ConflictError(
-                "a batch takes sessions of one client, all opened since its last reconnection",
-                reason="BATCH_STREAMS",
-            )
+            raise ConflictError("a batch takes sessions of one client", reason="BATCH_STREAMS")
 
 
 def answer(ticket: StepTicket, rows: ModelRows, shaped: Callable[[Array], Array]) -> Array:

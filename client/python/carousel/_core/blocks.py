@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
 from carousel._errors import MessageTooLargeError
@@ -27,7 +28,11 @@ def duration(seconds: float) -> Duration:
 
 
 def next_block(ticket: StepTicket, max_message_bytes: int) -> pb.AttachRequest | None:
-    """The next part of a ticket that may be sent now; None if it must wait or is all sent."""
+    """The next part of a ticket that may be sent now; None if it must wait or is all sent.
+
+    Raises:
+        JournalError: the inputs cannot be written down, so nothing was sent.
+    """
     lanes = ticket.lanes
     if ticket.errors:
         lanes = [lane for i, lane in enumerate(ticket.lanes) if i not in ticket.errors]
@@ -37,6 +42,10 @@ def next_block(ticket: StepTicket, max_message_bytes: int) -> pb.AttachRequest |
     row_bytes = max(ticket.inputs.shape[2], ticket.outputs.shape[2])  # the answer must fit as well
     steps = min(steps, steps_per_message(len(lanes), row_bytes, max_message_bytes))
     block = _block_of(ticket, lanes, steps)
+    for place, lane in enumerate(lanes):
+        if lane.journal is not None:
+            data = np.frombuffer(block.inputs, np.uint8).reshape(len(lanes), steps, -1)
+            lane.journal.inputs(lane.sent + 1, data[place])
     ticket.sent_steps += steps
     for place, lane in enumerate(lanes):
         lane.sent += steps
@@ -68,10 +77,18 @@ def acknowledgement(lanes: Sequence[Lane]) -> list[pb.AttachRequest]:
         and not lane.unsent
         and (lane.received - lane.told) * 2 >= lane.window
     ]
+    return acks_of(due)
+
+
+def acks_of(lanes: Sequence[Lane]) -> list[pb.AttachRequest]:
+    """Tells what was received, and has been told by this activation of the session."""
+    if not lanes:
+        return []
+    due = [lane for lane in lanes if lane.ackable > lane.told]
     if not due:
         return []
     for lane in due:
-        lane.told = lane.received
+        lane.told = lane.ackable
     acks = pb.Acks(handles=[lane.handle for lane in due], acks=[lane.told for lane in due])
     return [pb.AttachRequest(acks=acks)]
 
@@ -108,9 +125,9 @@ def _block_of(ticket: StepTicket, lanes: Sequence[Lane], steps: int) -> pb.Block
         inputs=part.tobytes(),
     )
     if any(lane.received > lane.told for lane in lanes):
-        block.acks.extend([lane.received for lane in lanes])
         for lane in lanes:
-            lane.told = lane.received
+            lane.told = lane.received if lane.heard is None else lane.ackable
+        block.acks.extend([lane.told for lane in lanes])
     if ticket.timeout_s is not None:
         block.timeout.CopyFrom(duration(ticket.timeout_s))
     return block

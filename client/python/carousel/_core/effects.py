@@ -11,7 +11,18 @@ from .tickets import Ticket
 
 @dataclass(slots=True)
 class Effects:
-    """Messages to send, in this order, and tickets whose waiters are to be woken."""
+    """To be done in this order.
+
+    Attributes:
+        send: messages for the stream that is open; empty where none is.
+        ended: tickets whose waiters are to be woken.
+        reconnect_in_s: open the next stream after so many seconds, and tell `connected`; None: there is
+            one, or none is wanted.
+        wake_at_s: tell `due` at this instant, which replaces the one that was asked for before; None
+            changes nothing.
+    """
 
     send: list[pb.AttachRequest] = field(default_factory=list)
     ended: list[Ticket] = field(default_factory=list)
+    reconnect_in_s: float | None = None
+    wake_at_s: float | None = None

@@ -4,22 +4,46 @@ A generation in a session of its own is a function of its request as soon as the
 drawn by (seed, position). So when its stream breaks, the same request is sent again, to this server or
 to the one that took its place, and the tokens that the caller has are passed over. They are compared on
 the way: a server with other weights, or one that rounds differently, is found out and never spliced in.
+
+One in a caller's session is told again by the server itself: the request names its first step, so that
+asking once more feeds nothing twice. While the session is on its way to another server, that may have to
+wait for the steps before it.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 from array import array
 from dataclasses import replace
 
-from carousel._error_bases import CarouselError, ReplayDivergedError
+from carousel._error_bases import (
+    CarouselError,
+    ConnectionLostError,
+    ReplayDivergedError,
+    ServerUnreachableError,
+)
+from carousel._errors import DataLossError, SessionNotFoundError
 from carousel.types import Token
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .retry import RetryPolicy, RetrySchedule
 
 _SEED_BITS = 63
+
+_ON_ITS_WAY = frozenset(
+    (
+        "SEQUENCE_GAP",
+        "SESSION_BUSY",
+        "SESSION_HELD",
+        "SESSION_PARKED",
+        "STORE_UNAVAILABLE",
+        "LEASE_LOST",
+        "DRAINING",
+    )
+)
+"""What is said of a session that is being handed over, or whose steps are being sent again."""
 
 
 class Retelling:
@@ -43,10 +67,11 @@ class Retelling:
             deadline_s: instant at which the generation itself gives up; inf for none.
             rng: of the jitter.
         """
-        # One in a caller's session has moved its state, so it is not begun again.
-        self._repeatable = request.WhichOneof("target") == "model"
-        if self._repeatable and not request.sampling.HasField("seed"):
+        self._session_id = request.session_id
+        self._repeatable = not self._session_id or request.first_seq > 0
+        if not self._session_id and not request.sampling.HasField("seed"):
             request.sampling.seed = secrets.randbits(_SEED_BITS)
+        self._in_session = bool(self._session_id) and self._repeatable
         self._policy = policy
         self._rng = rng
         self._deadline_s = deadline_s
@@ -60,9 +85,13 @@ class Retelling:
         self._behind = False
 
     @property
-    def started(self) -> bool:
-        """True once the running call has said something."""
-        return self._heard > 0
+    def started(self) -> bool | None:
+        """Whether the running call has said something; None if it has not and cannot be repeated."""
+        return self._heard > 0 or (False if self._repeatable else None)
+
+    def left_s(self, now_s: float) -> float | None:
+        """How long the generation may still take; None for as long as it takes."""
+        return None if math.isinf(self._deadline_s) else max(self._deadline_s - now_s, 0.0)
 
     def call_begins(self) -> None:
         """The request is sent, for the first time or again."""
@@ -88,7 +117,7 @@ class Retelling:
 
     def delay_s(self, error: CarouselError, now_s: float) -> float | None:
         """How long to wait before the request is sent again; None if the generation fails."""
-        if not self._told and not self.started:
+        if not self._told and not self._heard and not self._is_outage(error):
             return self._schedule.delay_s(error, now_s)
         policy = self._policy
         if not self._repeatable or policy.attempts == 1:
@@ -96,8 +125,28 @@ class Retelling:
         if not self._behind:
             self._behind = True
             give_up_s = min(self._deadline_s, now_s + policy.reconnect_s)
-            self._schedule = RetrySchedule(policy, give_up_s, self._rng, reconnecting=True)
+            passing = _ON_ITS_WAY if self._session_id else frozenset[str]()
+            self._schedule = RetrySchedule(
+                policy, give_up_s, self._rng, reconnecting=True, passing=passing
+            )
         return self._schedule.delay_s(error, now_s)
+
+    def last_word(self, error: CarouselError) -> CarouselError:
+        """What the caller is told if the request is not sent again."""
+        if self._session_id and isinstance(error, SessionNotFoundError):
+            text = f"session {self._session_id} is not there any more: it was lost with its server"
+            return DataLossError(text, request_id=error.request_id)
+        return error
+
+    def _is_outage(self, error: CarouselError) -> bool:
+        """The caller's session has been there, so it will be again: worth more patience than a start."""
+        if not self._in_session:
+            return False
+        if isinstance(error, ConnectionLostError | ServerUnreachableError):
+            return True
+        if error.reason == "SESSION_BUSY":  # else somebody else is using it
+            return self._behind
+        return error.reason in _ON_ITS_WAY
 
     def _known(self, token: Token) -> list[Token]:
         """Compares a token that was told; returns what its text then lacked, as a token, if anything."""

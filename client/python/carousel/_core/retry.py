@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
 from carousel._error_bases import CarouselError, ConnectionLostError
 
+_RECONNECT_MAX_S = 1.0
+"""Longest pause between two looks for a server that is away, where it has named none."""
+
 _MOST_DOUBLINGS = 60
 """More would leave the range of a float in time; max_delay_s has long been reached."""
+
+_LONGEST_PAUSE_S = 1.0
+"""Between two looks for a server: one that is back should not wait for its clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +26,8 @@ class RetryPolicy:
         attempts: most tries of one call, the first included; 1 never tries again.
         first_delay_s: pause before the second try where the server names none; doubles each time.
         max_delay_s: longest pause that is waited for; a longer hint of the server ends the tries.
-        reconnect_s: longest time to look for the server again after a connection has broken; 0 gives
-            up at once. Has no effect if `attempts` is 1.
+        reconnect_s: how long each session, and each generation, looks for its server again after a
+            break, until it is bound again; 0 gives up at once, and so does `attempts` of 1.
     """
 
     attempts: int = 5
@@ -37,6 +44,25 @@ class RetryPolicy:
             raise ValueError(f"reconnect_s is {self.reconnect_s}; it must not be negative")
 
 
+def backoff_s(
+    policy: RetryPolicy,
+    tries: int,
+    error: CarouselError,
+    rng: random.Random,
+    longest_s: float = _LONGEST_PAUSE_S,
+) -> float:
+    """How long to wait before a try that comes after so many others without success.
+
+    A hint of the server is a minimum, so the jitter goes on top of it: up to half as much again, lest
+    all refused clients come back at one instant.
+    """
+    least_s = error.retry_after_s
+    if least_s is None:
+        doublings = min(tries, _MOST_DOUBLINGS)
+        least_s = min(policy.first_delay_s * 2.0**doublings, policy.max_delay_s, longest_s)
+    return least_s * (1 + 0.5 * rng.random())
+
+
 class RetrySchedule:
     """The tries of one call. Time comes in as an argument."""
 
@@ -47,32 +73,41 @@ class RetrySchedule:
         rng: random.Random | None = None,
         *,
         reconnecting: bool = False,
+        passing: frozenset[str] = frozenset(),
     ) -> None:
-        """`reconnecting`: a lost connection is tried again too, and only the deadline counts."""
+        """`reconnecting`: a lost connection is tried again too, and only the deadline counts; so are
+        the reasons in `passing`.
+        """
+        self._passing = passing
         self._policy = policy
         self._reconnecting = reconnecting
         self._deadline_s = deadline_s
         self._rng = rng or random.Random()  # noqa: S311 - jitter needs no secrecy
+        self._passing = passing
         self._tries = 1
 
     def delay_s(self, error: CarouselError, now_s: float) -> float | None:
         """How long to wait before the next try; None if the call should fail with `error`.
 
-        A hint is a minimum, so the jitter goes on top of it: up to half as much again, lest all
-        refused clients come back at one instant.
+        A hint that is longer than max_delay_s ends the tries, unless it is a server that is looked for.
         """
         if self._reconnecting:
-            passes = error.retryable or isinstance(error, ConnectionLostError)
+            lost = isinstance(error, ConnectionLostError)
+            passes = error.retryable or lost or error.reason in self._passing
         else:
             passes = error.retryable and self._tries < self._policy.attempts
         if not passes:
             return None
-        doublings = min(self._tries - 1, _MOST_DOUBLINGS)
-        least_s = min(self._policy.first_delay_s * 2.0**doublings, self._policy.max_delay_s)
-        if error.retry_after_s is not None:
-            least_s = error.retry_after_s
-        delay_s = least_s * (1 + 0.5 * self._rng.random())
-        if least_s > self._policy.max_delay_s or now_s + delay_s >= self._deadline_s:
+        delay_s = self._delay_s(error)
+        if now_s + delay_s >= self._deadline_s:
             return None
         self._tries += 1
         return delay_s
+
+    def _delay_s(self, error: CarouselError) -> float:
+        policy = self._policy
+        if self._reconnecting:
+            return backoff_s(policy, self._tries - 1, error, self._rng)
+        if error.retry_after_s is not None and error.retry_after_s > policy.max_delay_s:
+            return math.inf
+        return backoff_s(policy, self._tries - 1, error, self._rng, policy.max_delay_s)

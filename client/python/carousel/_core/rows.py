@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,26 @@ class ModelRows:
         The array is read-only: it is a view of the received message.
         """
         return self.outputs.decode(data, *leading)
+
+    def alike(self, tolerance: float | None) -> Callable[[Array, Array], bool] | None:
+        """Tells repeated output rows, uint8[n, row bytes], from others; None: only the bits count.
+
+        Floats may differ by `tolerance`; all else must be equal.
+        """
+        if tolerance is None:
+            return None
+
+        def near(before: Array, again: Array) -> bool:
+            a, b = (self.decode(rows.tobytes(), len(rows)) for rows in (before, again))
+            pairs = [(a[name], b[name]) for name in a.dtype.names] if a.dtype.names else [(a, b)]
+            return all(
+                np.allclose(x, y, rtol=0.0, atol=tolerance, equal_nan=True)
+                if x.dtype.kind == "f"
+                else np.array_equal(x, y)
+                for x, y in pairs
+            )
+
+        return near
 
     def _token_ids(self, text: str | bytes | bytearray) -> Array:
         if self.tokenizer != "bytes":

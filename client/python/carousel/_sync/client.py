@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from carousel._core.attach import AttachCore, BindTarget
 from carousel._core.effects import Effects
+from carousel._core.journal import Journal
 from carousel._core.requests import (
     Prompt,
     fork_request,
@@ -20,10 +22,13 @@ from carousel._core.requests import (
     new_session_id,
     open_request,
 )
+from carousel._core.restoring import journaled_target
 from carousel._core.retry import RetryPolicy
 from carousel._core.rows import Array, ModelRows
+from carousel._core.statistics import ClientStatistics
 from carousel._core.tickets import BindTicket
-from carousel._error_bases import CarouselError
+from carousel._error_bases import CarouselError, NotFoundError
+from carousel._journal_file import JournalPath, open_journal
 from carousel._options import CHANNEL_OPTIONS, TLS, options_of
 from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -45,7 +50,12 @@ class Client:
         token: bearer token, if the server asks for one.
         tls: True for the system's roots, or a `TLS`; None for a plain connection.
         timeout_s: of every call that names none of its own.
-        retries: how often, or by which `RetryPolicy`, a refused call is tried again.
+        retries: how often, or by which `RetryPolicy`, a refused call is tried again, and for how long a
+            lost connection is mended; 0 does neither.
+        replay_tolerance: by how much floats may differ that come again after a crash of the server; None:
+            not in a bit, which a server in strict mode keeps to.
+        journal_fsync: bring each record of a journal to the disk before it counts; without it a journal
+            outlives this process, but not the machine's loss of power.
     """
 
     def __init__(
@@ -56,8 +66,19 @@ class Client:
         tls: TLS | bool | None = None,
         timeout_s: float = 30.0,
         retries: RetryPolicy | int = RetryPolicy(),  # noqa: B008 - it is frozen
+        replay_tolerance: float | None = None,
+        journal_fsync: bool = False,
     ) -> None:
-        options = options_of(target, token, tls, timeout_s, retries)
+        options = options_of(
+            target,
+            token,
+            tls,
+            timeout_s,
+            retries,
+            replay_tolerance=replay_tolerance,
+            journal_fsync=journal_fsync,
+        )
+        self._core = AttachCore(options.retries)
         self.calls = Calls(options)
         self._channel = (
             grpc.insecure_channel(target, CHANNEL_OPTIONS)
@@ -176,6 +197,7 @@ class Client:
         idle_ttl_s: float | None = None,
         seed: int | None = None,
         timeout_s: float | None = None,
+        journal: JournalPath | None = None,
     ) -> Session:
         """Opens a session with a zero state; its `with` block closes it.
 
@@ -186,14 +208,27 @@ class Client:
             idle_ttl_s: idle time after which it expires; the server's default if None.
             seed: of its random numbers; chosen by the server if None.
             timeout_s: else the client's; while the server is full, tries go on until then.
+            journal: a file of this session, in which its inputs and outputs outlive this process. If it
+                holds a session already, that one is gone on with.
         """
         self._model_rows(model)  # an unknown model is refused before anything is opened
         request = open_request(model, session_id, Durability(durability), idle_ttl_s, seed)
-        return self._bind(request, owned=True, timeout_s=timeout_s)
+        return self._bind(
+            request, owned=True, timeout_s=timeout_s, journal=journal, named=session_id is not None
+        )
 
-    def attach(self, session_id: str, *, timeout_s: float | None = None) -> Session:
-        """Goes on with an open session, from the server's cursors; leaving it only detaches it."""
-        return self._bind(session_id, owned=False, timeout_s=timeout_s)
+    def attach(
+        self,
+        session_id: str,
+        *,
+        timeout_s: float | None = None,
+        journal: JournalPath | None = None,
+    ) -> Session:
+        """Goes on with an open session, from the server's cursors; leaving it only detaches it.
+
+        With a journal of that session it goes on from there; see `session`.
+        """
+        return self._bind(session_id, owned=False, timeout_s=timeout_s, journal=journal)
 
     def batch(self, sessions: Sequence[Session]) -> Batch:
         """Steps many sessions of one model with one message: the way to high throughput."""
@@ -233,6 +268,10 @@ class Client:
 
     # -- life
 
+    def statistics(self) -> ClientStatistics:
+        """How often connections were mended, and what that took."""
+        return self._core.statistics()
+
     def close(self) -> None:
         """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes."""
         if self.calls.forked:
@@ -259,28 +298,55 @@ class Client:
         """A call of the session service."""
         return self.calls.unary(getattr(self._sessions, method), request)
 
-    def _bind(self, target: BindTarget, *, owned: bool, timeout_s: float | None = None) -> Session:
+    def _bind(
+        self,
+        target: BindTarget,
+        *,
+        owned: bool,
+        timeout_s: float | None = None,
+        journal: JournalPath | None = None,
+        named: bool = True,
+    ) -> Session:
         def attempt(left_s: float) -> Session:
             stream = self._attach_stream()
-            asked: Asked[BindTicket] = Asked(lambda core: core.bind(target))
+            known, whose = None, target
+            if journal is not None:
+                known, whose = self._journal(journal, target, named=named)
+            asked: Asked[BindTicket] = Asked(lambda core: core.bind(whose, journal=known))
             try:
                 ticket = stream.ask(asked).wait(left_s)
                 assert ticket is not None
                 assert ticket.session is not None
                 rows = self._model_rows(ticket.session.model)
             except BaseException:
-                stream.tell(lambda core: _let_go(core, asked.ticket, close=owned))
+                close = owned and known is None
+                stream.tell(lambda core: _let_go(core, asked.ticket, close=close))
                 raise
+            ticket.lane.alike = rows.alike(self.calls.options.replay_tolerance)
             return Session(self, stream, ticket.lane, rows, owned=owned)
 
         return self.calls.retrying(attempt, timeout_s)
 
+    def _journal(
+        self, path: JournalPath, target: BindTarget, *, named: bool
+    ) -> tuple[Journal, BindTarget]:
+        """A journal, and the session that it is of."""
+        journal = open_journal(path, fsync=self.calls.options.journal_fsync)
+        try:
+            if journal.closing:  # the process died before it knew whether the server had heard
+                with suppress(NotFoundError):
+                    self.close_session(journal.session_id)
+            return journal, journaled_target(journal, target, named=named)
+        except BaseException:
+            journal.close()
+            raise
+
     def _attach_stream(self) -> AttachStream:
-        """The client's stream; a new one if the last was lost."""
+        """The client's stream, from the first time that it is needed."""
         with self._lock:
             self.calls.check_open()
-            if self._stream is None or self._stream.lost:
-                self._stream = AttachStream(self.inference, self.calls.options.metadata)
+            if self._stream is None:
+                self._stream = AttachStream(self._core, self.inference, self.calls.options.metadata)
             return self._stream
 
     def _get_model(self, name: str) -> pb.Model:

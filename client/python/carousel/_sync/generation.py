@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import grpc
 
@@ -20,10 +20,21 @@ if TYPE_CHECKING:
     from .client import Client
 
 
+class Within(NamedTuple):
+    """What the session that a generation runs in wants to know of it.
+
+    `begins` gives the first_seq of the request; `ended` gets the session's last step, if it is known, and
+    whether the generation came to its end by itself.
+    """
+
+    begins: Callable[[], int]
+    ended: Callable[[int | None, bool], None]
+
+
 class Generation(Iterator[Token]):
     """An iterator over the tokens of one generation. Starts at the first `next`.
 
-    A broken connection is mended, and the text goes on, if it runs in a session of its own.
+    A broken connection is mended, and the text goes on.
     Leaving it early cancels it at the server: by `close`, by its `with` block, or when it is no
     longer referred to, as after a `break` out of `for token in client.generate(…)`.
 
@@ -37,14 +48,14 @@ class Generation(Iterator[Token]):
         client: Client,
         request: pb.GenerateRequest,
         timeout_s: float | None,
-        ended: Callable[[int | None, bool], None] | None = None,
+        within: Within | None = None,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         # A generator, so that `break`, an error and the end of the last reference run its `finally`.
         # It must not hold this object, or the two would keep each other alive.
         self._results: list[pb.GenerateResponse] = []
-        self._tokens = _tokens(client, request, timeout_s, ended, self._results)
+        self._tokens = _tokens(client, request, timeout_s, within, self._results)
         # Also at the end of the program, and then before the interpreter stops the threads of gRPC:
         # a cancel after that may wait for ever for a lock that such a thread holds.
         weakref.finalize(self, _close, self._tokens)
@@ -93,27 +104,27 @@ def _tokens(
     client: Client,
     request: pb.GenerateRequest,
     timeout_s: float | None,
-    ended: Callable[[int | None, bool], None] | None,
+    within: Within | None,
     results: list[pb.GenerateResponse],
 ) -> Generator[Token, None, None]:
     """Tokens of all the calls that the generation takes, each token once."""
     calls = client.calls
     limit_s = None if timeout_s is None else calls.timeout_s(timeout_s)
-    now_s = calls.monotonic()
-    deadline_s = math.inf if limit_s is None else now_s + limit_s
-    retelling = Retelling(
-        request,
-        calls.options.retries,
-        first_answer_by_s=now_s + calls.timeout_s(timeout_s),
-        deadline_s=deadline_s,
-    )
     applied: int | None = None
     finished = False
     try:
+        request.first_seq = within.begins() if within is not None else 0
+        now_s = calls.monotonic()
+        retelling = Retelling(
+            request,
+            calls.options.retries,
+            first_answer_by_s=now_s + calls.timeout_s(timeout_s),
+            deadline_s=math.inf if limit_s is None else now_s + limit_s,
+        )
         while True:
             calls.check_open()
             retelling.call_begins()
-            left_s = None if limit_s is None else max(deadline_s - calls.monotonic(), 0.0)
+            left_s = retelling.left_s(calls.monotonic())
             call = client.inference.Generate(
                 request, timeout=left_s, metadata=calls.options.metadata
             )
@@ -131,7 +142,7 @@ def _tokens(
                 error = error_of_call(failure, on_stream=retelling.started)
                 delay_s = retelling.delay_s(error, calls.monotonic())
                 if delay_s is None:
-                    raise error from None
+                    raise retelling.last_word(error) from None
             else:
                 finished = True
                 return
@@ -139,5 +150,5 @@ def _tokens(
                 call.cancel()
             calls.sleep(delay_s)
     finally:
-        if ended is not None:
-            ended(applied, finished)
+        if within is not None:
+            within.ended(applied, finished)

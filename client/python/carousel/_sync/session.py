@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from carousel._core.arguments import blocks_ahead
+from carousel._core.attach import AttachCore
+from carousel._core.effects import Effects
 from carousel._core.lane import Lane
 from carousel._core.pieces import Pieces, patience_s
 from carousel._core.requests import Prompt, generate_request
@@ -19,7 +21,7 @@ from carousel.types import SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .asked import Asked
-from .generation import Generation
+from .generation import Generation, Within
 from .stream import AttachStream
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class Session:
         self._lane = lane
         self._rows = rows
         self._owned = owned
+        self._journaled = lane.journal is not None
+        # Last output that the application was given; its next call confirms it.
+        self._handed = 0
 
     @property
     def id(self) -> str:
@@ -61,9 +66,17 @@ class Session:
         return self._lane.received
 
     @property
+    def submitted(self) -> int:
+        """Seq of the last step that was sent, and so is in the journal: go on with the row after it."""
+        return self._lane.sent
+
+    @property
     def unread(self) -> int:
-        """Outputs that were computed before this object was attached; `replay` fetches them."""
-        return self._lane.unread
+        """Outputs from before this object was attached, which `replay` fetches: those that the server
+        keeps, or with a journal those that an earlier process may not have seen.
+        """
+        journal = self._lane.journal
+        return self._lane.unread or (journal.unread if journal is not None else 0)
 
     def step(self, x: Any, *, timeout_s: float | None = None) -> Array:
         """One step: x is [*row] (a float row, or one token id) and the result [*output row].
@@ -74,6 +87,7 @@ class Session:
             InvalidInputError: of another shape or type, NaN, infinite, or an unknown token.
             NotFoundError: the session has expired or was closed.
             RefusedError: the server has no room for it just now.
+            DataLossError: the server, or its store, has lost the session.
             ReplyTimeoutError, ConnectionLostError: the step may have run; see the classes.
         """
         return self._run(self._rows.encode(x)[None, None], timeout_s)[0]  # type: ignore[no-any-return]
@@ -120,12 +134,15 @@ class Session:
             while waiting and (not taken or len(waiting) >= most or waiting[0].ended):
                 ticket = waiting.popleft().wait(patience_s(limit_s))
                 assert ticket is not None
-                yield from self._rows.decode(ticket.outputs[0].tobytes(), -1)
+                outputs = self._rows.decode(ticket.outputs[0].tobytes(), -1)
+                for self._handed, output in enumerate(outputs, ticket.first_seqs[0]):
+                    yield output
+                    self._confirm()
             if not taken:
                 return
 
     def replay(self, *, timeout_s: float | None = None) -> Array:
-        """The outputs that the server still keeps from before `Client.attach`: [unread, *output row].
+        """The outputs from before this object was attached: [unread, *output row].
 
         Call it before the first step, which gives them up.
         """
@@ -134,6 +151,7 @@ class Session:
         ticket = self._stream.ask(asked).wait(self._client.calls.timeout_s(timeout_s))
         if ticket is None:
             return self._rows.decode(b"", 0)
+        self._handed = ticket.last_seq(0)
         return self._rows.decode(ticket.outputs[0].tobytes(), -1)
 
     def generate(
@@ -169,7 +187,8 @@ class Session:
             stop_tokens=stop_tokens,
             logprobs=logprobs,
         )
-        return Generation(self._client, request, timeout_s, ended=self._generated)
+        within = Within(self._generation_begins, self._generated)
+        return Generation(self._client, request, timeout_s, within)
 
     def info(self) -> SessionInfo:
         """The session as the server sees it now."""
@@ -207,9 +226,30 @@ class Session:
             if error is None:
                 raise
 
+    def _confirm(self) -> None:
+        """The application asks for more: what it was given is not wanted again after a crash."""
+        if self._journaled:
+            asked: Asked[Ticket] = Asked(lambda core: (None, self._taken(core)))
+            self._stream.ask(asked).wait(self._client.calls.options.timeout_s)
+
+    def _taken(self, core: AttachCore) -> Effects:
+        return core.taken(self._lane, self._handed)
+
     def _unbind(self, *, close: bool) -> None:
+        self._confirm()
         asked: Asked[UnbindTicket] = Asked(lambda core: core.unbind(self._lane, close=close))
         self._stream.ask(asked).wait(self._client.calls.options.timeout_s)
+
+    def _generation_begins(self) -> int:
+        firsts: list[int] = []
+
+        def begin(core: AttachCore) -> tuple[None, Effects]:
+            firsts.append(core.generation_begins(self._lane))
+            return None, self._taken(core)
+
+        asked: Asked[Ticket] = Asked(begin)
+        self._stream.ask(asked).wait(self._client.calls.options.timeout_s)
+        return firsts[0]
 
     def _generated(self, applied: int | None, finished: bool) -> None:
         asked: Asked[Ticket] = Asked(lambda core: (None, core.generated(self._lane, applied)))
@@ -219,20 +259,25 @@ class Session:
 
     def _submit(self, inputs: Rows, timeout_s: float) -> Asked[StepTicket]:
         row_bytes = self._rows.outputs.row_bytes
-        return self._stream.ask(
-            Asked(lambda core: core.submit([self._lane], inputs, row_bytes, timeout_s))
-        )
+
+        def submit(core: AttachCore) -> tuple[StepTicket, Effects]:
+            self._taken(core)
+            return core.submit([self._lane], inputs, row_bytes, timeout_s)
+
+        return self._stream.ask(Asked(submit))
 
     def _run(self, inputs: Rows, timeout_s: float | None) -> Array:
         pieces = Pieces(inputs)
 
-        def attempt(left_s: float) -> None:
+        def attempt(left_s: float) -> int:
             asked = self._submit(pieces.left, left_s)
             try:
-                asked.wait(patience_s(left_s))
+                ticket = asked.wait(patience_s(left_s))
+                assert ticket is not None
+                return ticket.last_seq(0)
             finally:
                 if asked.ended and asked.ticket is not None:
                     pieces.take(asked.ticket)
 
-        self._client.calls.retrying(attempt, timeout_s)
+        self._handed = self._client.calls.retrying(attempt, timeout_s)
         return self._rows.decode(pieces.outputs().tobytes(), -1)

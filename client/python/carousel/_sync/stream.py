@@ -1,26 +1,32 @@
-"""The Attach stream of a client: its core, and the two threads that alone touch it.
+"""The Attach streams of a client, one after the other: their core, and the two threads that alone touch it.
 
-gRPC's sending thread takes callers' requests out of a queue, tells the core of them and sends what the
-core says; the reader thread tells the core of what the server says. A caller's own thread only puts
-into the queue and waits: an exception that a signal raises there, as Ctrl-C does at any line of the
-main thread, finds no core half changed and no message half sent.
+gRPC's sending thread takes callers' requests, tells the core of them and sends what the core says; the
+reader thread tells the core of what the server says, and lives on from stream to stream. A caller's own
+thread only adds to a deque, puts a token into a queue and waits: an exception that a signal raises there,
+as Ctrl-C does at any line of the main thread, finds no core half changed and no message half sent.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from carousel._core.attach import AttachCore
 from carousel._core.effects import Effects
 from carousel._core.tickets import Ticket
-from carousel._error_bases import CarouselError, ClientClosedError, ConnectionLostError
+from carousel._error_bases import (
+    CarouselError,
+    ClientClosedError,
+    ConnectionLostError,
+    ServerFaultError,
+)
 from carousel._rpc_errors import error_of_call
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1.carousel_pb2_grpc import InferenceServiceStub
@@ -31,28 +37,61 @@ JOIN_TIMEOUT_S = 60.0
 """For a reader whose call is cancelled already: gRPC ends it at once, if the machine lets it."""
 
 T = TypeVar("T", bound=Ticket)
+Event = Callable[[AttachCore], Effects]
+
+
+class _Connection:
+    """One stream, or the pause before the next. Each has its own queues, so that none of its threads
+    can swallow what is meant for the one after it.
+
+    Attributes:
+        wake: a token for each event, and for each time that messages or timers change.
+        outgoing: messages to be sent.
+        call: gRPC's, once there is one.
+    """
+
+    def __init__(self) -> None:
+        self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.outgoing: deque[pb.AttachRequest] = deque()
+        self.call: Any = None
+
+    def cancel(self) -> None:
+        """Ends the call, if there is one."""
+        with suppress(ValueError):  # the channel is closed already
+            if self.call is not None:
+                self.call.cancel()
+
+    def wait(self, until_s: float | None) -> None:
+        """For a token, or the instant."""
+        if until_s is None:
+            self.wake.get()
+            return
+        with suppress(queue.Empty):
+            self.wake.get(timeout=max(until_s - time.monotonic(), 0.0))
 
 
 class AttachStream:
-    """One stream, shared by all threads and sessions of a client. Never opened again once lost.
+    """Shared by all threads and sessions of a client, for its whole life.
 
     Attributes:
-        lost: it takes nothing more. Set by the reader thread, at its end.
+        core: touched by this object's threads only, under its lock; `statistics` may be read.
     """
 
-    def __init__(self, stub: InferenceServiceStub, metadata: tuple[tuple[str, str], ...]) -> None:
-        self.lost = False
-        self._core = AttachCore()
-        # Guards the core and `_outgoing`, so that messages leave in the order in which it made them.
+    def __init__(
+        self, core: AttachCore, stub: InferenceServiceStub, metadata: tuple[tuple[str, str], ...]
+    ) -> None:
+        self.core = core
+        self._stub = stub
+        self._metadata = metadata
+        # Guards the core, the order of events, and which connection is the present one.
         self._lock = threading.Lock()
-        self._outgoing: deque[pb.AttachRequest] = deque()
-        # What callers ask for; None ends the sending thread.
-        self._inbox: queue.SimpleQueue[Callable[[AttachCore], Effects] | None] = queue.SimpleQueue()
-        self._answered = False  # the reader thread's
+        self._events: deque[Event] = deque()
+        self._connection = _Connection()
+        self._due_s: float | None = None
+        self._reconnect_at_s: float | None = None
         self._closed = False
-        self.tell(AttachCore.hello)
-        self._call = stub.Attach(self._requests(), metadata=metadata)
-        self._reader = threading.Thread(target=self._read, name="carousel-attach", daemon=True)
+        self._ended = False
+        self._reader = threading.Thread(target=self._run, name="carousel-attach", daemon=True)
         self._reader.start()
 
     def ask(self, asked: Asked[T]) -> Asked[T]:
@@ -60,68 +99,130 @@ class AttachStream:
         self.tell(asked.tell)
         return asked
 
-    def tell(self, event: Callable[[AttachCore], Effects]) -> None:
+    def tell(self, event: Event) -> None:
         """Tells the core of an event, soon; never waits. Safe in a finaliser, on any thread."""
-        self._inbox.put(event)
-        if self.lost:
+        self._events.append(event)
+        # Looked up after the event is there: a connection that begins later looks for events itself.
+        self._connection.wake.put(None)
+        if self._ended:
             self._refuse_the_rest()
 
     def close(self) -> None:
         """Ends the stream. Sessions live on at the server; whoever waits gets ClientClosedError."""
         self._closed = True
-        with suppress(ValueError):  # the channel is closed already
-            self._call.cancel()
+        connection = self._connection
+        connection.cancel()
+        connection.wake.put(None)
         if self._reader is not threading.current_thread():
             self._reader.join(JOIN_TIMEOUT_S)
 
-    def _requests(self) -> Iterator[pb.AttachRequest]:
-        """For gRPC's sending thread: each message when it is due."""
-        while (event := self._inbox.get()) is not None:
-            with self._lock:
-                self._perform(event(self._core))
-            while self._outgoing:
-                yield self._outgoing.popleft()
+    # -- the reader thread
 
-    def _read(self) -> None:
-        error: CarouselError = ConnectionLostError("the stream ended for a reason unknown")
+    def _run(self) -> None:
         try:
-            for response in self._call:
-                self._answered = True
-                with self._lock:
-                    self._perform(self._core.receive(response))
-                if self._outgoing:
-                    self._inbox.put(_nothing)  # wakes the sending thread
-            error = ConnectionLostError("the server ended the stream")
-        except grpc.RpcError as failure:
-            error = error_of_call(failure, on_stream=self._answered)
-        except CarouselError as violation:
-            error = violation
+            while not self._closed:
+                error = self._talk()
+                if not self._closed:
+                    self._pause(error)
         finally:
-            self._end(ClientClosedError("the client was closed") if self._closed else error)
+            former = self._connection
+            with self._lock:
+                self._connection = _Connection()
+                self._perform(self.core.close(ClientClosedError("the client was closed")))
+                self._ended = True
+            former.wake.put(None)
+            self._refuse_the_rest()
+
+    def _talk(self) -> CarouselError:
+        """Opens a stream and listens to its end; why it ended."""
+        answered = False
+        connection = _Connection()
+        self._begin(connection, self.core.connected)
+        try:
+            requests = self._requests(connection)
+            connection.call = self._stub.Attach(requests, metadata=self._metadata)
+            if self._closed:
+                connection.cancel()
+            for response in connection.call:
+                answered = True
+                self._take(connection, response)
+            return ConnectionLostError("the server ended the stream")
+        except grpc.RpcError as failure:
+            return error_of_call(failure, on_stream=answered)
+        except CarouselError as violation:
+            return violation
+        except ValueError as error:  # gRPC's word for a channel that was closed
+            return ClientClosedError(str(error))
+        except Exception as error:  # noqa: BLE001 - a defect of ours ends the sessions, not the waits
+            return ServerFaultError(f"the client failed on a message: {error!r}", reason="INTERNAL")
+        finally:
+            connection.cancel()
+
+    def _take(self, connection: _Connection, response: pb.AttachResponse) -> None:
+        with self._lock:
+            due_s = self._due_s
+            self._perform(self.core.receive(response, time.monotonic()))
+            changed = self._due_s != due_s
+        if connection.outgoing or changed:
+            connection.wake.put(None)
+
+    def _pause(self, error: CarouselError) -> None:
+        """Waits until the next stream is wanted; does what callers ask for meanwhile."""
+        connection, former = _Connection(), self._connection
+        self._begin(connection, lambda: self.core.broken(error, time.monotonic()))
+        former.wake.put(None)  # its sending thread ends
+        while not self._closed:
+            at_s = self._reconnect_at_s
+            if at_s is not None and at_s <= time.monotonic():
+                return
+            known = [instant for instant in (at_s, self._due_s) if instant is not None]
+            connection.wait(min(known, default=None))
+            with self._lock:
+                self._work()
+
+    def _begin(self, connection: _Connection, event: Callable[[], Effects]) -> None:
+        """A connection takes the place of the one before; its first event comes before all others."""
+        with self._lock:
+            self._connection = connection
+            self._reconnect_at_s = None
+            self._perform(event())
+            self._work()
+        connection.wake.put(None)
+
+    # -- gRPC's sending thread
+
+    def _requests(self, connection: _Connection) -> Iterator[pb.AttachRequest]:
+        """Each message when it is due."""
+        while True:
+            connection.wait(self._due_s)
+            with self._lock:
+                if self._connection is not connection:
+                    return
+                self._work()
+            while connection.outgoing:
+                yield connection.outgoing.popleft()
+
+    # -- under the lock
+
+    def _work(self) -> None:
+        """Events that wait, in their order, and timers."""
+        while self._events:
+            self._perform(self._events.popleft()(self.core))
+        if self._due_s is not None and self._due_s <= time.monotonic():
+            self._due_s = None
+            self._perform(self.core.due(time.monotonic()))
 
     def _perform(self, effects: Effects) -> None:
-        self._outgoing.extend(effects.send)
+        self._connection.outgoing.extend(effects.send)
         for ticket in effects.ended:
             ticket.wake()
-
-    def _end(self, error: CarouselError) -> None:
-        with self._lock:
-            self._perform(self._core.lost(error))
-            self.lost = True
-        self._refuse_the_rest()
-        with suppress(ValueError):  # the channel is closed already
-            self._call.cancel()
+        if effects.wake_at_s is not None:
+            self._due_s = effects.wake_at_s
+        if effects.reconnect_in_s is not None:
+            self._reconnect_at_s = time.monotonic() + effects.reconnect_in_s
 
     def _refuse_the_rest(self) -> None:
-        """The core is lost, so it refuses whatever it is told: nobody waits for ever."""
-        with suppress(queue.Empty):
-            while True:
-                event = self._inbox.get_nowait()
-                if event is not None:
-                    with self._lock:
-                        self._perform(event(self._core))
-        self._inbox.put(None)
-
-
-def _nothing(_core: AttachCore) -> Effects:
-    return Effects()
+        """The core is closed, so it refuses whatever it is told: nobody waits for ever."""
+        with self._lock:
+            while self._events:
+                self._perform(self._events.popleft()(self.core))

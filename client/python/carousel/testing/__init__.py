@@ -7,8 +7,9 @@
         server.inject("Step", "QUEUE_FULL", retry_after_s=0.01)
         ...
 
-It keeps sessions, numbers steps and answers repeats as a real server does; it has no limits, no speed
-and no durability.
+It keeps sessions, numbers steps and answers repeats as a real server does; it has no limits and no speed.
+With `FakeServer(…, durable=True)` its sessions have a store: `crash` and `drain` end the server, and
+another one is there at once.
 """
 
 from .model import FakeModel

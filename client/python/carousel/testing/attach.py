@@ -16,18 +16,24 @@ from .sessions import FakeSession, FakeSessions
 class FakeStream:
     """One stream: requests in on one thread, responses out of a queue on another."""
 
-    def __init__(self, sessions: FakeSessions, injections: Injections, max_steps: int) -> None:
+    def __init__(
+        self, sessions: FakeSessions, injections: Injections, max_steps: int, *, commits: bool
+    ) -> None:
         self.out: queue.SimpleQueue[pb.AttachResponse | None] = queue.SimpleQueue()
-        self.broken = False
+        self.cut_by: Refusal | None = None
+        self.is_cut = False
         self._sessions = sessions
         self._injections = injections
         self._max_steps = max_steps
+        self._commits = commits
         self._bound: dict[int, FakeSession] = {}
 
     def take(self, request: pb.AttachRequest) -> None:
         """Answers one message."""
         event = str(request.WhichOneof("event"))
         with self._sessions.lock:
+            if self.is_cut:  # the process that it came to is gone
+                return
             getattr(self, f"_{event}")(getattr(request, event))
 
     def end(self) -> None:
@@ -65,10 +71,16 @@ class FakeStream:
         except Refusal as refusal:
             self._refuse(bind.handle, refusal)
             return
+        if 0 < bind.attach_id < session.attach_id:
+            self._refuse(bind.handle, Refusal("SUPERSEDED", attach_id=session.attach_id))
+            return
         if isinstance(session.owner, FakeStream) and session.owner is not self:
             session.owner.taken_away(session, Refusal("SUPERSEDED"))
         session.owner = self
+        session.attach_id = max(session.attach_id, bind.attach_id)
         session.epoch = max(session.epoch, bind.epoch_floor) + 1
+        if session.stored is not None:
+            session.commit()  # Bound is a barrier
         self._bound[bind.handle] = session
         self._say(bound=pb.Bound(handle=bind.handle, session=session.message()))
 
@@ -89,8 +101,15 @@ class FakeStream:
 
     def _replay(self, replay: pb.Replay) -> None:
         session = self._bound[replay.handle]
-        for seq in range(session.ack + 1, session.applied + 1):
-            self._outputs([replay.handle], [seq], 1, session.outputs[seq])
+        self._in_parts(session, replay.handle, session.ack + 1, session.visible)
+
+    def committed(self, session: FakeSession) -> None:
+        """The store has all that ran of a session: tells so, and what had to wait for that."""
+        visible = session.visible
+        session.commit()
+        for handle in [h for h, bound in self._bound.items() if bound is session]:
+            self._say(durable=pb.Durable(handles=[handle], durables=[session.durable]))
+            self._in_parts(session, handle, max(visible, session.ack) + 1, session.visible)
 
     def _block(self, block: pb.Block) -> None:
         rows = np.frombuffer(block.inputs, np.uint8).reshape(len(block.handles), block.steps, -1)
@@ -102,21 +121,33 @@ class FakeStream:
                 self._injections.check("Step")
                 if block.acks:
                     session.acknowledge(block.acks[place])
-                outputs = session.steps(first, [row.tobytes() for row in rows[place]])
+                session.steps(first, [row.tobytes() for row in rows[place]])
             except Refusal as refusal:
                 self._refuse(handle, refusal, first)
-            else:
-                self._in_parts(handle, first, block.steps, outputs)
+                continue
+            last = first + block.steps - 1
+            self._in_parts(session, handle, first, min(last, session.visible))
+            if session.stored is not None and self._commits:
+                self.committed(session)
 
-    def _in_parts(self, handle: int, first: int, steps: int, outputs: bytes) -> None:
+    def _in_parts(self, session: FakeSession, handle: int, first: int, last: int) -> None:
         """As a real server does that cuts chunks, so that clients don't rely on whole blocks."""
-        row_bytes = len(outputs) // steps
-        for begin in range(0, steps, self._max_steps):
-            end = min(begin + self._max_steps, steps)
-            part = outputs[begin * row_bytes : end * row_bytes]
-            self._outputs([handle], [first + begin], end - begin, part)
+        for begin in range(first, last + 1, self._max_steps):
+            end = min(begin + self._max_steps - 1, last)
+            result = pb.BlockResult(
+                handles=[handle],
+                first_seqs=[begin],
+                steps=end - begin + 1,
+                outputs=session.kept(begin, end),
+            )
+            self._say(outputs=result)
 
-    def _outputs(self, handles: list[int], firsts: list[int], steps: int, data: bytes) -> None:
-        self._say(
-            outputs=pb.BlockResult(handles=handles, first_seqs=firsts, steps=steps, outputs=data)
-        )
+    def drained(self) -> None:
+        """The server stops."""
+        self._say(drain=pb.Drain())
+        self.cut(Refusal("DRAINING", retry_after_s=0.01))
+
+    def cut(self, refusal: Refusal | None = None) -> None:
+        """The stream ends, and not because the client wished so; without a refusal, by itself."""
+        self.is_cut, self.cut_by = True, refusal
+        self.end()

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2_grpc
 from carousel.types import SessionInfo
 from carousel_protos.v1 import carousel_pb2_grpc as services
 
+from .attach import FakeStream
 from .model import FakeModel
 from .refusals import Refusal
 from .services import FakeServices
@@ -27,13 +28,23 @@ class FakeServer:
     Args:
         models: what it serves.
         chunk_steps: longest piece in which outputs come back.
+        durable: it has a store: every level of durability is taken, and sessions outlive `crash`.
+        commits: the store takes each block as soon as it has run; else when the test says `commit`.
 
     Attributes:
         target: for `Client(target)`.
     """
 
-    def __init__(self, *models: FakeModel, chunk_steps: int = 16) -> None:
-        self._services = FakeServices({model.name: model for model in models}, chunk_steps)
+    def __init__(
+        self,
+        *models: FakeModel,
+        chunk_steps: int = 16,
+        durable: bool = False,
+        commits: bool = True,
+    ) -> None:
+        self._services = FakeServices(
+            {model.name: model for model in models}, chunk_steps, durable=durable, commits=commits
+        )
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fake-server")
         options = [("grpc.so_reuseport", 0)]
         self._server = grpc.server(self._pool, options=options)
@@ -78,8 +89,35 @@ class FakeServer:
         """Breaks every Attach stream and generation, as a lost connection does; sessions stay."""
         self._services.breaks += 1
         for stream in list(self._services.streams):
-            stream.broken = True
-            stream.end()
+            stream.cut()
+
+    def commit(self) -> None:
+        """The store takes all that has run."""
+        with self._services.sessions.lock:
+            for session in self._services.sessions.all():
+                if isinstance(session.owner, FakeStream) and session.stored is not None:
+                    session.owner.committed(session)
+                elif session.stored is not None:
+                    session.commit()
+
+    def crash(self) -> None:
+        """The server dies and is back at once: streams break, and sessions go back to what the store has
+        of them. Sessions without durability are gone.
+        """
+        with self._services.sessions.lock:
+            self._services.sessions.crash()
+            self.break_streams()
+
+    def drain(self) -> None:
+        """The server stops in order, and the next one is there at once: clients are told, all is
+        committed, streams end. Sessions without durability are gone.
+        """
+        with self._services.sessions.lock:
+            self.commit()
+            self._services.breaks += 1
+            for stream in list(self._services.streams):
+                stream.drained()
+            self._services.sessions.crash()
 
     def sessions(self) -> list[SessionInfo]:
         """The open sessions, by id."""

@@ -47,9 +47,12 @@ class FakeServices(
 ):
     """All services in one. Used on gRPC's threads; `sessions.lock` guards the state."""
 
-    def __init__(self, models: dict[str, FakeModel], chunk_steps: int) -> None:
+    def __init__(
+        self, models: dict[str, FakeModel], chunk_steps: int, *, durable: bool, commits: bool
+    ) -> None:
         self.models = models
-        self.sessions = FakeSessions(models)
+        self.sessions = FakeSessions(models, durable=durable)
+        self._commits = commits
         self.injections = Injections()
         self.gate = threading.Event()
         self.gate.set()
@@ -65,7 +68,13 @@ class FakeServices(
         self, requests: Iterator[pb.AttachRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.AttachResponse]:
         """Attach."""
-        stream = FakeStream(self.sessions, self.injections, self._chunk_steps)
+        try:
+            self.injections.check("Attach")
+        except Refusal as refusal:
+            context.abort_with_status(rpc_status.to_status(refusal.status()))
+        stream = FakeStream(
+            self.sessions, self.injections, self._chunk_steps, commits=self._commits
+        )
         self.streams.add(stream)
         context.add_callback(stream.end)
 
@@ -82,7 +91,9 @@ class FakeServices(
         threading.Thread(target=read, name="fake-attach", daemon=True).start()
         yield from iter(stream.out.get, None)
         self.streams.discard(stream)
-        if stream.broken and context.is_active():
+        if stream.cut_by is not None:
+            context.abort_with_status(rpc_status.to_status(stream.cut_by.status()))
+        if stream.is_cut and context.is_active():
             context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was broken by the test")
 
     @answering
@@ -93,9 +104,12 @@ class FakeServices(
         row_bytes = session.model.codecs()[0].row_bytes
         data = request.inputs
         rows = [data[i : i + row_bytes] for i in range(0, len(data), row_bytes)]
-        return pb.StepResponse(
-            first_seq=request.first_seq, outputs=session.steps(request.first_seq, rows)
-        )
+        first = request.first_seq
+        session.steps(first, rows)
+        if session.stored is not None:
+            session.commit()
+        outputs = session.kept(first, first + len(rows) - 1)
+        return pb.StepResponse(first_seq=first, outputs=outputs, durable=session.durable)
 
     @answering
     def Infer(self, request: pb.InferRequest) -> pb.InferResponse:  # noqa: N802
@@ -119,6 +133,7 @@ class FakeServices(
             self.injections.check("Generate")
             with self.sessions.lock:
                 session = self._session_for(request)
+                session.begin_generation(request)
             breaks = self.breaks
             for response in _generate(session, request, self.gate):
                 self.injections.check("Token")
@@ -233,6 +248,8 @@ def _generate(
             weights = np.exp(logits - logits.max())
             token = int(rng.choice(len(weights), p=weights / weights.sum()))
         todo = session.drawn = [token]
+        if session.stored is not None:
+            session.commit()
         yield pb.GenerateResponse(tokens=[pb.Token(id=token, text=chr(token), seq=session.applied)])
     yield pb.GenerateResponse(
         finish_reason=pb.FINISH_REASON_LENGTH,

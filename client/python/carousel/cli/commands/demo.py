@@ -19,6 +19,10 @@ def register(app: typer.Typer) -> None:
         seconds: Annotated[float, typer.Option(min=1, help="How long the clients work.")] = 20,
         models: Annotated[Path | None, typer.Option(help="Folder of the shipped models.")] = None,
         device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+        chaos: Annotated[
+            bool,
+            typer.Option("--chaos", help="Kill the server every few seconds, with signal 9."),
+        ] = False,
         plain: Annotated[
             bool, typer.Option("--plain", help="Lines instead of a live view.")
         ] = False,
@@ -26,9 +30,10 @@ def register(app: typer.Typer) -> None:
         """Start a server on the shipped models and show many clients at work on it.
 
         Some write Python with the character model, some stream sunspot numbers through the forecaster,
-        some tag whole Python files. Everything is stopped at the end.
+        some tag whole Python files. Everything is stopped at the end. With --chaos the server has a
+        store and is killed again and again; the clients go on, and count nothing twice.
         """
         from carousel.cli.demo.show import Show, run
         from carousel_models import zoo_path
 
-        run(Show(models or zoo_path(), seconds, device, plain))
+        run(Show(models or zoo_path(), seconds, device, plain, chaos))

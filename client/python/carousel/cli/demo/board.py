@@ -22,6 +22,7 @@ class CrewSum:
     crew: Crew
     units: int = 0
     sessions: int = 0
+    mended: int = 0
     latencies: Histogram = field(default_factory=Histogram)
     recent: deque[tuple[float, int]] = field(default_factory=deque)
     error: str = ""
@@ -30,6 +31,7 @@ class CrewSum:
         """Takes a report that came now."""
         self.units += report.units
         self.sessions = report.sessions
+        self.mended = report.mended
         self.latencies.merge(report.latencies)
         self.error = self.error or report.error
         self.recent.append((now_s, self.units))
@@ -83,6 +85,8 @@ class Board:
         self._scrapes: deque[tuple[float, Scrape]] = deque()
         self._first_scrape: tuple[float, Scrape] | None = None
         self._text = ""
+        # How long nobody listened, for each time that the server was killed.
+        self._away_s: list[float] = []
 
     def report(self, crew: Crew, report: Report, now_s: float) -> None:
         """Takes a crew's report."""
@@ -97,6 +101,18 @@ class Board:
             self._scrapes.append((now_s, scrape))
             while now_s - self._scrapes[0][0] > RATE_OVER_S:
                 self._scrapes.popleft()
+
+    def killed(self, away_s: float) -> None:
+        """The server was killed and is back; its metrics begin anew."""
+        with self._lock:
+            self._away_s.append(away_s)
+            self._scrapes.clear()
+            self._first_scrape = None
+
+    def away_s(self) -> list[float]:
+        """How long nobody listened, each time."""
+        with self._lock:
+            return list(self._away_s)
 
     def sums(self) -> list[CrewSum]:
         """One a crew, in the order of the plan."""

@@ -20,6 +20,9 @@ from .tally import Tally
 
 REPORT_EVERY_S = 0.25
 TOKENS_A_TEXT = 400
+PATIENCE_S = 60.0
+RETRIES = carousel.RetryPolicy(attempts=1000, max_delay_s=1.0, reconnect_s=PATIENCE_S)
+"""For a server that is killed again and again, and takes its time to start on a busy machine."""
 
 Work = Callable[[carousel.Client, str, Tally, int], None]
 
@@ -78,12 +81,12 @@ def guarded(work: Work, client: carousel.Client, model: str, tally: Tally, numbe
             tally.fail(f"client {number}: {str(error) or type(error).__name__}")
 
 
-def report_until_stopped(tally: Tally) -> None:
+def report_until_stopped(tally: Tally, client: carousel.Client) -> None:
     """A report now and then, and one at the end."""
     ended = False
     while not ended:
         ended = tally.stop.wait(REPORT_EVERY_S)
-        sys.stdout.write(tally.take().encode() + "\n")
+        sys.stdout.write(tally.take(client.statistics().rebinds).encode() + "\n")
         sys.stdout.flush()
 
 
@@ -97,17 +100,17 @@ def main(role: str, model: str, clients: str, server: str) -> int:
     """Runs the clients until stdin is closed or one fails; returns the exit code."""
     tally = Tally()
     threading.Thread(target=watch_stdin, args=(tally,), daemon=True).start()
-    with carousel.Client(server) as client:
+    with carousel.Client(server, timeout_s=PATIENCE_S, retries=RETRIES) as client:
         threads = [
             threading.Thread(target=guarded, args=(WORK[Role(role)], client, model, tally, number))
             for number in range(int(clients))
         ]
         for thread in threads:
             thread.start()
-        report_until_stopped(tally)
+        report_until_stopped(tally, client)
         for thread in threads:
             thread.join()
-    last = tally.take()
+        last = tally.take(client.statistics().rebinds)
     sys.stdout.write(last.encode() + "\n")
     return 1 if last.error else 0
 

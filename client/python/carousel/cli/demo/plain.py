@@ -8,7 +8,7 @@ import time
 from carousel.cli.printing import print_line
 
 from .board import Board
-from .wording import as_latency, as_rate
+from .wording import as_latency, as_rate, chaos
 
 LINE_EVERY_S = 2.0
 
@@ -45,4 +45,6 @@ def line(board: Board, elapsed_s: float) -> str:
     server = board.server()
     if server:
         parts.append(f"server: {server.sessions:.0f} sessions, mean batch {server.mean_batch:.1f}")
+    if board.away_s():
+        parts.append(chaos(board))
     return " | ".join(parts)

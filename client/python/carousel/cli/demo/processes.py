@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,20 +35,43 @@ def stopped(process: subprocess.Popen[str]) -> int:
 class ServerProcess:
     """`carousel serve` on free ports, in a process group of its own: Ctrl-C reaches the demo alone,
     which then stops clients first and the server last.
+
+    With a `store` it can be killed and started again, on the same ports.
     """
 
-    def __init__(self, models: Path, device: str) -> None:
+    def __init__(self, models: Path, device: str, store: Path | None = None) -> None:
         self.address = ""
         self.metrics_address = ""
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
-        serve = ["serve", "--models", str(models), "--device", device, "--host", HOST]
-        free = ["--port", "0", "--metrics-port", "0"]
-        quiet = ["--set", f"metrics_host={HOST}", "--set", "log_level=warning"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "carousel.cli.main", *serve, *free, *quiet],
+        self._serve = ["serve", "--models", str(models), "--device", device, "--host", HOST]
+        self._serve += ["--set", f"metrics_host={HOST}", "--set", "log_level=warning"]
+        if store is not None:
+            self._serve += ["--store", f"sqlite:{store}"]
+        self._process = self._started("0", "0")
+
+    def _started(self, port: str, metrics_port: str) -> subprocess.Popen[str]:
+        ports = ["--port", port, "--metrics-port", metrics_port]
+        return subprocess.Popen(
+            [sys.executable, "-m", "carousel.cli.main", *self._serve, *ports],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, text=True,
             start_new_session=True,
         )  # fmt: skip
+
+    def kill_and_start_again(self) -> float:
+        """SIGKILL, then a new process on the same ports and store; how long nobody listened, seconds.
+
+        Raises:
+            CliError: it does not come back.
+        """
+        began_s = time.monotonic()
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        ports = (address.rpartition(":")[2] for address in (self.address, self.metrics_address))
+        self._process = self._started(*ports)
+        self.wait_ready()
+        return time.monotonic() - began_s
 
     def wait_ready(self) -> None:
         """Returns when the server listens; it then says in one line of JSON where.

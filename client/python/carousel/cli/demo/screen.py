@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .board import Board, CrewSum, ServerView
-from .wording import as_latency, as_rate
+from .wording import as_latency, as_rate, chaos
 
 FRAMES_A_SECOND = 8
 FRAME_LINES = 2
@@ -52,6 +52,7 @@ class LiveScreen:
             header(elapsed_s, self._seconds),
             crews_table(self._board.sums(), self._console.width),
             server_line(self._board.server()),
+            *([Text(chaos(self._board), style="bold red")] if self._board.away_s() else []),
         ]
         above = len(self._console.render_lines(Group(*parts)))
         room = self._console.height - above - FRAME_LINES - 1  # Live keeps one line for the cursor

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,16 +27,19 @@ from .summary import summary
 
 LOOK_EVERY_S = 0.5
 SMALLEST_HEIGHT = 12
+KILL_EVERY_S = 6.0
+"""From the server's being ready to its end: time to see the clients work again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """How long, on which models and device, and whether anything moves on the screen."""
+    """How long, on which models and device; whether anything moves on the screen, and anybody dies."""
 
     models: Path
     seconds: float
     device: str
     plain: bool
+    chaos: bool = False
 
 
 def run(show: Show) -> None:
@@ -62,7 +67,9 @@ def run(show: Show) -> None:
 @contextlib.contextmanager
 def server_running(show: Show) -> Iterator[ServerProcess]:
     """A server that listens; stopped at the end, whatever happens."""
-    server = ServerProcess(show.models, show.device)
+    store = tempfile.TemporaryDirectory(prefix="carousel-demo-") if show.chaos else None
+    file = None if store is None else Path(store.name) / "sessions.db"
+    server = ServerProcess(show.models, show.device, file)
     try:
         note(f"starting a server on {show.models} …")
         server.wait_ready()
@@ -70,6 +77,8 @@ def server_running(show: Show) -> Iterator[ServerProcess]:
         yield server
     finally:
         code = server.close()
+        if store is not None:
+            store.cleanup()
     if code != 0:
         raise CliError(f"the server ended with exit code {code}")
 
@@ -103,9 +112,13 @@ def perform(show: Show, board: Board, server: ServerProcess) -> None:
     view.open()
     try:
         deadline_s = time.monotonic() + show.seconds
+        kill_at_s = time.monotonic() + KILL_EVERY_S if show.chaos else math.inf
         while (left_s := deadline_s - time.monotonic()) > 0 and not board.error():
             if server.died():
                 raise CliError(server.died())
+            if time.monotonic() >= kill_at_s:
+                board.killed(server.kill_and_start_again())
+                kill_at_s = time.monotonic() + KILL_EVERY_S
             with contextlib.suppress(OSError):
                 board.scraped(fetch(server.metrics_address), time.monotonic())
             ended.wait(min(LOOK_EVERY_S, left_s))

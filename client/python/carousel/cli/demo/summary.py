@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .board import Board
-from .wording import as_latency, as_rate
+from .wording import as_latency, as_rate, chaos
 
 
 def summary(board: Board, seconds: float) -> str:
@@ -24,4 +24,6 @@ def summary(board: Board, seconds: float) -> str:
             f"  the server ran {server.mean_batch:.1f} sessions together in a mean batch",
             f"     a step, by its own count: p50 at most {p50}, p99 at most {p99}",
         ]
+    if board.away_s():
+        lines.append(f"  the server was {chaos(board)}; no client has failed")
     return "\n".join(lines)

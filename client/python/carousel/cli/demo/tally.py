@@ -46,9 +46,10 @@ class Tally:
             with self._lock:
                 self._sessions -= 1
 
-    def take(self) -> Report:
-        """What happened since the last call."""
+    def take(self, mended: int = 0) -> Report:
+        """What happened since the last call; `mended` as in `Report`."""
         with self._lock:
             report, self._report = self._report, Report()
             report.sessions = self._sessions
+        report.mended = mended
         return report

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .board import Board
 
 
 def as_latency(seconds: float | None) -> str:
@@ -21,3 +25,13 @@ def as_latency(seconds: float | None) -> str:
 def as_rate(value: float) -> str:
     """A rate without false precision: 1,234 or 3.4."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def chaos(board: Board) -> str:
+    """How often the server was killed, how long it was away, and what the clients have mended."""
+    away_s = board.away_s()
+    mended = sum(row.mended for row in board.sums())
+    return (
+        f"killed {len(away_s)} times, away {as_latency(sum(away_s) / len(away_s))} on average; "
+        f"{mended:,} sessions went on where they stood"
+    )

@@ -1,0 +1,257 @@
+"""What the server says, and what follows from it: one method for each kind of message."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from carousel._error_bases import CarouselError, ProtocolViolationError
+from carousel._errors import (
+    HandleNotBoundError,
+    SessionClosedError,
+    SessionNotFoundError,
+    SupersededError,
+)
+from carousel_protos.v1 import carousel_pb2 as pb
+
+from .blocks import acknowledgement, acks_of, ask_again
+from .effects import Effects
+from .faults import error_of
+from .lane import Lane, LanePhase
+from .lanes import ATTACH_BITS
+from .resume import not_found, obstacle, owed_blocks, take_up
+from .retry import RetryPolicy
+from .stepping import Stepping
+
+PASSING = frozenset(
+    ("DRAINING", "STORE_UNAVAILABLE", "SESSION_HELD", "SESSION_PARKED", "LEASE_LOST")
+)
+"""Refusals of steps that a durable session outlives: it goes on elsewhere, or later."""
+
+
+class Answers(Stepping):
+    """Takes the server's messages."""
+
+    def __init__(
+        self, policy: RetryPolicy, rng: random.Random, attach_id: Callable[[], int]
+    ) -> None:
+        super().__init__(policy, rng, attach_id)
+        self._tries = 0
+        self._welcomed = False
+        self._answers: dict[str, Callable[[Any, Effects], None]] = {
+            "welcome": self._on_welcome,
+            "bound": self._on_bound,
+            "outputs": self._on_outputs,
+            "failure": self._on_failure,
+            "durable": self._on_durable,
+            "drain": self._on_drain,
+            "unbound": self._on_unbound,
+        }
+
+    def receive(self, response: pb.AttachResponse, now_s: float) -> Effects:
+        """A message came.
+
+        Raises:
+            ProtocolViolationError: it makes no sense here; the stream cannot be trusted any more.
+        """
+        self._now_s = now_s
+        effects = Effects()
+        kind = response.WhichOneof("event")
+        if kind is not None:  # a kind of a newer protocol is none of our business
+            try:
+                self._answers[kind](getattr(response, kind), effects)
+            except (IndexError, ValueError) as error:
+                raise ProtocolViolationError(f"a message of kind {kind}: {error}") from error
+        if self._troubled:
+            effects.wake_at_s = self.next_due_s
+        return effects
+
+    def _on_welcome(self, welcome: pb.Welcome, _effects: Effects) -> None:
+        self._max_message_bytes = welcome.max_message_bytes or self._max_message_bytes
+        self._welcomed = True
+        self._tries = 0
+
+    def _on_drain(self, _drain: pb.Drain, _effects: Effects) -> None:
+        self._counters.drains += not self.draining
+        self.draining = True
+
+    # -- bindings
+
+    def _on_bound(self, bound: pb.Bound, effects: Effects) -> None:
+        lane, session = self._lanes.get(bound.handle), bound.session
+        if lane is None or lane.phase is not LanePhase.BINDING:
+            return
+        if session.epoch < lane.epoch:
+            raise ProtocolViolationError(
+                f"session {session.id} is bound in epoch {session.epoch}, but {lane.epoch} was seen"
+            )
+        lane.phase = LanePhase.BOUND
+        self._recovered(lane)
+        if lane.bound_before:
+            self._counters.rebinds += 1
+            error = obstacle(lane, session)
+            if error is not None:
+                self._abandon(lane, error, effects)
+                return
+            take_up(lane, session)
+        else:
+            lane.take_facts(session)
+            lane.start_from(session)
+        if lane.journal is not None:
+            lane.journal.bound(session, lane.attach_id)
+        if lane.binding is not None:
+            lane.binding.session = session
+            effects.ended.append(lane.binding)
+            lane.binding = None
+        self._go_on(lane, session.applied, effects)
+
+    def _go_on(self, lane: Lane, applied: int, effects: Effects) -> None:
+        """R8: tells what is known, asks for outputs, sends inputs again; then what is new.
+
+        Asking comes before sending, so that old outputs come before those of what is sent now.
+        """
+        if lane.leaving is None:
+            effects.send.extend(acks_of([lane]))
+            if applied > lane.received and not lane.generations:
+                lane.replaying = True
+                effects.send.append(ask_again(lane))
+        owed = owed_blocks(lane, applied)
+        self._counters.resent_steps += sum(request.block.steps for request in owed)
+        effects.send.extend(owed)
+        if lane.leaving is not None:
+            self._leave(lane, effects)
+        self._fail_if_due(lane, effects)
+        self._flush([*lane.unsent][:1], effects)
+
+    def _on_unbound(self, unbound: pb.Unbound, effects: Effects) -> None:
+        lane = self._lanes.get(unbound.handle)
+        if lane is None:
+            return
+        if unbound.HasField("status"):
+            self._on_taken_away(lane, error_of(unbound.status), effects)
+        elif lane.phase is LanePhase.FENCING:
+            lane.phase = LanePhase.WAITING
+            if lane.leaving is None:
+                self._bind(lane, effects)
+            else:
+                self._leave(lane, effects)
+        else:
+            closed = SessionClosedError("the session was closed by this client")
+            self._end_lane(lane, closed, effects)
+
+    def _on_taken_away(self, lane: Lane, error: CarouselError, effects: Effects) -> None:
+        leaves = lane.leaving is not None and not (lane.leaving.close or lane.owes)
+        if error.retryable and self._persists and not leaves:
+            self._come_again(lane, LanePhase.WAITING, error)
+        else:
+            self._end_lane(lane, error, effects)
+
+    def _leave(self, lane: Lane, effects: Effects) -> None:
+        """Gives the handle back as soon as that is safe: nothing that was received may be undone."""
+        assert lane.leaving is not None
+        close = lane.leaving.close
+        if lane.phase in (LanePhase.FENCING, LanePhase.CLOSING, LanePhase.GONE):
+            return
+        if lane.phase is LanePhase.WAITING:
+            if not lane.session_id or not (close or lane.owes):
+                self._end_lane(lane, SessionClosedError("closed here"), effects)
+                return
+            self._bind(lane, effects)
+        if lane.phase is LanePhase.WAITING or (lane.owes and not close):
+            return
+        lane.phase = LanePhase.CLOSING  # an Unbind may follow its Bind at once
+        self._send_unbind(lane, effects, close=close)
+
+    # -- steps
+
+    def _on_outputs(self, result: pb.BlockResult, effects: Effects) -> None:
+        data = np.frombuffer(result.outputs, np.uint8)
+        rows = data.reshape(len(result.handles), result.steps, -1)
+        if not self._fill_whole(result, rows):
+            for place, (handle, first) in enumerate(
+                zip(result.handles, result.first_seqs, strict=True)
+            ):
+                self._fill_row(self._lanes.get(handle), first, place, rows, effects)
+        touched = []
+        for handle in result.handles:
+            lane = self._lanes.get(handle)
+            if lane is not None and lane.listens:
+                touched.append(lane)
+                self._settle(lane, effects)
+        self._flush([lane.unsent[0] for lane in touched if lane.unsent], effects)
+        effects.send.extend(acknowledgement(touched))
+
+    def _on_durable(self, durable: pb.Durable, effects: Effects) -> None:
+        for handle, seq in zip(durable.handles, durable.durables, strict=True):
+            lane = self._lanes.get(handle)
+            if lane is None or not lane.listens:
+                continue
+            lane.durable = max(lane.durable, seq)
+            lane.forget()
+            if lane.journal is not None:
+                lane.journal.durable_at(lane.durable)
+            if lane.leaving is not None:
+                self._leave(lane, effects)
+            self._flush([*lane.unsent][:1], effects)
+
+    # -- refusals
+
+    def _on_failure(self, failure: pb.Failure, effects: Effects) -> None:
+        error = error_of(failure.status, seq=failure.seq)
+        lane = self._lanes.get(failure.handle)
+        if failure.handle == 0 and not isinstance(error, HandleNotBoundError):
+            raise ProtocolViolationError(f"the server could not read a message: {error.message}")
+        if lane is None:  # it has just ended, and Unbound has said why
+            return
+        if lane.phase is LanePhase.BINDING and failure.seq == 0:
+            if not isinstance(error, HandleNotBoundError):  # that is of an Unbind before it
+                self._bind_refused(lane, error, effects)
+        elif lane.phase is LanePhase.CLOSING and failure.seq == 0:
+            self._on_taken_away(lane, error, effects)
+        elif lane.listens and failure.seq <= lane.sent:
+            self._refused(lane, failure.seq, error, effects)
+
+    def _bind_refused(self, lane: Lane, error: CarouselError, effects: Effects) -> None:
+        newest = error.metadata.get("attach_id", "")
+        if isinstance(error, SupersededError) and newest.isdecimal() and not lane.retried:
+            lane.retried = True
+            if (
+                lane.binding is not None
+            ):  # the clocks differ: the application asks later than that one
+                lane.attach_id = self._major(int(newest) >> ATTACH_BITS) << ATTACH_BITS
+                self._bind(lane, effects)
+                return
+        if lane.bound_before and isinstance(error, SessionNotFoundError):
+            error = not_found(lane, error)
+        first = lane.binding is not None and not lane.bound_before
+        if error.retryable and self._persists and not first:
+            self._come_again(lane, LanePhase.WAITING, error)
+        else:
+            self._end_lane(lane, error, effects)
+
+    def _refused(self, lane: Lane, seq: int, error: CarouselError, effects: Effects) -> None:
+        """A step will not run: it fails, or it was accepted before, or the session outlives that."""
+        again = 0 < seq <= lane.resent
+        passes = error.retryable and (again or (lane.tracks_durable and error.reason in PASSING))
+        if passes and self._persists:
+            if lane.phase is LanePhase.BOUND:
+                self._come_again(lane, LanePhase.HELD, error)
+            return
+        if lane.phase is LanePhase.HELD:
+            return
+        if again and (seq <= lane.received or not _waited_for(lane, seq)):
+            # The session is not the one that took this step, or an earlier process sent it.
+            if lane.journal is not None and seq > lane.received:
+                lane.journal.withdraw(seq)
+            self._abandon(lane, error, effects)
+            return
+        if lane.failing is None or seq < lane.failing[0]:
+            lane.failing = (seq, error)
+        self._fail_if_due(lane, effects)
+
+
+def _waited_for(lane: Lane, seq: int) -> bool:
+    return any(ticket.first_seqs[ticket.places[lane.handle]] <= seq for ticket in lane.tickets)

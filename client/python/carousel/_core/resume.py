@@ -1,0 +1,127 @@
+"""After a break: what the server still has, what it is owed, and whether it says the same again.
+
+Rules R8, R9 and R12 of the protocol, as functions of a lane and of what the server says of its session.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carousel._error_bases import CarouselError, ReplayDivergedError
+from carousel._errors import DataLossError, SupersededError
+from carousel_protos.v1 import carousel_pb2 as pb
+
+from .lane import UNTRACKED, Lane, identity_of
+from .tickets import Rows
+
+_SAME_INSTANT_S = 1.0
+"""Stores may round when a session was opened."""
+
+
+def obstacle(lane: Lane, session: pb.Session) -> CarouselError | None:
+    """Why a lane cannot go on with the session that was bound again; None if it can."""
+    seed, created_at_s = identity_of(session)
+    known_seed, known_s = lane.identity
+    if lane.identity != (0, 0.0) and (
+        seed != known_seed or abs(created_at_s - known_s) > _SAME_INSTANT_S
+    ):
+        return DataLossError(
+            f"session {lane.session_id} is another one now: the one that was bound here is lost"
+        )
+    moves_itself = lane.generations > 0 or lane.adopts or lane.leaving is not None
+    if session.applied > lane.sent and not moves_itself:
+        return SupersededError(
+            f"step {session.applied} of session {lane.session_id} has run, but only {lane.sent} were "
+            "sent from here: another client has stepped it meanwhile"
+        )
+    owed_from = lane.kept[0].first if lane.kept else lane.sent + 1
+    if session.applied + 1 < owed_from:
+        return _lost(lane, session, owed_from)
+    return None
+
+
+def _lost(lane: Lane, session: pb.Session, owed_from: int) -> DataLossError:
+    where = "its server" if session.durability in UNTRACKED else "the store"
+    return DataLossError(
+        f"session {lane.session_id} is back at step {session.applied}: {where} has lost steps that "
+        f"were confirmed up to {owed_from - 1}, and their inputs are no longer here",
+        metadata={"applied": str(session.applied), "expected": str(owed_from - 1)},
+        seq=session.applied + 1,
+    )
+
+
+def not_found(lane: Lane, error: CarouselError) -> CarouselError:
+    """The error for a session that was bound here before and is not there any more."""
+    text = f"session {lane.session_id} is not there any more: the store has lost it"
+    if not lane.tracks_durable:
+        text = f"session {lane.session_id} was lost with its server: it was opened with durability none"
+    return DataLossError(text, request_id=error.request_id)
+
+
+def take_up(lane: Lane, session: pb.Session) -> None:
+    """Takes the cursors of a session that is bound again. R8: first prunes, so that the window is open."""
+    applied = session.applied
+    lane.take_facts(session)
+    lane.forget()
+    lane.replaying = False
+    if lane.adopts:
+        lane.adopts = False
+        if applied >= lane.sent:
+            lane.unread = 0
+            lane.move_to(applied)
+    if applied < lane.received:
+        lane.heard = applied
+    lane.careful = True
+    lane.resent = lane.sent
+
+
+def owed_blocks(lane: Lane, applied: int) -> list[pb.AttachRequest]:
+    """Blocks with the inputs of the steps that were sent and have not run."""
+    last = lane.sent if lane.failing is None else min(lane.sent, lane.failing[0] - 1)
+    requests = []
+    for kept in lane.kept:
+        begin, end = max(kept.first, applied + 1), min(kept.last, last)
+        if begin > end:
+            continue
+        sent = kept.block
+        data = np.frombuffer(sent.inputs, np.uint8).reshape(len(sent.handles), sent.steps, -1)
+        rows = data[kept.place, begin - kept.first : end - kept.first + 1]
+        block = pb.Block(
+            handles=[lane.handle],
+            first_seqs=[begin],
+            steps=end - begin + 1,
+            inputs=rows.tobytes(),
+        )
+        requests.append(pb.AttachRequest(block=block))
+    return requests
+
+
+def compare(lane: Lane, first: int, rows: Rows) -> tuple[int, ReplayDivergedError | None]:
+    """Compares outputs that came again: how many could be compared, and what is wrong if any differ."""
+    compared = 0
+    for kept in lane.outputs:
+        begin, end = max(kept.first, first), min(kept.last, first + len(rows) - 1)
+        if begin > end:
+            continue
+        before = kept.rows[kept.place, begin - kept.first : end - kept.first + 1]
+        again = rows[begin - first : end - first + 1]
+        compared += end - begin + 1
+        if np.array_equal(before, again):
+            continue
+        for step in range(end - begin + 1):
+            if not _alike(lane, before[step : step + 1], again[step : step + 1]):
+                return compared, _diverged(lane, begin + step)
+    return compared, None
+
+
+def _alike(lane: Lane, before: Rows, again: Rows) -> bool:
+    if np.array_equal(before, again):
+        return True
+    return lane.alike is not None and before.shape == again.shape and lane.alike(before, again)
+
+
+def _diverged(lane: Lane, seq: int) -> ReplayDivergedError:
+    text = f"the output of step {seq} of session {lane.session_id} came again differently"
+    if lane.former_class != "":
+        text += f"; it was computed by {lane.former_class!r}, and now by {lane.execution_class!r}"
+    return ReplayDivergedError(text, seq=seq)

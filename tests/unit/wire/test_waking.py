@@ -1,0 +1,81 @@
+"""Handles whose session is in the store: what the client is told when it comes back otherwise than it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Place
+from carousel_server.core.types import OpenSpec, SessionView
+from carousel_server.wire.outbox import Outbox
+from carousel_server.wire.stream import Stream
+
+
+class Loop:
+    """Runs at once what an event loop would run soon."""
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
+        callback(*args)
+
+
+class Catalog(FakeCatalog):
+    """Remembers which epoch was asked for; fails on wish."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        super().__init__(engine)
+        self.floors: list[int] = []
+        self.error: CarouselError | None = None
+
+    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[Place]:
+        self.floors.append(epoch_floor)
+        if self.error is None:
+            return super().resume(tenant, session_id, epoch_floor)
+        refused: Future[Place] = Future()
+        refused.set_exception(self.error)
+        return refused
+
+
+class Rig:
+    """A stream with session "s" bound to handle 1, and parked as of step 5 in epoch 3."""
+
+    def __init__(self) -> None:
+        engine = FakeEngine()
+        self.catalog = Catalog(engine)
+        self.outbox = Outbox(1 << 20, 1 << 20)
+        self.stream = Stream(Loop(), self.outbox, CountingMetrics(), self.catalog, "t")  # type: ignore[arg-type]
+        opened = self.catalog.open(engine, OpenSpec("t", "s")).result(timeout=1)
+        self.stream.bind(1, lambda: self.catalog.resume("t", "s"))
+        view: SessionView = opened[1]
+        parked = replace(view, applied=5, durable=5, ack=5, epoch=3)
+        self.stream.parked(self.stream.bound[1].tag, parked)
+
+    def news(self) -> pb.AttachResponse:
+        """The last that the client was told."""
+        return self.outbox._waiting[-1]
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_a_session_that_comes_back_in_the_past_is_taken_away(rig: Rig) -> None:
+    rig.stream.wake(1)
+    assert rig.catalog.floors[-1] == 3, "an epoch that the client has seen may be given again"
+    assert rig.news().unbound.handle == 1
+    assert "the store went back" in rig.news().unbound.status.message
+    assert rig.stream.handles == 0
+
+
+def test_whoever_waits_for_a_replay_hears_that_the_store_is_away(rig: Rig) -> None:
+    rig.catalog.error = CarouselError("STORE_UNAVAILABLE", "nobody is there", retry_after_s=0.1)
+    rig.stream.wake(1)
+    assert "could not be fetched" in rig.news().unbound.status.message
+    assert rig.stream.handles == 0
