@@ -11,9 +11,20 @@ from functools import partial
 from typing import Any
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Activate, EnginePort, Fork, Import, Open, Opened, Place
+from carousel_server.core.ports import (
+    Activate,
+    EnginePort,
+    Export,
+    Fork,
+    Get,
+    Import,
+    Open,
+    Opened,
+    Place,
+)
 from carousel_server.core.store import (
     Acquire,
+    First,
     NewSession,
     Read,
     Record,
@@ -22,9 +33,10 @@ from carousel_server.core.store import (
     SessionKey,
     StorePort,
 )
-from carousel_server.core.types import Durability, OpenSpec, SessionRef
+from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 from carousel_server.sessions import Directory
 from carousel_server.sessions.directory import ended
+from carousel_server.state.snapshot import Snapshot, decode
 
 _MOST_TRIES = 4
 """A session may be parked again, by the slab's pressure, before the opening that fetched it is done."""
@@ -45,12 +57,14 @@ class Activation:
         store: StorePort,
         *,
         default_idle_ttl_s: float,
+        max_idle_ttl_s: float,
         wall: Callable[[], float],
     ) -> None:
         self._directory = directory
         self._engines = engines
         self._store = store
         self._default_idle_ttl_s = default_idle_ttl_s
+        self._max_idle_ttl_s = max_idle_ttl_s
         self._wall = wall
         self._lock = threading.Lock()
         # Activations that are not over, so that whoever comes meanwhile shares them.
@@ -92,6 +106,7 @@ class Activation:
 
     def _open(self, spec: OpenSpec, new: NewSession, opened: Opened, tries: int) -> None:
         """Finds the session, then asks its engine; again if it was parked in between."""
+        key = SessionKey(spec.tenant, spec.session_id)
 
         def answer(reply: Opened) -> None:
             error = reply.exception()
@@ -105,11 +120,14 @@ class Activation:
             if (error := place.exception()) is not None:
                 opened.set_exception(error)
                 return
+            engine = place.result()[0]
+            if engine.model.name != new.model:
+                opened.set_exception(_exists(key, engine))
+                return
             command = Open(spec)
             command.reply.add_done_callback(answer)
-            _submit_to(place.result()[0], command)
+            _submit_to(engine, command)
 
-        key = SessionKey(spec.tenant, spec.session_id)
         self.resume(key, new=new).add_done_callback(find)
 
     def open_unkept(self, engine: EnginePort, spec: OpenSpec) -> Opened:
@@ -136,40 +154,70 @@ class Activation:
         return command.reply
 
     def copy(self, engine: EnginePort, command: Import | Fork, durability: Durability) -> Opened:
-        """Opens a session that the store keeps from a snapshot or another session."""
-        spec = command.spec
-        spec = replace(
-            spec,
-            session_id=spec.session_id or secrets.token_urlsafe(12),
-            durability=durability,
-        )
-        key = SessionKey(spec.tenant, spec.session_id)
-        command.spec = spec
+        """Opens a session that the store keeps from a snapshot or another session.
 
-        def acquired(reply: Future[Record]) -> None:
+        The store gets the snapshot in the stroke that opens the session, so it never has one without.
+        """
+        if isinstance(command, Import):
+            self._copy(engine, command, command.snapshot, durability)
+            return command.reply
+
+        def exported(reply: Future[tuple[bytes, SessionView]]) -> None:
             if (error := reply.exception()) is not None:
                 command.reply.set_exception(error)
-                return
-            record = reply.result()
-            if not record.created:
-                self._give_back(record)
-                command.reply.set_exception(_exists(key))
-                return
-            command.epoch = record.epoch
-            _submit_to(engine, command)
+            else:
+                self._copy(engine, command, reply.result()[0], durability)
 
-        def undo(reply: Opened) -> None:
-            if reply.exception() is not None and command.epoch:
-                self._submit(Remove(key, command.epoch, "SESSION_CLOSED"))
+        export = Export(command.ref)
+        export.reply.add_done_callback(exported)
+        _submit_to(engine, export)
+        return command.reply
 
-        if self._directory.find(key.tenant, key.id) is not None:
-            command.reply.set_exception(_exists(key))
-            return command.reply
-        command.reply.add_done_callback(undo)
-        acquire = Acquire(key, 0, self._new(engine, spec, durability))
+    def _copy(
+        self, engine: EnginePort, command: Import | Fork, data: bytes, durability: Durability
+    ) -> None:
+        """Opens a session with a snapshot, if no session of its name is there."""
+        spec, opened = command.spec, command.reply
+        key = SessionKey(spec.tenant, spec.session_id or secrets.token_urlsafe(12))
+        try:
+            taken = decode(data)
+            _check_weights(engine, taken)
+            asked = self._begin_copy(key)
+        except CarouselError as error:
+            opened.set_exception(error)
+            return
+        ttl_s = min(taken.idle_ttl_s, self._max_idle_ttl_s)
+        seed = taken.seed if spec.seed is None else spec.seed
+        new = NewSession(engine.model.name, durability, ttl_s, seed, self._wall())
+
+        def acquired(reply: Future[Record]) -> None:
+            if reply.exception() is None and not reply.result().created:
+                self._give_back(reply.result())
+                self._over(key, asked, _exists(key))
+            else:
+                self._acquired(key, asked, reply)
+
+        def settled(reply: Future[Place]) -> None:
+            if (error := reply.exception()) is not None:
+                opened.set_exception(_of_a_copy(error))
+                return
+            get = Get(reply.result()[1])
+            get.reply.add_done_callback(partial(_settle_copy, opened, get.ref))
+            _submit_to(engine, get)
+
+        asked.add_done_callback(settled)
+        acquire = Acquire(key, 0, new, First(taken.applied, data))
         acquire.reply.add_done_callback(acquired)
         self._submit(acquire)
-        return command.reply
+
+    def _begin_copy(self, key: SessionKey) -> Future[Place]:
+        """Claims the name: nobody brings it onto a row meanwhile."""
+        with self._lock:
+            if key in self._under_way or self._directory.find(key.tenant, key.id) is not None:
+                raise _exists(key)
+            asked: Future[Place] = Future()
+            self._under_way[key] = asked
+            return asked
 
     # -- the steps of an activation
 
@@ -271,5 +319,36 @@ def _pass_on(reply: Future[Any], target: Future[Any]) -> None:
         target.set_result(reply.result())
 
 
-def _exists(key: SessionKey) -> CarouselError:
-    return CarouselError("SESSION_EXISTS", f"session {key.id!r} is open", field="session_id")
+def _exists(key: SessionKey, engine: EnginePort | None = None) -> CarouselError:
+    where = "" if engine is None else f" on model {engine.model.name!r}"
+    return CarouselError("SESSION_EXISTS", f"session {key.id!r} is open{where}", field="session_id")
+
+
+def _check_weights(engine: EnginePort, taken: Snapshot) -> None:
+    """Refuses other weights before anything is opened; the engine checks the rest."""
+    model = engine.model
+    if not model.causal:
+        raise CarouselError(
+            "MODEL_NOT_CAUSAL", f"model {model.name!r} cannot run sessions", field="model"
+        )
+    if taken.fingerprint != model.fingerprint:
+        raise CarouselError(
+            "FINGERPRINT_MISMATCH",
+            f"the snapshot belongs to weights {taken.fingerprint[:12]}… of model {taken.model!r}; "
+            f"model {model.name!r} has {model.fingerprint[:12]}…",
+            field="snapshot",
+        )
+
+
+def _of_a_copy(error: BaseException) -> BaseException:
+    """What is wrong with a snapshot that a caller has sent is his, not the store's."""
+    if isinstance(error, CarouselError) and error.reason == "SNAPSHOT_DAMAGED":
+        return CarouselError("SNAPSHOT_INVALID", error.message, field="snapshot")
+    return error
+
+
+def _settle_copy(opened: Opened, ref: SessionRef, view: Future[SessionView]) -> None:
+    if (error := view.exception()) is not None:
+        opened.set_exception(error)
+    else:
+        opened.set_result((ref, view.result()))

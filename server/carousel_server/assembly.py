@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,10 +41,14 @@ class Assembly:
 
         Idempotent.
         """
-        with ThreadPoolExecutor(len(self.engines)) as pool:
-            list(pool.map(Engine.stop, self.engines))  # a list, so that what one raises is raised
-        if self.store is not None:
-            self.store.stop()
+        try:
+            with ThreadPoolExecutor(len(self.engines)) as pool:
+                list(
+                    pool.map(Engine.stop, self.engines)
+                )  # a list, so that what one raises is raised
+        finally:
+            if self.store is not None:
+                self.store.stop()
 
 
 def assemble(settings: Settings) -> Assembly:
@@ -75,6 +81,8 @@ def assemble(settings: Settings) -> Assembly:
         MemoryError,
         RuntimeError,
     ) as error:  # torch: out of memory is a RuntimeError
+        if store is not None:
+            store.stop()
         raise ConfigError(
             f"{settings.slots} slots do not fit: {str(error).splitlines()[0] or 'out of memory'}\n"
             "lower slots, or window_steps"
@@ -98,6 +106,7 @@ def make_catalog(
         {engine.model.name: engine for engine in engines},
         store,
         default_idle_ttl_s=settings.idle_ttl_s,
+        max_idle_ttl_s=settings.max_idle_ttl_s,
         wall=time.time,
     )
     return Catalog(directory, engines, store, activation)
@@ -111,7 +120,7 @@ def start_store(settings: Settings, metrics: Metrics) -> StoreThread | None:
     """
     if not settings.store:
         return None
-    replica = settings.replica or f"{settings.host}:{settings.port}"
+    replica = settings.replica or default_replica(settings.port)
     try:
         store = open_store(settings.store, replica=replica, lease_ttl_s=settings.lease_ttl_s)
     except StoreError as error:
@@ -119,6 +128,12 @@ def start_store(settings: Settings, metrics: Metrics) -> StoreThread | None:
     thread = StoreThread(store, queue_requests=settings.store_requests, metrics=metrics.store())
     thread.start()
     return thread
+
+
+def default_replica(port: int) -> str:
+    """This machine's name and the port: whoever has bound it is the only one of that name."""
+    number = str(port) if port else f"free-{secrets.token_hex(4)}"
+    return f"{socket.gethostname()}:{number}"
 
 
 def load_models(settings: Settings, device: str) -> list[RecurrentModel]:

@@ -18,6 +18,9 @@ from carousel_server.sessions.directory import ended
 
 T = TypeVar("T")
 
+_LEFT = ("SESSION_PARKED", "LEASE_LOST")
+"""Why a session may be gone from its row between two questions, and still be open."""
+
 
 class Catalog:
     """Engines by model name. Any thread."""
@@ -85,10 +88,23 @@ class Catalog:
     def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
         """See `CatalogPort.peek`."""
         place = self.locate(tenant, session_id)
-        if place is not None:
-            command = Get(place[1])
-            place[0].submit(command)
-            return command.reply
+        if place is None:
+            return self._read(tenant, session_id)
+        seen: Future[SessionView] = Future()
+
+        def answer(reply: Future[SessionView]) -> None:
+            error = reply.exception()
+            left = isinstance(error, CarouselError) and error.reason in _LEFT
+            after = self._read(tenant, session_id) if left else reply
+            after.add_done_callback(lambda reply: _pass_on(reply, seen))
+
+        command = Get(place[1])
+        command.reply.add_done_callback(answer)
+        place[0].submit(command)
+        return seen
+
+    def _read(self, tenant: str, session_id: str) -> Future[SessionView]:
+        """A session that is on no row, as the store has it."""
         gone = ended(self._directory.why_gone(tenant, session_id), session_id)
         if self._store is None:
             return _failed(gone)
@@ -170,6 +186,13 @@ def _done(value: T) -> Future[T]:
     future: Future[T] = Future()
     future.set_result(value)
     return future
+
+
+def _pass_on(reply: Future[T], target: Future[T]) -> None:
+    if (error := reply.exception()) is not None:
+        target.set_exception(error)
+    else:
+        target.set_result(reply.result())
 
 
 def _failed(error: CarouselError) -> Future[Any]:

@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     )
     replica: str = _setting(
         "",
-        "This server's name at a shared store; HOST:PORT if empty. One that starts again under its name "
-        "takes over its sessions at once.",
+        "This server's name at a shared store; the machine's and the port if empty. Started again under it, "
+        "it takes over its sessions at once.",
     )
     lease_ttl_s: Seconds = _setting(
         10.0, "Time after which another server may take the sessions of one that is silent."

@@ -25,8 +25,8 @@ def name(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def zoo() -> Iterator[ServerProcess]:
-    """A server on the shipped models."""
-    with ServerProcess(ROOT / "models/zoo") as server:
+    """A server on the shipped models, with a store."""
+    with ServerProcess(ROOT / "models/zoo", store="memory") as server:
         yield server
 
 

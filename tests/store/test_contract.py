@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.store import Outcome, SessionKey, Store, Verdict
+from carousel_server.core.store import First, Outcome, SessionKey, Store, Verdict
 from carousel_server.core.types import Durability
 
 from .media import KEY, NEW, Medium, commit
@@ -51,6 +51,15 @@ def test_each_activation_takes_a_new_epoch_and_brings_what_was_committed(store: 
     assert (record.epoch, record.seq, record.snapshot) == (2, 7, b"\0\xff bytes")
     assert not record.created
     assert store.acquire(KEY, epoch_floor=0, new=None).epoch == 3
+
+
+def test_a_copy_opens_with_its_snapshot_in_the_same_stroke(store: Store) -> None:
+    record = store.acquire(KEY, epoch_floor=0, new=NEW, first=First(7, b"copied"))
+    assert (record.created, record.epoch, record.seq, record.snapshot) == (True, 1, 7, b"copied")
+    assert store.read(KEY).seq == 7
+    again = store.acquire(KEY, epoch_floor=0, new=NEW, first=First(9, b"another"))
+    assert (again.created, again.seq, again.snapshot) == (False, 7, b"copied")
+    assert store.commit([commit(epoch=2, seq=6)], fsync=False)[0].verdict is Verdict.STALE
 
 
 def test_what_a_session_was_opened_with_is_never_changed(store: Store) -> None:
@@ -123,16 +132,25 @@ def test_a_commit_of_an_epoch_that_never_was_is_fenced(store: Store) -> None:
     assert store.commit([commit(1, epoch=2)], fsync=False) == [Outcome(Verdict.FENCED, 1, 0)]
 
 
-@pytest.mark.parametrize("seq", [4, 5])
-def test_a_commit_that_does_not_grow_is_stale_and_changes_nothing(store: Store, seq: int) -> None:
-    """R4; so a repeated commit, whose answer was lost, is told from a new one."""
+def test_a_commit_that_falls_back_is_stale_and_changes_nothing(store: Store) -> None:
+    """R4."""
     open_session(store)
     used = store.read(KEY).last_used_unix_s
     store.commit([commit(5, snapshot=b"first", used=used)], fsync=False)
-    again = commit(seq, snapshot=b"second", used=used + 1)
+    again = commit(4, snapshot=b"second", used=used + 1)
     assert store.commit([again], fsync=False) == [Outcome(Verdict.STALE, 1, 5)]
     record = store.acquire(KEY, epoch_floor=0, new=None)
     assert record.snapshot == b"first"
+
+
+def test_a_commit_of_the_same_step_takes_the_place_of_the_last(store: Store) -> None:
+    """The state is the same; who has bound the session, and what was acknowledged, is newer."""
+    open_session(store)
+    store.commit([commit(5, snapshot=b"first")], fsync=False)
+    assert store.commit([commit(5, snapshot=b"second")], fsync=False) == [
+        Outcome(Verdict.DONE, 1, 5)
+    ]
+    assert store.acquire(KEY, epoch_floor=0, new=None).snapshot == b"second"
 
 
 def test_a_commit_to_nothing_is_fenced(store: Store) -> None:
@@ -150,7 +168,7 @@ def test_outcomes_come_in_the_order_of_the_commits(store: Store) -> None:
 
 def test_one_session_may_stand_twice_in_a_group(store: Store) -> None:
     open_session(store)
-    verdicts = [o.verdict for o in store.commit([commit(2), commit(3), commit(3)], fsync=False)]
+    verdicts = [o.verdict for o in store.commit([commit(2), commit(3), commit(2)], fsync=False)]
     assert verdicts == [Verdict.DONE, Verdict.DONE, Verdict.STALE]
 
 

@@ -62,7 +62,9 @@ class ManualStore:
 
     def _run(self, request: StoreRequest) -> Any:
         verbs: dict[type, Callable[[Any], Any]] = {
-            Acquire: lambda r: self.store.acquire(r.key, epoch_floor=r.epoch_floor, new=r.new),
+            Acquire: lambda r: self.store.acquire(
+                r.key, epoch_floor=r.epoch_floor, new=r.new, first=r.first
+            ),
             CommitGroup: lambda r: self.store.commit(r.commits, fsync=r.fsync),
             Release: lambda r: self.store.release(r.held),
             Remove: lambda r: self.store.remove(r.key, r.epoch, r.reason),

@@ -245,25 +245,22 @@ class Export:
 
 @dataclass(slots=True)
 class Import:
-    """Opens a session from a snapshot. `spec.session_id` as in Open; `epoch` as in Fork."""
+    """Opens a session that no store keeps from a snapshot. `spec.session_id` as in Open."""
 
     snapshot: bytes
     spec: OpenSpec
-    epoch: int = 0
     reply: Future[tuple[SessionRef, SessionView]] = field(default_factory=Future)
 
 
 @dataclass(slots=True)
 class Fork:
-    """Opens a session with a copy of another's state and cursors; pending steps are not copied.
+    """Opens a session that no store keeps with a copy of another's state and cursors.
 
-    `epoch` is that of the new session's record in the store, which has acquired it; 0 where no store
-    keeps it.
+    Pending steps are not copied.
     """
 
     ref: SessionRef
     spec: OpenSpec
-    epoch: int = 0
     reply: Future[tuple[SessionRef, SessionView]] = field(default_factory=Future)
 
 

@@ -5,7 +5,8 @@ requests from any thread into a bounded queue, runs them in order, commits all s
 group, and settles each request's future.
 
 Rule R4 of the protocol lives in the store: a commit is one atomic compare. The epoch must equal the stored
-one, else FENCED; the seq must grow, else STALE.
+one, else FENCED; the seq must not fall, else STALE. (At an equal seq the state is the same, and what is newer
+is who has bound the session and what was acknowledged.)
 """
 
 from __future__ import annotations
@@ -35,6 +36,16 @@ class NewSession:
     idle_ttl_s: float
     seed: int
     created_at_unix_s: float
+
+
+class First(NamedTuple):
+    """The snapshot that a session is opened with: of a copy; a new one has none."""
+
+    seq: int = 0
+    snapshot: bytes = b""
+
+
+NO_SNAPSHOT = First()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,7 @@ class Verdict(Enum):
     FENCED = "fenced"
     """A newer activation exists, or the session has ended: the sender no longer owns it."""
     STALE = "stale"
-    """The store has this seq, or a later one, of the same epoch: an answer was lost on the way."""
+    """The store has a later seq of the same epoch: this commit was overtaken."""
 
 
 class Outcome(NamedTuple):
@@ -115,7 +126,14 @@ class Store(Protocol):
     levels: frozenset[Durability]
     lease_ttl_s: float
 
-    def acquire(self, key: SessionKey, *, epoch_floor: int, new: NewSession | None) -> Record:
+    def acquire(
+        self,
+        key: SessionKey,
+        *,
+        epoch_floor: int,
+        new: NewSession | None,
+        first: First = NO_SNAPSHOT,
+    ) -> Record:
         """Activates a session: a new epoch, max(stored, epoch_floor) + 1, held by this replica.
 
         Repeating it, also by the replica that holds the session, takes another epoch (R3). A session
@@ -126,6 +144,7 @@ class Store(Protocol):
             epoch_floor: highest epoch that its client has seen (R13).
             new: opens the session if it is not there. One that ended within a day goes on with the
                 epochs it had, so that a commit from its former life stays fenced.
+            first: what it is opened with, in the same transaction.
 
         Raises:
             CarouselError: SESSION_NOT_FOUND, SESSION_EXPIRED or SESSION_CLOSED (where `new` is given,
@@ -186,6 +205,7 @@ class Acquire:
     key: SessionKey
     epoch_floor: int = 0
     new: NewSession | None = None
+    first: First = NO_SNAPSHOT
     reply: Future[Record] = field(default_factory=Future)
 
 
@@ -263,9 +283,11 @@ class StorePort(Protocol):
 
 
 __all__ = [
+    "NO_SNAPSHOT",
     "Acquire",
     "Commit",
     "CommitGroup",
+    "First",
     "ListStored",
     "NewSession",
     "Outcome",

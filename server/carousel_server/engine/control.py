@@ -32,7 +32,7 @@ from carousel_server.core.ports import (
     StepBlock,
     Unbind,
 )
-from carousel_server.core.types import GenerateSpec, ModelView, SessionRef, SessionView
+from carousel_server.core.types import GenerateSpec, ModelView, SessionView
 from carousel_server.sessions import Event, Ledger, SessionTable
 from carousel_server.state import snapshot
 
@@ -100,8 +100,8 @@ class Control:
             CancelGenerate: self._cancel_generate,
             Infer: lambda c, _: sequences.submit(c),
             Export: self._export,
-            Import: lambda c, now: self._copy(c, snapshot.decode(c.snapshot), now),
-            Fork: lambda c, now: self._copy(c, lifetimes.take(c.ref), now),
+            Import: lambda c, now: lifetimes.restore(snapshot.decode(c.snapshot), c.spec, now),
+            Fork: lambda c, now: lifetimes.restore(lifetimes.take(c.ref), c.spec, now),
             Activate: self._activate,
         }
         if keeper is not None:
@@ -163,28 +163,16 @@ class Control:
         self._waiting_room.enter(command, now)
         return _LATER
 
-    def _copy(self, command: Import | Fork, taken: snapshot.Snapshot, now: float) -> object:
-        """Opens a session from a snapshot; answers when the store has it too, if one keeps it."""
-        opened = self._lifetimes.restore(taken, command.spec, command.epoch, now)
-        if not command.epoch:
-            return opened
-        row = opened[0].row
-        self._ledger.when_durable(row, partial(self._copied, command, opened[0]), now)
-        return _LATER
-
-    def _copied(self, command: Import | Fork, ref: SessionRef, error: CarouselError | None) -> None:
-        _settle(command.reply, error or (ref, self._rows.view(ref)))
-
     def _bind(self, command: Bind, now: float) -> object:
         row = self._rows.row_of(command.ref)
-        self._check_bind(row, command)
-        tracked = bool(self._table.tracked[row])
-        if not tracked or self._table.generating[row]:
+        self._check_bind(row, command, now)
+        if not self._table.tracked[row]:
             return self._bind_now(command, now)
         # The older binding ends here. What it sent and has not run is forgotten: it was not durable, so
         # its sender has it still.
         self._delivery.unbind(row, _superseded())
-        self._table.drop_pending(row)
+        if not self._table.generating[row]:
+            self._table.drop_pending(row)
         self._ledger.when_durable(row, partial(self._bind_later, command, now), now)
         return _LATER
 
@@ -202,7 +190,7 @@ class Control:
             self._admission.acknowledge_row(row, command.ack)
         return self._rows.view(command.ref)
 
-    def _check_bind(self, row: int, command: Bind) -> None:
+    def _check_bind(self, row: int, command: Bind, now: float) -> None:
         """Refuses a binding from the past (R10), and a session from the past (R13)."""
         table = self._table
         if table.tracked[row] and command.epoch_floor > table.epoch[row]:
@@ -221,7 +209,9 @@ class Control:
                 "a newer stream or call has bound this session",
                 metadata={"attach_id": newest},
             )
-        table.attach_id[row] = max(newest, command.attach_id)
+        if command.attach_id > newest:
+            table.attach_id[row] = command.attach_id
+            self._ledger.touch(row, now)
 
     def _unbind(self, command: Unbind, _now: float) -> None:
         if not self._rows.is_live(command.ref):
@@ -267,7 +257,8 @@ class Control:
         if again and self._table.generating[row]:
             # Asked again while the first asker's stream is still thought to be alive.
             self._generations.end(row, _superseded())
-        if self._table.pending[row]:
+        told = int(self._table.visible(np.asarray([row]))[0])
+        if self._table.pending[row] or (told < self._table.applied[row] and not again):
             raise CarouselError("SESSION_BUSY", "the session has steps or a generation to run")
         if not again:
             self._check_first_seq(row, spec)

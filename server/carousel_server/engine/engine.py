@@ -299,7 +299,15 @@ class Engine:
                 for row in np.flatnonzero(self._table.pending * ~self._table.generating).tolist()
             ),
             partial(self._sequences.fail_all, error),
+            partial(self._ledger.give_up, error),
+            partial(self._generations.give_up, error),
         ]
+        if self._broken is not None:
+            # Another replica may have them at once.
+            rows = np.flatnonzero(self._table.tracked).tolist()
+            answers += [
+                partial(self._lifetimes.let_lapse, row, error, self._clock()) for row in rows
+            ]
         for answer in answers:
             try:
                 answer()

@@ -175,6 +175,8 @@ class Generations:
         if not again:
             base, digest = int(self._table.applied[row]), digest_of(spec, prompt)
             self._kept[row] = Kept(base, carry, len(queue), digest, spec.logprobs or 0)
+        elif not self._kept[row].fits(len(queue), spec.logprobs or 0):
+            raise CarouselError("SEQUENCE_REUSED", "the session's snapshot is of another request")
         self._sampling.set(row, spec.sampling, int(self._table.seed[row]))
         tracked, sync = bool(self._table.tracked[row]), bool(self._table.sync[row])
         run = _Run(
@@ -250,6 +252,11 @@ class Generations:
             self.end(row, error)
         self._replace_teller(row, None, error)
         self._kept.pop(row, None)
+
+    def give_up(self, error: CarouselError) -> None:
+        """The engine ends: whoever still waits for the store's word is told so."""
+        for row in list(self._tellers):
+            self._replace_teller(row, None, error)
 
     def durable(self, row: int) -> None:
         """The store has confirmed steps of the row: tells what waited for it."""

@@ -145,9 +145,9 @@ class Keeper:
 
     def committed(self, command: Committed, now: float) -> None:
         """The store has answered, or failed to."""
-        self._ledger.busy = False
         live = [i for i, ref in enumerate(command.refs) if self._rows.is_live(ref)]
         rows = np.asarray([command.refs[i].row for i in live], np.int64)
+        self._ledger.arrived(rows)
         if isinstance(command.answer, CarouselError):
             self._ledger.pause(now + _PAUSE_S)
             for row in rows.tolist():

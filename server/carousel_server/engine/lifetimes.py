@@ -102,11 +102,13 @@ class Lifetimes:
         """
         snapshot = self._read(record)
         self._refuse_if_draining()
-        known = self._directory.claim(record.key.tenant, record.key.id, self._model.name)
-        assert known is None, "a session was activated twice"
-        opened = record.session
+        key, opened = record.key, record.session
+        if self._directory.claim(key.tenant, key.id, self._model.name) is not None:
+            raise CarouselError(
+                "SESSION_EXISTS", f"session {key.id!r} is open already", field="session_id"
+            )
         ref = self._rows.begin(
-            OpenSpec(record.key.tenant, record.key.id, opened.durability),
+            OpenSpec(key.tenant, key.id, opened.durability),
             idle_ttl_s=opened.idle_ttl_s,
             seed=opened.seed,
             created_at_unix_s=opened.created_at_unix_s,
@@ -116,7 +118,8 @@ class Lifetimes:
         self._table.epoch[ref.row] = record.epoch
         if snapshot is not None:
             self._snapshots.fill(ref.row, snapshot, record.epoch)
-            self._table.attach_id[ref.row] = snapshot.attach_id
+            # A copy has the attach_id of its original, which says nothing of its own.
+            self._table.attach_id[ref.row] = 0 if record.created else snapshot.attach_id
         self._ledger.begin(ref.row)
         if record.created:
             self._metrics.opened()
@@ -125,11 +128,9 @@ class Lifetimes:
         return ref
 
     def restore(
-        self, snapshot: Snapshot, spec: OpenSpec, epoch: int, now: float
+        self, snapshot: Snapshot, spec: OpenSpec, now: float
     ) -> tuple[SessionRef, SessionView]:
-        """Opens a session that goes on where a snapshot of another stands.
-
-        With an `epoch`, a store has acquired it, and is behind until it has a first snapshot.
+        """Opens a session that no store keeps, which goes on where a snapshot of another stands.
 
         Raises:
             CarouselError: FINGERPRINT_MISMATCH, SNAPSHOT_INVALID, SESSION_EXISTS, or as `open`.
@@ -141,20 +142,16 @@ class Lifetimes:
             raise CarouselError(
                 "SESSION_EXISTS", f"session {session_id!r} is open already", field="session_id"
             )
-        durability = spec.durability if epoch else Durability.NONE
         ref = self._rows.begin(
-            replace(spec, session_id=session_id, durability=durability),
-            idle_ttl_s=snapshot.idle_ttl_s,
+            replace(spec, session_id=session_id, durability=Durability.NONE),
+            idle_ttl_s=min(snapshot.idle_ttl_s, self._limits.max_idle_ttl_s),
             seed=snapshot.seed if spec.seed is None else spec.seed,
             created_at_unix_s=self._wall(),
             now=now,
             make_room=partial(self._make_room, now),
         )
         self._metrics.opened()
-        self._snapshots.fill(ref.row, snapshot, epoch or snapshot.epoch + 1)
-        if epoch:
-            self._ledger.begin(ref.row)
-            self._ledger.touch(ref.row, now)
+        self._snapshots.fill(ref.row, snapshot, snapshot.epoch + 1)
         return ref, self._rows.view(ref)
 
     def end(

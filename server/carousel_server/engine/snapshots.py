@@ -16,6 +16,9 @@ from carousel_server.state.snapshot import Snapshot
 from .generation import Generations
 from .values import valid_rows
 
+_MOST_ALTERNATIVES = 32
+"""As many as a request may ask for: a snapshot comes from outside."""
+
 
 class Snapshots:
     """Takes and fills rows. Used on the engine's thread only."""
@@ -97,6 +100,8 @@ class Snapshots:
             self._model.generative
             and snapshot.applied >= run.base
             and len(run.ids) == drawn
+            and run.alternative_ids.shape[1] <= _MOST_ALTERNATIVES
+            and (run.alternative_ids < vocabulary).all()
             and ((tokens >= 0) & (tokens < vocabulary)).all()
         )
 

@@ -159,8 +159,8 @@ class Stepping:
     def _deliver_generated(self, batch: Batch, chosen: Int64s, outputs: BatchOutputs) -> None:
         rows, table = batch.rows[chosen], self._table
         table.received[rows] = table.ack[rows] = table.applied[rows]
-        raw = outputs.last[torch.from_numpy(chosen)]
         try:
+            raw = outputs.last[torch.from_numpy(chosen)]
             ended = self._generations.advance(rows, batch.counts[chosen], raw, self._clock())
         except Exception:
             log.exception("model %s: drawing tokens failed", self._view.name)

@@ -44,6 +44,11 @@ class Kept:
         """Number of tokens drawn."""
         return self._count
 
+    def fits(self, prompt_tokens: int, alternatives: int) -> bool:
+        """True if it can be of a request that feeds and reports so many."""
+        widths = (self.prompt_tokens, self._other_ids.shape[1])
+        return widths == (prompt_tokens, alternatives)
+
     def seq(self, place: int) -> int:
         """The step whose output a token was drawn from."""
         return self.base + self.prompt_tokens + place

@@ -6,6 +6,7 @@ a matter of one commit, so it would be a pity to refuse at once.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from carousel_server.core.ports import Activate
 from carousel_server.core.types import SessionRef
 
 from .lifetimes import Lifetimes
+
+log = logging.getLogger(__name__)
 
 _MOST_WAITING = 4096
 
@@ -72,5 +75,9 @@ class WaitingRoom:
             if error.reason == "SLAB_FULL" and not last and self._lifetimes.may_get_room:
                 return False
             result = error
+        except Exception:
+            # A defect of ours in one session must not cost the others their model.
+            log.exception("activating a session failed")
+            result = CarouselError("INTERNAL", "the server failed on this session")
         self._answer(command, result)
         return True

@@ -43,8 +43,8 @@ class Ledger:
         self._urgent = np.zeros(table.slots, np.bool_)
         # Rows whose snapshot is on its way.
         self._on_the_way = np.zeros(table.slots, np.bool_)
-        # Row → who waits until the store has all that has run; in order of asking.
-        self._waiters: defaultdict[int, list[Waiter]] = defaultdict(list)
+        # Row → who waits until the store has a step; in order of asking.
+        self._waiters: defaultdict[int, list[tuple[int, Waiter]]] = defaultdict(list)
         # How many rows the store keeps; 0 makes all of this cost nothing.
         self.tracked = 0
         # True while a group is on its way; no other is sent.
@@ -63,10 +63,9 @@ class Ledger:
         self._clean(row)
 
     def touch(self, row: int, now: float) -> None:
-        """The row holds what the store lacks, though no step has run: it was filled from elsewhere."""
-        self._table.durable[row] = 0
-        self._dirty_since_s[row] = now
-        self._urgent[row] = True
+        """The row holds news that are no step, such as who has bound it: they follow soon."""
+        if self._table.tracked[row]:
+            self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
 
     def end(self, row: int, error: CarouselError) -> None:
         """The row's session has left; whoever waits is told `error`."""
@@ -109,13 +108,15 @@ class Ledger:
         self._urgent[rows] |= np.isfinite(self._dirty_since_s[rows])
 
     def when_durable(self, row: int, waiter: Waiter, now: float) -> None:
-        """Calls `waiter` as soon as the store has all that has run by then; at once if it has."""
-        if self.is_clean(row):
+        """Calls `waiter` as soon as the store has all that has run by now; at once if it has."""
+        target = int(self._table.applied[row])
+        if not self._table.tracked[row] or self._table.durable[row] >= target:
             waiter(None)
             return
-        self._waiters[row].append(waiter)
+        self._waiters[row].append((target, waiter))
         self._urgent[row] = True
-        self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
+        if not self._on_the_way[row]:
+            self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
 
     # -- to the store and back
 
@@ -157,18 +158,27 @@ class Ledger:
         table = self._table
         assert seq <= table.applied[row], "the store has steps that never ran here"
         table.durable[row] = max(int(table.durable[row]), seq)
-        self._on_the_way[row] = False
         self._urgent[row] |= table.sync[row] or row in self._waiters
 
     def settle(self, row: int) -> None:
-        """Wakes those who waited for what was confirmed, if that was all."""
-        if self.is_clean(row):
+        """Wakes those who waited for what was confirmed."""
+        durable = int(self._table.durable[row])
+        waiting = self._waiters.pop(row, [])
+        if left := [(target, waiter) for target, waiter in waiting if target > durable]:
+            self._waiters[row] = left
+        elif not self._table.sync[row] or self.is_clean(row):
             self._urgent[row] = False
-            self._wake(row, None)
+        for target, waiter in waiting:
+            if target <= durable:
+                waiter(None)
+
+    def arrived(self, rows: Int64s) -> None:
+        """The group is no longer on its way, whatever has become of it."""
+        self.busy = False
+        self._on_the_way[rows] = False
 
     def failed(self, row: int, error: CarouselError, now: float) -> None:
         """The store could not keep the row's snapshot; it is tried again, but nobody waits for it."""
-        self._on_the_way[row] = False
         self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
         self._urgent[row] |= self._table.sync[row]
         self._wake(row, error)
@@ -203,5 +213,10 @@ class Ledger:
         self._urgent[row] = self._on_the_way[row] = False
 
     def _wake(self, row: int, error: CarouselError | None) -> None:
-        for waiter in self._waiters.pop(row, ()):
+        for _, waiter in self._waiters.pop(row, ()):
             waiter(error)
+
+    def give_up(self, error: CarouselError) -> None:
+        """The engine ends: nobody waits any more."""
+        for row in list(self._waiters):
+            self._wake(row, error)

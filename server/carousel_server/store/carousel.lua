@@ -64,7 +64,8 @@ local function gone(reason)
   return reason and {'ENDED', reason} or {'NONE'}
 end
 
--- prefix, tenant, id, replica, boot, epoch floor, then model, durability, idle_ttl, seed, created_at to open.
+-- prefix, tenant, id, replica, boot, epoch floor, then model, durability, idle_ttl, seed,
+-- created_at, seq, snapshot to open.
 local function acquire(keys, args)
   local prefix, tenant, id, replica, boot = args[1], args[2], args[3], args[4], args[5]
   local key, name, at = keys[1], args[2] .. '/' .. args[3], now()
@@ -88,7 +89,7 @@ local function acquire(keys, args)
       return gone(reason)
     end
     epoch, idle_ttl = former, args[9]
-    redis.call('HSET', key, 'seq', '0', 'snapshot', '', 'model', args[7], 'durability', args[8],
+    redis.call('HSET', key, 'seq', args[12], 'snapshot', args[13], 'model', args[7], 'durability', args[8],
       'idle_ttl', idle_ttl, 'seed', args[10], 'created_at', args[11])
     redis.call('ZADD', prefix .. 'ids:' .. tenant, 0, id)
     redis.call('DEL', prefix .. 'ended:' .. name)
@@ -109,7 +110,7 @@ local function commit(keys, args)
       outcomes[i] = {FENCED, '0', '0'}
     elseif kept[1] ~= epoch then
       outcomes[i] = {FENCED, kept[1], kept[2]}
-    elseif tonumber(seq) <= tonumber(kept[2]) then
+    elseif tonumber(seq) < tonumber(kept[2]) then
       outcomes[i] = {STALE, kept[1], kept[2]}
     else
       redis.call('HSET', key, 'seq', seq, 'last_used', last_used, 'snapshot', snapshot)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from carousel_server.core.store import (
+    NO_SNAPSHOT,
     Commit,
+    First,
     NewSession,
     Outcome,
     Record,
@@ -109,7 +111,14 @@ class MemoryStore:
         self._me = _Owner(owner, self.medium.boots)
         self._take_lease()
 
-    def acquire(self, key: SessionKey, *, epoch_floor: int, new: NewSession | None) -> Record:
+    def acquire(
+        self,
+        key: SessionKey,
+        *,
+        epoch_floor: int,
+        new: NewSession | None,
+        first: First = NO_SNAPSHOT,
+    ) -> Record:
         """See `Store.acquire`."""
         check_floor(epoch_floor)
         now, kept = self._now(), self.medium.sessions.get(key)
@@ -126,7 +135,8 @@ class MemoryStore:
             if new is None:
                 raise gone(key, ended.reason if ended else None)
             self.medium.ended.pop(key, None)
-            kept = _Kept(new, ended.epoch if ended else 0, 0, b"", now, _NOBODY)
+            former = ended.epoch if ended else 0
+            kept = _Kept(new, former, first.seq, first.snapshot, now, _NOBODY)
         epoch = max(kept.epoch, epoch_floor) + 1
         kept = _Kept(kept.session, epoch, kept.seq, kept.snapshot, now, self._me)
         self.medium.sessions[key] = kept
@@ -221,7 +231,7 @@ class MemoryStore:
             return Outcome(Verdict.FENCED, 0, 0)
         if kept.epoch != one.epoch:
             return Outcome(Verdict.FENCED, kept.epoch, kept.seq)
-        if one.seq <= kept.seq:
+        if one.seq < kept.seq:
             return Outcome(Verdict.STALE, kept.epoch, kept.seq)
         self.medium.sessions[one.key] = _Kept(
             kept.session, kept.epoch, one.seq, one.snapshot, one.last_used_unix_s, kept.owner

@@ -8,7 +8,9 @@ from typing import Any
 
 from carousel_server.core.failpoints import armed, hit
 from carousel_server.core.store import (
+    NO_SNAPSHOT,
     Commit,
+    First,
     NewSession,
     Outcome,
     Record,
@@ -66,10 +68,17 @@ class RedisStore:
         self._closed = False
         self.renew()
 
-    def acquire(self, key: SessionKey, *, epoch_floor: int, new: NewSession | None) -> Record:
+    def acquire(
+        self,
+        key: SessionKey,
+        *,
+        epoch_floor: int,
+        new: NewSession | None,
+        first: First = NO_SNAPSHOT,
+    ) -> Record:
         """See `Store.acquire`."""
         check_floor(epoch_floor)
-        opening = () if new is None else _opening(new)
+        opening = () if new is None else _opening(new, first)
         arguments = (self._prefix, *key, self._owner, self._boot, str(epoch_floor), *opening)
         answer = self._link.call("acquire", [self._key(key)], arguments)
         if answer[0] == b"HELD":
@@ -185,10 +194,10 @@ def _name(key: SessionKey) -> str:
     return f"{key.tenant}/{key.id}"
 
 
-def _opening(new: NewSession) -> tuple[str, ...]:
+def _opening(new: NewSession, first: First) -> tuple[str | bytes, ...]:
     return (
         *(new.model, str(int(new.durability)), repr(new.idle_ttl_s)),
-        *(str(new.seed), repr(new.created_at_unix_s)),
+        *(str(new.seed), repr(new.created_at_unix_s), str(first.seq), first.snapshot),
     )
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from carousel_server.core.failpoints import hit
 from carousel_server.core.store import (
+    NO_SNAPSHOT,
     Commit,
+    First,
     NewSession,
     Outcome,
     Record,
@@ -65,14 +67,21 @@ class SqliteStore:
         self._synced = False
         self._sessions = int(self._db.execute("SELECT count(*) FROM sessions").fetchone()[0])
 
-    def acquire(self, key: SessionKey, *, epoch_floor: int, new: NewSession | None) -> Record:
+    def acquire(
+        self,
+        key: SessionKey,
+        *,
+        epoch_floor: int,
+        new: NewSession | None,
+        first: First = NO_SNAPSHOT,
+    ) -> Record:
         """See `Store.acquire`; never SESSION_HELD."""
         check_floor(epoch_floor)
         with self._transaction():
             ended = self._end_if_expired(key)
             record = None if ended else self._activated(key, epoch_floor)
             if record is None and new is not None:
-                record = self._opened(key, epoch_floor, new)
+                record = self._opened(key, epoch_floor, new, first)
             reason = None if record else self._why_gone(key)
         self._sessions += int(record is not None and record.created) - int(ended)
         if record is None:
@@ -182,7 +191,7 @@ class SqliteStore:
         """Rule R4: the comparison and the write are one statement."""
         written = self._db.execute(
             "UPDATE sessions SET seq = ?, snapshot = ?, last_used_unix_s = ? "
-            "WHERE tenant = ? AND id = ? AND epoch = ? AND seq < ?",
+            "WHERE tenant = ? AND id = ? AND epoch = ? AND seq <= ?",
             (one.seq, one.snapshot, one.last_used_unix_s, *one.key, one.epoch, one.seq),
         ).rowcount
         if written:
@@ -200,19 +209,19 @@ class SqliteStore:
         ).fetchone()
         return _record(row) if row else None
 
-    def _opened(self, key: SessionKey, epoch_floor: int, new: NewSession) -> Record:
+    def _opened(self, key: SessionKey, epoch_floor: int, new: NewSession, first: First) -> Record:
         former = self._db.execute(
             "DELETE FROM ended WHERE tenant = ? AND id = ? RETURNING epoch", key
         ).fetchone()
         epoch, now = max(former[0] if former else 0, epoch_floor) + 1, self._now()
         self._db.execute(
-            f"INSERT INTO sessions ({_FACTS}, snapshot) VALUES (?, ?, ?, 0, 1, ?, ?, ?, ?, ?, ?, x'')",
+            f"INSERT INTO sessions ({_FACTS}, snapshot) VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(*key, epoch, now, new.idle_ttl_s, new.model, int(new.durability)),
-                *(str(new.seed), new.created_at_unix_s),
+                *(*key, epoch, first.seq, now, new.idle_ttl_s, new.model, int(new.durability)),
+                *(str(new.seed), new.created_at_unix_s, first.snapshot),
             ),
         )
-        return Record(key, new, epoch, 0, b"", now, created=True)
+        return Record(key, new, epoch, first.seq, first.snapshot, now, created=True)
 
     def _end_if_expired(self, key: SessionKey) -> bool:
         row = self._db.execute(

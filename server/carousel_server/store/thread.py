@@ -228,19 +228,26 @@ class StoreThread:
         """Under leases that live: else another replica could take the session at once."""
         if self._clock() >= self._leases.until_s:
             self._leases.renew()
-        record = self._store.acquire(request.key, epoch_floor=request.epoch_floor, new=request.new)
+        record = self._store.acquire(
+            request.key, epoch_floor=request.epoch_floor, new=request.new, first=request.first
+        )
         hit("after_acquire")
         self._leftovers.acquired(request.key)
         return record
 
     def _commit(self, groups: Sequence[CommitGroup]) -> None:
         """One transaction for all of them."""
-        commits = [one for group in groups for one in group.commits]
+        commits: list[Commit] = []
         fsync = any(group.fsync for group in groups)
         began_s = self._clock()
         hit("before_commit")
+
+        def commit() -> list[Outcome]:
+            commits.extend(one for group in groups for one in group.commits)  # makes the bytes
+            return self._store.commit(commits, fsync=fsync)
+
         try:
-            outcomes = self._ask("commit", partial(self._store.commit, commits, fsync=fsync))
+            outcomes = self._ask("commit", commit)
         except CarouselError as error:
             for group in groups:
                 group.reply.set_exception(error)

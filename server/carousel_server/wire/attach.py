@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -154,8 +156,10 @@ class Conversation:
                 case "open":
                     engine = find_engine(self._catalog, bind.open.model, "open.model")
                     spec = open_spec(self._tenant, bind.open, self._options.max_idle_ttl_s)
-                    find = partial(_opened, self._catalog, engine, spec)
                     orphan = not spec.session_id
+                    if orphan:  # chosen here, so that a second try finds what the first has opened
+                        spec = replace(spec, session_id=secrets.token_urlsafe(12))
+                    find = partial(_opened, self._catalog, engine, spec)
                 case _:
                     raise invalid("target", "set session_id or open")
             self._stream.bind(

@@ -46,7 +46,7 @@ class Parked:
         binding: as it was; its engine still serves the model.
         applied, epoch: as the session went to the store.
         ack: last output that the client is known to have.
-        waking: the session is being fetched.
+        waking: the tag under which the session is being fetched; 0 if it is not.
         replay: the client has asked for its kept outputs.
         blocks: of one row each, to be submitted once it is back.
     """
@@ -55,7 +55,7 @@ class Parked:
     applied: int
     epoch: int
     ack: int
-    waking: bool = False
+    waking: int = 0
     replay: bool = False
     blocks: deque[StepBlock] = field(default_factory=deque)
 

@@ -48,6 +48,7 @@ _HANDLE_MASK = 0xFFFF_FFFF
 _MOST_TRIES = 4
 """A session may be parked, or its lease taken, just before it is bound: then it is fetched again."""
 
+
 @dataclass(slots=True)
 class Wish:
     """A binding on its way.
@@ -238,10 +239,9 @@ class Stream:
         parked.replay |= block is None
         if parked.waking:
             return
-        parked.waking = True
         session_id, attach_id = parked.binding.session_id, parked.binding.attach_id
         find = partial(self._catalog.resume, self._tenant, session_id, parked.epoch)
-        tag = self._new_tag(handle)
+        tag = parked.waking = self._new_tag(handle)
         wish = Wish(handle, tag, find, attach_id, parked.epoch, parked.ack, quiet=True)
         self._seek(wish)
 
@@ -291,6 +291,8 @@ class Stream:
         elif error.reason in ("SESSION_PARKED", "LEASE_LOST") and wish.tries < _MOST_TRIES:
             self._seek(wish)
         else:
+            if wish.orphan:
+                tell(engine, Close(ref))
             self._fail(wish, error)
 
     def _bind(self, wish: Wish, binding: Binding, view: SessionView) -> None:
@@ -308,7 +310,7 @@ class Stream:
     def _bind_again(self, handle: int, binding: Binding, view: SessionView) -> None:
         """A parked session is back: what waited for it goes on."""
         parked = self.parked_handles.get(handle)
-        if parked is None:  # the client has given the handle back meanwhile
+        if parked is None or parked.waking != binding.tag:  # the handle was given back meanwhile
             tell(binding.engine, Unbind(binding.ref, self, binding.tag))
             return
         if view.applied < parked.applied:  # the client must look at what it still has (R9)
@@ -333,7 +335,7 @@ class Stream:
             self.refuse(handle, error)
             return
         parked = self.parked_handles.get(handle)
-        if parked is None:
+        if parked is None or parked.waking != wish.tag:
             return
         if not error.spec.retryable:
             self._give_back(handle, error)
@@ -341,7 +343,7 @@ class Stream:
         if parked.replay:  # a failure names steps that were sent; here the client waits for others
             self._give_back(handle, not_fetched(error))
             return
-        parked.waking = False
+        parked.waking = 0
         for block in sorted(parked.blocks, key=lambda block: block.first_seqs[0]):
             self.refuse(handle, error, block.first_seqs[0])
         parked.blocks.clear()

@@ -53,6 +53,10 @@ class _Waiter:
         if not self._missing:
             self.done.set_result(bytes(self._outputs))
 
+    def waits_for(self, seq: int) -> bool:
+        """True if the step is one of the call's own."""
+        return self.first_seq <= seq < self.first_seq + self.steps
+
     def fail(self, error: CarouselError) -> None:
         """Ends the wait."""
         if not self.done.done():
@@ -88,10 +92,9 @@ class CallSink:
             self._loop.call_soon_threadsafe(self._take, tags, first_seqs, steps, rows)
 
     def failure(self, tag: int, seq: int, error: CarouselError) -> None:
-        """Takes a refusal. Which step it was is in the error; the session has one call at a time."""
-        del seq
+        """Takes a refusal; one of steps that an earlier call gave up waiting for is old news."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._fail, tag, error)
+            self._loop.call_soon_threadsafe(self._fail, tag, error, seq)
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         """Takes the news that a session has left."""
@@ -173,9 +176,9 @@ class CallSink:
             if waiter is not None:
                 waiter.take(first_seq, steps, row.data)
 
-    def _fail(self, tag: int, error: CarouselError) -> None:
+    def _fail(self, tag: int, error: CarouselError, seq: int = 0) -> None:
         waiter = self._waiter(tag)
-        if waiter is not None:
+        if waiter is not None and (not seq or waiter.waits_for(seq)):
             waiter.fail(error)
 
     def _leave(self, tag: int, error: CarouselError) -> None:

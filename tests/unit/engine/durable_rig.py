@@ -55,6 +55,7 @@ class DurableRig(Rig):
             engines,
             self.store,
             default_idle_ttl_s=3600.0,
+            max_idle_ttl_s=86_400.0,
             wall=lambda: 1e9 + self.now,
         )
         self.catalog = Catalog(self.directory, [self.engine], self.store, activation)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Ack, Bind, Close, Export, Fork, Import, Replay
+from carousel_server.core.ports import Ack, Bind, Close, Export, Fork, Import, Replay, StepBlock
 from carousel_server.core.store import Commit, CommitGroup, SessionKey, Verdict
 from carousel_server.core.types import Durability, OpenSpec, Phase
+from carousel_server.state.snapshot import encode
 from carousel_server.store.memory import MemoryStore
 
 from .durable_rig import DurableRig
@@ -174,7 +177,7 @@ def test_a_lost_answer_is_made_good_by_the_next(rig: DurableRig, sink: Recording
     rig.now += 0.2
     rig.rest()
     outcome = rig.store.commits[-1].reply.result()[0]
-    assert (outcome.verdict, outcome.seq) == (Verdict.STALE, 1)
+    assert (outcome.verdict, outcome.seq) == (Verdict.DONE, 1)
     assert (sink.of(1), sink.confirmed) == (sums(1), [(1, 1)])
 
 
@@ -541,3 +544,151 @@ def test_a_drain_brings_everything_to_the_store(rig: DurableRig, sink: Recording
     assert rig.store.store.read(KEY).seq == 1
     error = refusal(rig, rig.catalog.open(rig.engine, OpenSpec("t", "new")))
     assert error.reason == "DRAINING"
+
+
+# -- what a review has found
+
+
+def test_a_name_on_one_model_is_no_door_to_another(rig: DurableRig) -> None:
+    other_model = RunningSum()
+    other_model.manifest = other_model.manifest.model_copy(update={"name": "other"})
+    rig.open_durable()
+    other = DurableRig(other_model, medium=rig.medium)
+    rig.catalog._activation._engines["other"] = other.engine  # type: ignore[union-attr, index]
+    opened = rig.catalog.open(other.engine, OpenSpec("t", "s"))
+    assert refusal(rig, opened).reason == "SESSION_EXISTS"
+
+
+@pytest.mark.parametrize("kind", ["fork", "import"])
+def test_a_copy_keeps_its_seed_and_ttl_over_a_restart(rig: DurableRig, kind: str) -> None:
+    ref = rig.open_durable(seed=5, idle_ttl_s=77.0)
+    export = Export(ref)
+    rig.engine.submit(export)
+    snapshot = rig.until(export.reply)[0]
+    spec = OpenSpec("t", "copy")
+    command = Fork(ref, spec) if kind == "fork" else Import(snapshot, spec)
+    made = rig.until(rig.catalog.copy(rig.engine, command))[1]
+    again = rig.restart()
+    found = again.attach(again.resume("copy"), RecordingSink())
+    assert (made.seed, made.idle_ttl_s) == (found.seed, found.idle_ttl_s) == (5, 77.0)
+    assert made.created_at_unix_s == found.created_at_unix_s
+
+
+def test_a_copy_that_dies_halfway_is_the_copy_or_nothing(
+    rig: DurableRig, sink: RecordingSink
+) -> None:
+    ref = rig.open_durable()
+    rig.attach(ref, sink)
+    rig.send(sink, ref, 1, 1, 2)
+    rig.rest()
+    rig.catalog.copy(rig.engine, Fork(ref, OpenSpec("t", "copy")))
+    rig.tick()
+    rig.store.run_one()  # the store has it, and the server dies
+    again = rig.restart()
+    assert again.attach(again.resume("copy"), RecordingSink()).applied == 2
+
+
+def test_two_who_copy_to_one_name_make_one_copy(rig: DurableRig) -> None:
+    ref = rig.open_durable()
+    spec = OpenSpec("t", "copy")
+    first, second = (rig.catalog.copy(rig.engine, Fork(ref, spec)) for _ in range(2))
+    assert rig.until(first)[1].id == "copy"
+    assert refusal(rig, second).reason == "SESSION_EXISTS"
+
+
+def test_an_imported_snapshot_cannot_ask_for_more_than_the_limits(rig: DurableRig) -> None:
+    taken = rig.engine._lifetimes.take(rig.open_durable())
+    snapshot = encode(replace(taken, idle_ttl_s=1e300))
+    for durability in (Durability.NONE, Durability.ASYNC):
+        spec = OpenSpec("t", f"copy-{durability.name}", durability)
+        view = rig.until(rig.catalog.copy(rig.engine, Import(snapshot, spec)))[1]
+        assert view.idle_ttl_s <= 7 * 86_400
+
+
+def test_a_crafted_generation_harms_nobody() -> None:
+    rig = DurableRig(RunningSum(tokens=True))
+    ref = rig.open_durable()
+    told = rig.generate(ref, [1, 2, 3], max_tokens=3, first_seq=1)
+    rig.rest()
+    assert told.end is not None
+    taken = rig.engine._lifetimes.take(ref)
+    run = taken.generation
+    assert run is not None
+    crafted = replace(run, prompt_tokens=run.prompt_tokens + 2, ids=run.ids[:1])
+    crafted = replace(crafted, logprobs=run.logprobs[:1], alternative_ids=run.alternative_ids[:1])
+    crafted = replace(crafted, alternative_logprobs=run.alternative_logprobs[:1])
+    snapshot = encode(replace(taken, generation=crafted))
+    spec = OpenSpec("t", "crafted", Durability.NONE)
+    copy = rig.until(rig.catalog.copy(rig.engine, Import(snapshot, spec)))[0]
+    again = rig.generate(copy, [1, 2, 3], max_tokens=3, first_seq=1)
+    rig.rest()
+    assert again.error is not None
+    assert again.error.reason == "SEQUENCE_REUSED"
+    wide = np.zeros((3, 1000), "<i4")
+    bad = replace(run, alternative_ids=wide, alternative_logprobs=wide.astype("<f4"))
+    imported = rig.catalog.copy(
+        rig.engine, Import(encode(replace(taken, generation=bad)), OpenSpec("t", "wide"))
+    )
+    assert refusal(rig, imported).reason == "SNAPSHOT_INVALID"
+
+
+def test_a_generation_waits_until_sync_steps_before_it_were_told(rig: DurableRig) -> None:
+    rig = DurableRig(RunningSum(tokens=True))
+    sink = RecordingSink()
+    ref = rig.open_durable(durability=Durability.SYNC)
+    rig.attach(ref, sink)
+    row = np.asarray([[1], [2]], "<i4").tobytes()
+    rig.engine.submit(StepBlock(sink, [1], [ref], [1], 2, row))
+    rig.tick()
+    early = rig.generate(ref, [1], max_tokens=1)
+    rig.tick()
+    assert early.error is not None
+    assert early.error.reason == "SESSION_BUSY"
+    rig.rest()
+    assert [seq for seq, _ in sink.of(1)] == [1, 2]
+
+
+def test_whoever_binds_while_it_generates_owes_nothing_either(sink: RecordingSink) -> None:
+    rig = DurableRig(RunningSum(tokens=True))
+    ref = rig.open_durable()
+    told = rig.generate(ref, [1, 2], max_tokens=50, first_seq=1)
+    rig.tick()
+    command = Bind(ref, sink, 1)
+    rig.engine.submit(command)
+    rig.tick()
+    assert not command.reply.done()
+    view = rig.until(command.reply)
+    assert view.durable >= 2
+    rig.rest()
+    assert told.end is not None
+
+
+def test_an_engine_that_ends_leaves_nobody_waiting(rig: DurableRig, sink: RecordingSink) -> None:
+    ref = rig.open_durable()
+    rig.attach(ref, sink)
+    rig.send(sink, ref, 1, 1)
+    rig.tick()
+    command = Bind(ref, sink, 2)
+    rig.engine.submit(command)
+    rig.tick()
+    rig.engine._break("the test has broken it")
+    rig.engine._answer_rest()
+    assert refusal(rig, command.reply).reason == "MODEL_UNHEALTHY"
+    rig.store.run()
+    assert not rig.store.store.read(KEY).held, "another replica may have it at once"
+
+
+def test_who_has_bound_a_session_is_known_after_it_was_parked(
+    rig: DurableRig, sink: RecordingSink
+) -> None:
+    ref = rig.open_durable()
+    rig.attach(ref, sink, attach_id=5)
+    rig.attach(ref, RecordingSink(), 2, attach_id=6)
+    rig.now += 61
+    for _ in range(4):
+        rig.turn()
+        rig.now += 0.3
+    assert rig.engine._slots.used == 0
+    late = Bind(rig.resume(), sink, 1, attach_id=5)
+    rig.engine.submit(late)
+    assert refusal(rig, late.reply).reason == "SUPERSEDED"

@@ -1,4 +1,4 @@
-"""Sessions that change hands: what a new binding is told, and what becomes of those whose lease has lapsed."""
+"""Sessions that change hands: what a new binding is told, and what becomes of lapsed ones."""
 
 from __future__ import annotations
 

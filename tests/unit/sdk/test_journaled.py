@@ -137,7 +137,7 @@ def test_a_close_that_the_server_never_heard_is_made_good(
     with pytest.raises(carousel.ReplyTimeoutError):
         session.close()
     first.close()
-    patient = make(retries=carousel.RetryPolicy(attempts=100, first_delay_s=0.001))
+    patient = make(retries=carousel.RetryPolicy(attempts=100, first_delay_s=0.001, max_delay_s=0.1))
     again = opened(patient.session("sum", session_id="s", journal=tmp_path / "j"))
     assert again.submitted == 0
     assert again.step(ROWS[1])[0] == ROWS[1].sum()  # it begins anew

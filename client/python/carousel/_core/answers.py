@@ -88,6 +88,9 @@ class Answers(Stepping):
             raise ProtocolViolationError(
                 f"session {session.id} is bound in epoch {session.epoch}, but {lane.epoch} was seen"
             )
+        if lane.overtaken and session.applied < lane.sent:
+            self._fence(lane, effects)
+            return
         lane.phase = LanePhase.BOUND
         self._recovered(lane)
         if lane.bound_before:
@@ -195,7 +198,8 @@ class Answers(Stepping):
                 lane.journal.durable_at(lane.durable)
             if lane.leaving is not None:
                 self._leave(lane, effects)
-            self._flush([*lane.unsent][:1], effects)
+            if lane.unsent:
+                self._flush([lane.unsent[0]], effects)
 
     # -- refusals
 

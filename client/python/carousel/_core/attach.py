@@ -290,6 +290,7 @@ class AttachCore(Answers):
                 self._fence(lane, effects)
         else:
             lane.move_to(applied)
+            lane.overtaken = lane.phase is LanePhase.BINDING
             if lane.tracks_durable:  # an end is told only when it is; the notice may have missed us
                 lane.durable = max(lane.durable, applied)
             if lane.journal is not None:

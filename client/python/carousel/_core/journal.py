@@ -255,6 +255,10 @@ class Journal:
         needed = min(self.received, self.durable) if self.tracked else self.received
         while self.parts_in and self.parts_in[0].last <= needed:
             self.parts_in.popleft()
+        if self.parts_in and self.parts_in[0].first <= needed:
+            # A compacted journal begins with what is needed: `received` is told by where that is.
+            first, rows = self.parts_in[0]
+            self.parts_in[0] = Part(needed + 1, rows[needed + 1 - first :])
         told = min(self.taken, self.durable) if self.tracked else self.taken
         while self.parts_out and self.parts_out[0].last <= told:
             self.parts_out.popleft()

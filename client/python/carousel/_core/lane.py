@@ -115,6 +115,7 @@ class Lane:
         careful: outputs are looked at one session at a time: they may have come before, or are journaled.
         generations: how many run in the session; the server's cursors are theirs.
         adopts: a generation was left, so the server's next word on the cursors counts.
+        overtaken: a generation ended while a Bind was on its way, whose answer may be from before.
         trouble: why it is not bound, while that may pass.
         tries: how often it was refused since it last got on.
         retried: a clash of attach ids was settled once.
@@ -153,6 +154,7 @@ class Lane:
     careful: bool = False
     generations: int = 0
     adopts: bool = False
+    overtaken: bool = False
     trouble: Trouble | None = None
     tries: int = 0
     retried: bool = False

@@ -79,7 +79,7 @@ class Lanes:
         if not self._may_bind:
             lane.phase = LanePhase.WAITING
             return
-        lane.phase = LanePhase.BINDING
+        lane.phase, lane.overtaken = LanePhase.BINDING, False
         lane.attach_id += 1
         bind = pb.Bind(handle=lane.handle, epoch_floor=lane.epoch, attach_id=lane.attach_id)
         if lane.opens is None or lane.bound_before or lane.leaving is not None:
