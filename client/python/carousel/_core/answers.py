@@ -27,7 +27,10 @@ from .retry import RetryPolicy
 from .stepping import Stepping
 
 PASSING = frozenset(
-    ("DRAINING", "STORE_UNAVAILABLE", "SESSION_HELD", "SESSION_PARKED", "LEASE_LOST")
+    (
+        *("DRAINING", "STORE_UNAVAILABLE", "SESSION_HELD", "SESSION_PARKED", "LEASE_LOST"),
+        "SLAB_FULL",  # it was parked, and every slot is busy just now
+    )
 )
 """Refusals of steps that a durable session outlives: it goes on elsewhere, or later."""
 
@@ -82,7 +85,11 @@ class Answers(Stepping):
 
     def _on_bound(self, bound: pb.Bound, effects: Effects) -> None:
         lane, session = self._lanes.get(bound.handle), bound.session
-        if lane is None or lane.phase is not LanePhase.BINDING:
+        if lane is None:  # it was given up while its Bind was on the way
+            unbind = pb.Unbind(handle=bound.handle)
+            effects.send.append(pb.AttachRequest(unbind=unbind))
+            return
+        if lane.phase is not LanePhase.BINDING:
             return
         if session.epoch < lane.epoch:
             raise ProtocolViolationError(

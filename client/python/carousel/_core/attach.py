@@ -124,9 +124,9 @@ class AttachCore(Answers):
             retry_at_s = lane.trouble.retry_at_s if lane.trouble else None
             if retry_at_s is None or retry_at_s > now_s or not self._may_bind:
                 continue
+            assert lane.trouble is not None
+            lane.trouble.retry_at_s = None
             if lane.phase is LanePhase.HELD:
-                assert lane.trouble is not None
-                lane.trouble.retry_at_s = None
                 self._fence(lane, effects)
             elif lane.leaving is not None:
                 self._leave(lane, effects)

@@ -97,6 +97,8 @@ class Stepping(Lanes):
         if not len(rows):
             return
         lane.replaying, lane.careful = False, lane.journal is not None
+        if lane.sent < first and lane.leaving is not None:
+            return  # of steps that were given up with the session
         if lane.sent < first:  # accepted from an earlier stream, and run only now
             lane.unread += len(rows)
             lane.move_to(lane.received + len(rows))

@@ -84,7 +84,7 @@ class AttachStream:
         self._stub = stub
         self._metadata = metadata
         # Guards the core, the order of events, and which connection is the present one.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._events: deque[Event] = deque()
         self._connection = _Connection()
         self._due_s: float | None = None
