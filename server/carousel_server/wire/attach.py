@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -149,7 +147,7 @@ class Conversation:
             match bind.WhichOneof("target"):
                 case "session_id":
                     check_session_id(bind.session_id)
-                    find = partial(
+                    find: Callable[[], Future[Place]] = partial(
                         self._catalog.resume, self._tenant, bind.session_id, bind.epoch_floor
                     )
                     orphan = False
@@ -157,9 +155,7 @@ class Conversation:
                     engine = find_engine(self._catalog, bind.open.model, "open.model")
                     spec = open_spec(self._tenant, bind.open, self._options.max_idle_ttl_s)
                     orphan = not spec.session_id
-                    if orphan:  # chosen here, so that a second try finds what the first has opened
-                        spec = replace(spec, session_id=secrets.token_urlsafe(12))
-                    find = partial(_opened, self._catalog, engine, spec)
+                    find = _Opening(self._catalog, engine, spec)
                 case _:
                     raise invalid("target", "set session_id or open")
             self._stream.bind(
@@ -239,18 +235,30 @@ class Conversation:
             self._stream.refuse(unbind.handle, not_bound())
 
 
-def _opened(catalog: CatalogPort, engine: EnginePort, spec: OpenSpec) -> Future[Place]:
-    """Opens a session; where it is then."""
-    place: Future[Place] = Future()
+class _Opening:
+    """Opens a session; called again, it finds the one that it has opened."""
 
-    def opened(reply: Opened) -> None:
-        if (error := reply.exception()) is not None:
-            place.set_exception(error)
-        else:
-            place.set_result((engine, reply.result()[0]))
+    def __init__(self, catalog: CatalogPort, engine: EnginePort, spec: OpenSpec) -> None:
+        self._catalog = catalog
+        self._engine = engine
+        self._spec = spec
+        self._session_id = ""
 
-    catalog.open(engine, spec).add_done_callback(opened)
-    return place
+    def __call__(self) -> Future[Place]:
+        if self._session_id:
+            return self._catalog.resume(self._spec.tenant, self._session_id)
+        place: Future[Place] = Future()
+
+        def opened(reply: Opened) -> None:
+            if (error := reply.exception()) is not None:
+                place.set_exception(error)
+                return
+            ref, view = reply.result()
+            self._session_id = view.id
+            place.set_result((self._engine, ref))
+
+        self._catalog.open(self._engine, self._spec).add_done_callback(opened)
+        return place
 
 
 def _out_of_turn(event: str | None) -> CarouselError:
