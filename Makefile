@@ -27,7 +27,7 @@ PYTHON ?= $(FOUND)
 # One thread for each operation: the suite runs several servers beside each other on few cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test check bench gpu protos baseline clean
+.PHONY: help install demo serve test chaos simulate mutants check bench gpu protos baseline clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,15 @@ serve: $(STAMP) ## Serve the shipped models until Ctrl-C
 
 test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+chaos: $(STAMP) ## Kill, stop, cut off and fill up real processes; ARGS=--report writes bench/results/chaos.*
+	timeout 900 $(BIN)/python -m pytest tests/chaos --timeout 150 $(ARGS)
+
+simulate: $(STAMP) ## Run the protocol through random faults by the thousand; ARGS='--seed 7' shows one
+	@$(BIN)/python -m tests.simulation.runner $(ARGS)
+
+mutants: $(STAMP) ## Take out one rule after the other, and see that the simulation notices
+	@$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
 check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, stubs, protocol, generated files
 	$(BIN)/ruff format --check $(PYTHON_FILES)

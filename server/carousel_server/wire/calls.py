@@ -109,6 +109,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except grpc.aio.AbortError:  # a stock servicer (health, reflection) has answered by itself
             code = _name_of(context.code())
             raise
+        except (
+            grpc.aio.InternalError
+        ):  # a reply could not be written: the connection broke under it
+            code = "CANCELLED"
+            raise asyncio.CancelledError from None
         except Exception:
             log.exception("%s/%s failed, request %s", call.service, call.method, call.request_id)
             defect = CarouselError("INTERNAL", f"the server failed on request {call.request_id}")

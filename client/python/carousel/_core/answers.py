@@ -123,11 +123,10 @@ class Answers(Stepping):
 
         Asking comes before sending, so that old outputs come before those of what is sent now.
         """
-        if lane.leaving is None:
-            effects.send.extend(acks_of([lane]))
-            if applied > lane.received and not lane.generations:
-                lane.replaying = True
-                effects.send.append(ask_again(lane))
+        effects.send.extend(acks_of([lane]))  # also if it leaves: what it owes must fit the window
+        if lane.leaving is None and applied > lane.received and not lane.generations:
+            lane.replaying = True
+            effects.send.append(ask_again(lane))
         owed = owed_blocks(lane, applied)
         self._counters.resent_steps += sum(request.block.steps for request in owed)
         effects.send.extend(owed)

@@ -14,7 +14,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from .lane import UNTRACKED, Lane, identity_of
 from .tickets import Rows
 
-_SAME_INSTANT_S = 1.0
+_SAME_INSTANT_S = 0.001
 """Stores may round when a session was opened."""
 
 

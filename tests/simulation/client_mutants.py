@@ -1,0 +1,108 @@
+"""Clients with one rule taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from carousel._core import answers, stepping
+from carousel._core.attach import AttachCore
+from carousel._core.journal import Journal
+from carousel._core.lane import Lane
+from carousel._errors import DataLossError
+from carousel_protos.v1 import carousel_pb2 as pb
+
+from .mutants import Mutant, Patches
+
+Real = Callable[..., Any]
+
+
+def _keeps_no_durable(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def take_facts(self: Any, session: pb.Session) -> None:
+            before, rebound = self.durable, self.bound_before
+            real(self, session)
+            if rebound:
+                self.durable = before
+
+        return take_facts
+
+    patches.wrap(Lane, "take_facts", make)
+
+
+def _asks_nothing(patches: Patches) -> None:
+    patches.put(answers, "ask_again", lambda _lane: pb.AttachRequest(acks=pb.Acks()))
+
+
+def _overlooks_loss(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def obstacle(lane: Any, session: pb.Session) -> Any:
+            error = real(lane, session)
+            return None if isinstance(error, DataLossError) else error
+
+        return obstacle
+
+    patches.wrap(answers, "obstacle", make)
+
+
+def _waits_for_generated(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def generated(self: Any, lane: Any, applied: int | None) -> Any:
+            before = lane.durable
+            effects = real(self, lane, applied)
+            lane.durable = before
+            return effects
+
+        return generated
+
+    patches.wrap(AttachCore, "generated", make)
+
+
+def _takes_at_once(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def outputs(self: Any, first: int, rows: Any) -> None:
+            real(self, first, rows)
+            self.take(first + len(rows) - 1)
+
+        return outputs
+
+    patches.wrap(Journal, "outputs", make)
+
+
+CLIENT_MUTANTS = [
+    Mutant("A client keeps its old durable through a Bound", "R8", _keeps_no_durable),
+    Mutant(
+        "Steps that the server lacks are not sent again",
+        "R8",
+        lambda p: p.put(answers, "owed_blocks", lambda _lane, _applied: []),
+    ),
+    Mutant("Outputs that were missed are not asked for", "R8", _asks_nothing),
+    Mutant(
+        "Inputs are forgotten when the output has come",
+        "R8",
+        lambda p: p.put(Lane, "forgettable", property(lambda lane: lane.received)),
+    ),
+    Mutant("A store that went backwards is gone on with", "R9", _overlooks_loss),
+    Mutant(
+        "Outputs that come again are not compared",
+        "R12",
+        lambda p: p.put(stepping, "compare", lambda _lane, _first, rows: (len(rows), None)),
+    ),
+    Mutant(
+        "Outputs are confirmed that this activation never told",
+        "ack",
+        lambda p: p.put(Lane, "ackable", property(lambda lane: lane.received - lane.unread)),
+    ),
+    Mutant("A generation's steps wait for a Durable notice", "generation", _waits_for_generated),
+    Mutant(
+        "Inputs are sent that are not in the journal",
+        "journal",
+        lambda p: p.put(Journal, "inputs", lambda *_: None),
+    ),
+    Mutant(
+        "Outputs are told that are not in the journal",
+        "journal",
+        lambda p: p.put(Journal, "outputs", lambda *_: None),
+    ),
+    Mutant("An output counts as seen as soon as it has come", "journal", _takes_at_once),
+]

@@ -1,0 +1,129 @@
+"""What goes wrong: short functions, each a fault that begins now and mends itself later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .network import KEEPALIVE_S
+from .server import LEASE_TTL_S
+from .world import NATURE
+
+if TYPE_CHECKING:
+    from .schedule import Simulation
+
+
+def crash(sim: Simulation) -> None:
+    """kill -9 of a replica; it comes back after a while."""
+    replica = sim.rng.choice(sim.replicas)
+    replica.restart_s = sim.rng.random() * 0.3
+    replica.crash()
+
+
+def drain(sim: Simulation) -> None:
+    """SIGTERM of a replica; it comes back after a while."""
+    replica = sim.rng.choice(sim.replicas)
+    replica.restart_s = sim.rng.random() * 0.3
+    replica.drain()
+
+
+def freeze(sim: Simulation) -> None:
+    """SIGSTOP of a replica, mostly for longer than its lease, and SIGCONT."""
+    replica = sim.rng.choice(sim.replicas)
+    replica.freeze()
+    sim.world.call(sim.rng.random() * 2 * LEASE_TTL_S, NATURE, replica.thaw)
+
+
+def switch(sim: Simulation) -> None:
+    """The router sends clients elsewhere, and breaks off the streams that it carried."""
+    sim.router.switch()
+
+
+def client_crash(sim: Simulation) -> None:
+    """kill -9 of a client; it comes back after a while."""
+    sim.rng.choice(sim.clients).crash(sim.rng.random() * 0.3)
+
+
+def takeover(sim: Simulation) -> None:
+    """Another client's application takes a session."""
+    sim.take_over()
+
+
+def cut(sim: Simulation) -> None:
+    """A stream breaks; what was under way is lost."""
+    if sim.network.connections:
+        sim.rng.choice(sim.network.connections).break_off(late=False)
+
+
+def cut_late(sim: Simulation) -> None:
+    """A stream breaks for its client; its last messages reach the server much later."""
+    if sim.network.connections:
+        sim.rng.choice(sim.network.connections).break_off(late=True)
+
+
+def one_way(sim: Simulation) -> None:
+    """One direction of a stream stalls, perhaps until the client gives it up."""
+    if sim.network.connections:
+        connection = sim.rng.choice(sim.network.connections)
+        channel = sim.rng.choice((connection.to_server, connection.to_client))
+        seconds = sim.rng.random() * 2 * KEEPALIVE_S
+        channel.stall(seconds)
+        if seconds > KEEPALIVE_S:
+            connection.go_silent()
+
+
+def lag(sim: Simulation) -> None:
+    """Packets take long for a while."""
+    sim.network.slow_s = 0.05 + sim.rng.random() * 0.2
+    sim.world.call(sim.rng.random() * 0.5, NATURE, sim.network.heal)
+
+
+def slow_store(sim: Simulation) -> None:
+    """The store takes its time."""
+    sim.storage.slow_s = 0.02 + sim.rng.random() * 0.2
+    sim.world.call(sim.rng.random(), NATURE, sim.storage.heal)
+
+
+def lost_answers(sim: Simulation) -> None:
+    """The store does what it is asked, and sometimes nobody learns so."""
+    sim.storage.losing = 0.3
+    sim.world.call(sim.rng.random(), NATURE, sim.storage.heal)
+
+
+def outage(sim: Simulation) -> None:
+    """The store cannot be reached, perhaps for longer than a lease."""
+    sim.storage.away = True
+    sim.world.call(sim.rng.random() * 1.5 * LEASE_TTL_S, NATURE, sim.storage.heal)
+
+
+def roll_back(sim: Simulation) -> None:
+    """The store becomes as it was a while ago."""
+    sim.storage.roll_back()
+
+
+def skew(sim: Simulation) -> None:
+    """The clocks of clients differ, from the beginning."""
+    sim.oracle.clocks_differ = True
+
+
+FAULTS: dict[str, Callable[[Simulation], None]] = {
+    fault.__name__: fault
+    for fault in (
+        crash,
+        drain,
+        freeze,
+        switch,
+        client_crash,
+        takeover,
+        cut,
+        cut_late,
+        one_way,
+        lag,
+        slow_store,
+        lost_answers,
+        outage,
+        roll_back,
+        skew,
+    )
+}
+"""Each schedule draws a few of these, so that some meet undiluted."""

@@ -1,0 +1,102 @@
+"""A model whose state is a number that remembers everything: order, loss and repetition all show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carousel_models.spec import LayerSpec, Manifest, TokensInput
+
+DIGITS = 10
+"""The vocabulary, and the width of an output row."""
+
+_MODULUS = 4**DIGITS
+_PLACES = 4 ** np.arange(DIGITS, dtype=np.int64)
+
+NAME = "fold"
+
+
+def fold(state: int, token: int) -> int:
+    """The state after one more token."""
+    return (state * 31 + token + 1) % _MODULUS
+
+
+def fold_all(tokens: Iterable[int], state: int = 0) -> int:
+    """The state after many."""
+    for token in tokens:
+        state = fold(state, token)
+    return state
+
+
+def row_of(state: int, drift: int = 0) -> bytes:
+    """The output row of a state: its digits in base 4, as float32."""
+    return np.asarray([(state + drift) // 4**k % 4 for k in range(DIGITS)], "<f4").tobytes()
+
+
+class Field(NamedTuple):
+    """An output field."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class State(NamedTuple):
+    """A state tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class FoldModel:
+    """Implements `carousel_models.RecurrentModel`: y[t] = digits of s[t] = 31·s[t−1] + x[t] + 1 mod 4^10.
+
+    Its outputs serve as logits, so it can generate. `drift` makes a model that computes otherwise, as another
+    device might: for schedules whose replays must be found out.
+    """
+
+    def __init__(self, drift: int = 0) -> None:
+        self.manifest = Manifest(
+            name=NAME,
+            fingerprint="f" * 64,
+            input=TokensInput(vocabulary=DIGITS, embedding=DIGITS),
+            stack=(LayerSpec(cell="rnn_tanh", hidden=DIGITS),),
+        )
+        self.fingerprint = self.manifest.fingerprint
+        self.device = torch.device("cpu")
+        self.vocabulary = DIGITS
+        self.generative = True
+        self.causal = True
+        self.parameters = 0
+        self.state_specs = (State("s", (1,), torch.float32),)
+        self.state_bytes = 4
+        self.tokenizer: Any = None
+        self.output_fields = (Field("y", torch.float32, (DIGITS,)),)
+        self.drift = drift
+
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        """Zeros."""
+        return (torch.zeros(batch, 1),)
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One step of a batch; the numbers stay below 2^24, so float32 holds them exactly."""
+        before = state[0].numpy().astype(np.int64)
+        after = (before * 31 + x.numpy()[:, None] + 1) % _MODULUS
+        shown = (after + self.drift) // _PLACES % 4
+        rows = torch.from_numpy(shown.astype(np.float32))
+        return rows, (torch.from_numpy(after.astype(np.float32)),)
+
+    def sequence(
+        self, x: Tensor, lengths: Tensor, state: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Only asked for when a step has failed, and none ever should."""
+        raise AssertionError("a step of the simulated model failed")
+
+    def finish(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """The row itself."""
+        return (raw,)

@@ -1,0 +1,162 @@
+"""Mutants: the protocol with one rule taken out. A simulation that does not notice is worth nothing.
+
+`make mutants` looks for the first seed that catches each and writes docs/reference/mutants.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+# Before torch is imported: one thread a worker.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "mutants.md"
+MOST_SEEDS = 5000
+_SPARE_SEEDS = 500
+
+_HEAD = """# Mutants
+
+Each row is Carousel with one rule taken out, run under the [simulation](../../tests/simulation) until a
+schedule shows that something is lost, repeated, told too early, or stuck. The number is the first seed that
+does: `make simulate ARGS='--seed 31'` shows what that schedule is like with the true code, which passes them
+all. The rules are R1 to R13 of the protocol, and names for what else must hold. Written by `make mutants`;
+`make mutants ARGS=--check` compares.
+
+| What is wrong | Rule | Caught by seed | How it shows |
+| --- | --- | --- | --- |
+"""
+
+
+class Patches:
+    """Replaces parts of the code, and puts them back."""
+
+    def __init__(self) -> None:
+        self._saved: list[tuple[Any, str, Any]] = []
+
+    def wrap(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Puts `make(what was there)` in place of an attribute."""
+        real = vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
+        self._saved.append((owner, name, real))
+        setattr(owner, name, make(real))
+
+    def put(self, owner: Any, name: str, value: Any) -> None:
+        """Puts a value in place of an attribute."""
+        self.wrap(owner, name, lambda _: value)
+
+    def __enter__(self) -> Patches:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for owner, name, real in reversed(self._saved):
+            setattr(owner, name, real)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One rule taken out.
+
+    Attributes:
+        does: what the code does instead.
+        rule: which rule that breaks.
+        patch: how it is made.
+        spare: why no schedule can tell it from the true code: another rule holds what this one holds.
+    """
+
+    does: str
+    rule: str
+    patch: Callable[[Patches], None]
+    spare: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """How a mutant was caught; seed 0: not at all."""
+
+    seed: int
+    failure: str
+
+
+def catch(mutant: Mutant, seeds: Sequence[int]) -> Catch:
+    """Runs a mutant through schedules until one shows it."""
+    from .quiet import listen
+    from .schedule import run
+
+    listen()
+    with Patches() as patches:
+        mutant.patch(patches)
+        for seed in seeds:
+            try:
+                failures = run(seed).failures
+            except Exception as error:  # noqa: BLE001 - whatever a mutant does shows that it is one
+                failures = (f"{type(error).__name__}: {error}",)
+            if failures:
+                break
+        else:
+            return Catch(0, "")
+    assert not run(seed).failures, f"the true code fails under seed {seed}: make simulate"
+    return Catch(seed, failures[0].partition(": ")[2] or failures[0])
+
+
+def all_mutants() -> list[Mutant]:
+    """In the order of the table."""
+    from .client_mutants import CLIENT_MUTANTS
+    from .server_mutants import SERVER_MUTANTS
+
+    return [*SERVER_MUTANTS, *CLIENT_MUTANTS]
+
+
+def _catch_one(index: int) -> Catch:
+    mutant = all_mutants()[index]
+    return catch(mutant, range(1, 1 + (_SPARE_SEEDS if mutant.spare else MOST_SEEDS)))
+
+
+def page(catches: Sequence[Catch]) -> str:
+    """docs/reference/mutants.md."""
+    rows = [
+        f"| {mutant.does} | {mutant.rule} | {caught.seed or '–'} | "
+        f"{_cell(caught.failure or mutant.spare or 'not at all')} |\n"
+        for mutant, caught in zip(all_mutants(), catches, strict=True)
+    ]
+    return _HEAD + "".join(rows)
+
+
+def _cell(text: str) -> str:
+    return text.splitlines()[0].partition("; ")[0].replace("|", "\\|")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; exits with 1 if a mutant lives, or if the page is not what `--check` expects."""
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compares with the page")
+    options = parser.parse_args(arguments)
+    context = multiprocessing.get_context("spawn")
+    mutants, catches = all_mutants(), []
+    with context.Pool(os.cpu_count()) as pool:
+        for mutant, caught in zip(mutants, pool.imap(_catch_one, range(len(mutants))), strict=True):
+            catches.append(caught)
+            print(f"{caught.seed or 'LIVES':>6}  {mutant.rule:<14} {mutant.does}", flush=True)
+    text = page(catches)
+    if options.check:
+        same = PAGE.read_text(encoding="utf-8") == text
+        print("" if same else f"{PAGE} is not what `make mutants` writes", file=sys.stderr)
+        return int(not same)
+    PAGE.write_text(text, encoding="utf-8")
+    lives = zip(mutants, catches, strict=True)
+    return int(any(not caught.seed and not mutant.spare for mutant, caught in lives))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

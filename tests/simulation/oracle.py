@@ -1,0 +1,293 @@
+"""The oracle: what must be true whatever happens.
+
+It sees what applications hand in, what goes over every stream, and what the store holds, and knows one
+thing that no part of the system knows: the whole history of each session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.store import Commit, Outcome, Record, SessionKey, Verdict
+from carousel_server.core.types import Durability
+from carousel_server.state.snapshot import decode
+from carousel_server.store.memory import MemoryMedium
+
+from .histories import History, Writer
+from .model import row_of
+
+if TYPE_CHECKING:
+    from .server import Process, ServerEnd
+    from .world import World
+
+TENANT = "t"
+
+_SLACK_S = 0.02
+"""The store counts a session's idle time from a little before its last use is known here."""
+
+
+class Oracle:
+    """Judges one schedule. `failures` is empty as long as all is well.
+
+    Attributes:
+        clocks_differ: clients may be wrong about whose attach is newer, if a server has forgotten one.
+        drift: by how much the outputs of servers that were started later differ, see `model.FoldModel`.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.failures: list[str] = []
+        self.histories: dict[str, History] = {}
+        self.drift = 0
+        # The medium has become older, and so have the leases in it.
+        self._leases_forgotten = False
+        self.clocks_differ = False
+        self.told = 0
+
+    def fail(self, text: str) -> None:
+        """Something is wrong. Not raised: code under test catches exceptions."""
+        self.world.note("ORACLE", text)
+        self.failures.append(f"{self.world.now_s:.4f}: {text}")
+
+    def open(self, session_id: str, durability: Durability, idle_ttl_s: float) -> History:
+        """A session that the schedule will open."""
+        history = self.histories[session_id] = History(session_id, durability, idle_ttl_s)
+        return history
+
+    # -- the store
+
+    def acquired(self, record: Record) -> None:
+        """The store has given a session to a replica."""
+        history = self.histories[record.key.id]
+        if record.epoch <= history.epoch and not history.rolled_back:
+            self.fail(f"R3: epoch {record.epoch} of {history.id} was given before")
+        history.epoch = max(history.epoch, record.epoch)
+        if record.created:
+            history.begins()
+        history.used_s = record.last_used_unix_s
+        self.world.note("store", "acquired", history.id, f"epoch {record.epoch} seq {record.seq}")
+
+    def committed(self, commit: Commit, outcome: Outcome) -> None:
+        """The store has answered a commit."""
+        history, verdict = self.histories[commit.key.id], outcome.verdict
+        what = f"epoch {commit.epoch} seq {commit.seq}: {verdict.name}"
+        self.world.note("store", "commit", history.id, what)
+        if verdict is not Verdict.DONE:
+            return
+        if commit.epoch < history.epoch and not history.rolled_back:
+            self.fail(f"R4: a commit of epoch {commit.epoch} counted in epoch {history.epoch}")
+        history.stored = max(history.stored, commit.seq)
+        if history.contested:
+            history.kept_attach_id = decode(commit.snapshot).attach_id
+        history.used_s = commit.last_used_unix_s
+
+    def released(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
+        """Sessions were given back."""
+        for key, _epoch, last_used_unix_s in held:
+            self.histories[key.id].used_s = last_used_unix_s
+
+    def rolled_back(self, now: MemoryMedium, then: MemoryMedium) -> None:
+        """The medium becomes as it was."""
+        self.world.note("store", "is rolled back")
+        self._leases_forgotten = True
+        for history in self.histories.values():
+            key = SessionKey(TENANT, history.id)
+            before = now.sessions.get(key), now.ended.get(key)
+            if before != (then.sessions.get(key), then.ended.get(key)):
+                history.rolled_back = True
+
+    # -- the engines
+
+    def ticked(self, process: Process) -> None:
+        """A tick is over."""
+        engine = process.engine
+        try:
+            engine._rows.check_integrity()
+        except AssertionError as error:
+            self.fail(f"integrity: {error}")
+        if engine._broken is not None:
+            self.fail(f"the engine broke: {engine._broken}")
+        if engine._ledger.tracked:
+            if engine._ledger.most_ahead() > engine._limits.durable_steps:
+                self.fail(f"a session is {engine._ledger.most_ahead()} steps ahead of the store")
+            self._check_leases(process)
+
+    def _check_leases(self, process: Process) -> None:
+        """Nothing of the store's may have run without a lease (R5)."""
+        engine, before = process.engine, process.applied
+        rows = engine._table.tracked.nonzero()[0].tolist()
+        process.applied = now = {engine._rows.ref(r): int(engine._table.applied[r]) for r in rows}
+        ran = any(applied > before.get(ref, applied) for ref, applied in now.items())
+        if ran and not self._leases_forgotten and self.world.wall() > process.lease():
+            self.fail(f"R5: {process.life.name} ran steps without a lease")
+
+    # -- the streams
+
+    def asked(self, end: ServerEnd, request: pb.AttachRequest) -> None:
+        """A server takes a request of a client."""
+        if request.WhichOneof("event") == "bind":
+            bind = request.bind
+            end.sessions[bind.handle] = bind.session_id or bind.open.session_id
+            end.attach_ids[bind.handle] = bind.attach_id
+            end.epochs[bind.handle] = bind.epoch_floor
+
+    def said(self, end: ServerEnd, reply: pb.AttachResponse) -> None:
+        """A server says something to a client."""
+        kind = reply.WhichOneof("event")
+        if kind == "outputs":
+            for handle, first in zip(reply.outputs.handles, reply.outputs.first_seqs, strict=True):
+                history, last = self._of(end, handle), first + reply.outputs.steps - 1
+                self._check_order(history, end, handle)
+                if history.durability is Durability.SYNC and last > history.stored:
+                    self.fail(f"R7: output {last} of sync {history.id} told before it was stored")
+        elif kind == "durable":
+            for handle, seq in zip(reply.durable.handles, reply.durable.durables, strict=True):
+                history = self._of(end, handle)
+                if seq > history.stored:
+                    what = f"durable {seq} of {history.id} told"
+                    self.fail(f"R7: {what}, but {history.stored} is stored")
+        elif kind == "bound":
+            self._bound(end, reply.bound)
+
+    def said_tokens(self, session_id: str, message: pb.GenerateResponse) -> None:
+        """A server tells tokens of a generation, or its end."""
+        history = self.histories[session_id]
+        last = max((token.seq for token in message.tokens), default=0)
+        if history.durability is Durability.SYNC and last > history.stored:
+            self.fail(f"R7: token {last} of sync {session_id} told before it was stored")
+        if history.tracked and message.usage.applied > history.stored:
+            self.fail(f"R7: a generation in {session_id} was told to be over before it was stored")
+
+    def _bound(self, end: ServerEnd, bound: pb.Bound) -> None:
+        history, session = self._of(end, bound.handle), bound.session
+        writer = end.writers[history.id]
+        self._check_order(history, end, bound.handle)
+        if history.muddled:
+            return
+        applied, where = session.applied, f"{history.id} bound at {session.applied}"
+        self.world.note(
+            end.life.name,
+            f"bound {history.id} to {writer.name}: applied {applied} ack {session.ack}",
+            f"durable {session.durable} epoch {session.epoch}",
+        )
+        if history.tracked and not history.generating:
+            if session.durable != applied:
+                self.fail(f"barrier: {where}, durable {session.durable}")
+            if applied > history.stored:
+                self.fail(f"R7: {where}, but {history.stored} is stored")
+        if history.tracked and applied > len(history.tokens) and not history.generating:
+            self.fail(f"{where}, but nobody sent so many steps")
+        if session.epoch < end.epochs[bound.handle]:
+            self.fail(
+                f"R13: {where} in epoch {session.epoch}, but its client has seen a higher one"
+            )
+        attach_id, now_s = end.attach_ids[bound.handle], self.world.now_s
+        history.bound_by = attach_id, end.process, history.epoch, now_s
+        if not writer.heard_bound:  # it does not know of a later one yet, and outbids it
+            history.newest = writer
+        if history.owner is not writer:
+            history.cut(applied)
+            history.owner = writer
+
+    def _check_order(self, history: History, end: ServerEnd, handle: int) -> None:
+        """An older attach may not have the session after a newer one (R10)."""
+        newest, process, epoch, at_s = history.bound_by
+        if end.attach_ids[handle] >= newest or self.world.now_s == at_s:
+            return  # streams are looked at one after the other, so what is simultaneous has no order
+        if history.rolled_back or history.kept_attach_id < newest:
+            # The server died before the store had the newer attach, or the store forgot it.
+            history.muddled = True
+        elif end.process is process or history.epoch > epoch:
+            self.fail(f"R10: an older attach has {history.id} again")
+
+    def _of(self, end: ServerEnd, handle: int) -> History:
+        return self.histories[end.sessions[handle]]
+
+    # -- the applications
+
+    def attached(self, writer: Writer) -> None:
+        """An application asks for its session: from now on it is the newest."""
+        history = writer.session
+        history.contested |= history.newest not in (None, writer)
+        history.newest = writer
+
+    def sent(self, writer: Writer, first_seq: int, tokens: Iterable[int]) -> None:
+        """A client sends inputs, or sends them again."""
+        history = writer.session
+        if history.owner is not writer or history.muddled:
+            return  # superseded, and about to hear so
+        for seq, token in enumerate(tokens, first_seq):
+            if not history.feed(seq, token):
+                known = len(history.tokens)
+                self.fail(f"{writer.name} sends step {seq}, but {known} is the last known")
+                return
+
+    def heard(self, writer: Writer, first_seq: int, rows: Sequence[bytes]) -> None:
+        """Outputs have come over a client's stream; some perhaps again, and different (R12)."""
+        for seq, row in enumerate(rows, first_seq):
+            if writer.rows.get(seq, row) != row:
+                writer.must_diverge = True
+
+    def received(self, writer: Writer, first_seq: int, tokens: Sequence[int], rows: bytes) -> None:
+        """Outputs have reached an application: rows of its tokens, in order."""
+        history, width = writer.session, len(rows) // len(tokens)
+        if history.muddled:
+            return
+        for i, token in enumerate(tokens):
+            seq, row = first_seq + i, rows[i * width : (i + 1) * width]
+            self.told += 1
+            if seq != writer.told + 1:
+                self.fail(f"{writer.name} got output {seq} after {writer.told}")
+            writer.told = max(writer.told, seq)
+            if self.drift:
+                writer.rows[seq] = row
+            if history.owner is not writer:
+                continue  # what came just before another one took the session
+            if seq > len(history.tokens) or history.tokens[seq - 1] != token:
+                self.fail(f"{writer.name} got output {seq} for another input")
+            elif row not in (row_of(history.states[seq]), row_of(history.states[seq], self.drift)):
+                self.fail(f"{writer.name} got a wrong output {seq}")
+
+    def drawn(self, writer: Writer, seq: int, token: int) -> None:
+        """A token has reached an application: drawn from the output of step `seq`, and fed next."""
+        self.sent(writer, seq + 1, [token])
+        writer.told = max(writer.told, seq)
+        self.told += 1
+
+    def generated(self, writer: Writer, applied: int) -> None:
+        """A generation has ended well. Its last token was not fed."""
+        history = writer.session
+        history.generating = False
+        if history.owner is writer:
+            if applied + 1 != len(history.tokens):
+                known = len(history.tokens) - 1
+                self.fail(f"{writer.name} was told {known} steps, and {applied} at the end")
+            history.cut(applied)
+
+    def ended(self, writer: Writer, reason: str, text: str) -> None:
+        """An application was told that it cannot go on."""
+        if writer.session.muddled:
+            return
+        if reason == "REPLAY_DIVERGED" and writer.must_diverge:
+            writer.must_diverge = False
+        elif reason not in self._excuses(writer):
+            self.fail(f"{writer.name} got {reason}: {text}")
+
+    def _excuses(self, writer: Writer) -> set[str]:
+        """Reasons for which an application may be told by now that it cannot go on."""
+        history, excuses = writer.session, set[str]()
+        if history.rolled_back:
+            excuses |= {"DATA_LOSS", "SESSION_NOT_FOUND", "SESSION_EXPIRED"}
+            if history.generating:
+                excuses |= {"SEQUENCE_GAP", "SEQUENCE_REUSED", "OUTPUT_FORGOTTEN"}
+        if not history.tracked:
+            excuses |= {"DATA_LOSS", "SESSION_NOT_FOUND"}
+        if history.newest is not writer or (history.contested and self.clocks_differ):
+            excuses |= {"SUPERSEDED", "SESSION_BUSY"}
+        if self.world.wall() > history.used_s + history.idle_ttl_s - _SLACK_S:
+            excuses |= {"SESSION_EXPIRED"}
+        if history.closed_s is not None:
+            excuses |= {"SESSION_CLOSED"}
+        return excuses

@@ -1,0 +1,242 @@
+"""One schedule: a seed becomes replicas, clients, sessions and faults, runs, settles, and is judged."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from carousel._core.attach import AttachCore
+from carousel_server.core.store import SessionKey
+from carousel_server.core.types import Durability
+
+from .application import POLICY, Application, Plan
+from .client import Client, ClientProcess
+from .faults import FAULTS
+from .network import Network
+from .oracle import TENANT, Oracle
+from .prober import Prober
+from .quiet import LOUD
+from .server import Replica, limits_of
+from .storage import Storage
+from .world import NATURE, World
+
+FAULTS_UNTIL_S = 1.5
+SETTLED_BY_S = 60.0
+MOST_EVENTS = 60_000
+
+_LEVELS = (Durability.ASYNC, Durability.ASYNC, Durability.SYNC)
+_KEEPING_FAULTS = frozenset({"crash", "drain", "freeze", "outage", "roll_back", "client_crash"})
+"""Faults through which a session that was to be closed may stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a schedule went."""
+
+    seed: int
+    faults: tuple[str, ...]
+    failures: tuple[str, ...]
+    trace: tuple[str, ...]
+    endings: tuple[str, ...]
+    steps: int
+    events: int
+    virtual_s: float
+
+
+class Router:
+    """Sends clients to one replica at a time, as consistent hashing of a session's id would."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._home = 0
+
+    def route(self) -> Replica:
+        """Where a new stream goes."""
+        replicas = self._sim.replicas
+        if not replicas[self._home].up:
+            self._home = next((i for i, one in enumerate(replicas) if one.up), self._home)
+        return replicas[self._home]
+
+    def switch(self) -> None:
+        """Elsewhere from now on; the streams that it carried break."""
+        sim = self._sim
+        self._home = (self._home + 1) % len(sim.replicas)
+        sim.world.note("router", "points to", sim.replicas[self._home].name)
+        for connection in list(sim.network.connections):
+            connection.break_off(late=sim.rng.random() < 0.5)
+
+
+class Simulation:
+    """One schedule on its way."""
+
+    def __init__(self, seed: int, *, tracing: bool = False) -> None:
+        self.seed = seed
+        self.world = world = World(seed, tracing=tracing)
+        self.rng: random.Random = world.rng
+        self.oracle = Oracle(world)
+        self.network = Network(world)
+        self.storage = Storage(world, self.oracle)
+        probed = self.rng.random() < 0.1
+        limits = limits_of(self.rng.choice((2, 2, 3, 6)) + probed)
+        self.replicas = [
+            Replica(world, name, self.storage, self.oracle, limits)
+            for name in ("a", "b")[: self.rng.randint(1, 2)]
+        ]
+        self.router = Router(self)
+        chance = self.rng.choice((0.1, 0.3, 0.6))
+        self.faults = tuple(name for name in FAULTS if self.rng.random() < chance)
+        self.clients = [self._client(f"client{i}") for i in range(self.rng.randint(1, 2))]
+        for i, client in enumerate(self.clients):
+            for j in range(self.rng.randint(1, 2)):
+                self._plan_session(client, f"s{i}{j}", unkept=i + j == 0)
+        if probed:
+            prober = Prober(world, self.network, self.oracle, self.router.route)
+            world.call(self.rng.random(), NATURE, prober.start)
+        self._plan_faults()
+
+    @property
+    def applications(self) -> list[Application]:
+        """Of all clients."""
+        return [application for client in self.clients for application in client.applications]
+
+    def run(self) -> Verdict:
+        """Until all applications are done and the dust has settled, or something is wrong."""
+        world, oracle = self.world, self.oracle
+        LOUD.fail = oracle.fail
+        for replica in self.replicas:
+            replica.start()
+        try:
+            while not oracle.failures and (world.events % 8 or not self._settled()):
+                if not world.step() or world.now_s > SETTLED_BY_S or world.events > MOST_EVENTS:
+                    self._tell_stuck()
+                    break
+        finally:
+            LOUD.fail = None
+        self._judge()
+        applications = self.applications
+        return Verdict(
+            self.seed,
+            self.faults,
+            tuple(oracle.failures),
+            tuple(world.trace),
+            tuple(application.why for application in applications)
+            + ("muddled",) * any(one.muddled for one in oracle.histories.values()),
+            oracle.told,
+            world.events,
+            world.now_s,
+        )
+
+    def take_over(self) -> None:
+        """An application of another client, or of the same, takes a session."""
+        taken = self.rng.choice(self.applications)
+        if taken.plan.journals or taken.plan.generates or not taken.history.tracked or taken.done:
+            return
+        plan = Plan(tickets=2, most_steps=3, depth=1, pause_s=0.1, opens=False)
+        client = self.rng.choice(self.clients)
+        if any(one.history is taken.history for one in client.applications):
+            return  # one client has a session once
+        client.run(Application(self.world, self.oracle, client.name, taken.history, plan), 0.0)
+
+    # -- plans
+
+    def _client(self, name: str) -> Client:
+        """A client whose clock may be off."""
+        skew_s = self.rng.choice((-0.5, 0.0, 0.5)) if "skew" in self.faults else 0.0
+
+        def start() -> ClientProcess:
+            core = AttachCore(
+                POLICY,
+                rng=self.rng,
+                attach_id=lambda: int((self.world.wall() + skew_s) * 1e4),
+            )
+            return ClientProcess(
+                self.world, self.network, self.oracle, name, self.router.route, core
+            )
+
+        return Client(name, start)
+
+    def _plan_session(self, client: Client, session_id: str, *, unkept: bool) -> None:
+        rng = self.rng
+        durability = Durability.NONE if unkept and rng.random() < 0.3 else rng.choice(_LEVELS)
+        tracked = durability is not Durability.NONE
+        expires = tracked and rng.random() < 0.05
+        plan = Plan(
+            tickets=rng.randint(2, 6),
+            most_steps=rng.choice((1, 3, 6)),
+            depth=rng.randint(1, 4),
+            pause_s=rng.choice((0.01, 0.1, 0.3, 0.6)),
+            closes=rng.random() < 0.3,
+            naps_s=1.5 if expires else 0.0,
+            idle_ttl_s=0.8 if expires else 30.0,
+        )
+        how = rng.random()
+        if how < 0.2:
+            plan = replace(plan, generates=0.4)
+        elif how < 0.5 and "client_crash" in self.faults and tracked:
+            plan = replace(plan, journals=True)
+        history = self.oracle.open(session_id, durability, plan.idle_ttl_s)
+        application = Application(self.world, self.oracle, client.name, history, plan)
+        client.run(application, rng.random() * 0.2)
+
+    def _plan_faults(self) -> None:
+        world, rng = self.world, self.rng
+        for name in self.faults:
+            for _ in range(rng.randint(1, 2)):
+                world.call(rng.random() * FAULTS_UNTIL_S, NATURE, self._fault, name)
+        if "roll_back" in self.faults:
+            world.call(rng.random() * FAULTS_UNTIL_S, NATURE, self.storage.keep_copy)
+        if self.faults == ("crash",):
+            self.oracle.drift = 1
+        world.call(FAULTS_UNTIL_S, NATURE, self._heal)
+
+    def _fault(self, name: str) -> None:
+        self.world.note("fault", name)
+        FAULTS[name](self)
+
+    def _heal(self) -> None:
+        """Nothing goes wrong any more.
+
+        After a roll-back the store may say that a replica holds what it has long let go of, which only a
+        restart of that replica clears up.
+        """
+        self.world.note("nature", "heals")
+        self.network.heal()
+        self.storage.heal()
+        for replica in self.replicas:
+            replica.thaw()
+            if "roll_back" in self.faults:
+                replica.restart_s = 0.0
+                replica.crash()
+
+    # -- the end
+
+    def _settled(self) -> bool:
+        return all(one.done for one in self.applications) and not self._left_open()
+
+    def _left_open(self) -> list[str]:
+        """Sessions that were closed and are still stored, though nothing explains it."""
+        if not _KEEPING_FAULTS.isdisjoint(self.faults):
+            return []
+        return [
+            history.id
+            for history in self.oracle.histories.values()
+            if history.closed_s is not None
+            and SessionKey(TENANT, history.id) in self.storage.medium.sessions
+        ]
+
+    def _tell_stuck(self) -> None:
+        for application in self.applications:
+            if not application.done:
+                self.oracle.fail(f"{application.name} is stuck")
+        for session_id in self._left_open():
+            self.oracle.fail(f"{session_id} was closed and is still stored")
+
+    def _judge(self) -> None:
+        for application in self.applications:
+            if application.owes_divergence:
+                self.oracle.fail(f"R12: {application.name} did not hear that a replay differed")
+
+
+def run(seed: int, *, tracing: bool = False) -> Verdict:
+    """Runs one schedule."""
+    return Simulation(seed, tracing=tracing).run()

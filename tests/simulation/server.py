@@ -1,0 +1,355 @@
+"""A simulated replica: the real wire, catalog, engine and store thread, turned by the world's events."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.activation import Activation
+from carousel_server.catalog import Catalog
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.limits import EngineLimits
+from carousel_server.core.types import SessionRef
+from carousel_server.engine import Engine
+from carousel_server.sessions import Directory
+from carousel_server.wire.attach import Conversation
+from carousel_server.wire.errors import status_of
+from carousel_server.wire.gate import Gate
+from carousel_server.wire.messages import parse
+from carousel_server.wire.options import WireOptions
+from carousel_server.wire.outbox import Outbox
+from carousel_server.wire.stream import Stream
+
+from .calls import ServerCall
+from .model import FoldModel
+from .network import Connection, Payload
+from .quiet import QuietEngineMetrics, QuietWireMetrics
+from .storage import FaultyStore, Storage, TurnedStore
+from .world import NATURE, Event, Life, World
+
+if TYPE_CHECKING:
+    from .oracle import Oracle
+
+TENANT = "t"
+WINDOW_STEPS = 8
+DURABLE_STEPS = 3
+PARK_AFTER_S = 0.3
+LEASE_TTL_S = 0.5
+OPTIONS = WireOptions(retry_after_s=0.05, server_version="simulated")
+_POLL_S = 0.02
+
+
+class Loop:
+    """What the wire needs of an event loop: callbacks in order, soon."""
+
+    def __init__(self, world: World, life: Life) -> None:
+        self._world = world
+        self._life = life
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
+        """As asyncio's."""
+        if not self._calls:
+            self._world.call(self._world.rng.random() * 0.0005, self._life, self._run)
+        self._calls.append((callback, args))
+
+    def _run(self) -> None:
+        for _ in range(len(self._calls)):
+            callback, args = self._calls.popleft()
+            callback(*args)
+        if self._calls:
+            self._world.call(0.0, self._life, self._run)
+
+
+class ServerEnd:
+    """The server's end of one Attach stream: what `wire.attach.Attach` does, without coroutines."""
+
+    def __init__(self, process: Process, connection: Connection) -> None:
+        self.process = process
+        self.life = process.life
+        # For the oracle: session, attach id and epoch floor of each handle.
+        self.sessions: dict[int, str] = {}
+        self.attach_ids: dict[int, int] = {}
+        self.epochs: dict[int, int] = {}
+        self.writers = connection.client.process.writers
+        self.connection = connection
+        self._outbox = Outbox(OPTIONS.max_message_bytes, OPTIONS.max_unsent_bytes)
+        self.stream = Stream(
+            process.loop,  # type: ignore[arg-type]
+            self._outbox,
+            process.gate.metrics,
+            process.catalog,
+            TENANT,
+        )
+        self._conversation = Conversation(
+            self.stream, process.catalog, OPTIONS, process.gate, TENANT
+        )
+        self._admission = process.gate.admit(self.stream)
+        self._admission.__enter__()
+        self.ended = False
+        connection.serve(self)
+
+    def take(self, payload: Payload) -> None:
+        """A message of the client, or the end of what it says."""
+        if self.ended:
+            return
+        if not isinstance(payload, bytes):
+            self._outbox.end(None)
+            return
+        try:
+            request = parse(pb.AttachRequest, payload, OPTIONS.max_message_bytes)
+            self.process.world.note(self.life.name, "<", str(request).replace("\n", " ")[:150])
+            self.process.oracle.asked(self, request)
+            self._conversation.take(request)
+        except CarouselError as error:
+            self._outbox.end(error)
+
+    def flush(self) -> None:
+        """Sends what waits; closes the stream if it has ended."""
+        outbox = self._outbox
+        while outbox._waiting:
+            reply = outbox._waiting.popleft()
+            data = reply.SerializeToString()
+            outbox._waiting_bytes -= len(data)
+            self.process.world.note(self.life.name, ">", str(reply).replace("\n", " ")[:150])
+            self.process.oracle.said(self, reply)
+            self.connection.to_client.send(data)
+        if outbox.ended.is_set() and not self.ended:
+            self.ended = True
+            self.stream.close()
+            self._admission.__exit__(None, None, None)
+            end = outbox._end
+            self.connection.server_ended(None if end is None else status_of(end))
+
+
+class Process:
+    """One life of a replica."""
+
+    def __init__(self, replica: Replica) -> None:
+        world = replica.world
+        self.world = world
+        self.oracle = replica.oracle
+        self.life = Life(replica.name, self._after_event)
+        self._storage = replica.storage
+        self._store_event: Event | None = None
+        self._faulty = FaultyStore(replica.storage, replica.name, LEASE_TTL_S)
+        self.store = TurnedStore(self._faulty, world, self._wake_store)
+        self.loop = Loop(world, self.life)
+        directory = Directory()
+        self.engine = Engine(
+            replica.model,
+            replica.limits,
+            directory=directory,
+            metrics=lambda _view: QuietEngineMetrics(),
+            store=self.store,
+            clock=world.clock,
+            wall=world.wall,
+        )
+        activation = Activation(
+            directory,
+            {self.engine.model.name: self.engine},
+            self.store,
+            default_idle_ttl_s=replica.limits.idle_ttl_s,
+            max_idle_ttl_s=replica.limits.max_idle_ttl_s,
+            wall=world.wall,
+        )
+        self.catalog = Catalog(directory, [self.engine], self.store, activation)
+        self.gate = Gate(OPTIONS, QuietWireMetrics())
+        self.ends: list[ServerEnd] = []
+        # How far its durable sessions were after the last tick, for the oracle.
+        self.applied: dict[SessionRef, int] = {}
+        self.calls: list[ServerCall] = []
+        self._tick_event: Event | None = None
+        # How long a tick takes at most: the longer, the more is in the next one.
+        self._tick_s = world.rng.choice((0.001, 0.005, 0.02))
+        self._stopped = False
+        self._wake_store()
+        self._schedule_tick(0.0)
+
+    def lease(self) -> float:
+        """Until when, in Unix seconds, the store holds what this life of the replica has."""
+        lease = self._storage.medium.leases.get(self.life.name)
+        mine = lease is not None and lease.boot == self._faulty.boot
+        return lease.until_unix_s if lease is not None and mine else 0.0
+
+    # -- the wire
+
+    def accept(self, connection: Connection) -> None:
+        """A client has opened a stream."""
+        try:
+            self.ends.append(ServerEnd(self, connection))
+        except CarouselError as error:
+            connection.server_ended(status_of(error))
+
+    def accept_call(self, request: pb.GenerateRequest, connection: Connection) -> None:
+        """A client wants tokens."""
+        self.calls.append(ServerCall(self, request, connection))
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Of all streams and calls."""
+        return [end.connection for end in (*self.ends, *self.calls)]
+
+    def drained(self, then: Callable[[], None]) -> None:
+        """SIGTERM: finishes what was accepted, then ends all streams in good order."""
+        self.engine.drain()
+        self.gate.drain(1.0)
+        self.world.call(_POLL_S, self.life, self._finish, then, self.world.now_s + 1.0)
+
+    def _finish(self, then: Callable[[], None], deadline_s: float) -> None:
+        if self.engine.pending() and self.world.now_s < deadline_s:
+            self.world.call(_POLL_S, self.life, self._finish, then, deadline_s)
+            return
+        self.engine.stop()
+        self._stopped = True
+        self.store.stop()
+        self.gate.finish()
+        self.world.call(0.001, self.life, then)
+
+    # -- the threads
+
+    def _after_event(self) -> None:
+        """What the process's threads see of an event that has just happened."""
+        if len(self.engine._inbox) and not self._stopped:
+            self._schedule_tick(self.world.rng.random() * self._tick_s)
+        if self.ends:
+            for end in self.ends:
+                end.flush()
+            self.ends = [end for end in self.ends if not end.ended]
+        if self.calls:
+            for call in self.calls:
+                call.flush()
+            self.calls = [call for call in self.calls if not call.ended]
+
+    def _schedule_tick(self, delay_s: float) -> None:
+        event = self._tick_event
+        if event is not None and event.action is not None:
+            if event.at_s <= self.world.now_s + delay_s:
+                return
+            event.call_off()
+        self._tick_event = self.world.call(delay_s, self.life, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_event = None
+        if self._stopped:
+            return
+        engine, works = self.engine, not self.engine.idle
+        try:
+            with torch.inference_mode():
+                engine.tick()
+        except AssertionError as error:
+            self.oracle.fail(f"integrity: {error}")
+        if works:
+            self.oracle.ticked(self)
+        self._schedule_tick(engine._rest_s() or self.world.rng.random() * self._tick_s)
+
+    def _wake_store(self) -> None:
+        delay_s = self.world.rng.random() * self._storage.slow_s
+        event = self._store_event
+        if event is not None:
+            if event.at_s <= self.world.now_s + delay_s:
+                return
+            event.call_off()
+        self._store_event = self.world.call(delay_s, self.life, self._turn_store)
+
+    def _turn_store(self) -> None:
+        self._store_event = None
+        self.store.run_pending()
+        if self._store_event is not None:
+            self._store_event.call_off()
+        self._store_event = self.world.call(
+            max(self.store.idle_s, 0.001), self.life, self._turn_store
+        )
+
+
+class Replica:
+    """A place where a server runs, one life after the other."""
+
+    def __init__(
+        self, world: World, name: str, storage: Storage, oracle: Oracle, limits: EngineLimits
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.storage = storage
+        self.oracle = oracle
+        self.limits = limits
+        self.model = FoldModel()
+        # How long it takes to come back.
+        self.restart_s = 0.0
+        self.process: Process | None = None
+        self.draining = False
+
+    @property
+    def up(self) -> bool:
+        """True if a process runs here and is not about to end."""
+        return self.process is not None and not self.draining
+
+    def start(self) -> None:
+        """A new process."""
+        if self.process is None:
+            self.world.note(self.name, "starts")
+            self.draining = False
+            self.process = Process(self)
+            # A later life may compute otherwise, as another device or library would.
+            self.model = FoldModel(self.oracle.drift)
+
+    def crash(self) -> None:
+        """kill -9."""
+        process, self.process = self.process, None
+        if process is not None:
+            self.world.note(self.name, "dies")
+            self.world.end(process.life)
+            self.draining = False
+            for connection in process.connections:
+                connection.break_off(late=False)
+            self.world.call(self.restart_s, NATURE, self.start)
+
+    def drain(self) -> None:
+        """SIGTERM."""
+        if self.process is not None and not self.draining:
+            self.world.note(self.name, "drains")
+            self.draining = True
+            self.process.drained(self._exited)
+
+    def _exited(self) -> None:
+        assert self.process is not None
+        self.world.note(self.name, "exits")
+        self.world.end(self.process.life)
+        self.process, self.draining = None, False
+        self.world.call(self.restart_s, NATURE, self.start)
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        if self.process is not None and not self.process.life.frozen:
+            self.world.note(self.name, "freezes")
+            self.world.freeze(self.process.life)
+            for connection in self.process.connections:
+                connection.go_silent()
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        if self.process is not None and self.process.life.frozen:
+            self.world.note(self.name, "thaws")
+            self.world.thaw(self.process.life)
+
+
+def limits_of(slots: int) -> EngineLimits:
+    """Small numbers, so that every limit is met."""
+    return EngineLimits(
+        slots=slots,
+        max_batch=4,
+        chunk_steps=4,
+        window_steps=WINDOW_STEPS,
+        inbox_commands=256,
+        idle_ttl_s=60.0,
+        park_after_s=PARK_AFTER_S,
+        durable_steps=DURABLE_STEPS,
+        durable_s=0.02,
+        max_sequence_steps=64,
+        max_generate_tokens=64,
+        retry_after_s=0.05,
+    )

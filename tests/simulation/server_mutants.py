@@ -1,0 +1,351 @@
+"""Servers with one rule taken out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from carousel_server.core.ports import Close
+from carousel_server.core.store import Outcome, Verdict
+from carousel_server.engine import sampling
+from carousel_server.engine.admission import Admission
+from carousel_server.engine.control import Control
+from carousel_server.engine.keeper import Keeper
+from carousel_server.engine.lifetimes import Lifetimes
+from carousel_server.engine.snapshots import Snapshots
+from carousel_server.engine.stepping import Stepping
+from carousel_server.engine.telling import Teller
+from carousel_server.sessions import Ledger, table
+from carousel_server.state.slab import Slab
+from carousel_server.state.slots import Slots
+from carousel_server.store.leftovers import Leftovers
+from carousel_server.store.memory import MemoryStore
+from carousel_server.wire import stream
+from carousel_server.wire.stream import Stream
+
+from .mutants import Mutant, Patches
+
+Real = Callable[..., Any]
+
+
+def _renumbers(wrong: Callable[[int, int], bool]) -> Callable[[Patches], None]:
+    """Steps whose seq is `wrong(first, received)` are taken as the next ones."""
+
+    def make(real: Real) -> Real:
+        def resolve(self: Any, new: Any, sink: Any, now: float) -> Any:
+            received = int(self._table.received[new.rows[0]])
+            if wrong(int(new.first_seqs[0]), received):
+                new = dataclasses.replace(new, first_seqs=np.asarray([received + 1]))
+            return real(self, new, sink, now)
+
+        return resolve
+
+    return lambda patches: patches.wrap(Admission, "_resolve", make)
+
+
+def _keeps_epoch(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def acquire(self: Any, key: Any, **how: Any) -> Any:
+            before = self.medium.sessions.get(key)
+            record = real(self, key, **how)
+            if before is None or record.created:
+                return record
+            self.medium.sessions[key] = self.medium.sessions[key]._replace(epoch=before.epoch)
+            return dataclasses.replace(record, epoch=before.epoch)
+
+        return acquire
+
+    patches.wrap(MemoryStore, "acquire", make)
+
+
+def _ignores_floor(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        return lambda self, key, **how: real(self, key, **(how | {"epoch_floor": 0}))
+
+    patches.wrap(MemoryStore, "acquire", make)
+
+
+def _commits_any_epoch(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def commit(self: Any, one: Any) -> Any:
+            kept = self.medium.sessions.get(one.key)
+            return real(self, one if kept is None else dataclasses.replace(one, epoch=kept.epoch))
+
+        return commit
+
+    patches.wrap(MemoryStore, "_commit_one", make)
+
+
+def _commits_any_seq(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def commit(self: Any, one: Any) -> Any:
+            outcome = real(self, one)
+            if outcome.verdict is not Verdict.STALE:
+                return outcome
+            kept = self.medium.sessions[one.key]
+            self.medium.sessions[one.key] = kept._replace(seq=one.seq, snapshot=one.snapshot)
+            return Outcome(Verdict.DONE, one.epoch, one.seq)
+
+        return commit
+
+    patches.wrap(MemoryStore, "_commit_one", make)
+
+
+def _snapshots_without_outputs(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def snapshot(self: Any, row: int, state: Any) -> Any:
+            taken = real(self, row, state)
+            kept = {"kept_inputs": taken.kept_inputs[:0], "kept_outputs": taken.kept_outputs[:0]}
+            return dataclasses.replace(taken, ack=taken.applied, **kept)
+
+        return snapshot
+
+    patches.wrap(Snapshots, "_snapshot", make)
+
+
+def _tells_durable_when_sent(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def keep(self: Any, now: float) -> None:
+            rows = self._ledger.due(now, 512, everything=self._lifetimes.draining)
+            real(self, now)
+            if len(rows):
+                self._let_out(rows, self._table.applied[rows], now)
+
+        return keep
+
+    patches.wrap(Keeper, "keep", make)
+
+
+def _tells_sync_at_once(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def deliver(self: Any, *what: Any) -> None:
+            sync = self._table.sync.copy()
+            self._table.sync[:] = False
+            real(self, *what)
+            self._table.sync[:] = sync
+
+        return deliver
+
+    patches.wrap(Stepping, "_deliver_fed", make)
+
+
+def _attach_order_ignored(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        return lambda self, row, command, now: real(
+            self, row, dataclasses.replace(command, attach_id=0), now
+        )
+
+    patches.wrap(Control, "_check_bind", make)
+
+
+def _binds_at_once(patches: Patches) -> None:
+    def when_durable(_self: Any, _row: int, waiter: Any, _now: float) -> None:
+        waiter(None)
+
+    def make(real: Real) -> Real:
+        def bind(self: Any, command: Any, now: float) -> object:
+            with Patches() as inner:
+                inner.put(Ledger, "when_durable", when_durable)
+                return real(self, command, now)
+
+        return bind
+
+    patches.wrap(Control, "_bind", make)
+
+
+def _leaves_pending(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def bind(self: Any, command: Any, now: float) -> object:
+            with Patches() as inner:
+                inner.put(table.SessionTable, "drop_pending", lambda _table, _row: 0)
+                return real(self, command, now)
+
+        return bind
+
+    patches.wrap(Control, "_bind", make)
+
+
+def _believes_acks(patches: Patches) -> None:
+    def acknowledge(self: Any, chosen: Any, rows: Any, acks: Any) -> None:
+        np.maximum.at(self._table.ack, rows[chosen], acks[chosen])
+
+    patches.put(Admission, "_acknowledge", acknowledge)
+
+
+def _ignores_generations(patches: Patches) -> None:
+    patches.put(Slots, "is_live", lambda self, ref: bool(self.taken[ref.row]))
+    patches.put(Admission, "_live", lambda self, rows, _: np.asarray(self._slots.taken[rows]))
+
+
+def _draws_from_a_stream(patches: Patches) -> None:
+    rng = np.random.default_rng(7)
+    patches.put(sampling, "uniform", lambda seeds, _positions: rng.random(len(seeds)))
+
+
+def _ends_early(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def init(self: Any, sink: Any, *, tokens_wait: bool, end_waits: bool) -> None:
+            real(self, sink, tokens_wait=tokens_wait, end_waits=False)
+
+        return init
+
+    patches.wrap(Teller, "__init__", make)
+
+
+def _tokens_early(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def init(self: Any, sink: Any, *, tokens_wait: bool, end_waits: bool) -> None:
+            real(self, sink, tokens_wait=False, end_waits=end_waits)
+
+        return init
+
+    patches.wrap(Teller, "__init__", make)
+
+
+def _keeps_lapsed(patches: Patches) -> None:
+    def let_lapse(self: Any, row: int, error: Any, _now: float) -> None:
+        self.revoke(row, error)
+
+    patches.put(Lifetimes, "let_lapse", let_lapse)
+
+
+def _wakes_binder_first(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def confirm(self: Any, row: int, seq: int) -> None:
+            real(self, row, seq)
+            self.settle(row)
+
+        return confirm
+
+    patches.wrap(Ledger, "confirm", make)
+
+
+def _wakes_blindly(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        return lambda self, handle, binding, view: real(
+            self, handle, binding, dataclasses.replace(view, applied=1 << 60)
+        )
+
+    patches.wrap(Stream, "_bind_again", make)
+
+
+def _loses_late_acks(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def parked(self: Any, tag: int, session: Any) -> None:
+            self.acked.clear()
+            real(self, tag, session)
+
+        return parked
+
+    patches.wrap(Stream, "_parked", make)
+
+
+def _loses_late_replays(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        return lambda self, tag, seq, error: (
+            real(self, tag, seq, error) if self._owns(tag) else None
+        )
+
+    patches.wrap(Stream, "_failure", make)
+
+
+def _loses_late_closes(patches: Patches) -> None:
+    def close(_catalog: Any, _tenant: str, binding: Any) -> None:
+        stream.tell(binding.engine, Close(binding.ref))
+
+    patches.put(stream, "close_session", close)
+
+
+def _unbinds_any(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        return lambda self, command, now: real(self, dataclasses.replace(command, tag=None), now)
+
+    patches.wrap(Control, "_unbind", make)
+
+
+def _tells_generated_steps(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        def let_out(self: Any, rows: Any, seqs: Any, now: float) -> None:
+            acks = self._table.ack.copy()
+            self._table.ack[rows] = 0
+            real(self, rows, seqs, now)
+            self._table.ack[:] = acks
+
+        return let_out
+
+    patches.wrap(Keeper, "_let_out", make)
+
+
+SERVER_MUTANTS = [
+    Mutant(
+        "A repeated step runs again",
+        "R1",
+        _renumbers(lambda first, received: first <= received),
+    ),
+    Mutant(
+        "A step after a gap runs as the next one",
+        "R1",
+        _renumbers(lambda first, received: first > received + 1),
+    ),
+    Mutant(
+        "Another input for a known step is not noticed",
+        "R2",
+        lambda p: p.put(Admission, "_check_repeated", lambda *_: None),
+    ),
+    Mutant("An activation keeps the epoch of the one before", "R3", _keeps_epoch),
+    Mutant("A commit of an old epoch counts", "R4", _commits_any_epoch),
+    Mutant(
+        "A commit of an older step counts",
+        "R4",
+        _commits_any_seq,
+        spare="cannot happen while an engine sends one group at a time: the store guards itself",
+    ),
+    Mutant(
+        "Sessions are used without looking at the lease",
+        "R5",
+        lambda p: p.put(Keeper, "look_at_lease", lambda _self, _now: None),
+    ),
+    Mutant("Snapshots lack the outputs that nobody confirmed", "R6", _snapshots_without_outputs),
+    Mutant("Durable is told when the snapshot is sent", "R7", _tells_durable_when_sent),
+    Mutant("Outputs of a sync session are told at once", "R7", _tells_sync_at_once),
+    Mutant("Tokens of a sync session are told at once", "R7", _tokens_early),
+    Mutant("A generation's end is told before it is durable", "R7", _ends_early),
+    Mutant("An older attach may come back", "R10", _attach_order_ignored),
+    Mutant("Tokens are drawn from a running stream of numbers", "R11", _draws_from_a_stream),
+    Mutant("The client's epoch is not looked at", "R13", _ignores_floor),
+    Mutant("Bound is told while steps are not durable", "barrier", _binds_at_once),
+    Mutant("Steps of an older binding run after a newer one", "barrier", _leaves_pending),
+    Mutant(
+        "An async session runs as far ahead as it likes",
+        "K steps",
+        lambda p: p.put(Ledger, "limited", lambda _self, pending, _now: pending),
+    ),
+    Mutant("An ack beyond what was told counts", "ack", _believes_acks),
+    Mutant(
+        "A row keeps the state of its last session",
+        "isolation",
+        lambda p: p.put(Slab, "zero", lambda _self, _row: None),
+    ),
+    Mutant("A late command reaches the row's next session", "isolation", _ignores_generations),
+    Mutant("Outputs are told for steps of generations", "generation", _tells_generated_steps),
+    Mutant(
+        "What the store did and never told stays as it is",
+        "leases",
+        lambda p: p.put(Leftovers, "failed", lambda _self, _request: None),
+    ),
+    Mutant("Sessions stay held after their lease has lapsed", "leases", _keeps_lapsed),
+    Mutant("A new binding is told before the commit's listeners", "replay", _wakes_binder_first),
+    Mutant("A parked session may come back in the past", "R9", _wakes_blindly),
+    Mutant("An ack that meets a parking session is lost", "parking", _loses_late_acks),
+    Mutant("A Replay that meets a parking session is lost", "parking", _loses_late_replays),
+    Mutant("A close that meets a parking session is lost", "parking", _loses_late_closes),
+    Mutant(
+        "It is forgotten which sessions were parked",
+        "parking",
+        lambda p: p.put(table, "_FORMER_PER_SLOT", 0),
+    ),
+    Mutant("A late Unbind undoes a newer binding", "parking", _unbinds_any),
+]

@@ -1,0 +1,32 @@
+"""Every mutant is still caught by the schedule that docs/reference/mutants.md names."""
+
+from __future__ import annotations
+
+import pytest
+
+from .mutants import PAGE, all_mutants, catch
+
+_MUTANTS = all_mutants()
+
+
+def _rows() -> list[list[str]]:
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.split(" | ")] for line in lines if line.startswith("| ")]
+
+
+_ROWS = _rows()[1:]
+
+
+def test_the_page_lists_every_mutant() -> None:
+    assert [row[0].removeprefix("| ") for row in _ROWS[-len(_MUTANTS) :]] == [
+        mutant.does for mutant in _MUTANTS
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(_MUTANTS)), ids=lambda n: _MUTANTS[n].does)
+def test_it_is_caught(number: int) -> None:
+    seed = _ROWS[-len(_MUTANTS) :][number][2]
+    if not seed.isdecimal():
+        pytest.skip("no schedule is known to catch it")
+    assert catch(_MUTANTS[number], [int(seed)]).seed, "run `make mutants`"
