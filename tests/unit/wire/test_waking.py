@@ -1,4 +1,4 @@
-"""Handles whose session is in the store: what the client is told when it comes back otherwise than it went."""
+"""Handles whose session is in the store: what the client hears when it comes back otherwise."""
 
 from __future__ import annotations
 
