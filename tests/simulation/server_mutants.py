@@ -65,7 +65,13 @@ def _ignores_floor(patches: Patches) -> None:
     def make(real: Real) -> Real:
         return lambda self, key, **how: real(self, key, **(how | {"epoch_floor": 0}))
 
+    def make_check(real: Real) -> Real:
+        return lambda self, row, command, now: real(
+            self, row, dataclasses.replace(command, epoch_floor=0), now
+        )
+
     patches.wrap(MemoryStore, "acquire", make)
+    patches.wrap(Control, "_check_bind", make_check)
 
 
 def _commits_any_epoch(patches: Patches) -> None:

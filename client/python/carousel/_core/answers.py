@@ -245,7 +245,10 @@ class Answers(Stepping):
     def _refused(self, lane: Lane, seq: int, error: CarouselError, effects: Effects) -> None:
         """A step will not run: it fails, or it was accepted before, or the session outlives that."""
         again = 0 < seq <= lane.resent
-        passes = error.retryable and (again or (lane.tracks_durable and error.reason in PASSING))
+        # A lane leaves no gap, so the session went back: its next Bound says how far (R9).
+        went_back = lane.tracks_durable and error.reason == "SEQUENCE_GAP" and lane.failing is None
+        outlived = lane.tracks_durable and error.reason in PASSING
+        passes = went_back or (error.retryable and (again or outlived))
         if passes and self._persists:
             if lane.phase is LanePhase.BOUND:
                 self._come_again(lane, LanePhase.HELD, error)
