@@ -19,7 +19,7 @@ from carousel_server.core.ports import (
     Open,
     StepBlock,
 )
-from carousel_server.core.types import OpenSpec, SessionRef
+from carousel_server.core.types import OpenSpec, SessionRef, SessionView
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics
 from carousel_server.sessions import Directory
@@ -69,7 +69,7 @@ class _Counting:
 
     def durable(self, tags: Any, seqs: Any) -> None: ...
 
-    def parked(self, tag: int, ack: int) -> None: ...
+    def parked(self, tag: int, session: SessionView) -> None: ...
 
     def returned(self, tag: int, block: StepBlock) -> None: ...
 

@@ -1,1 +1,4 @@
-"""A deterministic simulation of clients, network, servers and store; see README of the folder: `runner`."""
+"""A deterministic simulation: real clients and servers on a simulated network, clock, disk and scheduler.
+
+One seed is one schedule: world.py turns it, faults.py spoils it, oracle.py judges it, runner.py runs thousands.
+"""
