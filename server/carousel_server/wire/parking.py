@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
+    Ack,
     CatalogPort,
     Close,
     EnginePort,
@@ -76,9 +77,9 @@ class Parked:
             )
         self.blocks.append(block)
 
-    def commands(self, binding: Binding, sink: StepSink) -> list[StepBlock | Replay]:
+    def commands(self, binding: Binding, sink: StepSink) -> list[Ack | StepBlock | Replay]:
         """What waited, for the row that the session is on now, in the order of the steps."""
-        ready: list[StepBlock | Replay] = []
+        ready: list[Ack | StepBlock | Replay] = [Ack(sink, [binding.ref], [self.ack])]
         if self.replay:
             ready.append(Replay(binding.ref, sink, binding.tag))
         for block in sorted(self.blocks, key=lambda block: block.first_seqs[0]):

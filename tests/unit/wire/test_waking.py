@@ -12,7 +12,7 @@ from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Place
+from carousel_server.core.ports import Ack, Place
 from carousel_server.core.types import OpenSpec, SessionView
 from carousel_server.wire.outbox import Outbox
 from carousel_server.wire.stream import Stream
@@ -43,17 +43,17 @@ class Catalog(FakeCatalog):
 
 
 class Rig:
-    """A stream with session "s" bound to handle 1, and parked as of step 5 in epoch 3."""
+    """A stream with session "s" bound to handle 1, and parked as of step `applied` in epoch 3."""
 
-    def __init__(self) -> None:
-        engine = FakeEngine()
-        self.catalog = Catalog(engine)
+    def __init__(self, applied: int = 5) -> None:
+        self.engine = FakeEngine()
+        self.catalog = Catalog(self.engine)
         self.outbox = Outbox(1 << 20, 1 << 20)
         self.stream = Stream(Loop(), self.outbox, CountingMetrics(), self.catalog, "t")  # type: ignore[arg-type]
-        opened = self.catalog.open(engine, OpenSpec("t", "s")).result(timeout=1)
+        opened = self.catalog.open(self.engine, OpenSpec("t", "s")).result(timeout=1)
         self.stream.bind(1, lambda: self.catalog.resume("t", "s"))
         view: SessionView = opened[1]
-        parked = replace(view, applied=5, durable=5, ack=5, epoch=3)
+        parked = replace(view, applied=applied, durable=applied, ack=applied, epoch=3)
         self.stream.parked(self.stream.bound[1].tag, parked)
 
     def news(self) -> pb.AttachResponse:
@@ -79,3 +79,13 @@ def test_whoever_waits_for_a_replay_hears_that_the_store_is_away(rig: Rig) -> No
     rig.stream.wake(1)
     assert "could not be fetched" in rig.news().unbound.status.message
     assert rig.stream.handles == 0
+
+
+def test_what_was_acknowledged_while_it_was_being_fetched_counts() -> None:
+    rig = Rig(applied=0)
+    rig.engine.hold()
+    rig.stream.wake(1)
+    rig.stream.parked_handles[1].ack = 7
+    rig.engine.release()
+    acks = [command for command in rig.engine.seen if isinstance(command, Ack)]
+    assert [(ack.refs, ack.acks) for ack in acks] == [([rig.stream.bound[1].ref], [7])]
