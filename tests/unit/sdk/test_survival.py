@@ -140,6 +140,22 @@ def test_r9_a_store_that_went_back_is_named() -> None:
     assert world.server.sessions["s"].owner is None  # the handle was given back
 
 
+def test_r9_also_where_a_gap_is_the_first_that_shows_it() -> None:
+    world = World()
+    lane = world.open()
+    world.submit(lane, XS[:4])
+    world.deliver()
+    world.server.commit()
+    world.deliver()
+    world.server.sessions["s"].now.applied = 2  # parked, and back from a store that went backwards
+    waiting = world.submit(lane, XS[4:6])
+    world.deliver()
+    world.deliver()
+    world.resume()
+    assert isinstance(waiting.error, carousel.DataLossError)
+    assert "step 2" in str(waiting.error)
+
+
 @pytest.mark.parametrize("durability", [pb.DURABILITY_NONE, pb.DURABILITY_ASYNC])
 def test_a_session_that_is_not_there_any_more_is_lost_data(durability: int) -> None:
     world = World(MiniServer(durability))
@@ -424,6 +440,34 @@ def test_a_detach_waits_until_what_was_told_is_durable() -> None:
     assert done in world.ended
     assert world.server.sessions["s"].stored.applied == 3
     assert world.server.sessions["s"].owner is None
+
+
+def test_a_detach_tells_what_became_of_steps_that_were_not_durable() -> None:
+    world = World()
+    lane = world.open()
+    world.submit(lane, XS[:3])
+    world.deliver()
+    done, effects = world.core.unbind(lane, close=False)
+    world.do(effects)
+    world.server.sessions.clear()
+    world.crash()
+    world.resume()
+    assert done in world.ended
+    assert isinstance(done.error, carousel.DataLossError)
+
+
+def test_a_close_does_not_care() -> None:
+    world = World()
+    lane = world.open()
+    world.submit(lane, XS[:3])
+    world.deliver()
+    world.crash()
+    done, effects = world.core.unbind(lane, close=True)
+    world.do(effects)
+    world.server.sessions.clear()
+    world.resume()
+    assert done in world.ended
+    assert done.error is None
 
 
 def test_a_detach_while_broken_owes_nothing_if_all_is_durable() -> None:

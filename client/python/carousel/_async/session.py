@@ -13,7 +13,7 @@ from carousel._core.pieces import Pieces, patience_s
 from carousel._core.requests import Prompt, generate_request
 from carousel._core.rows import Array, ModelRows
 from carousel._core.tickets import Rows
-from carousel._error_bases import ClientSideError
+from carousel._error_bases import CarouselError
 from carousel.types import SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 
@@ -227,7 +227,14 @@ class AsyncSession:
         await self._unbind(close=True)
 
     async def detach(self) -> None:
-        """Lets go of the session, which lives on at the server until its idle_ttl passes."""
+        """Lets go of the session, which lives on at the server until its idle_ttl passes.
+
+        Where the session has a durability, first waits until all that was received of it is durable.
+
+        Raises:
+            CarouselError: that cannot be had any more, so steps whose outputs were received may be undone:
+                DataLossError, ReplayDivergedError, SupersededError and others that end a session.
+        """
         await self._unbind(close=False)
 
     async def __aenter__(self) -> Self:
@@ -241,7 +248,7 @@ class AsyncSession:
     ) -> None:
         try:
             await self._unbind(close=self._owned)
-        except ClientSideError:
+        except CarouselError:
             if error is None:
                 raise
 

@@ -196,6 +196,8 @@ class Stepping(Lanes):
         if lane.phase is LanePhase.GONE:
             return
         leaving, binding, journal = lane.leaving, lane.binding, lane.journal
+        if leaving is not None and lane.owes and not leaving.close:
+            leaving.ticket.error = error  # what was received may have been undone
         lane.phase, lane.error = LanePhase.GONE, error
         lane.leaving = lane.binding = lane.journal = None
         self._lanes.pop(lane.handle, None)
