@@ -127,6 +127,9 @@ class Application:
         ticket = client.unbind(lane, close=self.plan.closes)
         if ticket is not None:
             yield ticket
+            if ticket.error is not None:
+                self.fail(ticket.error)
+                return
         self.end("well")
 
     # -- binding
@@ -138,7 +141,6 @@ class Application:
             known = journal is not None and journal.was_bound
             ticket = yield client.bind(self._writer, self._target(), journal)
             if ticket.error is None:
-                self._writer.heard_bound = True
                 if not known:
                     self._writer.told = ticket.session.applied
                 else:
@@ -195,6 +197,7 @@ class Application:
         if not ticket.error.retryable:
             self.fail(ticket.error)
             return
+        self.oracle.refused(self._writer, ticket.error.reason or "")
         refused = [rest]
         while self._waiting:
             behind, tokens = self._waiting.popleft()

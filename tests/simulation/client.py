@@ -134,6 +134,9 @@ class ClientProcess:
     def _tell_outputs(self, outputs: pb.BlockResult) -> None:
         width = len(outputs.outputs) // max(len(outputs.handles) * outputs.steps, 1)
         for i, (handle, first) in enumerate(zip(outputs.handles, outputs.first_seqs, strict=True)):
+            lane = self.core._lanes.get(handle)
+            if lane is None or not lane.listens:
+                continue
             begin = i * outputs.steps
             rows = [
                 outputs.outputs[j * width : (j + 1) * width]
@@ -192,7 +195,6 @@ class ClientProcess:
     ) -> Any:
         """Binds a session; the ticket."""
         self.writers[writer.session.id] = writer
-        self.oracle.attached(writer)
         self.world.note(self.name, "attaches", writer.session.id)
         ticket, effects = self.core.bind(target, journal=journal)
         self.lanes[ticket.lane.handle] = writer

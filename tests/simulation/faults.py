@@ -34,6 +34,17 @@ def freeze(sim: Simulation) -> None:
     sim.world.call(sim.rng.random() * 2 * LEASE_TTL_S, NATURE, replica.thaw)
 
 
+def zombie(sim: Simulation, tries: int = 50) -> None:
+    """SIGSTOP in the middle of a commit, beyond the lease, while the router sends clients elsewhere."""
+    replica = sim.rng.choice(sim.replicas)
+    if not replica.commits and tries:
+        sim.world.call(0.01, NATURE, zombie, sim, tries - 1)
+        return
+    replica.freeze()
+    sim.router.switch()
+    sim.world.call((1 + sim.rng.random()) * LEASE_TTL_S, NATURE, replica.thaw)
+
+
 def switch(sim: Simulation) -> None:
     """The router sends clients elsewhere, and breaks off the streams that it carried."""
     sim.router.switch()
@@ -101,9 +112,8 @@ def roll_back(sim: Simulation) -> None:
     sim.storage.roll_back()
 
 
-def skew(sim: Simulation) -> None:
-    """The clocks of clients differ, from the beginning."""
-    sim.oracle.clocks_differ = True
+def skew(_sim: Simulation) -> None:
+    """The clocks of clients differ, from the beginning: see `Simulation`."""
 
 
 FAULTS: dict[str, Callable[[Simulation], None]] = {
@@ -112,6 +122,7 @@ FAULTS: dict[str, Callable[[Simulation], None]] = {
         crash,
         drain,
         freeze,
+        zombie,
         switch,
         client_crash,
         takeover,

@@ -16,7 +16,6 @@ class Writer:
     Attributes:
         name: for people.
         told: last output that reached the application process that lives now.
-        heard_bound: it has heard that it was bound.
         rows: the outputs that it was told, where replays may differ.
         must_diverge: one has come again and differed, so it must hear of that.
     """
@@ -24,7 +23,6 @@ class Writer:
     name: str
     session: History
     told: int = 0
-    heard_bound: bool = False
     rows: dict[int, bytes] = field(default_factory=dict)
     must_diverge: bool = False
 
@@ -37,7 +35,7 @@ class History:
         tokens: what step i+1 is fed, as far as its owner has said.
         states: the state after i steps.
         owner: who was bound last; only its inputs count from then on.
-        newest: whose application asked for the session last; nobody else may keep it from that one.
+        newest: who has asked for the session with the highest attach id, and that; it may not lose it.
         bound_by: newest attach id that was bound, by which process, in which epoch, and when.
         kept_attach_id: the one that the store knows, once the session is contested.
         muddled: an older attach has had it again, so its history is not known any more.
@@ -57,6 +55,7 @@ class History:
     states: list[int] = field(default_factory=lambda: [0])
     owner: Writer | None = None
     newest: Writer | None = None
+    newest_id: int = 0
     bound_by: tuple[int, object, int, float] = (0, None, 0, 0.0)
     kept_attach_id: int = 0
     muddled: bool = False
@@ -87,6 +86,12 @@ class History:
         self.tokens.append(token)
         self.states.append(fold(self.states[-1], token))
         return True
+
+    def asked(self, writer: Writer, attach_id: int) -> None:
+        """A server is asked to bind it."""
+        if attach_id > self.newest_id:
+            self.contested |= self.newest not in (None, writer)
+            self.newest, self.newest_id = writer, attach_id
 
     def begins(self) -> None:
         """It is opened, perhaps after it had expired or was forgotten."""

@@ -91,10 +91,8 @@ class Catch:
 
 def catch(mutant: Mutant, seeds: Sequence[int]) -> Catch:
     """Runs a mutant through schedules until one shows it."""
-    from .quiet import listen
     from .schedule import run
 
-    listen()
     with Patches() as patches:
         mutant.patch(patches)
         for seed in seeds:

@@ -32,7 +32,6 @@ class Oracle:
     """Judges one schedule. `failures` is empty as long as all is well.
 
     Attributes:
-        clocks_differ: clients may be wrong about whose attach is newer, if a server has forgotten one.
         drift: by how much the outputs of servers that were started later differ, see `model.FoldModel`.
     """
 
@@ -43,7 +42,6 @@ class Oracle:
         self.drift = 0
         # The medium has become older, and so have the leases in it.
         self._leases_forgotten = False
-        self.clocks_differ = False
         self.told = 0
 
     def fail(self, text: str) -> None:
@@ -127,11 +125,19 @@ class Oracle:
 
     def asked(self, end: ServerEnd, request: pb.AttachRequest) -> None:
         """A server takes a request of a client."""
-        if request.WhichOneof("event") == "bind":
+        kind = request.WhichOneof("event")
+        if kind == "replay":
+            end.unasked.pop(request.replay.handle, None)
+        elif kind == "block":
+            for handle, first in zip(request.block.handles, request.block.first_seqs, strict=True):
+                if first <= end.unasked.get(handle, 0):
+                    del end.unasked[handle]
+        elif kind == "bind":
             bind = request.bind
             end.sessions[bind.handle] = bind.session_id or bind.open.session_id
             end.attach_ids[bind.handle] = bind.attach_id
             end.epochs[bind.handle] = bind.epoch_floor
+            self._of(end, bind.handle).asked(end.writers[end.sessions[bind.handle]], bind.attach_id)
 
     def said(self, end: ServerEnd, reply: pb.AttachResponse) -> None:
         """A server says something to a client."""
@@ -140,6 +146,8 @@ class Oracle:
             for handle, first in zip(reply.outputs.handles, reply.outputs.first_seqs, strict=True):
                 history, last = self._of(end, handle), first + reply.outputs.steps - 1
                 self._check_order(history, end, handle)
+                if first <= end.unasked.get(handle, 0):
+                    self.fail(f"output {first} of {history.id} was told, and nobody asked for it")
                 if history.durability is Durability.SYNC and last > history.stored:
                     self.fail(f"R7: output {last} of sync {history.id} told before it was stored")
         elif kind == "durable":
@@ -183,10 +191,9 @@ class Oracle:
             self.fail(
                 f"R13: {where} in epoch {session.epoch}, but its client has seen a higher one"
             )
+        end.unasked[bound.handle] = applied
         attach_id, now_s = end.attach_ids[bound.handle], self.world.now_s
         history.bound_by = attach_id, end.process, history.epoch, now_s
-        if not writer.heard_bound:  # it does not know of a later one yet, and outbids it
-            history.newest = writer
         if history.owner is not writer:
             history.cut(applied)
             history.owner = writer
@@ -206,12 +213,6 @@ class Oracle:
         return self.histories[end.sessions[handle]]
 
     # -- the applications
-
-    def attached(self, writer: Writer) -> None:
-        """An application asks for its session: from now on it is the newest."""
-        history = writer.session
-        history.contested |= history.newest not in (None, writer)
-        history.newest = writer
 
     def sent(self, writer: Writer, first_seq: int, tokens: Iterable[int]) -> None:
         """A client sends inputs, or sends them again."""
@@ -250,6 +251,11 @@ class Oracle:
             elif row not in (row_of(history.states[seq]), row_of(history.states[seq], self.drift)):
                 self.fail(f"{writer.name} got a wrong output {seq}")
 
+    def refused(self, writer: Writer, reason: str) -> None:
+        """An application was told to hand its steps in again."""
+        if reason == "WINDOW_EXCEEDED":
+            self.fail(f"{writer.name} got {reason}: its client sent more than the window allows")
+
     def drawn(self, writer: Writer, seq: int, token: int) -> None:
         """A token has reached an application: drawn from the output of step `seq`, and fed next."""
         self.sent(writer, seq + 1, [token])
@@ -270,7 +276,7 @@ class Oracle:
         """An application was told that it cannot go on."""
         if writer.session.muddled:
             return
-        if reason == "REPLAY_DIVERGED" and writer.must_diverge:
+        if reason == "REPLAY_DIVERGED" and self.drift:
             writer.must_diverge = False
         elif reason not in self._excuses(writer):
             self.fail(f"{writer.name} got {reason}: {text}")
@@ -279,12 +285,12 @@ class Oracle:
         """Reasons for which an application may be told by now that it cannot go on."""
         history, excuses = writer.session, set[str]()
         if history.rolled_back:
-            excuses |= {"DATA_LOSS", "SESSION_NOT_FOUND", "SESSION_EXPIRED"}
+            excuses |= {"DATA_LOSS", "SESSION_NOT_FOUND", "SESSION_EXPIRED", "SESSION_CLOSED"}
             if history.generating:
                 excuses |= {"SEQUENCE_GAP", "SEQUENCE_REUSED", "OUTPUT_FORGOTTEN"}
         if not history.tracked:
             excuses |= {"DATA_LOSS", "SESSION_NOT_FOUND"}
-        if history.newest is not writer or (history.contested and self.clocks_differ):
+        if history.newest is not writer:
             excuses |= {"SUPERSEDED", "SESSION_BUSY"}
         if self.world.wall() > history.used_s + history.idle_ttl_s - _SLACK_S:
             excuses |= {"SESSION_EXPIRED"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 EXPECTED_LOGGERS = frozenset({"carousel_server.store.outage"})
@@ -60,30 +61,36 @@ class QuietWireMetrics:
         """How late the loop is."""
 
 
-class LoudLog(logging.Handler):
+class _LoudLog(logging.Handler):
     """Turns errors in the server's log, and exceptions in the client's, into failures of the schedule."""
 
-    def __init__(self) -> None:
+    def __init__(self, fail: Callable[[str], None]) -> None:
         super().__init__(logging.ERROR)
-        self.fail: Callable[[str], None] | None = None
+        self._fail = fail
 
     def emit(self, record: logging.LogRecord) -> None:
         """An error was logged."""
-        if self.fail is not None and record.name not in EXPECTED_LOGGERS:
+        if record.name not in EXPECTED_LOGGERS:
             text = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:
                 text += f": {record.exc_info[1]!r}"
-            self.fail(f"logged by {record.name}: {text}")
+            self._fail(f"logged by {record.name}: {text}")
 
 
-LOUD = LoudLog()
-
-
-def listen() -> None:
-    """From now on errors in logs count; what is not an error is not even formatted."""
-    for name in ("carousel_server", "carousel"):
-        logger = logging.getLogger(name)
-        if LOUD not in logger.handlers:
-            logger.addHandler(LOUD)
-            logger.setLevel(logging.ERROR)
-            logger.propagate = False
+@contextmanager
+def listening(fail: Callable[[str], None]) -> Iterator[None]:
+    """Within, an error in a log is told to `fail`; what is not an error is not even formatted."""
+    loud = _LoudLog(fail)
+    loggers = [logging.getLogger(name) for name in ("carousel_server", "carousel")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(loud)
+        logger.setLevel(logging.ERROR)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(loud)
+            logger.setLevel(level)
+            logger.propagate = propagate

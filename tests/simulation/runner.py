@@ -16,7 +16,6 @@ from itertools import islice
 # Before torch is imported: one thread a worker, as many workers as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from .quiet import listen
 from .schedule import Verdict, run
 
 _CHUNK = 50
@@ -48,7 +47,6 @@ class Summary:
 
 def run_many(seeds: Sequence[int]) -> Summary:
     """Runs schedules in this process, one after the other, up to the first that fails."""
-    listen()
     summary = Summary()
     gc.disable()  # a schedule leaves little behind, and the collector takes a tenth of the time
     for seed in seeds:
@@ -72,7 +70,6 @@ def run_on_all_cores(first: int, count: int) -> Iterator[Summary]:
 
 def explain(seed: int) -> str:
     """A schedule again, with its trace: what happened, and how to repeat it."""
-    listen()
     verdict = run(seed, tracing=True)
     lines = [
         *verdict.trace,

@@ -15,7 +15,7 @@ from .faults import FAULTS
 from .network import Network
 from .oracle import TENANT, Oracle
 from .prober import Prober
-from .quiet import LOUD
+from .quiet import listening
 from .server import Replica, limits_of
 from .storage import Storage
 from .world import NATURE, World
@@ -76,22 +76,25 @@ class Simulation:
         self.oracle = Oracle(world)
         self.network = Network(world)
         self.storage = Storage(world, self.oracle)
-        probed = self.rng.random() < 0.1
-        limits = limits_of(self.rng.choice((2, 2, 3, 6)) + probed)
+        self.router = Router(self)
+        chance = self.rng.choice((0.1, 0.3, 0.6))
+        self.faults = tuple(name for name in FAULTS if self.rng.random() < chance)
+        if "crash" in self.faults and self.rng.random() < 0.3:
+            self.oracle.drift = 1
+        self.clients = [self._client(f"client{i}") for i in range(self.rng.randint(1, 2))]
+        for i, client in enumerate(self.clients):
+            for j in range(self.rng.choice((1, 2, 2, 3))):
+                self._plan_session(client, f"s{i}{j}", unkept=i + j == 0)
+        if self.rng.random() < 0.1:
+            prober = Prober(world, self.network, self.oracle, self.router.route)
+            world.call(self.rng.random(), NATURE, prober.start)
+        # Little room, so that sessions push each other out; those without a store cannot be.
+        unkept = sum(not history.tracked for history in self.oracle.histories.values())
+        limits = limits_of(unkept + self.rng.choice((1, 1, 2, 3, 6)))
         self.replicas = [
             Replica(world, name, self.storage, self.oracle, limits)
             for name in ("a", "b")[: self.rng.randint(1, 2)]
         ]
-        self.router = Router(self)
-        chance = self.rng.choice((0.1, 0.3, 0.6))
-        self.faults = tuple(name for name in FAULTS if self.rng.random() < chance)
-        self.clients = [self._client(f"client{i}") for i in range(self.rng.randint(1, 2))]
-        for i, client in enumerate(self.clients):
-            for j in range(self.rng.randint(1, 2)):
-                self._plan_session(client, f"s{i}{j}", unkept=i + j == 0)
-        if probed:
-            prober = Prober(world, self.network, self.oracle, self.router.route)
-            world.call(self.rng.random(), NATURE, prober.start)
         self._plan_faults()
 
     @property
@@ -102,16 +105,13 @@ class Simulation:
     def run(self) -> Verdict:
         """Until all applications are done and the dust has settled, or something is wrong."""
         world, oracle = self.world, self.oracle
-        LOUD.fail = oracle.fail
-        for replica in self.replicas:
-            replica.start()
-        try:
+        with listening(oracle.fail):
+            for replica in self.replicas:
+                replica.start()
             while not oracle.failures and (world.events % 8 or not self._settled()):
                 if not world.step() or world.now_s > SETTLED_BY_S or world.events > MOST_EVENTS:
                     self._tell_stuck()
                     break
-        finally:
-            LOUD.fail = None
         self._judge()
         applications = self.applications
         return Verdict(
@@ -170,7 +170,7 @@ class Simulation:
             idle_ttl_s=0.8 if expires else 30.0,
         )
         how = rng.random()
-        if how < 0.2:
+        if how < 0.2 and not self.oracle.drift:  # tokens that are drawn otherwise are another matter
             plan = replace(plan, generates=0.4)
         elif how < 0.5 and "client_crash" in self.faults and tracked:
             plan = replace(plan, journals=True)
@@ -184,9 +184,7 @@ class Simulation:
             for _ in range(rng.randint(1, 2)):
                 world.call(rng.random() * FAULTS_UNTIL_S, NATURE, self._fault, name)
         if "roll_back" in self.faults:
-            world.call(rng.random() * FAULTS_UNTIL_S, NATURE, self.storage.keep_copy)
-        if self.faults == ("crash",):
-            self.oracle.drift = 1
+            world.call(rng.random() * FAULTS_UNTIL_S / 2, NATURE, self.storage.keep_copy)
         world.call(FAULTS_UNTIL_S, NATURE, self._heal)
 
     def _fault(self, name: str) -> None:

@@ -13,6 +13,7 @@ from carousel_server.activation import Activation
 from carousel_server.catalog import Catalog
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
+from carousel_server.core.store import CommitGroup
 from carousel_server.core.types import SessionRef
 from carousel_server.engine import Engine
 from carousel_server.sessions import Directory
@@ -75,6 +76,8 @@ class ServerEnd:
         self.sessions: dict[int, str] = {}
         self.attach_ids: dict[int, int] = {}
         self.epochs: dict[int, int] = {}
+        # Last step as of each handle's Bound, until its client has asked for what ran before.
+        self.unasked: dict[int, int] = {}
         self.writers = connection.client.process.writers
         self.connection = connection
         self._outbox = Outbox(OPTIONS.max_message_bytes, OPTIONS.max_unsent_bytes)
@@ -329,6 +332,12 @@ class Replica:
             self.world.freeze(self.process.life)
             for connection in self.process.connections:
                 connection.go_silent()
+
+    @property
+    def commits(self) -> bool:
+        """A commit waits for its store's thread."""
+        queue = self.process.store._queue if self.process is not None else ()
+        return any(isinstance(request, CommitGroup) for request in queue)
 
     def thaw(self) -> None:
         """SIGCONT."""

@@ -9,7 +9,7 @@ import pytest
 from .runner import explain, run_many
 from .schedule import run
 
-SCHEDULES = int(os.environ.get("SIMULATED_SCHEDULES", "3500"))
+SCHEDULES = int(os.environ.get("SIMULATED_SCHEDULES", "10000"))
 PARTS = 4
 
 
