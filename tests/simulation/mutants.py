@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "mutants.md"
 MOST_SEEDS = 5000
 _SPARE_SEEDS = 500
+_CELL_CHARS = 120
 
 _HEAD = """# Mutants
 
@@ -93,17 +94,17 @@ def catch(mutant: Mutant, seeds: Sequence[int]) -> Catch:
     """Runs a mutant through schedules until one shows it."""
     from .schedule import run
 
-    with Patches() as patches:
-        mutant.patch(patches)
-        for seed in seeds:
+    for seed in seeds:
+        with Patches() as patches:
+            mutant.patch(patches)
             try:
                 failures = run(seed).failures
             except Exception as error:  # noqa: BLE001 - whatever a mutant does shows that it is one
                 failures = (f"{type(error).__name__}: {error}",)
-            if failures:
-                break
-        else:
-            return Catch(0, "")
+        if failures:
+            break
+    else:
+        return Catch(0, "")
     assert not run(seed).failures, f"the true code fails under seed {seed}: make simulate"
     return Catch(seed, failures[0].partition(": ")[2] or failures[0])
 
@@ -132,7 +133,8 @@ def page(catches: Sequence[Catch]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.splitlines()[0].partition("; ")[0].replace("|", "\\|")
+    line = text.splitlines()[0].partition("; ")[0].replace("|", "\\|")
+    return line if len(line) <= _CELL_CHARS else line[:_CELL_CHARS] + "…"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

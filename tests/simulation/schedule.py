@@ -170,7 +170,9 @@ class Simulation:
             idle_ttl_s=0.8 if expires else 30.0,
         )
         how = rng.random()
-        if how < 0.2 and not self.oracle.drift:  # tokens that are drawn otherwise are another matter
+        if (
+            how < 0.2 and not self.oracle.drift
+        ):  # tokens that are drawn otherwise are another matter
             plan = replace(plan, generates=0.4)
         elif how < 0.5 and "client_crash" in self.faults and tracked:
             plan = replace(plan, journals=True)

@@ -285,6 +285,8 @@ def _tells_generated_steps(patches: Patches) -> None:
     patches.wrap(Keeper, "_let_out", make)
 
 
+_IN_UNITS = "tests/unit/wire/test_waking.py"
+
 SERVER_MUTANTS = [
     Mutant(
         "A repeated step runs again",
@@ -344,14 +346,34 @@ SERVER_MUTANTS = [
     ),
     Mutant("Sessions stay held after their lease has lapsed", "leases", _keeps_lapsed),
     Mutant("A new binding is told before the commit's listeners", "replay", _wakes_binder_first),
-    Mutant("A parked session may come back in the past", "R9", _wakes_blindly),
+    Mutant(
+        "A parked session may come back in the past",
+        "R9",
+        _wakes_blindly,
+        spare="its next step meets a gap, and the client sees that the store went back",
+    ),
     Mutant("An ack that meets a parking session is lost", "parking", _loses_late_acks),
-    Mutant("A Replay that meets a parking session is lost", "parking", _loses_late_replays),
-    Mutant("A close that meets a parking session is lost", "parking", _loses_late_closes),
+    Mutant(
+        "A Replay that meets a parking session is lost",
+        "parking",
+        _loses_late_replays,
+        spare=f"no schedule has the two in one tick: {_IN_UNITS}",
+    ),
+    Mutant(
+        "A close that meets a parking session is lost",
+        "parking",
+        _loses_late_closes,
+        spare=f"the session stays in the store until its idle TTL, unseen: {_IN_UNITS}",
+    ),
     Mutant(
         "It is forgotten which sessions were parked",
         "parking",
         lambda p: p.put(table, "_FORMER_PER_SLOT", 0),
     ),
-    Mutant("A late Unbind undoes a newer binding", "parking", _unbinds_any),
+    Mutant(
+        "A late Unbind undoes a newer binding",
+        "parking",
+        _unbinds_any,
+        spare="no schedule has the two in one tick on one stream: tests/unit/engine/test_steps.py",
+    ),
 ]

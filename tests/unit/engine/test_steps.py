@@ -227,6 +227,16 @@ def test_unbinding_an_older_stream_leaves_the_newer_one(rig: Rig) -> None:
     assert new.of(2) == [(1, [1, -1])]
 
 
+def test_unbinding_an_older_binding_leaves_the_newer_one_of_the_same_stream(
+    rig: Rig, sink: RecordingSink
+) -> None:
+    ref = rig.session(sink, 1)
+    rig.bind(ref, sink, 2)
+    rig.run(Unbind(ref, sink, tag=1))
+    rig.run(block(sink, ref, 1, 1, tag=2))
+    assert sink.of(2) == [(1, [1, -1])]
+
+
 def test_steps_of_a_closed_session_are_told_so(rig: Rig, sink: RecordingSink) -> None:
     ref = rig.session(sink)
     rig.close(ref)

@@ -12,9 +12,10 @@ from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Ack, Place
+from carousel_server.core.ports import Ack, Close, Place, Replay
 from carousel_server.core.types import OpenSpec, SessionView
 from carousel_server.wire.outbox import Outbox
+from carousel_server.wire.parking import close_session
 from carousel_server.wire.stream import Stream
 
 
@@ -89,3 +90,24 @@ def test_what_was_acknowledged_while_it_was_being_fetched_counts() -> None:
     rig.engine.release()
     acks = [command for command in rig.engine.seen if isinstance(command, Ack)]
     assert [(ack.refs, ack.acks) for ack in acks] == [([rig.stream.bound[1].ref], [7])]
+
+
+def test_a_replay_that_came_just_as_the_session_was_parked_fetches_it() -> None:
+    rig = Rig(applied=0)
+    tag = rig.stream.parked_handles[1].binding.tag
+    rig.stream.failure(tag, 0, CarouselError("SESSION_PARKED", "it has just left"))
+    assert any(isinstance(command, Replay) for command in rig.engine.seen)
+    assert rig.stream.bound[1].tag != tag
+
+
+def test_a_close_that_came_just_as_the_session_was_parked_closes_it() -> None:
+    rig = Rig(applied=0)
+    rig.stream.wake(1)
+    gone = CarouselError("SESSION_PARKED", "it has just left")
+    rig.engine.hold()
+    close_session(rig.catalog, "t", rig.stream.bound[1])
+    (first,) = (command for command in rig.engine.seen if isinstance(command, Close))
+    first.reply.set_exception(gone)
+    (second,) = (command for command in rig.engine.seen[-1:] if isinstance(command, Close))
+    assert second is not first
+    assert second.ref == rig.stream.bound[1].ref
