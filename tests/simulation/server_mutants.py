@@ -329,7 +329,7 @@ SERVER_MUTANTS = [
     Mutant(
         "An async session runs as far ahead as it likes",
         "K steps",
-        lambda p: p.put(Ledger, "limited", lambda _self, pending, _now: pending),
+        lambda p: p.put(Ledger, "limited", lambda self, rows, _now: self._table.pending[rows]),
     ),
     Mutant("An ack beyond what was told counts", "ack", _believes_acks),
     Mutant(

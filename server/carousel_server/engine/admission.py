@@ -164,6 +164,7 @@ class Admission:
         )
         self._table.received[new.rows] = new.last_seqs
         self._table.pending[new.rows] += new.steps
+        self._table.ready.add(new.rows)
         self._table.last_used_s[new.rows] = now
 
     def _live(self, rows: Int64s, generations: Int64s) -> np.ndarray:

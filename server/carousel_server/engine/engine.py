@@ -241,7 +241,8 @@ class Engine:
         now = self._clock()
         if len(self._inbox) or len(self._sequences):
             return 0.0
-        if self._ledger.limited(self._table.pending, now).any():
+        ready = self._table.ready.where(self._table.pending)
+        if self._ledger.limited(ready, now).any():
             return 0.0
         return min(self._ledger.wait_s(now), _HOUSEKEEPING_S)
 

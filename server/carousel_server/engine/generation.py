@@ -194,6 +194,7 @@ class Generations:
             return
         self._table.generating[row] = True
         self._table.pending[row] = len(run.queue) - run.fed
+        self._table.ready.add_row(row)
         self._runs[row] = run
 
     def inputs(self, row: int, steps: int) -> Int32s:

@@ -51,20 +51,23 @@ class Scheduler:
         # The row that was served last; the next tick begins behind it.
         self._last_row = -1
 
-    def select(self, pending: Int64s) -> Batch | None:
+    def select(self, rows: Int64s, steps: Int64s) -> Batch | None:
         """Chooses the batch of a tick.
 
         Args:
-            pending: int64[slots], steps that each row could run now.
+            rows: int64[n], ascending, none twice.
+            steps: int64[n], how many each could run now; perhaps none.
 
         Returns:
             None if no row has any.
         """
-        ready = np.flatnonzero(pending)
+        can = steps > 0
+        ready, steps = (rows, steps) if can.all() else (rows[can], steps[can])
         if not len(ready):
             return None
         if len(ready) > self._max_batch:
             start = int(np.searchsorted(ready, self._last_row, side="right"))
-            ready = np.concatenate((ready[start:], ready[:start]))[: self._max_batch]
+            turn = np.roll(np.arange(len(ready)), -start)[: self._max_batch]
+            ready, steps = ready[turn], steps[turn]
         self._last_row = int(ready[-1])
-        return Batch.of(ready, np.minimum(pending[ready], self._chunk_steps))
+        return Batch.of(ready, np.minimum(steps, self._chunk_steps))

@@ -54,7 +54,8 @@ class Stepping:
 
     def select(self, now: float) -> Batch | None:
         """The batch of this tick: up to the first step of each row whose deadline has passed."""
-        batch = self._scheduler.select(self._ledger.limited(self._table.pending, now))
+        rows = self._table.ready.where(self._table.pending)
+        batch = self._scheduler.select(rows, self._ledger.limited(rows, now))
         if batch is None:
             return None
         firsts = self._table.applied[batch.rows] + 1

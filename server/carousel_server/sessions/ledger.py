@@ -16,6 +16,7 @@ import numpy as np
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import Float64s, Int64s
 
+from .row_set import RowSet
 from .table import SessionTable
 
 Waiter = Callable[[CarouselError | None], None]
@@ -39,6 +40,8 @@ class Ledger:
         self._due_after_s = most_s * 2 / 3
         # Instant since when each row has something that the store lacks; infinity if nothing.
         self._dirty_since_s: Float64s = np.full(table.slots, np.inf)
+        # At least the rows that have.
+        self._dirty = RowSet(table.slots)
         # Rows that are due whatever their age: somebody waits for the store's word.
         self._urgent = np.zeros(table.slots, np.bool_)
         # Rows whose snapshot is on its way.
@@ -65,7 +68,7 @@ class Ledger:
     def touch(self, row: int, now: float) -> None:
         """The row holds news that are no step, such as who has bound it: they follow soon."""
         if self._table.tracked[row]:
-            self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
+            self._soil(row, now)
 
     def end(self, row: int, error: CarouselError) -> None:
         """The row's session has left; whoever waits is told `error`."""
@@ -82,17 +85,22 @@ class Ledger:
         if self.tracked:
             rows = rows[self._table.tracked[rows]]
             self._dirty_since_s[rows] = np.minimum(self._dirty_since_s[rows], now)
+            self._dirty.add(rows)
             self._urgent[rows] |= self._table.sync[rows]
 
-    def limited(self, pending: Int64s, now: float) -> Int64s:
-        """Steps that each row may run now: no more than its lead over the store and its lease allow."""
+    def limited(self, rows: Int64s, now: float) -> Int64s:
+        """Steps that each of the rows may run now; int64[n].
+
+        No more than are pending, and no more than its lead over the store and its lease allow.
+        """
+        table = self._table
+        pending = table.pending[rows]
         if not self.tracked:
             return pending
-        table = self._table
-        lead = table.applied - table.durable
-        room = np.where(table.tracked, np.maximum(self._most_steps - lead, 0), _UNBOUNDED)
+        tracked, lead = table.tracked[rows], table.applied[rows] - table.durable[rows]
+        room = np.where(tracked, np.maximum(self._most_steps - lead, 0), _UNBOUNDED)
         if now > self.lease_until_s:
-            room[table.tracked] = 0
+            room[tracked] = 0
         return np.minimum(pending, room)
 
     def is_clean(self, row: int) -> bool:
@@ -116,7 +124,7 @@ class Ledger:
         self._waiters[row].append((target, waiter))
         self._urgent[row] = True
         if not self._on_the_way[row]:
-            self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
+            self._soil(row, now)
 
     # -- to the store and back
 
@@ -124,20 +132,22 @@ class Ledger:
         """Rows whose snapshot should be sent now, the longest waiting first; none while one is out."""
         if not self.tracked or self.busy or now < self._pause_until_s or now > self.lease_until_s:
             return np.empty(0, np.int64)
-        table, dirty = self._table, np.isfinite(self._dirty_since_s)
-        old = now - self._dirty_since_s >= self._due_after_s
-        ahead = table.applied - table.durable >= self._due_after_steps
-        rows = np.flatnonzero(dirty & (old | ahead | self._urgent | everything))
-        return rows[np.argsort(self._dirty_since_s[rows], kind="stable")][:most]
+        table, rows = self._table, self._dirty.where(self._dirty_since_s, np.inf)
+        since_s = self._dirty_since_s[rows]
+        old = now - since_s >= self._due_after_s
+        ahead = table.applied[rows] - table.durable[rows] >= self._due_after_steps
+        due = np.flatnonzero(old | ahead | self._urgent[rows] | everything)
+        return rows[due[np.argsort(since_s[due], kind="stable")]][:most]
 
     def wait_s(self, now: float) -> float:
         """Seconds until `due` may have something; infinity if nothing is dirty or a group is out."""
         if not self.tracked or self.busy or now > self.lease_until_s:
             return math.inf
-        first = float(self._dirty_since_s.min())
-        if math.isinf(first):
+        rows = self._dirty.where(self._dirty_since_s, np.inf)
+        if not len(rows):
             return math.inf
-        due_s = first if self._urgent.any() else first + self._due_after_s
+        first = float(self._dirty_since_s[rows].min())
+        due_s = first if self._urgent[rows].any() else first + self._due_after_s
         return max(due_s - now, self._pause_until_s - now, 0.0)
 
     def sent(self, rows: Int64s) -> Float64s:
@@ -179,7 +189,7 @@ class Ledger:
 
     def failed(self, row: int, error: CarouselError, now: float) -> None:
         """The store could not keep the row's snapshot; it is tried again, but nobody waits for it."""
-        self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
+        self._soil(row, now)
         self._urgent[row] |= self._table.sync[row]
         self._wake(row, error)
 
@@ -203,10 +213,16 @@ class Ledger:
         table = self._table
         assert self.tracked == int(table.tracked.sum()), "the count of tracked rows is off"
         behind = table.tracked & (table.durable < table.applied)
-        known = np.isfinite(self._dirty_since_s) | self._on_the_way
+        dirty = np.isfinite(self._dirty_since_s)
+        assert all(map(self._dirty.__contains__, np.flatnonzero(dirty).tolist())), "never due"
+        known = dirty | self._on_the_way
         assert not (behind & ~known).any(), "steps were forgotten on their way to the store"
         assert not (known & ~table.tracked).any(), "a row without a store waits for one"
         assert set(self._waiters) <= set(np.flatnonzero(known).tolist()), "somebody waits for ever"
+
+    def _soil(self, row: int, now: float) -> None:
+        self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
+        self._dirty.add_row(row)
 
     def _clean(self, row: int) -> None:
         self._dirty_since_s[row] = np.inf

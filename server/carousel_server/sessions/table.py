@@ -19,6 +19,7 @@ from carousel_server.core.types import (
 
 from .directory import ended
 from .lifecycle import Event, advance
+from .row_set import RowSet
 
 _FORMER_PER_SLOT = 16
 """A slot that is short may have had several sessions before a command to the first of them arrives."""
@@ -45,6 +46,8 @@ class SessionTable:
         self.durable: Int64s = np.zeros(slots, np.int64)
         # Steps that can run now: waiting inputs, or what a generation wants.
         self.pending: Int64s = np.zeros(slots, np.int64)
+        # At least the rows that have any.
+        self.ready = RowSet(slots)
         # True while a generation drives the session.
         self.generating = np.zeros(slots, np.bool_)
         # Fencing token: grows at each activation.
@@ -187,6 +190,7 @@ class SessionTable:
         assert (applied <= received).all(), "a step ran that was never accepted"
         assert (received - ack <= window_steps).all(), "a window overflowed"
         assert (self.pending[rows] >= 0).all(), "negative pending"
+        assert all(map(self.ready.__contains__, np.flatnonzero(self.pending).tolist())), "forgotten"
         assert (self.pending[rows][fed] == (received - applied)[fed]).all(), "pending is off"
         closed = self.phase == Phase.CLOSED
         assert not self.pending[closed].any(), "a closed row has steps to run"

@@ -9,19 +9,20 @@ from carousel_server.engine.buckets import Buckets
 from carousel_server.engine.scheduler import Batch, Scheduler
 
 
-def pending(**rows: int) -> np.ndarray:
-    out = np.zeros(10, np.int64)
+def pending(**rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of ten rows, how many steps each could run."""
+    steps = np.zeros(10, np.int64)
     for name, count in rows.items():
-        out[int(name[1:])] = count
-    return out
+        steps[int(name[1:])] = count
+    return np.arange(10), steps
 
 
 def test_nobody_ready_is_no_batch() -> None:
-    assert Scheduler(4, 4).select(pending()) is None
+    assert Scheduler(4, 4).select(*pending()) is None
 
 
 def test_everybody_ready_steps_together() -> None:
-    batch = Scheduler(4, 4).select(pending(r1=1, r5=1, r9=1))
+    batch = Scheduler(4, 4).select(*pending(r1=1, r5=1, r9=1))
     assert batch is not None
     assert batch.rows.tolist() == [1, 5, 9]
     assert batch.counts.tolist() == [1, 1, 1]
@@ -29,7 +30,7 @@ def test_everybody_ready_steps_together() -> None:
 
 
 def test_a_session_gets_at_most_a_chunk_and_the_longest_stand_first() -> None:
-    batch = Scheduler(4, 4).select(pending(r1=1, r5=100, r9=3, r2=3))
+    batch = Scheduler(4, 4).select(*pending(r1=1, r5=100, r9=3, r2=3))
     assert batch is not None
     assert batch.rows.tolist() == [5, 2, 9, 1]
     assert batch.counts.tolist() == [4, 3, 3, 1]
@@ -39,7 +40,7 @@ def test_a_session_gets_at_most_a_chunk_and_the_longest_stand_first() -> None:
 def test_more_than_fit_take_turns() -> None:
     scheduler = Scheduler(2, 1)
     ready = pending(r0=9, r3=9, r4=9, r8=9, r9=9)
-    turns = [scheduler.select(ready) for _ in range(5)]
+    turns = [scheduler.select(*ready) for _ in range(5)]
     served = [sorted(batch.rows.tolist()) for batch in turns if batch is not None]
     assert served == [[0, 3], [4, 8], [0, 9], [3, 4], [8, 9]]
 
