@@ -259,8 +259,10 @@ def _loses_late_replays(patches: Patches) -> None:
 
 
 def _loses_late_closes(patches: Patches) -> None:
-    def close(_catalog: Any, _tenant: str, binding: Any) -> None:
-        stream.tell(binding.engine, Close(binding.ref))
+    def close(_catalog: Any, _tenant: str, binding: Any) -> Any:
+        command = Close(binding.ref)
+        stream.tell(binding.engine, command)
+        return command.reply
 
     patches.put(stream, "close_session", close)
 

@@ -8,35 +8,23 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
     Ack,
     CatalogPort,
     Close,
-    EnginePort,
     Place,
     Replay,
     StepBlock,
     StepSink,
 )
-from carousel_server.core.types import SessionRef, SessionView
+from carousel_server.core.types import SessionView
 
-from .replies import tell
+from .binding import Binding
 
 RETRY_AFTER_S = 0.05
 """The hint that goes with what passes soon."""
-
-
-class Binding(NamedTuple):
-    """A session bound to a handle."""
-
-    engine: EnginePort
-    ref: SessionRef
-    tag: int
-    session_id: str
-    attach_id: int
 
 
 @dataclass(slots=True)
@@ -88,28 +76,47 @@ class Parked:
         return ready
 
 
-def close_session(catalog: CatalogPort, tenant: str, binding: Binding) -> None:
-    """Closes a session, on its row or, if it has just left that, in the store."""
+def close_session(catalog: CatalogPort, tenant: str, binding: Binding) -> Future[None]:
+    """Closes a session, on its row or, if it has just left that, in the store.
+
+    Done once nothing can bring it back, or once that is up to its TTL: never with an error.
+    """
+    done: Future[None] = Future()
 
     def closed(reply: Future[SessionView]) -> None:
         error = reply.exception()
         if isinstance(error, CarouselError) and error.reason == "SESSION_PARKED":
-            close_parked(catalog, tenant, binding.session_id)
+            elsewhere = close_parked(catalog, tenant, binding.session_id)
+            elsewhere.add_done_callback(lambda _: done.set_result(None))
+        else:
+            done.set_result(None)
 
     command = Close(binding.ref)
     command.reply.add_done_callback(closed)
-    tell(binding.engine, command)
+    try:
+        binding.engine.submit(command)
+    except CarouselError:
+        done.set_result(None)
+    return done
 
 
-def close_parked(catalog: CatalogPort, tenant: str, session_id: str) -> None:
-    """Fetches a session for that alone, and closes it; on any thread."""
+def close_parked(catalog: CatalogPort, tenant: str, session_id: str) -> Future[None]:
+    """Fetches a session for that alone, and closes it; on any thread. Done as above."""
+    done: Future[None] = Future()
 
     def found(reply: Future[Place]) -> None:
-        if reply.exception() is None:
-            engine, ref = reply.result()
-            close_session(catalog, tenant, Binding(engine, ref, 0, session_id, 0))
+        if reply.exception() is not None:
+            done.set_result(None)
+            return
+        engine, ref = reply.result()
+        closed = close_session(catalog, tenant, Binding(engine, ref, 0, session_id, 0))
+        closed.add_done_callback(lambda _: done.set_result(None))
 
-    catalog.resume(tenant, session_id).add_done_callback(found)
+    try:
+        catalog.resume(tenant, session_id).add_done_callback(found)
+    except CarouselError:
+        done.set_result(None)
+    return done
 
 
 def not_fetched(error: CarouselError) -> CarouselError:

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,11 +28,11 @@ from carousel_server.core.ports import (
 )
 from carousel_server.core.types import Bytes2D, Int64s, SessionRef, SessionView
 
+from .binding import Binding, Wish
 from .errors import status_of
 from .outbox import Outbox
 from .parking import (
     RETRY_AFTER_S,
-    Binding,
     Parked,
     close_parked,
     close_session,
@@ -47,29 +46,6 @@ _HANDLE_MASK = 0xFFFF_FFFF
 
 _MOST_TRIES = 4
 """A session may be parked, or its lease taken, just before it is bound: then it is fetched again."""
-
-
-@dataclass(slots=True)
-class Wish:
-    """A binding on its way.
-
-    Attributes:
-        handle, tag: under which the session is to be bound.
-        find: brings the session onto a row; called again if it has left before it was bound.
-        attach_id, epoch_floor, ack: as in `core.ports.Bind`.
-        orphan: nobody else can ever name the session, so it is closed if the binding fails.
-        quiet: the client thinks that the handle is bound all the while.
-    """
-
-    handle: int
-    tag: int
-    find: Callable[[], Future[Place]]
-    attach_id: int = 0
-    epoch_floor: int = 0
-    ack: int = 0
-    orphan: bool = False
-    quiet: bool = False
-    tries: int = 0
 
 
 class Stream:
@@ -98,6 +74,8 @@ class Stream:
         self.binding: dict[int, int] = {}
         # Those of them that the client has asked back already, and whether to close the session too.
         self._leaving: dict[int, bool] = {}
+        # Handles whose session the store has yet to forget.
+        self.closing: set[int] = set()
         # How many bindings were begun; makes tags unique.
         self._bindings = 0
         # True once a handle was given back: from then on results may come for former owners.
@@ -206,12 +184,14 @@ class Stream:
 
     def is_free(self, handle: int) -> bool:
         """True if no session has the handle or is about to get it."""
-        return not any(handle in held for held in (self.bound, self.binding, self.parked_handles))
+        held = (self.bound, self.binding, self.parked_handles, self.closing)
+        return not any(handle in some for some in held)
 
     @property
     def handles(self) -> int:
         """How many handles are in use."""
-        return len(self.bound) + len(self.binding) + len(self.parked_handles)
+        held = len(self.bound) + len(self.parked_handles)
+        return held + len(self.binding) + len(self.closing)
 
     def bind(
         self,
@@ -349,27 +329,41 @@ class Stream:
         parked.blocks.clear()
 
     def unbind(self, handle: int, *, close: bool) -> None:
-        """Gives a handle back because the client asks for it."""
-        parked = self.parked_handles.get(handle)
-        if parked is None:
-            binding = self.bound[handle]
-            if close:
-                close_session(self._catalog, self._tenant, binding)
-            else:
+        """Gives a handle back because the client asks for it; a closed one when the store knows too."""
+        parked, binding = self.parked_handles.get(handle), self.bound.get(handle)
+        self._leave(handle)
+        if not close:
+            if binding is not None:
                 tell(binding.engine, Unbind(binding.ref, self, binding.tag))
-        elif close:
-            close_parked(self._catalog, self._tenant, parked.binding.session_id)
-        self._give_back(handle, None)
+            self._tell_unbound(handle, None)
+            return
+        self.closing.add(handle)
+        if binding is not None:
+            closed = close_session(self._catalog, self._tenant, binding)
+        else:
+            assert parked is not None, "neither bound nor parked"
+            closed = close_parked(self._catalog, self._tenant, parked.binding.session_id)
+        call_on(self._loop, closed, lambda _: self._tell_closed(handle))
 
     def unbind_later(self, handle: int, *, close: bool) -> None:
         """Gives a handle back whose Bind is under way, once it is bound: in the order of the asking."""
         self._leaving[handle] = close
 
-    def _give_back(self, handle: int, error: CarouselError | None) -> None:
+    def _give_back(self, handle: int, error: CarouselError) -> None:
+        self._leave(handle)
+        self._tell_unbound(handle, error)
+
+    def _leave(self, handle: int) -> None:
         if self.parked_handles.pop(handle, None) is None:
             del self.bound[handle]
         self.acked.pop(handle, None)
         self._has_former = True
+
+    def _tell_closed(self, handle: int) -> None:
+        self.closing.discard(handle)
+        self._tell_unbound(handle, None)
+
+    def _tell_unbound(self, handle: int, error: CarouselError | None) -> None:
         status = None if error is None else status_of(error)
         self.outbox.put(pb.AttachResponse(unbound=pb.Unbound(handle=handle, status=status)))
 
