@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 # How often sessions are checked for expiry and generations for their deadline.
 _HOUSEKEEPING_S = 0.25
+_HOUSEKEEPING_SHARE = 0.01
+"""Of the engine's time, at most, in the long run."""
 # How long `stop` waits for the tick that is running; a wedged device must not hold the process.
 _JOIN_S = 10.0
 
@@ -89,7 +91,9 @@ class Engine:
         delivery = Delivery(table, sinks)
         admission = Admission(view, table, slots, window, sinks, delivery, limits.retry_after_s)
         runner = Runner(model, slab, Buckets(limits.max_batch, strict=strict))
-        self._generations = generations = Generations(table, ledger, model.tokenizer, measured)
+        self._generations = generations = Generations(
+            table, ledger, model.tokenizer, measured, generative=view.generative
+        )
         snapshots = Snapshots(view, table, slab, window, generations)
         self._sequences = Sequences(model, runner, view, limits, measured, strict=strict)
         self._rows = rows = Rows(
@@ -150,6 +154,8 @@ class Engine:
         self._broken: CarouselError | None = None
         # Instant at which the running tick began; None between ticks. Read by `healthy`.
         self._tick_began_s: float | None = None
+        # Nothing has stepped since the last housekeeping.
+        self._quiet = True
 
     # -- any thread
 
@@ -221,6 +227,7 @@ class Engine:
                 self._control.look_for_room(now)
             batch = self._stepping.select(now)
             if batch is not None:
+                self._quiet = False
                 self._stepping.step(batch, now)
             if len(self._sequences):
                 self._sequences.advance(now, idle=batch is None)
@@ -263,8 +270,7 @@ class Engine:
             self._answer_rest()
 
     def _keep_house(self, now: float) -> None:
-        """What need not happen at every tick."""
-        self._next_housekeeping_s = now + _HOUSEKEEPING_S
+        """What need not happen at every tick; it looks at all slots, so the more there are, the rarer."""
         if self._drain_asked and not self._lifetimes.draining:
             self._lifetimes.drain()
         self._lifetimes.expire(now)
@@ -272,8 +278,9 @@ class Engine:
         late = CarouselError("DEADLINE_EXCEEDED", "the deadline passed while generating")
         for row in self._generations.late(now):
             self._control.end_generation(row, late)
-        if self.idle:
+        if self._quiet and self.idle:
             self._rows.check_integrity()
+        self._quiet = True
         self._metrics.gauges(
             resident=self._slots.used,
             generating=len(self._generations),
@@ -281,6 +288,8 @@ class Engine:
             inbox=len(self._inbox),
             undurable_steps=self._ledger.most_ahead(),
         )
+        took_s = self._clock() - now
+        self._next_housekeeping_s = now + max(_HOUSEKEEPING_S, took_s / _HOUSEKEEPING_SHARE)
 
     def _break(self, why: str) -> None:
         """Stops stepping for good: every later command is refused as MODEL_UNHEALTHY."""

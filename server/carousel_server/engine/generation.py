@@ -81,6 +81,8 @@ class Generations:
         ledger: Ledger,
         tokenizer: Tokenizer | None,
         metrics: EngineMetrics,
+        *,
+        generative: bool,
     ) -> None:
         self._table = table
         self._ledger = ledger
@@ -96,7 +98,7 @@ class Generations:
         # Token drawn last but not fed yet, -1 if none: where a later generation goes on.
         self.next_token = np.full(slots, -1, np.int32)
         # The last tokens of each session, newest last, -1 where there is none.
-        self.recent = np.full((slots, RECENT_TOKENS), -1, np.int32)
+        self.recent = np.full((slots, RECENT_TOKENS if generative else 0), -1, np.int32)
 
     def __len__(self) -> int:
         """Number of generations running."""
@@ -124,7 +126,7 @@ class Generations:
     def remember(self, rows: Int64s, tokens: Int32s) -> None:
         """Adds int32[n, k] tokens that were fed to the last ones of n sessions."""
         recent = np.concatenate((self.recent[rows], tokens), axis=1)
-        self.recent[rows] = recent[:, -RECENT_TOKENS:]
+        self.recent[rows] = recent[:, recent.shape[1] - self.recent.shape[1] :]
 
     def fed(self, rows: Int64s, tokens: Int32s) -> None:
         """The client itself fed int32[n, k] tokens to n sessions: it decides what comes next."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 
 from carousel_server.core.errors import CarouselError
@@ -14,10 +14,15 @@ _REMEMBERED = 65_536
 
 @dataclass(slots=True)
 class _Entry:
-    """A session's place. `ref` is None while its engine is still opening it."""
+    """A session's place; no row while its engine is still opening it. There may be millions of these."""
 
     engine: str
-    ref: SessionRef | None = None
+    row: int = -1
+    generation: int = 0
+
+    @property
+    def ref(self) -> SessionRef | None:
+        return None if self.row < 0 else SessionRef(self.row, self.generation)
 
 
 class Directory:
@@ -29,8 +34,8 @@ class Directory:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # (tenant, id) → place, for open sessions.
-        self._open: dict[tuple[str, str], _Entry] = {}
+        # tenant → id → place, for open sessions.
+        self._open: defaultdict[str, dict[str, _Entry]] = defaultdict(dict)
         # (tenant, id) → reason from the registry, oldest first, for ended ones.
         self._ended: OrderedDict[tuple[str, str], str] = OrderedDict()
 
@@ -43,9 +48,9 @@ class Directory:
             CarouselError: SESSION_EXISTS if another engine has it.
         """
         with self._lock:
-            entry = self._open.get((tenant, session_id))
+            entry = self._open[tenant].get(session_id)
             if entry is None:
-                self._open[tenant, session_id] = _Entry(engine)
+                self._open[tenant][session_id] = _Entry(engine)
                 return None
             if entry.engine != engine:
                 raise CarouselError(
@@ -58,13 +63,16 @@ class Directory:
     def settle(self, tenant: str, session_id: str, ref: SessionRef) -> None:
         """Tells where a claimed session lives from now on."""
         with self._lock:
-            self._open[tenant, session_id].ref = ref
+            entry = self._open[tenant][session_id]
+            entry.row, entry.generation = ref
             self._ended.pop((tenant, session_id), None)
 
     def release(self, tenant: str, session_id: str, reason: str = "") -> None:
         """Forgets an open or claimed session; with a reason, remembers why it ended."""
         with self._lock:
-            del self._open[tenant, session_id]
+            del self._open[tenant][session_id]
+            if not self._open[tenant]:
+                del self._open[tenant]
             if reason:
                 self._ended[tenant, session_id] = reason
                 while len(self._ended) > _REMEMBERED:
@@ -73,8 +81,9 @@ class Directory:
     def find(self, tenant: str, session_id: str) -> tuple[str, SessionRef] | None:
         """Engine and ref of an open session, if it is on a row."""
         with self._lock:
-            entry = self._open.get((tenant, session_id))
-            return None if entry is None or entry.ref is None else (entry.engine, entry.ref)
+            entry = self._open[tenant].get(session_id) if tenant in self._open else None
+            ref = None if entry is None else entry.ref
+            return None if entry is None or ref is None else (entry.engine, ref)
 
     def why_gone(self, tenant: str, session_id: str) -> str:
         """Why a session is not open here, as far as this process knows: a reason of the registry."""
@@ -83,7 +92,8 @@ class Directory:
 
     def __len__(self) -> int:
         """Number of open or opening sessions."""
-        return len(self._open)
+        with self._lock:
+            return sum(map(len, self._open.values()))
 
 
 def ended(reason: str, session_id: str) -> CarouselError:

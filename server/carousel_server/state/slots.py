@@ -21,19 +21,22 @@ class Slots:
         self.generation: Int64s = np.zeros(capacity, np.int64)
         # bool[capacity]: rows that are taken.
         self.taken = np.zeros(capacity, np.bool_)
-        # Free rows; the last is taken next, so that a small load stays in a few warm rows.
-        self._free = list(range(capacity - 1, -1, -1))
+        # int64[capacity]: the first `_spare` are free; the last of these is taken next, so that a small
+        # load stays in a few warm rows.
+        self._free: Int64s = np.arange(capacity - 1, -1, -1)
+        self._spare = capacity
 
     @property
     def used(self) -> int:
         """Number of rows taken."""
-        return self.capacity - len(self._free)
+        return self.capacity - self._spare
 
     def allocate(self) -> SessionRef | None:
         """Takes a row, or None when all are taken."""
-        if not self._free:
+        if not self._spare:
             return None
-        row = self._free.pop()
+        self._spare -= 1
+        row = int(self._free[self._spare])
         self.taken[row] = True
         return SessionRef(row, int(self.generation[row]))
 
@@ -42,7 +45,8 @@ class Slots:
         assert self.is_live(ref), f"{ref} is not live"
         self.taken[ref.row] = False
         self.generation[ref.row] += 1
-        self._free.append(ref.row)
+        self._free[self._spare] = ref.row
+        self._spare += 1
 
     def is_live(self, ref: SessionRef) -> bool:
         """True while `ref` names the session that its row belongs to."""
@@ -50,7 +54,7 @@ class Slots:
 
     def check_integrity(self) -> None:
         """Asserts that every row is either free or taken, and none is both or twice."""
-        free = np.asarray(self._free, np.int64)
+        free = self._free[: self._spare]
         assert len(np.unique(free)) == len(free), "a row is free twice"
         assert not self.taken[free].any(), "a free row is taken"
         assert int(self.taken.sum()) + len(free) == self.capacity, "a row is lost"
