@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from . import bounds, durability, invariance, machine, models, parking, processes, served
+from . import bounds, crowded, durability, invariance, machine, models, parking, processes, served
 from .figures import Figures, Workload
 from .report import Ratios, foundation_ratios, page
 
@@ -81,6 +81,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "foundation": (_foundation, foundation_ratios),
     "durability": (durability.workloads, durability.ratios),
     "parking": (parking.workloads, _no_ratios),
+    "crowded": (crowded.workloads, crowded.ratios),
 }
 
 
@@ -91,7 +92,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each figure")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="torch threads for the bounds")
-    parser.add_argument("--sessions", type=int, default=100_000, help="open ones, for parking")
+    parser.add_argument(
+        "--sessions", type=int, default=100_000, help="open ones, for parking and crowded"
+    )
     parser.add_argument("--out", type=Path, help="JSON file; default bench/results/…")
     return parser.parse_args()
 

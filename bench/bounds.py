@@ -52,10 +52,10 @@ class _ModelStep:
             raw, _ = self._model.step(self._x, self._state)
             self._model.finish(raw)[0].cpu()
 
-        return _rate(step, self._batch, self._seconds)
+        return rate(step, self._batch, self._seconds)
 
 
-class _Counting:
+class Counting:
     """A sink that takes outputs as the wire does: as bytes."""
 
     def outputs(self, tags: Any, first_seqs: Any, steps: int, rows: np.ndarray) -> None:
@@ -86,7 +86,7 @@ class _EngineTick:
 
         limits = EngineLimits(slots=batch, max_batch=max(BATCHES))
         self._engine = Engine(model, limits, directory=Directory(), metrics=measured)
-        self._sink = _Counting()
+        self._sink = Counting()
         self._rows = [row.tobytes() for row in np.random.rand(batch, WIDTH).astype("<f4")]
         self._seqs = count(1)
         self._refs = self._open()
@@ -111,10 +111,10 @@ class _EngineTick:
                 self._engine.submit(StepBlock(self._sink, [tag], [ref], [seq], 1, row, [seq - 1]))
             self._engine.tick()
 
-        return _rate(tick, self._batch, self._seconds)
+        return rate(tick, self._batch, self._seconds)
 
 
-def _rate(run: Any, steps_each: int, seconds: float) -> Measured:
+def rate(run: Any, steps_each: int, seconds: float) -> Measured:
     """Median time of a run, and the steps per second that it makes."""
     for _ in range(3):
         run()

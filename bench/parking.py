@@ -18,6 +18,7 @@ import carousel
 
 from . import models, processes
 from .figures import Measured, Workload, percentile
+from .memory import resident_bytes
 from .models import STEPPED, WIDTH
 
 SLOTS = 4096
@@ -49,14 +50,14 @@ def workloads(
 
 async def _run(address: str, pid: int, count: int) -> Measured:
     """Opens all, each with one step; then steps 1 % of them, chosen at random, and compares."""
-    empty_bytes = _resident_bytes(pid)
+    empty_bytes = resident_bytes(pid)
     x = np.random.default_rng(1).standard_normal((2, WIDTH)).astype(np.float32)
     async with carousel.AsyncClient(address, timeout_s=120.0) as client:
         first, second = await _expected(client, x)
         began = time.perf_counter()
         await _in_parallel(range(count), lambda n: _open(client, n, x[0], first))
         opened_s = time.perf_counter() - began
-        full_bytes = _resident_bytes(pid)
+        full_bytes = resident_bytes(pid)
         phases = Counter([session.phase.value async for session in client.sessions(STEPPED)])
         chosen = random.Random(1).sample(range(count), max(int(count * ACTIVE_SHARE), 1))
         resumed: list[float] = []
@@ -116,10 +117,3 @@ async def _attach_alone(client: carousel.AsyncClient, number: int, times: list[f
     session = await client.attach(f"s{number}")
     times.append(time.perf_counter() - began)
     await session.detach()
-
-
-def _resident_bytes(pid: int) -> int:
-    """Memory of a process that is in RAM."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
