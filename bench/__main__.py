@@ -16,7 +16,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from . import bounds, crowded, durability, invariance, machine, models, parking, processes, served
+from . import (
+    bounds,
+    crowded,
+    durability,
+    footprint,
+    invariance,
+    machine,
+    models,
+    parking,
+    processes,
+    served,
+)
 from .figures import Figures, Workload
 from .report import Ratios, foundation_ratios, page
 
@@ -82,6 +93,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "durability": (durability.workloads, durability.ratios),
     "parking": (parking.workloads, _no_ratios),
     "crowded": (crowded.workloads, crowded.ratios),
+    "footprint": (footprint.workloads, footprint.ratios),
 }
 
 
