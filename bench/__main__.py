@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import (
+    blocks,
     bounds,
     crowded,
     durability,
@@ -55,7 +56,8 @@ def main() -> int:
     report["figures"] = figures.summary()
     if options.figure == "foundation":
         report["bits"] = invariance.classes(device)
-    out = options.out or RESULTS / f"{options.figure}-{device}.json"
+    kind = "" if options.dtype == "float32" else f"-{options.dtype}"
+    out = options.out or RESULTS / f"{options.figure}-{device}{kind}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
     out.with_suffix(".md").write_text(page(report, ratios))
@@ -73,7 +75,7 @@ def _foundation(
 ) -> Sequence[Workload]:
     """What the parts cost: the model's step, the engine around it, gRPC around both, and an echo."""
     seconds = options.seconds
-    models.make(folder)
+    models.make(folder, options.dtype)
     carousel_address = stack.enter_context(processes.carousel_server(folder, device))
     echo_address = stack.enter_context(processes.echo_server())
     return [
@@ -94,6 +96,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "parking": (parking.workloads, _no_ratios),
     "crowded": (crowded.workloads, crowded.ratios),
     "footprint": (footprint.workloads, footprint.ratios),
+    "blocks": (blocks.workloads, blocks.ratios),
 }
 
 
@@ -103,6 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each figure")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1, help="torch threads for the bounds")
     parser.add_argument(
         "--sessions", type=int, default=100_000, help="open ones, for parking and crowded"

@@ -35,7 +35,7 @@ def workloads(folder: Path, device: str, seconds: float) -> Iterator[Workload]:
     model = load(folder / STEPPED, device=device)
     for batch in BATCHES:
         yield Workload(f"model step, {batch} rows", _ModelStep(model, batch, seconds))
-        yield Workload(f"engine tick, {batch} sessions", _EngineTick(model, batch, seconds))
+        yield Workload(f"engine tick, {batch} sessions", EngineTick(model, batch, seconds))
 
 
 class _ModelStep:
@@ -74,22 +74,38 @@ class Counting:
     def returned(self, tag: int, block: StepBlock) -> None: ...
 
 
-class _EngineTick:
-    """Ticks of an engine whose every session has one step ready, each in a message of its own."""
+class EngineTick:
+    """Ticks of an engine whose sessions all have steps ready: in blocks, by default of one session."""
 
-    def __init__(self, model: RecurrentModel, batch: int, seconds: float) -> None:
+    def __init__(
+        self,
+        model: RecurrentModel,
+        batch: int,
+        seconds: float,
+        *,
+        block: int = 1,
+        steps: int = 1,
+    ) -> None:
+        """`batch` sessions; each message has `steps` steps of `block` of them."""
         self._seconds, self._batch = seconds, batch
+        self._block, self._steps = block, steps
         metrics = Metrics()
 
         def measured(view: Any) -> EngineMetrics:
             return metrics.engine(view, slots=batch)
 
-        limits = EngineLimits(slots=batch, max_batch=max(BATCHES))
+        limits = EngineLimits(slots=batch)
         self._engine = Engine(model, limits, directory=Directory(), metrics=measured)
         self._sink = Counting()
-        self._rows = [row.tobytes() for row in np.random.rand(batch, WIDTH).astype("<f4")]
-        self._seqs = count(1)
+        self._inputs = np.random.rand(block, steps, WIDTH).astype("<f4").tobytes()
+        self._seqs = count(1, steps)
         self._refs = self._open()
+
+    @classmethod
+    def of_blocks(cls, folder: Path, device: str, m: int, k: int, seconds: float) -> EngineTick:
+        """What `served.blocks` asks for, without gRPC: two blocks of m sessions × k steps at a time."""
+        model = load(folder / STEPPED, device=device)
+        return cls(model, 2 * m, seconds, block=m, steps=k)
 
     @torch.inference_mode()
     def _open(self) -> list[SessionRef]:
@@ -106,12 +122,17 @@ class _EngineTick:
     @torch.inference_mode()
     def __call__(self) -> Measured:
         def tick() -> None:
-            seq = next(self._seqs)
-            for tag, (ref, row) in enumerate(zip(self._refs, self._rows, strict=True)):
-                self._engine.submit(StepBlock(self._sink, [tag], [ref], [seq], 1, row, [seq - 1]))
-            self._engine.tick()
+            seq, m = next(self._seqs), self._block
+            for at in range(0, self._batch, m):
+                tags, refs = list(range(at, at + m)), self._refs[at : at + m]
+                firsts, acks = [seq] * m, [seq - 1] * m
+                self._engine.submit(
+                    StepBlock(self._sink, tags, refs, firsts, self._steps, self._inputs, acks)
+                )
+            while not self._engine.idle:
+                self._engine.tick()
 
-        return rate(tick, self._batch, self._seconds)
+        return rate(tick, self._batch * self._steps, self._seconds)
 
 
 def rate(run: Any, steps_each: int, seconds: float) -> Measured:

@@ -72,9 +72,16 @@ async def steps(address: str, count: int, seconds: float, durability: str = "non
     return _summary(len(times), took, times)
 
 
-async def blocks(address: str, steps: int, seconds: float, durability: str = "none") -> Measured:
+async def blocks(
+    address: str,
+    steps: int,
+    seconds: float,
+    durability: str = "none",
+    *,
+    sessions: int = BLOCK_SESSIONS,
+) -> Measured:
     """Two batches in flight, so that the server never waits for the client."""
-    x = np.random.rand(BLOCK_SESSIONS, steps, WIDTH).astype(np.float32)
+    x = np.random.rand(sessions, steps, WIDTH).astype(np.float32)
     times: list[float] = []
 
     async def drive(batch: Any, end: float) -> None:
@@ -84,7 +91,7 @@ async def blocks(address: str, steps: int, seconds: float, durability: str = "no
 
     async with Client(address) as client:
         groups = [
-            [await client.session(STEPPED, durability=durability) for _ in range(BLOCK_SESSIONS)]
+            [await client.session(STEPPED, durability=durability) for _ in range(sessions)]
             for _ in range(2)
         ]
         batches = [client.batch(group) for group in groups]
@@ -93,7 +100,7 @@ async def blocks(address: str, steps: int, seconds: float, durability: str = "no
         await asyncio.gather(*(drive(batch, began + seconds) for batch in batches))
         took = time.perf_counter() - began
         await asyncio.gather(*(session.close() for group in groups for session in group))
-    return _summary(len(times) * BLOCK_SESSIONS * steps, took, times)
+    return _summary(len(times) * sessions * steps, took, times)
 
 
 async def _generate(address: str, streams: int, seconds: float) -> Measured:
