@@ -22,6 +22,7 @@ from . import (
     crowded,
     durability,
     footprint,
+    generation,
     invariance,
     machine,
     models,
@@ -97,6 +98,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "crowded": (crowded.workloads, crowded.ratios),
     "footprint": (footprint.workloads, footprint.ratios),
     "blocks": (blocks.workloads, blocks.ratios),
+    "generation": (generation.workloads, generation.ratios),
 }
 
 

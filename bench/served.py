@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,15 @@ def step_workloads(name: str, address: str, run: Run, seconds: float) -> Iterato
     )
 
 
-def generation_workloads(address: str, run: Run, seconds: float) -> Iterator[Workload]:
+def generation_workloads(
+    address: str, run: Run, seconds: float, counts: Sequence[int] = STREAMS
+) -> Iterator[Workload]:
     """Streams of tokens, one after the other on each stream."""
 
     def each(streams: int) -> Callable[[], Measured]:
         return lambda: run(_generate(address, streams, seconds))
 
-    for streams in STREAMS:
+    for streams in counts:
         yield Workload(f"carousel: generation, {streams} streams", each(streams))
 
 
