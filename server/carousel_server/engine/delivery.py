@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
@@ -21,19 +23,15 @@ class Delivery:
 
     def outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
         """Sends outputs uint8[n, steps, row bytes] of n rows, grouped by their sinks."""
-        numbers = self._table.sink[rows]
-        order = np.argsort(numbers, kind="stable")
-        bounds = np.flatnonzero(np.diff(numbers[order])) + 1
-        for group in np.split(order, bounds):
-            number = int(numbers[group[0]])
+        for number, group in _by_number(self._table.sink[rows]):
             if number < 0:
                 continue  # nobody listens now; the outputs are kept and can be had again
-            chosen = outputs[group] if len(group) < len(rows) else outputs
+            mine = rows[group]
             self._sinks[number].outputs(
-                self._table.tag[rows[group]],
+                self._table.tag[mine],
                 first_seqs[group],
                 outputs.shape[1],
-                np.ascontiguousarray(chosen).reshape(len(group), -1),
+                np.ascontiguousarray(outputs[group]).reshape(len(mine), -1),
             )
 
     def failure(self, sink: StepSink, tag: int, error: CarouselError) -> None:
@@ -76,3 +74,14 @@ class Delivery:
         self.unbind(row, superseded)
         self._table.sink[row] = self._sinks.bind(sink)
         self._table.tag[row] = tag
+
+
+def _by_number(numbers: Int64s) -> Iterator[tuple[int, slice | Int64s]]:
+    """Each number, and where it stands; often there is only one."""
+    if (numbers == numbers[0]).all():
+        yield int(numbers[0]), slice(None)
+        return
+    order = np.argsort(numbers, kind="stable")
+    bounds = np.flatnonzero(np.diff(numbers[order])) + 1
+    for group in np.split(order, bounds):
+        yield int(numbers[group[0]]), group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -133,8 +133,7 @@ class Stepping:
         self._ledger.ran(batch.rows, now)
         if fed.any():
             table.pending[batch.rows[fed]] -= batch.counts[fed]
-            for count in np.unique(batch.counts[fed]).tolist():
-                chosen = np.flatnonzero(fed & (batch.counts == count))
+            for chosen, count in _alike(batch.counts, fed):
                 rows = outputs.rows[chosen, :count]
                 self._deliver_fed(batch.rows[chosen], firsts[chosen], rows, now)
         if not fed.all():
@@ -172,3 +171,12 @@ class Stepping:
             return
         for row in ended:
             self._control.end_generation(row, None)
+
+
+def _alike(counts: Int64s, fed: np.ndarray) -> Iterator[tuple[slice | Int64s, int]]:
+    """Places of the fed rows that ran as many steps, and how many; mostly that is all of them."""
+    if counts[0] == counts[-1] and fed.all():
+        yield slice(None), int(counts[0])
+        return
+    for count in np.unique(counts[fed]).tolist():
+        yield np.flatnonzero(fed & (counts == count)), count
