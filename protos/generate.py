@@ -16,6 +16,10 @@ ROOT = Path(__file__).parent
 PROTO = "carousel_protos/v1/carousel.proto"
 SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 
+TRITON_PROTO = "carousel_protos/triton/inference.proto"
+TRITON_SUFFIXES = ("_pb2.pyi", ".binpb")
+"""Types and descriptors only: its classes are made in a descriptor pool of their own."""
+
 
 def generate(out: Path) -> None:
     """Writes the stubs of PROTO below `out`.
@@ -47,23 +51,49 @@ def generate(out: Path) -> None:
     )
 
 
+def generate_triton(out: Path) -> None:
+    """Writes types and descriptors of TRITON_PROTO below `out`."""
+    bin_dir = Path(sys.executable).parent
+    descriptors = Path(TRITON_PROTO).with_suffix(".binpb")
+    (out / descriptors).parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"--proto_path={ROOT}",
+            f"--plugin=protoc-gen-mypy={bin_dir / 'protoc-gen-mypy'}",
+            f"--mypy_out=quiet:{out}",
+            f"--descriptor_set_out={out / descriptors}",
+            TRITON_PROTO,
+        ],
+        check=True,
+    )
+
+
+def committed() -> list[str]:
+    """The files that are made here, below ROOT."""
+    stem, triton = PROTO.removesuffix(".proto"), TRITON_PROTO.removesuffix(".proto")
+    return [stem + s for s in SUFFIXES] + [triton + s for s in TRITON_SUFFIXES]
+
+
 def main() -> int:
     """Generates, then writes or compares. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if a committed stub is stale")
     parser.add_argument("--image", type=Path, help="also write the descriptor set for buf here")
     options = parser.parse_args()
-    stem = PROTO.removesuffix(".proto")
     stale = []
     with tempfile.TemporaryDirectory() as scratch:
         generate(Path(scratch))
-        for name in (stem + suffix for suffix in SUFFIXES):
-            made, committed = Path(scratch, name).read_bytes(), ROOT / name
+        generate_triton(Path(scratch))
+        for name in committed():
+            made, there = Path(scratch, name).read_bytes(), ROOT / name
             if options.check:
-                if not committed.is_file() or committed.read_bytes() != made:
+                if not there.is_file() or there.read_bytes() != made:
                     stale.append(name)
             else:
-                committed.write_bytes(made)
+                there.write_bytes(made)
         if options.image:
             options.image.write_bytes(Path(scratch, "image.binpb").read_bytes())
     for name in stale:

@@ -34,7 +34,8 @@ class Load:
         rate_per_s: steps per second, Poisson (open loop), in place of `concurrency`.
         sequences: how many sequences share `rate_per_s`.
         sequence_steps: mean length of a sequence; `variation` of it each way, in percent.
-        seconds: of one measurement; three in a row must agree within `stability`, else the last counts.
+        seconds: of one measurement; `trials` of them, at least 3, whose mean is reported.
+        stability: in percent; so large that no measurement is thrown away for being unlike another.
         streaming: ModelStreamInfer; else unary ModelInfer.
     """
 
@@ -47,7 +48,7 @@ class Load:
     variation: int = 20
     seconds: float = 2.0
     trials: int = 3
-    stability: int = 999
+    stability: int = 100_000
     streaming: bool = True
     input_name: str = "x"
 

@@ -20,6 +20,7 @@ BASE_OF_CODE = {
     Code.FAILED_PRECONDITION: "ConflictError",
     Code.ABORTED: "ConflictError",
     Code.OUT_OF_RANGE: "ConflictError",
+    Code.UNIMPLEMENTED: "ConflictError",
     Code.RESOURCE_EXHAUSTED: "InvalidInputError",  # what no retry cures: the message is too large
 }
 

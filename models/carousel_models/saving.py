@@ -11,7 +11,17 @@ from torch import nn
 
 from .errors import PackageError
 from .from_torch import Modules, Normalizing, RecurrentModule, convert
-from .spec import CustomSpec, Dtype, Manifest, Output, Select, SelectFull, TokenizerKind, Transform
+from .spec import (
+    CustomSpec,
+    Dtype,
+    Manifest,
+    Output,
+    Select,
+    SelectFull,
+    TokenizerKind,
+    Transform,
+    TritonNames,
+)
 from .writing import write
 
 _KINDS: dict[str | Path, TokenizerKind] = {"none": "none", "bytes": "bytes"}
@@ -37,6 +47,7 @@ def save(
     description: str = "",
     training: dict[str, Any] | None = None,
     dtype: Dtype = "float32",
+    triton: TritonNames | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Writes a package from ordinary torch modules and returns its manifest.
@@ -61,6 +72,7 @@ def save(
         description: one line for people.
         training: free notes: data, quality, recipe.
         dtype: type of the matrices; they are rounded to it here.
+        triton: what Triton's clients call the input and the outputs.
         overwrite: replace an existing package.
 
     Raises:
@@ -80,6 +92,7 @@ def save(
             labels=tuple(labels),
             description=description,
             training=training or {},
+            triton=triton or TritonNames(),
             **parts,
         )
     except ValidationError as error:

@@ -300,6 +300,23 @@ class Architecture(Part):
         return max((layer.hidden for layer in self.stack), default=0)
 
 
+class TritonTensor(Part):
+    """Name and datatype of one field in Triton's protocol."""
+
+    name: Label
+    datatype: Literal["FP32", "INT32", "INT64"]
+
+
+class TritonNames(Part):
+    """What Triton's clients call the input and the outputs; the fields' own names where it is missing.
+
+    Integers may stand for float fields that hold whole numbers, INT64 for tokens and indices.
+    """
+
+    input: TritonTensor | None = None
+    outputs: Annotated[tuple[TritonTensor, ...], Field(max_length=2)] = ()
+
+
 class Manifest(Architecture):
     """The file `manifest.json` of a package."""
 
@@ -310,6 +327,19 @@ class Manifest(Architecture):
     tokenizer: TokenizerKind = "none"
     labels: Annotated[tuple[Label, ...], Field(max_length=MAX_SIZE)] = ()
     training: dict[str, JsonValue] = {}
+    triton: TritonNames = TritonNames()
+
+    @model_validator(mode="after")
+    def _triton_names_fit(self) -> Self:
+        fields = 2 if isinstance(self.output.select, SelectTopK) else 1
+        if len(self.triton.outputs) not in (0, fields):
+            raise ValueError(f"{len(self.triton.outputs)} triton outputs for {fields} fields")
+        tensor = self.triton.input
+        if self.vocabulary and tensor is not None and tensor.datatype == "FP32":
+            raise ValueError("tokens are integers: their triton datatype is INT32 or INT64")
+        if len({output.name for output in self.triton.outputs}) != len(self.triton.outputs):
+            raise ValueError("two triton outputs have the same name")
+        return self
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

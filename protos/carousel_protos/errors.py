@@ -234,6 +234,20 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         "The server has no store for the durability that was asked for.",
         "Ask for DURABILITY_NONE, or run the server with a store.",
     ),
+    ErrorSpec(
+        "SEQUENCE_NOT_STARTED",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "A request of Triton's protocol belongs to a sequence that is not running here.",
+        "Set sequence_start on the first request of a sequence, and after every sequence_end.",
+    ),
+    ErrorSpec(
+        "METHOD_NOT_OFFERED",
+        Code.UNIMPLEMENTED,
+        Actor.CALLER,
+        "The method of Triton's protocol is for something that this server does not have.",
+        "See docs/guides/from-triton.md for what to use in its place.",
+    ),
     # -- the store
     ErrorSpec(
         "DATA_LOSS",

@@ -159,6 +159,7 @@ class Settings(BaseSettings):
     )
     max_streams: Count = _setting(1024, "Attach streams open at a time.")
     max_handles: Count = _setting(4096, "Sessions bound at a time on one stream.")
+    triton: bool = _setting(True, "Serve NVIDIA Triton's gRPC protocol too, on the same port.")
     reflection: bool = _setting(True, "Describe the services to tools such as grpcurl.")
     drain_timeout_s: Seconds = _setting(
         30.0, "Time for accepted work to finish after SIGTERM; a second signal ends it at once."

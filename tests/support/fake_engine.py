@@ -159,9 +159,14 @@ class FakeEngine:
     def _open(self, command: ports.Open) -> tuple[SessionRef, SessionView]:
         if not self.model.causal:
             raise CarouselError("MODEL_NOT_CAUSAL", "no sessions here")
+        spec = command.spec
+        for session in self.sessions.values():
+            if (session.spec.tenant, session.spec.session_id) == (spec.tenant, spec.session_id):
+                if session.spec != spec:
+                    raise CarouselError("SESSION_EXISTS", "with other settings")
+                return session.ref, self._view(session)
         self._next_row += 1
         ref = SessionRef(self._next_row, 1)
-        spec = command.spec
         if not spec.session_id:
             spec = replace(spec, session_id=f"chosen-{self._next_row}")
         self.sessions[ref] = FakeSession(ref, spec)

@@ -16,6 +16,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from support.fake_engine import WIDTH
 from support.server import BILSTM, FEATURES, GRU_BYTES, LSTM, ServerProcess
+from support.triton import TritonStubs
 from support.wire import Stubs, refused, unpack
 
 from carousel_protos.errors import ERRORS, Actor
@@ -277,6 +278,21 @@ async def handle_in_use(talk):
 @provokes("DURABILITY_UNAVAILABLE")
 async def durability_unavailable(talk):
     return await refused(talk.one.open(LSTM, durability=pb.DURABILITY_SYNC))
+
+
+# -- Triton's protocol
+
+
+@provokes("SEQUENCE_NOT_STARTED")
+async def sequence_not_started(talk):
+    async with TritonStubs(talk.target, "token-one") as stubs:
+        return await refused(stubs.infer(LSTM, ROW[0], 7))
+
+
+@provokes("METHOD_NOT_OFFERED")
+async def method_not_offered(talk):
+    async with TritonStubs(talk.target, "token-one") as stubs:
+        return await refused(stubs.raw("LogSettings")(b""))
 
 
 # -- the store: what it does to sessions is tested in tests/unit/engine/test_durability.py and

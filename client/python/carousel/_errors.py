@@ -27,6 +27,7 @@ __all__ = [
     "LeaseLostError",
     "MalformedMessageError",
     "MessageTooLargeError",
+    "MethodNotOfferedError",
     "ModelNotCausalError",
     "ModelNotFoundError",
     "ModelNotGenerativeError",
@@ -34,6 +35,7 @@ __all__ = [
     "OutputForgottenError",
     "QueueFullError",
     "SequenceGapError",
+    "SequenceNotStartedError",
     "SequenceReusedError",
     "SequenceTooLongError",
     "SessionBusyError",
@@ -217,6 +219,20 @@ class DurabilityUnavailableError(ConflictError, reason="DURABILITY_UNAVAILABLE")
     """The server has no store for the durability that was asked for.
 
     Fix: Ask for DURABILITY_NONE, or run the server with a store.
+    """
+
+
+class SequenceNotStartedError(InvalidInputError, reason="SEQUENCE_NOT_STARTED"):
+    """A request of Triton's protocol belongs to a sequence that is not running here.
+
+    Fix: Set sequence_start on the first request of a sequence, and after every sequence_end.
+    """
+
+
+class MethodNotOfferedError(ConflictError, reason="METHOD_NOT_OFFERED"):
+    """The method of Triton's protocol is for something that this server does not have.
+
+    Fix: See docs/guides/from-triton.md for what to use in its place.
     """
 
 

@@ -12,6 +12,7 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · InputNotFiniteError
         · UnknownTokenError
         · SequenceTooLongError
+        · SequenceNotStartedError
         · SnapshotInvalidError
       · NotFoundError
         · ModelNotFoundError
@@ -28,6 +29,7 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · HandleNotBoundError
         · HandleInUseError
         · DurabilityUnavailableError
+        · MethodNotOfferedError
         · SequenceGapError
         · SequenceReusedError
         · OutputForgottenError
@@ -101,6 +103,7 @@ from ._errors import (
     LeaseLostError,
     MalformedMessageError,
     MessageTooLargeError,
+    MethodNotOfferedError,
     ModelNotCausalError,
     ModelNotFoundError,
     ModelNotGenerativeError,
@@ -108,6 +111,7 @@ from ._errors import (
     OutputForgottenError,
     QueueFullError,
     SequenceGapError,
+    SequenceNotStartedError,
     SequenceReusedError,
     SequenceTooLongError,
     SessionBusyError,
@@ -155,6 +159,7 @@ __all__ = [
     "LeaseLostError",
     "MalformedMessageError",
     "MessageTooLargeError",
+    "MethodNotOfferedError",
     "ModelNotCausalError",
     "ModelNotFoundError",
     "ModelNotGenerativeError",
@@ -167,6 +172,7 @@ __all__ = [
     "ReplayDivergedError",
     "ReplyTimeoutError",
     "SequenceGapError",
+    "SequenceNotStartedError",
     "SequenceReusedError",
     "SequenceTooLongError",
     "ServerFaultError",

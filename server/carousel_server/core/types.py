@@ -58,6 +58,13 @@ class TensorField:
         return int(np.prod(self.shape, dtype=np.int64)) * 4
 
 
+class TritonTensor(NamedTuple):
+    """How a field of a row is called in Triton's protocol, and its datatype there, such as "FP32"."""
+
+    name: str
+    datatype: str
+
+
 @dataclass(frozen=True, slots=True)
 class ModelView:
     """What a client may know of a model; mirrors `carousel.v1.Model`."""
@@ -81,6 +88,8 @@ class ModelView:
     window_steps: int
     max_sequence_steps: int
     execution_class: str = ""
+    triton_input: TritonTensor | None = None
+    triton_outputs: tuple[TritonTensor, ...] = ()
 
     @property
     def input_row_bytes(self) -> int:

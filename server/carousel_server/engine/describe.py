@@ -9,9 +9,10 @@ import torch
 
 from carousel_models import RecurrentModel
 from carousel_models.spec import FeaturesInput
+from carousel_models.spec import TritonTensor as NamedTensor
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
-from carousel_server.core.types import ModelView, TensorField
+from carousel_server.core.types import ModelView, TensorField, TritonTensor
 from carousel_server.sessions import Window
 
 _DTYPES: dict[torch.dtype, Literal["<f4", "<i4"]] = {torch.float32: "<f4", torch.int32: "<i4"}
@@ -51,7 +52,15 @@ def describe(model: RecurrentModel, limits: EngineLimits, *, strict: bool) -> Mo
         window_steps=Window.fit(limits.slots, limits.window_steps, row_bytes, limits.window_bytes),
         max_sequence_steps=limits.max_sequence_steps,
         execution_class=_execution_class(model, strict=strict),
+        triton_input=_triton(manifest.triton.input),
+        triton_outputs=tuple(
+            TritonTensor(tensor.name, tensor.datatype) for tensor in manifest.triton.outputs
+        ),
     )
+
+
+def _triton(tensor: NamedTensor | None) -> TritonTensor | None:
+    return None if tensor is None else TritonTensor(tensor.name, tensor.datatype)
 
 
 def _execution_class(model: RecurrentModel, *, strict: bool) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from google.protobuf.descriptor import MethodDescriptor
 
 from carousel_protos.errors import ERRORS, Code
+from carousel_protos.triton import inference_pb2
 from carousel_protos.v1 import carousel_pb2
 
 from .families import Families
@@ -31,7 +32,11 @@ def _kind(method: MethodDescriptor) -> str:
 
 def known_calls() -> Iterator[tuple[str, str, str]]:
     """(kind, service, method) of every call that a Carousel server offers."""
-    for service in carousel_pb2.DESCRIPTOR.services_by_name.values():
+    services = [
+        *carousel_pb2.DESCRIPTOR.services_by_name.values(),
+        *inference_pb2.DESCRIPTOR.services_by_name.values(),
+    ]
+    for service in services:
         for method in service.methods:
             yield _kind(method), service.full_name, method.name
     for (service_name, method_name), kind in _STANDARD.items():
@@ -75,7 +80,7 @@ class CallMetrics:
         self._refused[reason].add()
 
     def streams(self, count: int) -> None:
-        """Level: Attach streams open now."""
+        """Level: streams of sessions open now."""
         self._streams.set(count)
 
     def loop_lag(self, seconds: float) -> None:

@@ -30,7 +30,15 @@ REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 """No blanks and no quotes: in a text log an id must not look like a fact of its own."""
 
-_FREQUENT = frozenset({"grpc.health.v1.Health/Check", "carousel.v1.InferenceService/Step"})
+_FREQUENT = frozenset(
+    {
+        "grpc.health.v1.Health/Check",
+        "carousel.v1.InferenceService/Step",
+        "inference.GRPCInferenceService/ModelInfer",
+        "inference.GRPCInferenceService/ServerLive",
+        "inference.GRPCInferenceService/ServerReady",
+    }
+)
 """Logged at debug when they go well: probes come all day, steps by the thousand a second."""
 
 log = logging.getLogger("carousel.wire")

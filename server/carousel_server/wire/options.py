@@ -26,9 +26,11 @@ class WireOptions:
         max_streams: Attach streams open at a time.
         max_handles: sessions bound at a time on one stream.
         max_calls: calls of any kind running at a time; a last resort behind the typed limits.
-        default_idle_ttl_s, max_idle_ttl_s: what a session gets, and the most it may ask for.
+        max_idle_ttl_s: the most idle time that a session may ask for.
         max_generate_tokens: most tokens of one generation.
         retry_after_s: the hint that goes with a refusal.
+        default_idle_ttl_s, slots: of each engine, for those who ask.
+        triton: whether to serve Triton's protocol too.
         reflection: whether to describe the services to tools such as grpcurl.
         tls: certificates; None listens in the clear.
         tokens: tenant by SHA-256 of its bearer token; empty lets everybody in as "default".
@@ -44,6 +46,9 @@ class WireOptions:
     max_idle_ttl_s: float = 7 * 86_400.0
     max_generate_tokens: int = 65_536
     retry_after_s: float = 0.25
+    default_idle_ttl_s: float = 3600.0
+    slots: int = 4096
+    triton: bool = True
     reflection: bool = True
     tls: TlsFiles | None = None
     tokens: Mapping[bytes, str] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from .gate import Gate
 from .health import Health
 from .options import TlsFiles, WireOptions
 from .services import SERVICE_NAMES, service_handlers
+from .triton import triton_handler
 
 _SAMPLE_INTERVAL_S = 0.25
 _FRAME_SLACK_BYTES = 1 << 20
@@ -44,6 +45,8 @@ class WireServer:
             maximum_concurrent_rpcs=options.max_calls,
         )
         self._server.add_generic_rpc_handlers(service_handlers(catalog, options, self.gate))
+        if options.triton:
+            self._server.add_generic_rpc_handlers([triton_handler(catalog, options, self.gate)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if options.reflection:
             names = (*SERVICE_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)

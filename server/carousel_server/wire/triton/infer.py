@@ -1,0 +1,116 @@
+"""ModelInfer and ModelStreamInfer: the two methods that step sequences."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from carousel_protos.triton import inference_pb2 as pb
+from carousel_server.core.errors import CarouselError
+from carousel_server.wire.calls import Context, current_call
+from carousel_server.wire.gate import Gate
+from carousel_server.wire.messages import parse
+from carousel_server.wire.options import WireOptions
+
+from .asking import Asked, Stopwatch, understood
+from .models import ServedModels
+from .stream import Replies
+
+_LAST_WORDS_S = 5.0
+"""How long a stream that was ended waits for its client to read what is ready."""
+
+
+class Inference:
+    """Both methods."""
+
+    def __init__(self, models: ServedModels, options: WireOptions, gate: Gate) -> None:
+        self._models = models
+        self._options = options
+        self._gate = gate
+
+    async def infer(self, data: bytes, _context: Context) -> bytes:
+        """ModelInfer: one step. A caller that gives up does not take its request back: it runs."""
+        request = parse(pb.ModelInferRequest, data, self._options.max_message_bytes)
+        asked = understood(self._models, self._gate, request, streamed=False)
+        answer = _Awaited(asked, request.id)
+        asked.go(current_call().tenant, answer)
+        return await answer.reply
+
+    async def stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """ModelStreamInfer. When the stream ends, its sequences go on: another may step them."""
+        errors_end = ("triton_grpc_error", "true") in (context.invocation_metadata() or ())
+        replies = Replies(self._gate, self._options.max_message_bytes, errors_end=errors_end)
+        with self._gate.admit(replies):
+            writer = asyncio.create_task(replies.write_to(context))
+            reader = asyncio.create_task(self._read(requests, replies, current_call().tenant))
+            try:
+                await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+                if reader.done() and not writer.done():
+                    await self._write_the_rest(reader, writer, replies)
+                else:
+                    await writer
+            finally:
+                for task in (reader, writer):
+                    task.cancel()
+                await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[bytes], replies: Replies, tenant: str) -> None:
+        """Takes requests until the client half-closes. Raises CarouselError for bytes that are none."""
+        most = self._options.max_message_bytes
+        async for data in requests:
+            request = parse(pb.ModelInferRequest, data, most)
+            expected = replies.expect(request.id, len(data))
+            try:
+                asked = understood(self._models, self._gate, request, streamed=True)
+            except CarouselError as error:
+                expected.failed(error, 0)
+            else:
+                expected.go(asked, tenant)
+            await replies.room()
+
+    @staticmethod
+    async def _write_the_rest(
+        reader: asyncio.Task[None], writer: asyncio.Task[None], replies: Replies
+    ) -> None:
+        error = reader.exception()
+        if error is None:
+            replies.close_half()
+            await writer
+        elif isinstance(error, CarouselError):
+            replies.finish(error)
+            await asyncio.wait((writer,), timeout=_LAST_WORDS_S)
+            raise error
+        else:
+            raise error
+
+
+class _Awaited:
+    """The answer that a unary call waits for."""
+
+    def __init__(self, asked: Asked, request_id: str) -> None:
+        self._form = asked.form
+        self._request_id = request_id.encode()
+        self._watch = Stopwatch(asked.served)
+        self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def done(self, row: bytes) -> None:
+        """Takes the output row."""
+        try:
+            reply = self._form.write(self._request_id, row)
+        except CarouselError as error:
+            self.failed(error, 0)
+            return
+        self._watch.succeeded()
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def failed(self, error: CarouselError, step: int) -> None:
+        """Takes an error."""
+        self._watch.failed()
+        if step:
+            error = CarouselError(
+                error.reason, error.message, metadata={**error.metadata, "step": step},
+                retry_after_s=error.retry_after_s, field=error.field, seq=error.seq,
+            )  # fmt: skip
+        if not self.reply.done():
+            self.reply.set_exception(error)

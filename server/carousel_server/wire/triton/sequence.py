@@ -1,0 +1,231 @@
+"""One sequence: its requests, one after the other, and the session behind them.
+
+Sans-IO on the loop: a request comes in, a command goes to the engine, an answer comes back. At most one
+block of the sequence is at the engine at a time; what comes meanwhile goes as one block after it. So a
+refused step is known before the next one goes, and no seq is ever used twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
+
+from .parameters import SequenceId
+
+MAX_CHUNK_STEPS = 32
+"""Most requests of one sequence in one block; the engine's window may be smaller."""
+
+
+class Answer(Protocol):
+    """Where the outcome of one request goes. Called once, on the loop; must not raise."""
+
+    def done(self, row: bytes) -> None:
+        """One output row."""
+
+    def failed(self, error: CarouselError, step: int) -> None:
+        """Why there is none; `step` is the place in the sequence that the request would have had."""
+
+
+class Request:
+    """One request of a sequence."""
+
+    __slots__ = ("answer", "deadline_s", "durability", "end", "row", "start")
+
+    def __init__(
+        self,
+        row: bytes,
+        answer: Answer,
+        *,
+        start: bool,
+        end: bool,
+        deadline_s: float,
+        durability: Durability,
+    ) -> None:
+        self.row = row
+        self.answer = answer
+        self.start = start
+        self.end = end
+        self.deadline_s = deadline_s
+        self.durability = durability
+
+
+class Ground(Protocol):
+    """What a sequence stands on: sessions are opened, found, stepped and closed here.
+
+    Each asynchronous verb answers with one call of the sequence: `opened`, `found`, `stepped` or `refused`,
+    `ended`.
+    """
+
+    window_steps: int
+
+    def open(self, sequence: Sequence, spec: OpenSpec) -> None:
+        """Opens a session at step 0, in place of one of the same id that may be there."""
+
+    def find(self, sequence: Sequence) -> None:
+        """Binds the session that is open under the sequence's id."""
+
+    def send(self, sequence: Sequence) -> None:
+        """Steps `running` at the end of this turn of the loop."""
+
+    def close(self, sequence: Sequence) -> None:
+        """Closes the session."""
+
+    def leave(self, sequence: Sequence) -> None:
+        """The sequence has nothing more to do, and no session."""
+
+
+class Sequence:
+    """The requests of one sequence. Used on the loop only.
+
+    Attributes:
+        tenant, model, sequence_id, session_id: whose it is, and its names.
+        ref, tag: the session on its row, and under which tag it is bound; None while it is not.
+        applied: how many steps have run, as far as is known here.
+        running: the requests of the block that is at the engine.
+    """
+
+    __slots__ = (
+        "_busy", "_ground", "_one_by_one", "_waiting", "applied", "model", "ref", "running",
+        "sequence_id", "session_id", "tag", "tenant",
+    )  # fmt: skip
+
+    def __init__(
+        self, ground: Ground, tenant: str, model: str, sequence_id: SequenceId, session_id: str
+    ) -> None:
+        self._ground = ground
+        self.tenant, self.model = tenant, model
+        self.sequence_id, self.session_id = sequence_id, session_id
+        self.ref: SessionRef | None = None
+        self.tag = 0
+        self.applied = 0
+        self.running: deque[Request] = deque()
+        self._waiting: deque[Request] = deque()
+        # A verb other than a step is under way.
+        self._busy = False
+        # So many requests are sent alone, because a block that held them was refused.
+        self._one_by_one = 0
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing waits and nothing is under way."""
+        return not (self._busy or self.running or self._waiting)
+
+    def take(self, request: Request) -> None:
+        """A request comes."""
+        self._waiting.append(request)
+        if not self._busy and not self.running:
+            self._go_on()
+
+    # -- answers of the ground
+
+    def opened(self, outcome: tuple[SessionRef, int] | CarouselError) -> None:
+        """The session of a START is bound at its row and tag, or why it is not."""
+        self._busy = False
+        request = self._waiting[0]
+        request.start = False
+        if isinstance(outcome, CarouselError):
+            self._waiting.popleft()
+            request.answer.failed(outcome, 1)
+        else:
+            self.ref, self.tag = outcome
+            self.applied = 0
+        self._go_on()
+
+    def found(self, outcome: tuple[SessionRef, int, SessionView] | CarouselError) -> None:
+        """The session of a request without START is bound, or why it is not."""
+        self._busy = False
+        if isinstance(outcome, CarouselError):
+            self._waiting.popleft().answer.failed(outcome, self.applied + 1)
+        else:
+            self.ref, self.tag, view = outcome
+            self.applied = view.applied
+        self._go_on()
+
+    def stepped(self, row: bytes) -> None:
+        """The output of the first of `running`."""
+        self.applied += 1
+        request = self.running.popleft()
+        request.answer.done(row)
+        if request.end:
+            self._end()
+        elif not self.running:
+            self._go_on()
+
+    def refused(self, error: CarouselError) -> None:
+        """The engine refuses `running`; the session is as it was before them."""
+        if len(self.running) > 1:
+            self._one_by_one = len(self.running)
+            self._take_back()
+        else:
+            request = self.running.popleft()
+            request.answer.failed(error, self.applied + 1)
+            if self.applied == 0:  # the START itself: what comes next must not run without it
+                self._end()
+                return
+        self._go_on()
+
+    def lost(self, error: CarouselError) -> None:
+        """The session has left for good: expired, superseded, revoked, drained."""
+        self.ref = None
+        self._take_back()
+        while self._waiting and not self._waiting[0].start:
+            self._waiting.popleft().answer.failed(error, self.applied + 1)
+        self._go_on()
+
+    def parked(self) -> None:
+        """The session has gone to the store; the next request fetches it."""
+        self.ref = None
+        self._take_back()
+        if not self._busy:
+            self._go_on()
+
+    def ended(self) -> None:
+        """The session is closed."""
+        self._busy = False
+        self._go_on()
+
+    # -- what comes next
+
+    def _go_on(self) -> None:
+        if not self._waiting:
+            if self.ref is None:
+                self._ground.leave(self)
+            return
+        request = self._waiting[0]
+        if request.start:
+            self._busy = True
+            self.ref = None
+            spec = OpenSpec(self.tenant, self.session_id, request.durability)
+            self._ground.open(self, spec)
+        elif self.ref is None:
+            self._busy = True
+            self._ground.find(self)
+        else:
+            self._fill()
+            self._ground.send(self)
+
+    def _fill(self) -> None:
+        """Moves what can go as one block from `waiting` to `running`."""
+        waiting, running = self._waiting, self.running
+        running.append(waiting.popleft())
+        if self._one_by_one:
+            self._one_by_one -= 1
+            return
+        first, most = running[0], min(MAX_CHUNK_STEPS, self._ground.window_steps)
+        while waiting and len(running) < most and not running[-1].end:
+            request = waiting[0]
+            if request.start or request.deadline_s != first.deadline_s:
+                return
+            running.append(waiting.popleft())
+
+    def _take_back(self) -> None:
+        self._waiting.extendleft(reversed(self.running))
+        self.running.clear()
+
+    def _end(self) -> None:
+        self._busy = True
+        self._ground.close(self)
+        self.ref = None

@@ -1,0 +1,252 @@
+"""Sessions for the sequences of one engine: opened, found, bound and closed by callbacks, never by tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import (
+    Bind,
+    CatalogPort,
+    Close,
+    EnginePort,
+    Opened,
+    Place,
+    Unbind,
+)
+from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
+from carousel_server.wire.parking import close_parked
+from carousel_server.wire.replies import call_on, tell
+
+from .sequence import Sequence
+from .sink import SequenceSink
+from .tally import Tally
+
+_MOST_TRIES = 4
+"""A session may be parked, or its id be taken, just before it is used: then the verb is begun again."""
+
+_MOST_PARKED = 1 << 20
+"""So many parked sequences are known; the older ones are treated like those of another process."""
+
+_LEFT = ("SESSION_PARKED", "LEASE_LOST")
+_NEVER_WAS = ("SESSION_NOT_FOUND", "SESSION_CLOSED")
+
+
+class SequenceSessions:
+    """The ground that the sequences of one engine stand on. Used on the loop only."""
+
+    def __init__(
+        self,
+        catalog: CatalogPort,
+        engine: EnginePort,
+        tally: Tally,
+        leave: Callable[[Sequence], None],
+    ) -> None:
+        self._catalog = catalog
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self.window_steps = engine.model.window_steps
+        self._sink = SequenceSink(engine, self._loop, tally, self._keep_in_mind, self._leave_row)
+        self._leave = leave
+        # (tenant, session id) → steps that had run when the session was parked.
+        self._parked: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    def send(self, sequence: Sequence) -> None:
+        """Steps `running`."""
+        self._sink.send(sequence)
+
+    def leave(self, sequence: Sequence) -> None:
+        """The sequence is over, or in the store."""
+        self._leave(sequence)
+
+    # -- a session at step 0
+
+    def open(self, sequence: Sequence, spec: OpenSpec, tries: int = _MOST_TRIES) -> None:
+        """Opens a session; one that is there under its id is closed first: START means from zero."""
+        self._sink.unbind(sequence.tag)
+        self._parked.pop((sequence.tenant, sequence.session_id), None)
+        try:
+            reply = self._catalog.open(self._engine, spec)
+        except CarouselError as error:
+            self._loop.call_soon(sequence.opened, error)  # not at once: many may wait for the same
+            return
+        call_on(self._loop, reply, partial(self._opened, sequence, spec, tries))
+
+    def _opened(self, sequence: Sequence, spec: OpenSpec, tries: int, reply: Opened) -> None:
+        if (error := _error_of(reply)) is not None:
+            if error.reason == "SESSION_EXISTS" and tries > 1:  # with another durability
+                self._open_again(sequence, spec, tries, None)
+            else:
+                sequence.opened(error)
+            return
+        ref, view = reply.result()
+        if view.applied and tries > 1:
+            self._open_again(sequence, spec, tries, ref)
+            return
+        self._bind(sequence, ref, partial(self._bound_new, sequence))
+
+    def _bound_new(self, sequence: Sequence, ref: SessionRef, tag: int, reply: Any) -> None:
+        error = _error_of(reply)
+        sequence.opened((ref, tag) if error is None else error)
+
+    def _open_again(
+        self, sequence: Sequence, spec: OpenSpec, tries: int, ref: SessionRef | None
+    ) -> None:
+        """Closes the session that has the id, then tries once more."""
+
+        def close(engine: EnginePort, ref: SessionRef) -> None:
+            command = Close(ref)
+            if self._submitted(engine, command, sequence.opened):
+                call_on(self._loop, command.reply, closed)
+
+        def found(reply: Future[Place]) -> None:
+            if (error := _error_of(reply)) is None:
+                close(*reply.result())
+            else:
+                sequence.opened(error)
+
+        def closed(_reply: Future[SessionView]) -> None:
+            self.open(sequence, spec, tries - 1)
+
+        if ref is not None:
+            close(self._engine, ref)
+        else:
+            call_on(self._loop, self._catalog.resume(sequence.tenant, sequence.session_id), found)
+
+    # -- a session that is open
+
+    def find(self, sequence: Sequence, tries: int = _MOST_TRIES) -> None:
+        """Binds the sequence's session, from its row or from the store."""
+        resident = self._catalog.locate(sequence.tenant, sequence.session_id) is not None
+        try:
+            place = self._catalog.resume(sequence.tenant, sequence.session_id)
+        except CarouselError as error:
+            self._loop.call_soon(sequence.found, error)
+            return
+        call_on(self._loop, place, partial(self._found, sequence, tries, resident))
+
+    def _found(self, sequence: Sequence, tries: int, resident: bool, reply: Future[Place]) -> None:
+        if (error := _error_of(reply)) is not None:
+            never = error.reason in _NEVER_WAS
+            sequence.found(not_started(sequence) if never else error)
+            return
+        _, ref = reply.result()
+        self._bind(sequence, ref, partial(self._bound_old, sequence, tries, resident))
+
+    def _bound_old(
+        self,
+        sequence: Sequence,
+        tries: int,
+        resident: bool,
+        ref: SessionRef,
+        tag: int,
+        reply: Future[SessionView],
+    ) -> None:
+        error = _error_of(reply)
+        if error is not None:
+            if error.reason in _LEFT and tries > 1:
+                self.find(sequence, tries - 1)
+            else:
+                sequence.found(error)
+            return
+        view = reply.result()
+        known = self._parked.pop((sequence.tenant, sequence.session_id), None)
+        if not resident and not _is_whole(view, known):
+            self._sink.unbind(tag)
+            tell(self._engine, Unbind(ref, self._sink, tag))
+            sequence.found(_may_lack_steps(sequence, view))
+        else:
+            sequence.found((ref, tag, view))
+
+    def _bind(
+        self, sequence: Sequence, ref: SessionRef, then: Callable[[SessionRef, int, Any], None]
+    ) -> None:
+        tag = self._sink.bind(sequence)
+        command = Bind(ref, self._sink, tag)
+
+        def refused(error: CarouselError) -> None:
+            command.reply.set_exception(error)
+
+        def bound(reply: Future[SessionView]) -> None:
+            if reply.exception() is not None:
+                self._sink.unbind(tag)
+            then(ref, tag, reply)
+
+        call_on(self._loop, command.reply, bound)
+        self._submitted(self._engine, command, refused)
+
+    # -- the end
+
+    def close(self, sequence: Sequence) -> None:
+        """Closes the session, on its row or, if it has just left that, in the store."""
+        self._sink.unbind(sequence.tag)
+        assert sequence.ref is not None, "only a bound sequence ends"
+        command = Close(sequence.ref)
+
+        def closed(reply: Future[SessionView]) -> None:
+            error = _error_of(reply)
+            if error is not None and error.reason == "SESSION_PARKED":
+                close_parked(self._catalog, sequence.tenant, sequence.session_id)
+            sequence.ended()
+
+        def refused(_error: CarouselError) -> None:  # it ends by its idle_ttl, or at the next START
+            self._loop.call_soon(sequence.ended)
+
+        if self._submitted(self._engine, command, refused):
+            call_on(self._loop, command.reply, closed)
+
+    def _keep_in_mind(self, sequence: Sequence, view: SessionView) -> None:
+        self._parked[sequence.tenant, sequence.session_id] = view.applied
+        if len(self._parked) > _MOST_PARKED:
+            self._parked.popitem(last=False)
+
+    def _leave_row(self, sequence: Sequence) -> None:
+        self._parked.pop((sequence.tenant, sequence.session_id), None)
+
+    @staticmethod
+    def _submitted(
+        engine: EnginePort, command: Bind | Close, refused: Callable[[CarouselError], None]
+    ) -> bool:
+        try:
+            engine.submit(command)
+        except CarouselError as error:
+            refused(error)
+            return False
+        return True
+
+
+def not_started(sequence: Sequence) -> CarouselError:
+    """A request without START for a sequence that is not running, in Triton's words."""
+    return CarouselError(
+        "SEQUENCE_NOT_STARTED",
+        f"inference request for sequence {sequence.sequence_id} to model '{sequence.model}' must "
+        "specify the START flag on the first request of the sequence",
+        metadata={"session": sequence.session_id},
+    )
+
+
+def _is_whole(view: SessionView, parked_at: int | None) -> bool:
+    """True if no step that was answered is missing from a session that comes from the store."""
+    if parked_at is not None:
+        return view.applied == parked_at
+    return view.durability in (Durability.SYNC, Durability.SYNC_FSYNC)
+
+
+def _may_lack_steps(sequence: Sequence, view: SessionView) -> CarouselError:
+    return CarouselError(
+        "DATA_LOSS",
+        f"sequence {sequence.sequence_id} comes from the store at step {view.applied}, and another "
+        f"server process may have answered later ones: it was kept {view.durability.name}",
+        metadata={"session": sequence.session_id, "applied": view.applied},
+    )
+
+
+def _error_of(reply: Future[Any]) -> CarouselError | None:
+    error = reply.exception()
+    assert error is None or isinstance(error, CarouselError), f"an engine answered {error!r}"
+    return error
