@@ -37,6 +37,7 @@ def test_the_wheel_holds_four_packages_their_types_and_the_zoo(wheel):
         assert f"{package}/py.typed" in names
     assert "carousel/cli/demo/sunspots.csv" in names
     assert "carousel_protos/v1/carousel_pb2.py" in names
+    assert "carousel_protos/triton/inference.binpb" in names
     zoo = {name.split("/")[2] for name in names if name.startswith("carousel_models/zoo/")}
     assert {path.parent.name for path in (ROOT / "models/zoo").glob("*/manifest.json")} <= zoo
 
