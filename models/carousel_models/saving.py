@@ -84,17 +84,11 @@ def save(
     try:
         parts, tensors = convert(modules, normalization)
         manifest = Manifest(
-            name=name or path.name,
-            fingerprint="0" * 64,
+            name=name or path.name, fingerprint="0" * 64, dtype=dtype, tokenizer=kind,
             output=Output(transform=transform, select=select or SelectFull()),
-            dtype=dtype,
-            tokenizer=kind,
-            labels=tuple(labels),
-            description=description,
-            training=training or {},
-            triton=triton or TritonNames(),
-            **parts,
-        )
+            labels=tuple(labels), description=description, training=training or {},
+            triton=triton or TritonNames(), **parts,
+        )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"these modules do not make a model: {error}") from error
     file = Path(tokenizer) if kind == "huggingface" else None

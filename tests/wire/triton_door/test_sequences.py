@@ -191,3 +191,51 @@ async def test_a_draining_server_is_not_ready_and_takes_nothing_new(wire, fake):
     assert not (await fake.ask("ServerReady")).ready
     assert (await fake.ask("ServerLive")).live
     assert (await refused(fake.infer("echo", ROW, 7))).reason == "DRAINING"
+
+
+# -- what may happen between the opening of a session and its binding
+
+
+def failing(engine, verb, *errors):
+    """Lets the next calls of a verb fail; each error once."""
+    plain, left = getattr(engine, verb), list(errors)
+
+    def run(command):
+        if left:
+            raise left.pop(0)
+        return plain(command)
+
+    setattr(engine, verb, run)
+
+
+async def test_a_start_that_meets_a_session_of_another_durability_replaces_it(wire, fake):
+    await fake.infer("echo", ROW, 7, start=True)
+    await fake.infer("echo", ROW, 7, start=True, durability="none")
+    session = wire.engine.session("triton:echo:7")
+    assert (session.spec.durability.name, session.applied) == ("NONE", 1)
+    assert len(wire.engine.sessions) == 1
+
+
+async def test_a_session_parked_before_it_is_bound_is_fetched_again(wire, fake):
+    parked = CarouselError("SESSION_PARKED", "just left")
+    failing(wire.engine, "_bind", parked, parked)
+    await fake.infer("echo", ROW, 7, start=True)
+    failing(wire.engine, "_bind", *[parked] * 9)
+    error = await refused(fake.infer("echo", ROW, 8, start=True))
+    assert error.reason == "SESSION_PARKED"
+
+
+async def test_a_parked_sequence_is_bound_again_where_it_stood(wire, fake):
+    await fake.infer("echo", ROW, 7, start=True)
+    session = wire.engine.session("triton:echo:7")
+    session.sink.parked(session.tag, wire.engine._view(session))
+    session.sink = None
+    await fake.infer("echo", ROW, 7)
+    assert [block.first_seqs for block in blocks(wire.engine)] == [[1], [2]]
+    assert count(wire.engine, ports.Bind) == 2
+
+
+async def test_a_sequence_whose_id_others_keep_taking_is_refused(wire, fake):
+    await fake.infer("echo", ROW, 7, start=True)
+    wire.engine._close = lambda command: wire.engine._view(wire.engine._find(command.ref))
+    assert (await refused(fake.infer("echo", ROW, 7, start=True))).reason == "SESSION_EXISTS"

@@ -35,6 +35,7 @@ _MOST_PARKED = 1 << 20
 
 _LEFT = ("SESSION_PARKED", "LEASE_LOST")
 _NEVER_WAS = ("SESSION_NOT_FOUND", "SESSION_CLOSED")
+_GONE = (*_NEVER_WAS, "SESSION_EXPIRED")
 
 
 class SequenceSessions:
@@ -85,14 +86,29 @@ class SequenceSessions:
                 sequence.opened(error)
             return
         ref, view = reply.result()
-        if view.applied and tries > 1:
+        if not view.applied:
+            self._bind(sequence, ref, partial(self._bound_new, sequence, spec, tries))
+        elif tries > 1:
             self._open_again(sequence, spec, tries, ref)
-            return
-        self._bind(sequence, ref, partial(self._bound_new, sequence))
+        else:
+            sequence.opened(_taken(sequence))
 
-    def _bound_new(self, sequence: Sequence, ref: SessionRef, tag: int, reply: Any) -> None:
+    def _bound_new(
+        self,
+        sequence: Sequence,
+        spec: OpenSpec,
+        tries: int,
+        ref: SessionRef,
+        tag: int,
+        reply: Future[SessionView],
+    ) -> None:
         error = _error_of(reply)
-        sequence.opened((ref, tag) if error is None else error)
+        if error is None:
+            sequence.opened((ref, tag))
+        elif error.reason in _LEFT and tries > 1:
+            self.open(sequence, spec, tries - 1)
+        else:
+            sequence.opened(error)
 
     def _open_again(
         self, sequence: Sequence, spec: OpenSpec, tries: int, ref: SessionRef | None
@@ -107,6 +123,8 @@ class SequenceSessions:
         def found(reply: Future[Place]) -> None:
             if (error := _error_of(reply)) is None:
                 close(*reply.result())
+            elif error.reason in _GONE:
+                self.open(sequence, spec, tries - 1)
             else:
                 sequence.opened(error)
 
@@ -226,6 +244,14 @@ def not_started(sequence: Sequence) -> CarouselError:
         "SEQUENCE_NOT_STARTED",
         f"inference request for sequence {sequence.sequence_id} to model '{sequence.model}' must "
         "specify the START flag on the first request of the sequence",
+        metadata={"session": sequence.session_id},
+    )
+
+
+def _taken(sequence: Sequence) -> CarouselError:
+    return CarouselError(
+        "SESSION_EXISTS",
+        f"session {sequence.session_id} is opened and stepped by others, again and again",
         metadata={"session": sequence.session_id},
     )
 
