@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     max_message_bytes: Annotated[int, Field(ge=1 << 12, le=1 << 30)] = _setting(
         4 << 20, "Greatest message; clients of grpc take 4 MiB unless told otherwise."
     )
-    max_streams: Count = _setting(1024, "Attach streams open at a time.")
+    max_streams: Count = _setting(1024, "Streams of sessions open at a time, of both protocols.")
     max_handles: Count = _setting(4096, "Sessions bound at a time on one stream.")
     triton: bool = _setting(True, "Serve NVIDIA Triton's gRPC protocol too, on the same port.")
     reflection: bool = _setting(True, "Describe the services to tools such as grpcurl.")

@@ -210,7 +210,13 @@ METRICS: dict[str, Declaration] = _registry(
         "refusals",
         ("reason",),
     ),
-    Declaration("carousel_attach_streams", _G, Owner.WIRE, "Attach streams open now.", "streams"),
+    Declaration(
+        "carousel_attach_streams",
+        _G,
+        Owner.WIRE,
+        "Streams of sessions open now: Attach, and those of Triton's protocol.",
+        "streams",
+    ),
     Declaration(
         "carousel_event_loop_lag_seconds",
         _H,

@@ -23,7 +23,7 @@ class WireOptions:
         host: address to listen on.
         port: 0 takes a free one.
         max_message_bytes: greatest request, and greatest reply that an Attach stream sends.
-        max_streams: Attach streams open at a time.
+        max_streams: streams open at a time, of both protocols.
         max_handles: sessions bound at a time on one stream.
         max_calls: calls of any kind running at a time; a last resort behind the typed limits.
         max_idle_ttl_s: the most idle time that a session may ask for.
