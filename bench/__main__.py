@@ -23,6 +23,7 @@ from . import (
     durability,
     footprint,
     generation,
+    incumbent,
     invariance,
     machine,
     models,
@@ -99,6 +100,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "footprint": (footprint.workloads, footprint.ratios),
     "blocks": (blocks.workloads, blocks.ratios),
     "generation": (generation.workloads, generation.ratios),
+    "triton": (incumbent.workloads, incumbent.ratios),
 }
 
 

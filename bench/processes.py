@@ -83,6 +83,13 @@ def echo_server() -> Iterator[str]:
 
 
 @contextmanager
+def triton_echo(about: str) -> Iterator[str]:
+    """The echo of Triton's messages; `about` knows the model that it pretends to have."""
+    with _process("bench.triton.echo", about) as (_, address):
+        yield address
+
+
+@contextmanager
 def _process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Starts a module that prints one JSON line with its port when it is ready."""
     process = subprocess.Popen(

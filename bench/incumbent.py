@@ -1,0 +1,99 @@
+"""(a) Beside Triton: the same LSTM, the same load generator, the same cores, alternately.
+
+Carousel's Triton door, Triton itself, and the same messages echoed by Python's gRPC without a model (N1),
+each under perf_analyzer; then blocks of 64 rows through `carousel.v1`, which Triton has nothing like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from . import models, processes, served
+from .figures import Measured, Workload
+from .models import STEPPED, WIDTH
+from .report import Summary
+from .triton import Load, LoadResult, TritonServer, missing, run_load, unpacked
+
+IN_FLIGHT = (1, 64, 256)
+BLOCKS = "carousel: blocks of 64 rows"
+
+
+def workloads(
+    options: argparse.Namespace,
+    device: str,
+    folder: Path,
+    stack: ExitStack,
+    runner: asyncio.Runner,
+) -> Sequence[Workload]:
+    """Each number in flight on all three, one after the other; nothing where Triton cannot run."""
+    parts = unpacked()
+    if reason := missing(parts):
+        sys.exit(f"bench triton: SKIPPED: {reason}")
+    packages = models.make(folder / "models", options.dtype)
+    address = stack.enter_context(processes.carousel_server(packages, device))
+    echo = stack.enter_context(processes.triton_echo(address))
+    triton = stack.enter_context(TritonServer(parts, packages / STEPPED, folder / "triton"))
+
+    def stepped(measure: Callable[[Load], LoadResult], load: Load) -> Callable[[], Measured]:
+        def measured() -> Measured:
+            before, result = triton.crashes, measure(load)
+            crashes = (
+                {"crashes": float(triton.crashes - before)} if measure == triton.measure else {}
+            )
+            return {
+                "steps_per_s": result.steps_per_s,
+                "p50_ms": result.p50_ms,
+                "p99_ms": result.p99_ms,
+                **crashes,
+            }
+
+        return measured
+
+    servers: dict[str, Callable[[Load], LoadResult]] = {
+        "carousel": lambda load: run_load(parts, address, load),
+        "triton": triton.measure,
+        "echo": lambda load: run_load(parts, echo, load),
+    }
+    work = [
+        Workload(_name(who, count), stepped(measure, _load(count, options.seconds)))
+        for count in IN_FLIGHT
+        for who, measure in servers.items()
+    ]
+    blocks = Workload(BLOCKS, lambda: runner.run(served.blocks(address, 1, options.seconds)))
+    return [*work, blocks]
+
+
+def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
+    """Ours over Triton's and over the echo's."""
+
+    def of(who: str, count: int, quantity: str) -> float:
+        return figures[_name(who, count)][quantity]["median"]
+
+    for count in IN_FLIGHT:
+        for quantity, word in (
+            ("steps_per_s", "steps per second"),
+            ("p50_ms", "p50"),
+            ("p99_ms", "p99"),
+        ):
+            ratio = of("carousel", count, quantity) / of("triton", count, quantity)
+            yield f"{count} in flight: Carousel over Triton ({word})", ratio
+        ratio = of("carousel", count, "steps_per_s") / of("echo", count, "steps_per_s")
+        yield f"{count} in flight: Carousel over the echo (steps per second)", ratio
+    best = max(of("triton", count, "steps_per_s") for count in IN_FLIGHT)
+    yield (
+        "blocks of 64 rows over Triton's best (steps per second)",
+        (figures[BLOCKS]["steps_per_s"]["median"] / best),
+    )
+
+
+def _load(count: int, seconds: float) -> Load:
+    return Load(STEPPED, WIDTH, concurrency=count, seconds=seconds)
+
+
+def _name(who: str, count: int) -> str:
+    return f"{who}: {count} in flight"
