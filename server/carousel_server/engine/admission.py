@@ -119,14 +119,14 @@ class Admission:
         data = blocks[0][0].inputs if len(blocks) == 1 else b"".join(b.inputs for b, _ in blocks)
         return _Rows(
             senders=[block.sink for block, _ in blocks],
-            sender=np.repeat(np.arange(len(blocks)), sizes),
+            sender=_spread(range(len(blocks)), sizes),
             tags=np.asarray([tag for block, _ in blocks for tag in block.tags], np.int64),
             rows=refs[:, 0],
             generations=refs[:, 1],
             first_seqs=np.asarray([s for block, _ in blocks for s in block.first_seqs], np.int64),
             acks=np.asarray(acks, np.int64),
-            arrived_s=np.repeat([arrived for _, arrived in blocks], sizes),
-            deadline_s=np.repeat([block.deadline_s for block, _ in blocks], sizes),
+            arrived_s=_spread([arrived for _, arrived in blocks], sizes),
+            deadline_s=_spread([block.deadline_s for block, _ in blocks], sizes),
             inputs=np.frombuffer(data, np.uint8).reshape(
                 len(refs), blocks[0][0].steps, self._model.input_row_bytes
             ),
@@ -262,6 +262,11 @@ class Admission:
         cut = first - int(new.first_seqs[0])
         inputs = np.ascontiguousarray(new.inputs[:, cut:])
         return replace(new, first_seqs=new.first_seqs + cut, inputs=inputs)
+
+
+def _spread(values: Sequence[float], sizes: Sequence[int]) -> np.ndarray:
+    """Each block's value for each of its rows."""
+    return np.full(sizes[0], values[0]) if len(sizes) == 1 else np.repeat(values, sizes)
 
 
 def _block_of(new: _Rows, sink: StepSink) -> StepBlock:

@@ -56,8 +56,8 @@ class Stepping:
         """The batch of this tick: up to the first step of each row whose deadline has passed."""
         rows = self._table.ready.where(self._table.pending)
         batch = self._scheduler.select(rows, self._ledger.limited(rows, now))
-        if batch is None:
-            return None
+        if batch is None or not self._window.timed[batch.rows].any():
+            return batch
         firsts = self._table.applied[batch.rows] + 1
         late = self._window.deadline_s(batch.rows, firsts, batch.steps) <= now
         late[self._table.generating[batch.rows]] = False

@@ -6,9 +6,14 @@ import numpy as np
 
 from carousel_server.core.types import Int64s
 
+_FEW = 64
+
 
 class RowSet:
-    """A set of rows; adding is exact, leaving happens when it is looked through."""
+    """A set of rows; adding is exact, leaving happens later, when most rows have nothing any more.
+
+    So a crowd that always steps together is not taken out and put back at every tick.
+    """
 
     def __init__(self, slots: int) -> None:
         self._has = np.zeros(slots, np.bool_)
@@ -28,12 +33,15 @@ class RowSet:
             self.add(np.asarray([row]))
 
     def where(self, column: np.ndarray, empty: float = 0) -> Int64s:
-        """Its rows whose entry of `column` [slots] is not `empty`, ascending; the others leave."""
-        there = column[self._rows] != empty
-        if not there.all():
-            self._has[self._rows[~there]] = False
-            self._rows = self._rows[there]
-        return self._rows
+        """Its rows whose entry of `column` [slots] is not `empty`, ascending; the others may leave."""
+        rows, there = self._rows, column[self._rows] != empty
+        if there.all():
+            return rows
+        live: Int64s = rows[there]
+        if len(rows) > _FEW and 4 * len(live) < len(rows):
+            self._has[rows[~there]] = False
+            self._rows = live
+        return live
 
     def __contains__(self, row: int) -> bool:
         return bool(self._has[row])

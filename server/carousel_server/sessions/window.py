@@ -26,6 +26,8 @@ class Window:
         # float64[slots, steps]: monotonic instants of arrival, and until when each step may start.
         self._arrived_s = np.zeros((slots, steps), np.float64)
         self._deadline_s = np.zeros((slots, steps), np.float64)
+        # bool[slots]: rows that have had a step with a deadline; without one nobody need look.
+        self.timed = np.zeros(slots, np.bool_)
 
     @staticmethod
     def fit(slots: int, steps: int, row_bytes: int, budget_bytes: int) -> int:
@@ -57,6 +59,7 @@ class Window:
         self._inputs[row, at] = inputs
         self._arrived_s[row, at] = arrived_s[:, None]
         self._deadline_s[row, at] = deadline_s[:, None]
+        self.timed[rows] |= deadline_s < np.inf
 
     def read_inputs(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray:
         """Inputs uint8[n, steps, row bytes], a copy."""
