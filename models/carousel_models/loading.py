@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import PackageError
+from .kernels import Kernel, Reference, choose
 from .model import RecurrentModel
 from .package import PROBE, TOKENIZER, WEIGHTS, package_file, read_manifest
 from .probe import check_probe
@@ -41,7 +42,11 @@ class CheckReport:
 
 
 def load(
-    path: Path | str, *, device: str | torch.device = "cpu", allow_custom: Collection[str] = ()
+    path: Path | str,
+    *,
+    device: str | torch.device = "cpu",
+    allow_custom: Collection[str] = (),
+    kernel: str = "auto",
 ) -> RecurrentModel:
     """Loads a package and proves it: files, shapes, fingerprint, then the probe's outputs.
 
@@ -50,11 +55,13 @@ def load(
         device: where the weights go.
         allow_custom: import names ("module:Class") of custom modules that may be imported. Importing
             runs their code, so this is the operator's decision, never the package's.
+        kernel: what computes steps: "reference", "cpu", or "auto" for the fastest there is.
 
     Raises:
         PackageError: the package is damaged, unknown or not allowed; says cause and fix.
+        KernelError: this machine cannot run the kernel.
     """
-    return _load(Path(path), torch.device(device), allow_custom)[0]
+    return _load(Path(path), torch.device(device), allow_custom, kernel)[0]
 
 
 def check(
@@ -63,7 +70,7 @@ def check(
     """Loads a package and reports what was found instead of raising."""
     path = Path(path)
     try:
-        model, error = _load(path, torch.device(device), allow_custom)
+        model, error = _load(path, torch.device(device), allow_custom, "auto")
     except PackageError as refused:
         return CheckReport(path, str(refused))
     return CheckReport(path, "", model.manifest, model.parameters, model.state_bytes, error)
@@ -75,21 +82,30 @@ def build(
     *,
     custom: nn.Module | None = None,
     tokenizer: Tokenizer | None = None,
+    kernel: Kernel | None = None,
 ) -> RecurrentModel:
-    """A model from parts in memory; the tensors are those of the package, all on one device."""
+    """A model from parts in memory; the tensors are those of the package, all on one device.
+
+    Steps are computed by the reference kernel unless another is given.
+    """
+    kernel = kernel or Reference()
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
     stack: RecurrentStack
     if manifest.custom is not None:
         assert custom is not None
         stack = CustomStack(manifest.custom, custom)
     else:
-        layers = (build_layer(number, spec, tensors) for number, spec in enumerate(manifest.stack))
+        # A stack that never steps needs no weights packed for it.
+        steps = kernel if manifest.causal else Reference()
+        layers = (build_layer(i, spec, tensors, steps) for i, spec in enumerate(manifest.stack))
         stack = Stack(tuple(layers), device)
-    return RecurrentModel(manifest, tensors, stack, device=device, tokenizer=tokenizer)
+    return RecurrentModel(
+        manifest, tensors, stack, device=device, tokenizer=tokenizer, kernel=kernel
+    )
 
 
 def _load(
-    package: Path, device: torch.device, allow_custom: Collection[str]
+    package: Path, device: torch.device, allow_custom: Collection[str], wanted: str
 ) -> tuple[RecurrentModel, float]:
     manifest = read_manifest(package)
     expected = expected_tensors(manifest)
@@ -111,7 +127,13 @@ def _load(
     if device.type == "cuda":
         # float32 means float32: cuDNN's recurrent kernels would round to TF32 by default.
         torch.backends.cudnn.allow_tf32 = False
-    model = build(manifest, tensors, custom=custom, tokenizer=_tokenizer(package, manifest))
+    model = build(
+        manifest,
+        tensors,
+        custom=custom,
+        tokenizer=_tokenizer(package, manifest),
+        kernel=choose(wanted, device),
+    )
     return model, check_probe(model, probe)
 
 

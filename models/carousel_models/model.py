@@ -1,17 +1,19 @@
-"""A loaded model: input, stack and head as pure functions on tensors. The `reference` kernel."""
+"""A loaded model: input, stack and head as pure functions on tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 
-from .cells import State, linear
+from .cells import State
+from .kernels import Kernel, Linear
 from .packing import Packing
-from .spec import Manifest, MlpHead, SelectArgmax, SelectTopK, TokensInput
+from .spec import Manifest, MlpHead, SelectArgmax, SelectTopK
 from .stack import RecurrentStack, StateSpec
 from .tensors import head_widths
 from .tokenizer import Tokenizer
@@ -28,6 +30,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+_POSITIONAL = {"sigmoid", "gelu", "silu"}
+"""Functions that torch computes otherwise at the end of a tensor, where no whole vector is left."""
+
+
 class RecurrentModel:
     """Weights on a device and what can be done with them. Holds no state of any session.
 
@@ -37,7 +43,8 @@ class RecurrentModel:
         manifest: the package's manifest.
         device: where the weights are.
         tokenizer: text to tokens and back, if the manifest names one.
-        stack: the recurrent part, for kernels that replace `step`.
+        stack: the recurrent part.
+        kernel: what computes its steps, and the linear layers around it.
         parameters: number of stored weights.
     """
 
@@ -49,14 +56,18 @@ class RecurrentModel:
         *,
         device: torch.device,
         tokenizer: Tokenizer | None,
+        kernel: Kernel,
     ) -> None:
         self.manifest = manifest
         self.device = device
         self.tokenizer = tokenizer
         self.stack = stack
+        self.kernel = kernel
         self.parameters = sum(tensor.numel() for tensor in tensors.values())
-        self._tensors = tensors
-        self._head_layers = len(head_widths(manifest))
+        self._embedding = tensors.get("embedding.weight")
+        linear = partial(_linear, kernel, tensors)
+        self._projection = linear("projection") if manifest.input.projection else None
+        self._head = [linear(f"head.{number}") for number in range(len(head_widths(manifest)))]
         self._normalization = _normalization(manifest, device)
 
     @property
@@ -99,6 +110,14 @@ class RecurrentModel:
         if isinstance(select, SelectArgmax):
             return (("index", torch.int32, ()),)
         return (("y", torch.float32, (self.manifest.output_width,)),)
+
+    @property
+    def batch_invariant(self) -> bool:
+        """True if the bits of a row's step and its output fields are the same in any batch."""
+        manifest = self.manifest
+        functions = {manifest.output.transform, getattr(manifest.head, "activation", "")}
+        built_in = manifest.custom is None
+        return built_in and self.kernel.batch_invariant and not functions & _POSITIONAL
 
     def initial_state(self, batch: int) -> State:
         """Zeros: one tensor [batch, *shape] per state spec."""
@@ -178,23 +197,24 @@ class RecurrentModel:
         return (raw,)
 
     def _enter(self, x: Tensor) -> Tensor:
-        if isinstance(self.manifest.input, TokensInput):
-            x = F.embedding(x, self._tensors["embedding.weight"]).float()
+        if self._embedding is not None:
+            x = F.embedding(x, self._embedding).float()
         elif self._normalization is not None:
             mean, std = self._normalization
             x = (x - mean) / std
-        return self._linear("projection", x) if self.manifest.input.projection else x
+        return x if self._projection is None else self._projection(x)
 
     def _leave(self, y: Tensor) -> Tensor:
         head = self.manifest.head
-        for number in range(self._head_layers):
-            y = self._linear(f"head.{number}", y)
-            if isinstance(head, MlpHead) and number < self._head_layers - 1:
+        for number, linear in enumerate(self._head, start=1):
+            y = linear(y)
+            if isinstance(head, MlpHead) and number < len(self._head):
                 y = _ACTIVATIONS[head.activation](y)
         return y
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return linear(x, self._tensors[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
+
+def _linear(kernel: Kernel, tensors: Mapping[str, Tensor], name: str) -> Linear:
+    return kernel.linear(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
 
 
 def _normalization(manifest: Manifest, device: torch.device) -> tuple[Tensor, Tensor] | None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that every torch r
 from torch.nn.utils.rnn import PackedSequence
 
 from .cells import CELLS, State, Weights, linear
+from .kernels import Kernel
 from .packing import Packing, loop
 from .spec import CustomSpec, LayerSpec
 from .tensors import directions
@@ -43,18 +44,22 @@ class Layer:
     """One recurrent layer, in one direction or both."""
 
     def __init__(
-        self, spec: LayerSpec, weights: tuple[Weights, ...], norm: tuple[Tensor, Tensor] | None
+        self,
+        spec: LayerSpec,
+        weights: tuple[Weights, ...],
+        norm: tuple[Tensor, Tensor] | None,
+        kernel: Kernel,
     ) -> None:
         self.spec = spec
         self.weights = weights
         self._norm = norm
         self._cell = CELLS[spec.cell]
+        self._step = kernel.layer(spec, weights[0])
         self._fused = _fused(spec, weights)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step forward in time."""
-        weights = self.weights[0]
-        y, state = self._cell(linear(x, weights.ih, weights.bias_ih), state, weights)
+        y, state = self._step(x, state)
         return self._finish(x, y), state
 
     def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
@@ -191,8 +196,10 @@ class CustomStack:
             )
 
 
-def build_layer(number: int, spec: LayerSpec, tensors: Mapping[str, Tensor]) -> Layer:
-    """A layer from the tensors of a package."""
+def build_layer(
+    number: int, spec: LayerSpec, tensors: Mapping[str, Tensor], kernel: Kernel
+) -> Layer:
+    """A layer from the tensors of a package, stepped by a kernel."""
     prefix = f"stack.{number}"
     weights = tuple(
         Weights(
@@ -209,7 +216,7 @@ def build_layer(number: int, spec: LayerSpec, tensors: Mapping[str, Tensor]) -> 
         if spec.layer_norm
         else None
     )
-    return Layer(spec, weights, norm)
+    return Layer(spec, weights, norm, kernel)
 
 
 def _fused(spec: LayerSpec, weights: tuple[Weights, ...]) -> nn.RNNBase | None:

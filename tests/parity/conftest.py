@@ -12,6 +12,8 @@ import torch
 
 from carousel_models import Manifest, RecurrentModel
 from carousel_models.creating import random_tensors
+from carousel_models.errors import KernelError
+from carousel_models.kernels import choose
 from carousel_models.spec import FeaturesInput, TokensInput
 from carousel_models.writing import write
 
@@ -20,6 +22,18 @@ MakePackage = Callable[..., Path]
 # Greatest |difference| / (1 + |reference|). float32: a few hundred roundings of 6e-8. bfloat16: its
 # matrix products round both operands to 8 bits (4e-3), a few times per output.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
+
+
+def _kernels() -> list[str]:
+    """The kernels that this machine can run; tests/parity/test_kernels.py says why one is missing."""
+    try:
+        choose("cpu", torch.device("cpu"))
+    except KernelError:
+        return ["reference"]
+    return ["reference", "cpu"]
+
+
+KERNELS = _kernels()
 
 
 @pytest.fixture
@@ -67,6 +81,7 @@ def difference(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> f
 
 
 __all__ = [
+    "KERNELS",
     "TOLERANCE",
     "MakePackage",
     "difference",

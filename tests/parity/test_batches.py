@@ -13,6 +13,7 @@ import carousel_models
 from carousel_server.core.ports import Generate, StepBlock
 from carousel_server.core.types import GenerateSpec, SamplingSpec
 from tests.parity import reference
+from tests.parity.conftest import KERNELS
 from tests.unit.engine.fakes import RecordingSink, RecordingTokens, Rig
 
 WIDTH, OUTPUT, STEPS = 5, 3, 12
@@ -39,10 +40,16 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Packages:
 
 
 def serve(
-    path: Path, inputs: np.ndarray, *, busy: bool, strict: bool, device: str = "cpu"
+    path: Path,
+    inputs: np.ndarray,
+    *,
+    busy: bool,
+    strict: bool,
+    device: str = "cpu",
+    kernel: str = "auto",
 ) -> np.ndarray:
     """Outputs of sequences float32[n, steps, width]; `busy` mixes chunk sizes, joins and leaves."""
-    model = carousel_models.load(path, device=device)
+    model = carousel_models.load(path, device=device, kernel=kernel)
     rig = Rig(model, strict=strict, slots=32, max_batch=16, window_steps=32)
     sink = RecordingSink()
     rng = np.random.default_rng(1)
@@ -73,22 +80,28 @@ def sequences(n: int) -> np.ndarray:
 CELLS = ["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_served_steps_follow_the_equations(package: Packages, cell: str, dtype: str) -> None:
+def test_served_steps_follow_the_equations(
+    package: Packages, cell: str, dtype: str, kernel: str
+) -> None:
     path, x = package(cell=cell, dtype=dtype), sequences(10)
     expected = np.stack([reference.run(path, row)["y"] for row in x])
-    served = serve(path, x, busy=True, strict=False)
+    served = serve(path, x, busy=True, strict=False, kernel=kernel)
     np.testing.assert_allclose(served, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_strict_bits_do_not_depend_on_the_batch(package: Packages, cell: str, dtype: str) -> None:
+def test_strict_bits_do_not_depend_on_the_batch(
+    package: Packages, cell: str, dtype: str, kernel: str
+) -> None:
     path, x = package(cell=cell, dtype=dtype), sequences(10)
-    busy = serve(path, x, busy=True, strict=True)
+    busy = serve(path, x, busy=True, strict=True, kernel=kernel)
     for tag in (0, 7):
-        alone = serve(path, x[tag : tag + 1], busy=False, strict=True)
+        alone = serve(path, x[tag : tag + 1], busy=False, strict=True, kernel=kernel)
         assert alone[0].tobytes() == busy[tag].tobytes()
 
 

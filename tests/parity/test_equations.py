@@ -26,6 +26,7 @@ from carousel_models.spec import (
 )
 from tests.parity import reference
 from tests.parity.conftest import (
+    KERNELS,
     TOLERANCE,
     MakePackage,
     difference,
@@ -40,14 +41,15 @@ STEPS = 12
 
 
 def assert_equals_equations(package: Any) -> None:
-    model = load(package)
-    x = random_input(model.manifest, STEPS)
-    expected = reference.run_raw(package, x)
-    assert np.abs(expected).max() > 1e-3  # otherwise nothing was compared
-    tolerance = TOLERANCE[model.manifest.dtype]
-    assert difference(run_whole(model, x), expected) <= tolerance
-    if model.causal:
-        assert difference(run_steps(model, x), expected) <= tolerance
+    for kernel in KERNELS:
+        model = load(package, kernel=kernel)
+        x = random_input(model.manifest, STEPS)
+        expected = reference.run_raw(package, x)
+        assert np.abs(expected).max() > 1e-3  # otherwise nothing was compared
+        tolerance = TOLERANCE[model.manifest.dtype]
+        assert difference(run_whole(model, x), expected) <= tolerance
+        if model.causal:
+            assert difference(run_steps(model, x), expected) <= tolerance
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

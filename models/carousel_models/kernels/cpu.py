@@ -1,0 +1,84 @@
+"""The `cpu` kernel: packed weights, product and gates of a layer in one call of the native library."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from carousel_models.cells import State, Weights
+from carousel_models.spec import LayerSpec
+
+from .interface import Linear, Step
+from .library import Library, NativeLayer
+
+
+class Cpu:
+    """Layers of the native library; the textbook's GRU and projections are composed of two."""
+
+    batch_invariant = True
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self.name = f"native-{library.name}"
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """A packed matrix; see `Kernel.linear`."""
+        nothing = weight.new_empty(len(weight), 0)
+        layer = NativeLayer(self._library, "linear", Weights(weight, nothing, bias, None))
+        return partial(_linear, layer)
+
+    def layer(self, spec: LayerSpec, weights: Weights) -> Step:
+        """Packed weights; see `Kernel.layer`."""
+        if spec.cell == "gru_reset_before":
+            return self._reset_before(weights)
+        layer = NativeLayer(self._library, spec.cell, weights)
+        if spec.cell != "lstm":
+            return partial(_step_h, layer)
+        if weights.hr is None:
+            return partial(_step_lstm, layer)
+        return partial(_step_projected, layer, self.linear(weights.hr, None))
+
+    def _reset_before(self, w: Weights) -> Step:
+        """Its gates are a layer of σ, its candidate is that of an rnn whose state is r∘h."""
+        two = 2 * w.hh.shape[1]
+        gates = NativeLayer(self._library, "sigmoid", _rows(w, slice(None, two)))
+        candidate = NativeLayer(self._library, "rnn_tanh", _rows(w, slice(two, None)))
+        return partial(_step_reset_before, gates, candidate)
+
+
+def _rows(w: Weights, rows: slice) -> Weights:
+    return Weights(*(None if tensor is None else tensor[rows] for tensor in w[:4]))  # type: ignore[arg-type]
+
+
+def _step_reset_before(
+    gates: NativeLayer, candidate: NativeLayer, x: Tensor, state: State
+) -> tuple[Tensor, State]:
+    (h,) = state
+    r, z = gates.step(x, h)[0].chunk(2, dim=-1)
+    (n,) = candidate.step(x, r * h)
+    h = (1 - z) * h + z * n
+    return h, (h,)
+
+
+def _linear(layer: NativeLayer, x: Tensor) -> Tensor:
+    rows = layer.step(x.reshape(-1, layer.inputs))[0]
+    return rows.view(*x.shape[:-1], layer.units)
+
+
+def _step_h(layer: NativeLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
+    after = layer.step(x, state[0])
+    return after[0], after
+
+
+def _step_lstm(layer: NativeLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
+    after = layer.step(x, *state)
+    return after[0], after
+
+
+def _step_projected(
+    layer: NativeLayer, project: Linear, x: Tensor, state: State
+) -> tuple[Tensor, State]:
+    unprojected, c = layer.step(x, *state)
+    h = project(unprojected)
+    return h, (h, c)

@@ -1,0 +1,35 @@
+"""What a kernel offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from carousel_models.cells import State, Weights
+from carousel_models.spec import LayerSpec
+
+Linear = Callable[[Tensor], Tensor]
+"""float32[B, in] → float32[B, out]."""
+
+Step = Callable[[Tensor, State], tuple[Tensor, State]]
+"""x float32[B, in] and state [B, width] each → y float32[B, out] and the new state, in fresh tensors."""
+
+
+class Kernel(Protocol):
+    """Computes linear layers and steps of recurrent layers. Immutable; any thread may use it."""
+
+    @property
+    def name(self) -> str:
+        """What its rounding depends on."""
+
+    @property
+    def batch_invariant(self) -> bool:
+        """True if a row's bits are the same in any batch, whatever its size."""
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """W x + b with weight [out, in]: operands rounded to the weight's type, the rest in float32."""
+
+    def layer(self, spec: LayerSpec, weights: Weights) -> Step:
+        """The forward direction's step, before residual and norm."""

@@ -1,0 +1,160 @@
+"""The native library, loaded and checked: its layers pack their weights once and step rows at an address."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
+
+from carousel_models.cells import CELLS, Weights
+from carousel_models.errors import KernelError
+
+from .compiling import level, library_file
+
+CELLS_NATIVE = ("linear", "sigmoid", "rnn_tanh", "rnn_relu", "lstm", "gru")
+"""In the order of the library's enum. The first two have no cell: W·[h, x] + b, and σ of it."""
+
+_GATES = {"lstm": 4, "gru": 3}
+
+
+class _Layer(ctypes.Structure):
+    """`struct Layer` of layer.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("cell", "bf16", "inputs", "recurrent", "units")),
+        ("weights", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    ]
+
+
+class Library:
+    """The functions of a library file."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.name = name
+        functions = ctypes.CDLL(path)
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self.weight_bytes = functions.carousel_weight_bytes
+        self.bias_bytes = functions.carousel_bias_bytes
+        for function in (self.weight_bytes, self.bias_bytes):
+            function.argtypes, function.restype = [pointer], number
+        self.pack = functions.carousel_pack
+        self.pack.argtypes, self.pack.restype = [pointer] * 5, None
+        self.step = functions.carousel_step
+        self.step.argtypes = [pointer, number, *[pointer] * 5, number]
+
+
+class NativeLayer:
+    """One layer's packed weights. Immutable; any thread may step it.
+
+    Args:
+        library: the library.
+        cell: one of CELLS_NATIVE.
+        weights: as in `cells`; for "linear" with an `hh` of no columns.
+    """
+
+    def __init__(self, library: Library, cell: str, weights: Weights) -> None:
+        gates = _GATES.get(cell, 1)
+        self.inputs, self.recurrent = weights.ih.shape[1], weights.hh.shape[1]
+        self.units = len(weights.ih) // gates
+        self._run = library.step
+        bf16 = weights.ih.dtype == torch.bfloat16
+        layer = _Layer(
+            CELLS_NATIVE.index(cell), bf16, self.inputs, self.recurrent, self.units, None, None
+        )
+        self._layer = layer
+        self._address = address = ctypes.addressof(layer)
+        # torch's memory begins at a multiple of 64 bytes, as the library wants.
+        self._weights = torch.empty(library.weight_bytes(address), dtype=torch.uint8)
+        self._bias = torch.empty(library.bias_bytes(address), dtype=torch.uint8)
+        layer.weights, layer.bias = self._weights.data_ptr(), self._bias.data_ptr()
+        assert layer.weights % 64 == layer.bias % 64 == 0
+        given = [_plain(t) for t in (weights.ih, weights.hh, weights.bias_ih, weights.bias_hh)]
+        library.pack(address, *(_address(tensor) for tensor in given))
+
+    def step(
+        self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Takes x float32[B, inputs], h [B, recurrent], c [B, units] → h, or h and c, [B, units] each."""
+        n = len(x)
+        x = self._checked(x, (n, self.inputs))
+        out = x.new_empty(n, self.units)
+        after = None
+        if h is not None:
+            h = self._checked(h, (n, self.recurrent))
+        if c is not None:
+            c = self._checked(c, (n, self.units))
+            after = torch.empty_like(out)
+        failed = self._run(
+            *(self._address, n, x.data_ptr(), _address(h), _address(c)),
+            *(out.data_ptr(), _address(after), torch.get_num_threads()),
+        )
+        if failed:
+            raise MemoryError("the native kernel found no memory for its sums")
+        return (out,) if after is None else (out, after)
+
+    def _checked(self, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+        """What the library reads by address must be what it takes it for."""
+        assert tensor.shape == shape, f"{tuple(tensor.shape)} instead of {shape}"
+        assert tensor.dtype == torch.float32
+        return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
+@functools.cache
+def load_library() -> Library:
+    """The library for this processor; compiled if need be, and checked.
+
+    Raises:
+        KernelError: there is none here, or it computes wrongly.
+    """
+    name = level()
+    path = library_file(name)
+    try:
+        found = Library(str(path), path.stem.removeprefix("carousel-"))
+    except OSError as error:
+        raise KernelError(f"{path} cannot be loaded: {error}") from error
+    for dtype in (torch.float32, torch.bfloat16):
+        for cell in CELLS_NATIVE:
+            _check(found, cell, dtype)
+    return found
+
+
+def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
+    """A few rows against the reference: a compiler or a processor may be wrong.
+
+    Weights and operands that bfloat16 can hold, so that float32 is the measure for both types.
+    """
+    random = torch.Generator().manual_seed(0)
+
+    def matrix(*shape: int) -> Tensor:
+        return (torch.rand(shape, generator=random) - 0.5).to(dtype).float()
+
+    rows, inputs, units = 5, 19, 21
+    gates = _GATES.get(cell, 1) * units
+    weights = Weights(matrix(gates, inputs), matrix(gates, units), matrix(gates), matrix(gates))
+    x, h, c = matrix(rows, inputs), matrix(rows, units), matrix(rows, units)
+    state = (h, c) if cell == "lstm" else (h,)
+    gates_x = F.linear(x, weights.ih, weights.bias_ih)
+    expected: tuple[Tensor, ...]
+    if cell in CELLS:
+        expected = CELLS[cell](gates_x, state, weights)[1]
+    else:
+        both = gates_x + F.linear(h, weights.hh, weights.bias_hh)
+        expected = (torch.sigmoid(both) if cell == "sigmoid" else both,)
+    typed = weights._replace(ih=weights.ih.to(dtype), hh=weights.hh.to(dtype))
+    for found, right in zip(
+        NativeLayer(library, cell, typed).step(x, *state), expected, strict=True
+    ):
+        if not torch.allclose(found, right, rtol=1e-5, atol=1e-5):
+            raise KernelError(f"the native kernel computes {cell} in {dtype} wrongly here")
+
+
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().float().contiguous()
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,31 @@
+"""The `reference` kernel: plain torch, on any device."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from carousel_models.cells import CELLS, CellStep, State, Weights, linear
+from carousel_models.spec import LayerSpec
+
+from .interface import Linear, Step
+
+
+class Reference:
+    """The equations as `cells` has them."""
+
+    name = "reference"
+    batch_invariant = False
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """Torch's own product; see `Kernel.linear`."""
+        return partial(linear, weight=weight, bias=bias)
+
+    def layer(self, spec: LayerSpec, weights: Weights) -> Step:
+        """The cell's step; see `Kernel.layer`."""
+        return partial(_step, CELLS[spec.cell], weights)
+
+
+def _step(cell: CellStep, weights: Weights, x: Tensor, state: State) -> tuple[Tensor, State]:
+    return cell(linear(x, weights.ih, weights.bias_ih), state, weights)
