@@ -15,6 +15,8 @@ from functools import partial
 import torch
 
 from carousel_models import PackageError, RecurrentModel, discover, load
+from carousel_models.errors import KernelError
+from carousel_models.kernels import choose
 from carousel_server.activation import Activation
 from carousel_server.catalog import Catalog
 from carousel_server.config import ConfigError, Settings
@@ -141,7 +143,13 @@ def load_models(settings: Settings, device: str) -> list[RecurrentModel]:
 
     Raises:
         PackageError: a package is refused, two have one name, or there is none.
+        ConfigError: this machine cannot run the kernel that is asked for.
     """
+    try:
+        kernel = choose(settings.kernel, torch.device(device))
+    except KernelError as error:
+        raise ConfigError(f"kernel={settings.kernel}: {error}\nset kernel=auto") from error
+    log.info("steps are computed by the kernel %s", kernel.name)
     packages = discover(settings.models)
     if not packages:
         raise PackageError(
@@ -149,7 +157,9 @@ def load_models(settings: Settings, device: str) -> list[RecurrentModel]:
         )
     models: dict[str, RecurrentModel] = {}
     for package in packages:
-        model = load(package, device=device, allow_custom=settings.allow_custom)
+        model = load(
+            package, device=device, allow_custom=settings.allow_custom, kernel=settings.kernel
+        )
         name = model.manifest.name
         if name in models:
             raise PackageError(f"{package}: another package is named {name!r}; rename one of them")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from carousel_models.kernels import Reference
 from carousel_models.spec import LayerSpec, Manifest, TokensInput
 
 DIGITS = 10
@@ -69,6 +70,8 @@ class FoldModel:
         )
         self.fingerprint = self.manifest.fingerprint
         self.device = torch.device("cpu")
+        self.kernel = Reference()
+        self.batch_invariant = False
         self.vocabulary = DIGITS
         self.generative = True
         self.causal = True

@@ -12,10 +12,13 @@ _SMALLEST = 4
 class Buckets:
     """The few sizes that batches run at: powers of two, with the midpoints between from 16 on, so
     padding costs at most half a batch and mostly less. In strict mode there is one, so that no row's
-    bits depend on who else is there.
+    bits depend on who else is there. If they never do (`invariant`), a batch is padded to nothing.
     """
 
-    def __init__(self, max_batch: int, *, strict: bool) -> None:
+    def __init__(self, max_batch: int, *, strict: bool, invariant: bool = False) -> None:
+        if invariant:
+            self.sizes = list(range(1, max_batch + 1))
+            return
         if strict:
             self.sizes = [max_batch]
             return

@@ -65,13 +65,14 @@ def _triton(tensor: NamedTensor | None) -> TritonTensor | None:
 
 def _execution_class(model: RecurrentModel, *, strict: bool) -> str:
     """What a step's rounding depends on: under the same class a step that runs again gives the same
-    bits, in strict mode always, else where its batch falls into a bucket of the same kind.
+    bits, always if the class is strict or invariant, else where its batch falls into a bucket of the
+    same kind.
     """
-    batches = "strict" if strict else "bucketed"
+    batches = "invariant" if model.batch_invariant else "strict" if strict else "bucketed"
     threads = torch.get_num_threads()
     return (
         f"{model.device.type} {model.manifest.dtype} torch-{torch.__version__} "
-        f"threads-{threads} {batches}"
+        f"threads-{threads} {model.kernel.name} {batches}"
     )
 
 

@@ -90,7 +90,8 @@ class Engine:
         self._inbox = Inbox(limits.inbox_commands, limits.inbox_bytes, limits.retry_after_s)
         delivery = Delivery(table, sinks)
         admission = Admission(view, table, slots, window, sinks, delivery, limits.retry_after_s)
-        runner = Runner(model, slab, Buckets(limits.max_batch, strict=strict))
+        buckets = Buckets(limits.max_batch, strict=strict, invariant=model.batch_invariant)
+        runner = Runner(model, slab, buckets)
         self._generations = generations = Generations(
             table, ledger, model.tokenizer, measured, generative=view.generative
         )

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from carousel_models import PackageError, create
+from carousel_models.errors import KernelError
 from carousel_server.assembly import assemble, choose_device, load_models, torch_threads
 from carousel_server.config import ConfigError, Settings
+from carousel_server.core.limits import EngineLimits
+from carousel_server.engine.describe import describe
 from carousel_server.server import wire_options
 
 
@@ -41,6 +44,30 @@ def test_two_packages_of_one_name_are_refused(tmp_path):
     create("twin", hidden=4, input="features:2", output=1, dir=tmp_path)
     with pytest.raises(PackageError, match="named 'twin'"):
         load_models(Settings(models=tmp_path), "cpu")
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+def test_the_kernel_is_in_the_execution_class(models_dir, kernel):
+    (model, *_) = load_models(Settings(models=models_dir, kernel=kernel), "cpu")
+    view = describe(model, EngineLimits(), strict=False)
+    assert f" {model.kernel.name} " in view.execution_class
+    assert view.execution_class.endswith("invariant" if model.batch_invariant else "bucketed")
+    if kernel == "reference":
+        assert model.kernel.name == "reference"
+        assert describe(model, EngineLimits(), strict=True).execution_class.endswith(" strict")
+
+
+def test_a_kernel_that_cannot_be_had_is_said(models_dir, monkeypatch):
+    def unavailable():
+        raise KernelError("there is no C++ compiler")
+
+    monkeypatch.setattr("carousel_models.kernels.load_library", unavailable)
+    with pytest.raises(
+        ConfigError, match=r"kernel=cpu: there is no C\+\+ compiler\nset kernel=auto"
+    ):
+        load_models(Settings(models=models_dir, kernel="cpu"), "cpu")
+    models = load_models(Settings(models=models_dir, kernel="auto"), "cpu")
+    assert {model.kernel.name for model in models} == {"reference"}
 
 
 def test_engines_run_until_they_are_stopped(models_dir):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from carousel_models.kernels import Reference
 from carousel_models.spec import FeaturesInput, LayerSpec, Manifest, TokensInput
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
@@ -57,6 +58,8 @@ class RunningSum:
         )
         self.fingerprint = self.manifest.fingerprint
         self.device = torch.device("cpu")
+        self.kernel = Reference()
+        self.batch_invariant = False
         self.vocabulary = VOCABULARY if tokens else 0
         self.generative = tokens
         self.causal = causal

@@ -66,3 +66,9 @@ def test_buckets_waste_at_most_half_and_hold_every_size() -> None:
 @pytest.mark.parametrize("rows", [1, 7, 32])
 def test_strict_has_one_bucket(rows: int) -> None:
     assert Buckets(32, strict=True).of(rows) == 32
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_where_bits_never_depend_on_the_batch_nothing_is_padded(strict: bool) -> None:
+    buckets = Buckets(32, strict=strict, invariant=True)
+    assert [buckets.of(rows) for rows in range(1, 33)] == list(range(1, 33))
