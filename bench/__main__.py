@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,15 @@ from . import (
 )
 from .figures import Figures, Workload
 from .report import Ratios, foundation_ratios, page
+from .step import figure as step
+from .step import others
 
 RESULTS = Path(__file__).parent / "results"
 
-Measures = Callable[[argparse.Namespace, str, Path, ExitStack, asyncio.Runner], Sequence[Workload]]
+Groups = Iterable[Sequence[Workload]]
+"""Workloads that are measured in turns, group after group."""
+
+Measures = Callable[[argparse.Namespace, str, Path, ExitStack, asyncio.Runner], Groups]
 
 
 def main() -> int:
@@ -53,8 +58,8 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
-        work = measures(options, device, folder, stack, runner)
-        figures.take(work, options.rounds, lambda line: print(line, file=sys.stderr))
+        for group in measures(options, device, folder, stack, runner):
+            figures.take(group, options.rounds, lambda line: print(line, file=sys.stderr))
     report["figures"] = figures.summary()
     if options.figure == "foundation":
         report["bits"] = invariance.classes(device)
@@ -74,18 +79,33 @@ def _foundation(
     folder: Path,
     stack: ExitStack,
     runner: asyncio.Runner,
-) -> Sequence[Workload]:
+) -> Groups:
     """What the parts cost: the model's step, the engine around it, gRPC around both, and an echo."""
     seconds = options.seconds
     models.make(folder, options.dtype)
     carousel_address = stack.enter_context(processes.carousel_server(folder, device))
     echo_address = stack.enter_context(processes.echo_server())
-    return [
+    yield [
         *bounds.workloads(folder, device, seconds),
         *served.step_workloads("echo", echo_address, runner.run, seconds),
         *served.step_workloads("carousel", carousel_address, runner.run, seconds),
         *served.generation_workloads(carousel_address, runner.run, seconds),
     ]
+
+
+def _step(
+    options: argparse.Namespace,
+    device: str,
+    folder: Path,
+    stack: ExitStack,
+    runner: asyncio.Runner,
+) -> Groups:
+    """The step of layers of many sizes, beside libraries and the machine's limits."""
+    yield from step.groups(options, stack.enter_context(others.start(options.peers_python)))
+
+
+def _one_group(workloads: Callable[..., Sequence[Workload]]) -> Measures:
+    return lambda *given: [workloads(*given)]
 
 
 def _no_ratios(_figures: Any) -> Iterator[tuple[str, float]]:
@@ -94,13 +114,14 @@ def _no_ratios(_figures: Any) -> Iterator[tuple[str, float]]:
 
 FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "foundation": (_foundation, foundation_ratios),
-    "durability": (durability.workloads, durability.ratios),
-    "parking": (parking.workloads, _no_ratios),
-    "crowded": (crowded.workloads, crowded.ratios),
-    "footprint": (footprint.workloads, footprint.ratios),
-    "blocks": (blocks.workloads, blocks.ratios),
-    "generation": (generation.workloads, generation.ratios),
-    "triton": (incumbent.workloads, incumbent.ratios),
+    "durability": (_one_group(durability.workloads), durability.ratios),
+    "step": (_step, step.ratios),
+    "parking": (_one_group(parking.workloads), _no_ratios),
+    "crowded": (_one_group(crowded.workloads), crowded.ratios),
+    "footprint": (_one_group(footprint.workloads), footprint.ratios),
+    "blocks": (_one_group(blocks.workloads), blocks.ratios),
+    "generation": (_one_group(generation.workloads), generation.ratios),
+    "triton": (_one_group(incumbent.workloads), incumbent.ratios),
 }
 
 
@@ -114,6 +135,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="torch threads for the bounds")
     parser.add_argument(
         "--sessions", type=int, default=100_000, help="open ones, for parking and crowded"
+    )
+    parser.add_argument("--cases", default="", help='of step, by words: "lstm,x256 ,float32"')
+    parser.add_argument("--layers", type=int, nargs="+", default=[1], help="of step: 1, 2 or both")
+    parser.add_argument("--compiled", action="store_true", help="of step: torch.compile as well")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, help="interpreter with onnxruntime, openvino"
     )
     parser.add_argument("--out", type=Path, help="JSON file; default bench/results/…")
     return parser.parse_args()

@@ -1,0 +1,1 @@
+"""The engine's step alone and on the slab, beside libraries and the machine's limits: D1, D2, D4, D5."""
