@@ -51,13 +51,13 @@ def _alone(case: Case, model: RecurrentModel) -> Run:
 
 def _on_slab(case: Case, model: RecurrentModel) -> Run:
     slots = min(1 << 16, _SLAB_BYTES // model.state_bytes)
-    slab = Slab(model.state_specs, slots, torch.device("cpu"))
+    slab = Slab(model.state_specs, slots, torch.device("cpu"), model.kernel)
     x = torch.randn(case.batch, case.hidden)
     draws = cycle([torch.randperm(slots)[: case.batch] for _ in range(_DRAWS)])
 
     def run() -> None:
         rows = next(draws)
-        _, state = model.step(x, slab.gather(rows))
+        _, state = model.step(x, slab.tensors, rows)
         slab.scatter(rows, state)
 
     return run

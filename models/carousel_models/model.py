@@ -68,6 +68,7 @@ class RecurrentModel:
         linear = partial(_linear, kernel, tensors)
         self._projection = linear("projection") if manifest.input.projection else None
         self._head = [linear(f"head.{number}") for number in range(len(head_widths(manifest)))]
+        self._causal = manifest.causal
         self._normalization = _normalization(manifest, device)
 
     @property
@@ -78,7 +79,7 @@ class RecurrentModel:
     @property
     def causal(self) -> bool:
         """True if sessions can stream through it."""
-        return self.manifest.causal
+        return self._causal
 
     @property
     def generative(self) -> bool:
@@ -126,12 +127,14 @@ class RecurrentModel:
             for spec in self.state_specs
         )
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One step of a batch.
 
         Args:
             x: float32[B, features], or int64[B] tokens, each in 0 … vocabulary−1.
             state: one tensor [B, *shape] per state spec; not changed.
+            slots: int64[B]; then the state's tensors are [slots, *shape], and row i's state is in row
+                slots[i] of each.
 
         Returns:
             raw float32[B, W], the head's rows, and the new state.
@@ -144,7 +147,7 @@ class RecurrentModel:
                 f"model {self.manifest.name!r} is bidirectional: its outputs depend on later inputs, so "
                 "it cannot run step by step; give it whole sequences"
             )
-        y, state = self.stack.step(self._enter(x), state)
+        y, state = self.stack.step(self._enter(x), state, slots)
         return self._leave(y), state
 
     def sequence(

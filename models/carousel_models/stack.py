@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .cells import CELLS, State, Weights, linear
 from .kernels import Kernel
+from .kernels.reference import gather
 from .packing import Packing, loop
 from .spec import CustomSpec, LayerSpec
 from .tensors import directions
@@ -33,8 +35,11 @@ class RecurrentStack(Protocol):
     def state_specs(self) -> tuple[StateSpec, ...]:
         """The state of one session; empty if the stack is not causal."""
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Takes x float32[B, in], state [B, *shape] each → y float32[B, out] and the new state."""
+    def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
+        """Takes x float32[B, in], state [B, *shape] each → y float32[B, out] and the new state.
+
+        With `slots` int64[B], row i's state is row slots[i] of tensors [slots, *shape].
+        """
 
     def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
         """Packed rows float32[rows, in] → float32[rows, out] and the state after each sequence."""
@@ -57,9 +62,9 @@ class Layer:
         self._step = kernel.layer(spec, weights[0])
         self._fused = _fused(spec, weights)
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State, slots: Tensor | None) -> tuple[Tensor, State]:
         """One step forward in time."""
-        y, state = self._step(x, state)
+        y, state = self._step(x, state, slots)
         return self._finish(x, y), state
 
     def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
@@ -115,6 +120,8 @@ class Stack:
         self.layers = layers
         self._device = device
         self._causal = not any(layer.spec.bidirectional for layer in layers)
+        ends = list(accumulate((len(layer.spec.states) for layer in layers), initial=0))
+        self._parts = [slice(*bounds) for bounds in pairwise(ends)]
 
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:
@@ -127,11 +134,11 @@ class Stack:
             for name, width in layer.spec.states
         )
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One step of every layer."""
         new: list[Tensor] = []
         for layer, part in zip(self.layers, self._split(state), strict=True):
-            x, part_new = layer.step(x, part)
+            x, part_new = layer.step(x, part, slots)
             new.extend(part_new)
         return x, tuple(new)
 
@@ -145,12 +152,7 @@ class Stack:
         return rows, tuple(new) if self._causal else ()
 
     def _split(self, state: State) -> list[State]:
-        parts, start = [], 0
-        for layer in self.layers:
-            count = len(layer.spec.states)
-            parts.append(state[start : start + count])
-            start += count
-        return parts
+        return [state[part] for part in self._parts]
 
     def _zeros(self, batch: int) -> list[State]:
         return [
@@ -174,9 +176,9 @@ class CustomStack:
         """As declared in the manifest."""
         return self._specs
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One call of the module's `step`."""
-        y, new = self._module.step(x, state)  # type: ignore[operator]
+        y, new = self._module.step(x, gather(state, slots))  # type: ignore[operator]
         new = tuple(new)
         self._check(len(x), y, new)
         return y.float(), new

@@ -234,3 +234,46 @@ def test_what_cannot_stream_is_not_packed(kernel: Kernel) -> None:
     raw, _ = model.sequence(torch.randn(2, 5, WIDTH), torch.tensor([5, 3]))
     assert torch.isfinite(raw).all()
     assert model.kernel is kernel
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_states_are_read_where_they_stand(kernel: Kernel, cell: Any, dtype: str) -> None:
+    for chosen in (kernel, Reference()):
+        model = make_model(chosen, **everything(cell, dtype))
+        _, slab = inputs(model, 600)
+        slots = torch.randperm(600)[:280]
+        x, _ = inputs(model, 280)
+        before = [tensor.clone() for tensor in slab]
+        raw, after = model.step(x, slab, slots)
+        wanted, wanted_after = model.step(x, tuple(tensor[slots] for tensor in slab))
+        for found, right in zip((raw, *after), (wanted, *wanted_after), strict=True):
+            assert torch.equal(found, right)
+        assert all(torch.equal(a, b) for a, b in zip(before, slab, strict=True))
+
+
+def test_slots_outside_of_the_tensors_are_refused(kernel: Kernel) -> None:
+    model = make_model(kernel, stack=uniform_stack("lstm", 1, 21))
+    x, state = inputs(model, 4)
+    for bad in ([0, 1, 2, 4], [0, -1, 2, 3]):
+        with pytest.raises(IndexError, match="outside"):
+            model.step(x, state, torch.tensor(bad))
+        with pytest.raises(IndexError, match="outside"):
+            kernel.scatter(torch.tensor(bad), torch.zeros(4, 21), state[0])
+    with pytest.raises(AssertionError):
+        model.step(x, state, torch.tensor([0, 1]))
+    with pytest.raises(AssertionError):
+        model.step(x, state, torch.arange(4, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 5)], ids=str)
+def test_rows_are_scattered(kernel: Kernel, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    for chosen in (kernel, Reference()):
+        target = torch.arange(50).reshape(50, *[1] * len(shape)).expand(50, *shape).to(dtype)
+        target = target.contiguous()
+        slots, wanted = torch.randperm(50)[:20], target.clone()
+        source = torch.randint(100, (20, *shape)).to(dtype)
+        wanted[slots] = source
+        chosen.scatter(slots, source, target)
+        assert torch.equal(target, wanted)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from carousel_models.kernels import Reference
+from carousel_models.kernels.reference import gather
 from carousel_models.spec import LayerSpec, Manifest, TokensInput
 
 DIGITS = 10
@@ -86,9 +87,11 @@ class FoldModel:
         """Zeros."""
         return (torch.zeros(batch, 1),)
 
-    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(
+        self, x: Tensor, state: tuple[Tensor, ...], slots: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step of a batch; the numbers stay below 2^24, so float32 holds them exactly."""
-        before = state[0].numpy().astype(np.int64)
+        before = gather(state, slots)[0].numpy().astype(np.int64)
         after = (before * 31 + x.numpy()[:, None] + 1) % _MODULUS
         shown = (after + self.drift) // _PLACES % 4
         rows = torch.from_numpy(shown.astype(np.float32))

@@ -10,7 +10,8 @@ from carousel_models.cells import State, Weights
 from carousel_models.spec import LayerSpec
 
 from .interface import Linear, Step
-from .library import Library, NativeLayer
+from .library import Library, NativeLayer, check_outcome, check_slots
+from .reference import gather
 
 
 class Cpu:
@@ -39,6 +40,21 @@ class Cpu:
             return partial(_step_lstm, layer)
         return partial(_step_projected, layer, self.linear(weights.hr, None))
 
+    def scatter(self, slots: Tensor, source: Tensor, target: Tensor) -> None:
+        """Row after row by the library; see `Kernel.scatter`."""
+        n = source.shape[0]
+        assert source.shape[1:] == target.shape[1:]
+        assert source.dtype == target.dtype
+        assert target.is_contiguous()
+        check_slots(slots, n)
+        source = source.contiguous()
+        row_bytes = target.stride(0) * target.element_size()
+        outcome = self._library.scatter(
+            *(n, row_bytes, target.shape[0], slots.data_ptr()),
+            *(source.data_ptr(), target.data_ptr()),
+        )
+        check_outcome(outcome)
+
     def _reset_before(self, w: Weights) -> Step:
         """Its gates are a layer of σ, its candidate is that of an rnn whose state is r∘h."""
         two = 2 * w.hh.shape[1]
@@ -51,34 +67,42 @@ def _rows(w: Weights, rows: slice) -> Weights:
     return Weights(*(None if tensor is None else tensor[rows] for tensor in w[:4]))  # type: ignore[arg-type]
 
 
-def _step_reset_before(
-    gates: NativeLayer, candidate: NativeLayer, x: Tensor, state: State
-) -> tuple[Tensor, State]:
-    (h,) = state
-    r, z = gates.step(x, h)[0].chunk(2, dim=-1)
-    (n,) = candidate.step(x, r * h)
-    h = (1 - z) * h + z * n
-    return h, (h,)
-
-
 def _linear(layer: NativeLayer, x: Tensor) -> Tensor:
     rows = layer.step(x.reshape(-1, layer.inputs))[0]
     return rows.view(*x.shape[:-1], layer.units)
 
 
-def _step_h(layer: NativeLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
-    after = layer.step(x, state[0])
+def _step_h(
+    layer: NativeLayer, x: Tensor, state: State, slots: Tensor | None = None
+) -> tuple[Tensor, State]:
+    after = layer.step(x, state[0], None, slots)
     return after[0], after
 
 
-def _step_lstm(layer: NativeLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
-    after = layer.step(x, *state)
+def _step_lstm(
+    layer: NativeLayer, x: Tensor, state: State, slots: Tensor | None = None
+) -> tuple[Tensor, State]:
+    after = layer.step(x, state[0], state[1], slots)
     return after[0], after
 
 
 def _step_projected(
-    layer: NativeLayer, project: Linear, x: Tensor, state: State
+    layer: NativeLayer, project: Linear, x: Tensor, state: State, slots: Tensor | None = None
 ) -> tuple[Tensor, State]:
-    unprojected, c = layer.step(x, *state)
+    unprojected, c = layer.step(x, state[0], state[1], slots)
     h = project(unprojected)
     return h, (h, c)
+
+
+def _step_reset_before(
+    gates: NativeLayer,
+    candidate: NativeLayer,
+    x: Tensor,
+    state: State,
+    slots: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    (h,) = gather(state, slots)
+    r, z = gates.step(x, h)[0].chunk(2, dim=-1)
+    (n,) = candidate.step(x, r * h)
+    h = (1 - z) * h + z * n
+    return h, (h,)

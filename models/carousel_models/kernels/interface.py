@@ -13,8 +13,18 @@ from carousel_models.spec import LayerSpec
 Linear = Callable[[Tensor], Tensor]
 """float32[B, in] → float32[B, out]."""
 
-Step = Callable[[Tensor, State], tuple[Tensor, State]]
-"""x float32[B, in] and state [B, width] each → y float32[B, out] and the new state, in fresh tensors."""
+
+class Step(Protocol):
+    """One step of a layer."""
+
+    def __call__(
+        self, x: Tensor, state: State, slots: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Takes x float32[B, in] and state [B, width] each; gives y float32[B, out] and the new state.
+
+        With `slots` int64[B] the state is given in tensors of many rows, of which row slots[i] belongs to
+        row i. What is returned is fresh; nothing given is changed.
+        """
 
 
 class Kernel(Protocol):
@@ -33,3 +43,6 @@ class Kernel(Protocol):
 
     def layer(self, spec: LayerSpec, weights: Weights) -> Step:
         """The forward direction's step, before residual and norm."""
+
+    def scatter(self, slots: Tensor, source: Tensor, target: Tensor) -> None:
+        """Makes row i of `source` row slots[i] of `target`; both of one type, contiguous."""

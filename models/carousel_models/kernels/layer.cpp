@@ -11,6 +11,8 @@
 
 enum Cell { LINEAR, SIGMOID, RNN_TANH, RNN_RELU, LSTM, GRU };
 
+enum Outcome : int { DONE, NO_MEMORY, OUTSIDE };
+
 struct Layer {
   int64_t cell, bf16, inputs, recurrent, units;
   const void* weights;  // as carousel_pack leaves them: for each panel the input's part, then the state's
@@ -22,6 +24,8 @@ namespace {
 constexpr int64_t DEPTH = 128;         // rows of a panel that are worked on at a time: they fit the first cache
 constexpr int64_t BATCH = 256;         // rows of a batch likewise, for the second cache
 constexpr int64_t PRODUCTS = 1 << 19;  // multiplications that are worth a thread
+
+constexpr int64_t AHEAD = 8;           // rows between a scattered one and the one that is fetched meanwhile
 
 // Memory that a thread keeps from one step to the next.
 struct Buffer {
@@ -79,13 +83,13 @@ void pack_matrix(const Layer& l, const float* w, int64_t depth, int64_t panel, c
       }
 }
 
-// The operand, in blocks of as many rows as a tile has: [block][k][row].
-void pack_operand(const Layer& l, const float* x, int64_t n, int64_t depth, float* out) {
+// The operand, in blocks of as many rows as a tile has: [block][k][row]. `slots` tells which rows of x.
+void pack_operand(const Layer& l, const float* x, const int64_t* slots, int64_t n, int64_t depth, float* out) {
   int64_t rows = ACCUMULATORS / columns_of(l.cell), deepness = deep(l, depth);
   for (int64_t first = 0; first < n; first += rows) {
     int64_t block = n - first < rows ? n - first : rows;
     for (int64_t r = 0; r < block; r++) {
-      const float* from = x + (first + r) * depth;
+      const float* from = x + (slots ? slots[first + r] : first + r) * depth;
       float* to = out + first * deepness + r;
       if (!l.bf16) {
         for (int64_t k = 0; k < depth; k++) to[k * block] = from[k];
@@ -131,9 +135,16 @@ void accumulate(const Layer& l, int64_t n, int64_t depth, const float* a, const 
   }
 }
 
+bool within(const int64_t* slots, int64_t n, int64_t rows) {
+  bool good = true;
+  for (int64_t i = 0; i < n; i++) good &= slots[i] >= 0 && slots[i] < rows;
+  return good;
+}
+
 struct Rows {
   int64_t n;
-  const float *h, *c;  // as they were
+  const int64_t* slots;  // where each row's state stands in h and c; null for row after row
+  const float *h, *c;    // as they were
   float *h_out, *c_out;
 };
 
@@ -141,15 +152,15 @@ void apply_gates(const Layer& l, int64_t panel, const float* sums, const Rows& r
   int64_t first = panel * units_of(l.cell), units = l.units - first;
   for (int64_t row = 0; row < rows.n; row++) {
     const vec* s = (const vec*)(sums + row * WIDTH * LANES);
-    int64_t at = row * l.units + first;
+    int64_t at = row * l.units + first, was = rows.slots ? rows.slots[row] * l.units + first : at;
     if (l.cell == LSTM) {
-      vec cell = sigmoid(s[1]) * load(rows.c + at, units) + sigmoid(s[0]) * hyperbolic_tangent(s[2]);
+      vec cell = sigmoid(s[1]) * load(rows.c + was, units) + sigmoid(s[0]) * hyperbolic_tangent(s[2]);
       store(rows.c_out + at, cell, units);
       store(rows.h_out + at, sigmoid(s[3]) * hyperbolic_tangent(cell), units);
     } else if (l.cell == GRU) {
       vec r = sigmoid(s[0]), z = sigmoid(s[1]);
       vec candidate = hyperbolic_tangent(s[2] + r * s[3]);
-      store(rows.h_out + at, (1.0f - z) * candidate + z * load(rows.h + at, units), units);
+      store(rows.h_out + at, (1.0f - z) * candidate + z * load(rows.h + was, units), units);
     } else {
       for (int v = 0; v < WIDTH && v * LANES < units; v++) {
         vec y = s[v];
@@ -185,8 +196,8 @@ bool step_rows(const Layer& l, const float* x, const Rows& rows, int threads) {
   int64_t x_size = rows.n * deep(l, l.inputs), h_size = rows.n * deep(l, l.recurrent);
   float* a_x = operand_buffer.of(x_size + h_size);
   if (!a_x) return false;
-  pack_operand(l, x, rows.n, l.inputs, a_x);
-  if (l.recurrent) pack_operand(l, rows.h, rows.n, l.recurrent, a_x + x_size);
+  pack_operand(l, x, nullptr, rows.n, l.inputs, a_x);
+  if (l.recurrent) pack_operand(l, rows.h, rows.slots, rows.n, l.recurrent, a_x + x_size);
   int64_t panels = panels_of(l);
   bool good = true;
 #if defined(_OPENMP)
@@ -231,16 +242,33 @@ extern "C" void carousel_pack(const Layer* l, const float* w_x, const float* w_h
   }
 }
 
-// x [n, inputs], h [n, recurrent], c [n, units] -> h_out, c_out [n, units]. 0, or 1 if memory is short.
-extern "C" int carousel_step(const Layer* l, int64_t n, const float* x, const float* h, const float* c,
-                             float* h_out, float* c_out, int64_t threads) {
+// x [n, inputs], h [states, recurrent], c [states, units] -> h_out, c_out [n, units]; row i's state stands in
+// row slots[i] of h and c, or, without slots, in row i.
+extern "C" Outcome carousel_step(const Layer* l, int64_t n, const float* x, int64_t states, const int64_t* slots,
+                                 const float* h, const float* c, float* h_out, float* c_out, int64_t threads) {
+  if (slots && !within(slots, n, states)) return OUTSIDE;
   int64_t products = n * (l->inputs + l->recurrent) * l->units * (l->cell >= LSTM ? columns_of(l->cell) : 1);
   if (threads > 1 + products / PRODUCTS) threads = 1 + products / PRODUCTS;
   for (int64_t first = 0; first < n; first += BATCH) {
-    int64_t state = first * l->recurrent, units = first * l->units;
-    Rows rows{n - first < BATCH ? n - first : BATCH, h ? h + state : h, c ? c + units : c, h_out + units,
-              c_out ? c_out + units : c_out};
-    if (!step_rows(*l, x + first * l->inputs, rows, (int)threads)) return 1;
+    int64_t skip = slots ? 0 : first, out = first * l->units;
+    Rows rows{n - first < BATCH ? n - first : BATCH,
+              slots ? slots + first : slots,
+              h ? h + skip * l->recurrent : h,
+              c ? c + skip * l->units : c,
+              h_out + out,
+              c_out ? c_out + out : c_out};
+    if (!step_rows(*l, x + first * l->inputs, rows, (int)threads)) return NO_MEMORY;
   }
-  return 0;
+  return DONE;
+}
+
+// Row i of `from` becomes row slots[i] of `to`, which has `rows`.
+extern "C" Outcome carousel_scatter(int64_t n, int64_t row_bytes, int64_t rows, const int64_t* slots,
+                                    const char* from, char* to) {
+  if (!within(slots, n, rows)) return OUTSIDE;
+  for (int64_t i = 0; i < n; i++) {
+    if (i + AHEAD < n) __builtin_prefetch(to + slots[i + AHEAD] * row_bytes, 1);
+    memcpy(to + slots[i] * row_bytes, from + i * row_bytes, (size_t)row_bytes);
+  }
+  return DONE;
 }

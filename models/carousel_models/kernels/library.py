@@ -17,6 +17,8 @@ from .compiling import level, library_file
 CELLS_NATIVE = ("linear", "sigmoid", "rnn_tanh", "rnn_relu", "lstm", "gru")
 """In the order of the library's enum. The first two have no cell: W·[h, x] + b, and σ of it."""
 
+_NO_MEMORY, _OUTSIDE = 1, 2
+
 _GATES = {"lstm": 4, "gru": 3}
 
 
@@ -44,7 +46,9 @@ class Library:
         self.pack = functions.carousel_pack
         self.pack.argtypes, self.pack.restype = [pointer] * 5, None
         self.step = functions.carousel_step
-        self.step.argtypes = [pointer, number, *[pointer] * 5, number]
+        self.step.argtypes = [pointer, number, pointer, number, *[pointer] * 5, number]
+        self.scatter = functions.carousel_scatter
+        self.scatter.argtypes = [number, number, number, pointer, pointer, pointer]
 
 
 class NativeLayer:
@@ -76,31 +80,56 @@ class NativeLayer:
         library.pack(address, *(_address(tensor) for tensor in given))
 
     def step(
-        self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None
+        self,
+        x: Tensor,
+        h: Tensor | None = None,
+        c: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Takes x float32[B, inputs], h [B, recurrent], c [B, units] → h, or h and c, [B, units] each."""
-        n = len(x)
-        x = self._checked(x, (n, self.inputs))
-        out = x.new_empty(n, self.units)
-        after = None
+        """Takes x float32[B, inputs], h [B, recurrent], c [B, units] → h, or h and c, [B, units] each.
+
+        With `slots`, row i's state is row slots[i] of h and c.
+        """
+        n = states = x.shape[0]
+        x = _checked(x, (n, self.inputs))
+        if slots is not None and h is not None:
+            check_slots(slots, n)
+            states = h.shape[0]
         if h is not None:
-            h = self._checked(h, (n, self.recurrent))
+            h = _checked(h, (states, self.recurrent))
+        out = torch.empty(n, self.units)
+        after = None
         if c is not None:
-            c = self._checked(c, (n, self.units))
-            after = torch.empty_like(out)
-        failed = self._run(
-            *(self._address, n, x.data_ptr(), _address(h), _address(c)),
+            c = _checked(c, (states, self.units))
+            after = torch.empty(n, self.units)
+        outcome = self._run(
+            *(self._address, n, x.data_ptr(), states, _address(slots), _address(h), _address(c)),
             *(out.data_ptr(), _address(after), torch.get_num_threads()),
         )
-        if failed:
-            raise MemoryError("the native kernel found no memory for its sums")
+        check_outcome(outcome)
         return (out,) if after is None else (out, after)
 
-    def _checked(self, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-        """What the library reads by address must be what it takes it for."""
-        assert tensor.shape == shape, f"{tuple(tensor.shape)} instead of {shape}"
-        assert tensor.dtype == torch.float32
-        return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+def check_slots(slots: Tensor, n: int) -> None:
+    """What the library reads as slots must be n of them."""
+    assert slots.shape == (n,)
+    assert slots.dtype == torch.int64
+    assert slots.is_contiguous()
+
+
+def check_outcome(outcome: int) -> None:
+    """What the library returned, as an exception if it is one."""
+    if outcome == _NO_MEMORY:
+        raise MemoryError("the native kernel found no memory for its sums")
+    if outcome == _OUTSIDE:
+        raise IndexError("a slot lies outside of the slab")
+
+
+def _checked(tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+    """What the library reads by address must be what it takes it for."""
+    assert tensor.shape == shape, f"{tuple(tensor.shape)} instead of {shape}"
+    assert tensor.dtype == torch.float32
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 @functools.cache

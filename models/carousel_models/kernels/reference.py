@@ -26,6 +26,17 @@ class Reference:
         """The cell's step; see `Kernel.layer`."""
         return partial(_step, CELLS[spec.cell], weights)
 
+    def scatter(self, slots: Tensor, source: Tensor, target: Tensor) -> None:
+        """Torch's own copy; see `Kernel.scatter`."""
+        target.index_copy_(0, slots, source)
 
-def _step(cell: CellStep, weights: Weights, x: Tensor, state: State) -> tuple[Tensor, State]:
-    return cell(linear(x, weights.ih, weights.bias_ih), state, weights)
+
+def gather(state: State, slots: Tensor | None) -> State:
+    """The rows at `slots`; everything if there are none."""
+    return state if slots is None else tuple(tensor.index_select(0, slots) for tensor in state)
+
+
+def _step(
+    cell: CellStep, weights: Weights, x: Tensor, state: State, slots: Tensor | None = None
+) -> tuple[Tensor, State]:
+    return cell(linear(x, weights.ih, weights.bias_ih), gather(state, slots), weights)

@@ -85,7 +85,7 @@ class Engine:
         )
         slots, sinks = Slots(limits.slots), Sinks()
         self._slots = slots
-        self._slab = slab = Slab(model.state_specs, limits.slots, model.device)
+        self._slab = slab = Slab(model.state_specs, limits.slots, model.device, model.kernel)
         self._ledger = ledger = Ledger(table, limits.durable_steps, limits.durable_s)
         self._inbox = Inbox(limits.inbox_commands, limits.inbox_bytes, limits.retry_after_s)
         delivery = Delivery(table, sinks)

@@ -61,19 +61,19 @@ class Runner:
         n = len(batch.rows)
         bucket = self._buckets.of(n)
         rows = self._padded_rows(batch.rows, bucket)
-        state = self._slab.gather(rows)
         x = self._to_device(inputs, bucket)
-        steps: list[np.ndarray] = []
-        last: Tensor | None = None
-        for j in range(batch.steps):
+        raw, state = self._model.step(x[0], self._slab.tensors, rows)
+        last = raw[:n]
+        deliver = bool(wanted.any())
+        steps = [self._fields_to_host(last)] if deliver else []
+        for j in range(1, batch.steps):
             active = batch.active(j)
             width = self._buckets.of(active)
-            raw, after = self._model.step(x[:width, j], tuple(s[:width] for s in state))
+            raw, after = self._model.step(x[j, :width], tuple(s[:width] for s in state))
             state = after if active == n else _merge(state, after, active)
-            last = raw[:n] if last is None else _merge((last,), (raw,), active)[0]
-            if wanted.any():
+            last = raw[:n] if active == n else _merge((last,), (raw,), active)[0]
+            if deliver:
                 steps.append(self._fields_to_host(raw[:active]))
-        assert last is not None, "a batch has at least one step"
         self._slab.scatter(rows, state)
         return BatchOutputs(_stack(steps, n), last, bucket)
 
@@ -98,10 +98,10 @@ class Runner:
         return torch.from_numpy(padded).to(self._slab.device)
 
     def _to_device(self, inputs: np.ndarray, bucket: int) -> Tensor:
-        """Model inputs: int64[bucket, steps] tokens or float32[bucket, steps, width] features."""
+        """Model inputs: int64[steps, bucket] tokens or float32[steps, bucket, width] features."""
         n, steps, row_bytes = inputs.shape
-        typed = np.zeros((bucket, steps, row_bytes // 4), "<i4" if self._tokens else "<f4")
-        typed[:n] = inputs.view(typed.dtype)
+        typed = np.zeros((steps, bucket, row_bytes // 4), "<i4" if self._tokens else "<f4")
+        typed[:, :n] = inputs.view(typed.dtype).swapaxes(0, 1)
         x = torch.from_numpy(typed).to(self._slab.device)
         return x[:, :, 0].long() if self._tokens else x
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from carousel_models import StateSpec
+from carousel_models.kernels import Kernel, Reference
 
 
 class Slab:
@@ -18,8 +19,15 @@ class Slab:
     content means nothing. Used on the engine's thread only.
     """
 
-    def __init__(self, specs: Sequence[StateSpec], slots: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        specs: Sequence[StateSpec],
+        slots: int,
+        device: torch.device,
+        kernel: Kernel | None = None,
+    ) -> None:
         self.device = device
+        self._kernel = kernel or Reference()
         self.scratch_row = slots
         self.specs = tuple(specs)
         self._tensors = tuple(
@@ -31,6 +39,11 @@ class Slab:
         """Bytes of all tensors, scratch row included."""
         return sum(t.numel() * t.element_size() for t in self._tensors)
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All rows, to be read where they stand."""
+        return self._tensors
+
     def gather(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Copies of the rows: one tensor [len(rows), *shape] for each state. `rows`: int64[n]."""
         return tuple(t.index_select(0, rows) for t in self._tensors)
@@ -38,7 +51,7 @@ class Slab:
     def scatter(self, rows: Tensor, state: Sequence[Tensor]) -> None:
         """Writes the rows back. Rows must not repeat, save for the scratch row."""
         for target, source in zip(self._tensors, state, strict=True):
-            target.index_copy_(0, rows, source)
+            self._kernel.scatter(rows, source, target)
 
     def zero(self, row: int) -> None:
         """Sets one row to the initial state of every session: zeros."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from carousel_models.kernels import Reference
+from carousel_models.kernels.reference import gather
 from carousel_models.spec import FeaturesInput, LayerSpec, Manifest, TokensInput
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
@@ -74,7 +75,10 @@ class RunningSum:
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         return (torch.zeros(batch, *self.state_specs[0].shape),)
 
-    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(
+        self, x: Tensor, state: tuple[Tensor, ...], slots: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        state = gather(state, slots)
         self.batches.append(len(x))
         self._fail(x)
         rows = torch.nn.functional.one_hot(x, VOCABULARY).float() if self.vocabulary else x
