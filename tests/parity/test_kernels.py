@@ -259,7 +259,7 @@ def test_slots_outside_of_the_tensors_are_refused(kernel: Kernel) -> None:
         with pytest.raises(IndexError, match="outside"):
             model.step(x, state, torch.tensor(bad))
         with pytest.raises(IndexError, match="outside"):
-            kernel.scatter(torch.tensor(bad), torch.zeros(4, 21), state[0])
+            kernel.scatter_into(state[:1])(torch.tensor(bad), (torch.zeros(4, 21),))
     with pytest.raises(AssertionError):
         model.step(x, state, torch.tensor([0, 1]))
     with pytest.raises(AssertionError):
@@ -275,5 +275,5 @@ def test_rows_are_scattered(kernel: Kernel, dtype: torch.dtype, shape: tuple[int
         slots, wanted = torch.randperm(50)[:20], target.clone()
         source = torch.randint(100, (20, *shape)).to(dtype)
         wanted[slots] = source
-        chosen.scatter(slots, source, target)
+        chosen.scatter_into([target])(slots, (source,))
         assert torch.equal(target, wanted)

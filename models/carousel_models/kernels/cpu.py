@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor
@@ -9,8 +10,8 @@ from torch import Tensor
 from carousel_models.cells import State, Weights
 from carousel_models.spec import LayerSpec
 
-from .interface import Linear, Step
-from .library import Library, NativeLayer, check_outcome, check_slots
+from .interface import Linear, Scatter, Step
+from .library import Library, NativeLayer, NativeTarget
 from .reference import gather
 
 
@@ -40,20 +41,9 @@ class Cpu:
             return partial(_step_lstm, layer)
         return partial(_step_projected, layer, self.linear(weights.hr, None))
 
-    def scatter(self, slots: Tensor, source: Tensor, target: Tensor) -> None:
-        """Row after row by the library; see `Kernel.scatter`."""
-        n = source.shape[0]
-        assert source.shape[1:] == target.shape[1:]
-        assert source.dtype == target.dtype
-        assert target.is_contiguous()
-        check_slots(slots, n)
-        source = source.contiguous()
-        row_bytes = target.stride(0) * target.element_size()
-        outcome = self._library.scatter(
-            *(n, row_bytes, target.shape[0], slots.data_ptr()),
-            *(source.data_ptr(), target.data_ptr()),
-        )
-        check_outcome(outcome)
+    def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
+        """Row after row by the library; see `Kernel.scatter_into`."""
+        return partial(_scatter, [NativeTarget(self._library, target) for target in targets])
 
     def _reset_before(self, w: Weights) -> Step:
         """Its gates are a layer of σ, its candidate is that of an rnn whose state is r∘h."""
@@ -70,6 +60,11 @@ def _rows(w: Weights, rows: slice) -> Weights:
 def _linear(layer: NativeLayer, x: Tensor) -> Tensor:
     rows = layer.step(x.reshape(-1, layer.inputs))[0]
     return rows.view(*x.shape[:-1], layer.units)
+
+
+def _scatter(targets: Sequence[NativeTarget], slots: Tensor, rows: State) -> None:
+    for target, source in zip(targets, rows, strict=True):
+        target.write(slots, source)
 
 
 def _step_h(

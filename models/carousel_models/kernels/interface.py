@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -27,6 +27,10 @@ class Step(Protocol):
         """
 
 
+Scatter = Callable[[Tensor, State], None]
+"""Slots int64[B] and one tensor [B, …] for each target: row i of it becomes the target's row slots[i]."""
+
+
 class Kernel(Protocol):
     """Computes linear layers and steps of recurrent layers. Immutable; any thread may use it."""
 
@@ -44,5 +48,5 @@ class Kernel(Protocol):
     def layer(self, spec: LayerSpec, weights: Weights) -> Step:
         """The forward direction's step, before residual and norm."""
 
-    def scatter(self, slots: Tensor, source: Tensor, target: Tensor) -> None:
-        """Makes row i of `source` row slots[i] of `target`; both of one type, contiguous."""
+    def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
+        """What writes rows into these tensors."""

@@ -191,11 +191,21 @@ bool step_panel(const Layer& l, int64_t panel, const float* a_x, const float* a_
   return true;
 }
 
+// States lie scattered over more memory than caches hold: all are asked for before the first is needed.
+void fetch(const float* from, const int64_t* slots, int64_t n, int64_t width) {
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t at = 0; at < width; at += 16) __builtin_prefetch(from + slots[i] * width + at);
+}
+
 // Up to BATCH rows.
 bool step_rows(const Layer& l, const float* x, const Rows& rows, int threads) {
   int64_t x_size = rows.n * deep(l, l.inputs), h_size = rows.n * deep(l, l.recurrent);
   float* a_x = operand_buffer.of(x_size + h_size);
   if (!a_x) return false;
+  if (rows.slots) {
+    fetch(rows.h, rows.slots, rows.n, l.recurrent);
+    if (rows.c) fetch(rows.c, rows.slots, rows.n, l.units);
+  }
   pack_operand(l, x, nullptr, rows.n, l.inputs, a_x);
   if (l.recurrent) pack_operand(l, rows.h, rows.slots, rows.n, l.recurrent, a_x + x_size);
   int64_t panels = panels_of(l);

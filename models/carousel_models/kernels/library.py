@@ -93,7 +93,7 @@ class NativeLayer:
         n = states = x.shape[0]
         x = _checked(x, (n, self.inputs))
         if slots is not None and h is not None:
-            check_slots(slots, n)
+            _check_slots(slots, n)
             states = h.shape[0]
         if h is not None:
             h = _checked(h, (states, self.recurrent))
@@ -106,18 +106,39 @@ class NativeLayer:
             *(self._address, n, x.data_ptr(), states, _address(slots), _address(h), _address(c)),
             *(out.data_ptr(), _address(after), torch.get_num_threads()),
         )
-        check_outcome(outcome)
+        _check_outcome(outcome)
         return (out,) if after is None else (out, after)
 
 
-def check_slots(slots: Tensor, n: int) -> None:
+class NativeTarget:
+    """A tensor [rows, …] that rows are written into."""
+
+    def __init__(self, library: Library, target: Tensor) -> None:
+        assert target.is_contiguous()
+        self._run = library.scatter
+        self._target = target
+        self._numbers = target.stride(0) * target.element_size(), len(target)
+        self._elements, self._dtype = target.stride(0), target.dtype
+
+    def write(self, slots: Tensor, source: Tensor) -> None:
+        """Row i of `source` becomes row slots[i]."""
+        n = source.shape[0]
+        _check_slots(slots, n)
+        assert source.dtype == self._dtype
+        assert source.numel() == n * self._elements
+        source = source if source.is_contiguous() else source.contiguous()
+        addresses = slots.data_ptr(), source.data_ptr(), self._target.data_ptr()
+        _check_outcome(self._run(n, *self._numbers, *addresses))
+
+
+def _check_slots(slots: Tensor, n: int) -> None:
     """What the library reads as slots must be n of them."""
     assert slots.shape == (n,)
     assert slots.dtype == torch.int64
     assert slots.is_contiguous()
 
 
-def check_outcome(outcome: int) -> None:
+def _check_outcome(outcome: int) -> None:
     """What the library returned, as an exception if it is one."""
     if outcome == _NO_MEMORY:
         raise MemoryError("the native kernel found no memory for its sums")

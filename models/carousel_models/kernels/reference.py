@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from carousel_models.cells import CELLS, CellStep, State, Weights, linear
 from carousel_models.spec import LayerSpec
 
-from .interface import Linear, Step
+from .interface import Linear, Scatter, Step
 
 
 class Reference:
@@ -26,9 +27,9 @@ class Reference:
         """The cell's step; see `Kernel.layer`."""
         return partial(_step, CELLS[spec.cell], weights)
 
-    def scatter(self, slots: Tensor, source: Tensor, target: Tensor) -> None:
-        """Torch's own copy; see `Kernel.scatter`."""
-        target.index_copy_(0, slots, source)
+    def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
+        """Torch's own copy; see `Kernel.scatter_into`."""
+        return partial(_scatter, targets)
 
 
 def gather(state: State, slots: Tensor | None) -> State:
@@ -40,3 +41,8 @@ def _step(
     cell: CellStep, weights: Weights, x: Tensor, state: State, slots: Tensor | None = None
 ) -> tuple[Tensor, State]:
     return cell(linear(x, weights.ih, weights.bias_ih), gather(state, slots), weights)
+
+
+def _scatter(targets: Sequence[Tensor], slots: Tensor, rows: State) -> None:
+    for target, source in zip(targets, rows, strict=True):
+        target.index_copy_(0, slots, source)

@@ -27,12 +27,12 @@ class Slab:
         kernel: Kernel | None = None,
     ) -> None:
         self.device = device
-        self._kernel = kernel or Reference()
         self.scratch_row = slots
         self.specs = tuple(specs)
         self._tensors = tuple(
             torch.zeros((slots + 1, *spec.shape), dtype=spec.dtype, device=device) for spec in specs
         )
+        self._scatter = (kernel or Reference()).scatter_into(self._tensors)
 
     @property
     def state_bytes(self) -> int:
@@ -50,8 +50,7 @@ class Slab:
 
     def scatter(self, rows: Tensor, state: Sequence[Tensor]) -> None:
         """Writes the rows back. Rows must not repeat, save for the scratch row."""
-        for target, source in zip(self._tensors, state, strict=True):
-            self._kernel.scatter(rows, source, target)
+        self._scatter(rows, tuple(state))
 
     def zero(self, row: int) -> None:
         """Sets one row to the initial state of every session: zeros."""
