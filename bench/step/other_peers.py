@@ -48,7 +48,10 @@ def _there(name: str) -> bool:
 
 
 def _runs(case: dict[str, Any], libraries: dict[str, Any]) -> dict[str, Run]:
-    model, runs = _model(case), {}
+    runs: dict[str, Run] = {}
+    if not libraries:
+        return runs
+    model = _model(case)
     for name, make in libraries.items():
         try:
             run = make(model, case)
