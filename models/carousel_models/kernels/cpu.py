@@ -11,7 +11,7 @@ from carousel_models.cells import State, Weights
 from carousel_models.spec import LayerSpec
 
 from .interface import Linear, Scatter, Step
-from .library import Library, NativeLayer, NativeTarget
+from .library import Library, NativeLayer, NativeTargets
 from .reference import gather
 
 
@@ -43,7 +43,7 @@ class Cpu:
 
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """Row after row by the library; see `Kernel.scatter_into`."""
-        return partial(_scatter, [NativeTarget(self._library, target) for target in targets])
+        return NativeTargets(self._library, targets).write
 
     def _reset_before(self, w: Weights) -> Step:
         """Its gates are a layer of σ, its candidate is that of an rnn whose state is r∘h."""
@@ -60,11 +60,6 @@ def _rows(w: Weights, rows: slice) -> Weights:
 def _linear(layer: NativeLayer, x: Tensor) -> Tensor:
     rows = layer.step(x.reshape(-1, layer.inputs))[0]
     return rows.view(*x.shape[:-1], layer.units)
-
-
-def _scatter(targets: Sequence[NativeTarget], slots: Tensor, rows: State) -> None:
-    for target, source in zip(targets, rows, strict=True):
-        target.write(slots, source)
 
 
 def _step_h(

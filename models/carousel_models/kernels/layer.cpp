@@ -19,6 +19,11 @@ struct Layer {
   const float* bias;    // likewise: [panel][WIDTH][LANES]
 };
 
+struct Target {
+  char* data;
+  int64_t row_bytes, rows;
+};
+
 namespace {
 
 constexpr int64_t DEPTH = 128;         // rows of a panel that are worked on at a time: they fit the first cache
@@ -272,13 +277,17 @@ extern "C" Outcome carousel_step(const Layer* l, int64_t n, const float* x, int6
   return DONE;
 }
 
-// Row i of `from` becomes row slots[i] of `to`, which has `rows`.
-extern "C" Outcome carousel_scatter(int64_t n, int64_t row_bytes, int64_t rows, const int64_t* slots,
-                                    const char* from, char* to) {
-  if (!within(slots, n, rows)) return OUTSIDE;
-  for (int64_t i = 0; i < n; i++) {
-    if (i + AHEAD < n) __builtin_prefetch(to + slots[i + AHEAD] * row_bytes, 1);
-    memcpy(to + slots[i] * row_bytes, from + i * row_bytes, (size_t)row_bytes);
+// Row i of each source becomes row slots[i] of its target.
+extern "C" Outcome carousel_scatter(int64_t targets, const Target* target, int64_t n, const int64_t* slots,
+                                    const char* const* source) {
+  for (int64_t t = 0; t < targets; t++)
+    if (!within(slots, n, target[t].rows)) return OUTSIDE;
+  for (int64_t t = 0; t < targets; t++) {
+    int64_t bytes = target[t].row_bytes;
+    for (int64_t i = 0; i < n; i++) {
+      if (i + AHEAD < n) __builtin_prefetch(target[t].data + slots[i + AHEAD] * bytes, 1);
+      memcpy(target[t].data + slots[i] * bytes, source[t] + i * bytes, (size_t)bytes);
+    }
   }
   return DONE;
 }

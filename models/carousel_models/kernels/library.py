@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +33,15 @@ class _Layer(ctypes.Structure):
     ]
 
 
+class _Target(ctypes.Structure):
+    """`struct Target` of layer.cpp."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("row_bytes", "rows")),
+    ]
+
+
 class Library:
     """The functions of a library file."""
 
@@ -48,7 +58,7 @@ class Library:
         self.step = functions.carousel_step
         self.step.argtypes = [pointer, number, pointer, number, *[pointer] * 5, number]
         self.scatter = functions.carousel_scatter
-        self.scatter.argtypes = [number, number, number, pointer, pointer, pointer]
+        self.scatter.argtypes = [number, pointer, number, pointer, pointer]
 
 
 class NativeLayer:
@@ -110,25 +120,30 @@ class NativeLayer:
         return (out,) if after is None else (out, after)
 
 
-class NativeTarget:
-    """A tensor [rows, …] that rows are written into."""
+class NativeTargets:
+    """Tensors [rows, …] that rows are written into."""
 
-    def __init__(self, library: Library, target: Tensor) -> None:
-        assert target.is_contiguous()
+    def __init__(self, library: Library, targets: Sequence[Tensor]) -> None:
+        assert all(target.is_contiguous() for target in targets)
         self._run = library.scatter
-        self._target = target
-        self._numbers = target.stride(0) * target.element_size(), len(target)
-        self._elements, self._dtype = target.stride(0), target.dtype
+        self._targets = tuple(targets)
+        self._kinds = [(t.stride(0), t.dtype) for t in targets]
+        self._table = (_Target * len(targets))(
+            *(_Target(t.data_ptr(), t.stride(0) * t.element_size(), len(t)) for t in targets)
+        )
+        self._addresses = ctypes.c_void_p * len(targets)
 
-    def write(self, slots: Tensor, source: Tensor) -> None:
-        """Row i of `source` becomes row slots[i]."""
-        n = source.shape[0]
+    def write(self, slots: Tensor, sources: tuple[Tensor, ...]) -> None:
+        """Row i of each source becomes row slots[i] of its target."""
+        n = slots.shape[0]
         _check_slots(slots, n)
-        assert source.dtype == self._dtype
-        assert source.numel() == n * self._elements
-        source = source if source.is_contiguous() else source.contiguous()
-        addresses = slots.data_ptr(), source.data_ptr(), self._target.data_ptr()
-        _check_outcome(self._run(n, *self._numbers, *addresses))
+        given = []
+        for source, (elements, dtype) in zip(sources, self._kinds, strict=True):
+            assert source.dtype == dtype
+            assert source.numel() == n * elements
+            given.append(source if source.is_contiguous() else source.contiguous())
+        addresses = self._addresses(*(source.data_ptr() for source in given))
+        _check_outcome(self._run(len(given), self._table, n, slots.data_ptr(), addresses))
 
 
 def _check_slots(slots: Tensor, n: int) -> None:
