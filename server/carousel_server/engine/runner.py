@@ -1,4 +1,4 @@
-"""Runs batches on the device: gather → step → scatter, for as many steps as the rows have inputs."""
+"""Runs batches on the device: step the slab's rows → scatter, for as many steps as they have inputs."""
 
 from __future__ import annotations
 
