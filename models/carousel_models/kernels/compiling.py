@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
@@ -59,8 +60,13 @@ def library_file(name: str) -> Path:
     for folder in (SHIPPED, _cache()):
         if folder is not None and (folder / file).exists():
             return folder / file
-    # Where nothing can be kept it lies in a new folder, for the life of this process.
-    return compile_into(_cache() or Path(tempfile.mkdtemp(prefix="carousel-kernel-")), name)
+    cache = _cache()
+    if cache is None:
+        # Where nothing can be kept it lies in a new folder, for the life of this process.
+        temporary = tempfile.TemporaryDirectory(prefix="carousel-kernel-")
+        atexit.register(temporary.cleanup)
+        cache = Path(temporary.name)
+    return compile_into(cache, name)
 
 
 def compile_into(folder: Path, name: str) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,21 @@ def test_a_shipped_library_comes_first(tmp_path: Path, monkeypatch: pytest.Monke
     file = tmp_path / f"carousel-avx2-{compiling._digest('avx2')}.so"
     file.touch()
     assert compiling.library_file("avx2") == file
+
+
+@has_compiler
+def test_where_nothing_can_be_kept_it_is_removed_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "carousel").write_text("a file is in its place")
+    program = (
+        "from carousel_models.kernels import compiling;"
+        "file = compiling.library_file('avx2'); assert file.exists(); print(file)"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["carousel"]
 
 
 def test_other_flags_are_another_file() -> None:
