@@ -30,6 +30,7 @@ constexpr int64_t DEPTH = 128;         // rows of a panel that are worked on at 
 constexpr int64_t BATCH = 256;         // rows of a batch likewise, for the second cache
 constexpr int64_t PRODUCTS = 1 << 19;  // multiplications that are worth a thread
 
+constexpr int64_t CACHED = 1 << 23;    // bytes of weights that may be in a cache from one step to the next
 constexpr int64_t AHEAD = 8;           // rows between a scattered one and the one that is fetched meanwhile
 
 // Memory that a thread keeps from one step to the next.
@@ -116,26 +117,29 @@ void pack_operand(const Layer& l, const float* x, const int64_t* slots, int64_t 
 
 template <int COLUMNS, int LAST>
 void accumulate(const Layer& l, int64_t n, int64_t depth, const float* a, const char* w, float* sums) {
+  bool far = panels_of(l) * (panel_bytes(l, l.inputs) + panel_bytes(l, l.recurrent)) > CACHED;
   int64_t deepness = deep(l, depth), row_bytes = COLUMNS * LANES * (l.bf16 && !PAIRED ? 2 : 4);
   for (int64_t k = 0; k < deepness; k += DEPTH) {
     int64_t block = deepness - k < DEPTH ? deepness - k : DEPTH;
     const char* from = w + k * row_bytes;
+    int64_t ahead = far ? block * row_bytes : 0;
     if (!l.bf16) {
-      product<Float, COLUMNS, LAST>(n, block, deepness, k, a, from, sums);
+      product<Float, COLUMNS, LAST>(n, block, deepness, k, a, from, sums, ahead);
       continue;
     }
 #if defined(__AVX512BF16__)
-    product<Bf16Pair, COLUMNS, LAST>(n, block, deepness, k, a, from, sums);
+    product<Bf16Pair, COLUMNS, LAST>(n, block, deepness, k, a, from, sums, ahead);
 #else
     if (n <= 2 * ACCUMULATORS / COLUMNS) {
-      product<Bf16, COLUMNS, LAST>(n, block, deepness, k, a, from, sums);
+      product<Bf16, COLUMNS, LAST>(n, block, deepness, k, a, from, sums, ahead);
       continue;
     }
     vec* wide = (vec*)wide_buffer.data;
+    for (int64_t at = 0; at < ahead; at += 64) __builtin_prefetch(from + block * row_bytes + at);
     for (int64_t pair = 0; pair < block / 2; pair++, from += COLUMNS * LANES * 4)
       for (int step = 0; step < 2; step++)
         for (int c = 0; c < COLUMNS; c++) *wide++ = Bf16::weights(from + c * LANES * 4, step);
-    product<Float, COLUMNS, LAST>(n, block, deepness, k, a, (const char*)wide_buffer.data, sums);
+    product<Float, COLUMNS, LAST>(n, block, deepness, k, a, (const char*)wide_buffer.data, sums, 0);
 #endif
   }
 }

@@ -86,13 +86,17 @@ inline void rest(int64_t rows, int64_t depth, const float* a, const char* w, flo
   }
 }
 
+// All rows. `ahead` bytes behind these weights are asked for meanwhile.
 template <class Dot, int COLUMNS, int LAST>
 void product(int64_t n, int64_t depth, int64_t a_depth, int64_t k, const float* a,
-             const char* w, float* sums) {
+             const char* w, float* sums, int64_t ahead) {
   constexpr int ROWS = ACCUMULATORS / COLUMNS;
+  const char* behind = w + depth / Dot::STEPS * COLUMNS * LANES * 4;
   int64_t row = 0;
-  for (; row + ROWS <= n; row += ROWS)
+  for (; row + ROWS <= n; row += ROWS) {
+    for (int64_t at = ahead * row / n; at < ahead * (row + ROWS) / n; at += 64) __builtin_prefetch(behind + at);
     tile<Dot, ROWS, COLUMNS, LAST>(depth, a + row * a_depth + k * ROWS, w, sums + row * WIDTH * LANES);
+  }
   int64_t left = n - row;
   rest<Dot, ROWS - 1, COLUMNS, LAST>(left, depth, a + row * a_depth + k * left, w,
                                      sums + row * WIDTH * LANES);
