@@ -52,7 +52,9 @@ def main() -> int:
     measures, ratios = FIGURES[options.figure]
     report: dict[str, Any] = {
         "machine": machine.facts(device),
-        "settings": {k: str(v) for k, v in vars(options).items() if k != "out"},
+        "settings": {
+            k: str(v) for k, v in vars(options).items() if k not in ("out", "peers_python")
+        },
     }
     figures = Figures()
     with ExitStack() as stack:
