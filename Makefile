@@ -93,7 +93,7 @@ gpu: ## Run the GPU tests and the bench on a CUDA device; skipped by name withou
 	else \
 		set -x; \
 		$(GPU_PYTHON) -m pytest -m gpu tests/gpu; \
-		$(GPU_PYTHON) -m bench $(ARGS); \
+		$(GPU_PYTHON) -m bench foundation $(ARGS); \
 	fi
 
 protos: $(PROTOS_STAMP) ## Make the committed protocol stubs again

@@ -1,10 +1,14 @@
-"""`python -m bench [FIGURE]`: measures, prints a table, writes JSON and the page made from it."""
+"""`python -m bench [FIGURE]`: measures, prints a table, writes JSON and the page made from it.
+
+Without a figure: all of them, each in a process of its own, then the pictures.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,8 +49,22 @@ Measures = Callable[[argparse.Namespace, str, Path, ExitStack, asyncio.Runner], 
 
 
 def main() -> int:
-    """Measures one figure. Returns the exit code."""
+    """Measures. Returns the exit code: of the first figure that failed, if several were wanted."""
     options = _options()
+    return _measure(options) if options.figure else _measure_all(sys.argv[1:])
+
+
+def _measure_all(arguments: Sequence[str]) -> int:
+    """One figure after the other; what a machine lacks is said by the figure that needs it."""
+    commands = [["-m", "bench", name, *arguments] for name in FIGURES]
+    codes = []
+    for command in [*commands, ["-m", "bench.plots"]]:
+        print(f"python {' '.join(command)}", flush=True)
+        codes.append(subprocess.run([sys.executable, *command], check=False).returncode)
+    return next((code for code in codes if code), 0)
+
+
+def _measure(options: argparse.Namespace) -> int:
     device = _device(options.device)
     torch.set_num_threads(options.threads)
     measures, ratios = FIGURES[options.figure]
@@ -129,7 +147,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("figure", nargs="?", choices=FIGURES, default="foundation")
+    parser.add_argument("figure", nargs="?", choices=FIGURES, help="default: all")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each figure")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -1,0 +1,156 @@
+"""`python -m bench.plots`: pictures of the committed results, for docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .report import Summary
+
+RESULTS = Path(__file__).parent / "results"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+_OURS, _PEER, _BOUND, _OTHER = "#1f6f8b", "#c0694e", "#b8b8b8", "#7fb069"
+_CASE = re.compile(r"(\w+) 1x(\d+) (\w+), (\d+) rows: (.+)")
+_MINE = ("ours", "slab", "reference", "bound")
+
+
+def main() -> int:
+    """Draws what there are results for. Returns the exit code."""
+    for name, draw in PLOTS.items():
+        file = RESULTS / f"{name}.json"
+        if not file.exists():
+            print(f"{name}: SKIPPED: there is no {file.name}")
+            continue
+        draw(json.loads(file.read_text())["figures"])
+        target = IMAGES / f"perf-{name.removesuffix('-cpu')}.png"
+        plt.savefig(target, dpi=110, bbox_inches="tight")
+        plt.close("all")
+        print(f"{name}: {target.name}")
+    return 0
+
+
+def _bars(
+    axes: Any, labels: Sequence[str], series: Mapping[str, Sequence[float]], colors: Sequence[str]
+) -> None:
+    """Groups of bars, a bar of each series in every group."""
+    width = 0.8 / len(series)
+    for i, ((name, values), color) in enumerate(zip(series.items(), colors, strict=True)):
+        at = np.arange(len(labels)) + (i - (len(series) - 1) / 2) * width
+        axes.bar(at, values, width, label=name, color=color)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(series))
+
+
+def _median(figures: Summary, name: str, quantity: str) -> float:
+    return figures[name][quantity]["median"]
+
+
+def _triton(figures: Summary) -> None:
+    counts = (1, 64, 256)
+    who = {"Triton": "triton", "Carousel": "carousel", "echo without a model": "echo"}
+    _, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
+    for axes, quantity in ((left, "steps_per_s"), (right, "p99_ms")):
+        series = {
+            label: [_median(figures, f"{name}: {n} in flight", quantity) for n in counts]
+            for label, name in who.items()
+        }
+        _bars(axes, [f"{n} in flight" for n in counts], series, (_PEER, _OURS, _BOUND))
+    left.set_title("steps per second, a message a step")
+    right.set_title("p99 of a step, ms")
+    right.set_yscale("log")
+
+
+def _step(figures: Summary) -> None:
+    """Ours over the fastest library, by size."""
+    fastest: dict[tuple[str, str, int, int], dict[str, float]] = {}
+    for name, quantities in figures.items():
+        if (match := _CASE.fullmatch(name)) is not None:
+            cell, hidden, dtype, rows, who = match.groups()
+            case = fastest.setdefault((cell, dtype, int(hidden), int(rows)), {})
+            case[who] = quantities["us"]["min"]
+    kinds = sorted({key[:2] for key in fastest})
+    hiddens = sorted({key[2] for key in fastest})
+    batches = sorted({key[3] for key in fastest})
+    _, grid = plt.subplots(1, len(kinds), figsize=(3.6 * len(kinds), 3.4), squeeze=False)
+    for axes, kind in zip(grid[0], kinds, strict=True):
+        ratios = np.asarray(
+            [[_over_peers(fastest.get((*kind, h, b), {})) for b in batches] for h in hiddens]
+        )
+        axes.imshow(np.log2(ratios), cmap="RdYlGn_r", vmin=-1.5, vmax=1.5)
+        for (i, j), ratio in np.ndenumerate(ratios):
+            axes.text(j, i, f"{ratio:.2f}", ha="center", va="center")
+        axes.set_xticks(range(len(batches)), [str(b) for b in batches])
+        axes.set_yticks(range(len(hiddens)), [str(h) for h in hiddens])
+        axes.set_title(f"{kind[0]}, {kind[1]}")
+        axes.set_xlabel("rows")
+    grid[0][0].set_ylabel("hidden size")
+    plt.suptitle("time of a step over the fastest library's: below 1 ours is faster", y=1.04)
+
+
+def _over_peers(times: dict[str, float]) -> float:
+    peers = [us for who, us in times.items() if who not in _MINE]
+    return times["ours"] / min(peers) if peers else float("nan")
+
+
+def _beside_bounds(unit: str) -> Callable[[Summary], None]:
+    """Server, engine alone and, where there is one, echo; a group for each shape."""
+
+    def draw(figures: Summary) -> None:
+        shapes = list(dict.fromkeys(name.partition(": ")[2] for name in figures))
+        names = {"served": "carousel", "engine alone": "engine", "echo": "echo"}
+        series = {
+            label: [_median(figures, f"{who}: {shape}", unit) for shape in shapes]
+            for label, who in names.items()
+            if f"{who}: {shapes[0]}" in figures
+        }
+        _, axes = plt.subplots(figsize=(9, 3.8))
+        labels = [shape.removeprefix("generation, ") for shape in shapes]
+        _bars(axes, labels, series, (_OURS, _OTHER, _BOUND)[: len(series)])
+        axes.set_yscale("log")
+        axes.set_title(unit.replace("_per_s", " per second"))
+
+    return draw
+
+
+def _crowded(figures: Summary) -> None:
+    _, axes = plt.subplots(figsize=(6, 3.4))
+    sizes = [int(name.split()[0].replace(",", "")) for name in figures]
+    ticks = [quantities["tick_us"] for quantities in figures.values()]
+    medians = np.asarray([tick["median"] for tick in ticks])
+    spread = [
+        medians - [tick["min"] for tick in ticks],
+        np.asarray([tick["max"] for tick in ticks]) - medians,
+    ]
+    axes.errorbar(sizes, medians, spread, marker="o", color=_OURS, capsize=3)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.5 * float(medians.max()))
+    axes.set_xlabel("open sessions")
+    axes.set_title("tick of 10 sessions, µs")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+
+
+PLOTS: dict[str, Callable[[Summary], None]] = {
+    "triton-cpu": _triton,
+    "step-cpu": _step,
+    "blocks-cpu": _beside_bounds("steps_per_s"),
+    "generation-cpu": _beside_bounds("tokens_per_s"),
+    "crowded-cpu": _crowded,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
