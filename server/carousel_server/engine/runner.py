@@ -93,9 +93,10 @@ class Runner:
             raise DeviceLostError(f"the device fails on zeros: {error}") from error
 
     def _padded_rows(self, rows: Int64s, bucket: int) -> Tensor:
-        padded = np.full(bucket, self._slab.scratch_row, np.int64)
-        padded[: len(rows)] = rows
-        return torch.from_numpy(padded).to(self._slab.device)
+        if bucket > len(rows):
+            scratch = np.full(bucket - len(rows), self._slab.scratch_row, np.int64)
+            rows = np.concatenate((rows, scratch))
+        return torch.from_numpy(rows).to(self._slab.device)
 
     def _to_device(self, inputs: np.ndarray, bucket: int) -> Tensor:
         """Model inputs: int64[steps, bucket] tokens or float32[steps, bucket, width] features."""
