@@ -46,10 +46,10 @@ from .stepping import Stepping
 
 log = logging.getLogger(__name__)
 
-# How often sessions are checked for expiry and generations for their deadline.
+# How often generations are checked for their deadline, and sessions for expiry.
 _HOUSEKEEPING_S = 0.25
-_HOUSEKEEPING_SHARE = 0.01
-"""Of the engine's time, at most, in the long run."""
+# What looks at all slots takes at most this share of the time, but is never left for longer than that.
+_SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S = 0.01, 2.0
 # How long `stop` waits for the tick that is running; a wedged device must not hold the process.
 _JOIN_S = 10.0
 
@@ -151,6 +151,7 @@ class Engine:
         self._stopping = threading.Event()
         self._drain_asked = False
         self._next_housekeeping_s = 0.0
+        self._next_sweep_s = 0.0
         # Why the engine no longer steps; set once.
         self._broken: CarouselError | None = None
         # Instant at which the running tick began; None between ticks. Read by `healthy`.
@@ -271,14 +272,21 @@ class Engine:
             self._answer_rest()
 
     def _keep_house(self, now: float) -> None:
-        """What need not happen at every tick; it looks at all slots, so the more there are, the rarer."""
+        """What need not happen at every tick."""
+        self._next_housekeeping_s = now + _HOUSEKEEPING_S
         if self._drain_asked and not self._lifetimes.draining:
             self._lifetimes.drain()
-        self._lifetimes.expire(now)
-        self._lifetimes.park_idle(now)
         late = CarouselError("DEADLINE_EXCEEDED", "the deadline passed while generating")
         for row in self._generations.late(now):
             self._control.end_generation(row, late)
+        if now >= self._next_sweep_s:
+            self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        """What looks at all slots: the more there are, the rarer."""
+        began = self._clock()
+        self._lifetimes.expire(now)
+        self._lifetimes.park_idle(now)
         if self._quiet and self.idle:
             self._rows.check_integrity()
         self._quiet = True
@@ -289,8 +297,8 @@ class Engine:
             inbox=len(self._inbox),
             undurable_steps=self._ledger.most_ahead(),
         )
-        took_s = self._clock() - now
-        self._next_housekeeping_s = now + max(_HOUSEKEEPING_S, took_s / _HOUSEKEEPING_SHARE)
+        pause_s = min((self._clock() - began) / _SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S)
+        self._next_sweep_s = now + max(_HOUSEKEEPING_S, pause_s)
 
     def _break(self, why: str) -> None:
         """Stops stepping for good: every later command is refused as MODEL_UNHEALTHY."""

@@ -432,3 +432,41 @@ def test_state_of_any_dtype_survives_a_snapshot(rig: Rig) -> None:
     data, _ = rig.run(Export(ref))
     copy = rig.run(Import(data, OpenSpec("t", "")))[0]
     assert rig.engine._slab.take(torch.tensor([copy.row]))["sum"].tobytes() == bits.tobytes()
+
+
+def test_slow_ticks_do_not_put_off_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = RunningSum()
+    rig, sink = Rig(model), RecordingSink()
+    real = model.step
+
+    def slow(*given: Any, **named: Any) -> Any:
+        rig.now += 5.0
+        return real(*given, **named)
+
+    monkeypatch.setattr(model, "step", slow)
+    ref = rig.session(sink)
+    idle = rig.open("idle", idle_ttl_s=1.0)
+    for seq in (1, 2):
+        rig.run(block(sink, ref, seq, 1.0))
+    rig.engine.drain()
+    rig.now += 0.3
+    rig.tick()
+    assert rig.engine._lifetimes.draining
+    assert refused(rig, Get(idle)).reason == "SESSION_EXPIRED"
+
+
+def test_a_sweep_that_takes_long_is_rarer_but_not_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    sweeps: list[float] = []
+
+    def long_sweep(now: float) -> None:
+        sweeps.append(now)
+        rig.now += 0.5
+
+    monkeypatch.setattr(rig.engine._lifetimes, "park_idle", long_sweep)
+    for _ in range(200):
+        rig.now += 0.1
+        rig.tick()
+    gaps = np.diff(sweeps)
+    assert gaps.min() >= 2.0
+    assert gaps.max() < 3.0
