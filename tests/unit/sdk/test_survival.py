@@ -456,6 +456,28 @@ def test_a_detach_tells_what_became_of_steps_that_were_not_durable() -> None:
     assert isinstance(done.error, carousel.DataLossError)
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_detach_tells_also_what_came_before_it_unless_somebody_was_told(waits: bool) -> None:
+    world = World()
+    lane = world.open()
+    world.submit(lane, XS[:3])
+    world.deliver()
+    world.server.sessions.clear()
+    world.crash()
+    waiting = world.submit(lane, XS[3:4]) if waits else None
+    world.resume()
+    assert lane.phase.name == "GONE"
+    done, effects = world.core.unbind(lane, close=False)
+    world.do(effects)
+    if waiting is not None:
+        assert isinstance(waiting.error, carousel.DataLossError)
+        assert done is None
+        return
+    assert done in world.ended
+    assert isinstance(done.error, carousel.DataLossError)
+    assert world.core.unbind(lane, close=False)[0] is None, "it was told twice"
+
+
 def test_a_close_does_not_care() -> None:
     world = World()
     lane = world.open()

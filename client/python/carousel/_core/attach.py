@@ -243,9 +243,14 @@ class AttachCore(Answers):
 
         A durable session is given back only when all that was received of it is durable.
         """
-        if self._closed or lane.phase is LanePhase.GONE or lane.leaving is not None:
-            return None, Effects()
         effects = Effects()
+        if lane.undone and not close:
+            lane.undone, told = False, UnbindTicket()
+            told.error = lane.error
+            effects.ended.append(told)
+            return told, effects
+        if self._closed or lane.phase is LanePhase.GONE or lane.leaving is not None:
+            return None, effects
         lane.leaving = Leaving(close, UnbindTicket())
         ticket = lane.leaving.ticket
         if lane.journal is not None and close:

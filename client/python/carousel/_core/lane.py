@@ -124,6 +124,7 @@ class Lane:
         error: why the lane is GONE.
         binding: who waits for Bound.
         leaving: set once the application has given it back.
+        undone: it is gone with steps whose outputs were received, and nobody has been told.
         journal: where inputs and outputs outlive this process.
     """
 
@@ -164,6 +165,7 @@ class Lane:
     error: CarouselError | None = None
     binding: BindTicket | None = None
     leaving: Leaving | None = None
+    undone: bool = False
     journal: Journal | None = None
 
     @property

@@ -198,6 +198,8 @@ class Stepping(Lanes):
         leaving, binding, journal = lane.leaving, lane.binding, lane.journal
         if leaving is not None and lane.owes and not leaving.close:
             leaving.ticket.error = error  # what was received may have been undone
+        # Where nobody waits who would hear of it, a later detach does.
+        lane.undone = lane.owes and leaving is None and binding is None and not lane.tickets
         lane.phase, lane.error = LanePhase.GONE, error
         lane.leaving = lane.binding = lane.journal = None
         self._lanes.pop(lane.handle, None)
