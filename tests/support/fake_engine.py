@@ -86,6 +86,7 @@ class FakeEngine:
         self.seen: list[ports.Command] = []
         # Raised by `submit` while set.
         self.refusal: CarouselError | None = None
+        self._refused_next: tuple[type, CarouselError] | None = None
         # Told to the sink instead of outputs while set.
         self.step_error: CarouselError | None = None
         # How many tokens a generation makes before it waits for `release`; None for all.
@@ -95,6 +96,9 @@ class FakeEngine:
         self._next_row = 0
 
     def submit(self, command: ports.Command) -> None:
+        if self._refused_next is not None and isinstance(command, self._refused_next[0]):
+            error, self._refused_next = self._refused_next[1], None
+            raise error
         if self.refusal is not None and not isinstance(command, ports.Unbind | ports.Close):
             raise self.refusal
         self.seen.append(command)
@@ -109,6 +113,10 @@ class FakeEngine:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
     # -- knobs
+
+    def refuse_next(self, kind: type, error: CarouselError) -> None:
+        """Refuses the next command of a kind."""
+        self._refused_next = kind, error
 
     def hold(self) -> None:
         """Lets commands wait until `release`."""

@@ -6,6 +6,7 @@ The client notices nothing: its handle stays, and the next block, or a Replay, f
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from carousel_server.core.ports import (
 from carousel_server.core.types import SessionView
 
 from .binding import Binding
+from .replies import tell
 
 RETRY_AFTER_S = 0.05
 """The hint that goes with what passes soon."""
@@ -65,15 +67,29 @@ class Parked:
             )
         self.blocks.append(block)
 
-    def commands(self, binding: Binding, sink: StepSink) -> list[Ack | StepBlock | Replay]:
-        """What waited, for the row that the session is on now, in the order of the steps."""
-        ready: list[Ack | StepBlock | Replay] = [Ack(sink, [binding.ref], [self.ack])]
+    def go_on(self, binding: Binding, sink: StepSink) -> Iterator[tuple[int, CarouselError]]:
+        """Submits what waited, for the row that the session is on now, in the order of the steps.
+
+        Yields what was refused and why: the first seq of a block, or 0 for the Replay. What follows a refused
+        block is refused too, since it could only meet a gap.
+        """
+        engine = binding.engine
+        tell(engine, Ack(sink, [binding.ref], [self.ack]))
+        refused: CarouselError | None = None
         if self.replay:
-            ready.append(Replay(binding.ref, sink, binding.tag))
+            try:
+                engine.submit(Replay(binding.ref, sink, binding.tag))
+            except CarouselError as error:
+                yield 0, error
         for block in sorted(self.blocks, key=lambda block: block.first_seqs[0]):
             block.tags, block.refs = [binding.tag], [binding.ref]
-            ready.append(block)
-        return ready
+            try:
+                if refused is None:
+                    engine.submit(block)
+            except CarouselError as error:
+                refused = error
+            if refused is not None:
+                yield block.first_seqs[0], refused
 
 
 def close_session(catalog: CatalogPort, tenant: str, binding: Binding) -> Future[None]:

@@ -299,12 +299,12 @@ class Stream:
             return
         del self.parked_handles[handle]
         self.bound[handle] = binding
-        for command in parked.commands(binding, self):
-            try:
-                binding.engine.submit(command)
-            except CarouselError as error:
-                seq = command.first_seqs[0] if isinstance(command, StepBlock) else 0
-                self.refuse(handle, error, seq)
+        for seq, error in parked.go_on(binding, self):
+            if not seq:  # a failure names steps that were sent; here the client waits for others
+                tell(binding.engine, Unbind(binding.ref, self, binding.tag))
+                self._give_back(handle, not_fetched(error))
+                return
+            self.refuse(handle, error, seq)
 
     def _fail(self, wish: Wish, error: CarouselError) -> None:
         handle = wish.handle

@@ -12,7 +12,7 @@ from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Ack, Close, Place, Replay
+from carousel_server.core.ports import Ack, Close, Place, Replay, StepBlock
 from carousel_server.core.types import OpenSpec, SessionView
 from carousel_server.wire.outbox import Outbox
 from carousel_server.wire.parking import close_session
@@ -60,6 +60,11 @@ class Rig:
     def news(self) -> pb.AttachResponse:
         """The last that the client was told."""
         return self.outbox._waiting[-1]
+
+
+def step(seq: int) -> StepBlock:
+    """One step, for the handle of the rig."""
+    return StepBlock(None, [0], [], [seq], 1, b"x")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -111,3 +116,36 @@ def test_a_close_that_came_just_as_the_session_was_parked_closes_it() -> None:
     (second,) = (command for command in rig.engine.seen[-1:] if isinstance(command, Close))
     assert second is not first
     assert second.ref == rig.stream.bound[1].ref
+
+
+def test_an_ack_that_finds_no_room_refuses_no_steps() -> None:
+    rig = Rig(applied=0)
+    rig.engine.hold()
+    rig.stream.wake(1, step(1))
+    rig.engine.refuse_next(Ack, CarouselError("QUEUE_FULL", "full"))
+    rig.engine.release()
+    assert [block.first_seqs for block in rig.engine.seen if isinstance(block, StepBlock)] == [[1]]
+    assert not any(news.HasField("failure") for news in rig.outbox._waiting)
+
+
+def test_what_follows_a_refused_block_is_refused_too() -> None:
+    rig = Rig(applied=0)
+    rig.engine.hold()
+    rig.stream.wake(1, step(1))
+    rig.stream.wake(1, step(2))
+    rig.engine.refuse_next(StepBlock, CarouselError("QUEUE_FULL", "full"))
+    rig.engine.release()
+    failures = [news.failure for news in rig.outbox._waiting if news.HasField("failure")]
+    assert [(failure.handle, failure.seq) for failure in failures] == [(1, 1), (1, 2)]
+    assert not any(isinstance(command, StepBlock) for command in rig.engine.seen)
+
+
+def test_a_replay_that_finds_no_room_gives_the_handle_back() -> None:
+    rig = Rig(applied=0)
+    rig.engine.hold()
+    rig.stream.wake(1)
+    rig.engine.refuse_next(Replay, CarouselError("QUEUE_FULL", "full"))
+    rig.engine.release()
+    assert rig.news().unbound.handle == 1
+    assert "could not be fetched" in rig.news().unbound.status.message
+    assert rig.stream.handles == 0
