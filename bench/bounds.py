@@ -34,11 +34,11 @@ def workloads(folder: Path, device: str, seconds: float) -> Iterator[Workload]:
     """`model step` is D1, the floor; `engine tick` adds admission, slab, delivery and metrics (D3)."""
     model = load(folder / STEPPED, device=device)
     for batch in BATCHES:
-        yield Workload(f"model step, {batch} rows", _ModelStep(model, batch, seconds))
+        yield Workload(f"model step, {batch} rows", ModelStep(model, batch, seconds))
         yield Workload(f"engine tick, {batch} sessions", EngineTick(model, batch, seconds))
 
 
-class _ModelStep:
+class ModelStep:
     """The step of a batch whose state is at hand."""
 
     def __init__(self, model: RecurrentModel, batch: int, seconds: float) -> None:
@@ -61,7 +61,7 @@ class Counting:
     def outputs(self, tags: Any, first_seqs: Any, steps: int, rows: np.ndarray) -> None:
         rows.tobytes()
 
-    def failure(self, tag: int, seq: int, error: Exception) -> None:
+    def failures(self, tags: Any, seqs: Any, error: Exception) -> None:
         raise error
 
     def unbound(self, tag: int, error: Exception) -> None:

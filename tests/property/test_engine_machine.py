@@ -190,7 +190,7 @@ class EngineMachine(RuleBasedStateMachine):
         if not hasattr(self, "rig"):
             return
         self.rig.settle()
-        assert sum(len(sink.failures) for sink in self.sinks) == self.expected_refusals
+        assert sum(len(sink.refusals) for sink in self.sinks) == self.expected_refusals
         for client in self.open:
             assert self._applied(client) == len(client.sent), "a step was lost"
             seen = {s for sink in self.sinks for s, _ in sink.of(client.tag)}

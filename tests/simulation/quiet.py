@@ -51,7 +51,7 @@ class QuietWireMetrics:
     def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
         """A call has ended."""
 
-    def refused(self, reason: str) -> None:
+    def refused(self, reason: str, count: int = 1) -> None:
         """Something was refused."""
 
     def streams(self, count: int) -> None:

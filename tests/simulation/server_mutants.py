@@ -166,7 +166,9 @@ def _leaves_pending(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def bind(self: Any, command: Any, now: float) -> object:
             with Patches() as inner:
-                inner.put(table.SessionTable, "drop_pending", lambda _table, _row: 0)
+                inner.put(
+                    table.SessionTable, "drop_pending", lambda _table, _row: np.zeros(1, np.int64)
+                )
                 return real(self, command, now)
 
         return bind

@@ -220,7 +220,7 @@ class FakeEngine:
             try:
                 self._step(self._find(ref), block, first, data)
             except CarouselError as error:
-                block.sink.failure(tag, error.seq, error)
+                block.sink.failures([tag], [error.seq], error)
             else:
                 good.append((tag, first, data))
         if good:
@@ -390,8 +390,8 @@ class CountingMetrics:
     def streams(self, count: int) -> None:
         self.open_streams = count
 
-    def refused(self, reason: str) -> None:
-        self.refusals.append(reason)
+    def refused(self, reason: str, count: int = 1) -> None:
+        self.refusals += [reason] * count
 
     def loop_lag(self, seconds: float) -> None:
         self.lags.append(seconds)

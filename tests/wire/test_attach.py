@@ -13,6 +13,7 @@ from support.wire import settled, unpack
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core import ports
+from carousel_server.core.errors import CarouselError
 
 OPEN = pb.OpenSessionRequest(model="echo")
 
@@ -156,11 +157,11 @@ async def test_bad_blocks_are_refused_and_the_stream_goes_on(wire, stream, block
     await stream.bind(4, open=pb.OpenSessionRequest(model="echo-tokens"))
     await stream.say(block=block)
     handles = list(dict.fromkeys(block.handles)) or [0]
-    for handle in handles:
-        failure = (await stream.hear("failure")).failure
-        assert failure.handle == handle
-        error = unpack(failure.status)
-        assert error.bad_request.field_violations[0].field == field
+    failure = (await stream.hear("failure")).failure
+    assert failure.handle == handles[0]
+    assert list(failure.handles) == (handles if len(handles) > 1 else [])
+    error = unpack(failure.status)
+    assert error.bad_request.field_violations[0].field == field
     assert not any(isinstance(c, ports.StepBlock) for c in wire.engine.seen)
     assert len(wire.metrics.refusals) == len(handles)
     await stream.step(1, 1, rows(1))
@@ -298,6 +299,29 @@ async def test_every_bad_message_of_a_burst_is_answered(wire):
     told = [(await stream.hear("failure")).failure.handle for _ in range(3000)]
     await sending
     assert told == list(range(1, 3001))
+
+
+async def test_a_refused_block_is_one_message_whatever_the_number_of_its_sessions(wire):
+    stream = await wire.stubs.attach()
+    for handle in (1, 2, 3):
+        await stream.bind(handle, open=OPEN)
+    wire.engine.refusal = CarouselError("QUEUE_FULL", "too much", retry_after_s=0.1)
+    await stream.block([1, 2, 3], [1, 1, 1], np.zeros((3, 1, WIDTH), "<f4"))
+    failure = (await stream.hear("failure")).failure
+    assert (failure.handle, failure.seq) == (1, 1)
+    assert (list(failure.handles), list(failure.seqs)) == ([1, 2, 3], [1, 1, 1])
+    assert unpack(failure.status).reason == "QUEUE_FULL"
+    assert wire.metrics.refusals == ["QUEUE_FULL"] * 3
+    wire.engine.refusal = None
+    await stream.step(1, 1, rows(1))
+
+
+async def test_a_refusal_of_one_session_names_it_alone(stream):
+    await stream.block([1], [5], np.zeros((1, 1, WIDTH), "<f4"))
+    failure = (await stream.hear("failure")).failure
+    assert (failure.handle, failure.seq) == (1, 5)
+    assert not failure.handles
+    assert not failure.seqs
 
 
 async def test_a_client_that_lets_outputs_pile_up_loses_the_stream_but_no_session(start_wire):

@@ -101,9 +101,12 @@ async def test_drain_answers_everything_that_was_accepted(models_dir):
                 ):
                     assert first == answered.get(handle, 0) + 1, "a lost or reordered step"
                     answered[handle] = first + reply.outputs.steps - 1
+                failure = reply.failure
                 if reply.HasField("failure"):
-                    handle, seq = reply.failure.handle, reply.failure.seq
-                    refused_from[handle] = min(seq, refused_from.get(handle, seq))
+                    one = ((failure.handle, failure.seq),)
+                    several = zip(failure.handles, failure.seqs, strict=True)
+                    for handle, seq in several if failure.handles else one:
+                        refused_from[handle] = min(seq, refused_from.get(handle, seq))
             for handle in handles:
                 assert answered.get(handle, 0) == refused_from.get(handle, 641) - 1
         assert process.wait() == 0

@@ -755,6 +755,8 @@ class Failure(google.protobuf.message.Message):
     HANDLE_FIELD_NUMBER: builtins.int
     SEQ_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
+    HANDLES_FIELD_NUMBER: builtins.int
+    SEQS_FIELD_NUMBER: builtins.int
     handle: builtins.int
     """The handle that the message named, bound or not; 0 if it named none."""
     seq: builtins.int
@@ -763,15 +765,25 @@ class Failure(google.protobuf.message.Message):
     def status(self) -> google.rpc.status_pb2.Status:
         """Code, text and details: reason, what to do, when to try again."""
 
+    @property
+    def handles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """If the same was refused to several sessions: all their handles, the one above first. Else empty."""
+
+    @property
+    def seqs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The first step concerned of each, or 0, in the order of `handles`."""
+
     def __init__(
         self,
         *,
         handle: builtins.int = ...,
         seq: builtins.int = ...,
         status: google.rpc.status_pb2.Status | None = ...,
+        handles: collections.abc.Iterable[builtins.int] | None = ...,
+        seqs: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["status", b"status"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["handle", b"handle", "seq", b"seq", "status", b"status"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["handle", b"handle", "handles", b"handles", "seq", b"seq", "seqs", b"seqs", "status", b"status"]) -> None: ...
 
 global___Failure = Failure
 

@@ -63,8 +63,8 @@ class WireMetrics(Protocol):
     def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
         """A call has ended, well or not."""
 
-    def refused(self, reason: str) -> None:
-        """A call, or a message or step of a stream, was answered with an error of the registry."""
+    def refused(self, reason: str, count: int = 1) -> None:
+        """Calls, or messages or steps of a stream, were answered with an error of the registry."""
 
     def streams(self, count: int) -> None:
         """Level: Attach streams open now."""

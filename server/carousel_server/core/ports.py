@@ -46,8 +46,12 @@ class StepSink(Protocol):
             rows: uint8[n, steps * output_row_bytes], C-contiguous; the sink may keep it.
         """
 
-    def failure(self, tag: int, seq: int, error: CarouselError) -> None:
-        """Steps of `tag` from `seq` on were refused or failed (`seq` 0: no particular step)."""
+    def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
+        """Steps of each tag from its seq on were refused or failed, for one reason, at least one tag.
+
+        A seq of 0 is no particular step. A server with too much to do refuses much: so many sessions
+        in one call cost little more than one.
+        """
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         """The session has left this sink: superseded, expired, closed, draining or revoked."""

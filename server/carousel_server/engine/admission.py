@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import repeat
+from itertools import chain, repeat
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from carousel_server.sessions import SessionTable, Window
 from carousel_server.state.slots import Slots
 
 from .delivery import Delivery
+from .groups import alike
 from .sinks import Sinks
 from .values import invalid_value, valid_rows
 
@@ -114,7 +115,8 @@ class Admission:
 
     def _join(self, blocks: Sequence[tuple[StepBlock, float]]) -> _Rows:
         sizes = [len(block.refs) for block, _ in blocks]
-        refs = np.asarray([r for b, _ in blocks for r in b.refs], np.int64).reshape(-1, 2)
+        named = chain.from_iterable(chain.from_iterable(block.refs) for block, _ in blocks)
+        refs = np.fromiter(named, np.int64, 2 * sum(sizes)).reshape(-1, 2)
         acks = [a for b, _ in blocks for a in b.acks or repeat(_NO_ACK, len(b.refs))]
         data = blocks[0][0].inputs if len(blocks) == 1 else b"".join(b.inputs for b, _ in blocks)
         return _Rows(
@@ -150,8 +152,25 @@ class Admission:
             self._accept(new, now)
             return
         self._accept(new.where(simple), now)
-        for i in np.flatnonzero(~simple):
+        odd = ~simple & ~self._refuse_gaps(new, ours & ~table.generating[new.rows])
+        for i in np.flatnonzero(odd):
             self._admit_odd(new.where(np.asarray([i])), now)
+
+    def _refuse_gaps(self, new: _Rows, streaming: np.ndarray) -> np.ndarray:
+        """Refuses, together, the rows that come behind a step that did not; returns which these are.
+
+        Under overload there are many: behind a step that came too late, all that were on their way.
+        """
+        expected = self._table.received[new.rows] + 1
+        gaps = streaming & (new.first_seqs > expected)
+        where = np.flatnonzero(gaps)
+        for group in alike(new.sender[where], expected[where], new.first_seqs[where]):
+            chosen = where[group]
+            first = int(new.first_seqs[chosen[0]])
+            error = _gap(first, int(expected[chosen[0]]))
+            sink = new.senders[int(new.sender[chosen[0]])]
+            sink.failures(new.tags[chosen].tolist(), [first] * len(chosen), error)
+        return gaps
 
     def _acknowledge(self, chosen: np.ndarray, rows: Int64s, acks: Int64s) -> None:
         rows = rows[chosen]
@@ -192,12 +211,7 @@ class Admission:
         self._check_session(new, sink, first)
         received = int(self._table.received[row])
         if first > received + 1:
-            raise CarouselError(
-                "SEQUENCE_GAP",
-                f"step {first} came, but {received + 1} is next",
-                metadata={"expected": received + 1},
-                seq=first,
-            )
+            raise _gap(first, received + 1)
         if first <= received:
             self._check_repeated(new, row, first, min(last, received))
             self.replay(row, first, last)
@@ -267,6 +281,15 @@ class Admission:
 def _spread(values: Sequence[float], sizes: Sequence[int]) -> np.ndarray:
     """Each block's value for each of its rows."""
     return np.full(sizes[0], values[0]) if len(sizes) == 1 else np.repeat(values, sizes)
+
+
+def _gap(first: int, expected: int) -> CarouselError:
+    return CarouselError(
+        "SEQUENCE_GAP",
+        f"step {first} came, but {expected} is next",
+        metadata={"expected": expected},
+        seq=first,
+    )
 
 
 def _block_of(new: _Rows, sink: StepSink) -> StepBlock:

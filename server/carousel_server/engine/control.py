@@ -139,15 +139,14 @@ class Control:
     def refuse(self, command: Command, error: CarouselError) -> None:
         """Answers a command with an error, wherever its caller listens."""
         if isinstance(command, StepBlock):
-            for tag, seq in zip(command.tags, command.first_seqs, strict=True):
-                told = CarouselError(error.reason, error.message, seq=seq)
-                self._delivery.failure(command.sink, tag, told)
+            told = CarouselError(error.reason, error.message)
+            command.sink.failures(command.tags, command.first_seqs, told)
         elif isinstance(command, Generate):
             command.sink.failed(error)
         elif (reply := getattr(command, "reply", None)) is not None:
             _settle(reply, error)
         elif isinstance(command, Replay):
-            command.sink.failure(command.tag, error.seq, error)
+            command.sink.failures([command.tag], [error.seq], error)
 
     def end_generation(self, row: int, error: CarouselError | None) -> None:
         """Takes a generation off its session, and closes the session if it was its only purpose."""

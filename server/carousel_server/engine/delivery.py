@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from carousel_server.core.ports import StepSink
 from carousel_server.core.types import Int64s, SessionView
 from carousel_server.sessions import SessionTable
 
+from .groups import alike
 from .sinks import Sinks
 
 
@@ -36,7 +37,24 @@ class Delivery:
 
     def failure(self, sink: StepSink, tag: int, error: CarouselError) -> None:
         """Tells a sink that steps of one of its sessions were refused."""
-        sink.failure(tag, error.seq, error)
+        sink.failures([tag], [error.seq], error)
+
+    def failures_of(
+        self, rows: Int64s, seqs: Int64s, error_of: Callable[[int], CarouselError]
+    ) -> None:
+        """Tells whoever listens to these sessions that they go no further than before `seqs`.
+
+        Args:
+            rows: int64[n].
+            seqs: int64[n], the step of each that did not run.
+            error_of: from a seq, what to tell all sessions of one sink that have it.
+        """
+        numbers = self._table.sink[rows]
+        for group in alike(numbers, seqs):
+            if (number := int(numbers[group[0]])) >= 0:
+                error = error_of(int(seqs[group[0]]))
+                tags = self._table.tag[rows[group]].tolist()
+                self._sinks[number].failures(tags, seqs[group].tolist(), error)
 
     def failure_of(self, row: int, error: CarouselError) -> None:
         """The same for a session, if anybody listens to it."""

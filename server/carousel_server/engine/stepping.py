@@ -53,21 +53,20 @@ class Stepping:
         self._clock = clock
 
     def select(self, now: float) -> Batch | None:
-        """The batch of this tick: up to the first step of each row whose deadline has passed."""
-        rows = self._table.ready.where(self._table.pending)
+        """The batch of this tick: up to the first step of each row whose deadline has passed.
+
+        What is late is refused before the choice, so that it takes nobody's place in the batch.
+        """
+        rows = self._refuse_late(self._table.ready.where(self._table.pending), now)
         batch = self._scheduler.select(rows, self._ledger.limited(rows, now))
-        if batch is None or not self._window.timed[batch.rows].any():
+        if batch is None or batch.steps == 1 or not self._window.timed[batch.rows].any():
             return batch
         firsts = self._table.applied[batch.rows] + 1
-        late = self._window.deadline_s(batch.rows, firsts, batch.steps) <= now
-        late[self._table.generating[batch.rows]] = False
+        late = self._late(batch.rows, firsts, batch.steps, now)
         late &= np.arange(batch.steps) < batch.counts[:, None]
         if not late.any():
             return batch
-        counts = np.where(late.any(axis=1), late.argmax(axis=1), batch.counts)
-        for row in batch.rows[counts == 0].tolist():
-            self.refuse(row, "DEADLINE_EXCEEDED", "the deadline passed before the step ran")
-        return Batch.of(batch.rows, counts)
+        return Batch.of(batch.rows, np.where(late.any(axis=1), late.argmax(axis=1), batch.counts))
 
     def step(self, batch: Batch, now: float) -> None:
         """Runs a batch; if it fails, its halves, down to the step at fault.
@@ -92,9 +91,30 @@ class Stepping:
         if self._table.generating[row]:
             self._control.end_generation(row, CarouselError(reason, message))
             return
-        seq = self._table.drop_pending(row)
+        seq = int(self._table.drop_pending(row))
         error = CarouselError(reason, message, metadata={"expected": seq}, seq=seq)
         self._delivery.failure_of(row, error)
+
+    def _refuse_late(self, rows: Int64s, now: float) -> Int64s:
+        """Gives up what rows wanted to run whose next step is late; returns the other rows."""
+        if not self._window.timed[rows].any():
+            return rows
+        late = self._late(rows, self._table.applied[rows] + 1, 1, now)[:, 0]
+        if not late.any():
+            return rows
+
+        def refusal(seq: int) -> CarouselError:
+            message = "the deadline passed before the step ran"
+            return CarouselError("DEADLINE_EXCEEDED", message, metadata={"expected": seq}, seq=seq)
+
+        self._delivery.failures_of(rows[late], self._table.drop_pending(rows[late]), refusal)
+        return np.asarray(rows[~late])
+
+    def _late(self, rows: Int64s, firsts: Int64s, steps: int, now: float) -> np.ndarray:
+        """Which steps may not begin any more; bool[n, steps]."""
+        late = self._window.deadline_s(rows, firsts, steps) <= now
+        late[self._table.generating[rows]] = False
+        return np.asarray(late)
 
     def _split(self, batch: Batch, now: float, error: Exception) -> None:
         n = len(batch.rows)

@@ -75,9 +75,9 @@ class CallMetrics:
         self._families.scalar("grpc_server_handled_total", *call, code).add()
         self._families.histogram("grpc_server_handling_seconds", *call).observe(seconds)
 
-    def refused(self, reason: str) -> None:
-        """A call, or a message or step of a stream, was answered with an error."""
-        self._refused[reason].add()
+    def refused(self, reason: str, count: int = 1) -> None:
+        """Calls, or messages or steps of a stream, were answered with an error."""
+        self._refused[reason].add(count)
 
     def streams(self, count: int) -> None:
         """Level: streams of sessions open now."""

@@ -138,11 +138,11 @@ class SessionTable:
         """Last step of each row whose output may be told: the applied one or, for sync, the durable."""
         return np.where(self.sync[rows], self.durable[rows], self.applied[rows])
 
-    def drop_pending(self, row: int) -> int:
-        """Forgets the accepted steps that have not run; returns the seq of the first of them."""
-        self.received[row] = self.applied[row]
-        self.pending[row] = 0
-        return int(self.applied[row]) + 1
+    def drop_pending(self, rows: Int64s | int) -> Int64s:
+        """Forgets the accepted steps that have not run; returns the seqs of the first of each."""
+        self.received[rows] = self.applied[rows]
+        self.pending[rows] = 0
+        return np.asarray(self.applied[rows] + 1)
 
     def expired(self, now: float) -> Int64s:
         """Rows whose session has been idle for too long; int64[n].

@@ -8,7 +8,7 @@ earlier owner of a handle is told from one for the present owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -89,9 +89,9 @@ class Stream:
         with suppress(RuntimeError):  # the loop has ended: nobody is reading
             self._loop.call_soon_threadsafe(self._outputs, tags, first_seqs, steps, rows)
 
-    def failure(self, tag: int, seq: int, error: CarouselError) -> None:
-        """Takes a refusal."""
-        self._on_loop(self._failure, tag, seq, error)
+    def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
+        """Takes refusals."""
+        self._on_loop(self._failures, tags, seqs, error)
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         """Takes the news that a session has left."""
@@ -126,11 +126,15 @@ class Stream:
         if handles:
             self.outbox.put_outputs(handles, firsts, steps, rows)
 
-    def _failure(self, tag: int, seq: int, error: CarouselError) -> None:
-        if self._owns(tag):
-            self.refuse(tag & _HANDLE_MASK, error, seq)
-        elif error.reason == "SESSION_PARKED" and self._is_parked(tag):  # a Replay came too late
-            self.wake(tag & _HANDLE_MASK)
+    def _failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
+        refused: dict[int, int] = {}
+        for tag, seq in zip(tags, seqs, strict=True):
+            if self._owns(tag):
+                refused[tag & _HANDLE_MASK] = seq
+            elif error.reason == "SESSION_PARKED" and self._is_parked(tag):  # a Replay, too late
+                self.wake(tag & _HANDLE_MASK)
+        if refused:
+            self.refuse_all(refused, error)
 
     def _unbound(self, tag: int, error: CarouselError) -> None:
         if self._owns(tag):
@@ -173,12 +177,17 @@ class Stream:
         self.refuse_all({handle: seq}, error)
 
     def refuse_all(self, seqs: Mapping[int, int], error: CarouselError) -> None:
-        """Tells the client of each handle, with its first step concerned, that it was refused."""
-        status = status_of(error)
-        for handle, seq in seqs.items():
-            self._metrics.refused(error.reason)
-            failure = pb.Failure(handle=handle, seq=seq, status=status)
-            self.outbox.put(pb.AttachResponse(failure=failure))
+        """Tells the client of each handle, with its first step concerned, that it was refused.
+
+        One message for all: where there is too much to do, to say so must not cost more than to do it.
+        """
+        self._metrics.refused(error.reason, len(seqs))
+        handle, seq = next(iter(seqs.items()))
+        failure = pb.Failure(handle=handle, seq=seq, status=status_of(error))
+        if len(seqs) > 1:
+            failure.handles.extend(seqs.keys())
+            failure.seqs.extend(seqs.values())
+        self.outbox.put(pb.AttachResponse(failure=failure))
 
     # -- binding: each step is the callback of the one before, so that no other session waits
 

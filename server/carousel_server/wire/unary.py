@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -91,10 +92,11 @@ class CallSink:
         with suppress(RuntimeError):  # the loop has ended: nobody is waiting
             self._loop.call_soon_threadsafe(self._take, tags, first_seqs, steps, rows)
 
-    def failure(self, tag: int, seq: int, error: CarouselError) -> None:
-        """Takes a refusal; one of steps that an earlier call gave up waiting for is old news."""
+    def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
+        """Takes refusals; one of steps that an earlier call gave up waiting for is old news."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._fail, tag, error, seq)
+            for tag, seq in zip(tags, seqs, strict=True):
+                self._loop.call_soon_threadsafe(self._fail, tag, error, seq)
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         """Takes the news that a session has left."""

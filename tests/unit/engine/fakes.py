@@ -114,7 +114,8 @@ class RecordingSink:
 
     def __init__(self) -> None:
         self.steps: list[Recorded] = []
-        self.failures: list[tuple[int, int, CarouselError]] = []
+        self.refusals: list[tuple[int, int, CarouselError]] = []
+        self.refusal_calls = 0
         self.gone: list[tuple[int, CarouselError]] = []
         self.confirmed: list[tuple[int, int]] = []
         self.away: list[tuple[int, int]] = []
@@ -128,8 +129,9 @@ class RecordingSink:
         for tag, first, row in zip(tags.tolist(), first_seqs.tolist(), values, strict=True):
             self.steps += [Recorded(tag, first + j, row[j].copy()) for j in range(steps)]
 
-    def failure(self, tag: int, seq: int, error: CarouselError) -> None:
-        self.failures.append((tag, seq, error))
+    def failures(self, tags: Any, seqs: Any, error: CarouselError) -> None:
+        self.refusals += [(tag, seq, error) for tag, seq in zip(tags, seqs, strict=True)]
+        self.refusal_calls += 1
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         self.gone.append((tag, error))
@@ -148,7 +150,7 @@ class RecordingSink:
 
     @property
     def reasons(self) -> list[str]:
-        return [error.reason for _, _, error in self.failures]
+        return [error.reason for _, _, error in self.refusals]
 
 
 class RecordingTokens:

@@ -45,6 +45,16 @@ def test_more_than_fit_take_turns() -> None:
     assert served == [[0, 3], [4, 8], [0, 9], [3, 4], [8, 9]]
 
 
+def test_while_some_wait_for_their_turn_each_takes_one_step() -> None:
+    """A session with much to run must not make the others' turn come later."""
+    batch = Scheduler(2, 4).select(*pending(r1=100, r5=100, r9=1))
+    assert batch is not None
+    assert batch.counts.tolist() == [1, 1]
+    batch = Scheduler(3, 4).select(*pending(r1=100, r5=100, r9=1))
+    assert batch is not None
+    assert batch.counts.tolist() == [4, 4, 1]
+
+
 def test_active_is_a_prefix() -> None:
     batch = Batch(np.arange(3), np.asarray([2, 2, 1]))
     assert [batch.active(0), batch.active(1), batch.active(2)] == [3, 2, 0]

@@ -314,7 +314,7 @@ def test_at_the_end_everybody_is_answered(rig: Rig) -> None:
     model.engine.stop()
     assert tokens.error is not None
     assert {tokens.error.reason, *sink.reasons} == {"DRAINING"}
-    assert len(sink.failures) == 2
+    assert len(sink.refusals) == 2
     for command in (infer, last):
         with pytest.raises(CarouselError, match="DRAINING"):
             command.reply.result(0)
@@ -323,7 +323,7 @@ def test_at_the_end_everybody_is_answered(rig: Rig) -> None:
 class _Raising(RecordingSink, RecordingTokens):
     """A sink with a defect."""
 
-    def failure(self, *_: object) -> None:
+    def failures(self, *_: object) -> None:
         raise LookupError("a defect")
 
     def failed(self, error: CarouselError) -> None:

@@ -73,7 +73,7 @@ def test_rows_with_more_steps_do_not_disturb_rows_with_fewer(rig: Rig, sink: Rec
 def test_a_gap_is_refused_with_what_is_expected(rig: Rig, sink: RecordingSink) -> None:
     ref = rig.session(sink)
     rig.run(block(sink, ref, 3, 1))
-    [(tag, seq, error)] = sink.failures
+    [(tag, seq, error)] = sink.refusals
     assert (tag, seq, error.reason, error.metadata) == (1, 3, "SEQUENCE_GAP", {"expected": "1"})
     rig.run(block(sink, ref, 1, 1))
     assert sink.of(1) == [(1, [1, -1])]
@@ -108,7 +108,7 @@ def test_a_seq_with_other_inputs_is_refused(rig: Rig, sink: RecordingSink) -> No
     ref = rig.session(sink)
     rig.run(block(sink, ref, 1, 1, 2))
     rig.run(block(sink, ref, 1, 1, 9))
-    [(_, seq, error)] = sink.failures
+    [(_, seq, error)] = sink.refusals
     assert (seq, error.reason) == (2, "SEQUENCE_REUSED")
     rig.run(block(sink, ref, 3, 3))
     assert sink.of(1)[-1] == (3, [6, -6])
@@ -138,7 +138,7 @@ def test_the_window_bounds_what_is_not_acknowledged(rig: Rig, sink: RecordingSin
     rig.run(block(sink, ref, 1, *range(8)))
     rig.settle()
     rig.run(block(sink, ref, 9, 1))
-    [(_, seq, error)] = sink.failures
+    [(_, seq, error)] = sink.refusals
     assert (seq, error.reason, error.metadata) == (9, "WINDOW_EXCEEDED", {"limit": "8"})
     assert error.retry_after_s
     rig.run(block(sink, ref, 9, 1, acks=[8]))
@@ -151,7 +151,7 @@ def test_a_bad_value_harms_neither_the_session_nor_a_neighbour(
 ) -> None:
     a, b = rig.session(sink, 1), rig.session(sink, 2)
     rig.run(StepBlock(sink, [1, 2], [a, b], [1, 1], 2, rows(1, bad, 10, 20)))
-    [(tag, seq, error)] = sink.failures
+    [(tag, seq, error)] = sink.refusals
     assert (tag, seq, error.reason) == (1, 1, "INPUT_NOT_FINITE")
     assert "step 2" in error.message
     assert sink.of(2) == [(1, [10, -10]), (2, [30, -30])]
@@ -187,7 +187,7 @@ def test_a_step_that_grows_late_in_the_queue_is_refused_with_those_behind_it(
     rig.tick()
     rig.now += 10
     rig.run(block(sink, b, 1, 1, tag=2))
-    [(tag, seq, error)] = sink.failures
+    [(tag, seq, error)] = sink.refusals
     assert (tag, seq, error.reason) == (1, 2, "DEADLINE_EXCEEDED")
     assert error.metadata == {"expected": "2"}
     assert sink.of(2) == [(1, [1, -1])]
@@ -262,7 +262,7 @@ def test_a_row_starts_at_zero_for_its_next_session(rig: Rig, sink: RecordingSink
 def test_a_step_that_the_device_refuses_costs_only_itself(rig: Rig, sink: RecordingSink) -> None:
     refs = [rig.session(sink, tag) for tag in range(1, 6)]
     rig.run(StepBlock(sink, [1, 2, 3, 4, 5], refs, [1] * 5, 1, rows(1, 2, 666, 4, 5)))
-    [(tag, seq, error)] = sink.failures
+    [(tag, seq, error)] = sink.refusals
     assert (tag, seq, error.reason) == (3, 1, "STEP_FAILED")
     assert [sink.of(t) for t in (1, 2, 4, 5)] == [[(1, [t, -t])] for t in (1, 2, 4, 5)]
     rig.run(block(sink, refs[2], 1, 3, tag=3))
@@ -278,7 +278,7 @@ def test_whatever_a_model_raises_costs_only_its_step(
     for _ in range(40):
         rig.run(StepBlock(sink, [1, 2], [a, b], [1, 1], 1, rows(666, 1)))
     assert sink.reasons == ["STEP_FAILED"] * 40
-    assert all(failure.retry_after_s is None for _, _, failure in sink.failures)
+    assert all(failure.retry_after_s is None for _, _, failure in sink.refusals)
     assert sink.of(2)[0] == (1, [1, -1])
     rig.run(block(sink, a, 1, 1))
 
@@ -288,7 +288,7 @@ def test_the_steps_before_the_one_at_fault_are_run(rig: Rig, sink: RecordingSink
     rig.engine.submit(block(sink, ref, 1, 1, 2, 666, 4))
     rig.settle()
     assert sink.of(1) == [(1, [1, -1]), (2, [3, -3])]
-    [(_, seq, error)] = sink.failures
+    [(_, seq, error)] = sink.refusals
     assert (seq, error.reason, error.metadata) == (3, "STEP_FAILED", {"expected": "3"})
 
 
@@ -381,7 +381,7 @@ def test_a_later_ack_does_not_overtake_an_earlier_repeat(rig: Rig, sink: Recordi
     rig.engine.submit(block(sink, ref, 2, 2))
     rig.engine.submit(Ack(sink, [ref], [1]))
     rig.settle()
-    assert sink.failures == []
+    assert sink.refusals == []
     assert [seq for seq, _ in sink.of(1)] == [1, 1, 2]
 
 
@@ -403,7 +403,7 @@ def test_a_late_command_is_told_of_its_own_session_only(rig: Rig) -> None:
     rig.close(other)
     rig.run(block(sink, ref, 1, 1))
     assert sink.reasons == ["SESSION_CLOSED", "SESSION_CLOSED"]
-    assert all("'mine' was closed" in error.message for _, _, error in sink.failures)
+    assert all("'mine' was closed" in error.message for _, _, error in sink.refusals)
 
 
 def test_a_chunk_runs_up_to_its_first_late_step(sink: RecordingSink) -> None:
@@ -415,7 +415,7 @@ def test_a_chunk_runs_up_to_its_first_late_step(sink: RecordingSink) -> None:
     rig.now += 10
     rig.settle()
     assert [seq for seq, _ in sink.of(1)] == [1, 2]
-    [(_, seq, error)] = sink.failures
+    [(_, seq, error)] = sink.refusals
     assert (seq, error.reason) == (3, "DEADLINE_EXCEEDED")
 
 

@@ -361,6 +361,23 @@ def test_steps_sent_while_a_generation_runs_end_too(applied: int | None, steps: 
     assert outputs_of(again)[0].tolist() == [[7, 41]]
 
 
+def test_a_refusal_of_several_sessions_fails_the_steps_of_each() -> None:
+    world = World(3, 4)
+    world.drain()
+    tickets = [world.submit([number], np.zeros((1, 1), int)) for number in range(3)]
+    for number in (0, 2):
+        world.outbox[number].clear()
+    status = Refusal("DEADLINE_EXCEEDED").status()
+    failure = pb.Failure(handle=1, seq=1, status=status, handles=[1, 3], seqs=[1, 1])
+    world.do(world.core.receive(pb.AttachResponse(failure=failure), 0.0))
+    world.drain()
+    for ticket, failed in zip(tickets, (True, False, True), strict=True):
+        assert ticket in world.ended
+        assert isinstance(ticket.error, carousel.CarouselError if failed else type(None))
+    assert tickets[2].error is not None
+    assert tickets[2].error.reason == "DEADLINE_EXCEEDED"
+
+
 def test_a_drain_is_remembered() -> None:
     world = World(1, 4)
     world.do(world.core.receive(pb.AttachResponse(drain=pb.Drain()), 0.0))

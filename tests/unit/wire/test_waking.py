@@ -100,7 +100,7 @@ def test_what_was_acknowledged_while_it_was_being_fetched_counts() -> None:
 def test_a_replay_that_came_just_as_the_session_was_parked_fetches_it() -> None:
     rig = Rig(applied=0)
     tag = rig.stream.parked_handles[1].binding.tag
-    rig.stream.failure(tag, 0, CarouselError("SESSION_PARKED", "it has just left"))
+    rig.stream.failures([tag], [0], CarouselError("SESSION_PARKED", "it has just left"))
     assert any(isinstance(command, Replay) for command in rig.engine.seen)
     assert rig.stream.bound[1].tag != tag
 

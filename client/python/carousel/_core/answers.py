@@ -210,19 +210,24 @@ class Answers(Stepping):
     # -- refusals
 
     def _on_failure(self, failure: pb.Failure, effects: Effects) -> None:
-        error = error_of(failure.status, seq=failure.seq)
-        lane = self._lanes.get(failure.handle)
-        if failure.handle == 0 and not isinstance(error, HandleNotBoundError):
+        handles = failure.handles or (failure.handle,)
+        seqs = failure.seqs or (failure.seq,)
+        for handle, seq in zip(handles, seqs, strict=True):
+            self._on_failure_of(handle, seq, error_of(failure.status, seq=seq), effects)
+
+    def _on_failure_of(self, handle: int, seq: int, error: CarouselError, effects: Effects) -> None:
+        lane = self._lanes.get(handle)
+        if handle == 0 and not isinstance(error, HandleNotBoundError):
             raise ProtocolViolationError(f"the server could not read a message: {error.message}")
         if lane is None:  # it has just ended, and Unbound has said why
             return
-        if lane.phase is LanePhase.BINDING and failure.seq == 0:
+        if lane.phase is LanePhase.BINDING and seq == 0:
             if not isinstance(error, HandleNotBoundError):  # that is of an Unbind before it
                 self._bind_refused(lane, error, effects)
-        elif lane.phase is LanePhase.CLOSING and failure.seq == 0:
+        elif lane.phase is LanePhase.CLOSING and seq == 0:
             self._on_taken_away(lane, error, effects)
-        elif lane.listens and failure.seq <= lane.sent:
-            self._refused(lane, failure.seq, error, effects)
+        elif lane.listens and seq <= lane.sent:
+            self._refused(lane, seq, error, effects)
 
     def _bind_refused(self, lane: Lane, error: CarouselError, effects: Effects) -> None:
         newest = error.metadata.get("attach_id", "")

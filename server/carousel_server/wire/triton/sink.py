@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from collections.abc import Sequence as Many
 from contextlib import suppress
 from typing import Any
 
@@ -94,10 +95,10 @@ class SequenceSink:
         """Takes outputs."""
         self._on_loop(self._outputs, tags, first_seqs, steps, rows)
 
-    def failure(self, tag: int, seq: int, error: CarouselError) -> None:
-        """Takes a refusal."""
-        del seq  # of the block at the engine, all before it have come back
-        self._on_loop(self._failure, tag, error)
+    def failures(self, tags: Many[int], seqs: Many[int], error: CarouselError) -> None:
+        """Takes refusals."""
+        del seqs  # of the block at the engine, all before them have come back
+        self._on_loop(self._failures, tags, error)
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         """Takes the news that a session has left."""
@@ -132,10 +133,11 @@ class SequenceSink:
                 sequence.stepped(data[at : at + width])
                 at += width
 
-    def _failure(self, tag: int, error: CarouselError) -> None:
-        sequence = self._bound.get(tag)
-        if sequence is not None and sequence.running:
-            sequence.refused(error)
+    def _failures(self, tags: Many[int], error: CarouselError) -> None:
+        for tag in tags:
+            sequence = self._bound.get(tag)
+            if sequence is not None and sequence.running:
+                sequence.refused(error)
 
     def _unbound(self, tag: int, error: CarouselError) -> None:
         sequence = self._bound.pop(tag, None)
