@@ -21,9 +21,10 @@ class Intake:
         self._control = control
         # Taken from the inbox and not yet run.
         self._taken: deque[tuple[Command, float]] = deque()
-        # Blocks that will be admitted together, and the rows they touch.
+        # Blocks that will be admitted together, and the rows that they touch, once somebody has asked.
         self._blocks: list[tuple[StepBlock, float]] = []
         self._rows: set[int] = set()
+        self._noted = 0
 
     def run(self, now: float) -> None:
         """Runs what has come."""
@@ -32,10 +33,9 @@ class Intake:
             command, arrived = self._taken.popleft()
             if isinstance(command, StepBlock):
                 self._blocks.append((command, arrived))
-                self._rows.update(ref.row for ref in command.refs)
                 continue
             # News of other sessions need not break up the blocks.
-            if not isinstance(command, Ack) or any(ref.row in self._rows for ref in command.refs):
+            if not isinstance(command, Ack) or self._concerns_blocks(command):
                 self._admit(now)
             self._control.run(command, now)
         self._admit(now)
@@ -47,8 +47,15 @@ class Intake:
         while left := self._inbox.drain():
             yield from (command for command, _ in left)
 
+    def _concerns_blocks(self, ack: Ack) -> bool:
+        for block, _ in self._blocks[self._noted :]:
+            self._rows.update(ref.row for ref in block.refs)
+        self._noted = len(self._blocks)
+        return any(ref.row in self._rows for ref in ack.refs)
+
     def _admit(self, now: float) -> None:
         if self._blocks:
             self._admission.admit(self._blocks, now)
             self._blocks = []
             self._rows.clear()
+            self._noted = 0
