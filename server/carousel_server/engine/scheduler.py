@@ -42,7 +42,8 @@ class Scheduler:
 
     A session gets at most `chunk_steps` steps in a tick, so a long prompt holds the others up by no more
     than that; and at most `max_batch` sessions step in a tick, so with more than that ready each waits
-    its turn.
+    its turn. Then a tick takes one step of each: else those who send much, and have much waiting, would
+    make the others' turn come as much later.
     """
 
     def __init__(self, max_batch: int, chunk_steps: int) -> None:
@@ -68,6 +69,6 @@ class Scheduler:
         if len(ready) > self._max_batch:
             start = int(np.searchsorted(ready, self._last_row, side="right"))
             turn = np.roll(np.arange(len(ready)), -start)[: self._max_batch]
-            ready, steps = ready[turn], steps[turn]
+            ready, steps = ready[turn], np.ones(self._max_batch, np.int64)
         self._last_row = int(ready[-1])
         return Batch.of(ready, np.minimum(steps, self._chunk_steps))
