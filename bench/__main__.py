@@ -31,8 +31,11 @@ from . import (
     invariance,
     machine,
     models,
+    overload,
     parking,
+    prefill,
     processes,
+    sequences,
     served,
 )
 from .figures import Figures, Workload
@@ -142,6 +145,9 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "blocks": (_one_group(blocks.workloads), blocks.ratios),
     "generation": (_one_group(generation.workloads), generation.ratios),
     "triton": (_one_group(incumbent.workloads), incumbent.ratios),
+    "overload": (_one_group(overload.workloads), overload.ratios),
+    "prefill": (_one_group(prefill.workloads), prefill.ratios),
+    "sequences": (_one_group(sequences.workloads), sequences.ratios),
 }
 
 

@@ -83,6 +83,13 @@ def echo_server() -> Iterator[str]:
 
 
 @contextmanager
+def padded_server(models: Path) -> Iterator[str]:
+    """The server of padded batches; yields its address."""
+    with _process("bench.padded", str(models)) as (_, address):
+        yield address
+
+
+@contextmanager
 def triton_echo(about: str) -> Iterator[str]:
     """The echo of Triton's messages; `about` knows the model that it pretends to have."""
     with _process("bench.triton.echo", about) as (_, address):
