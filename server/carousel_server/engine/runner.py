@@ -63,17 +63,22 @@ class Runner:
         rows = self._padded_rows(batch.rows, bucket)
         x = self._to_device(inputs, bucket)
         raw, state = self._model.step(x[0], self._slab.tensors, rows)
-        last = raw[:n]
         deliver = bool(wanted.any())
-        steps = [self._fields_to_host(last)] if deliver else []
+        steps = [self._fields_to_host(raw[:n])] if deliver else []
+        active, ended = n, list[tuple[Tensor, ...]]()
         for j in range(1, batch.steps):
-            active = batch.active(j)
+            if (still := batch.active(j)) < active:
+                ended.append(tuple(part[still:active] for part in (raw, *state)))
+                active = still
             width = self._buckets.of(active)
-            raw, after = self._model.step(x[j, :width], tuple(s[:width] for s in state))
-            state = after if active == n else _merge(state, after, active)
-            last = raw[:n] if active == n else _merge((last,), (raw,), active)[0]
+            raw, state = self._model.step(x[j, :width], tuple(s[:width] for s in state))
             if deliver:
                 steps.append(self._fields_to_host(raw[:active]))
+        last = raw[:n]
+        if ended:
+            rows = rows[:n]
+            last, *joined = _joined((raw, *state), active, ended)
+            state = tuple(joined)
         self._slab.scatter(rows, state)
         return BatchOutputs(_stack(steps, n), last, bucket)
 
@@ -116,9 +121,12 @@ def fields_to_bytes(fields: tuple[Tensor, ...]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def _merge(old: tuple[Tensor, ...], new: tuple[Tensor, ...], active: int) -> tuple[Tensor, ...]:
-    """The first `active` rows from `new`, the others from `old`."""
-    return tuple(torch.cat((b[:active], a[active:])) for a, b in zip(old, new, strict=True))
+def _joined(
+    running: tuple[Tensor, ...], active: int, ended: list[tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """The first `active` rows of those that ran to the end, then those that ended, last ones first."""
+    parts = (tuple(tensor[:active] for tensor in running), *reversed(ended))
+    return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
 
 def _stack(steps: list[np.ndarray], n: int) -> np.ndarray:
