@@ -52,6 +52,9 @@ class Padded(rpc.InferenceServiceServicer):
                 batch = [self._waiting.get()]
                 while len(batch) < MAX_BATCH and not self._waiting.empty():
                     batch.append(self._waiting.get())
+                batch = [(x, outputs) for x, outputs in batch if not outputs.cancelled()]
+                if not batch:
+                    continue
                 rows = padded_batch(self._model, [x for x, _ in batch])
                 self._loop.call_soon_threadsafe(
                     _answer, [f for _, f in batch], [r.tobytes() for r in rows]

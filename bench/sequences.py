@@ -32,12 +32,12 @@ from .report import Summary
 from .triton import Load, LoadFailedError, TritonServer, missing, unpacked
 from .whole import Arrivals
 
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
 CAROUSEL, PADDED, TRITON = "carousel", "padded", "triton"
 CHUNK_STEPS = 4
 """Of Carousel: a sequence joins and leaves between ticks, so this is how long it waits for either."""
 STEP, TICK = "model step, 4 rows", "engine tick, 256 sessions"
-_TRITON_SHARES = SHARES[:3]
+_TRITON_SHARES = SHARES[:2]
 
 
 def workloads(

@@ -66,6 +66,9 @@ class Sessions:
         self._to_send: deque[pb.AttachRequest] = deque()
         self._something = asyncio.Event()
         self._handle = 0
+        # Handles that have a session or will have one; those of them that are being given back.
+        self._bound: set[int] = set()
+        self._leaving: set[int] = set()
         self._open: deque[int] = deque()
         self._waiting: deque[int] = deque()
         self._numbers: dict[int, int] = {}
@@ -82,7 +85,15 @@ class Sessions:
         self._match()
 
     async def end(self) -> None:
-        """Gives up what is on its way."""
+        """Gives up what is on its way, and closes all sessions, which would fill the next load's slots."""
+        self._waiting.clear()
+        for handle in self._bound - self._leaving:
+            self._leave(handle)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FINISH_WITHIN_S):
+                while self._bound:
+                    self.changed.clear()
+                    await self.changed.wait()
         self._call.cancel()
         for task in self._tasks:
             task.cancel()
@@ -90,6 +101,7 @@ class Sessions:
 
     def _open_another(self) -> None:
         self._handle += 1
+        self._bound.add(self._handle)
         self._say(bind=pb.Bind(handle=self._handle, open=self._wanted))
 
     def _match(self) -> None:
@@ -121,6 +133,10 @@ class Sessions:
                     self._match()
                 case "outputs":
                     self._outputs(reply.outputs)
+                case "unbound":
+                    self._bound.discard(reply.unbound.handle)
+                    self._leaving.discard(reply.unbound.handle)
+                    self.changed.set()
                 case "failure":
                     self.refused[reason_of(reply.failure.status)[0]] += 1
                     self.changed.set()
@@ -128,12 +144,16 @@ class Sessions:
     def _outputs(self, result: pb.BlockResult) -> None:
         now_s = time.perf_counter()
         for handle, first in zip(result.handles, result.first_seqs, strict=True):
-            number = self._numbers[handle]
-            if first + result.steps > self._journeys.steps[number]:
+            number = self._numbers.get(handle)
+            if number is not None and first + result.steps > self._journeys.steps[number]:
                 self._journeys.done_s[number] = now_s
                 del self._numbers[handle]
-                self._say(unbind=pb.Unbind(handle=handle, close=True))
+                self._leave(handle)
                 self.changed.set()
+
+    def _leave(self, handle: int) -> None:
+        self._leaving.add(handle)
+        self._say(unbind=pb.Unbind(handle=handle, close=True))
 
 
 class Calls:
