@@ -43,7 +43,13 @@ def _renumbers(wrong: Callable[[int, int], bool]) -> Callable[[Patches], None]:
 
         return resolve
 
-    return lambda patches: patches.wrap(Admission, "_resolve", make)
+    def patch(patches: Patches) -> None:
+        patches.wrap(Admission, "_resolve", make)
+        patches.put(
+            Admission, "_refuse_gaps", lambda _self, new, _ours: np.zeros(len(new.rows), bool)
+        )
+
+    return patch
 
 
 def _keeps_epoch(patches: Patches) -> None:
