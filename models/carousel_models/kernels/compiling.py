@@ -10,6 +10,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from carousel_models.errors import KernelError
@@ -33,6 +35,16 @@ LEVELS = {
 """Kinds of processor, best first, and the instructions that each must have."""
 
 
+@contextmanager
+def _kernel_errors() -> Iterator[None]:
+    """What a system may refuse (space, rights, time) becomes the one error that has a way out."""
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError, UnicodeError) as error:
+        raise KernelError(f"there is no native library here: {error}") from error
+
+
+@_kernel_errors()
 def level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The best kind that this processor is.
 
@@ -50,6 +62,7 @@ def level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     )
 
 
+@_kernel_errors()
 def library_file(name: str) -> Path:
     """The library for a kind of processor.
 
@@ -69,11 +82,12 @@ def library_file(name: str) -> Path:
     return compile_into(cache, name)
 
 
+@_kernel_errors()
 def compile_into(folder: Path, name: str) -> Path:
     """Compiles the library for a kind of processor.
 
     Raises:
-        KernelError: there is no C++ compiler, or it fails.
+        KernelError: there is no C++ compiler, or it fails, or its result cannot be kept.
     """
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
@@ -90,13 +104,12 @@ def compile_into(folder: Path, name: str) -> Path:
     ]
     # A compiler without OpenMP makes a library that keeps to one thread.
     for extra in (["-fopenmp"], []):
-        done = subprocess.run(
-            [*command, *extra], check=False, capture_output=True, text=True, timeout=120
-        )
+        done = subprocess.run([*command, *extra], check=False, capture_output=True, timeout=120)
         if done.returncode == 0:
             unfinished.replace(target)
             return target
-    raise KernelError(f"{compiler} fails: {done.stderr.strip()[:300]}")
+    said = done.stderr.decode(errors="replace").strip()
+    raise KernelError(f"{compiler} fails: {said[:300]}")
 
 
 def _options(name: str) -> tuple[str, ...]:

@@ -168,8 +168,27 @@ def _checked(tensor: Tensor, shape: tuple[int, int]) -> Tensor:
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
-@functools.cache
 def load_library() -> Library:
+    """The library for this processor, as it was found the first time in this process.
+
+    Raises:
+        KernelError: there was none, or it computes wrongly; the compiler is not tried again.
+    """
+    found = _first_found()
+    if isinstance(found, KernelError):
+        raise KernelError(str(found)) from found
+    return found
+
+
+@functools.cache
+def _first_found() -> Library | KernelError:
+    try:
+        return find_library()
+    except KernelError as error:
+        return error
+
+
+def find_library() -> Library:
     """The library for this processor; compiled if need be, and checked.
 
     Raises:
@@ -179,7 +198,7 @@ def load_library() -> Library:
     path = library_file(name)
     try:
         found = Library(str(path), path.stem.removeprefix("carousel-"))
-    except OSError as error:
+    except (OSError, AttributeError) as error:
         raise KernelError(f"{path} cannot be loaded: {error}") from error
     for dtype in (torch.float32, torch.bfloat16):
         for cell in CELLS_NATIVE:

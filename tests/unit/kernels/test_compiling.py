@@ -121,7 +121,7 @@ def test_without_a_compiler_the_reference_serves(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiling, "SHIPPED", tmp_path / "nothing")
     monkeypatch.setattr("shutil.which", lambda _name: None)
-    monkeypatch.setattr(kernels, "load_library", library.load_library.__wrapped__)
+    monkeypatch.setattr(kernels, "load_library", library.find_library)
     with caplog.at_level("INFO"):
         assert kernels.choose("auto", CPU).name == "reference"
     assert "no C++ compiler" in caplog.text or "AVX2" in caplog.text
@@ -145,7 +145,7 @@ def test_a_file_that_is_no_library_is_refused(
     monkeypatch.setattr(library, "level", lambda: "avx2")
     monkeypatch.setattr(library, "library_file", lambda _level: tmp_path / "bad.so")
     with pytest.raises(KernelError, match="cannot be loaded"):
-        library.load_library.__wrapped__()
+        library.find_library()
 
 
 @has_compiler
@@ -167,7 +167,7 @@ def test_a_library_that_computes_wrongly_is_refused(
     wrong = compiling.compile_into(tmp_path, level)
     monkeypatch.setattr(library, "library_file", lambda _level: wrong)
     with pytest.raises(KernelError, match=r"gru in torch\.float32 wrongly"):
-        library.load_library.__wrapped__()
+        library.find_library()
 
 
 def test_other_devices_keep_the_reference() -> None:
