@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import stat
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -62,24 +63,24 @@ def level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     )
 
 
-@_kernel_errors()
-def library_file(name: str) -> Path:
-    """The library for a kind of processor.
+def library_files(name: str) -> Iterator[Path]:
+    """Where the library for a kind of processor lies, to be tried in turn; at last it is compiled.
 
     Raises:
-        KernelError: it has not been made, and cannot be made here.
+        KernelError: the next one cannot be made here.
     """
-    file = f"carousel-{name}-{_digest(name)}.so"
-    for folder in (SHIPPED, _cache()):
-        if folder is not None and (folder / file).exists():
-            return folder / file
-    cache = _cache()
-    if cache is None:
-        # Where nothing can be kept it lies in a new folder, for the life of this process.
-        temporary = tempfile.TemporaryDirectory(prefix="carousel-kernel-")
-        atexit.register(temporary.cleanup)
-        cache = Path(temporary.name)
-    return compile_into(cache, name)
+    with _kernel_errors():
+        file = f"carousel-{name}-{_digest(name)}.so"
+        cache = _cache()
+        for folder in (SHIPPED, cache):
+            if folder is not None and (folder / file).exists():
+                yield folder / file
+        if cache is None:
+            # Where nothing can be kept it lies in a new folder, for the life of this process.
+            temporary = tempfile.TemporaryDirectory(prefix="carousel-kernel-")
+            atexit.register(temporary.cleanup)
+            cache = Path(temporary.name)
+        yield compile_into(cache, name)
 
 
 @_kernel_errors()
@@ -93,21 +94,42 @@ def compile_into(folder: Path, name: str) -> Path:
     if compiler is None:
         raise KernelError("there is no C++ compiler; install one, or serve with kernel=reference")
     target = folder / f"carousel-{name}-{_digest(name)}.so"
-    unfinished = target.with_suffix(f".{os.getpid()}")
-    command = [
-        compiler,
-        *_FLAGS,
-        *_options(name),
-        "-o",
-        str(unfinished),
-        str(SOURCES / "layer.cpp"),
-    ]
+    # Others may compile the same at this moment, some of them with this process's number in another
+    # container: each does so in a folder of its own, and the last one's whole file stays.
+    with tempfile.TemporaryDirectory(
+        prefix="unfinished-", dir=folder, ignore_cleanup_errors=True
+    ) as own:
+        unfinished = Path(own) / target.name
+        _compile(compiler, name, unfinished)
+        with unfinished.open("rb") as written:
+            os.fsync(written)  # or a crash could leave the name without the contents
+        unfinished.replace(target)
+    return target
+
+
+def is_whole(file: Path) -> bool:
+    """False if the end of a library is missing: the system would load it, and then end this process.
+
+    An ELF file ends with the table of its sections, and its first 64 bytes say where that stands.
+    """
+    with file.open("rb") as opened:
+        header = opened.read(64)
+        there = os.fstat(opened.fileno()).st_size
+    if len(header) < 64 or not header.startswith(b"\x7fELF"):
+        return False
+    (table,) = struct.unpack_from("<Q", header, 40)
+    entry, entries = struct.unpack_from("<HH", header, 58)
+    return bool(there >= table + entry * entries)
+
+
+def _compile(compiler: str, name: str, output: Path) -> None:
+    source = SOURCES / "layer.cpp"
+    command = [compiler, *_FLAGS, *_options(name), "-o", str(output), str(source)]
     # A compiler without OpenMP makes a library that keeps to one thread.
     for extra in (["-fopenmp"], []):
         done = subprocess.run([*command, *extra], check=False, capture_output=True, timeout=120)
         if done.returncode == 0:
-            unfinished.replace(target)
-            return target
+            return
     said = done.stderr.decode(errors="replace").strip()
     raise KernelError(f"{compiler} fails: {said[:300]}")
 

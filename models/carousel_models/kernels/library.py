@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,7 +16,9 @@ from torch.nn import functional as F  # noqa: N812 - the name that every torch r
 from carousel_models.cells import CELLS, Weights
 from carousel_models.errors import KernelError
 
-from .compiling import level, library_file
+from .compiling import is_whole, level, library_files
+
+log = logging.getLogger(__name__)
 
 CELLS_NATIVE = ("linear", "sigmoid", "rnn_tanh", "rnn_relu", "lstm", "gru")
 """In the order of the library's enum. The first two have no cell: W·[h, x] + b, and σ of it."""
@@ -43,10 +48,12 @@ class _Target(ctypes.Structure):
 
 
 class Library:
-    """The functions of a library file."""
+    """The functions of a library file. OSError if it cannot be loaded."""
 
     def __init__(self, path: str, name: str) -> None:
         self.name = name
+        if not is_whole(Path(path)):
+            raise OSError("the file is not a whole library")
         functions = ctypes.CDLL(path)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self.weight_bytes = functions.carousel_weight_bytes
@@ -168,13 +175,18 @@ def _checked(tensor: Tensor, shape: tuple[int, int]) -> Tensor:
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
+_finding = threading.Lock()
+"""Held while a library is looked for: models that are loaded at once wait for one compiler."""
+
+
 def load_library() -> Library:
     """The library for this processor, as it was found the first time in this process.
 
     Raises:
         KernelError: there was none, or it computes wrongly; the compiler is not tried again.
     """
-    found = _first_found()
+    with _finding:
+        found = _first_found()
     if isinstance(found, KernelError):
         raise KernelError(str(found)) from found
     return found
@@ -194,16 +206,23 @@ def find_library() -> Library:
     Raises:
         KernelError: there is none here, or it computes wrongly.
     """
-    name = level()
-    path = library_file(name)
-    try:
-        found = Library(str(path), path.stem.removeprefix("carousel-"))
-    except (OSError, AttributeError) as error:
-        raise KernelError(f"{path} cannot be loaded: {error}") from error
+    found = _open(level())
     for dtype in (torch.float32, torch.bfloat16):
         for cell in CELLS_NATIVE:
             _check(found, cell, dtype)
     return found
+
+
+def _open(name: str) -> Library:
+    """The first file that can be loaded; the last one is fresh from the compiler."""
+    refused = "no file"
+    for path in library_files(name):
+        try:
+            return Library(str(path), path.stem.removeprefix("carousel-"))
+        except (OSError, AttributeError) as error:
+            refused = f"{path} cannot be loaded: {error}"
+            log.warning("a native library is passed over: %s", refused)
+    raise KernelError(refused)
 
 
 def _check(library: Library, cell: str, dtype: torch.dtype) -> None:

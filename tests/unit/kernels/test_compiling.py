@@ -60,10 +60,10 @@ def test_other_processors_are_refused(
 def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiling, "SHIPPED", tmp_path / "nothing")
-    first = compiling.library_file("avx2")
+    first = next(compiling.library_files("avx2"))
     assert first.parent == tmp_path / "carousel"
     monkeypatch.setattr("shutil.which", lambda _name: None)
-    assert compiling.library_file("avx2") == first
+    assert next(compiling.library_files("avx2")) == first
     assert [path.name for path in first.parent.iterdir()] == [first.name]
 
 
@@ -79,7 +79,7 @@ def test_a_shipped_library_comes_first(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(compiling, "SHIPPED", tmp_path)
     file = tmp_path / f"carousel-avx2-{compiling._digest('avx2')}.so"
     file.touch()
-    assert compiling.library_file("avx2") == file
+    assert next(compiling.library_files("avx2")) == file
 
 
 @has_compiler
@@ -87,7 +87,7 @@ def test_where_nothing_can_be_kept_it_is_removed_at_the_end(tmp_path: Path) -> N
     (tmp_path / "carousel").write_text("a file is in its place")
     program = (
         "from carousel_models.kernels import compiling;"
-        "file = compiling.library_file('avx2'); assert file.exists(); print(file)"
+        "file = next(compiling.library_files('avx2')); assert file.exists(); print(file)"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     done = subprocess.run(
@@ -143,7 +143,7 @@ def test_a_file_that_is_no_library_is_refused(
 ) -> None:
     (tmp_path / "bad.so").write_text("not a library")
     monkeypatch.setattr(library, "level", lambda: "avx2")
-    monkeypatch.setattr(library, "library_file", lambda _level: tmp_path / "bad.so")
+    monkeypatch.setattr(library, "library_files", lambda _level: iter([tmp_path / "bad.so"]))
     with pytest.raises(KernelError, match="cannot be loaded"):
         library.find_library()
 
@@ -165,7 +165,7 @@ def test_a_library_that_computes_wrongly_is_refused(
         )
     monkeypatch.setattr(compiling, "SOURCES", sources)
     wrong = compiling.compile_into(tmp_path, level)
-    monkeypatch.setattr(library, "library_file", lambda _level: wrong)
+    monkeypatch.setattr(library, "library_files", lambda _level: iter([wrong]))
     with pytest.raises(KernelError, match=r"gru in torch\.float32 wrongly"):
         library.find_library()
 
