@@ -166,6 +166,32 @@ def test_what_is_not_finite_stays_in_its_row(
         assert all(torch.isnan(tensor[4]).any() for tensor in dirty)
 
 
+NANS = [0x7FC00000, 0x7FC00001, 0x7FE0ABCD, 0x7FFFFFFF, 0x7F800001, -0x00400000, -1]
+INFINITIES = [0x7F800000, -0x00800000]
+
+
+@pytest.mark.parametrize("bits", [*NANS, *INFINITIES], ids=lambda bits: f"{bits & 0xFFFFFFFF:x}")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_is_no_number_becomes_none(kernel: Kernel, cell: Any, dtype: str, bits: int) -> None:
+    """Whatever a NaN's payload, and wherever it comes from: where the reference has NaN, so has this.
+
+    Infinities come as inputs only: in a state they meet a shut gate, 0 for one and almost 0 for the other.
+    """
+    fields = {"stack": (LayerSpec(cell=cell, hidden=45),), "dtype": dtype}
+    native, plain = make_model(kernel, **fields), make_model(Reference(), **fields)
+    bad = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    tolerance = TOLERANCE[dtype]
+    for place in range(1 + len(native.state_specs) * (bits in NANS)):
+        x, state = inputs(native, 3)
+        (x, *state)[place][1, 2] = bad
+        found, right = native.step(x, state), plain.step(x, state)
+        for got, want in zip((found[0], *found[1]), (right[0], *right[1]), strict=True):
+            torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance, equal_nan=True)
+        if bits in NANS and place < 2:  # all gates of the row depend on it
+            assert torch.isnan(found[0][1]).all()
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_saturated_gates(kernel: Kernel, cell: Any) -> None:
     """Sums far outside of the functions' range give their limits, not overflow."""

@@ -27,6 +27,10 @@ _NO_MEMORY, _OUTSIDE = 1, 2
 
 _GATES = {"lstm": 4, "gru": 3}
 
+_NANS = (0x7FC00000, 0x7FC00001, 0x7FFFFFFF, -0x00001000)
+_INFINITIES = (0x7F800000, -0x00800000)
+"""Bits of what is not finite. NaNs have a sign and a payload, which must not make them numbers."""
+
 
 class _Layer(ctypes.Structure):
     """`struct Layer` of layer.cpp."""
@@ -228,17 +232,22 @@ def _open(name: str) -> Library:
 def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
     """A few rows against the reference: a compiler or a processor may be wrong.
 
-    Weights and operands that bfloat16 can hold, so that float32 is the measure for both types.
+    Weights and operands that bfloat16 can hold, so that float32 is the measure for both types. Some rows
+    hold what is no number, in the input or in the state.
     """
     random = torch.Generator().manual_seed(0)
 
     def matrix(*shape: int) -> Tensor:
         return (torch.rand(shape, generator=random) - 0.5).to(dtype).float()
 
-    rows, inputs, units = 5, 19, 21
+    numbers, inputs, units = 5, 19, 21
+    rows = numbers + 2 * len(_NANS) + len(_INFINITIES)
     gates = _GATES.get(cell, 1) * units
     weights = Weights(matrix(gates, inputs), matrix(gates, units), matrix(gates), matrix(gates))
     x, h, c = matrix(rows, inputs), matrix(rows, units), matrix(rows, units)
+    odd = torch.tensor(_NANS + _INFINITIES + _NANS, dtype=torch.int32).view(torch.float32)
+    x[numbers : -len(_NANS), 3] = odd[: -len(_NANS)]
+    h[-len(_NANS) :, 20] = odd[-len(_NANS) :]
     state = (h, c) if cell == "lstm" else (h,)
     gates_x = F.linear(x, weights.ih, weights.bias_ih)
     expected: tuple[Tensor, ...]
@@ -251,7 +260,7 @@ def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
     for found, right in zip(
         NativeLayer(library, cell, typed).step(x, *state), expected, strict=True
     ):
-        if not torch.allclose(found, right, rtol=1e-5, atol=1e-5):
+        if not torch.allclose(found, right, rtol=1e-5, atol=1e-5, equal_nan=True):
             raise KernelError(f"the native kernel computes {cell} in {dtype} wrongly here")
 
 

@@ -52,7 +52,8 @@ inline vec exponential(vec x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  return (vec)((veci)p + ((veci)shifted << 23));
+  // A NaN has bits in the places that n is added to: some would come out as numbers.
+  return x == x ? (vec)((veci)p + ((veci)shifted << 23)) : x;
 }
 
 inline vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }

@@ -149,8 +149,20 @@ def test_a_file_that_is_no_library_is_refused(
 
 
 @has_compiler
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("(1.0f - z) * candidate", "(1.1f - z) * candidate", r"gru in torch\.float32"),
+        ("x == x ?", "x != 7.0f ?", r"sigmoid in torch\.float32"),  # NaN becomes a number
+        (
+            "x > 88.0f ?",
+            "x > 1e38f * 10.0f ?",
+            r"sigmoid in torch\.float32",
+        ),  # infinity becomes NaN
+    ],
+)
 def test_a_library_that_computes_wrongly_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, said: str
 ) -> None:
     try:
         level = compiling.level()
@@ -160,13 +172,11 @@ def test_a_library_that_computes_wrongly_is_refused(
     sources.mkdir()
     for name in ("vectors.h", "product.h", "layer.cpp"):
         text = (compiling.SOURCES / name).read_text()
-        (sources / name).write_text(
-            text.replace("(1.0f - z) * candidate", "(1.1f - z) * candidate")
-        )
+        (sources / name).write_text(text.replace(right, wrong))
     monkeypatch.setattr(compiling, "SOURCES", sources)
-    wrong = compiling.compile_into(tmp_path, level)
-    monkeypatch.setattr(library, "library_files", lambda _level: iter([wrong]))
-    with pytest.raises(KernelError, match=r"gru in torch\.float32 wrongly"):
+    file = compiling.compile_into(tmp_path, level)
+    monkeypatch.setattr(library, "library_files", lambda _level: iter([file]))
+    with pytest.raises(KernelError, match=f"{said} wrongly"):
         library.find_library()
 
 
