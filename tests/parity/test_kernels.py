@@ -244,7 +244,7 @@ def test_shapes_and_types_are_checked_before_addresses_are_taken(kernel: Kernel)
     model = make_model(kernel, stack=uniform_stack("lstm", 1, 21))
     x, (h, c) = inputs(model, 4)
     for bad in ((x[:, :3], (h, c)), (x, (h[:2], c)), (x, (h, c[:, :5])), (x.double(), (h, c))):
-        with pytest.raises(AssertionError):
+        with pytest.raises((TypeError, ValueError)):
             model.step(*bad)
 
 
@@ -286,9 +286,9 @@ def test_slots_outside_of_the_tensors_are_refused(kernel: Kernel) -> None:
             model.step(x, state, torch.tensor(bad))
         with pytest.raises(IndexError, match="outside"):
             kernel.scatter_into(state[:1])(torch.tensor(bad), (torch.zeros(4, 21),))
-    with pytest.raises(AssertionError):
+    with pytest.raises((TypeError, ValueError)):
         model.step(x, state, torch.tensor([0, 1]))
-    with pytest.raises(AssertionError):
+    with pytest.raises((TypeError, ValueError)):
         model.step(x, state, torch.arange(4, dtype=torch.int32))
 
 

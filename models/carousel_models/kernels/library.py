@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from carousel_models.cells import CELLS, Weights
 from carousel_models.errors import KernelError
 
 from .compiling import is_whole, level, library_files
+from .operands import check_slots, check_source, check_targets, check_weights, checked
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +81,18 @@ class NativeLayer:
         library: the library.
         cell: one of CELLS_NATIVE.
         weights: as in `cells`; for "linear" with an `hh` of no columns.
+
+    Raises:
+        ValueError: the weights' shapes are no layer's.
+        KernelError: torch's memory does not begin where the library wants it.
     """
 
     def __init__(self, library: Library, cell: str, weights: Weights) -> None:
         gates = _GATES.get(cell, 1)
+        check_weights(weights, cell, gates)
         self.inputs, self.recurrent = weights.ih.shape[1], weights.hh.shape[1]
         self.units = len(weights.ih) // gates
+        self._has_c = cell == "lstm"
         self._run = library.step
         bf16 = weights.ih.dtype == torch.bfloat16
         layer = _Layer(
@@ -92,11 +100,9 @@ class NativeLayer:
         )
         self._layer = layer
         self._address = address = ctypes.addressof(layer)
-        # torch's memory begins at a multiple of 64 bytes, as the library wants.
-        self._weights = torch.empty(library.weight_bytes(address), dtype=torch.uint8)
-        self._bias = torch.empty(library.bias_bytes(address), dtype=torch.uint8)
+        self._weights = _memory(library.weight_bytes(address))
+        self._bias = _memory(library.bias_bytes(address))
         layer.weights, layer.bias = self._weights.data_ptr(), self._bias.data_ptr()
-        assert layer.weights % 64 == layer.bias % 64 == 0
         given = [_plain(t) for t in (weights.ih, weights.hh, weights.bias_ih, weights.bias_hh)]
         library.pack(address, *(_address(tensor) for tensor in given))
 
@@ -109,20 +115,29 @@ class NativeLayer:
     ) -> tuple[Tensor, ...]:
         """Takes x float32[B, inputs], h [B, recurrent], c [B, units] → h, or h and c, [B, units] each.
 
-        With `slots`, row i's state is row slots[i] of h and c.
+        With `slots`, row i's state is row slots[i] of h and c. A layer with a state needs its h, and an
+        lstm its c.
+
+        Raises:
+            TypeError: a tensor has another type, or is on another device.
+            ValueError: a tensor has another shape, or is missing, or the layer has none such.
+            IndexError: a slot lies outside of h and c.
         """
         n = states = x.shape[0]
-        x = _checked(x, (n, self.inputs))
-        if slots is not None and h is not None:
-            _check_slots(slots, n)
-            states = h.shape[0]
+        x = checked(x, (n, self.inputs), "x")
         if h is not None:
-            h = _checked(h, (states, self.recurrent))
-        out = torch.empty(n, self.units)
-        after = None
+            if slots is not None:
+                check_slots(slots, n)
+                states = h.shape[0]
+            h = checked(h, (states, self.recurrent), "h")
+        elif self.recurrent or slots is not None:
+            raise ValueError("h is missing")
+        if (c is not None) is not self._has_c:
+            raise ValueError("c is missing" if self._has_c else "only an lstm has a c")
+        out, after = x.new_empty(n, self.units), None
         if c is not None:
-            c = _checked(c, (states, self.units))
-            after = torch.empty(n, self.units)
+            c = checked(c, (states, self.units), "c")
+            after = x.new_empty(n, self.units)
         outcome = self._run(
             *(self._address, n, x.data_ptr(), states, _address(slots), _address(h), _address(c)),
             *(out.data_ptr(), _address(after), torch.get_num_threads()),
@@ -132,36 +147,43 @@ class NativeLayer:
 
 
 class NativeTargets:
-    """Tensors [rows, …] that rows are written into."""
+    """Tensors [rows, …] that rows are written into.
+
+    Raises:
+        TypeError: one is on another device.
+        ValueError: one does not lie row after row.
+    """
 
     def __init__(self, library: Library, targets: Sequence[Tensor]) -> None:
-        assert all(target.is_contiguous() for target in targets)
         self._run = library.scatter
         self._targets = tuple(targets)
-        self._kinds = [(t.stride(0), t.dtype) for t in targets]
+        check_targets(self._targets)
+        # Not the strides: that of a single row may be anything.
+        self._kinds = [(math.prod(t.shape[1:]), t.dtype) for t in targets]
         self._table = (_Target * len(targets))(
-            *(_Target(t.data_ptr(), t.stride(0) * t.element_size(), len(t)) for t in targets)
+            *(
+                _Target(t.data_ptr(), elements * t.element_size(), len(t))
+                for t, (elements, _) in zip(targets, self._kinds, strict=True)
+            )
         )
         self._addresses = ctypes.c_void_p * len(targets)
 
     def write(self, slots: Tensor, sources: tuple[Tensor, ...]) -> None:
-        """Row i of each source becomes row slots[i] of its target."""
-        n = slots.shape[0]
-        _check_slots(slots, n)
+        """Row i of each source becomes row slots[i] of its target.
+
+        Raises:
+            TypeError: slots are not int64, or a source has another type than its target.
+            ValueError: slots are not one row, or there are not as many rows and sources.
+            IndexError: a slot lies outside of a target.
+        """
+        n = slots.numel()
+        check_slots(slots, n)
         given = []
         for source, (elements, dtype) in zip(sources, self._kinds, strict=True):
-            assert source.dtype == dtype
-            assert source.numel() == n * elements
+            check_source(source, dtype, n, elements)
             given.append(source if source.is_contiguous() else source.contiguous())
         addresses = self._addresses(*(source.data_ptr() for source in given))
         _check_outcome(self._run(len(given), self._table, n, slots.data_ptr(), addresses))
-
-
-def _check_slots(slots: Tensor, n: int) -> None:
-    """What the library reads as slots must be n of them."""
-    assert slots.shape == (n,)
-    assert slots.dtype == torch.int64
-    assert slots.is_contiguous()
 
 
 def _check_outcome(outcome: int) -> None:
@@ -170,13 +192,6 @@ def _check_outcome(outcome: int) -> None:
         raise MemoryError("the native kernel found no memory for its sums")
     if outcome == _OUTSIDE:
         raise IndexError("a slot lies outside of the slab")
-
-
-def _checked(tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-    """What the library reads by address must be what it takes it for."""
-    assert tensor.shape == shape, f"{tuple(tensor.shape)} instead of {shape}"
-    assert tensor.dtype == torch.float32
-    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 _finding = threading.Lock()
@@ -264,8 +279,16 @@ def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
             raise KernelError(f"the native kernel computes {cell} in {dtype} wrongly here")
 
 
+def _memory(size: int) -> Tensor:
+    """Memory for weights; torch's begins at a multiple of 64 bytes, as the library wants."""
+    memory = torch.empty(size, dtype=torch.uint8, device="cpu")
+    if memory.data_ptr() % 64:
+        raise KernelError("torch's memory does not begin at a multiple of 64 bytes")
+    return memory
+
+
 def _plain(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().float().contiguous()
+    return None if tensor is None else tensor.detach().float().cpu().contiguous()
 
 
 def _address(tensor: Tensor | None) -> int | None:
