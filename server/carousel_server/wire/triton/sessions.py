@@ -87,7 +87,8 @@ class SequenceSessions:
             return
         ref, view = reply.result()
         if not view.applied:
-            self._bind(sequence, ref, partial(self._bound_new, sequence, spec, tries))
+            place = (self._engine, ref)
+            self._bind(sequence, place, partial(self._bound_new, sequence, spec, tries))
         elif tries > 1:
             self._open_again(sequence, spec, tries, ref)
         else:
@@ -122,7 +123,11 @@ class SequenceSessions:
 
         def found(reply: Future[Place]) -> None:
             if (error := _error_of(reply)) is None:
-                close(*reply.result())
+                engine, ref = reply.result()
+                if engine is self._engine:
+                    close(engine, ref)
+                else:
+                    sequence.opened(_elsewhere(sequence, engine))
             elif error.reason in _GONE:
                 self.open(sequence, spec, tries - 1)
             else:
@@ -153,8 +158,11 @@ class SequenceSessions:
             never = error.reason in _NEVER_WAS
             sequence.found(not_started(sequence) if never else error)
             return
-        _, ref = reply.result()
-        self._bind(sequence, ref, partial(self._bound_old, sequence, tries, resident))
+        place = reply.result()
+        if place[0] is not self._engine:  # a ref means another session there
+            sequence.found(_elsewhere(sequence, place[0]))
+            return
+        self._bind(sequence, place, partial(self._bound_old, sequence, tries, resident))
 
     def _bound_old(
         self,
@@ -182,8 +190,10 @@ class SequenceSessions:
             sequence.found((ref, tag, view))
 
     def _bind(
-        self, sequence: Sequence, ref: SessionRef, then: Callable[[SessionRef, int, Any], None]
+        self, sequence: Sequence, place: Place, then: Callable[[SessionRef, int, Any], None]
     ) -> None:
+        engine, ref = place
+        assert engine is self._engine, "a ref counts on its own engine only"
         tag = self._sink.bind(sequence)
         command = Bind(ref, self._sink, tag)
 
@@ -196,7 +206,7 @@ class SequenceSessions:
             then(ref, tag, reply)
 
         call_on(self._loop, command.reply, bound)
-        self._submitted(self._engine, command, refused)
+        self._submitted(engine, command, refused)
 
     # -- the end
 
@@ -253,6 +263,15 @@ def _taken(sequence: Sequence) -> CarouselError:
         "SESSION_EXISTS",
         f"session {sequence.session_id} is opened and stepped by others, again and again",
         metadata={"session": sequence.session_id},
+    )
+
+
+def _elsewhere(sequence: Sequence, engine: EnginePort) -> CarouselError:
+    return CarouselError(
+        "SESSION_EXISTS",
+        f"session {sequence.session_id} is open on model '{engine.model.name}', "
+        f"not on '{sequence.model}'",
+        metadata={"session": sequence.session_id, "model": engine.model.name},
     )
 
 
