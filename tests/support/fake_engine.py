@@ -200,6 +200,8 @@ class FakeEngine:
 
     def _bind(self, command: ports.Bind) -> SessionView:
         session = self._find(command.ref)
+        if command.key not in (None, (session.spec.tenant, session.spec.session_id)):
+            raise CarouselError("SESSION_NOT_FOUND", "another session is on this row")
         if session.sink is not None:
             session.sink.unbound(session.tag, CarouselError("SUPERSEDED", "a newer one came"))
         session.sink, session.tag = command.sink, command.tag

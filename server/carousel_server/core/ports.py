@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .errors import CarouselError
-from .store import Outcome, Record
+from .store import Outcome, Record, SessionKey
 from .types import (
     Bytes2D,
     GeneratedToken,
@@ -49,8 +49,7 @@ class StepSink(Protocol):
     def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
         """Steps of each tag from its seq on were refused or failed, for one reason, at least one tag.
 
-        A seq of 0 is no particular step. A server with too much to do refuses much: so many sessions
-        in one call cost little more than one.
+        A seq of 0 is no particular step. Many sessions in one call cost little more than one.
         """
 
     def unbound(self, tag: int, error: CarouselError) -> None:
@@ -127,11 +126,10 @@ class Bind:
     store keeps is bound when the store has all that has run: `durable` equals `applied` in the reply.
 
     Args:
-        attach_id: grows with each binding; a lower one than the session has seen is refused as
-            SUPERSEDED. 0 always wins.
-        epoch_floor: highest epoch that the client has seen; a session of a lower one is let go of, with
-            LEASE_LOST, to be acquired again.
+        attach_id: grows with each binding; lower than the session has seen: SUPERSEDED. 0 always wins.
+        epoch_floor: highest epoch that the client has seen; a session of a lower one is LEASE_LOST.
         ack: last output that the client is known to have received.
+        key: whose session it must be; with another on the row it is refused as SESSION_NOT_FOUND.
     """
 
     ref: SessionRef
@@ -140,6 +138,7 @@ class Bind:
     attach_id: int = 0
     epoch_floor: int = 0
     ack: int = 0
+    key: SessionKey | None = None
     reply: Future[SessionView] = field(default_factory=Future)
 
 

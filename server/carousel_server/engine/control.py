@@ -190,8 +190,10 @@ class Control:
         return self._rows.view(command.ref)
 
     def _check_bind(self, row: int, command: Bind, now: float) -> None:
-        """Refuses a binding from the past (R10), and a session from the past (R13)."""
+        """Refuses another's session, a binding from the past (R10), and a session from the past (R13)."""
         table = self._table
+        if command.key not in (None, self._rows.key(row)):
+            raise CarouselError("SESSION_NOT_FOUND", "another session is on this row")
         if table.tracked[row] and command.epoch_floor > table.epoch[row]:
             lost = CarouselError(
                 "LEASE_LOST",

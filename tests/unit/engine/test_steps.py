@@ -10,6 +10,7 @@ import torch
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, Bind, Replay, StepBlock, Unbind
+from carousel_server.core.store import SessionKey
 from carousel_server.engine.admission import Admission
 
 from .fakes import RecordingSink, Rig, RunningSum, block, rows
@@ -204,6 +205,19 @@ def test_the_newest_binding_wins(rig: Rig) -> None:
     assert old.reasons == ["SUPERSEDED"]
     rig.run(block(new, ref, 1, 1, tag=9))
     assert new.of(9) == [(1, [1, -1])]
+
+
+@pytest.mark.parametrize("key", [SessionKey("other", "s"), SessionKey("t", "other")])
+def test_a_session_of_another_key_is_not_bound(rig: Rig, sink: RecordingSink, key: Any) -> None:
+    ref, thief = rig.session(sink, session_id="s"), RecordingSink()
+    with pytest.raises(CarouselError, match="SESSION_NOT_FOUND"):
+        rig.run(Bind(ref, thief, 9, key=key))
+    rig.run(block(thief, ref, 1, 1, tag=9))
+    assert thief.reasons == ["SUPERSEDED"]
+    rig.run(block(sink, ref, 1, 1))
+    assert sink.of(1) == [(1, [1, -1])]
+    rig.run(Bind(ref, thief, 9, key=SessionKey("t", "s")))
+    assert [error.reason for _, error in sink.gone] == ["SUPERSEDED"]
 
 
 def test_outputs_of_an_unbound_session_can_be_had_again(rig: Rig, sink: RecordingSink) -> None:

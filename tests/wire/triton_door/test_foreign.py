@@ -49,3 +49,10 @@ async def test_a_start_closes_no_other_models_session(wire, fake, monkeypatch):
     assert error.metadata["model"] == "echo-tokens"
     assert foreign.ref in wire.tokens.sessions
     assert wire.engine.session("triton:echo:9").applied == 1
+
+
+async def test_each_binding_says_whose_session_it_means(wire, fake):
+    await fake.infer("echo", ROW, 9, start=True)
+    tenant = wire.engine.session("triton:echo:9").spec.tenant
+    keys = [command.key for command in wire.engine.seen if isinstance(command, ports.Bind)]
+    assert keys == [(tenant, "triton:echo:9")]

@@ -19,6 +19,7 @@ from carousel_server.core.ports import (
     Place,
     Unbind,
 )
+from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 from carousel_server.wire.parking import close_parked
 from carousel_server.wire.replies import call_on, tell
@@ -195,7 +196,8 @@ class SequenceSessions:
         engine, ref = place
         assert engine is self._engine, "a ref counts on its own engine only"
         tag = self._sink.bind(sequence)
-        command = Bind(ref, self._sink, tag)
+        key = SessionKey(sequence.tenant, sequence.session_id)
+        command = Bind(ref, self._sink, tag, key=key)
 
         def refused(error: CarouselError) -> None:
             command.reply.set_exception(error)
