@@ -22,6 +22,9 @@ MAX_SEQ = (1 << 62) - 1
 MAX_TIMEOUT_S = 7 * 86_400.0
 MAX_NAME_CHARACTERS = 256
 
+SEQUENCE_PREFIX = "triton:"
+"""Ids that begin so are those of Triton's sequences: their sessions are opened by that door only."""
+
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -34,6 +37,17 @@ def check_session_id(value: str, field: str = "session_id") -> str:
     if not _SESSION_ID.fullmatch(value):
         raise invalid(field, "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -")
     return value
+
+
+def check_new_session_id(value: str, field: str = "session_id") -> str:
+    """The id of a session that is to be opened; "" lets the engine choose.
+
+    Raises:
+        CarouselError: FIELD_INVALID.
+    """
+    if value.startswith(SEQUENCE_PREFIX):
+        raise invalid(field, f"must not begin with {SEQUENCE_PREFIX}, as sequences of Triton do")
+    return check_session_id(value, field) if value else ""
 
 
 def check_name(value: str, field: str) -> str:

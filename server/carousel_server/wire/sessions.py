@@ -21,7 +21,7 @@ from carousel_server.core.types import Durability, OpenSpec, SessionRef, Session
 
 from .calls import Context, current_call
 from .errors import invalid
-from .fields import check_reply_bytes, check_session_id, seconds_of
+from .fields import check_new_session_id, check_reply_bytes, check_session_id, seconds_of
 from .options import WireOptions
 from .paging import check_page, page_token
 from .places import ask_session, find_engine
@@ -120,7 +120,7 @@ class Sessions:
             raise invalid("snapshot", "must not be empty")
         spec = OpenSpec(
             tenant=current_call().tenant,
-            session_id=new_session_id(request.session_id, "session_id"),
+            session_id=check_new_session_id(request.session_id),
         )
         if request.model:
             engines = [find_engine(self._catalog, request.model)]
@@ -148,7 +148,7 @@ class Sessions:
         """ForkSession."""
         spec = OpenSpec(
             tenant=current_call().tenant,
-            session_id=new_session_id(request.new_session_id, "new_session_id"),
+            session_id=check_new_session_id(request.new_session_id, "new_session_id"),
             seed=request.seed if request.HasField("seed") else None,
         )
 
@@ -180,13 +180,8 @@ def open_spec(tenant: str, request: pb.OpenSessionRequest, max_idle_ttl_s: float
         idle_ttl_s = seconds_of(request.idle_ttl, "idle_ttl", max_idle_ttl_s)
     return OpenSpec(
         tenant=tenant,
-        session_id=new_session_id(request.session_id, "session_id"),
+        session_id=check_new_session_id(request.session_id),
         durability=durability,
         idle_ttl_s=idle_ttl_s,
         seed=request.seed if request.HasField("seed") else None,
     )
-
-
-def new_session_id(given: str, field: str) -> str:
-    """A client's choice, or "" to let the engine choose."""
-    return check_session_id(given, field) if given else ""

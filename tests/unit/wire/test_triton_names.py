@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carousel_server.wire.fields import check_session_id
-from carousel_server.wire.triton.names import PREFIX, session_id
+from carousel_server.wire.fields import SEQUENCE_PREFIX, check_session_id
+from carousel_server.wire.triton.names import session_id
 
 SEQUENCE_IDS = st.one_of(st.integers(0, 2**64 - 1), st.text(min_size=1, max_size=128))
 
@@ -15,7 +15,7 @@ SEQUENCE_IDS = st.one_of(st.integers(0, 2**64 - 1), st.text(min_size=1, max_size
 def test_every_sequence_id_makes_a_session_id(sequence_id, model):
     found = session_id(model, sequence_id)
     assert check_session_id(found) == found
-    assert found.startswith(PREFIX)
+    assert found.startswith(SEQUENCE_PREFIX)
 
 
 @given(SEQUENCE_IDS, SEQUENCE_IDS)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 
-from .parameters import SequenceId
+from carousel_server.wire.fields import SEQUENCE_PREFIX
 
-PREFIX = "triton:"
-"""All sessions of the door have ids that begin so; colons keep them apart from the ids of others."""
+from .parameters import SequenceId
 
 _MODEL_CHARACTERS = 64
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,48}")
@@ -19,8 +18,9 @@ def session_id(model: str, sequence_id: SequenceId) -> str:
 
     `triton:<model>:<number>` or `triton:<model>:s:<text>`, which anybody can name in `carousel sessions`;
     texts that are long or have other characters than a session id may have stand as `h:` and a hash.
+    Nobody else opens, imports or forks a session of such an id; all else can be done with it.
     """
-    head = f"{PREFIX}{model[:_MODEL_CHARACTERS]}:"
+    head = f"{SEQUENCE_PREFIX}{model[:_MODEL_CHARACTERS]}:"
     if isinstance(sequence_id, int):
         return f"{head}{sequence_id}"
     if _PLAIN.fullmatch(sequence_id):
