@@ -172,6 +172,6 @@ async def test_a_sync_sequence_survives_the_server_and_an_async_one_says_what_ma
             for n in range(6, 12):
                 found = await stubs.infer(LSTM, X[n], "kept", end=n == 11)
                 np.testing.assert_allclose(found["y"][0], expected[n], rtol=1e-4, atol=1e-5)
-            error = await refused(stubs.infer(LSTM, X[6], "hoped"))
-            assert error.reason in ("DATA_LOSS", "SEQUENCE_NOT_STARTED")
+            for _ in range(3):  # also when it is on a row since the first of them
+                assert (await refused(stubs.infer(LSTM, X[6], "hoped"))).reason == "DATA_LOSS"
             await stubs.infer(LSTM, X[0], "hoped", start=True, end=True)

@@ -31,8 +31,10 @@ from .tally import Tally
 _MOST_TRIES = 4
 """A session may be parked, or its id be taken, just before it is used: then the verb is begun again."""
 
-_MOST_PARKED = 1 << 20
-"""So many parked sequences are known; the older ones are treated like those of another process."""
+_MOST_SEEN = 1 << 20
+"""So many sequences are remembered; the older ones are treated like those of another process."""
+
+_ON_ITS_ROW = -1
 
 _LEFT = ("SESSION_PARKED", "LEASE_LOST")
 _NEVER_WAS = ("SESSION_NOT_FOUND", "SESSION_CLOSED")
@@ -53,10 +55,11 @@ class SequenceSessions:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self.window_steps = engine.model.window_steps
-        self._sink = SequenceSink(engine, self._loop, tally, self._keep_in_mind, self._leave_row)
+        self._sink = SequenceSink(engine, self._loop, tally, self._parked, self._left)
         self._leave = leave
-        # (tenant, session id) → steps that had run when the session was parked.
-        self._parked: OrderedDict[tuple[str, str], int] = OrderedDict()
+        # Sessions that may lose steps and of which none is lost: (tenant, session id) → the epoch in
+        # which this door had it last, and how many steps had run when it was parked.
+        self._seen: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
 
     def send(self, sequence: Sequence) -> None:
         """Steps `running`."""
@@ -71,7 +74,7 @@ class SequenceSessions:
     def open(self, sequence: Sequence, spec: OpenSpec, tries: int = _MOST_TRIES) -> None:
         """Opens a session; one that is there under its id is closed first: START means from zero."""
         self._sink.unbind(sequence.tag)
-        self._parked.pop((sequence.tenant, sequence.session_id), None)
+        self._seen.pop((sequence.tenant, sequence.session_id), None)
         try:
             reply = self._catalog.open(self._engine, spec)
         except CarouselError as error:
@@ -106,6 +109,7 @@ class SequenceSessions:
     ) -> None:
         error = _error_of(reply)
         if error is None:
+            self._keep_in_mind(sequence, reply.result(), _ON_ITS_ROW)
             sequence.opened((ref, tag))
         elif error.reason in _LEFT and tries > 1:
             self.open(sequence, spec, tries - 1)
@@ -146,15 +150,14 @@ class SequenceSessions:
 
     def find(self, sequence: Sequence, tries: int = _MOST_TRIES) -> None:
         """Binds the sequence's session, from its row or from the store."""
-        resident = self._catalog.locate(sequence.tenant, sequence.session_id) is not None
         try:
             place = self._catalog.resume(sequence.tenant, sequence.session_id)
         except CarouselError as error:
             self._loop.call_soon(sequence.found, error)
             return
-        call_on(self._loop, place, partial(self._found, sequence, tries, resident))
+        call_on(self._loop, place, partial(self._found, sequence, tries))
 
-    def _found(self, sequence: Sequence, tries: int, resident: bool, reply: Future[Place]) -> None:
+    def _found(self, sequence: Sequence, tries: int, reply: Future[Place]) -> None:
         if (error := _error_of(reply)) is not None:
             never = error.reason in _NEVER_WAS
             sequence.found(not_started(sequence) if never else error)
@@ -163,13 +166,12 @@ class SequenceSessions:
         if place[0] is not self._engine:  # a ref means another session there
             sequence.found(_elsewhere(sequence, place[0]))
             return
-        self._bind(sequence, place, partial(self._bound_old, sequence, tries, resident))
+        self._bind(sequence, place, partial(self._bound_old, sequence, tries))
 
     def _bound_old(
         self,
         sequence: Sequence,
         tries: int,
-        resident: bool,
         ref: SessionRef,
         tag: int,
         reply: Future[SessionView],
@@ -182,13 +184,13 @@ class SequenceSessions:
                 sequence.found(error)
             return
         view = reply.result()
-        known = self._parked.pop((sequence.tenant, sequence.session_id), None)
-        if not resident and not _is_whole(view, known):
+        if _is_whole(view, self._seen.get((sequence.tenant, sequence.session_id))):
+            self._keep_in_mind(sequence, view, _ON_ITS_ROW)
+            sequence.found((ref, tag, view))
+        else:  # nothing is remembered of it, so that the next request without START is told the same
             self._sink.unbind(tag)
             tell(self._engine, Unbind(ref, self._sink, tag))
             sequence.found(_may_lack_steps(sequence, view))
-        else:
-            sequence.found((ref, tag, view))
 
     def _bind(
         self, sequence: Sequence, place: Place, then: Callable[[SessionRef, int, Any], None]
@@ -215,6 +217,7 @@ class SequenceSessions:
     def close(self, sequence: Sequence) -> None:
         """Closes the session, on its row or, if it has just left that, in the store."""
         self._sink.unbind(sequence.tag)
+        self._seen.pop((sequence.tenant, sequence.session_id), None)
         assert sequence.ref is not None, "only a bound sequence ends"
         command = Close(sequence.ref)
 
@@ -230,13 +233,22 @@ class SequenceSessions:
         if self._submitted(self._engine, command, refused):
             call_on(self._loop, command.reply, closed)
 
-    def _keep_in_mind(self, sequence: Sequence, view: SessionView) -> None:
-        self._parked[sequence.tenant, sequence.session_id] = view.applied
-        if len(self._parked) > _MOST_PARKED:
-            self._parked.popitem(last=False)
+    def _parked(self, sequence: Sequence, view: SessionView) -> None:
+        self._keep_in_mind(sequence, view, view.applied)
 
-    def _leave_row(self, sequence: Sequence) -> None:
-        self._parked.pop((sequence.tenant, sequence.session_id), None)
+    def _keep_in_mind(self, sequence: Sequence, view: SessionView, parked_at: int) -> None:
+        """All steps of the session that were answered are in it."""
+        if view.durability is not Durability.ASYNC:
+            return
+        key = (sequence.tenant, sequence.session_id)
+        self._seen[key] = (view.epoch, parked_at)
+        self._seen.move_to_end(key)
+        if len(self._seen) > _MOST_SEEN:
+            self._seen.popitem(last=False)
+
+    def _left(self, sequence: Sequence, error: CarouselError) -> None:
+        if error.reason != "SUPERSEDED":  # then it is on its row, and may come back to the door
+            self._seen.pop((sequence.tenant, sequence.session_id), None)
 
     @staticmethod
     def _submitted(
@@ -277,11 +289,18 @@ def _elsewhere(sequence: Sequence, engine: EnginePort) -> CarouselError:
     )
 
 
-def _is_whole(view: SessionView, parked_at: int | None) -> bool:
-    """True if no step that was answered is missing from a session that comes from the store."""
-    if parked_at is not None:
-        return view.applied == parked_at
-    return view.durability in (Durability.SYNC, Durability.SYNC_FSYNC)
+def _is_whole(view: SessionView, seen: tuple[int, int] | None) -> bool:
+    """True if no step that was answered is missing from a session.
+
+    Only an async one comes back from the store without its last steps, and then in a new epoch. One that
+    is on a row is no better for that: it came there by an earlier request, or by somebody else.
+    """
+    if view.durability is not Durability.ASYNC:
+        return True
+    if seen is None:
+        return False
+    epoch, parked_at = seen
+    return view.epoch == epoch or view.applied == parked_at
 
 
 def _may_lack_steps(sequence: Sequence, view: SessionView) -> CarouselError:

@@ -29,7 +29,7 @@ class SequenceSink:
         loop: asyncio.AbstractEventLoop,
         tally: Tally,
         parked: Callable[[Sequence, SessionView], None],
-        left: Callable[[Sequence], None],
+        left: Callable[[Sequence, CarouselError], None],
     ) -> None:
         """`parked` and `left` hear of sequences that have lost their row, before these do."""
         self.engine = engine
@@ -142,7 +142,7 @@ class SequenceSink:
     def _unbound(self, tag: int, error: CarouselError) -> None:
         sequence = self._bound.pop(tag, None)
         if sequence is not None:
-            self._left(sequence)
+            self._left(sequence, error)
             sequence.lost(error)
 
     def _parked(self, tag: int, session: SessionView) -> None:
