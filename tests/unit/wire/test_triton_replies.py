@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
-from support.fake_engine import ECHO, ECHO_TOKENS
+from support.fake_engine import ECHO, ECHO_TOKENS, FakeCatalog, FakeEngine
 
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import TensorField, TritonTensor
+from carousel_server.wire.triton.models import ServedModel
 from carousel_server.wire.triton.replies import ReplyForm, converted, stream_error, varint
 from carousel_server.wire.triton.tensors import Tensor, Tensors
 
@@ -77,6 +80,49 @@ def test_lengths_are_written_as_protobuf_does(value):
 def test_a_streams_error_carries_text_and_request():
     reply = pb.ModelStreamInferResponse.FromString(stream_error("r", "why"))
     assert (reply.error_message, reply.infer_response.id) == ("why", "r")
+
+
+# -- outputs that are asked for
+
+
+def asking(*names):
+    asked = pb.ModelInferRequest()
+    for name in names:
+        asked.outputs.add(name=name)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        ([], (0, 1)),
+        (["SCORES"], (0,)),
+        (["PLACES"], (1,)),
+        (["SCORES", "PLACES"], (0, 1)),
+        (["PLACES", "SCORES"], (1, 0)),
+    ],
+)
+def test_each_output_may_be_asked_for_once(names, places):
+    assert Tensors(TOP_TWO).chosen(asking(*names)) == places
+
+
+@pytest.mark.parametrize(
+    "names", [["PLACES"] * 2, ["SCORES", "PLACES", "SCORES"], ["PLACES"] * 999]
+)
+def test_no_output_is_written_twice(names):
+    with pytest.raises(CarouselError, match=r"is asked for twice of|expected at most 2 outputs"):
+        Tensors(TOP_TWO).chosen(asking(*names))
+
+
+async def test_a_model_keeps_one_form_for_each_choice_and_no_more():
+    served = ServedModel(FakeCatalog(), FakeEngine(TOP_TWO))
+    names = ("SCORES", "PLACES")
+    for count in range(4):
+        for chosen in product(names, repeat=count):
+            for streamed in (False, True):
+                with suppress(CarouselError):
+                    served.form(asking(*chosen), streamed=streamed)
+    assert len(served._forms) == 2 * 4  # either, both, both the other way round
 
 
 # -- inputs

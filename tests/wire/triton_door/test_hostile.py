@@ -95,6 +95,14 @@ CASES = {
         lambda r: r.outputs.add(name="o" * 100_000), "FIELD_INVALID",
         "unexpected inference output 'oo",
     ),
+    "an output twice": (
+        lambda r: [r.outputs.add(name="y") for _ in range(2)], "FIELD_INVALID",
+        "expected at most 1 outputs but got 2 for model 'echo'",
+    ),
+    "an output a hundred thousand times": (
+        lambda r: [r.outputs.add(name="y") for _ in range(100_000)], "FIELD_INVALID",
+        "expected at most 1 outputs but got 100000 for model 'echo'",
+    ),
     "a very long datatype": (
         lambda r: setattr(r.inputs[0], "datatype", "D" * 100_000), "INPUT_DTYPE", "data-type is",
     ),

@@ -46,7 +46,7 @@ class ServedModel:
         """How the reply to a request is written.
 
         Raises:
-            CarouselError: FIELD_INVALID, for an output that the model does not have.
+            CarouselError: FIELD_INVALID, for an output that the model does not have, or one twice.
         """
         places = self.tensors.chosen(request)
         form = self._forms.get((places, streamed))

@@ -110,7 +110,7 @@ class Tensors:
         return raw[0] if raw else self._contents(given)
 
     def chosen(self, request: pb.ModelInferRequest) -> tuple[int, ...]:
-        """Places of the outputs that the request asks for; all of them if it names none.
+        """Places of the outputs that the request asks for, none twice; all of them if it names none.
 
         Raises:
             CarouselError: FIELD_INVALID.
@@ -118,12 +118,19 @@ class Tensors:
         outputs = request.outputs
         if not outputs or (len(outputs) == 1 and outputs[0].name == self._only):
             return self._everything
-        places = []
+        if len(outputs) > len(self.outputs):
+            what = f"expected at most {len(self.outputs)} outputs but got {len(outputs)} for model"
+            raise self._invalid(what, "outputs")
+        places: list[int] = []
         for output in outputs:
             place = self._places.get(output.name)
             if place is None:
                 what = f"unexpected inference output '{output.name[:_SHOWN]}' for model"
                 raise self._invalid(what, "outputs")
+            if place in places:
+                raise self._invalid(
+                    f"output '{output.name}' is asked for twice of model", "outputs"
+                )
             places.append(place)
         return tuple(places)
 
