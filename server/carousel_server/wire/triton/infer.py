@@ -55,7 +55,11 @@ class Inference:
                 await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def _read(self, requests: AsyncIterator[bytes], replies: Replies, tenant: str) -> None:
-        """Takes requests until the client half-closes. Raises CarouselError for bytes that are none."""
+        """Takes requests until the client half-closes or an error ends the stream.
+
+        Raises:
+            CarouselError: MALFORMED_MESSAGE or MESSAGE_TOO_LARGE.
+        """
         most = self._options.max_message_bytes
         async for data in requests:
             request = parse(pb.ModelInferRequest, data, most)
@@ -66,7 +70,8 @@ class Inference:
                 expected.failed(error, 0)
             else:
                 expected.go(asked, tenant)
-            await replies.room()
+            if not await replies.room():
+                return
 
     @staticmethod
     async def _write_the_rest(

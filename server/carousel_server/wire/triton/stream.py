@@ -48,18 +48,21 @@ class Replies:
         self._held_bytes += size
         return expected
 
-    async def room(self) -> None:
-        """Returns when another request may be read."""
+    async def room(self) -> bool:
+        """Returns when another request may be read, or False if none is to be: the stream ends."""
         while self._crowded() and self._end is None:
             self._reader = self._loop.create_future()
             await self._reader
+        return self._end is None
 
     def _crowded(self) -> bool:
         replies = len(self._expected) + len(self._ready)
         return replies >= _PAUSE_READING_AT_REPLIES or self._held_bytes > self._most_bytes
 
     def advance(self) -> None:
-        """Takes the replies whose turn has come."""
+        """Takes the replies whose turn has come; none after the error that has ended the stream."""
+        if self._end is not None:
+            return
         expected, ready = self._expected, self._ready
         while expected and expected[0].reply:
             first = expected.popleft()
