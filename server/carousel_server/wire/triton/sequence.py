@@ -113,6 +113,11 @@ class Sequence:
         """True if nothing waits and nothing is under way."""
         return not (self._busy or self.running or self._waiting)
 
+    def runs(self, seq: int) -> bool:
+        """True if a step is one of `running`; 0 is any of them."""
+        steps = len(self.running)
+        return self.applied < seq <= self.applied + steps if seq else steps > 0
+
     def take(self, request: Request) -> None:
         """A request comes."""
         self._waiting.append(request)
@@ -155,7 +160,10 @@ class Sequence:
             self._go_on()
 
     def refused(self, error: CarouselError) -> None:
-        """The engine refuses `running`; the session is as it was before them."""
+        """The engine refuses `running`, from some step on; sent alone, the steps tell from which.
+
+        Those before it may have run and wait for the store: asked again, they are answered and not run.
+        """
         if len(self.running) > 1:
             self._one_by_one = len(self.running)
             self._take_back()

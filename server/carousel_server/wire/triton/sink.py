@@ -40,7 +40,8 @@ class SequenceSink:
         self._row_bytes = engine.model.output_row_bytes
         self._bound: dict[int, Sequence] = {}
         self._last_tag = 0
-        self._ready: list[Sequence] = []
+        # In the order of their coming, none twice: a block may hold a session once.
+        self._ready: dict[Sequence, None] = {}
 
     def bind(self, sequence: Sequence) -> int:
         """A new tag for a sequence that is about to be bound."""
@@ -58,10 +59,10 @@ class SequenceSink:
         """Steps the sequence's `running` together with all others of this turn of the loop."""
         if not self._ready:
             self._loop.call_soon(self._flush)
-        self._ready.append(sequence)
+        self._ready[sequence] = None
 
     def _flush(self) -> None:
-        ready, self._ready = self._ready, []
+        ready, self._ready = self._ready, {}
         groups: dict[tuple[int, float], list[Sequence]] = {}
         for sequence in ready:
             if sequence.ref is not None and sequence.running:  # not lost since
@@ -97,8 +98,7 @@ class SequenceSink:
 
     def failures(self, tags: Many[int], seqs: Many[int], error: CarouselError) -> None:
         """Takes refusals."""
-        del seqs  # of the block at the engine, all before them have come back
-        self._on_loop(self._failures, tags, error)
+        self._on_loop(self._failures, tags, seqs, error)
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         """Takes the news that a session has left."""
@@ -133,10 +133,11 @@ class SequenceSink:
                 sequence.stepped(data[at : at + width])
                 at += width
 
-    def _failures(self, tags: Many[int], error: CarouselError) -> None:
-        for tag in tags:
+    def _failures(self, tags: Many[int], seqs: Many[int], error: CarouselError) -> None:
+        for tag, seq in zip(tags, seqs, strict=True):
             sequence = self._bound.get(tag)
-            if sequence is not None and sequence.running:
+            # One of steps that have been answered, or sent alone since, is old news.
+            if sequence is not None and sequence.runs(seq):
                 sequence.refused(error)
 
     def _unbound(self, tag: int, error: CarouselError) -> None:
