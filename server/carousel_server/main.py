@@ -40,10 +40,10 @@ def serve(settings: Settings) -> int:
     try:
         code = _run(_serve(settings))
     except (PackageError, ConfigError) as error:
-        sys.stderr.write(f"carousel: {error}\n")
+        _say_why(error)
         code = EXIT_SETTINGS
     except ListenError as error:
-        sys.stderr.write(f"carousel: {error}\n")
+        _say_why(error)
         code = EXIT_FAILED
     _leave_behind(code)
     return code
@@ -70,6 +70,15 @@ async def _serve(settings: Settings) -> int:
         await server.stop()
     log.info("stopped")
     return code
+
+
+def _say_why(error: Exception) -> None:
+    """Cause and fix, each on its line, as the command line tells them."""
+    cause, *more = str(error).splitlines()
+    sys.stderr.write(f"carousel: {cause}\n")
+    if len(more) == 1:
+        more = [f"  fix: {more[0].strip()}"]
+    sys.stderr.writelines(f"{line}\n" for line in more)
 
 
 def _signals() -> asyncio.Event:

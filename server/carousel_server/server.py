@@ -44,6 +44,9 @@ _WATCH_S = 0.25
 _STOP_GRACE_S = 2.0
 
 
+_METRICS_PORT = "metrics-port"
+
+
 class Server:
     """One server in this process: engines on threads of their own, the wire on the running loop.
 
@@ -91,7 +94,7 @@ class Server:
         settings = self.settings
         options = wire_options(settings)
         check_address(settings.host, settings.port)
-        check_address(settings.metrics_host, settings.metrics_port)
+        check_address(settings.metrics_host, settings.metrics_port, _METRICS_PORT)
         self._assembly = await _load(settings)
         metrics = self._assembly.metrics
         self._wire = WireServer(self._assembly.catalog, options, metrics.wire())
@@ -99,7 +102,8 @@ class Server:
         try:
             self._endpoint = metrics.serve(settings.metrics_host, settings.metrics_port)
         except OSError as error:
-            raise listen_error(settings.metrics_host, settings.metrics_port, error) from error
+            host, port = settings.metrics_host, settings.metrics_port
+            raise listen_error(host, port, error, _METRICS_PORT) from error
 
     async def hopeless(self) -> None:
         """Returns once no model has been healthy for unhealthy_grace_s."""

@@ -35,7 +35,15 @@ def test_sqlite_takes_a_path_from_here(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     "url",
-    ["", "sqlite:", "postgres://u:hunter2@host/db", "http://u:hunter2@host/x.db", "hunter2"],
+    [
+        "",
+        "sqlite:",
+        "sqlit:x.db",
+        "redis:/host/x.db",
+        "postgres://u:hunter2@host/db",
+        "http://u:hunter2@host/x.db",
+        "hunter2",
+    ],
 )
 def test_what_is_no_store_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(StoreError) as error:

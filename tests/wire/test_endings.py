@@ -163,7 +163,7 @@ def test_a_taken_port_is_found_before_anything_is_loaded(run, monkeypatch, model
         port = holder.getsockname()[1]
         code, said = run("--models", str(models_dir), flag, str(port))
     assert code == 1
-    assert "address already in use\nis another server running there?" in said
+    assert "address already in use\n  fix: is another server running there?" in said
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ def open_store(url: str, *, replica: str, lease_ttl_s: float) -> Store:
     """Opens a store.
 
     Args:
-        url: "memory"; "sqlite:PATH", or a path that ends in .db; a redis://, rediss:// or unix:// URL.
+        url: "memory"; "sqlite:PATH", or a path without a colon that ends in .db; or a redis://, rediss://
+            or unix:// URL.
         replica: this server's name: the address that it has bound, so that no living one has the same.
         lease_ttl_s: how long sessions stay with a replica that is not heard of; for Redis only.
 
@@ -31,7 +32,7 @@ def open_store(url: str, *, replica: str, lease_ttl_s: float) -> Store:
         return _sqlite(url.removeprefix("sqlite:"))
     if url.startswith(("redis://", "rediss://", "unix://")):
         return _redis(url, replica, lease_ttl_s)
-    if url.endswith(".db") and "://" not in url:
+    if url.endswith(".db") and ":" not in url:
         return _sqlite(url)
     # The text is not repeated: it may be a URL with a password.
     raise StoreError(f"the store is of no known kind\nuse {_FORMS}")

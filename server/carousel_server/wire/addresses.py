@@ -7,9 +7,9 @@ import socket
 from typing import Any
 
 _FIXES = {
-    errno.EADDRINUSE: "is another server running there? choose another port, or 0 for a free one",
+    errno.EADDRINUSE: "is another server running there? choose another --{setting}, or 0 for a free one",
     errno.EADDRNOTAVAIL: "name an address of this machine",
-    errno.EACCES: "ports below 1024 are not for everybody: choose another port",
+    errno.EACCES: "ports below 1024 are not for everybody: choose another --{setting}",
 }
 
 
@@ -17,12 +17,13 @@ class ListenError(OSError):
     """An address cannot be listened on. The first line says the cause, the second the fix."""
 
 
-def check_address(host: str, port: int) -> None:
+def check_address(host: str, port: int, setting: str = "port") -> None:
     """Binds the address for a moment. Somebody may still take it before it is listened on for good.
 
     Args:
         host: a name, an IPv4 address, or an IPv6 address with or without brackets.
         port: 0 for any.
+        setting: what it is called where it is set, for people.
 
     Raises:
         ListenError: the address is taken, not this machine's, or not known.
@@ -43,10 +44,10 @@ def check_address(host: str, port: int) -> None:
             # Of a name's two addresses one may not exist here, such as ::1 in a container without IPv6;
             # one that is taken would get calls that are meant for us.
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                raise listen_error(host, port, error) from error
+                raise listen_error(host, port, error, setting) from error
             failures.append(error)
     if len(failures) == len(found):
-        raise listen_error(host, port, failures[0]) from failures[0]
+        raise listen_error(host, port, failures[0], setting) from failures[0]
 
 
 def _bind(family: int, kind: int, protocol: int, address: Any) -> None:
@@ -56,9 +57,9 @@ def _bind(family: int, kind: int, protocol: int, address: Any) -> None:
         probe.bind(address)
 
 
-def listen_error(host: str, port: int, error: OSError) -> ListenError:
+def listen_error(host: str, port: int, error: OSError, setting: str = "port") -> ListenError:
     """What a failed bind means to whoever chose the address."""
-    fix = _FIXES.get(error.errno or 0, "choose another address")
+    fix = _FIXES.get(error.errno or 0, "choose another address").format(setting=setting)
     cause = error.strerror or str(error)
     return ListenError(f"cannot listen on {shown(host, port)}: {cause.lower()}\n{fix}")
 

@@ -62,7 +62,8 @@ def register(app: typer.Typer) -> None:
         with connected(options) as client:
             session = client.session(model, session_id=new_id, durability=level, seed=seed)
             session.detach()
-            say(options, "opened", session.id, applied=session.applied)
+            done = "found" if session.applied else "opened"
+            say(options, done, session.id, applied=session.applied)
 
     @command(group, "close")
     def close(
