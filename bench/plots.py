@@ -32,7 +32,9 @@ def main() -> int:
         if not file.exists():
             print(f"{name}: SKIPPED: there is no {file.name}")
             continue
-        draw(json.loads(file.read_text())["figures"])
+        # Parts that were measured again, such as step-fp32-cpu, stand beside the whole.
+        files = [file, *RESULTS.glob(f"{name.removesuffix('-cpu')}-*-cpu.json")]
+        draw({k: v for part in files for k, v in json.loads(part.read_text())["figures"].items()})
         target = IMAGES / f"perf-{name.removesuffix('-cpu')}.png"
         plt.savefig(target, dpi=110, bbox_inches="tight")
         plt.close("all")
