@@ -39,6 +39,7 @@ from . import (
     served,
 )
 from .figures import Figures, Workload
+from .loops import loop_factory
 from .report import Ratios, foundation_ratios, page
 from .step import figure as step
 from .step import others
@@ -80,7 +81,7 @@ def _measure(options: argparse.Namespace) -> int:
     figures = Figures()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
+        runner = stack.enter_context(asyncio.Runner(loop_factory=loop_factory()))
         for group in measures(options, device, folder, stack, runner):
             figures.take(group, options.rounds, lambda line: print(line, file=sys.stderr))
     report["figures"] = figures.summary()
@@ -177,14 +178,6 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and not there:
         sys.exit("bench: torch finds no CUDA device here; use --device cpu")
     return "cuda" if there and wanted != "cpu" else "cpu"
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 def _print(figures: Figures) -> None:

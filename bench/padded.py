@@ -21,6 +21,7 @@ from carousel_models import RecurrentModel, load
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as rpc
 
+from .loops import run
 from .models import STEPPED, WIDTH
 
 MAX_BATCH = 64
@@ -95,9 +96,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main())
-    else:
-        uvloop.run(main())
+    run(main())

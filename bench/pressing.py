@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 
+from . import loops
 from .raw import RawStream, channel, reason_of_call
 
 _WARM_UP_S = 1.5
@@ -191,12 +192,7 @@ async def _never_read(pressure: Pressure, ended: Counter[str]) -> None:
 def main() -> int:
     """Reads the pressure from the command line. Returns the exit code."""
     pressure = Pressure(**json.loads(sys.argv[1]))
-    try:
-        import uvloop
-    except ImportError:
-        result = asyncio.run(press(pressure))
-    else:
-        result = uvloop.run(press(pressure))
+    result = loops.run(press(pressure))
     print(json.dumps(result), flush=True)
     return 0
 

@@ -19,6 +19,7 @@ import grpc
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as rpc
 
+from . import loops
 from .arrivals import Journeys, lengths, poisson
 from .raw import channel, reason_of, reason_of_call
 
@@ -223,12 +224,7 @@ async def run(arrivals: Arrivals) -> dict[str, float]:
 def main() -> int:
     """Reads what to send from the command line. Returns the exit code."""
     arrivals = Arrivals(**json.loads(sys.argv[1]))
-    try:
-        import uvloop
-    except ImportError:
-        result = asyncio.run(run(arrivals))
-    else:
-        result = uvloop.run(run(arrivals))
+    result = loops.run(run(arrivals))
     print(json.dumps(result), flush=True)
     return 0
 

@@ -6,13 +6,13 @@ model is asked of the Carousel server at ADDRESS.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 
+from bench.loops import run
 from carousel_protos.triton import inference_pb2 as pb
 
 _SERVICE = "inference.GRPCInferenceService"
@@ -75,9 +75,4 @@ async def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main(sys.argv[1]))
-    else:
-        uvloop.run(main(sys.argv[1]))
+    run(main(sys.argv[1]))
