@@ -48,7 +48,7 @@ def test_a_port_in_use_is_said_with_its_fix(server, models_dir, key):
     out, err = second.communicate()
     assert (second.returncode, out) == (1, "")
     assert f"127.0.0.1:{taken}" in err
-    assert "choose another port" in err
+    assert f"choose another --{key.replace('_', '-')}, or 0" in err
     assert "Traceback" not in err
 
 

@@ -28,7 +28,7 @@ def test_a_taken_port_is_said_with_its_fix(taken):
         check_address("127.0.0.1", taken)
     cause, fix = str(caught.value).splitlines()
     assert cause == f"cannot listen on 127.0.0.1:{taken}: address already in use"
-    assert "choose another port" in fix
+    assert "choose another --port" in fix
 
 
 def test_a_name_is_taken_if_one_of_its_addresses_is(taken):
