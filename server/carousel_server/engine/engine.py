@@ -106,47 +106,19 @@ class Engine:
         self._keeper: Keeper | None = None
         if store is not None:
             self._keeper = Keeper(
-                table,
-                rows,
-                window,
-                ledger,
-                lifetimes,
-                snapshots,
-                delivery,
-                generations,
-                measured,
-                store,
-                self._inbox.put,
-                wall,
-            )
+                table, rows, window, ledger, lifetimes, snapshots, delivery, generations, measured,
+                store, self._inbox.put, wall,
+            )  # fmt: skip
         self._control = control = Control(
-            view,
-            limits,
-            table,
-            ledger,
-            rows,
-            lifetimes,
-            self._keeper,
-            admission,
-            delivery,
-            sinks,
-            generations,
-            self._sequences,
-        )
+            view, limits, table, ledger, rows, lifetimes, self._keeper, admission, delivery, sinks,
+            generations, self._sequences,
+        )  # fmt: skip
         self._intake = Intake(self._inbox, admission, control)
+        scheduler = Scheduler(limits.max_batch, limits.chunk_steps)
         self._stepping = Stepping(
-            view,
-            table,
-            window,
-            ledger,
-            Scheduler(limits.max_batch, limits.chunk_steps),
-            runner,
-            generations,
-            delivery,
-            control,
-            measured,
-            clock,
-        )
+            view, table, window, ledger, scheduler, runner, generations, delivery, control,
+            measured, clock,
+        )  # fmt: skip
         self._thread = threading.Thread(target=self._turn, name=f"engine-{view.name}", daemon=True)
         self._stopping = threading.Event()
         self._drain_asked = False

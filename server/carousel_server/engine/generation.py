@@ -28,7 +28,6 @@ from carousel_server.core.types import (
     GenerationEnd,
     Int32s,
     Int64s,
-    SessionRef,
 )
 from carousel_server.sessions import Ledger, SessionTable
 from carousel_server.state.snapshot import KeptGeneration, Snapshot
@@ -54,10 +53,6 @@ class _Run:
     started_s: float
     fed: int = 0  # how many of `queue` were fed
     last_token_s: float = 0.0
-
-    @property
-    def ref(self) -> SessionRef:
-        return self.command.ref
 
 
 @dataclass(slots=True)
@@ -395,10 +390,9 @@ class Generations:
         if teller is not None:
             self._tellers[row] = teller
 
-    def _prompt_ids(self, prompt: str | Int32s | None) -> Int32s:
+    @staticmethod
+    def _prompt_ids(prompt: str | Int32s | None) -> Int32s:
         if prompt is None:
             return np.empty(0, np.int32)
-        if isinstance(prompt, str):
-            assert self._tokenizer is not None, "the wire turns text away without a tokenizer"
-            return np.asarray(self._tokenizer.encode(prompt), np.int32)
+        assert not isinstance(prompt, str), "texts are encoded before they get into the inbox"
         return prompt

@@ -49,6 +49,13 @@ def tell(engine: EnginePort, command: Command) -> None:
         engine.submit(command)
 
 
+def error_of(reply: Future[Any]) -> CarouselError | None:
+    """Why an engine refused, if it did."""
+    error = reply.exception()
+    assert error is None or isinstance(error, CarouselError), f"an engine answered {error!r}"
+    return error
+
+
 def call_on(
     loop: asyncio.AbstractEventLoop, future: Future[Any], callback: Callable[[Future[Any]], None]
 ) -> None:

@@ -39,7 +39,7 @@ from .parking import (
     not_fetched,
     went_back,
 )
-from .replies import call_on, tell
+from .replies import call_on, error_of, tell
 from .views import duration_of, session_message
 
 _HANDLE_MASK = 0xFFFF_FFFF
@@ -248,7 +248,7 @@ class Stream:
         call_on(self._loop, found, partial(self._found, wish))
 
     def _found(self, wish: Wish, reply: Future[Place]) -> None:
-        if (error := _error_of(reply)) is not None:
+        if (error := error_of(reply)) is not None:
             if not self._closed:
                 self._fail(wish, error)
             return
@@ -270,7 +270,7 @@ class Stream:
     def _answered(
         self, wish: Wish, engine: EnginePort, ref: SessionRef, reply: Future[SessionView]
     ) -> None:
-        error = _error_of(reply)
+        error = error_of(reply)
         if self._closed:
             unwanted = wish.orphan or self._leaving.get(wish.handle, False)
             tell(engine, Close(ref) if unwanted else Unbind(ref, self, wish.tag))
@@ -394,9 +394,3 @@ class Stream:
             tell(binding.engine, Unbind(binding.ref, self, binding.tag))
         self.bound.clear()
         self.parked_handles.clear()
-
-
-def _error_of(reply: Future[Any]) -> CarouselError | None:
-    error = reply.exception()
-    assert error is None or isinstance(error, CarouselError), f"an engine answered {error!r}"
-    return error

@@ -22,7 +22,7 @@ from carousel_server.core.ports import (
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 from carousel_server.wire.parking import close_parked
-from carousel_server.wire.replies import call_on, tell
+from carousel_server.wire.replies import call_on, error_of, tell
 
 from .sequence import Sequence
 from .sink import SequenceSink
@@ -83,7 +83,7 @@ class SequenceSessions:
         call_on(self._loop, reply, partial(self._opened, sequence, spec, tries))
 
     def _opened(self, sequence: Sequence, spec: OpenSpec, tries: int, reply: Opened) -> None:
-        if (error := _error_of(reply)) is not None:
+        if (error := error_of(reply)) is not None:
             if error.reason == "SESSION_EXISTS" and tries > 1:  # with another durability
                 self._open_again(sequence, spec, tries, None)
             else:
@@ -107,7 +107,7 @@ class SequenceSessions:
         tag: int,
         reply: Future[SessionView],
     ) -> None:
-        error = _error_of(reply)
+        error = error_of(reply)
         if error is None:
             self._keep_in_mind(sequence, reply.result(), _ON_ITS_ROW)
             sequence.opened((ref, tag))
@@ -127,7 +127,7 @@ class SequenceSessions:
                 call_on(self._loop, command.reply, closed)
 
         def found(reply: Future[Place]) -> None:
-            if (error := _error_of(reply)) is None:
+            if (error := error_of(reply)) is None:
                 engine, ref = reply.result()
                 if engine is self._engine:
                     close(engine, ref)
@@ -158,7 +158,7 @@ class SequenceSessions:
         call_on(self._loop, place, partial(self._found, sequence, tries))
 
     def _found(self, sequence: Sequence, tries: int, reply: Future[Place]) -> None:
-        if (error := _error_of(reply)) is not None:
+        if (error := error_of(reply)) is not None:
             never = error.reason in _NEVER_WAS
             sequence.found(not_started(sequence) if never else error)
             return
@@ -176,7 +176,7 @@ class SequenceSessions:
         tag: int,
         reply: Future[SessionView],
     ) -> None:
-        error = _error_of(reply)
+        error = error_of(reply)
         if error is not None:
             if error.reason in _LEFT and tries > 1:
                 self.find(sequence, tries - 1)
@@ -222,7 +222,7 @@ class SequenceSessions:
         command = Close(sequence.ref)
 
         def closed(reply: Future[SessionView]) -> None:
-            error = _error_of(reply)
+            error = error_of(reply)
             if error is not None and error.reason == "SESSION_PARKED":
                 close_parked(self._catalog, sequence.tenant, sequence.session_id)
             sequence.ended()
@@ -310,9 +310,3 @@ def _may_lack_steps(sequence: Sequence, view: SessionView) -> CarouselError:
         f"server process may have answered later ones: it was kept {view.durability.name}",
         metadata={"session": sequence.session_id, "applied": view.applied},
     )
-
-
-def _error_of(reply: Future[Any]) -> CarouselError | None:
-    error = reply.exception()
-    assert error is None or isinstance(error, CarouselError), f"an engine answered {error!r}"
-    return error
