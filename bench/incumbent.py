@@ -1,7 +1,8 @@
 """(a) Beside Triton: the same LSTM, the same load generator, the same cores, alternately.
 
 Carousel's Triton door, Triton itself, and the same messages echoed by Python's gRPC without a model (N1),
-each under perf_analyzer; then blocks of 64 rows through `carousel.v1`, which Triton has nothing like.
+each under perf_analyzer; a call for each step on the first two; then blocks of 64 rows through
+`carousel.v1`, which Triton has nothing like.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .report import Summary
 from .triton import Load, LoadResult, TritonServer, missing, run_load, unpacked
 
 IN_FLIGHT = (1, 64, 256)
+CALLS = 64
+"""In flight without streams, each step in a call of its own (ModelInfer)."""
 BLOCKS = "carousel: blocks of 64 rows"
 
 
@@ -65,15 +68,20 @@ def workloads(
         for count in IN_FLIGHT
         for who, measure in servers.items()
     ]
+    by_calls = Load(STEPPED, WIDTH, concurrency=CALLS, seconds=options.seconds, streaming=False)
+    calls = [
+        Workload(_name(who, CALLS, " by calls"), stepped(servers[who], by_calls))
+        for who in ("carousel", "triton")
+    ]
     blocks = Workload(BLOCKS, lambda: runner.run(served.blocks(address, 1, options.seconds)))
-    return [*work, blocks]
+    return [*work, *calls, blocks]
 
 
 def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
     """Ours over Triton's and over the echo's."""
 
-    def of(who: str, count: int, quantity: str) -> float:
-        return figures[_name(who, count)][quantity]["median"]
+    def of(who: str, count: int, quantity: str, way: str = "") -> float:
+        return figures[_name(who, count, way)][quantity]["median"]
 
     for count in IN_FLIGHT:
         for quantity, word in (
@@ -85,6 +93,8 @@ def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
             yield f"{count} in flight: Carousel over Triton ({word})", ratio
         ratio = of("carousel", count, "steps_per_s") / of("echo", count, "steps_per_s")
         yield f"{count} in flight: Carousel over the echo (steps per second)", ratio
+    ours, theirs = (of(who, CALLS, "steps_per_s", " by calls") for who in ("carousel", "triton"))
+    yield f"{CALLS} in flight by calls: Carousel over Triton (steps per second)", ours / theirs
     best = max(of("triton", count, "steps_per_s") for count in IN_FLIGHT)
     yield (
         "blocks of 64 rows over Triton's best (steps per second)",
@@ -96,5 +106,5 @@ def _load(count: int, seconds: float) -> Load:
     return Load(STEPPED, WIDTH, concurrency=count, seconds=seconds)
 
 
-def _name(who: str, count: int) -> str:
-    return f"{who}: {count} in flight"
+def _name(who: str, count: int, way: str = "") -> str:
+    return f"{who}: {count} in flight{way}"
