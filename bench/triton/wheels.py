@@ -97,4 +97,5 @@ def _arrange(parts: Unpacked) -> None:
     for name, pattern in _SONAMES.items():
         link = parts.client_libraries / name
         link.unlink(missing_ok=True)
-        link.symlink_to(next(parts.libraries.glob(pattern)))
+        # Relative, so that the folder can be moved.
+        link.symlink_to(os.path.relpath(next(parts.libraries.glob(pattern)), link.parent))

@@ -154,7 +154,9 @@ def test_wheels_are_unpacked_once_and_arranged(tmp_path, monkeypatch):
     assert (parts.client_libraries / "libb64.so.0d").resolve().name == "libb64-1.so.0d"
     unpacked(cache)
     assert len(downloads) == 1
-    shutil.rmtree(cache)
+    moved = wheel_files.Unpacked(parts.root.rename(parts.root.with_name("moved")))
+    assert (moved.client_libraries / "libb64.so.0d").exists(), "the folder cannot be moved"
+    shutil.rmtree(moved.root)
 
 
 def test_a_failed_download_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
