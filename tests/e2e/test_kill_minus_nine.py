@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from docs.pages import ROOT, blocks
@@ -37,6 +38,20 @@ def killed(terminal: subprocess.Popen[str]) -> None:
     terminal.communicate()
 
 
+def rest_of(terminal: subprocess.Popen[str]) -> tuple[str, str]:
+    """All that is still to be read; `communicate` would lose what `read` took in ahead."""
+    assert terminal.stdout is not None and terminal.stderr is not None
+    impatience = threading.Timer(100, os.killpg, (terminal.pid, signal.SIGKILL))
+    impatience.start()
+    try:
+        rest = terminal.stdout.read()
+        trouble = terminal.stderr.read()
+        terminal.wait()
+    finally:
+        impatience.cancel()
+    return rest, trouble
+
+
 def test_the_text_goes_on_where_the_kill_stopped_it(tmp_path: Path) -> None:
     first = shell(SERVE, 0, tmp_path)
     assert first.stdout is not None
@@ -49,7 +64,7 @@ def test_the_text_goes_on_where_the_kill_stopped_it(tmp_path: Path) -> None:
     killed(first)
     again = shell(SERVE, port, tmp_path)
     try:
-        rest, trouble = reader.communicate(timeout=100)
+        rest, trouble = rest_of(reader)
         assert reader.returncode == 0, trouble
         compared, trouble = shell(COMPARE, port, tmp_path).communicate(timeout=100)
     finally:
