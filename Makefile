@@ -53,6 +53,7 @@ serve: $(STAMP) ## Serve the shipped models until Ctrl-C
 	@$(BIN)/carousel serve --models models/zoo $(ARGS)
 
 test: $(STAMP) ## Run the whole test suite
+	$(if $(ARGS),,$(BIN)/python -m pytest tests/wire --linked -n 2 --dist loadfile -q)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: $(STAMP) ## Kill, stop, cut off and fill up real processes; ARGS=--report writes bench/results/chaos.*

@@ -48,7 +48,7 @@ def generation_workloads(
     """Streams of tokens, one after the other on each stream."""
 
     def each(streams: int) -> Callable[[], Measured]:
-        return lambda: run(_generate(address, streams, seconds))
+        return lambda: run(generate(address, streams, seconds))
 
     for streams in counts:
         yield Workload(f"carousel: generation, {streams} streams", each(streams))
@@ -105,7 +105,7 @@ async def blocks(
     return _summary(len(times) * sessions * steps, took, times)
 
 
-async def _generate(address: str, streams: int, seconds: float) -> Measured:
+async def generate(address: str, streams: int, seconds: float) -> Measured:
     """Tokens per second over all streams; first token and gaps between tokens."""
     first: list[float] = []
     gaps: list[float] = []

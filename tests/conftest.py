@@ -18,6 +18,26 @@ settings.register_profile("carousel", deadline=None)
 settings.load_profile("carousel")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--linked", action="store_true", help="the wire's tests over a link to the engines"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --linked, leaves what a link between wire and engines makes a difference to."""
+    if config.getoption("--linked"):
+        chosen = [item for item in items if _takes_a_link(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+def _takes_a_link(item: pytest.Item) -> bool:
+    return "start_wire" in getattr(item, "fixturenames", ()) and not item.get_closest_marker(
+        "unlinked"
+    )
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small random models: see support.server for their names."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from carousel_server.activation import Activation
-from carousel_server.core.errors import CarouselError
+from carousel_server.core.errors import CarouselError, not_served
 from carousel_server.core.ports import EnginePort, Fork, Get, Import, Open, Opened, Place
 from carousel_server.core.store import ListStored, Read, Record, SessionKey, StorePort
 from carousel_server.core.types import Durability, OpenSpec, Phase, SessionView
@@ -45,11 +44,7 @@ class Catalog:
         """Raises CarouselError MODEL_NOT_FOUND."""
         found = self._engines.get(model)
         if found is None:
-            close = difflib.get_close_matches(model, self._engines, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise CarouselError(
-                "MODEL_NOT_FOUND", f"no model {model!r} is served here{hint}", field="model"
-            )
+            raise not_served(model, self._engines)
         return found
 
     def locate(self, tenant: str, session_id: str) -> Place | None:

@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from carousel_models import PackageError
 from carousel_server.config import ConfigError, Settings
 from carousel_server.logs import configure_logging
+from carousel_server.loops import run
 from carousel_server.server import LOADER, Server
 from carousel_server.version import version
 from carousel_server.wire import ListenError
@@ -32,13 +33,13 @@ EXIT_SETTINGS = 2
 def serve(settings: Settings) -> int:
     """Runs a server until SIGTERM or SIGINT; returns the exit code.
 
-    0 after a signal, 1 if an address is taken or no model is healthy any more, 2 if a setting or a
+    0 after a signal, 1 if an address is taken or the server is hopeless, 2 if a setting or a
     model package cannot be used. Does not return if a thread is left that nothing can end, in a dead
     device or a large file: the process ends here then, with the same code.
     """
     configure_logging(settings.log_level, settings.log_format)
     try:
-        code = _run(_serve(settings))
+        code = run(_serve(settings))
     except (PackageError, ConfigError) as error:
         _say_why(error)
         code = EXIT_SETTINGS
@@ -59,7 +60,6 @@ async def _serve(settings: Settings) -> int:
             return EXIT_OK
         _say_ready(server)
         if await _first_of(asked.wait(), server.hopeless()) == 1:
-            log.error("no model is healthy: the server ends, to be started afresh")
             code = EXIT_FAILED
         log.info(
             "draining: %g s at most; a second signal ends it at once", settings.drain_timeout_s
@@ -144,15 +144,3 @@ def _say_ready(server: Server) -> None:
     else:
         sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
-
-
-def _run(main: Coroutine[Any, Any, int]) -> int:
-    """Runs on uvloop where it is installed: a third more messages per second on the same core."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
-    else:
-        new_loop = new_event_loop
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(main)

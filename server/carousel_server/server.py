@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from carousel_server.config import ConfigError, Settings
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import List
+from carousel_server.front_ends import FrontEnds
 from carousel_server.metrics import MetricsServer
 from carousel_server.version import version
 from carousel_server.vigil import Vigil
@@ -56,7 +57,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._assembly: Assembly | None = None
-        self._wire: WireServer | None = None
+        self._wire: WireServer | FrontEnds | None = None
         self._endpoint: MetricsServer | None = None
 
     @property
@@ -95,10 +96,17 @@ class Server:
         options = wire_options(settings)
         check_address(settings.host, settings.port)
         check_address(settings.metrics_host, settings.metrics_port, _METRICS_PORT)
-        self._assembly = await _load(settings)
-        metrics = self._assembly.metrics
-        self._wire = WireServer(self._assembly.catalog, options, metrics.wire())
-        await self._wire.start()
+        if settings.front_ends:
+            self._wire = front_ends = FrontEnds(
+                settings.front_ends, log_level=settings.log_level, log_format=settings.log_format
+            )
+            assembly = self._assembly = await _load(settings)
+            await front_ends.start(assembly.catalog, options, assembly.metrics.wire())
+        else:
+            assembly = self._assembly = await _load(settings)
+            self._wire = wire = WireServer(assembly.catalog, options, assembly.metrics.wire())
+            await wire.start()
+        metrics = assembly.metrics
         try:
             self._endpoint = metrics.serve(settings.metrics_host, settings.metrics_port)
         except OSError as error:
@@ -106,11 +114,16 @@ class Server:
             raise listen_error(host, port, error, _METRICS_PORT) from error
 
     async def hopeless(self) -> None:
-        """Returns once no model has been healthy for unhealthy_grace_s."""
+        """Returns once no model has been healthy for unhealthy_grace_s, or the wire has failed."""
         assert self._assembly is not None, "the server was not started"
+        assert self._wire is not None, "the server was not started"
         vigil = Vigil(self._assembly.engines, self.settings.unhealthy_grace_s)
-        while not vigil.hopeless(time.monotonic()):  # noqa: ASYNC110 - health is a question, no event
+        while not self._wire.failed:
+            if vigil.hopeless(time.monotonic()):
+                log.error("no model is healthy: the server ends, to be started afresh")
+                return
             await asyncio.sleep(_WATCH_S)
+        log.error("%s: the server ends, to be started afresh", self._wire.failed)
 
     async def drain(self) -> None:
         """Finishes what was accepted, up to drain_timeout_s."""

@@ -40,7 +40,8 @@ def killed(terminal: subprocess.Popen[str]) -> None:
 
 def rest_of(terminal: subprocess.Popen[str]) -> tuple[str, str]:
     """All that is still to be read; `communicate` would lose what `read` took in ahead."""
-    assert terminal.stdout is not None and terminal.stderr is not None
+    assert terminal.stdout is not None
+    assert terminal.stderr is not None
     impatience = threading.Timer(100, os.killpg, (terminal.pid, signal.SIGKILL))
     impatience.start()
     try:

@@ -107,7 +107,7 @@ class FakeEngine:
         else:
             self._run(command)
 
-    def encode_text(self, text: str) -> Int64s:
+    async def encode_text(self, text: str) -> Int64s:
         if not self.model.tokenizer:
             raise CarouselError("TEXT_UNAVAILABLE", "no tokenizer here")
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)

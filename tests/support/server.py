@@ -48,7 +48,10 @@ class ServerProcess:
         self, models: Path, *, environment: Mapping[str, str] | None = None, **settings: object
     ) -> None:
         """`settings` become flags: `slots=4` is --slots 4, `strict=True` is --strict."""
-        given: dict[str, object] = {"port": 0, "metrics_port": 0, "device": "cpu", **settings}
+        given: dict[str, object] = {
+            "port": 0, "metrics_port": 0, "device": "cpu",
+            "front_ends": os.environ.get("TEST_FRONT_ENDS", "0"), **settings,
+        }  # fmt: skip
         self._command = [sys.executable, "-m", "carousel_server", "--models", str(models)]
         for key, value in given.items():
             flag = key.replace("_", "-")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.fake_engine import ECHO_TOKENS, CountingMetrics, FakeCatalog, FakeEngine
+from support.link import linked
 from support.wire import Stubs
 
 from carousel_server.wire import WireOptions, WireServer
@@ -17,13 +18,16 @@ StartWire = Callable[..., Any]
 
 
 @pytest.fixture
-async def start_wire() -> AsyncIterator[StartWire]:
+async def start_wire(request: pytest.FixtureRequest) -> AsyncIterator[StartWire]:
     """Starts a wire with given options over `engine` (echo) and `tokens` (echo-tokens)."""
     async with AsyncExitStack() as stack:
 
         async def start(**options: Any) -> SimpleNamespace:
             engine, tokens, metrics = FakeEngine(), FakeEngine(ECHO_TOKENS), CountingMetrics()
-            server = WireServer(FakeCatalog(engine, tokens), WireOptions(**options), metrics)
+            catalog = FakeCatalog(engine, tokens)
+            if request.config.getoption("--linked"):
+                catalog = await stack.enter_async_context(linked(catalog))
+            server = WireServer(catalog, WireOptions(**options), metrics)
             await server.start()
             stack.push_async_callback(server.stop, 0)
             target = f"127.0.0.1:{server.port}"

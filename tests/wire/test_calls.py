@@ -135,6 +135,7 @@ async def test_probes_need_no_token(guarded):
 # -- health and reflection
 
 
+@pytest.mark.unlinked
 async def test_health_says_what_the_engines_say(wire):
     health = health_pb2_grpc.HealthStub(wire.stubs.channel)
 
@@ -275,7 +276,7 @@ async def test_an_abandoned_open_without_a_name_is_closed_and_one_with_a_name_is
         while len(wire.metrics.ended) < 2:  # noqa: ASYNC110 - the same
             await asyncio.sleep(0.001)
     wire.engine.release()
-    assert [s.spec.session_id for s in wire.engine.sessions.values()] == ["named"]
+    await settled(lambda: [s.spec.session_id for s in wire.engine.sessions.values()] == ["named"])
 
 
 async def test_a_second_server_on_the_port_is_refused(wire, start_wire):

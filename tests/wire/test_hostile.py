@@ -103,6 +103,7 @@ async def test_stop_tokens_are_tokens_of_the_model(wire, stop_tokens):
 # -- sessions that come and go
 
 
+@pytest.mark.unlinked
 async def test_unary_steps_leave_nothing_when_their_sessions_have_gone(wire):
     for _ in range(20):
         session = await wire.stubs.open("echo")
@@ -115,6 +116,7 @@ async def test_unary_steps_leave_nothing_when_their_sessions_have_gone(wire):
     assert not sink._refs
 
 
+@pytest.mark.unlinked
 async def test_a_step_given_up_while_it_binds_leaves_no_seat(wire):
     session = await wire.stubs.open("echo")
     wire.engine.hold()

@@ -157,6 +157,7 @@ async def test_an_abandoned_sequence_is_withdrawn(wire):
     await settled(lambda: wire.engine.seen[-1].reply.cancelled())
 
 
+@pytest.mark.unlinked
 async def test_a_reply_too_large_for_a_message_is_refused_before_it_runs(start_wire):
     wire = await start_wire(max_message_bytes=4096)
     wire.tokens.model = replace(wire.tokens.model, max_sequence_steps=10_000)

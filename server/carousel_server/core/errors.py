@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 
 from carousel_protos.errors import ERRORS, ErrorSpec
 
@@ -41,3 +42,29 @@ class CarouselError(Exception):
     def reason(self) -> str:
         """The registry's name of this error."""
         return self.spec.reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        facts = (self.reason, self.message, self.metadata, self.retry_after_s, self.field, self.seq)
+        return _made_again, facts
+
+
+def _made_again(
+    reason: str,
+    message: str,
+    metadata: Mapping[str, object],
+    retry_after_s: float | None,
+    field: str,
+    seq: int,
+) -> CarouselError:
+    return CarouselError(
+        reason, message, metadata=metadata, retry_after_s=retry_after_s, field=field, seq=seq
+    )
+
+
+def not_served(model: str, served: Iterable[str]) -> CarouselError:
+    """MODEL_NOT_FOUND, with the name that was probably meant."""
+    close = difflib.get_close_matches(model, list(served), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return CarouselError(
+        "MODEL_NOT_FOUND", f"no model {model!r} is served here{hint}", field="model"
+    )

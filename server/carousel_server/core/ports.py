@@ -323,8 +323,8 @@ class EnginePort(Protocol):
             CarouselError: QUEUE_FULL, MODEL_UNHEALTHY or DRAINING; nothing was taken.
         """
 
-    def encode_text(self, text: str) -> Int64s:
-        """Token ids of a text, int64[n]; on the caller's thread.
+    async def encode_text(self, text: str) -> Int64s:
+        """Token ids of a text, int64[n]; a long one holds up no other call.
 
         Raises:
             CarouselError: TEXT_UNAVAILABLE if the model names no tokenizer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -46,6 +47,8 @@ from .stepping import Stepping
 
 log = logging.getLogger(__name__)
 
+# Longer texts are encoded beside the event loop of whoever asks.
+_LONG_TEXT_CHARACTERS = 4096
 # How often generations are checked for their deadline, and sessions for expiry.
 _HOUSEKEEPING_S = 0.25
 # What looks at all slots takes at most this share of the time, but is never left for longer than that.
@@ -153,12 +156,15 @@ class Engine:
         if self._stuck:
             raise CarouselError("MODEL_UNHEALTHY", f"model {self._view.name!r} does not move")
         if isinstance(command, Generate) and isinstance(command.spec.prompt, str):
-            ids = self.encode_text(command.spec.prompt).astype(np.int32)
+            text = command.spec.prompt
+            ids = prompt_ids(self._loaded, self._view, text).astype(np.int32)
             command.spec = replace(command.spec, prompt=ids)
         self._inbox.put(command)
 
-    def encode_text(self, text: str) -> Int64s:
+    async def encode_text(self, text: str) -> Int64s:
         """Token ids of a text; see `EnginePort.encode_text`."""
+        if len(text) > _LONG_TEXT_CHARACTERS:
+            return await asyncio.to_thread(prompt_ids, self._loaded, self._view, text)
         return prompt_ids(self._loaded, self._view, text)
 
     def pending(self) -> int:

@@ -109,6 +109,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call.tenant = self._doorkeeper.tenant(call.service, token)
             return await _reply(behaviour, request, context)
         except CarouselError as error:
+            if error.reason == "INTERNAL":  # what went wrong is in the log already, without its call
+                log.error("%s/%s failed, request %s", call.service, call.method, call.request_id)
+                error = _defect(call)
             code, call.reason = error.spec.code.name, error.reason
             await self._abort(context, error, call)
         except asyncio.CancelledError:
@@ -124,7 +127,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise asyncio.CancelledError from None
         except Exception:
             log.exception("%s/%s failed, request %s", call.service, call.method, call.request_id)
-            defect = CarouselError("INTERNAL", f"the server failed on request {call.request_id}")
+            defect = _defect(call)
             code, call.reason = defect.spec.code.name, defect.reason
             await self._abort(context, defect, call)
         finally:
@@ -141,6 +144,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             (REQUEST_ID, call.request_id),
         )
         await context.abort(status.code, status.details or "", tuple(trailers))
+
+
+def _defect(call: Call) -> CarouselError:
+    return CarouselError("INTERNAL", f"the server failed on request {call.request_id}")
 
 
 async def _reply(behaviour: Behaviour, request: Any, context: Context) -> Any:

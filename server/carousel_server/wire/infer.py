@@ -19,9 +19,6 @@ from .gate import Gate
 from .options import WireOptions
 from .places import find_engine
 
-_LONG_TEXT_CHARACTERS = 4096
-"""Longer texts are encoded beside the loop, so that no other call waits for them."""
-
 
 class Infer:
     """The method Infer."""
@@ -64,11 +61,7 @@ async def encode_text(engine: EnginePort, text: str) -> bytes:
     model = engine.model
     if model.tokenizer == "bytes":  # a character is a token or more: no need to make them all
         check_steps(model, max(1, len(text)))
-    if len(text) > _LONG_TEXT_CHARACTERS:
-        loop = asyncio.get_running_loop()
-        ids = await loop.run_in_executor(None, engine.encode_text, text)
-    else:
-        ids = engine.encode_text(text)
+    ids = await engine.encode_text(text)
     return ids.astype(np.dtype("<i4")).tobytes()
 
 

@@ -22,6 +22,7 @@ class WireOptions:
     Attributes:
         host: address to listen on.
         port: 0 takes a free one.
+        shared_port: other front ends of this server listen there too; the system spreads connections.
         max_message_bytes: greatest request, and greatest reply that an Attach stream sends.
         max_streams: streams open at a time, of both protocols.
         max_handles: sessions bound at a time on one stream.
@@ -39,6 +40,7 @@ class WireOptions:
 
     host: str = "127.0.0.1"
     port: int = 0
+    shared_port: bool = False
     max_message_bytes: int = 4 << 20
     max_streams: int = 1024
     max_handles: int = 4096

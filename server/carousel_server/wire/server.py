@@ -34,6 +34,9 @@ class WireServer:
     Life: `start`, then `drain` (nothing new begins, health says NOT_SERVING), then `stop`.
     """
 
+    failed = ""
+    """Why there is no hope: a process of its own may fail, this cannot."""
+
     def __init__(self, catalog: CatalogPort, options: WireOptions, metrics: WireMetrics) -> None:
         self._options = options
         self._metrics = metrics
@@ -61,7 +64,8 @@ class WireServer:
             ListenError: another process has the port, or the address is not this machine's.
         """
         host, port = self._options.host, self._options.port
-        check_address(host, port)  # grpc's own error does not say why
+        if not self._options.shared_port:
+            check_address(host, port)  # grpc's own error does not say why
         address = shown(host, port)
         try:
             if self._options.tls is None:
@@ -100,8 +104,9 @@ class WireServer:
 
 def _channel_options(options: WireOptions) -> Sequence[tuple[str, Any]]:
     return (
-        # Two servers on one port would each get half of the calls, and no session would be found.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port would each get half of the calls, and no session would be found;
+        # front ends of one server find all.
+        ("grpc.so_reuseport", int(options.shared_port)),
         ("grpc.max_receive_message_length", options.max_message_bytes + _FRAME_SLACK_BYTES),
         ("grpc.max_send_message_length", -1),
         # Half-open peers are silent for ever without keepalive; the ping timeout bounds the wait.

@@ -254,7 +254,7 @@ class Stream:
             return
         engine, ref = reply.result()
         if self._closed:
-            if wish.orphan:
+            if self._unwanted(wish):
                 tell(engine, Close(ref))
             return
         command = Bind(ref, self, wish.tag, wish.attach_id, wish.epoch_floor, wish.ack)
@@ -272,8 +272,7 @@ class Stream:
     ) -> None:
         error = error_of(reply)
         if self._closed:
-            unwanted = wish.orphan or self._leaving.get(wish.handle, False)
-            tell(engine, Close(ref) if unwanted else Unbind(ref, self, wish.tag))
+            tell(engine, Close(ref) if self._unwanted(wish) else Unbind(ref, self, wish.tag))
         elif error is None:
             view = reply.result()
             self._bind(wish, Binding(engine, ref, wish.tag, view.id, wish.attach_id), view)
@@ -283,6 +282,10 @@ class Stream:
             if wish.orphan:
                 tell(engine, Close(ref))
             self._fail(wish, error)
+
+    def _unwanted(self, wish: Wish) -> bool:
+        """True if the client has asked to close the session, or could never name it."""
+        return wish.orphan or self._leaving.get(wish.handle, False)
 
     def _bind(self, wish: Wish, binding: Binding, view: SessionView) -> None:
         handle = wish.handle

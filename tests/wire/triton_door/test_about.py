@@ -11,6 +11,7 @@ from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.wire.triton.service import NOT_OFFERED
 
 
+@pytest.mark.unlinked
 async def test_the_server_lives_and_is_ready_while_its_models_are(wire, fake):
     assert (await fake.ask("ServerLive")).live
     assert (await fake.ask("ServerReady")).ready
@@ -87,6 +88,7 @@ async def test_statistics_count_requests_and_ticks(fake):
     assert len((await fake.ask("ModelStatistics")).model_stats) == 2
 
 
+@pytest.mark.unlinked
 async def test_the_index_lists_models_and_whether_they_are_ready(wire, fake):
     wire.engine.healthy = False
     index = await fake.ask("RepositoryIndex")

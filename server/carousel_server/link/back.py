@@ -1,0 +1,246 @@
+"""The engines' end of the link to one front end: does what it asks, tells it what engines say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import (
+    Ack,
+    CancelGenerate,
+    CatalogPort,
+    Close,
+    EnginePort,
+    Generate,
+    Infer,
+    Place,
+    Replay,
+    StepBlock,
+)
+from carousel_server.core.types import (
+    Bytes2D,
+    GeneratedToken,
+    GenerationEnd,
+    Int64s,
+    SessionRef,
+    SessionView,
+)
+
+from .frames import block_fields, make_block, make_command, outcome_of, token_fields
+from .pipe import Message
+
+log = logging.getLogger(__name__)
+
+Post = Callable[..., None]
+
+_FOR_GOOD = ("DRAINING", "MODEL_UNHEALTHY")
+
+
+class Back:
+    """Commands and questions of one front end. On the loop of the engines' process."""
+
+    def __init__(self, catalog: CatalogPort, post: Post) -> None:
+        self._catalog = catalog
+        self._engines = catalog.engines()
+        self._post = post
+        self._loop = asyncio.get_running_loop()
+        self._sinks: dict[int, FarSteps | FarTokens] = {}
+        # What the front end may withdraw.
+        self._withdrawable: dict[int, Future[Any]] = {}
+
+    def take(self, message: Message) -> None:
+        """Takes a message of the front end."""
+        kind, *rest = message
+        if kind == "block":
+            self._block(*rest)
+        elif kind == "command":
+            self._command(*rest)
+        elif kind == "ask":
+            self._ask(*rest)
+        elif kind == "gone":
+            self._sinks.pop(rest[0], None)
+        elif kind == "withdraw":
+            asked = self._withdrawable.get(rest[0])
+            if asked is not None:
+                asked.cancel()
+        else:
+            raise ValueError(f"no message is a {kind}")
+
+    def close(self) -> None:
+        """The front end is gone: what was for it alone ends; its sessions wait for their clients."""
+        for sink in self._sinks.values():
+            if isinstance(sink, FarTokens):
+                sink.abandon()
+        for asked in tuple(self._withdrawable.values()):
+            asked.cancel()
+
+    # -- commands
+
+    def _block(self, index: int, sink: int, values: Sequence[Any]) -> None:
+        self._submit(self._engines[index], make_block(self._sink(sink, StepBlock.__name__), values))
+
+    def _command(self, index: int, sink: int, reply: int, name: str, values: Sequence[Any]) -> None:
+        command = make_command(name, values, self._sink(sink, name) if sink else None)
+        engine = self._engines[index]
+        if reply:
+            self._answer_later(reply, command.reply)
+        if isinstance(command, Infer):
+            self._withdrawable[reply] = command.reply
+        elif isinstance(command, Generate):
+            assert isinstance(command.sink, FarTokens)
+            command.sink.begun(engine, command.ref)
+        self._submit(engine, command)
+
+    def _sink(self, number: int, command: str) -> FarSteps | FarTokens:
+        sink = self._sinks.get(number)
+        if sink is None:
+            tokens = command in (Generate.__name__, CancelGenerate.__name__)
+            sink = (FarTokens if tokens else FarSteps)(number, self._post)
+            self._sinks[number] = sink
+        return sink
+
+    def _submit(self, engine: EnginePort, command: Any) -> None:
+        """Submits; a refusal goes where the command's answer would go."""
+        try:
+            engine.submit(command)
+        except Exception as raised:  # noqa: BLE001 - whoever asked must hear of a defect too
+            error = _refusal(raised)
+            if isinstance(command, StepBlock):
+                command.sink.failures(command.tags, command.first_seqs, error)
+            elif hasattr(command, "reply"):
+                command.reply.set_exception(error)
+            elif isinstance(command, Replay):
+                command.sink.failures([command.tag], [0], error)
+            elif isinstance(command, Generate):
+                command.sink.failed(error)
+                if command.close_after:
+                    with suppress(CarouselError):
+                        engine.submit(Close(command.ref))
+            elif isinstance(command, Ack) and error.reason not in _FOR_GOOD:
+                # What was received stays received, so this may wait; nobody would send it again.
+                self._loop.call_later(error.retry_after_s or 0.1, self._submit, engine, command)
+
+    # -- questions
+
+    def _ask(self, number: int, verb: str, arguments: Sequence[Any]) -> None:
+        try:
+            reply = self._asked(verb, *arguments)
+        except Exception as raised:  # noqa: BLE001 - whoever asked must hear of a defect too
+            self._post("answer", number, None, _refusal(raised))
+        else:
+            self._answer_later(number, reply, self._place if verb == "resume" else None)
+
+    def _asked(self, verb: str, *arguments: Any) -> Future[Any]:
+        catalog, (first, *rest) = self._catalog, arguments
+        if verb == "open":
+            return catalog.open(self._engines[first], *rest)
+        if verb == "copy":
+            return catalog.copy(self._engines[first], make_command(*rest))
+        if verb == "encode_text":
+            encoded = self._engines[first].encode_text(*rest)
+            return asyncio.run_coroutine_threadsafe(encoded, self._loop)
+        questions: dict[str, Callable[..., Future[Any]]] = {
+            "resume": catalog.resume, "peek": catalog.peek, "stored": catalog.stored,
+        }  # fmt: skip
+        return questions[verb](*arguments)
+
+    def _place(self, place: Place) -> tuple[int, SessionRef]:
+        return self._engines.index(place[0]), place[1]
+
+    def _answer_later(
+        self, number: int, reply: Future[Any], write: Callable[[Any], Any] | None = None
+    ) -> None:
+        """Answers when the future is settled, on whatever thread; once withdrawn, nobody waits."""
+
+        def answer(reply: Future[Any]) -> None:
+            self._withdrawable.pop(number, None)
+            if reply.cancelled():
+                return
+            value, error = outcome_of(reply)
+            if error is None and write is not None:
+                value = write(value)
+            self._post("answer", number, value, error)
+
+        reply.add_done_callback(answer)
+
+
+def _refusal(raised: Exception) -> CarouselError:
+    if isinstance(raised, CarouselError):
+        return raised
+    log.error("a defect behind the link", exc_info=raised)
+    return CarouselError("INTERNAL", "the server failed")
+
+
+class FarSteps:
+    """A sink of steps in the front end; implements `StepSink`. Called on engine threads."""
+
+    def __init__(self, number: int, post: Post) -> None:
+        self._number = number
+        self._post = post
+
+    def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
+        """Sends outputs."""
+        number, known, firsts = self._number, tags.tobytes(), first_seqs.tobytes()
+        self._post("outputs", number, known, firsts, steps, rows.tobytes())
+
+    def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
+        """Sends refusals."""
+        self._tell("failures", list(tags), list(seqs), error)
+
+    def unbound(self, tag: int, error: CarouselError) -> None:
+        """Sends the news that a session has left."""
+        self._tell("unbound", tag, error)
+
+    def durable(self, tags: Int64s, seqs: Int64s) -> None:
+        """Sends the store's word."""
+        self._tell("durable", tags, seqs)
+
+    def parked(self, tag: int, session: SessionView) -> None:
+        """Sends the news that a session is in the store for now."""
+        self._tell("parked", tag, session)
+
+    def returned(self, tag: int, block: StepBlock) -> None:
+        """Sends back what came too late for a session that was parked."""
+        self._tell("returned", tag, block_fields(block))
+
+    def _tell(self, verb: str, *arguments: Any) -> None:
+        self._post("tell", self._number, verb, arguments)
+
+
+class FarTokens:
+    """A sink of tokens in the front end; implements `TokenSink`. Called on engine threads."""
+
+    def __init__(self, number: int, post: Post) -> None:
+        self._number = number
+        self._post = post
+        self._under_way: tuple[EnginePort, SessionRef] | None = None
+
+    def begun(self, engine: EnginePort, ref: SessionRef) -> None:
+        """A generation into this sink is under way."""
+        self._under_way = engine, ref
+
+    def abandon(self) -> None:
+        """Nobody reads any more."""
+        if self._under_way is not None:
+            engine, ref = self._under_way
+            with suppress(CarouselError):
+                engine.submit(CancelGenerate(ref, self))
+
+    def tokens(self, tokens: Sequence[GeneratedToken]) -> None:
+        """Sends tokens."""
+        self._post("tell", self._number, "tokens", (list(map(token_fields, tokens)),))
+
+    def finished(self, end: GenerationEnd) -> None:
+        """Sends the end."""
+        self._under_way = None
+        self._post("tell", self._number, "finished", (end,))
+
+    def failed(self, error: CarouselError) -> None:
+        """Sends the end, if it is a bad one."""
+        self._under_way = None
+        self._post("tell", self._number, "failed", (error,))

@@ -1,0 +1,85 @@
+"""Commands and their sinks and futures as plain values: what has an identity crosses as a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import fields
+from typing import Any
+
+from carousel_server.core import ports
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Command, StepBlock
+from carousel_server.core.types import GeneratedToken, SessionRef
+
+_COMMANDS: dict[str, type[Command]] = {
+    kind.__name__: kind
+    for kind in (
+        ports.Ack, ports.Bind, ports.CancelGenerate, ports.Close, ports.Export, ports.Fork,
+        ports.Generate, ports.Get, ports.Import, ports.Infer, ports.List, ports.Open, ports.Replay,
+        ports.Unbind,
+    )
+}  # fmt: skip
+"""What a front end submits, beside blocks. Activate and Committed are the store's."""
+
+_PLAIN = {
+    name: tuple(field.name for field in fields(kind) if field.name not in ("reply", "sink"))
+    for name, kind in _COMMANDS.items()
+}
+
+
+def command_fields(command: Command) -> tuple[str, tuple[Any, ...]]:
+    """A command's name, and its fields but for sink and reply."""
+    name = type(command).__name__
+    return name, tuple(getattr(command, field) for field in _PLAIN[name])
+
+
+def make_command(name: str, values: Sequence[Any], sink: object = None) -> Any:
+    """The command again, with a sink of this process and a future of its own."""
+    given = dict(zip(_PLAIN[name], values, strict=True))
+    if sink is not None:
+        given["sink"] = sink
+    return _COMMANDS[name](**given)
+
+
+def block_fields(block: StepBlock) -> tuple[Any, ...]:
+    """A block without its sink; the references as rows and generations."""
+    rows, generations = zip(*block.refs, strict=True)
+    return (
+        list(block.tags), rows, generations, list(block.first_seqs), block.steps,
+        bytes(block.inputs), list(block.acks), block.deadline_s,
+    )  # fmt: skip
+
+
+def make_block(sink: Any, values: Sequence[Any]) -> StepBlock:
+    """The block again, with a sink of this process."""
+    tags, rows, generations, first_seqs, steps, inputs, acks, deadline_s = values
+    refs = list(map(SessionRef, rows, generations))
+    return StepBlock(sink, tags, refs, first_seqs, steps, inputs, acks, deadline_s)
+
+
+def token_fields(token: GeneratedToken) -> tuple[Any, ...]:
+    """A token as a plain tuple."""
+    return (token.id, token.text, token.seq, token.logprob, token.alternatives)
+
+
+def settle(future: Future[Any], value: Any, error: CarouselError | None) -> None:
+    """Settles a future, unless it was cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)
+
+
+def outcome_of(future: Future[Any]) -> tuple[Any, CarouselError | None]:
+    """Value and error of a settled future; what is no error of the registry is a defect."""
+    if future.cancelled():
+        return None, CarouselError("INTERNAL", "it was withdrawn")
+    error = future.exception()
+    if error is None:
+        return future.result(), None
+    if isinstance(error, CarouselError):
+        return None, error
+    return None, CarouselError("INTERNAL", f"the engine failed: {type(error).__name__}")

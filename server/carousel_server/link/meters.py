@@ -1,0 +1,69 @@
+"""What the wire tells of itself, on its way to the process that has the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from carousel_server.core.metering import WireMetrics
+
+
+class PostedMetrics:
+    """Implements `WireMetrics`: collects, and sends a few times a second, when the loop's lag is told."""
+
+    def __init__(self, post: Callable[..., None]) -> None:
+        self._post = post
+        self._told: list[tuple[str, Sequence[Any]]] = []
+
+    def started(self, service: str, method: str, kind: str) -> None:
+        """A call has begun."""
+        self._told.append(("started", (service, method, kind)))
+
+    def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
+        """A call has ended, well or not."""
+        self._told.append(("handled", (service, method, kind, code, seconds)))
+
+    def refused(self, reason: str, count: int = 1) -> None:
+        """Calls, or messages or steps of a stream, were answered with an error."""
+        self._told.append(("refused", (reason, count)))
+
+    def streams(self, count: int) -> None:
+        """Level: streams of sessions open now."""
+        self._told.append(("streams", (count,)))
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop ran a timer."""
+        self._told.append(("loop_lag", (seconds,)))
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what was told since the last time."""
+        if self._told:
+            self._post("metered", self._told)
+            self._told = []
+
+
+class SharedMetrics:
+    """The metrics of the wire, told by several front ends: levels add up, all else is as it comes."""
+
+    def __init__(self, metrics: WireMetrics) -> None:
+        self._metrics = metrics
+        self._streams: dict[object, int] = {}
+
+    def take(self, teller: object, told: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        """Takes what one front end has collected."""
+        for verb, arguments in told:
+            if verb == "streams":
+                self._level(teller, *arguments)
+            else:
+                getattr(self._metrics, verb)(*arguments)
+
+    def forget(self, teller: object) -> None:
+        """A front end is gone, and its streams with it."""
+        self._level(teller, 0)
+
+    def _level(self, teller: object, count: int) -> None:
+        self._streams[teller] = count
+        if not count:
+            del self._streams[teller]
+        self._metrics.streams(sum(self._streams.values()))

@@ -1,0 +1,35 @@
+"""A link in one process: the wire's end and the engines' end on the same loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from carousel_server.core.ports import CatalogPort
+from carousel_server.link import Back, Front, connect
+
+
+@asynccontextmanager
+async def linked(catalog: CatalogPort) -> AsyncIterator[Any]:
+    """What a front end would have in place of `catalog`."""
+    front = Front([engine.model for engine in catalog.engines()])
+    ours, theirs = socket.socketpair()
+    front.pipe = await connect(ours, front.take, lambda: None)
+    far = await connect(theirs, lambda message: back.take(message), lambda: None)
+    back = Back(catalog, far.post)
+
+    async def tell_health() -> None:
+        while True:
+            far.post("healthy", [engine.healthy for engine in catalog.engines()])
+            await asyncio.sleep(0.01)
+
+    telling = asyncio.create_task(tell_health())
+    try:
+        yield front
+    finally:
+        telling.cancel()
+        front.pipe.close()
+        far.close()
