@@ -109,8 +109,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call.tenant = self._doorkeeper.tenant(call.service, token)
             return await _reply(behaviour, request, context)
         except CarouselError as error:
-            if error.reason == "INTERNAL":  # what went wrong is in the log already, without its call
-                log.error("%s/%s failed, request %s", call.service, call.method, call.request_id)
+            if error.reason == "INTERNAL":  # the log has what went wrong, but not in whose call
+                log.exception(
+                    "%s/%s failed, request %s", call.service, call.method, call.request_id
+                )
                 error = _defect(call)
             code, call.reason = error.spec.code.name, error.reason
             await self._abort(context, error, call)
