@@ -96,22 +96,21 @@ class FrontEnds:
 
     def _died(self, dead: _Linked) -> None:
         """A front end is gone though nobody has asked; its clients connect again, to the next one."""
-        if dead not in self._linked:
-            return
-        self._linked.remove(dead)
-        self._processes.remove(dead.process)
-        code = dead.process.wait()
-        if dead.process.age_s < _SHORT_LIFE_S:
+        if dead in self._linked:
+            self._linked.remove(dead)
+            self._processes.remove(dead.process)
+            again = asyncio.create_task(self._replace(dead.process))
+            self._again.add(again)
+            again.add_done_callback(self._again.discard)
+
+    async def _replace(self, dead: _Process) -> None:
+        age_s, code = dead.age_s, await asyncio.to_thread(dead.wait)
+        if age_s < _SHORT_LIFE_S:
             self.failed = f"a front end ended with code {code} soon after its start"
             return
         log.error("a front end has ended with code %s: another takes its place", code)
         process = _Process()
         self._processes.append(process)
-        again = asyncio.create_task(self._replace(process))
-        self._again.add(again)
-        again.add_done_callback(self._again.discard)
-
-    async def _replace(self, process: _Process) -> None:
         try:
             await self._link(process)
         except ListenError as error:
@@ -166,7 +165,8 @@ class _Linked:
         self._died = died
         self._pipe: Pipe | None = None
         self._back: Back
-        self._healthy: list[bool] = []
+        # What it knows of the engines' health; None before it listens.
+        self._healthy: list[bool] | None = None
         self._done: dict[str, asyncio.Future[Any]] = {}
 
     async def start(self, port: int) -> int:
@@ -181,6 +181,7 @@ class _Linked:
         greeting = replace(self._greeting, options=replace(options, port=port or options.port))
         answer = await self.ask("start", greeting)
         if isinstance(answer, int):
+            self._healthy = []
             return answer
         raise ListenError(answer or "the front end has ended before it listened\nsee the log")
 
@@ -193,7 +194,7 @@ class _Linked:
 
     def tell_health(self, healthy: list[bool]) -> None:
         """Says which engines are healthy, if that has changed."""
-        if self._pipe is not None and healthy != self._healthy:
+        if self._pipe is not None and self._healthy is not None and healthy != self._healthy:
             self._healthy = healthy
             self._pipe.post("healthy", healthy)
 
