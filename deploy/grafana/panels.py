@@ -283,6 +283,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             (
                 ("Attach streams", total("carousel_attach_streams")),
+                ("front ends replaced", total("carousel_front_end_restarts_total")),
                 (
                     "all calls",
                     f"{total('grpc_server_started_total')} - {total('grpc_server_handled_total')}",

@@ -42,14 +42,21 @@ class FrontEnds:
         self._log = log_level, log_format
         self._processes = [_Process() for _ in range(count)]
         self._begin: Callable[[_Process], _Linked]
+        self._replaced: Callable[[], None]
         self._linked: list[_Linked] = []
         self._watch: asyncio.Task[None] | None = None
         self._again: set[asyncio.Task[None]] = set()
         self.port = 0
         self.failed = ""
 
-    async def start(self, catalog: CatalogPort, options: WireOptions, metrics: WireMetrics) -> None:
-        """Listens.
+    async def start(
+        self,
+        catalog: CatalogPort,
+        options: WireOptions,
+        metrics: WireMetrics,
+        replaced: Callable[[], None],
+    ) -> None:
+        """Listens. `replaced` is called whenever one that died is about to be.
 
         Raises:
             ListenError: the address cannot be listened on.
@@ -62,6 +69,7 @@ class FrontEnds:
         self._begin = partial(_Linked, catalog, greeting, shared, self._died)
         for process in self._processes:  # the first finds the port that all take
             await self._link(process)
+        self._replaced = replaced
         self._watch = asyncio.create_task(self._tell_health(catalog))
 
     async def _link(self, process: _Process) -> None:
@@ -109,6 +117,7 @@ class FrontEnds:
             self.failed = f"a front end ended with code {code} soon after its start"
             return
         log.error("a front end has ended with code %s: another takes its place", code)
+        self._replaced()
         process = _Process()
         self._processes.append(process)
         try:

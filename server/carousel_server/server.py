@@ -101,7 +101,10 @@ class Server:
                 settings.front_ends, log_level=settings.log_level, log_format=settings.log_format
             )
             assembly = self._assembly = await _load(settings)
-            await front_ends.start(assembly.catalog, options, assembly.metrics.wire())
+            measured = assembly.metrics
+            await front_ends.start(
+                assembly.catalog, options, measured.wire(), measured.front_end_replaced
+            )
         else:
             assembly = self._assembly = await _load(settings)
             self._wire = wire = WireServer(assembly.catalog, options, assembly.metrics.wire())

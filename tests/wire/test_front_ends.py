@@ -117,6 +117,7 @@ def test_a_front_end_that_dies_is_replaced_and_no_step_is_lost(models_dir, expec
         assert front_ends(server) != [first]
         assert "another takes its place" in server.text
         server.metrics_once("carousel_attach_streams 0.0")
+        server.metrics_once("carousel_front_end_restarts_total 1.0")
 
 
 def test_a_front_end_that_dies_at_once_ends_the_server(models_dir):

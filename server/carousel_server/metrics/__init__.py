@@ -35,6 +35,7 @@ class Metrics:
         told = (labels.get(name, "") for name in names)
         self._families.scalar("carousel_build_info", *told).set(1)
         self._store = KeepingMetrics(self._families)
+        self._replaced = self._families.scalar("carousel_front_end_restarts_total")
         self.registry.register(self._families)
         ProcessCollector(registry=self.registry)
 
@@ -49,6 +50,10 @@ class Metrics:
     def wire(self) -> WireMetrics:
         """The metrics of the calls."""
         return CallMetrics(self._families)
+
+    def front_end_replaced(self) -> None:
+        """A front end died, and another takes its place."""
+        self._replaced.add()
 
     def serve(self, host: str, port: int) -> MetricsServer:
         """Starts the endpoint; see MetricsServer."""

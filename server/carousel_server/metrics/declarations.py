@@ -218,6 +218,13 @@ METRICS: dict[str, Declaration] = _registry(
         "streams",
     ),
     Declaration(
+        "carousel_front_end_restarts_total",
+        _C,
+        Owner.WIRE,
+        "Front ends that died and were replaced.",
+        "processes",
+    ),
+    Declaration(
         "carousel_event_loop_lag_seconds",
         _H,
         Owner.WIRE,
