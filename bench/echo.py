@@ -54,13 +54,23 @@ class Described(rpc.ModelServiceServicer):
     async def GetModel(  # noqa: N802 - the protocol's name
         self, request: pb.GetModelRequest, context: Any
     ) -> pb.GetModelResponse:
-        """A model with rows of the measured width in and out."""
-        spec = pb.TensorSpec(name="y", dtype=pb.DATA_TYPE_FLOAT32, shape=[WIDTH])
-        model = pb.Model(
-            name=request.name, input=spec, outputs=[spec], causal=True, window_steps=128,
-            max_sequence_steps=1 << 16,
-        )  # fmt: skip
-        return pb.GetModelResponse(model=model)
+        """The measured model."""
+        return described(request.name)
+
+
+def described(name: str) -> pb.GetModelResponse:
+    """A model with rows of the measured width in and out."""
+    spec = pb.TensorSpec(name="y", dtype=pb.DATA_TYPE_FLOAT32, shape=[WIDTH])
+    model = pb.Model(
+        name=name, input=spec, outputs=[spec], causal=True, window_steps=128,
+        max_sequence_steps=1 << 16,
+    )  # fmt: skip
+    return pb.GetModelResponse(model=model)
+
+
+def answers() -> dict[str, bytes]:
+    """The same for an echo in another language: by method, what a client asks before the first step."""
+    return {"carousel.v1.ModelService/GetModel": described(STEPPED).SerializeToString()}
 
 
 async def main() -> None:

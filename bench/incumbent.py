@@ -1,7 +1,7 @@
 """(a) Beside Triton: the same LSTM, the same load generator, the same cores, alternately.
 
-Carousel's Triton door, Triton itself, and the same messages echoed by Python's gRPC without a model (N1),
-each under perf_analyzer; a call for each step on the first two; then blocks of 64 rows through
+Carousel's Triton door, Triton itself, and the same messages echoed without a model by gRPC in Python (N1) and
+in C++ (N2), each under perf_analyzer; a call for each step on the first two; then blocks of 64 rows through
 `carousel.v1`, which Triton has nothing like.
 """
 
@@ -19,11 +19,13 @@ from .figures import Measured, Workload
 from .models import STEPPED, WIDTH
 from .report import Summary
 from .triton import Load, LoadResult, TritonServer, missing, run_load, unpacked
+from .triton.echo import answers
 
 IN_FLIGHT = (1, 64, 256)
 CALLS = 64
 """In flight without streams, each step in a call of its own (ModelInfer)."""
 BLOCKS = "carousel: blocks of 64 rows"
+NATIVE = "native echo"
 
 
 def workloads(
@@ -33,7 +35,7 @@ def workloads(
     stack: ExitStack,
     runner: asyncio.Runner,
 ) -> Sequence[Workload]:
-    """Each number in flight on all three, one after the other; nothing where Triton cannot run."""
+    """Each number in flight on all of them, one after the other; nothing where Triton cannot run."""
     parts = unpacked()
     if reason := missing(parts):
         print(f"bench triton: SKIPPED: {reason}")
@@ -41,6 +43,8 @@ def workloads(
     packages = models.make(folder / "models", options.dtype)
     address = stack.enter_context(processes.carousel_server(packages, device))
     echo = stack.enter_context(processes.triton_echo(address))
+    about = runner.run(answers(address, STEPPED))
+    native = stack.enter_context(processes.native_echo("triton", about))
     triton = stack.enter_context(TritonServer(parts, packages / STEPPED, folder / "triton"))
 
     def stepped(measure: Callable[[Load], LoadResult], load: Load) -> Callable[[], Measured]:
@@ -58,11 +62,12 @@ def workloads(
 
         return measured
 
-    servers: dict[str, Callable[[Load], LoadResult]] = {
-        "carousel": lambda load: run_load(parts, address, load),
-        "triton": triton.measure,
-        "echo": lambda load: run_load(parts, echo, load),
-    }
+    def at(place: str) -> Callable[[Load], LoadResult]:
+        return lambda load: run_load(parts, place, load)
+
+    servers = {"carousel": at(address), "triton": triton.measure, "echo": at(echo)}
+    if native is not None:
+        servers[NATIVE] = at(native)
     work = [
         Workload(_name(who, count), stepped(measure, _load(count, options.seconds)))
         for count in IN_FLIGHT
@@ -78,7 +83,7 @@ def workloads(
 
 
 def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
-    """Ours over Triton's and over the echo's."""
+    """Ours over Triton's and over the echoes'."""
 
     def of(who: str, count: int, quantity: str, way: str = "") -> float:
         return figures[_name(who, count, way)][quantity]["median"]
@@ -91,8 +96,10 @@ def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
         ):
             ratio = of("carousel", count, quantity) / of("triton", count, quantity)
             yield f"{count} in flight: Carousel over Triton ({word})", ratio
-        ratio = of("carousel", count, "steps_per_s") / of("echo", count, "steps_per_s")
-        yield f"{count} in flight: Carousel over the echo (steps per second)", ratio
+        for who in ("echo", NATIVE):
+            if _name(who, count) in figures:
+                ratio = of("carousel", count, "steps_per_s") / of(who, count, "steps_per_s")
+                yield f"{count} in flight: Carousel over the {who} (steps per second)", ratio
     ours, theirs = (of(who, CALLS, "steps_per_s", " by calls") for who in ("carousel", "triton"))
     yield f"{CALLS} in flight by calls: Carousel over Triton (steps per second)", ours / theirs
     best = max(of("triton", count, "steps_per_s") for count in IN_FLIGHT)

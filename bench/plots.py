@@ -21,6 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 _OURS, _PEER, _BOUND, _OTHER = "#1f6f8b", "#c0694e", "#b8b8b8", "#7fb069"
+_NATIVE = "#6f6f6f"
 _CASE = re.compile(r"(\w+) 1x(\d+) (\w+), (\d+) rows: (.+)")
 _MINE = ("ours", "slab", "reference", "bound")
 
@@ -63,14 +64,21 @@ def _median(figures: Summary, name: str, quantity: str) -> float:
 
 def _triton(figures: Summary) -> None:
     counts = (1, 64, 256)
-    who = {"Triton": "triton", "Carousel": "carousel", "echo without a model": "echo"}
+    who = {
+        "Triton": "triton", "Carousel": "carousel", "echo without a model": "echo",
+        "the same in C++": "native echo",
+    }  # fmt: skip
+    who = {
+        label: name for label, name in who.items() if f"{name}: {counts[0]} in flight" in figures
+    }
     _, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
     for axes, quantity in ((left, "steps_per_s"), (right, "p99_ms")):
         series = {
             label: [_median(figures, f"{name}: {n} in flight", quantity) for n in counts]
             for label, name in who.items()
         }
-        _bars(axes, [f"{n} in flight" for n in counts], series, (_PEER, _OURS, _BOUND))
+        colors = (_PEER, _OURS, _BOUND, _NATIVE)[: len(series)]
+        _bars(axes, [f"{n} in flight" for n in counts], series, colors)
     left.set_title("steps per second, a message a step")
     right.set_title("p99 of a step, ms")
     right.set_yscale("log")
@@ -109,11 +117,14 @@ def _over_peers(times: dict[str, float]) -> float:
 
 
 def _beside_bounds(unit: str) -> Callable[[Summary], None]:
-    """Server, engine alone and, where there is one, echo; a group for each shape."""
+    """Server, engine alone and, where there are any, echoes; a group for each shape."""
 
     def draw(figures: Summary) -> None:
         shapes = list(dict.fromkeys(name.partition(": ")[2] for name in figures))
-        names = {"served": "carousel", "engine alone": "engine", "echo": "echo"}
+        names = {
+            "served": "carousel", "engine alone": "engine", "echo": "echo",
+            "echo in C++": "native echo",
+        }  # fmt: skip
         series = {
             label: [_median(figures, f"{who}: {shape}", unit) for shape in shapes]
             for label, who in names.items()
@@ -121,7 +132,7 @@ def _beside_bounds(unit: str) -> Callable[[Summary], None]:
         }
         _, axes = plt.subplots(figsize=(9, 3.8))
         labels = [shape.removeprefix("generation, ") for shape in shapes]
-        _bars(axes, labels, series, (_OURS, _OTHER, _BOUND)[: len(series)])
+        _bars(axes, labels, series, (_OURS, _OTHER, _BOUND, _NATIVE)[: len(series)])
         axes.set_yscale("log")
         axes.set_title(unit.replace("_per_s", " per second"))
 

@@ -7,10 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+from . import native
 
 StoreUrl = AbstractContextManager[str | None]
 """What a server's `store` setting may be; None where the machine has no such store."""
@@ -30,7 +33,7 @@ def carousel_process(
     """The same; yields the process too."""
     given = {"models": models, "device": device, "port": 0, "metrics_port": 0, **settings}
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
-    with _process("carousel_server", *flags) as started:
+    with _module("carousel_server", *flags) as started:
         yield started
 
 
@@ -78,39 +81,66 @@ def _wait_for(port: int) -> None:
 @contextmanager
 def echo_server() -> Iterator[str]:
     """The echo server; yields its address."""
-    with _process("bench.echo") as (_, address):
+    with _module("bench.echo") as (_, address):
         yield address
 
 
 @contextmanager
 def padded_server(models: Path) -> Iterator[str]:
     """The server of padded batches; yields its address."""
-    with _process("bench.padded", str(models)) as (_, address):
+    with _module("bench.padded", str(models)) as (_, address):
         yield address
 
 
 @contextmanager
 def triton_echo(about: str) -> Iterator[str]:
     """The echo of Triton's messages; `about` knows the model that it pretends to have."""
-    with _process("bench.triton.echo", about) as (_, address):
+    with _module("bench.triton.echo", about) as (_, address):
         yield address
 
 
 @contextmanager
-def _process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Starts a module that prints one JSON line with its port when it is ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+def native_echo(figure: str, answers: Mapping[str, bytes]) -> Iterator[str | None]:
+    """The echo in C++; yields its address, or None after it has told what is missing.
+
+    Args:
+        figure: who tells it.
+        answers: the serialized answer to each SERVICE/METHOD that a client asks before the first step.
+    """
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{module} did not start; run it by hand to see why")
-        yield process, f"127.0.0.1:{json.loads(line)['port']}"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+        program = native.program()
+    except native.NativeEchoError as why:
+        print(f"bench {figure}: SKIPPED: N2: {why}", flush=True)
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for method, answer in answers.items():
+            file = Path(folder, method)
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(answer)
+        with _process(str(program), folder) as (_, address):
+            yield address
+
+
+def _module(
+    name: str, *arguments: str
+) -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
+    """Starts a module of ours, likewise."""
+    return _process(sys.executable, "-m", name, *arguments)
+
+
+@contextmanager
+def _process(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Starts a program that prints one JSON line with its port when it is ready."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"{' '.join(command)} did not start; run it by hand to see why")
+            yield process, f"127.0.0.1:{json.loads(line)['port']}"
+        finally:
+            process.terminate()
+            process.wait(timeout=30)

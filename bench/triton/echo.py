@@ -39,13 +39,30 @@ async def stream(
         yield reply
 
 
+_METADATA = pb.ServerMetadataResponse(name="echo", version="1").SerializeToString()
+"""Without the extension `statistics`, so that nobody asks for them."""
+
+
 async def _metadata(_request: bytes, _context: Any) -> bytes:
-    """ServerMetadata: without the extension `statistics`, so that nobody asks for them."""
-    return pb.ServerMetadataResponse(name="echo", version="1").SerializeToString()
+    """ServerMetadata."""
+    return _METADATA
+
+
+async def answers(address: str, model: str) -> dict[str, bytes]:
+    """The same for an echo in another language: by method, what the server at `address` says of the model."""
+    # The name is field 1 of every request about a model; the others have no fields and skip it.
+    about = pb.ModelReadyRequest(name=model).SerializeToString()
+    async with grpc.aio.insecure_channel(address) as channel:
+        told = {f"{_SERVICE}/{name}": await _call(channel, name)(about) for name in _ABOUT}
+    return {**told, f"{_SERVICE}/ServerMetadata": _METADATA}
+
+
+def _call(channel: grpc.aio.Channel, method: str) -> Any:
+    return channel.unary_unary(f"/{_SERVICE}/{method}")
 
 
 def _asking(channel: grpc.aio.Channel, method: str) -> Callable[[bytes, Any], Any]:
-    call: Any = channel.unary_unary(f"/{_SERVICE}/{method}")
+    call = _call(channel, method)
 
     async def behaviour(data: bytes, _context: Any) -> Any:
         return await call(data)
