@@ -14,6 +14,10 @@ Linear = Callable[[Tensor], Tensor]
 """float32[B, in] → float32[B, out]."""
 
 
+Function = Callable[..., tuple[Tensor, ...]]
+"""Of tensors alone: what it launches depends on their shapes only."""
+
+
 class Step(Protocol):
     """One step of a layer."""
 
@@ -50,3 +54,9 @@ class Kernel(Protocol):
 
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """What writes rows into these tensors."""
+
+    def recorded(self, function: Function) -> Function:
+        """The same function, perhaps replayed from records.
+
+        Its results stand until any function that this kernel has recorded is called next.
+        """
