@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 
 class Step(Protocol):
-    """One step of a layer."""
+    """One step of a layer, or of a chain of them."""
 
     def __call__(
         self, x: Tensor, state: State, slots: Tensor | None = None
@@ -29,6 +29,14 @@ class Step(Protocol):
         With `slots` int64[B] the state is given in tensors of many rows, of which row slots[i] belongs to
         row i. What is returned is fresh; nothing given is changed.
         """
+
+
+class Link(NamedTuple):
+    """A layer of a chain: its step, then its input added if it is residual, then its norm's γ and β."""
+
+    step: Step
+    residual: bool
+    norm: tuple[Tensor, Tensor] | None
 
 
 Scatter = Callable[[Tensor, State], None]
@@ -54,6 +62,9 @@ class Kernel(Protocol):
 
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """What writes rows into these tensors."""
+
+    def chain(self, links: Sequence[Link]) -> Step | None:
+        """Layers that `layer` made, one after the other; None if that is no faster than each by itself."""
 
     def recorded(self, function: Function) -> Function:
         """The same function, perhaps replayed from records.
