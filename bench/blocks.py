@@ -25,7 +25,7 @@ def workloads(
 ) -> Sequence[Workload]:
     """Engine (D3), echo (N1) and server of each shape, one after the other."""
     models.make(folder, options.dtype)
-    server = stack.enter_context(processes.carousel_server(folder, device))
+    server = stack.enter_context(processes.carousel_server(folder, device, kernel=options.kernel))
     echo = stack.enter_context(processes.echo_server())
     seconds = options.seconds
 
@@ -34,7 +34,7 @@ def workloads(
 
     work = []
     for m, k in SHAPES:
-        engine = bounds.EngineTick.of_blocks(folder, device, m, k, seconds)
+        engine = bounds.EngineTick.of_blocks(folder, device, m, k, seconds, options.kernel)
         work += [
             Workload(f"engine: {_shape(m, k)}", engine),
             Workload(f"echo: {_shape(m, k)}", through(echo, m, k)),
