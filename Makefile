@@ -94,7 +94,12 @@ gpu: ## Run the GPU tests and the bench on a CUDA device; skipped by name withou
 	else \
 		set -x; \
 		$(GPU_PYTHON) -m pytest -m gpu tests/gpu; \
-		$(GPU_PYTHON) -m bench foundation $(ARGS); \
+		$(GPU_PYTHON) -m bench step --device cuda --seconds 0.1 --rounds 3 $(ARGS); \
+		for kernel in reference cuda; do \
+			for figure in foundation blocks generation; do \
+				$(GPU_PYTHON) -m bench $$figure --device cuda --kernel $$kernel $(ARGS); \
+			done; \
+		done; \
 	fi
 
 protos: $(PROTOS_STAMP) ## Make the committed protocol stubs again

@@ -43,7 +43,7 @@ from .figures import Figures, Workload
 from .loops import loop_factory
 from .report import Ratios, foundation_ratios, page
 from .step import figure as step
-from .step import others
+from .step import on_gpu, others
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -87,8 +87,9 @@ def _measure(options: argparse.Namespace) -> int:
             figures.take(group, options.rounds, lambda line: print(line, file=sys.stderr))
     report["figures"] = figures.summary()
     if options.figure == "foundation":
-        report["bits"] = invariance.classes(device)
+        report["bits"] = invariance.classes(device, options.kernel)
     kind = "" if options.dtype == "float32" else f"-{options.dtype}"
+    kind += "" if options.kernel == "auto" else f"-kernel-{options.kernel}"
     out = options.out or RESULTS / f"{options.figure}-{device}{kind}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
@@ -106,12 +107,12 @@ def _foundation(
     runner: asyncio.Runner,
 ) -> Groups:
     """What the parts cost: the model's step, the engine around it, gRPC around both, and an echo."""
-    seconds = options.seconds
+    seconds, kernel = options.seconds, options.kernel
     models.make(folder, options.dtype)
-    carousel_address = stack.enter_context(processes.carousel_server(folder, device))
+    carousel_address = stack.enter_context(processes.carousel_server(folder, device, kernel=kernel))
     echo_address = stack.enter_context(processes.echo_server())
     yield [
-        *bounds.workloads(folder, device, seconds),
+        *bounds.workloads(folder, device, seconds, kernel),
         *served.step_workloads("echo", echo_address, runner.run, seconds),
         *served.step_workloads("carousel", carousel_address, runner.run, seconds),
         *served.generation_workloads(carousel_address, runner.run, seconds),
@@ -126,6 +127,9 @@ def _step(
     runner: asyncio.Runner,
 ) -> Groups:
     """The step of layers of many sizes, beside libraries and the machine's limits."""
+    if device == "cuda":
+        yield from on_gpu.groups(options, torch.device(device))
+        return
     yield from step.groups(options, stack.enter_context(others.start(options.peers_python)))
 
 
@@ -161,12 +165,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each figure")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--kernel",
+        choices=("auto", "reference", "cpu", "cuda"),
+        default="auto",
+        help="of foundation, blocks and generation; of step on a GPU, where auto is cuda",
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads for the bounds")
     parser.add_argument(
         "--sessions", type=int, default=100_000, help="open ones, for parking and crowded"
     )
     parser.add_argument("--cases", default="", help='of step, by words: "lstm,x256 ,float32"')
-    parser.add_argument("--layers", type=int, nargs="+", default=[1], help="of step: 1, 2 or both")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", help="of step; default 1, and on a GPU 1, 2 and 4"
+    )
     parser.add_argument("--compiled", action="store_true", help="of step: torch.compile as well")
     parser.add_argument(
         "--peers-python", default=sys.executable, help="interpreter with onnxruntime, openvino"

@@ -27,7 +27,7 @@ def workloads(
 ) -> Sequence[Workload]:
     """Engine (D3), echoes (N1, N2) and server of each shape, one after the other."""
     models.make(folder, options.dtype)
-    server = stack.enter_context(processes.carousel_server(folder, device))
+    server = stack.enter_context(processes.carousel_server(folder, device, kernel=options.kernel))
     echo = stack.enter_context(processes.echo_server())
     native = stack.enter_context(processes.native_echo("blocks", answers()))
     seconds = options.seconds
@@ -38,7 +38,7 @@ def workloads(
     served_by = {"echo": echo, NATIVE: native, "carousel": server}
     work = []
     for m, k in SHAPES:
-        engine = bounds.EngineTick.of_blocks(folder, device, m, k, seconds)
+        engine = bounds.EngineTick.of_blocks(folder, device, m, k, seconds, options.kernel)
         work.append(Workload(f"engine: {_shape(m, k)}", engine))
         work += [
             Workload(f"{who}: {_shape(m, k)}", through(address, m, k))

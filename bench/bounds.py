@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,33 +26,49 @@ from carousel_server.sessions import Directory
 
 from .figures import Measured, Workload
 from .models import STEPPED, WIDTH
+from .step.device_timing import times
 
 BATCHES = (1, 64, 256)
 
+Timed = Callable[[Callable[[], object], float], Measured]
+"""A call and for how many seconds; see `step.device_timing.times`."""
 
-def workloads(folder: Path, device: str, seconds: float) -> Iterator[Workload]:
+
+def workloads(
+    folder: Path, device: str, seconds: float, kernel: str = "auto"
+) -> Iterator[Workload]:
     """`model step` is D1, the floor; `engine tick` adds admission, slab, delivery and metrics (D3)."""
-    model = load(folder / STEPPED, device=device)
+    model = load(folder / STEPPED, device=device, kernel=kernel)
     for batch in BATCHES:
         yield Workload(f"model step, {batch} rows", ModelStep(model, batch, seconds))
         yield Workload(f"engine tick, {batch} sessions", EngineTick(model, batch, seconds))
 
 
 class ModelStep:
-    """The step of a batch whose state is at hand."""
+    """The step of a batch whose state is at hand; on a GPU also the device's own time of it."""
 
-    def __init__(self, model: RecurrentModel, batch: int, seconds: float) -> None:
+    def __init__(
+        self, model: RecurrentModel, batch: int, seconds: float, timed: Timed = times
+    ) -> None:
         self._model, self._batch, self._seconds = model, batch, seconds
+        self._timed = timed if model.device.type == "cuda" else _untimed
         self._x = torch.randn(batch, WIDTH, device=model.device)
-        self._state = model.initial_state(batch)
+        state = model.initial_state(batch)
+        self._step = model.kernel.recorded(lambda x: (model.step(x, state)[0],))
 
     @torch.inference_mode()
     def __call__(self) -> Measured:
         def step() -> None:
-            raw, _ = self._model.step(self._x, self._state)
+            (raw,) = self._step(self._x)
             self._model.finish(raw)[0].cpu()
 
-        return rate(step, self._batch, self._seconds)
+        return rate(step, self._batch, self._seconds) | self._timed(
+            lambda: self._step(self._x), self._seconds
+        )
+
+
+def _untimed(_run: object, _seconds: float) -> Measured:
+    return {}
 
 
 class Counting:
@@ -102,9 +118,11 @@ class EngineTick:
         self._refs = self._open()
 
     @classmethod
-    def of_blocks(cls, folder: Path, device: str, m: int, k: int, seconds: float) -> EngineTick:
+    def of_blocks(
+        cls, folder: Path, device: str, m: int, k: int, seconds: float, kernel: str = "auto"
+    ) -> EngineTick:
         """What `served.blocks` asks for, without gRPC: two blocks of m sessions × k steps at a time."""
-        model = load(folder / STEPPED, device=device)
+        model = load(folder / STEPPED, device=device, kernel=kernel)
         return cls(model, 2 * m, seconds, block=m, steps=k)
 
     @torch.inference_mode()

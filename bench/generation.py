@@ -38,8 +38,8 @@ def workloads(
 ) -> Sequence[Workload]:
     """Engine and server with each number of streams, one after the other."""
     models.make(folder, options.dtype)
-    address = stack.enter_context(processes.carousel_server(folder, device))
-    model = load(folder / GENERATIVE, device=device)
+    address = stack.enter_context(processes.carousel_server(folder, device, kernel=options.kernel))
+    model = load(folder / GENERATIVE, device=device, kernel=options.kernel)
     there = {
         w.name: w
         for w in served.generation_workloads(address, runner.run, options.seconds, STREAMS)

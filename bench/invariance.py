@@ -15,18 +15,18 @@ DTYPES = ("float32", "bfloat16")
 SIZES = (1, 2, 3, 4, 6, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
-def classes(device: str) -> dict[str, list[list[int]]]:
+def classes(device: str, kernel: str = "auto") -> dict[str, list[list[int]]]:
     """For each cell and dtype, batch sizes grouped by the bits of row 0 after three steps."""
     with tempfile.TemporaryDirectory() as folder:
-        return {name: _group(model) for name, model in _models(folder, device)}
+        return {name: _group(model) for name, model in _models(folder, device, kernel)}
 
 
-def _models(folder: str, device: str) -> Iterator[tuple[str, RecurrentModel]]:
+def _models(folder: str, device: str, kernel: str) -> Iterator[tuple[str, RecurrentModel]]:
     for cell in CELLS:
         for dtype in DTYPES:
             name = f"{cell}-{dtype}"
             create(name, cell=cell, layers=2, hidden=256, output=64, dtype=dtype, dir=folder)
-            yield name, load(f"{folder}/{name}", device=device)
+            yield name, load(f"{folder}/{name}", device=device, kernel=kernel)
 
 
 @torch.inference_mode()

@@ -11,20 +11,25 @@ from pathlib import Path
 import torch
 
 _LIBRARIES = ("torch", "grpcio", "protobuf", "numpy", "uvloop")
+_ON_A_GPU = ("triton",)
 
 
 def facts(device: str) -> dict[str, object]:
     """Processor, memory, versions, load. No names of hosts or users."""
+    gpu = device == "cuda"
+    libraries = {name: _version(name) for name in _LIBRARIES + _ON_A_GPU * gpu}
+    if gpu:
+        libraries["CUDA"] = torch.version.cuda or "none"
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_at_start": os.getloadavg()[0],
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": libraries,
     }
 
 

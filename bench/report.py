@@ -53,6 +53,13 @@ def foundation_ratios(figures: Summary) -> Iterator[tuple[str, float]]:
             median(f"engine tick, {n} sessions", "run_us")
             / median(f"model step, {n} rows", "run_us"),
         )
+        if "device_us" in figures[f"model step, {n} rows"]:
+            device_us = median(f"model step, {n} rows", "device_us")
+            host_us = median(f"engine tick, {n} sessions", "run_us") - device_us
+            yield (
+                f"engine tick, {n} sessions: the host's time over the device's",
+                host_us / device_us,
+            )
     ways = [f"{n} sessions, a message a step" for n in SESSIONS]
     ways += [name.removeprefix("echo: ") for name in figures if name.startswith("echo: blocks")]
     for way in ways:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import product
+from typing import Literal, NamedTuple
 
 import torch
 
 CELLS: tuple[Literal["lstm", "gru"], ...] = ("lstm", "gru")
 DTYPES: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-HIDDEN = (128, 256, 512, 1024)
-BATCHES = (1, 16, 64, 256)
+
+
+class Grid(NamedTuple):
+    """Sizes that are combined; `layers` unless others are asked for."""
+
+    hidden: tuple[int, ...]
+    layers: tuple[int, ...]
+    batches: tuple[int, ...]
+
+
+CPU = Grid((128, 256, 512, 1024), (1,), (1, 16, 64, 256))
+GPU = Grid((512, 1024, 2048), (1, 2, 4), (1, 4, 16, 64, 256, 1024, 4096))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +59,19 @@ class Case:
         return self.weights * self.torch_dtype.itemsize + rows
 
     @property
+    def launches(self) -> int:
+        """The fewest: a product and its gates for each layer."""
+        return 2 * self.layers
+
+    @property
     def operations(self) -> int:
         """Of the matrix products; an addition counts as one and a multiplication too."""
         return 2 * self.batch * self.weights
 
 
-def select(text: str, layers: tuple[int, ...]) -> Iterator[Case]:
-    """All cases whose name holds every word of `text`."""
-    for cell in CELLS:
-        for dtype in DTYPES:
-            for hidden in HIDDEN:
-                for count in layers:
-                    for batch in BATCHES:
-                        case = Case(cell, dtype, hidden, count, batch)
-                        if all(word in f" {case.name}" for word in text.split(",") if word):
-                            yield case
+def select(text: str, layers: Sequence[int] | None = None, grid: Grid = CPU) -> Iterator[Case]:
+    """All cases of the grid whose name holds every word of `text`."""
+    sizes = product(CELLS, DTYPES, grid.hidden, layers or grid.layers, grid.batches)
+    for case in (Case(*size) for size in sizes):
+        if all(word in f" {case.name}" for word in text.split(",") if word):
+            yield case

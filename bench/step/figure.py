@@ -12,7 +12,7 @@ import torch
 
 from bench.figures import Measured, Workload
 
-from . import ours, roofline, torch_peers
+from . import on_gpu, ours, roofline, torch_peers
 from .cases import Case, select
 from .others import Others
 from .timing import Run, median_us
@@ -27,7 +27,7 @@ def groups(options: argparse.Namespace, others: Others) -> Iterator[Sequence[Wor
             print(f"skipped: {name} (not installed for --peers-python)", file=sys.stderr)
     if not options.compiled:
         print("skipped: torch compiled (takes seconds a case; --compiled)", file=sys.stderr)
-    for case in select(options.cases, tuple(options.layers)):
+    for case in select(options.cases, options.layers):
         torch.manual_seed(0)
         yield list(_contestants(case, options, others))
 
@@ -57,8 +57,11 @@ def _measured(measure: Callable[[], float]) -> Measured:
 def ratios(figures: Any) -> Iterator[tuple[str, float]]:
     """For each case ours over the best peer (target 1.25), on the slab over alone (1.1), over the bound.
 
-    Of the fastest round of each: others use the machine too.
+    Of the fastest round of each: others use the machine too. A GPU's figures have ratios of their own.
     """
+    if any(name.endswith(": limit") for name in figures):
+        yield from on_gpu.ratios(figures)
+        return
 
     def us(case: str, name: str) -> float:
         quantities = figures.get(f"{case}: {name}")

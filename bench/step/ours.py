@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import cycle
 
 import torch
+from torch import Tensor
 
 from carousel_models import Manifest, RecurrentModel
+from carousel_models.cells import State
 from carousel_models.creating import random_tensors
-from carousel_models.kernels import choose
+from carousel_models.kernels import Kernel, choose
 from carousel_models.loading import build
 from carousel_models.spec import FeaturesInput, uniform_stack
 from carousel_server.state.slab import Slab
@@ -23,13 +26,15 @@ _DRAWS = 64  # sets of random rows, taken in turns
 
 def runs(case: Case) -> Iterator[tuple[str, Run]]:
     """D1 as `ours` and `reference`, D2 as `slab`."""
-    native, reference = _model(case, "auto"), _model(case, "reference")
-    yield "ours", _alone(case, native)
-    yield "slab", _on_slab(case, native)
-    yield "reference", _alone(case, reference)
+    cpu = torch.device("cpu")
+    native, plain = (model_of(case, choose(name, cpu), cpu) for name in ("auto", "reference"))
+    yield "ours", alone(case, native)
+    yield "slab", on_slab(case, native)
+    yield "reference", alone(case, plain)
 
 
-def _model(case: Case, kernel: str) -> RecurrentModel:
+def model_of(case: Case, kernel: Kernel, device: torch.device) -> RecurrentModel:
+    """Random weights."""
     manifest = Manifest(
         name="step",
         fingerprint="0" * 64,
@@ -38,26 +43,37 @@ def _model(case: Case, kernel: str) -> RecurrentModel:
         dtype=case.dtype,
     )
     tensors = {
-        name: tensor.to(case.torch_dtype) if tensor.dim() == 2 else tensor
+        name: tensor.to(device, case.torch_dtype if tensor.dim() == 2 else None)
         for name, tensor in random_tensors(manifest, 0).items()
     }
-    return build(manifest, tensors, kernel=choose(kernel, torch.device("cpu")))
+    return build(manifest, tensors, kernel=kernel)
 
 
-def _alone(case: Case, model: RecurrentModel) -> Run:
-    x, state = torch.randn(case.batch, case.hidden), model.initial_state(case.batch)
-    return lambda: model.step(x, state)
+def alone(case: Case, model: RecurrentModel) -> Run:
+    """D1: the state is at hand, and every step reads the same."""
+    x = torch.randn(case.batch, case.hidden, device=model.device)
+    state = model.initial_state(case.batch)
+    step = model.kernel.recorded(lambda x: _flat(model.step(x, state)))
+    return partial(step, x)
 
 
-def _on_slab(case: Case, model: RecurrentModel) -> Run:
-    slots = min(1 << 16, _SLAB_BYTES // model.state_bytes)
-    slab = Slab(model.state_specs, slots, torch.device("cpu"), model.kernel)
-    x = torch.randn(case.batch, case.hidden)
-    draws = cycle([torch.randperm(slots)[: case.batch] for _ in range(_DRAWS)])
+def on_slab(case: Case, model: RecurrentModel) -> Run:
+    """D2: random rows of a slab of 256 MiB, or of the batch if that is more."""
+    slots = max(case.batch, min(1 << 16, _SLAB_BYTES // model.state_bytes))
+    slab = Slab(model.state_specs, slots, model.device, model.kernel)
+    x = torch.randn(case.batch, case.hidden, device=model.device)
+    draws = [torch.randperm(slots, device=model.device)[: case.batch] for _ in range(_DRAWS)]
+    rows_of = cycle(draws)
+    step = model.kernel.recorded(lambda x, rows: _flat(model.step(x, slab.tensors, rows)))
 
     def run() -> None:
-        rows = next(draws)
-        _, state = model.step(x, slab.tensors, rows)
+        rows = next(rows_of)
+        _, *state = step(x, rows)
         slab.scatter(rows, state)
 
     return run
+
+
+def _flat(stepped: tuple[Tensor, State]) -> tuple[Tensor, ...]:
+    y, state = stepped
+    return (y, *state)

@@ -17,17 +17,19 @@ HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
 
 def runs(case: Case, *, compiled: bool) -> Iterator[tuple[str, Run]]:
     """Every contestant's name and call. Compiling takes seconds a case."""
-    yield "torch layer", _layer(case)
+    yield "torch layer", layer(case, torch.device("cpu"))
     yield "torch cell", _cells(case)
     if compiled and HAS_COMPILER:
         yield "torch compiled", _compiled(case)
 
 
-def _layer(case: Case) -> Run:
+def layer(case: Case, device: torch.device) -> Run:
+    """Its own module; cuDNN's on CUDA."""
     kind = nn.LSTM if case.cell == "lstm" else nn.GRU
-    module = kind(case.hidden, case.hidden, case.layers).to(case.torch_dtype).eval()
-    x = torch.randn(1, case.batch, case.hidden, dtype=case.torch_dtype)
-    h = torch.zeros(case.layers, case.batch, case.hidden, dtype=case.torch_dtype)
+    module = kind(case.hidden, case.hidden, case.layers).to(device, case.torch_dtype).eval()
+    of = {"dtype": case.torch_dtype, "device": device}
+    x = torch.randn(1, case.batch, case.hidden, **of)  # type: ignore[call-overload]
+    h = torch.zeros(case.layers, case.batch, case.hidden, **of)  # type: ignore[call-overload]
     state = (h, h.clone()) if case.cell == "lstm" else h
     return lambda: module(x, state)
 

@@ -55,7 +55,7 @@ def load(
         device: where the weights go.
         allow_custom: import names ("module:Class") of custom modules that may be imported. Importing
             runs their code, so this is the operator's decision, never the package's.
-        kernel: what computes steps: "reference", "cpu", or "auto" for the fastest there is.
+        kernel: what computes steps: "reference", "cpu", "cuda" or "auto"; see `kernels.choose`.
 
     Raises:
         PackageError: the package is damaged, unknown or not allowed; says cause and fix.
@@ -98,7 +98,7 @@ def build(
         # A stack that never steps needs no weights packed for it.
         steps = kernel if manifest.causal else Reference()
         layers = (build_layer(i, spec, tensors, steps) for i, spec in enumerate(manifest.stack))
-        stack = Stack(tuple(layers), device)
+        stack = Stack(tuple(layers), device, steps)
     return RecurrentModel(
         manifest, tensors, stack, device=device, tokenizer=tokenizer, kernel=kernel
     )
@@ -127,6 +127,7 @@ def _load(
     if device.type == "cuda":
         # float32 means float32: cuDNN's recurrent kernels would round to TF32 by default.
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
     model = build(
         manifest,
         tensors,

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that every torch r
 from torch.nn.utils.rnn import PackedSequence
 
 from .cells import CELLS, State, Weights, linear
-from .kernels import Kernel
+from .kernels import Kernel, Link
 from .kernels.reference import gather
 from .packing import Packing, loop
 from .spec import CustomSpec, LayerSpec
@@ -61,6 +61,11 @@ class Layer:
         self._cell = CELLS[spec.cell]
         self._step = kernel.layer(spec, weights[0])
         self._fused = _fused(spec, weights)
+
+    @property
+    def link(self) -> Link:
+        """Its step forward in time, as a part of a chain."""
+        return Link(self._step, self.spec.residual, self._norm)
 
     def step(self, x: Tensor, state: State, slots: Tensor | None) -> tuple[Tensor, State]:
         """One step forward in time."""
@@ -116,8 +121,9 @@ class Layer:
 class Stack:
     """The built-in stack."""
 
-    def __init__(self, layers: tuple[Layer, ...], device: torch.device) -> None:
+    def __init__(self, layers: tuple[Layer, ...], device: torch.device, kernel: Kernel) -> None:
         self.layers = layers
+        self._chain = kernel.chain([layer.link for layer in layers])
         self._device = device
         self._causal = not any(layer.spec.bidirectional for layer in layers)
         ends = list(accumulate((len(layer.spec.states) for layer in layers), initial=0))
@@ -136,6 +142,8 @@ class Stack:
 
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One step of every layer."""
+        if self._chain is not None:
+            return self._chain(x, state, slots)
         new: list[Tensor] = []
         for layer, part in zip(self.layers, self._split(state), strict=True):
             x, part_new = layer.step(x, part, slots)

@@ -77,9 +77,10 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = _setting(
         "auto", "Where models run; auto takes cuda where there is one."
     )
-    kernel: Literal["auto", "reference", "cpu"] = _setting(
+    kernel: Literal["auto", "reference", "cpu", "cuda"] = _setting(
         "auto",
-        "What computes steps: torch (reference), native code for the CPU, or the faster that there is.",
+        "What computes steps: torch (reference), native code (cpu), Triton's and graphs (cuda); auto takes "
+        "cpu where it can be had on a CPU, and reference on a GPU, where cuda has not been measured.",
     )
     strict: bool = _setting(
         False, "One batch size for every tick, so that a row's bits never depend on its batch."

@@ -10,7 +10,7 @@ from torch import Tensor
 from carousel_models.cells import State, Weights
 from carousel_models.spec import LayerSpec
 
-from .interface import Linear, Scatter, Step
+from .interface import Function, Linear, Link, Scatter, Step
 from .library import Library, NativeLayer, NativeTargets
 from .reference import gather
 
@@ -44,6 +44,13 @@ class Cpu:
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """Row after row by the library; see `Kernel.scatter_into`."""
         return NativeTargets(self._library, targets).write
+
+    def chain(self, links: Sequence[Link]) -> None:
+        """None; see `Kernel.chain`."""
+
+    def recorded(self, function: Function) -> Function:
+        """The function itself; see `Kernel.recorded`."""
+        return function
 
     def _reset_before(self, w: Weights) -> Step:
         """Its gates are a layer of σ, its candidate is that of an rnn whose state is r∘h."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -14,8 +14,12 @@ Linear = Callable[[Tensor], Tensor]
 """float32[B, in] → float32[B, out]."""
 
 
+Function = Callable[..., tuple[Tensor, ...]]
+"""Of tensors alone: what it launches depends on their shapes only."""
+
+
 class Step(Protocol):
-    """One step of a layer."""
+    """One step of a layer, or of a chain of them."""
 
     def __call__(
         self, x: Tensor, state: State, slots: Tensor | None = None
@@ -25,6 +29,14 @@ class Step(Protocol):
         With `slots` int64[B] the state is given in tensors of many rows, of which row slots[i] belongs to
         row i. What is returned is fresh; nothing given is changed.
         """
+
+
+class Link(NamedTuple):
+    """A layer of a chain: its step, then its input added if it is residual, then its norm's γ and β."""
+
+    step: Step
+    residual: bool
+    norm: tuple[Tensor, Tensor] | None
 
 
 Scatter = Callable[[Tensor, State], None]
@@ -50,3 +62,12 @@ class Kernel(Protocol):
 
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """What writes rows into these tensors."""
+
+    def chain(self, links: Sequence[Link]) -> Step | None:
+        """Layers that `layer` made, one after the other; None if that is no faster than each by itself."""
+
+    def recorded(self, function: Function) -> Function:
+        """The same function, perhaps replayed from records.
+
+        Its results stand until any function that this kernel has recorded is called next.
+        """

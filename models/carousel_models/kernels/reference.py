@@ -10,7 +10,7 @@ from torch import Tensor
 from carousel_models.cells import CELLS, CellStep, State, Weights, linear
 from carousel_models.spec import LayerSpec
 
-from .interface import Linear, Scatter, Step
+from .interface import Function, Linear, Link, Scatter, Step
 
 
 class Reference:
@@ -30,6 +30,13 @@ class Reference:
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """Torch's own copy; see `Kernel.scatter_into`."""
         return partial(_scatter, targets)
+
+    def chain(self, links: Sequence[Link]) -> None:
+        """None; see `Kernel.chain`."""
+
+    def recorded(self, function: Function) -> Function:
+        """The function itself; see `Kernel.recorded`."""
+        return function
 
 
 def gather(state: State, slots: Tensor | None) -> State:

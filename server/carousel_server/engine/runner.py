@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from carousel_models import RecurrentModel
+from carousel_models.kernels import Reference
 from carousel_server.core.types import Int64s
 from carousel_server.state.slab import Slab
 
@@ -49,6 +50,9 @@ class Runner:
         self._slab = slab
         self._buckets = buckets
         self._tokens = model.vocabulary > 0
+        # A custom module may decide by what it computes, which a record would not do again.
+        record = (model.kernel if model.manifest.custom is None else Reference()).recorded
+        self._first, self._next = record(self._first_step), record(self._next_step)
 
     def run(self, batch: Batch, inputs: np.ndarray, wanted: np.ndarray) -> BatchOutputs:
         """Runs a batch.
@@ -62,23 +66,23 @@ class Runner:
         bucket = self._buckets.of(n)
         rows = self._padded_rows(batch.rows, bucket)
         x = self._to_device(inputs, bucket)
-        raw, state = self._model.step(x[0], self._slab.tensors, rows)
+        raw, *state = self._first(x[0], rows)
         deliver = bool(wanted.any())
         steps = [self._fields_to_host(raw[:n])] if deliver else []
         active, ended = n, list[tuple[Tensor, ...]]()
         for j in range(1, batch.steps):
             if (still := batch.active(j)) < active:
-                ended.append(tuple(part[still:active] for part in (raw, *state)))
+                # Copies, as a recorded step writes where it wrote before.
+                ended.append(tuple(part[still:active].clone() for part in (raw, *state)))
                 active = still
             width = self._buckets.of(active)
-            raw, state = self._model.step(x[j, :width], tuple(s[:width] for s in state))
+            raw, *state = self._next(x[j, :width], *(s[:width] for s in state))
             if deliver:
                 steps.append(self._fields_to_host(raw[:active]))
         last = raw[:n]
         if ended:
             rows = rows[:n]
-            last, *joined = _joined((raw, *state), active, ended)
-            state = tuple(joined)
+            last, *state = _joined((raw, *state), active, ended)
         self._slab.scatter(rows, state)
         return BatchOutputs(_stack(steps, n), last, bucket)
 
@@ -96,6 +100,16 @@ class Runner:
             self._model.sequence(x, torch.ones(1, dtype=torch.int64))[0].cpu()
         except Exception as error:
             raise DeviceLostError(f"the device fails on zeros: {error}") from error
+
+    def _first_step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        """X [bucket, …] and the slab's rows int64[bucket] → raw rows and the state after."""
+        raw, state = self._model.step(x, self._slab.tensors, rows)
+        return (raw, *state)
+
+    def _next_step(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """The same from the state that a step before has left."""
+        raw, after = self._model.step(x, state)
+        return (raw, *after)
 
     def _padded_rows(self, rows: Int64s, bucket: int) -> Tensor:
         if bucket > len(rows):

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from bench.step import ours, roofline, torch_peers
-from bench.step.cases import BATCHES, CELLS, DTYPES, HIDDEN, Case, select
+from bench.step.cases import CELLS, CPU, DTYPES, GPU, Case, Grid, select
 from bench.step.figure import groups, ratios
 from bench.step.others import Others, start
 
 SMALL = Case("lstm", "float32", 8, 2, 3)
 
 
-def test_the_grid_is_whole() -> None:
-    cases = list(select("", (1, 2)))
-    assert (
-        len(cases) == len(set(cases)) == 2 * len(CELLS) * len(DTYPES) * len(HIDDEN) * len(BATCHES)
-    )
+@pytest.mark.parametrize(("grid", "layers"), [(CPU, (1, 2)), (CPU, None), (GPU, None)])
+def test_the_grid_is_whole(grid: Grid, layers: tuple[int, ...] | None) -> None:
+    cases = list(select("", layers, grid))
+    kinds = len(CELLS) * len(DTYPES) * len(layers or grid.layers)
+    assert len(cases) == len(set(cases)) == kinds * len(grid.hidden) * len(grid.batches)
     assert len({case.name for case in cases}) == len(cases)
 
 
@@ -44,7 +44,7 @@ def test_our_contestants_run(cell: str, dtype: str) -> None:
     with torch.inference_mode():
         runs = dict(ours.runs(case))
         assert list(runs) == ["ours", "slab", "reference"]
-        (raw, _), (plain, _) = runs["ours"](), runs["reference"]()
+        (raw, *_), (plain, *_) = runs["ours"](), runs["reference"]()
         assert raw.shape == plain.shape == (3, 8)
         assert runs["slab"]() is None
 

@@ -70,6 +70,13 @@ def test_a_kernel_that_cannot_be_had_is_said(models_dir, monkeypatch):
     assert {model.kernel.name for model in models} == {"reference"}
 
 
+def test_the_kernel_of_a_gpu_is_refused_without_one(models_dir):
+    said = "kernel=cuda: the kernel 'cuda' does not run on cpu\nset kernel=auto"
+    with pytest.raises(ConfigError) as refused:
+        load_models(Settings(models=models_dir, kernel="cuda"), "cpu")
+    assert str(refused.value) == said
+
+
 def test_engines_run_until_they_are_stopped(models_dir):
     assembly = assemble(Settings(models=models_dir, slots=8, device="cpu"))
     try:

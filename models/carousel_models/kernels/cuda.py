@@ -1,0 +1,111 @@
+"""The `cuda` kernel: packed products, gates in Triton's language, graphs. Imported where Triton is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import triton
+from torch import Tensor
+
+from carousel_models.cells import Weights
+from carousel_models.errors import KernelError
+from carousel_models.spec import LayerSpec
+
+from . import gates, products
+from .chain import Chain, PackedLink
+from .graphs import Graphs, Recorder
+from .interface import Function, Linear, Link, Scatter, Step
+from .packed import launch, packed
+from .reference import Reference
+
+log = logging.getLogger(__name__)
+
+_MOST_TARGETS = 16
+"""Of one launch: each number of them is compiled anew."""
+
+
+class Cuda:
+    """Layers on a CUDA device.
+
+    Args:
+        recorder: makes graphs; without one every launch is made anew.
+    """
+
+    batch_invariant = False
+    name = f"cuda-triton-{triton.__version__}"
+
+    def __init__(self, recorder: Recorder | None = None) -> None:
+        self._recorder = recorder
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """Torch's product, with sums in float32; see `Kernel.linear`."""
+        return partial(products.linear, weight=weight, bias=bias)
+
+    def layer(self, spec: LayerSpec, weights: Weights) -> Step:
+        """Packed weights; see `Kernel.layer`. A projection is left to the reference."""
+        layer = packed(spec, weights)
+        if layer is None:
+            log.info("layers with a projection are stepped by the reference kernel")
+            return Reference().layer(spec, weights)
+        return _Single(PackedLink(layer), len(spec.states))
+
+    def chain(self, links: Sequence[Link]) -> Step | None:
+        """All layers in one; see `Kernel.chain`."""
+        known, states = [], []
+        for link in links:
+            if not isinstance(link.step, _Single):
+                return None
+            known.append(link.step.link._replace(residual=link.residual, norm=link.norm))
+            states.append(link.step.states)
+        return Chain(known, states)
+
+    def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
+        """One launch for all targets that are rows of float32; see `Kernel.scatter_into`."""
+        if all(t.dim() == 2 and t.dtype == torch.float32 and t.stride(1) == 1 for t in targets):
+            return partial(_scatter, tuple(targets))
+        return Reference().scatter_into(targets)
+
+    def recorded(self, function: Function) -> Function:
+        """With a graph for each shape of its arguments; see `Kernel.recorded`."""
+        return function if self._recorder is None else Graphs(function, self._recorder)
+
+
+def open_cuda(device: torch.device, recorder: Recorder | None) -> Cuda:
+    """The kernel, after a program of it has run on the device.
+
+    Raises:
+        KernelError: Triton cannot compile or run one here.
+    """
+    kernel, target = Cuda(recorder), torch.zeros(3, 2, device=device)
+    try:
+        slots, rows = torch.tensor([2, 0], device=device), torch.ones(2, 2, device=device)
+        kernel.scatter_into([target])(slots, (rows,))
+        found = target.tolist()
+    except Exception as error:
+        raise KernelError(
+            f"Triton cannot run here; it needs a C compiler and a folder for its cache: {error}"
+        ) from error
+    if found != [[1, 1], [0, 0], [1, 1]]:
+        raise KernelError("Triton's programs compute wrongly here")
+    return kernel
+
+
+class _Single(Chain):
+    """One layer by itself, which a chain may take up."""
+
+    def __init__(self, link: PackedLink, states: int) -> None:
+        super().__init__([link], [states])
+        self.link = link
+        self.states = states
+
+
+def _scatter(targets: tuple[Tensor, ...], slots: Tensor, rows: tuple[Tensor, ...]) -> None:
+    for first in range(0, len(targets), _MOST_TARGETS):
+        some = targets[first : first + _MOST_TARGETS]
+        sources = tuple(row.contiguous() for row in rows[first : first + _MOST_TARGETS])
+        widths = tuple(target.shape[1] for target in some)
+        strides = tuple(target.stride(0) for target in some)
+        launch(gates.scatter, len(slots), max(widths), some, strides, sources, slots, widths)
