@@ -27,6 +27,7 @@ from .report import Summary
 
 STREAMS = (1, 16, 64, 256, 1024)
 _PROMPT = "def "
+_OURS = ("carousel", served.FRONT_END)
 
 
 def workloads(
@@ -36,32 +37,35 @@ def workloads(
     stack: ExitStack,
     runner: asyncio.Runner,
 ) -> Sequence[Workload]:
-    """Engine and server with each number of streams, one after the other."""
+    """Engine and server, in one process and in two, with each number of streams, one after the other."""
     models.make(folder, options.dtype)
-    address = stack.enter_context(processes.carousel_server(folder, device, kernel=options.kernel))
     model = load(folder / GENERATIVE, device=device, kernel=options.kernel)
-    there = {
-        w.name: w
-        for w in served.generation_workloads(address, runner.run, options.seconds, STREAMS)
-    }
+    there = []
+    for who, front_ends in ((_OURS[0], 0), (_OURS[1], 1)):
+        server = processes.carousel_server(
+            folder, device, kernel=options.kernel, front_ends=front_ends
+        )
+        given = (stack.enter_context(server), runner.run, options.seconds, STREAMS, who)
+        there.append(served.generation_workloads(*given))
     work = []
-    for (name, workload), streams in zip(there.items(), STREAMS, strict=True):
+    for streams, *of_servers in zip(STREAMS, *there, strict=True):
         alone = _Generating(model, streams, options.seconds)
-        work += [Workload(name.replace("carousel", "engine"), alone), workload]
+        work += [Workload(_name("engine", streams), alone), *of_servers]
     return work
 
 
 def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
     """Served tokens per second over the engine's alone."""
     for streams in STREAMS:
-        served_, alone = (
-            figures[f"{who}: generation, {streams} streams"]["tokens_per_s"]["median"]
-            for who in ("carousel", "engine")
-        )
-        yield (
-            f"{streams} streams: served over the engine alone (tokens per second)",
-            served_ / alone,
-        )
+        alone = figures[_name("engine", streams)]["tokens_per_s"]["median"]
+        for who in _OURS:
+            if (there := figures.get(_name(who, streams))) is not None:
+                ratio = there["tokens_per_s"]["median"] / alone
+                yield f"{streams} streams: {who} over the engine alone (tokens per second)", ratio
+
+
+def _name(who: str, streams: int) -> str:
+    return f"{who}: generation, {streams} streams"
 
 
 class _Tokens:

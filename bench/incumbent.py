@@ -12,6 +12,8 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import product
+from operator import truediv
 from pathlib import Path
 
 from . import models, processes, served
@@ -24,8 +26,12 @@ from .triton.echo import answers
 IN_FLIGHT = (1, 64, 256)
 CALLS = 64
 """In flight without streams, each step in a call of its own (ModelInfer)."""
-BLOCKS = "carousel: blocks of 64 rows"
+BY_CALLS = " by calls"
+BLOCKS = "blocks of 64 rows"
 NATIVE = "native echo"
+OURS = ("carousel", served.FRONT_END)
+
+_QUANTITIES = {"steps_per_s": "steps per second", "p50_ms": "p50", "p99_ms": "p99"}
 
 
 def workloads(
@@ -42,6 +48,7 @@ def workloads(
         sys.exit(0)
     packages = models.make(folder / "models", options.dtype)
     address = stack.enter_context(processes.carousel_server(packages, device))
+    front = stack.enter_context(processes.carousel_server(packages, device, front_ends=1))
     echo = stack.enter_context(processes.triton_echo(address))
     about = runner.run(answers(address, STEPPED))
     native = stack.enter_context(processes.native_echo("triton", about))
@@ -65,7 +72,10 @@ def workloads(
     def at(place: str) -> Callable[[Load], LoadResult]:
         return lambda load: run_load(parts, place, load)
 
-    servers = {"carousel": at(address), "triton": triton.measure, "echo": at(echo)}
+    servers = {
+        "carousel": at(address), served.FRONT_END: at(front), "triton": triton.measure,
+        "echo": at(echo),
+    }  # fmt: skip
     if native is not None:
         servers[NATIVE] = at(native)
     work = [
@@ -75,11 +85,15 @@ def workloads(
     ]
     by_calls = Load(STEPPED, WIDTH, concurrency=CALLS, seconds=options.seconds, streaming=False)
     calls = [
-        Workload(_name(who, CALLS, " by calls"), stepped(servers[who], by_calls))
-        for who in ("carousel", "triton")
+        Workload(_name(who, CALLS, BY_CALLS), stepped(servers[who], by_calls))
+        for who in (*OURS, "triton")
     ]
-    blocks = Workload(BLOCKS, lambda: runner.run(served.blocks(address, 1, options.seconds)))
-    return [*work, *calls, blocks]
+
+    def blocks(place: str) -> Callable[[], Measured]:
+        return lambda: runner.run(served.blocks(place, 1, options.seconds))
+
+    ours = zip(OURS, (address, front), strict=True)
+    return [*work, *calls, *(Workload(f"{who}: {BLOCKS}", blocks(place)) for who, place in ours)]
 
 
 def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
@@ -88,25 +102,29 @@ def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
     def of(who: str, count: int, quantity: str, way: str = "") -> float:
         return figures[_name(who, count, way)][quantity]["median"]
 
-    for count in IN_FLIGHT:
-        for quantity, word in (
-            ("steps_per_s", "steps per second"),
-            ("p50_ms", "p50"),
-            ("p99_ms", "p99"),
-        ):
-            ratio = of("carousel", count, quantity) / of("triton", count, quantity)
-            yield f"{count} in flight: Carousel over Triton ({word})", ratio
-        for who in ("echo", NATIVE):
-            if _name(who, count) in figures:
-                ratio = of("carousel", count, "steps_per_s") / of(who, count, "steps_per_s")
-                yield f"{count} in flight: Carousel over the {who} (steps per second)", ratio
-    ours, theirs = (of(who, CALLS, "steps_per_s", " by calls") for who in ("carousel", "triton"))
-    yield f"{CALLS} in flight by calls: Carousel over Triton (steps per second)", ours / theirs
+    for count, who in product(IN_FLIGHT, OURS):
+        if _name(who, count) not in figures:
+            continue
+        for quantity, word in _QUANTITIES.items():
+            ratio = of(who, count, quantity) / of("triton", count, quantity)
+            yield f"{count} in flight: {_shown(who)} over Triton ({word})", ratio
+        for echo in ("echo", NATIVE):
+            if _name(echo, count) in figures:
+                ratio = of(who, count, "steps_per_s") / of(echo, count, "steps_per_s")
+                yield f"{count} in flight: {_shown(who)} over the {echo} (steps per second)", ratio
     best = max(of("triton", count, "steps_per_s") for count in IN_FLIGHT)
-    yield (
-        "blocks of 64 rows over Triton's best (steps per second)",
-        (figures[BLOCKS]["steps_per_s"]["median"] / best),
-    )
+    for who in OURS:
+        if _name(who, CALLS, BY_CALLS) in figures:
+            calls = (of(by, CALLS, "steps_per_s", BY_CALLS) for by in (who, "triton"))
+            ratio = truediv(*calls)
+            yield f"{CALLS} in flight by calls: {_shown(who)} over Triton (steps per second)", ratio
+        if (blocks := figures.get(f"{who}: {BLOCKS}")) is not None:
+            ratio = blocks["steps_per_s"]["median"] / best
+            yield f"{BLOCKS}, {_shown(who)} over Triton's best (steps per second)", ratio
+
+
+def _shown(who: str) -> str:
+    return who[:1].upper() + who[1:]
 
 
 def _load(count: int, seconds: float) -> Load:

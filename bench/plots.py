@@ -15,13 +15,17 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from . import served
 from .report import Summary
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 _OURS, _PEER, _BOUND, _OTHER = "#1f6f8b", "#c0694e", "#b8b8b8", "#7fb069"
-_NATIVE = "#6f6f6f"
+_COLORS = {
+    "carousel": _OURS, served.FRONT_END: "#63b3cf", "triton": _PEER, "engine": _OTHER,
+    "echo": _BOUND, "native echo": "#6f6f6f",
+}  # fmt: skip
 _CASE = re.compile(r"(\w+) 1x(\d+) (\w+), (\d+) rows: (.+)")
 _MINE = ("ours", "slab", "reference", "bound")
 
@@ -65,8 +69,8 @@ def _median(figures: Summary, name: str, quantity: str) -> float:
 def _triton(figures: Summary) -> None:
     counts = (1, 64, 256)
     who = {
-        "Triton": "triton", "Carousel": "carousel", "echo without a model": "echo",
-        "the same in C++": "native echo",
+        "Triton": "triton", "Carousel": "carousel", "with a front end": served.FRONT_END,
+        "echo without a model": "echo", "the same in C++": "native echo",
     }  # fmt: skip
     who = {
         label: name for label, name in who.items() if f"{name}: {counts[0]} in flight" in figures
@@ -77,8 +81,7 @@ def _triton(figures: Summary) -> None:
             label: [_median(figures, f"{name}: {n} in flight", quantity) for n in counts]
             for label, name in who.items()
         }
-        colors = (_PEER, _OURS, _BOUND, _NATIVE)[: len(series)]
-        _bars(axes, [f"{n} in flight" for n in counts], series, colors)
+        _bars(axes, [f"{n} in flight" for n in counts], series, [_COLORS[who[s]] for s in series])
     left.set_title("steps per second, a message a step")
     right.set_title("p99 of a step, ms")
     right.set_yscale("log")
@@ -122,8 +125,8 @@ def _beside_bounds(unit: str) -> Callable[[Summary], None]:
     def draw(figures: Summary) -> None:
         shapes = list(dict.fromkeys(name.partition(": ")[2] for name in figures))
         names = {
-            "served": "carousel", "engine alone": "engine", "echo": "echo",
-            "echo in C++": "native echo",
+            "served": "carousel", "with a front end": served.FRONT_END, "engine alone": "engine",
+            "echo": "echo", "echo in C++": "native echo",
         }  # fmt: skip
         series = {
             label: [_median(figures, f"{who}: {shape}", unit) for shape in shapes]
@@ -132,7 +135,7 @@ def _beside_bounds(unit: str) -> Callable[[Summary], None]:
         }
         _, axes = plt.subplots(figsize=(9, 3.8))
         labels = [shape.removeprefix("generation, ") for shape in shapes]
-        _bars(axes, labels, series, (_OURS, _OTHER, _BOUND, _NATIVE)[: len(series)])
+        _bars(axes, labels, series, [_COLORS[names[label]] for label in series])
         axes.set_yscale("log")
         axes.set_title(unit.replace("_per_s", " per second"))
 

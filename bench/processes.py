@@ -107,10 +107,13 @@ def native_echo(figure: str, answers: Mapping[str, bytes]) -> Iterator[str | Non
         figure: who tells it.
         answers: the serialized answer to each SERVICE/METHOD that a client asks before the first step.
     """
+    program, reason = None, ""
     try:
         program = native.program()
-    except native.NativeEchoError as why:
-        print(f"bench {figure}: SKIPPED: N2: {why}", flush=True)
+    except native.NativeEchoError as error:
+        reason = str(error)
+    if program is None:
+        print(f"bench {figure}: SKIPPED: N2: {reason}", flush=True)
         yield None
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -19,6 +19,8 @@ BLOCK_SESSIONS = 64
 BLOCK_STEPS = 8
 STREAMS = (1, 16, 64)
 TOKENS = 64
+FRONT_END = "carousel with a front end"
+"""A server whose gRPC has a process of its own, in names of workloads."""
 
 Client = carousel.AsyncClient
 Run = Callable[[Coroutine[Any, Any, Measured]], Measured]
@@ -43,7 +45,7 @@ def step_workloads(name: str, address: str, run: Run, seconds: float) -> Iterato
 
 
 def generation_workloads(
-    address: str, run: Run, seconds: float, counts: Sequence[int] = STREAMS
+    address: str, run: Run, seconds: float, counts: Sequence[int] = STREAMS, who: str = "carousel"
 ) -> Iterator[Workload]:
     """Streams of tokens, one after the other on each stream."""
 
@@ -51,7 +53,7 @@ def generation_workloads(
         return lambda: run(generate(address, streams, seconds))
 
     for streams in counts:
-        yield Workload(f"carousel: generation, {streams} streams", each(streams))
+        yield Workload(f"{who}: generation, {streams} streams", each(streams))
 
 
 async def steps(address: str, count: int, seconds: float, durability: str = "none") -> Measured:

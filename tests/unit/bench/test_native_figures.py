@@ -36,7 +36,7 @@ def of_triton(**rates: float) -> Summary:
         for count in incumbent.IN_FLIGHT
     }
     calls = {incumbent._name(who, incumbent.CALLS, " by calls"): 1.0 for who in rates}
-    return summary({**names, **calls, incumbent.BLOCKS: 1.0})
+    return summary({**names, **calls, f"carousel: {incumbent.BLOCKS}": 1.0})
 
 
 def test_blocks_are_compared_with_the_native_echo_where_there_was_one() -> None:
