@@ -165,7 +165,9 @@ class Settings(BaseSettings):
     front_ends: Annotated[int, Field(ge=0, le=64)] = _setting(
         0, "Processes for gRPC, beside the one that has the engines; 0 is one process for both."
     )
-    max_streams: Count = _setting(1024, "Streams of sessions open at a time, of both protocols.")
+    max_streams: Count = _setting(
+        1024, "Streams of sessions open at a time, of both protocols; of each front end."
+    )
     max_handles: Count = _setting(4096, "Sessions bound at a time on one stream.")
     triton: bool = _setting(True, "Serve NVIDIA Triton's gRPC protocol too, on the same port.")
     reflection: bool = _setting(True, "Describe the services to tools such as grpcurl.")

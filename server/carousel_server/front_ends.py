@@ -19,14 +19,19 @@ from carousel_server.front_end import Greeting
 from carousel_server.link import Back, Pipe, connect
 from carousel_server.link.meters import SharedMetrics
 from carousel_server.link.pipe import Message
-from carousel_server.wire import ListenError, WireOptions
+from carousel_server.wire import ListenError, WireOptions, check_address
 
 log = logging.getLogger(__name__)
 
-_LOOK_AT_HEALTH_S = 0.25
+_LOOK_S = 0.25
 _SHORT_LIFE_S = 5.0
 """One that dies sooner would die again."""
 _EXIT_WITHIN_S = 5.0
+_SILENT_S = 15.0
+"""A front end tells of its calls a few times a second; one that is silent for so long does not move."""
+_START_WITHIN_S = 60.0
+_ANSWER_WITHIN_S = 5.0
+"""For a verb, on top of the grace that it is given."""
 
 
 class FrontEnds:
@@ -46,6 +51,8 @@ class FrontEnds:
         self._linked: list[_Linked] = []
         self._watch: asyncio.Task[None] | None = None
         self._again: set[asyncio.Task[None]] = set()
+        # Set once the server drains: nobody is replaced any more.
+        self._ending = False
         self.port = 0
         self.failed = ""
 
@@ -62,68 +69,89 @@ class FrontEnds:
             ListenError: the address cannot be listened on.
         """
         models = [engine.model for engine in catalog.engines()]
-        greeting = Greeting(
-            models, replace(options, shared_port=len(self._processes) > 1), *self._log
-        )
+        shared_port = len(self._processes) > 1
+        if shared_port:  # then they look at nothing themselves, since they share with each other
+            check_address(options.host, options.port)
+        greeting = Greeting(models, replace(options, shared_port=shared_port), *self._log)
         shared = SharedMetrics(metrics)
-        self._begin = partial(_Linked, catalog, greeting, shared, self._died)
-        for process in self._processes:  # the first finds the port that all take
-            await self._link(process)
         self._replaced = replaced
-        self._watch = asyncio.create_task(self._tell_health(catalog))
+        self._begin = partial(_Linked, catalog, greeting, shared, self._died)
+        for process in tuple(self._processes):  # the first finds the port that all take
+            await self._link(process)
+        self._watch = asyncio.create_task(self._look_after(catalog))
 
     async def _link(self, process: _Process) -> None:
         linked = self._begin(process)
+        await linked.connect()
         self._linked.append(linked)
         self.port = await linked.start(self.port)
 
     async def drain(self, grace_s: float) -> None:
         """Lets nothing new begin and tells everybody; what was accepted goes on."""
-        await self._all("drain", grace_s)
+        self._ending = True
+        await self._all("drain", grace_s, _ANSWER_WITHIN_S)
 
     async def stop(self, grace_s: float) -> None:
         """Ends the streams after what they have ready, waits for calls until `grace_s`, then cuts."""
-        for task in (self._watch, *self._again):
-            if task is not None:
-                task.cancel()
-        await self._all("stop", grace_s)
+        self._ending = True
+        if self._watch is not None:
+            self._watch.cancel()
+        await asyncio.gather(*self._again, return_exceptions=True)
+        await self._all("stop", grace_s, grace_s + _ANSWER_WITHIN_S)
         linked, self._linked = self._linked, []
         for one in linked:
             one.close()
         await asyncio.gather(*(asyncio.to_thread(process.end) for process in self._processes))
 
-    async def _all(self, verb: str, grace_s: float) -> None:
-        await asyncio.gather(*(one.ask(verb, grace_s) for one in self._linked))
+    async def _all(self, verb: str, grace_s: float, most_s: float) -> None:
+        """Has all do something; ends the link to one that does not answer."""
 
-    async def _tell_health(self, catalog: CatalogPort) -> None:
+        async def told(one: _Linked) -> None:
+            try:
+                await asyncio.wait_for(one.ask(verb, grace_s), most_s)
+            except TimeoutError:
+                log.warning("a front end did not answer %r within %g s", verb, most_s)
+                one.close()
+
+        await asyncio.gather(*map(told, tuple(self._linked)))
+
+    async def _look_after(self, catalog: CatalogPort) -> None:
+        """Tells which engines are healthy, and ends front ends that do not move any more."""
         while True:
             healthy = [engine.healthy for engine in catalog.engines()]
-            for one in self._linked:
+            for one in tuple(self._linked):
                 one.tell_health(healthy)
-            await asyncio.sleep(_LOOK_AT_HEALTH_S)
+                if one.silent_s > _SILENT_S:
+                    log.error("a front end has said nothing for %g s", _SILENT_S)
+                    one.process.kill()
+            await asyncio.sleep(_LOOK_S)
 
     def _died(self, dead: _Linked) -> None:
         """A front end is gone though nobody has asked; its clients connect again, to the next one."""
         if dead in self._linked:
             self._linked.remove(dead)
             self._processes.remove(dead.process)
-            again = asyncio.create_task(self._replace(dead.process))
+            again = asyncio.create_task(self._replace(dead))
             self._again.add(again)
             again.add_done_callback(self._again.discard)
 
-    async def _replace(self, dead: _Process) -> None:
-        age_s, code = dead.age_s, await asyncio.to_thread(dead.wait)
-        if age_s < _SHORT_LIFE_S:
+    async def _replace(self, dead: _Linked) -> None:
+        short_lived = dead.listened_s < _SHORT_LIFE_S
+        code = await asyncio.to_thread(dead.process.wait)
+        if self._ending:
+            return
+        if short_lived:
             self.failed = f"a front end ended with code {code} soon after its start"
             return
         log.error("a front end has ended with code %s: another takes its place", code)
         self._replaced()
-        process = _Process()
-        self._processes.append(process)
         try:
+            process = _Process()
+            self._processes.append(process)
             await self._link(process)
-        except ListenError as error:
-            self.failed = str(error)
+        except Exception as error:
+            log.exception("a front end could not be replaced")
+            self.failed = f"a front end could not be replaced: {error}"
 
 
 class _Process:
@@ -131,16 +159,16 @@ class _Process:
 
     def __init__(self) -> None:
         self.end_of_link, theirs = socket.socketpair()
-        self._born_s = time.monotonic()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "carousel_server.front_end", str(theirs.fileno())],
+                # -P: what lies in the working directory is not part of the server.
+                [sys.executable, "-P", "-m", "carousel_server.front_end", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C at a terminal is for the server
             )  # fmt: skip
 
-    @property
-    def age_s(self) -> float:
-        return time.monotonic() - self._born_s
+    def kill(self) -> None:
+        self._process.kill()
 
     def wait(self) -> int:
         """The exit code of a process whose end of the link is gone."""
@@ -177,26 +205,49 @@ class _Linked:
         # What it knows of the engines' health; None before it listens.
         self._healthy: list[bool] | None = None
         self._done: dict[str, asyncio.Future[Any]] = {}
+        self._listens_since_s: float | None = None
+        self._heard_s = 0.0
+        self._gone = False
+
+    @property
+    def listened_s(self) -> float:
+        """For how long it has listened."""
+        since = self._listens_since_s
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def silent_s(self) -> float:
+        """For how long it has said nothing; 0 before it listens."""
+        return 0.0 if self._listens_since_s is None else time.monotonic() - self._heard_s
+
+    async def connect(self) -> None:
+        """Takes up the link."""
+        self._pipe = await connect(self.process.end_of_link, self._take, self._lost)
+        self._back = Back(self._catalog, self._pipe.post)
 
     async def start(self, port: int) -> int:
-        """Links, and has it listen; `port` 0 leaves the port to the options. Returns the port.
+        """Has it listen; `port` 0 leaves the port to the options. Returns the port.
 
         Raises:
             ListenError: it cannot.
         """
-        self._pipe = await connect(self.process.end_of_link, self._take, self._lost)
-        self._back = Back(self._catalog, self._pipe.post)
         options = self._greeting.options
         greeting = replace(self._greeting, options=replace(options, port=port or options.port))
-        answer = await self.ask("start", greeting)
+        try:
+            answer = await asyncio.wait_for(self.ask("start", greeting), _START_WITHIN_S)
+        except TimeoutError:
+            answer = f"a front end did not listen within {_START_WITHIN_S:g} s\nsee the log"
         if isinstance(answer, int):
             self._healthy = []
+            self._listens_since_s = self._heard_s = time.monotonic()
             return answer
         raise ListenError(answer or "the front end has ended before it listened\nsee the log")
 
     async def ask(self, verb: str, argument: object) -> Any:
         """Has it do something; returns the answer, None if it is gone."""
-        assert self._pipe is not None
+        assert self._pipe is not None, "connect first"
+        if self._gone:
+            return None
         done = self._done[verb] = asyncio.get_running_loop().create_future()
         self._pipe.post(verb, argument)
         return await done
@@ -213,6 +264,7 @@ class _Linked:
             self._pipe.close()
 
     def _take(self, message: Message) -> None:
+        self._heard_s = time.monotonic()
         if message[0] == "metered":
             self._metrics.take(self, message[1])
         elif message[0] == "did":
@@ -222,11 +274,12 @@ class _Linked:
             self._back.take(message)
 
     def _lost(self) -> None:
-        self._back.close()
+        self._gone = True
         self._metrics.forget(self)
         for done in self._done.values():
             _settle(done, None)
         self._died(self)
+        self._back.close()
 
 
 def _settle(done: asyncio.Future[Any], answer: object) -> None:

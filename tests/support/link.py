@@ -26,6 +26,7 @@ async def linked(catalog: CatalogPort) -> AsyncIterator[Any]:
             far.post("healthy", [engine.healthy for engine in catalog.engines()])
             await asyncio.sleep(0.01)
 
+    front.back = back  # type: ignore[attr-defined]
     telling = asyncio.create_task(tell_health())
     try:
         yield front

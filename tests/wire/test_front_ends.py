@@ -151,6 +151,17 @@ def test_signals_are_for_the_server(models_dir):
     assert gone(front_end)
 
 
+@pytest.mark.slow
+def test_a_front_end_that_does_not_move_holds_nothing_up(models_dir):
+    with ServerProcess(models_dir, slots=16, front_ends=1, drain_timeout_s=1) as server:
+        (front_end,) = front_ends(server)
+        os.kill(front_end, signal.SIGSTOP)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert gone(front_end)
+    assert "a front end did not answer 'drain'" in server.text
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_port_that_is_taken_is_said(models_dir, count):
     with socket.socket() as taken:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
@@ -18,6 +18,7 @@ from carousel_server.core.ports import (
     EnginePort,
     Generate,
     Infer,
+    Open,
     Place,
     Replay,
     StepBlock,
@@ -27,18 +28,24 @@ from carousel_server.core.types import (
     GeneratedToken,
     GenerationEnd,
     Int64s,
+    OpenSpec,
     SessionRef,
     SessionView,
 )
 
-from .frames import block_fields, make_block, make_command, outcome_of, token_fields
+from .frames import (
+    block_fields,
+    make_block,
+    make_command,
+    outcome_of,
+    refusal_of,
+    token_fields,
+)
 from .pipe import Message
-
-log = logging.getLogger(__name__)
 
 Post = Callable[..., None]
 
-_FOR_GOOD = ("DRAINING", "MODEL_UNHEALTHY")
+_ACKS_AGAIN_AFTER_S = 0.1
 
 
 class Back:
@@ -52,6 +59,11 @@ class Back:
         self._sinks: dict[int, FarSteps | FarTokens] = {}
         # What the front end may withdraw.
         self._withdrawable: dict[int, Future[Any]] = {}
+        # Openings of sessions without a name of the caller's, not answered yet, and their engines.
+        self._nameless: dict[Future[Any], EnginePort] = {}
+        # (engine, sink, session) → the ack that a full inbox has refused: what was received stays
+        # received, and nobody would say it again.
+        self._late_acks: dict[tuple[EnginePort, FarSteps, SessionRef], int] = {}
 
     def take(self, message: Message) -> None:
         """Takes a message of the front end."""
@@ -63,7 +75,9 @@ class Back:
         elif kind == "ask":
             self._ask(*rest)
         elif kind == "gone":
-            self._sinks.pop(rest[0], None)
+            gone = self._sinks.pop(rest[0], None)
+            for late in [late for late in self._late_acks if late[1] is gone]:
+                del self._late_acks[late]
         elif kind == "withdraw":
             asked = self._withdrawable.get(rest[0])
             if asked is not None:
@@ -78,6 +92,9 @@ class Back:
                 sink.abandon()
         for asked in tuple(self._withdrawable.values()):
             asked.cancel()
+        for opening, engine in tuple(self._nameless.items()):
+            opening.add_done_callback(partial(_close_unnamed, engine))
+        self._late_acks.clear()
 
     # -- commands
 
@@ -89,7 +106,9 @@ class Back:
         engine = self._engines[index]
         if reply:
             self._answer_later(reply, command.reply)
-        if isinstance(command, Infer):
+        if isinstance(command, Open):
+            self._mind_opening(engine, command.spec, command.reply)
+        elif isinstance(command, Infer):
             self._withdrawable[reply] = command.reply
         elif isinstance(command, Generate):
             assert isinstance(command.sink, FarTokens)
@@ -109,7 +128,7 @@ class Back:
         try:
             engine.submit(command)
         except Exception as raised:  # noqa: BLE001 - whoever asked must hear of a defect too
-            error = _refusal(raised)
+            error = refusal_of(raised)
             if isinstance(command, StepBlock):
                 command.sink.failures(command.tags, command.first_seqs, error)
             elif hasattr(command, "reply"):
@@ -121,9 +140,24 @@ class Back:
                 if command.close_after:
                     with suppress(CarouselError):
                         engine.submit(Close(command.ref))
-            elif isinstance(command, Ack) and error.reason not in _FOR_GOOD:
-                # What was received stays received, so this may wait; nobody would send it again.
-                self._loop.call_later(error.retry_after_s or 0.1, self._submit, engine, command)
+            elif isinstance(command, Ack) and error.reason == "QUEUE_FULL":
+                self._ack_later(engine, command)
+
+    def _ack_later(self, engine: EnginePort, command: Ack) -> None:
+        if not self._late_acks:
+            self._loop.call_later(_ACKS_AGAIN_AFTER_S, self._ack_again)
+        sink = cast("FarSteps", command.sink)
+        for ref, ack in zip(command.refs, command.acks, strict=True):
+            late = (engine, sink, ref)
+            self._late_acks[late] = max(ack, self._late_acks.get(late, 0))
+
+    def _ack_again(self) -> None:
+        late, self._late_acks = self._late_acks, {}
+        together: dict[tuple[EnginePort, FarSteps], dict[SessionRef, int]] = {}
+        for (engine, sink, ref), ack in late.items():
+            together.setdefault((engine, sink), {})[ref] = ack
+        for (engine, sink), acks in together.items():
+            self._submit(engine, Ack(sink, list(acks), list(acks.values())))
 
     # -- questions
 
@@ -131,14 +165,19 @@ class Back:
         try:
             reply = self._asked(verb, *arguments)
         except Exception as raised:  # noqa: BLE001 - whoever asked must hear of a defect too
-            self._post("answer", number, None, _refusal(raised))
+            self._post("answer", number, None, refusal_of(raised))
         else:
+            if verb == "encode_text":
+                self._withdrawable[number] = reply
             self._answer_later(number, reply, self._place if verb == "resume" else None)
 
     def _asked(self, verb: str, *arguments: Any) -> Future[Any]:
         catalog, (first, *rest) = self._catalog, arguments
         if verb == "open":
-            return catalog.open(self._engines[first], *rest)
+            engine, (spec,) = self._engines[first], rest
+            opened = catalog.open(engine, spec)
+            self._mind_opening(engine, spec, opened)
+            return opened
         if verb == "copy":
             return catalog.copy(self._engines[first], make_command(*rest))
         if verb == "encode_text":
@@ -148,6 +187,12 @@ class Back:
             "resume": catalog.resume, "peek": catalog.peek, "stored": catalog.stored,
         }  # fmt: skip
         return questions[verb](*arguments)
+
+    def _mind_opening(self, engine: EnginePort, spec: OpenSpec, opened: Future[Any]) -> None:
+        """Nobody could name the session if the front end died before it heard of it."""
+        if not spec.session_id:
+            self._nameless[opened] = engine
+            opened.add_done_callback(lambda opened: self._nameless.pop(opened, None))
 
     def _place(self, place: Place) -> tuple[int, SessionRef]:
         return self._engines.index(place[0]), place[1]
@@ -169,11 +214,10 @@ class Back:
         reply.add_done_callback(answer)
 
 
-def _refusal(raised: Exception) -> CarouselError:
-    if isinstance(raised, CarouselError):
-        return raised
-    log.error("a defect behind the link", exc_info=raised)
-    return CarouselError("INTERNAL", "the server failed")
+def _close_unnamed(engine: EnginePort, opened: Future[Any]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        with suppress(CarouselError):
+            engine.submit(Close(opened.result()[0]))
 
 
 class FarSteps:
@@ -226,8 +270,9 @@ class FarTokens:
 
     def abandon(self) -> None:
         """Nobody reads any more."""
-        if self._under_way is not None:
-            engine, ref = self._under_way
+        under_way = self._under_way  # once: the engine may end it meanwhile
+        if under_way is not None:
+            engine, ref = under_way
             with suppress(CarouselError):
                 engine.submit(CancelGenerate(ref, self))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import fields
@@ -11,6 +12,8 @@ from carousel_server.core import ports
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Command, StepBlock
 from carousel_server.core.types import GeneratedToken, SessionRef
+
+log = logging.getLogger(__name__)
 
 _COMMANDS: dict[str, type[Command]] = {
     kind.__name__: kind
@@ -80,6 +83,12 @@ def outcome_of(future: Future[Any]) -> tuple[Any, CarouselError | None]:
     error = future.exception()
     if error is None:
         return future.result(), None
+    return None, refusal_of(error)
+
+
+def refusal_of(error: BaseException) -> CarouselError:
+    """An error as the other process may hear it; the log has what that leaves out."""
     if isinstance(error, CarouselError):
-        return None, error
-    return None, CarouselError("INTERNAL", f"the engine failed: {type(error).__name__}")
+        return error
+    log.error("a defect behind the link", exc_info=error)
+    return CarouselError("INTERNAL", "the server failed")

@@ -18,8 +18,10 @@ Message = tuple[Any, ...]
 """Its kind, and what belongs to that: plain values, value types of `core`, errors."""
 
 _LENGTH = struct.Struct("<I")
-_MOST_UNSENT_BYTES = 256 << 20
-"""So much means that the other process does not move: its share of every window lies far below."""
+_CROWDED_BYTES = 128 << 20
+"""So much unsent means that the other process takes less than it is told."""
+_PATIENCE_S = 10.0
+"""If it takes nothing at all of that for so long, it is given up."""
 
 
 class Pipe(asyncio.Protocol):
@@ -38,6 +40,9 @@ class Pipe(asyncio.Protocol):
         self._waiting: deque[Message] = deque()
         # True while a flush is due; whoever finds it False makes it due.
         self._due = False
+        self._written_bytes = 0
+        # True while a crowded pipe is watched.
+        self._watched = False
 
     # -- out: from any thread
 
@@ -53,7 +58,7 @@ class Pipe(asyncio.Protocol):
     def crowded(self) -> bool:
         """True if the other process takes less than it is told. On the loop."""
         transport = self._transport
-        return transport is not None and transport.get_write_buffer_size() > _MOST_UNSENT_BYTES // 2
+        return transport is not None and transport.get_write_buffer_size() > _CROWDED_BYTES
 
     def close(self) -> None:
         """Ends the link; the other end hears of it. On the loop."""
@@ -70,17 +75,34 @@ class Pipe(asyncio.Protocol):
             return
         data = pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
         transport.write(_LENGTH.pack(len(data)) + data)
-        if transport.get_write_buffer_size() > _MOST_UNSENT_BYTES:
+        self._written_bytes += _LENGTH.size + len(data)
+        if self.crowded and not self._watched:
+            self._watched = True
+            self._loop.call_later(_PATIENCE_S, self._look_for_progress, self._taken_bytes)
+
+    @property
+    def _taken_bytes(self) -> int:
+        """How much the other process has taken."""
+        assert self._transport is not None
+        return self._written_bytes - self._transport.get_write_buffer_size()
+
+    def _look_for_progress(self, before: int) -> None:
+        self._watched = False
+        transport = self._transport
+        if transport is None or transport.is_closing() or not self.crowded:
+            return
+        if self._taken_bytes == before:
             log.error("the other process of this server takes nothing any more")
             transport.abort()
+        else:
+            self._watched = True
+            self._loop.call_later(_PATIENCE_S, self._look_for_progress, self._taken_bytes)
 
     # -- in: on the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is ours."""
         transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        # Our own limit is the one that counts: the default pauses writers that nobody could pause.
-        transport.set_write_buffer_limits(high=2 * _MOST_UNSENT_BYTES)
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -44,7 +44,7 @@ async def link() -> AsyncIterator[SimpleNamespace]:
     engine, tokens = FakeEngine(), FakeEngine(ECHO_TOKENS)
     async with linked(FakeCatalog(engine, tokens)) as front:
         yield SimpleNamespace(
-            front=front, engine=engine, tokens=tokens, far=front.engine("echo"),
+            front=front, back=front.back, engine=engine, tokens=tokens, far=front.engine("echo"),
             far_tokens=front.engine("echo-tokens"),
         )  # fmt: skip
 
@@ -125,11 +125,52 @@ async def test_a_refused_generation_fails_its_sink_and_closes_its_own_session(li
     await settled(lambda: sink.verbs == ["failed"] and not link.tokens.sessions)
 
 
-async def test_a_refused_ack_is_said_again(link):
+async def test_refused_acks_are_said_again_as_one(link):
     ref = await opened(link)
-    link.engine.refuse_next(ports.Ack, BUSY)
-    link.far.submit(ports.Ack(Heard(), [ref], [0]))
+    sink = Heard()
+    link.engine.refusal = BUSY
+    for ack in (0, 2, 1):
+        link.far.submit(ports.Ack(sink, [ref], [ack]))
+    await settled(lambda: link.back._late_acks)
+    link.engine.refusal = None
     await settled(lambda: any(isinstance(c, ports.Ack) for c in link.engine.seen))
+    acks = [c for c in link.engine.seen if isinstance(c, ports.Ack)]
+    assert [(list(ack.refs), list(ack.acks)) for ack in acks] == [([ref], [2])]
+    assert not link.back._late_acks
+
+
+async def test_acks_of_a_sink_that_is_gone_are_forgotten(link):
+    ref = await opened(link)
+    sinks = [Heard()]
+    link.engine.refusal = BUSY
+    link.far.submit(ports.Ack(sinks[0], [ref], [1]))
+    await settled(lambda: link.back._late_acks)
+    sinks.clear()
+    gc.collect()
+    await settled(lambda: not link.back._late_acks)
+
+
+async def test_a_session_that_nobody_could_name_is_closed_when_the_front_end_dies(link):
+    link.engine.hold()
+    unnamed, named = ports.Open(OpenSpec("t", "")), ports.Open(OpenSpec("t", "named"))
+    link.far.submit(unnamed)
+    link.far.submit(named)
+    await settled(lambda: len(link.engine.seen) == 2)
+    link.back.close()
+    link.engine.release()
+    assert [s.spec.session_id for s in link.engine.sessions.values()] == ["named"]
+
+
+async def test_generations_end_with_the_front_end_that_reads_them(link):
+    ref, _ = await asyncio.wrap_future(link.front.open(link.far_tokens, OpenSpec("t", "g")))
+    link.tokens.hold()
+    spec = GenerateSpec(np.array([1], np.int32), 3)
+    sink = Heard()
+    link.far_tokens.submit(ports.Generate(ref, spec, sink))
+    await settled(lambda: isinstance(link.tokens.seen[-1], ports.Generate))
+    link.back.close()
+    assert isinstance(link.tokens.seen[-1], ports.CancelGenerate)
+    assert link.tokens.seen[-1].sink is link.tokens.seen[-2].sink
 
 
 async def test_a_defect_behind_the_link_is_answered_and_logged(link, caplog):

@@ -109,16 +109,32 @@ async def test_a_message_that_cannot_be_taken_is_logged_and_the_next_is_taken(ca
 
 
 async def test_an_end_that_takes_nothing_is_crowded_and_then_given_up(monkeypatch, caplog):
-    monkeypatch.setattr(pipes, "_MOST_UNSENT_BYTES", 1 << 20)
+    monkeypatch.setattr(pipes, "_CROWDED_BYTES", 1 << 20)
+    monkeypatch.setattr(pipes, "_PATIENCE_S", 0.05)
     one, two = socket.socketpair()  # nobody reads `two`
     end = await End().over(one)
     while not end.pipe.crowded:
         end.pipe.post("much", b"x" * 100_000)
         await asyncio.sleep(0)
-    while not end.lost:
-        end.pipe.post("more", b"x" * 100_000)
-        await asyncio.sleep(0)
+    await settled(lambda: end.lost)
     assert "takes nothing any more" in caplog.text
+    two.close()
+
+
+async def test_a_slow_end_is_waited_for(monkeypatch):
+    """Whatever is due to it: what counts is that it goes on taking."""
+    monkeypatch.setattr(pipes, "_CROWDED_BYTES", 1 << 18)
+    monkeypatch.setattr(pipes, "_PATIENCE_S", 0.05)
+    one, two = socket.socketpair()
+    two.setblocking(False)
+    end = await End().over(one)
+    end.pipe.post("much", b"x" * (8 << 20))
+    taken = 0
+    while taken < 8 << 20:
+        await asyncio.sleep(0.01)
+        taken += len(two.recv(1 << 18))
+        assert not end.lost
+    end.pipe.close()
     two.close()
 
 
