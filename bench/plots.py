@@ -85,6 +85,7 @@ def _triton(figures: Summary) -> None:
     left.set_title("steps per second, a message a step")
     right.set_title("p99 of a step, ms")
     right.set_yscale("log")
+    right.get_legend().remove()  # the left one is for both
 
 
 def _step(figures: Summary) -> None:
