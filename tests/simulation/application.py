@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 POLICY = RetryPolicy(attempts=5, first_delay_s=0.02, max_delay_s=1.0, reconnect_s=30.0)
 """Of all clients."""
 
+KEPT_S = 300.0
+"""After so long idle a session expires: later than any schedule ends, so that what stays is seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -55,7 +58,7 @@ class Plan:
     naps_s: float = 0.0
     journals: bool = False
     closes: bool = False
-    idle_ttl_s: float = 30.0
+    idle_ttl_s: float = KEPT_S
 
 
 class Application:
@@ -168,6 +171,8 @@ class Application:
             first = ticket.first_seqs[0]
             tokens = self.history.tokens[first - 1 : first - 1 + ticket.steps]
             self._received(ticket, tokens)
+            if ticket.error is not None and not ticket.error.retryable:
+                self.fail(ticket.error)
 
     # -- steps
 

@@ -101,6 +101,12 @@ def lost_answers(sim: Simulation) -> None:
     sim.world.call(sim.rng.random(), NATURE, sim.storage.heal)
 
 
+def late_commits(sim: Simulation) -> None:
+    """Some commits get stuck on their way, are given up and sent anew, and arrive behind newer ones."""
+    sim.storage.delaying = 0.3
+    sim.world.call(sim.rng.random(), NATURE, sim.storage.heal)
+
+
 def outage(sim: Simulation) -> None:
     """The store cannot be reached, perhaps for longer than a lease."""
     sim.storage.away = True
@@ -132,6 +138,7 @@ FAULTS: dict[str, Callable[[Simulation], None]] = {
         lag,
         slow_store,
         lost_answers,
+        late_commits,
         outage,
         roll_back,
         skew,

@@ -44,8 +44,10 @@ class History:
         epoch: highest that any activation got.
         used_s: Unix time from which the store counts its idle time.
         rolled_back: the medium has forgotten a part of it.
+        expired: it was idle for too long, and was opened anew.
         generating: its owner generates, so that the server may know tokens that nobody has heard.
         closed_s: when an application closed it.
+        tracked: the store keeps it.
     """
 
     id: str
@@ -64,13 +66,13 @@ class History:
     epoch: int = 0
     used_s: float = 0.0
     rolled_back: bool = False
+    expired: bool = False
     generating: bool = False
     closed_s: float | None = None
+    tracked: bool = field(init=False)
 
-    @property
-    def tracked(self) -> bool:
-        """True if the store keeps it."""
-        return self.durability is not Durability.NONE
+    def __post_init__(self) -> None:
+        self.tracked = self.durability is not Durability.NONE
 
     def feed(self, seq: int, token: int) -> bool:
         """Step `seq` gets this token; what was said before of it and of later ones does not count.

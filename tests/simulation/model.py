@@ -13,13 +13,19 @@ from carousel_models.kernels import Reference
 from carousel_models.kernels.reference import gather
 from carousel_models.spec import LayerSpec, Manifest, TokensInput
 
+NAME = "fold"
+
 DIGITS = 10
 """The vocabulary, and the width of an output row."""
 
+_MANIFEST = Manifest(
+    name=NAME,
+    fingerprint="f" * 64,
+    input=TokensInput(vocabulary=DIGITS, embedding=DIGITS),
+    stack=(LayerSpec(cell="rnn_tanh", hidden=DIGITS),),
+)
 _MODULUS = 4**DIGITS
 _PLACES = 4 ** np.arange(DIGITS, dtype=np.int64)
-
-NAME = "fold"
 
 
 def fold(state: int, token: int) -> int:
@@ -63,12 +69,7 @@ class FoldModel:
     """
 
     def __init__(self, drift: int = 0) -> None:
-        self.manifest = Manifest(
-            name=NAME,
-            fingerprint="f" * 64,
-            input=TokensInput(vocabulary=DIGITS, embedding=DIGITS),
-            stack=(LayerSpec(cell="rnn_tanh", hidden=DIGITS),),
-        )
+        self.manifest = _MANIFEST
         self.fingerprint = self.manifest.fingerprint
         self.device = torch.device("cpu")
         self.kernel = Reference()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from carousel._core.faults import error_of
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.store import Commit, Outcome, Record, SessionKey, Verdict
 from carousel_server.core.types import Durability
@@ -27,6 +28,9 @@ TENANT = "t"
 _SLACK_S = 0.02
 """The store counts a session's idle time from a little before its last use is known here."""
 
+_TICKS_PER_CHECK = 8
+"""Which of them are looked at closely depends on the seed."""
+
 
 class Oracle:
     """Judges one schedule. `failures` is empty as long as all is well.
@@ -43,6 +47,7 @@ class Oracle:
         # The medium has become older, and so have the leases in it.
         self._leases_forgotten = False
         self.told = 0
+        self._ticks = world.rng.randrange(_TICKS_PER_CHECK)
 
     def fail(self, text: str) -> None:
         """Something is wrong. Not raised: code under test catches exceptions."""
@@ -59,10 +64,14 @@ class Oracle:
     def acquired(self, record: Record) -> None:
         """The store has given a session to a replica."""
         history = self.histories[record.key.id]
-        if record.epoch <= history.epoch and not history.rolled_back:
-            self.fail(f"R3: epoch {record.epoch} of {history.id} was given before")
+        if record.epoch <= history.epoch:
+            if not history.rolled_back:
+                self.fail(f"R3: epoch {record.epoch} of {history.id} was given before")
+            # The store cannot tell whoever had the session before its roll-back from who has it now.
+            history.muddled = True
         history.epoch = max(history.epoch, record.epoch)
         if record.created:
+            history.expired |= self._idle_for_too_long(history)
             history.begins()
         history.used_s = record.last_used_unix_s
         self.world.note("store", "acquired", history.id, f"epoch {record.epoch} seq {record.seq}")
@@ -74,6 +83,8 @@ class Oracle:
         self.world.note("store", "commit", history.id, what)
         if verdict is not Verdict.DONE:
             return
+        if commit.seq < history.stored and not history.rolled_back:
+            self.fail(f"R4: a commit of step {commit.seq} counted after one of {history.stored}")
         if commit.epoch < history.epoch and not history.rolled_back:
             self.fail(f"R4: a commit of epoch {commit.epoch} counted in epoch {history.epoch}")
         history.stored = max(history.stored, commit.seq)
@@ -101,16 +112,24 @@ class Oracle:
     def ticked(self, process: Process) -> None:
         """A tick is over."""
         engine = process.engine
-        try:
-            engine._rows.check_integrity()
-        except AssertionError as error:
-            self.fail(f"integrity: {error}")
+        self._ticks += 1
+        if self._ticks % _TICKS_PER_CHECK == 0:
+            self.check_integrity(process)
+        if (engine._table.ack > engine._table.applied).any():
+            self.fail("an output was acknowledged before it existed")
         if engine._broken is not None:
             self.fail(f"the engine broke: {engine._broken}")
         if engine._ledger.tracked:
-            if engine._ledger.most_ahead() > engine._limits.durable_steps:
-                self.fail(f"a session is {engine._ledger.most_ahead()} steps ahead of the store")
+            if (ahead := engine._ledger.most_ahead()) > engine._limits.durable_steps:
+                self.fail(f"a session is {ahead} steps ahead of the store")
             self._check_leases(process)
+
+    def check_integrity(self, process: Process) -> None:
+        """Looks at all that an engine holds: now and then, as it costs more than a tick, and at the end."""
+        try:
+            process.engine._rows.check_integrity()
+        except AssertionError as error:
+            self.fail(f"integrity: {error}")
 
     def _check_leases(self, process: Process) -> None:
         """Nothing of the store's may have run without a lease (R5)."""
@@ -132,6 +151,10 @@ class Oracle:
             for handle, first in zip(request.block.handles, request.block.first_seqs, strict=True):
                 if first <= end.unasked.get(handle, 0):
                     del end.unasked[handle]
+        elif kind == "unbind" and request.unbind.close:
+            handle = request.unbind.handle
+            if handle in end.sessions:
+                end.closing[handle] = self._of(end, handle).epoch, self.world.now_s
         elif kind == "bind":
             bind = request.bind
             end.sessions[bind.handle] = bind.session_id or bind.open.session_id
@@ -143,21 +166,56 @@ class Oracle:
         """A server says something to a client."""
         kind = reply.WhichOneof("event")
         if kind == "outputs":
-            for handle, first in zip(reply.outputs.handles, reply.outputs.first_seqs, strict=True):
-                history, last = self._of(end, handle), first + reply.outputs.steps - 1
-                self._check_order(history, end, handle)
-                if first <= end.unasked.get(handle, 0):
-                    self.fail(f"output {first} of {history.id} was told, and nobody asked for it")
-                if history.durability is Durability.SYNC and last > history.stored:
-                    self.fail(f"R7: output {last} of sync {history.id} told before it was stored")
+            self._said_outputs(end, reply.outputs)
         elif kind == "durable":
-            for handle, seq in zip(reply.durable.handles, reply.durable.durables, strict=True):
-                history = self._of(end, handle)
-                if seq > history.stored:
-                    what = f"durable {seq} of {history.id} told"
-                    self.fail(f"R7: {what}, but {history.stored} is stored")
+            self._said_durable(end, reply.durable)
+        elif kind == "unbound" and not reply.unbound.HasField("status"):
+            if (asked := end.closing.pop(reply.unbound.handle, None)) is not None:
+                self._closed(end, self._of(end, reply.unbound.handle), *asked)
+        elif kind == "failure":
+            self._refused(end, reply.failure)
         elif kind == "bound":
             self._bound(end, reply.bound)
+
+    def _said_outputs(self, end: ServerEnd, outputs: pb.BlockResult) -> None:
+        for handle, first in zip(outputs.handles, outputs.first_seqs, strict=True):
+            history, last = self._of(end, handle), first + outputs.steps - 1
+            self._check_order(history, end, handle)
+            if first <= end.unasked.get(handle, 0):
+                self.fail(f"output {first} of {history.id} was told, and nobody asked for it")
+            if history.durability is Durability.SYNC and last > history.stored:
+                self.fail(f"R7: output {last} of sync {history.id} told before it was stored")
+
+    def _said_durable(self, end: ServerEnd, durable: pb.Durable) -> None:
+        for handle, seq in zip(durable.handles, durable.durables, strict=True):
+            history = self._of(end, handle)
+            if seq > history.stored:
+                what = f"durable {seq} of {history.id} told"
+                self.fail(f"R7: {what}, but {history.stored} is stored")
+            end.durable[handle] = seq
+
+    def _closed(self, end: ServerEnd, history: History, epoch: int, asked_s: float) -> None:
+        """What was closed is gone, unless another replica may have it, or the store did not answer.
+
+        One that was fetched to be closed, and found no slot, is left to its TTL.
+        """
+        storage, process = end.process.storage, end.process
+        kept = storage.medium.sessions.get(SessionKey(TENANT, history.id))
+        unsure = storage.away or storage.losing or storage.unsure_until_s > asked_s - _SLACK_S
+        lapsed = process.store.lease_lost or self._leases_forgotten or history.rolled_back
+        if kept is None or kept.epoch != epoch or kept.owner.name not in ("", process.life.name):
+            return
+        if not (unsure or lapsed):
+            self.fail(f"{history.id} was said to be closed, and is in the store as it was")
+
+    def _refused(self, end: ServerEnd, failure: pb.Failure) -> None:
+        """No server may forget on a stream what it has told to be durable there (R9)."""
+        error = error_of(failure.status)
+        for handle in failure.handles or (failure.handle,):
+            durable = end.durable.get(handle, 0)
+            if error.reason == "SEQUENCE_GAP" and int(error.metadata["expected"]) <= durable:
+                what = f"a gap behind step {int(error.metadata['expected']) - 1} was told"
+                self.fail(f"R9: {what} of {end.sessions[handle]}, where {durable} was durable")
 
     def said_tokens(self, session_id: str, message: pb.GenerateResponse) -> None:
         """A server tells tokens of a generation, or its end."""
@@ -192,7 +250,14 @@ class Oracle:
                 f"R13: {where} in epoch {session.epoch}, but its client has seen a higher one"
             )
         end.unasked[bound.handle] = applied
+        end.durable[bound.handle] = session.durable
+        if not history.tracked and applied and history.bound_by[1] not in (None, end.process):
+            # Without a store, each server has a session of that name; this one's is an older one.
+            history.muddled = True
+            return
         attach_id, now_s = end.attach_ids[bound.handle], self.world.now_s
+        if attach_id < history.bound_by[0] and now_s == history.bound_by[3]:
+            return  # the newer one came behind it, and was only looked at first
         history.bound_by = attach_id, end.process, history.epoch, now_s
         if history.owner is not writer:
             history.cut(applied)
@@ -266,7 +331,7 @@ class Oracle:
         """A generation has ended well. Its last token was not fed."""
         history = writer.session
         history.generating = False
-        if history.owner is writer:
+        if history.owner is writer and not history.muddled:
             if applied + 1 != len(history.tokens):
                 known = len(history.tokens) - 1
                 self.fail(f"{writer.name} was told {known} steps, and {applied} at the end")
@@ -281,6 +346,9 @@ class Oracle:
         elif reason not in self._excuses(writer):
             self.fail(f"{writer.name} got {reason}: {text}")
 
+    def _idle_for_too_long(self, history: History) -> bool:
+        return self.world.wall() > history.used_s + history.idle_ttl_s - _SLACK_S
+
     def _excuses(self, writer: Writer) -> set[str]:
         """Reasons for which an application may be told by now that it cannot go on."""
         history, excuses = writer.session, set[str]()
@@ -292,8 +360,10 @@ class Oracle:
             excuses |= {"DATA_LOSS", "SESSION_NOT_FOUND"}
         if history.newest is not writer:
             excuses |= {"SUPERSEDED", "SESSION_BUSY"}
-        if self.world.wall() > history.used_s + history.idle_ttl_s - _SLACK_S:
+        if history.expired or self._idle_for_too_long(history):
             excuses |= {"SESSION_EXPIRED"}
-        if history.closed_s is not None:
+        if (
+            history.closed_s is not None or history.owner is None
+        ):  # closed, as nobody got to have it
             excuses |= {"SESSION_CLOSED"}
         return excuses

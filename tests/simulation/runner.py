@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from .schedule import Verdict, run
 
-_CHUNK = 50
+_CHUNK = 100
+"""Schedules that a worker runs at a time."""
 
 
 @dataclass(slots=True)
@@ -53,10 +54,14 @@ def run_many(seeds: Sequence[int]) -> Summary:
         summary.add(run(seed))
         if summary.failed:
             break
-        if summary.schedules % _CHUNK == 0:
-            gc.collect()
     gc.enable()
+    gc.collect()
     return summary
+
+
+def _begin() -> None:
+    """A worker has imported what it needs: nobody need look through that again for what is garbage."""
+    gc.freeze()
 
 
 def run_on_all_cores(first: int, count: int) -> Iterator[Summary]:
@@ -64,7 +69,7 @@ def run_on_all_cores(first: int, count: int) -> Iterator[Summary]:
     seeds = iter(range(first, first + count))
     chunks = iter(lambda: tuple(islice(seeds, _CHUNK)), ())
     context = multiprocessing.get_context("spawn")
-    with context.Pool(os.cpu_count()) as pool:
+    with context.Pool(os.cpu_count(), initializer=_begin) as pool:
         yield from pool.imap_unordered(run_many, chunks)
 
 

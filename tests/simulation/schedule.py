@@ -5,25 +5,40 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
+import torch
+
 from carousel._core.attach import AttachCore
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability
 
-from .application import POLICY, Application, Plan
+from . import hasty, prober
+from .application import KEPT_S, POLICY, Application, Plan
 from .client import Client, ClientProcess
 from .faults import FAULTS
+from .hasty import Hasty
 from .network import Network
 from .oracle import TENANT, Oracle
 from .prober import Prober
 from .quiet import listening
+from .raw import RawClient
 from .server import Replica, limits_of
 from .storage import Storage
 from .world import NATURE, World
 
-FAULTS_UNTIL_S = 1.5
+_LONG_CHANCE = 0.2
+"""Most schedules are short: they show more in the same time. Some things take longer to come about."""
+
+_SHORT_S, _LONG_S = 0.7, 1.5
+"""Until when there are faults: about as long as the applications take, so that most hit one at work."""
+
 SETTLED_BY_S = 60.0
 MOST_EVENTS = 60_000
 
+_RAW_CLIENTS: tuple[tuple[type[RawClient], str, Durability], ...] = (
+    (Prober, prober.SESSION, Durability.NONE),
+    (Hasty, hasty.SESSION, Durability.ASYNC),
+)
+_RAW_CHANCE = 0.1
 _LEVELS = (Durability.ASYNC, Durability.ASYNC, Durability.SYNC)
 _KEEPING_FAULTS = frozenset({"crash", "drain", "freeze", "outage", "roll_back", "client_crash"})
 """Faults through which a session that was to be closed may stay."""
@@ -77,17 +92,21 @@ class Simulation:
         self.network = Network(world)
         self.storage = Storage(world, self.oracle)
         self.router = Router(self)
+        self.long = self.rng.random() < _LONG_CHANCE
+        self.faults_until_s = _LONG_S if self.long else _SHORT_S
         chance = self.rng.choice((0.1, 0.3, 0.6))
         self.faults = tuple(name for name in FAULTS if self.rng.random() < chance)
         if "crash" in self.faults and self.rng.random() < 0.3:
             self.oracle.drift = 1
         self.clients = [self._client(f"client{i}") for i in range(self.rng.randint(1, 2))]
         for i, client in enumerate(self.clients):
-            for j in range(self.rng.choice((1, 2, 2, 3))):
+            for j in range(self.rng.choice((1, 2, 2, 3) if self.long else (1, 1, 2))):
                 self._plan_session(client, f"s{i}{j}", unkept=i + j == 0)
-        if self.rng.random() < 0.1:
-            prober = Prober(world, self.network, self.oracle, self.router.route)
-            world.call(self.rng.random(), NATURE, prober.start)
+        self.raw = [
+            self._raw_client(kind, session_id, durability)
+            for kind, session_id, durability in _RAW_CLIENTS
+            if self.rng.random() < _RAW_CHANCE
+        ]
         # Little room, so that sessions push each other out; those without a store cannot be.
         unkept = sum(not history.tracked for history in self.oracle.histories.values())
         limits = limits_of(unkept + self.rng.choice((1, 1, 2, 3, 6)))
@@ -105,7 +124,7 @@ class Simulation:
     def run(self) -> Verdict:
         """Until all applications are done and the dust has settled, or something is wrong."""
         world, oracle = self.world, self.oracle
-        with listening(oracle.fail):
+        with listening(oracle.fail), torch.inference_mode():
             for replica in self.replicas:
                 replica.start()
             while not oracle.failures and (world.events % 8 or not self._settled()):
@@ -139,6 +158,14 @@ class Simulation:
 
     # -- plans
 
+    def _raw_client(
+        self, kind: type[RawClient], session_id: str, durability: Durability
+    ) -> RawClient:
+        route = self.router.route
+        raw = kind(self.world, self.network, self.oracle, route, session_id, durability)
+        self.world.call(self.rng.random(), NATURE, raw.start)
+        return raw
+
     def _client(self, name: str) -> Client:
         """A client whose clock may be off."""
         skew_s = self.rng.choice((-0.5, 0.0, 0.5)) if "skew" in self.faults else 0.0
@@ -161,13 +188,13 @@ class Simulation:
         tracked = durability is not Durability.NONE
         expires = tracked and rng.random() < 0.05
         plan = Plan(
-            tickets=rng.randint(2, 6),
+            tickets=rng.choice((2, 3, 4, 6) if self.long else (1, 2, 2, 3)),
             most_steps=rng.choice((1, 3, 6)),
             depth=rng.randint(1, 4),
-            pause_s=rng.choice((0.01, 0.1, 0.3, 0.6)),
+            pause_s=rng.choice((0.01, 0.05, 0.2, 0.6)),
             closes=rng.random() < 0.3,
             naps_s=1.5 if expires else 0.0,
-            idle_ttl_s=0.8 if expires else 30.0,
+            idle_ttl_s=0.8 if expires else KEPT_S,
         )
         how = rng.random()
         if (
@@ -184,10 +211,10 @@ class Simulation:
         world, rng = self.world, self.rng
         for name in self.faults:
             for _ in range(rng.randint(1, 2)):
-                world.call(rng.random() * FAULTS_UNTIL_S, NATURE, self._fault, name)
+                world.call(rng.random() * self.faults_until_s, NATURE, self._fault, name)
         if "roll_back" in self.faults:
-            world.call(rng.random() * FAULTS_UNTIL_S / 2, NATURE, self.storage.keep_copy)
-        world.call(FAULTS_UNTIL_S, NATURE, self._heal)
+            world.call(rng.random() * self.faults_until_s / 2, NATURE, self.storage.keep_copy)
+        world.call(self.faults_until_s, NATURE, self._heal)
 
     def _fault(self, name: str) -> None:
         self.world.note("fault", name)
@@ -211,7 +238,8 @@ class Simulation:
     # -- the end
 
     def _settled(self) -> bool:
-        return all(one.done for one in self.applications) and not self._left_open()
+        busy = any(not one.done for one in self.applications) or any(one.busy for one in self.raw)
+        return not busy and not self._left_open()
 
     def _left_open(self) -> list[str]:
         """Sessions that were closed and are still stored, though nothing explains it."""
@@ -228,10 +256,16 @@ class Simulation:
         for application in self.applications:
             if not application.done:
                 self.oracle.fail(f"{application.name} is stuck")
+        for raw in self.raw:
+            if raw.busy:
+                self.oracle.fail(f"{raw.session_id} is stuck")
         for session_id in self._left_open():
             self.oracle.fail(f"{session_id} was closed and is still stored")
 
     def _judge(self) -> None:
+        for replica in self.replicas:
+            if replica.process is not None:
+                self.oracle.check_integrity(replica.process)
         for application in self.applications:
             if application.owes_divergence:
                 self.oracle.fail(f"R12: {application.name} did not hear that a replay differed")

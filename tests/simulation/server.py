@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.activation import Activation
 from carousel_server.catalog import Catalog
@@ -50,12 +48,14 @@ class Loop:
     def __init__(self, world: World, life: Life) -> None:
         self._world = world
         self._life = life
+        # How late it is at most: other work may keep it busy.
+        self._late_s = world.rng.choice((0.0005, 0.0005, 0.02))
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
         """As asyncio's."""
         if not self._calls:
-            self._world.call(self._world.rng.random() * 0.0005, self._life, self._run)
+            self._world.call(self._world.rng.random() * self._late_s, self._life, self._run)
         self._calls.append((callback, args))
 
     def _run(self) -> None:
@@ -76,6 +76,10 @@ class ServerEnd:
         self.sessions: dict[int, str] = {}
         self.attach_ids: dict[int, int] = {}
         self.epochs: dict[int, int] = {}
+        # Last step of each handle that its client has been told to be durable.
+        self.durable: dict[int, int] = {}
+        # Handles whose session is being closed: its epoch then, and since when.
+        self.closing: dict[int, tuple[int, float]] = {}
         # Last step as of each handle's Bound, until its client has asked for what ran before.
         self.unasked: dict[int, int] = {}
         self.writers = connection.client.process.writers
@@ -105,7 +109,7 @@ class ServerEnd:
             return
         try:
             request = parse(pb.AttachRequest, payload, OPTIONS.max_message_bytes)
-            self.process.world.note(self.life.name, "<", str(request).replace("\n", " ")[:150])
+            self._note("<", request)
             self.process.oracle.asked(self, request)
             self._conversation.take(request)
         except CarouselError as error:
@@ -118,7 +122,7 @@ class ServerEnd:
             reply = outbox._waiting.popleft()
             data = reply.SerializeToString()
             outbox._waiting_bytes -= len(data)
-            self.process.world.note(self.life.name, ">", str(reply).replace("\n", " ")[:150])
+            self._note(">", reply)
             self.process.oracle.said(self, reply)
             self.connection.to_client.send(data)
         if outbox.ended.is_set() and not self.ended:
@@ -127,6 +131,11 @@ class ServerEnd:
             self._admission.__exit__(None, None, None)
             end = outbox._end
             self.connection.server_ended(None if end is None else status_of(end))
+
+    def _note(self, way: str, message: pb.AttachRequest | pb.AttachResponse) -> None:
+        if self.process.world.tracing:
+            text = str(message).replace("\n", " ")[:150]
+            self.process.world.note(self.life.name, way, text)
 
 
 class Process:
@@ -137,7 +146,7 @@ class Process:
         self.world = world
         self.oracle = replica.oracle
         self.life = Life(replica.name, self._after_event)
-        self._storage = replica.storage
+        self.storage = replica.storage
         self._store_event: Event | None = None
         self._faulty = FaultyStore(replica.storage, replica.name, LEASE_TTL_S)
         self.store = TurnedStore(self._faulty, world, self._wake_store)
@@ -168,14 +177,14 @@ class Process:
         self.calls: list[ServerCall] = []
         self._tick_event: Event | None = None
         # How long a tick takes at most: the longer, the more is in the next one.
-        self._tick_s = world.rng.choice((0.001, 0.005, 0.02))
+        self._tick_s = world.rng.choice((0.002, 0.01, 0.03))
         self._stopped = False
         self._wake_store()
         self._schedule_tick(0.0)
 
     def lease(self) -> float:
         """Until when, in Unix seconds, the store holds what this life of the replica has."""
-        lease = self._storage.medium.leases.get(self.life.name)
+        lease = self.storage.medium.leases.get(self.life.name)
         mine = lease is not None and lease.boot == self._faulty.boot
         return lease.until_unix_s if lease is not None and mine else 0.0
 
@@ -222,7 +231,8 @@ class Process:
         if self.ends:
             for end in self.ends:
                 end.flush()
-            self.ends = [end for end in self.ends if not end.ended]
+            if any(end.ended for end in self.ends):
+                self.ends = [end for end in self.ends if not end.ended]
         if self.calls:
             for call in self.calls:
                 call.flush()
@@ -240,18 +250,16 @@ class Process:
         self._tick_event = None
         if self._stopped:
             return
-        engine, works = self.engine, not self.engine.idle
+        engine = self.engine
         try:
-            with torch.inference_mode():
-                engine.tick()
+            engine.tick()
         except AssertionError as error:
             self.oracle.fail(f"integrity: {error}")
-        if works:
-            self.oracle.ticked(self)
+        self.oracle.ticked(self)
         self._schedule_tick(engine._rest_s() or self.world.rng.random() * self._tick_s)
 
     def _wake_store(self) -> None:
-        delay_s = self.world.rng.random() * self._storage.slow_s
+        delay_s = self.world.rng.random() * self.storage.slow_s
         event = self._store_event
         if event is not None:
             if event.at_s <= self.world.now_s + delay_s:

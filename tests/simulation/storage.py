@@ -23,9 +23,11 @@ from carousel_server.store.memory import MemoryMedium, MemoryStore
 from carousel_server.store.thread import StoreThread
 
 from .oracle import Oracle
-from .world import World
+from .world import NATURE, World
 
 T = TypeVar("T")
+
+_LATE_S = 0.4
 
 
 class Storage:
@@ -33,7 +35,9 @@ class Storage:
 
     Attributes:
         away: nobody reaches it.
+        unsure_until_s: since when it can be reached again, and no answer is lost.
         losing: chance that a request is done and its answer lost.
+        delaying: chance that commits arrive long after whoever sent them has given them up.
         slow_s: how long requests take at most.
     """
 
@@ -42,7 +46,9 @@ class Storage:
         self.oracle = oracle
         self.medium = MemoryMedium()
         self.away = False
+        self.unsure_until_s = 0.0
         self.losing = 0.0
+        self.delaying = 0.0
         self.slow_s = 0.002
         self._copy: MemoryMedium | None = None
 
@@ -59,7 +65,9 @@ class Storage:
 
     def heal(self) -> None:
         """It answers, soon and always."""
-        self.away, self.losing, self.slow_s = False, 0.0, 0.002
+        if self.away or self.losing:
+            self.unsure_until_s = self.world.now_s
+        self.away, self.losing, self.delaying, self.slow_s = False, 0.0, 0.0, 0.002
 
 
 class FaultyStore:
@@ -90,6 +98,10 @@ class FaultyStore:
 
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
         """See `Store.commit`."""
+        world = self._storage.world
+        if world.rng.random() < self._storage.delaying:
+            world.call(world.rng.random() * _LATE_S, NATURE, self._commit, list(commits), fsync)
+            raise _unavailable()
         return self._ask(self._commit, commits, fsync)
 
     def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:

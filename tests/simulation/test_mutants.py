@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .mutants import PAGE, all_mutants, catch
+from .mutants import PAGE, Mutant, Patches, all_mutants, catch
 
 _MUTANTS = all_mutants()
 
@@ -21,6 +21,14 @@ def test_the_page_lists_every_mutant() -> None:
     assert [row[0].removeprefix("| ") for row in _ROWS[-len(_MUTANTS) :]] == [
         mutant.does for mutant in _MUTANTS
     ]
+
+
+@pytest.mark.parametrize("mutant", _MUTANTS, ids=lambda mutant: mutant.does)
+def test_it_can_be_made_and_unmade(mutant: Mutant) -> None:
+    with Patches() as patches:
+        mutant.patch(patches)
+        assert patches.changed
+    assert not patches.changed
 
 
 @pytest.mark.slow

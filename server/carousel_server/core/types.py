@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, NamedTuple
@@ -55,7 +56,7 @@ class TensorField:
     @property
     def row_bytes(self) -> int:
         """Bytes of this field in one row."""
-        return int(np.prod(self.shape, dtype=np.int64)) * 4
+        return math.prod(self.shape) * 4
 
 
 class TritonTensor(NamedTuple):

@@ -229,7 +229,7 @@ class Engine:
         if len(self._inbox) or len(self._sequences):
             return 0.0
         ready = self._table.ready.where(self._table.pending)
-        if self._ledger.limited(ready, now).any():
+        if len(ready) and self._ledger.limited(ready, now).any():
             return 0.0
         return min(self._ledger.wait_s(now), _HOUSEKEEPING_S)
 

@@ -74,7 +74,7 @@ class Sequences:
     def __len__(self) -> int:
         """Number of calls waiting or running."""
         job = self._job
-        again = sum(map(len, tuple(self._again)))
+        again = sum(map(len, tuple(self._again))) if self._again else 0
         return len(self._waiting) + again + (len(job.calls) if job else 0)
 
     def submit(self, call: Infer) -> None:

@@ -57,7 +57,10 @@ class Stepping:
 
         What is late is refused before the choice, so that it takes nobody's place in the batch.
         """
-        rows = self._refuse_late(self._table.ready.where(self._table.pending), now)
+        rows = self._table.ready.where(self._table.pending)
+        if not len(rows):
+            return None
+        rows = self._refuse_late(rows, now)
         batch = self._scheduler.select(rows, self._ledger.limited(rows, now))
         if batch is None or batch.steps == 1 or not self._window.timed[batch.rows].any():
             return batch

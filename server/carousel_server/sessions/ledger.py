@@ -95,7 +95,7 @@ class Ledger:
         """
         table = self._table
         pending = table.pending[rows]
-        if not self.tracked:
+        if not self.tracked or not len(rows):
             return pending
         tracked, lead = table.tracked[rows], table.applied[rows] - table.durable[rows]
         room = np.where(tracked, np.maximum(self._most_steps - lead, 0), _UNBOUNDED)
@@ -133,6 +133,8 @@ class Ledger:
         if not self.tracked or self.busy or now < self._pause_until_s or now > self.lease_until_s:
             return np.empty(0, np.int64)
         table, rows = self._table, self._dirty.where(self._dirty_since_s, np.inf)
+        if not len(rows):
+            return rows
         since_s = self._dirty_since_s[rows]
         old = now - since_s >= self._due_after_s
         ahead = table.applied[rows] - table.durable[rows] >= self._due_after_steps

@@ -34,7 +34,10 @@ class RowSet:
 
     def where(self, column: np.ndarray, empty: float = 0) -> Int64s:
         """Its rows whose entry of `column` [slots] is not `empty`, ascending; the others may leave."""
-        rows, there = self._rows, column[self._rows] != empty
+        rows = self._rows
+        if not len(rows):
+            return rows
+        there = column[rows] != empty
         if there.all():
             return rows
         live: Int64s = rows[there]
