@@ -45,12 +45,10 @@ def rest_of(terminal: subprocess.Popen[str]) -> tuple[str, str]:
     impatience = threading.Timer(100, os.killpg, (terminal.pid, signal.SIGKILL))
     impatience.start()
     try:
-        rest = terminal.stdout.read()
-        trouble = terminal.stderr.read()
-        terminal.wait()
+        with terminal, terminal.stdout, terminal.stderr:
+            return terminal.stdout.read(), terminal.stderr.read()
     finally:
         impatience.cancel()
-    return rest, trouble
 
 
 def test_the_text_goes_on_where_the_kill_stopped_it(tmp_path: Path) -> None:
