@@ -101,6 +101,15 @@ def test_a_generation_in_a_callers_session_is_not_begun_again() -> None:
     assert heard.delay_s(LOST, 0.0) is None
 
 
+def test_one_that_names_its_step_waits_while_the_steps_before_it_are_sent_again() -> None:
+    heard = retelling(pb.GenerateRequest(session_id="s", first_seq=4), attempts=3)
+    heard.call_begins()
+    busy = carousel.SessionBusyError("steps are on their way")
+    assert heard.delay_s(busy, 0.0) is not None
+    assert heard.delay_s(busy, 0.0) is not None
+    assert heard.delay_s(busy, 0.0) is None  # somebody else is using it, then
+
+
 @pytest.mark.parametrize("policy", [{"attempts": 1}, {"reconnect_s": 0.0}])
 def test_it_can_be_switched_off(policy: dict[str, float]) -> None:
     heard = retelling(**policy)

@@ -213,6 +213,23 @@ def test_r12_what_comes_again_is_compared(spoils: int, tolerant: bool) -> None:
         assert statistics.replayed_steps_compared == 3
 
 
+def test_r12_also_of_steps_that_were_durable_until_the_store_went_backwards() -> None:
+    world = World()
+    lane = world.open()
+    world.submit(lane, XS[:6])
+    world.deliver()
+    assert world.stream is not None
+    world.stream.say(durable=pb.Durable(handles=[lane.handle], durables=[3]))
+    world.deliver()
+    waiting = world.submit(lane, XS[6:8])
+    session = world.server.sessions["s"]
+    session.spoils, session.stored = 1, type(session.stored)()
+    world.crash()
+    world.resume()
+    assert isinstance(waiting.error, carousel.ReplayDivergedError)
+    assert waiting.error.seq == 1
+
+
 def test_r13_the_epoch_is_carried_and_never_falls() -> None:
     world = World()
     lane = world.open()

@@ -174,6 +174,11 @@ class Lane:
         return min(self.received, self.durable) if self.tracks_durable else self.received
 
     @property
+    def unrepeatable(self) -> int:
+        """Last step whose output cannot come again: the store has it, and its input is not here any more."""
+        return min(self.durable, self.kept[0].first - 1) if self.kept else self.durable
+
+    @property
     def ackable(self) -> int:
         """Last step that may be confirmed: it was read here, and this activation has told it."""
         read = self.received - self.unread
@@ -242,7 +247,7 @@ class Lane:
         """Drops the inputs that nobody will ask for again, and outputs that cannot come again."""
         while self.kept and self.kept[0].last <= self.forgettable:
             self.kept.popleft()
-        while self.outputs and self.outputs[0].last <= self.durable:
+        while self.outputs and self.outputs[0].last <= self.unrepeatable:
             self.outputs.popleft()
 
     def roll_back(self, seq: int) -> bool:

@@ -45,6 +45,9 @@ _ON_ITS_WAY = frozenset(
 )
 """What is said of a session that is being handed over, or whose steps are being sent again."""
 
+_OF_STEPS_BEFORE = frozenset(("SESSION_BUSY",))
+"""Said also of steps that this client has the outputs of, and has just sent again to another server."""
+
 
 class Retelling:
     """What one generation's caller has heard, and when to ask again. Time comes in as an argument."""
@@ -75,7 +78,8 @@ class Retelling:
         self._policy = policy
         self._rng = rng
         self._deadline_s = deadline_s
-        self._schedule = RetrySchedule(policy, first_answer_by_s, rng)
+        passing = _OF_STEPS_BEFORE if self._in_session else frozenset[str]()
+        self._schedule = RetrySchedule(policy, first_answer_by_s, rng, passing=passing)
         # Ids of the tokens that the caller has, and the text of the last one.
         self._told = array("q")
         self._last_text = ""
@@ -144,8 +148,8 @@ class Retelling:
             return False
         if isinstance(error, ConnectionLostError | ServerUnreachableError):
             return True
-        if error.reason == "SESSION_BUSY":  # else somebody else is using it
-            return self._behind
+        if error.reason == "SESSION_BUSY" and not self._behind:
+            return False  # perhaps somebody else is using it: worth a few tries
         return error.reason in _ON_ITS_WAY
 
     def _known(self, token: Token) -> list[Token]:

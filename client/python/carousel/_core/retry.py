@@ -75,10 +75,9 @@ class RetrySchedule:
         reconnecting: bool = False,
         passing: frozenset[str] = frozenset(),
     ) -> None:
-        """`reconnecting`: a lost connection is tried again too, and only the deadline counts; so are
-        the reasons in `passing`.
+        """`reconnecting`: a lost connection is tried again too, and only the deadline counts. `passing`:
+        reasons that are tried again though they are not retryable as such.
         """
-        self._passing = passing
         self._policy = policy
         self._reconnecting = reconnecting
         self._deadline_s = deadline_s
@@ -91,12 +90,10 @@ class RetrySchedule:
 
         A hint that is longer than max_delay_s ends the tries, unless it is a server that is looked for.
         """
-        if self._reconnecting:
-            lost = isinstance(error, ConnectionLostError)
-            passes = error.retryable or lost or error.reason in self._passing
-        else:
-            passes = error.retryable and self._tries < self._policy.attempts
-        if not passes:
+        if not self._reconnecting and self._tries >= self._policy.attempts:
+            return None
+        lost = self._reconnecting and isinstance(error, ConnectionLostError)
+        if not (error.retryable or lost or error.reason in self._passing):
             return None
         delay_s = self._delay_s(error)
         if now_s + delay_s >= self._deadline_s:

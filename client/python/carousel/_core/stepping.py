@@ -112,7 +112,7 @@ class Stepping(Lanes):
     @staticmethod
     def _keep_outputs(lane: Lane, first: int, place: int, rows: Rows) -> None:
         last = first + rows.shape[1] - 1
-        if last > lane.durable:
+        if last > lane.unrepeatable:
             lane.outputs.append(KeptOutputs(first, last, place, rows))
 
     def _journal(self, lane: Lane, first: int, rows: Rows, effects: Effects) -> bool:
