@@ -209,13 +209,15 @@ class Replay:
 class Generate:
     """Starts a generation in a session. Ends with `finished` or `failed` of the sink.
 
-    `close_after` closes the session when the generation has ended, well or not.
+    `close_after` closes the session when the generation has ended, well or not. `asked_s` is the monotonic
+    instant of the call: of two that ask for the same generation, the later has it.
     """
 
     ref: SessionRef
     spec: GenerateSpec
     sink: TokenSink
     close_after: bool = False
+    asked_s: float = 0.0
 
 
 @dataclass(slots=True)

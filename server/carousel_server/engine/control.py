@@ -85,7 +85,7 @@ class Control:
         self._generations = generations
         self._sequences = sequences
         self._waiting_room = WaitingRoom(
-            lifetimes, limits.retry_after_s, lambda command, result: _settle(command.reply, result)
+            lifetimes, lambda command, result: _settle(command.reply, result)
         )
         self._verbs: dict[type, Callable[[Any, float], object]] = {
             Open: lambda c, now: lifetimes.open(c.spec, now),
@@ -256,7 +256,10 @@ class Control:
         spec = command.spec
         again = self._generations.continues(row, spec)
         if again and self._table.generating[row]:
-            # Asked again while the first asker's stream is still thought to be alive.
+            # Asked again while the first asker's stream is still thought to be alive; that one may have
+            # waited for the session for longer, and come second.
+            if self._generations.is_newer(row, command.asked_s):
+                raise _superseded()
             self._generations.end(row, _superseded())
         told = int(self._table.visible(np.asarray([row]))[0])
         if self._table.pending[row] or (told < self._table.applied[row] and not again):

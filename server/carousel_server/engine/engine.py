@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 _LONG_TEXT_CHARACTERS = 4096
 # How often generations are checked for their deadline, and sessions for expiry.
 _HOUSEKEEPING_S = 0.25
+# How often those who wait for a slot look whether one has come free, if nothing else happens.
+_ROOM_S = 0.01
 # What looks at all slots takes at most this share of the time, but is never left for longer than that.
 _SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S = 0.01, 2.0
 # How long `stop` waits for the tick that is running; a wedged device must not hold the process.
@@ -231,7 +233,7 @@ class Engine:
         ready = self._table.ready.where(self._table.pending)
         if len(ready) and self._ledger.limited(ready, now).any():
             return 0.0
-        return min(self._ledger.wait_s(now), _HOUSEKEEPING_S)
+        return min(self._ledger.wait_s(now), _ROOM_S if self._control.waiting else _HOUSEKEEPING_S)
 
     def _turn(self) -> None:
         """The thread: ticks until stopped or broken."""

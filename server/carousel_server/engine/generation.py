@@ -272,6 +272,10 @@ class Generations:
         """True if the row's generation belongs to `sink`."""
         return row in self._runs and self._runs[row].command.sink is sink
 
+    def is_newer(self, row: int, asked_s: float) -> bool:
+        """True if the row's generation was asked for after `asked_s`."""
+        return row in self._runs and self._runs[row].command.asked_s > asked_s
+
     def check_integrity(self) -> None:
         """Asserts that the table and the generations agree on who is generating."""
         assert set(np.flatnonzero(self._table.generating).tolist()) == set(self._runs)

@@ -133,7 +133,7 @@ class Keeper:
             (self._rows.key(row), one, wall_s - (now - float(table.last_used_s[row])))
             for row, one in zip(rows.tolist(), self._snapshots.take(rows.tolist()), strict=True)
         ]
-        fsync = bool((table.durability[rows] == Durability.SYNC_FSYNC).any())
+        fsync = int(Durability.SYNC_FSYNC) in table.durability[rows].tolist()
         refs = [self._rows.ref(row) for row in rows.tolist()]
         group = CommitGroup(_Commits(taken), fsync)
         group.reply.add_done_callback(partial(self._answered, refs, table.applied[rows]))

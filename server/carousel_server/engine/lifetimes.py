@@ -30,6 +30,10 @@ from .delivery import Delivery
 from .rows import Rows
 from .snapshots import Snapshots
 
+STAY_S = 0.1
+"""A session that was fetched has its row for so long at least, if it does not step before: others who
+need room would push it out again and again before its first step arrives, and nobody would get on."""
+
 
 class Lifetimes:
     """What may happen to a session, beside its steps. Used on the engine's thread only."""
@@ -59,6 +63,9 @@ class Lifetimes:
         self._wall = wall
         self._delivery = delivery
         self._metrics = metrics
+        # Of each row's session, if the store keeps it: when it came, and the last step it had run by then.
+        self._came_s = np.full(limits.slots, -np.inf)
+        self._came_applied = np.zeros(limits.slots, np.int64)
         # True once the server is shutting down: nothing new begins.
         self.draining = False
 
@@ -113,7 +120,7 @@ class Lifetimes:
             seed=opened.seed,
             created_at_unix_s=opened.created_at_unix_s,
             now=now,
-            make_room=partial(self._make_room, now),
+            make_room=partial(self._make_room, now, newcomers=False),
         )
         self._table.epoch[ref.row] = record.epoch
         if snapshot is not None:
@@ -121,6 +128,7 @@ class Lifetimes:
             # A copy has the attach_id of its original, which says nothing of its own.
             self._table.attach_id[ref.row] = 0 if record.created else snapshot.attach_id
         self._ledger.begin(ref.row)
+        self._came_s[ref.row], self._came_applied[ref.row] = now, self._table.applied[ref.row]
         if record.created:
             self._metrics.opened()
         else:
@@ -224,7 +232,7 @@ class Lifetimes:
     def drain(self) -> None:
         """Begins nothing new from now on."""
         self.draining = True
-        for row in np.flatnonzero(self._table.phase == Phase.RESIDENT).tolist():
+        for row in np.flatnonzero(self._table.in_phase(Phase.RESIDENT)).tolist():
             self._table.advance(row, Event.DRAIN)
 
     def take(self, ref: SessionRef) -> Snapshot:
@@ -252,18 +260,21 @@ class Lifetimes:
     def _idle(self) -> np.ndarray:
         """Rows of the store's sessions that have nothing to run; bool[slots]."""
         table = self._table
-        free = table.tracked & (table.phase == Phase.RESIDENT) & (table.pending == 0)
+        free = table.tracked & table.in_phase(Phase.RESIDENT) & (table.pending == 0)
         return np.asarray(free & ~table.generating)
 
     def _parkable(self) -> np.ndarray:
         """Those of them that the store has all of; bool[slots]."""
         return np.asarray(self._idle() & self._ledger.clean(np.arange(self._table.slots)))
 
-    def _make_room(self, now: float) -> bool:
-        """Parks the session that was idle for longest, if there is one that can be."""
+    def _make_room(self, now: float, *, newcomers: bool = True) -> bool:
+        """Parks the session that was idle for longest, if there is one that can be; see `STAY_S`."""
         if not self._ledger.tracked:
             return False
-        parkable = np.flatnonzero(self._parkable())
+        parkable = self._parkable()
+        if not newcomers:
+            parkable &= (self._table.applied > self._came_applied) | (now - self._came_s >= STAY_S)
+        parkable = np.flatnonzero(parkable)
         if not len(parkable):
             return False
         self.park(int(parkable[np.argmin(self._table.last_used_s[parkable])]), now)

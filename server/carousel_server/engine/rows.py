@@ -142,8 +142,8 @@ class Rows:
 
     def check_integrity(self) -> None:
         """Asserts that slots, table, ledger and counts agree on who is there."""
-        is_open = self._table.phase != Phase.CLOSED
-        assert (is_open == self._slots.taken).all(), "table and slots disagree on who is there"
+        free = self._table.in_phase(Phase.CLOSED)
+        assert (free != self._slots.taken).all(), "table and slots disagree on who is there"
         assert sum(self._per_tenant.values()) == self._slots.used, "the count per tenant is off"
         self._slots.check_integrity()
         self._table.check_integrity(self._model.window_steps)

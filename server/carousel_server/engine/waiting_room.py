@@ -1,7 +1,7 @@
 """Sessions that come from the store and find every slot taken: they wait a moment, in order.
 
-A slot is given back by parking, and only what the store has all of can be parked. Under pressure that is
-a matter of one commit, so it would be a pity to refuse at once.
+A slot is given back by parking, and only what the store has all of, and has had its turn, can be parked.
+Under pressure that is a matter of one commit, so it would be a pity to refuse at once.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Activate
 from carousel_server.core.types import SessionRef
 
-from .lifetimes import Lifetimes
+from .lifetimes import STAY_S, Lifetimes
 
 log = logging.getLogger(__name__)
 
 _MOST_WAITING = 4096
+
+_PATIENCE_S = 5 * STAY_S
+"""How long a session waits: some turns of those who have the slots."""
 
 Answer = Callable[[Activate, SessionRef | CarouselError], None]
 
@@ -35,9 +38,8 @@ class _Waiting:
 class WaitingRoom:
     """Activates sessions as slots come free. Used on the engine's thread only."""
 
-    def __init__(self, lifetimes: Lifetimes, patience_s: float, answer: Answer) -> None:
+    def __init__(self, lifetimes: Lifetimes, answer: Answer) -> None:
         self._lifetimes = lifetimes
-        self._patience_s = patience_s
         self._answer = answer
         self._waiting: deque[_Waiting] = deque()
 
@@ -49,7 +51,7 @@ class WaitingRoom:
         """Activates a session, or lets it wait behind those who do."""
         full = len(self._waiting) >= _MOST_WAITING
         if (self._waiting and not full) or not self._try(command, now, last=full):
-            self._waiting.append(_Waiting(command, now + self._patience_s))
+            self._waiting.append(_Waiting(command, now + _PATIENCE_S))
             self._lifetimes.hurry_room(len(self._waiting))
 
     def look(self, now: float) -> None:

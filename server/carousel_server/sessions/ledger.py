@@ -216,11 +216,11 @@ class Ledger:
         assert self.tracked == int(table.tracked.sum()), "the count of tracked rows is off"
         behind = table.tracked & (table.durable < table.applied)
         dirty = np.isfinite(self._dirty_since_s)
-        assert all(map(self._dirty.__contains__, np.flatnonzero(dirty).tolist())), "never due"
+        assert all(map(self._dirty.__contains__, dirty.nonzero()[0].tolist())), "never due"
         known = dirty | self._on_the_way
         assert not (behind & ~known).any(), "steps were forgotten on their way to the store"
         assert not (known & ~table.tracked).any(), "a row without a store waits for one"
-        assert set(self._waiters) <= set(np.flatnonzero(known).tolist()), "somebody waits for ever"
+        assert all(known[row] for row in self._waiters), "somebody waits for ever"
 
     def _soil(self, row: int, now: float) -> None:
         self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -135,6 +136,7 @@ class Generate:
     async def generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Generate. When the caller gives up, the generation ends where it is."""
         self._gate.refuse_if_draining()
+        asked_s = time.monotonic()
         engine, ref = await self._target(request)
         deadline_s = deadline_after(context.time_remaining())
         limit = self._options.max_generate_tokens
@@ -145,11 +147,11 @@ class Generate:
             opened = Open(own)
             engine.submit(opened)
             ref, _ = await opening(engine, opened.reply, keep_if_cancelled=False)
-            await self._run(engine, ref, spec, context, close_after=True)
+            await self._run(engine, ref, spec, context, asked_s, close_after=True)
             return
 
         async def run(engine: EnginePort, ref: SessionRef) -> None:
-            await self._run(engine, ref, spec, context, close_after=False)
+            await self._run(engine, ref, spec, context, asked_s, close_after=False)
 
         await ask_session(self._catalog, current_call().tenant, request.session_id, run)
 
@@ -159,6 +161,7 @@ class Generate:
         ref: SessionRef,
         spec: GenerateSpec,
         context: Context,
+        asked_s: float,
         *,
         close_after: bool,
     ) -> None:
@@ -169,7 +172,7 @@ class Generate:
 
         queue = TokenQueue(asyncio.get_running_loop(), give_up)
         try:
-            engine.submit(GenerateCommand(ref, spec, queue, close_after=close_after))
+            engine.submit(GenerateCommand(ref, spec, queue, close_after, asked_s))
         except CarouselError:
             if close_after:
                 tell(engine, Close(ref))

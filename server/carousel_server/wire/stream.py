@@ -68,7 +68,7 @@ class Stream:
         self.bound: dict[int, Binding] = {}
         # Handles whose session is in the store for now.
         self.parked_handles: dict[int, Parked] = {}
-        # Handle → last output that an Acks message has confirmed, which may come too late for a row.
+        # Handle → last output that the client is known to have, news of which may come too late for a row.
         self.acked: dict[int, int] = {}
         # Handles whose Bind an engine has not answered yet, with their tags.
         self.binding: dict[int, int] = {}
@@ -311,6 +311,7 @@ class Stream:
             return
         del self.parked_handles[handle]
         self.bound[handle] = binding
+        self.acked[handle] = parked.ack  # should the session be parked again before it hears of it
         for seq, error in parked.go_on(binding, self):
             if not seq:  # a failure names steps that were sent; here the client waits for others
                 tell(binding.engine, Unbind(binding.ref, self, binding.tag))

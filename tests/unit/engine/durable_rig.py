@@ -112,9 +112,12 @@ class DurableRig(Rig):
     ) -> None:
         self.engine.submit(block(sink, ref, first, *values, **m))
 
-    def generate(self, ref: SessionRef, prompt: list[int] | None, **spec: Any) -> RecordingTokens:
+    def generate(
+        self, ref: SessionRef, prompt: list[int] | None, asked_s: float = 0.0, **spec: Any
+    ) -> RecordingTokens:
         sink = RecordingTokens()
         tokens = None if prompt is None else np.asarray(prompt, np.int32)
         sampling = spec.pop("sampling", SamplingSpec(seed=7))
-        self.engine.submit(Generate(ref, GenerateSpec(tokens, sampling=sampling, **spec), sink))
+        asked = GenerateSpec(tokens, sampling=sampling, **spec)
+        self.engine.submit(Generate(ref, asked, sink, asked_s=asked_s))
         return sink

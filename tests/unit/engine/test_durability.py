@@ -11,6 +11,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, Bind, Close, Export, Fork, Import, Replay, StepBlock
 from carousel_server.core.store import Commit, CommitGroup, SessionKey, Verdict
 from carousel_server.core.types import Durability, OpenSpec, Phase
+from carousel_server.engine.lifetimes import STAY_S
 from carousel_server.state.snapshot import encode
 from carousel_server.store.memory import MemoryStore
 
@@ -431,7 +432,37 @@ def test_who_finds_the_slab_full_waits_for_a_commit_and_comes_in(sink: Recording
     for name in "cd":
         rig.now += 0.01
         rig.until(rig.catalog.open(rig.engine, OpenSpec("t", name)))
-    assert sink.away == [(0, 0)], "who was idle for longest has made room"
+    assert sink.away == [(0, 0), (1, 0)], "who was idle for longest has made room"
+
+
+def test_a_session_that_was_fetched_keeps_its_row_until_its_first_step(
+    sink: RecordingSink,
+) -> None:
+    """Or two who want one slot would push each other out for ever."""
+    rig = DurableRig(slots=1)
+    for name in "ab":
+        rig.open_durable(name)
+        rig.now += STAY_S
+    ref = rig.resume("a")
+    wanted = rig.catalog.resume("t", "b")
+    rig.turn()
+    rig.turn()
+    assert not wanted.done(), "a has not had its turn"
+    rig.attach(ref, sink)
+    rig.send(sink, ref, 1, 5)
+    rig.until(wanted)
+    assert sink.of(1) == sums(5)
+
+
+def test_one_that_never_steps_makes_room_after_a_moment() -> None:
+    rig = DurableRig(slots=1)
+    rig.open_durable("a")
+    wanted = rig.catalog.open(rig.engine, OpenSpec("t", "b"))
+    rig.turn()
+    rig.turn()
+    assert not wanted.done()
+    rig.now += STAY_S
+    rig.until(wanted)
 
 
 def test_two_who_want_a_parked_session_at_once_share_one_activation(rig: DurableRig) -> None:
@@ -505,6 +536,19 @@ def test_the_end_of_a_generation_waits_for_the_store() -> None:
     rig.rest()
     assert told.end is not None
     assert rig.engine._table.durable[ref.row] == told.end.applied
+
+
+def test_of_two_calls_for_one_generation_the_later_has_it_whichever_comes_first() -> None:
+    """The first may have waited for the session for longer, and its client have given it up."""
+    rig = DurableRig(RunningSum(tokens=True))
+    ref = rig.open_durable()
+    later = rig.generate(ref, [1], max_tokens=5, first_seq=1, asked_s=2.0)
+    rig.tick()
+    earlier = rig.generate(ref, [1], max_tokens=5, first_seq=1, asked_s=1.0)
+    rig.rest()
+    assert earlier.error is not None
+    assert earlier.error.reason == "SUPERSEDED"
+    assert (len(later.ids), later.error) == (5, None)
 
 
 def test_a_generation_asked_again_tells_the_same_and_another_is_refused() -> None:

@@ -53,8 +53,8 @@ class Rig:
         self.stream = Stream(Loop(), self.outbox, CountingMetrics(), self.catalog, "t")  # type: ignore[arg-type]
         opened = self.catalog.open(self.engine, OpenSpec("t", "s")).result(timeout=1)
         self.stream.bind(1, lambda: self.catalog.resume("t", "s"))
-        view: SessionView = opened[1]
-        parked = replace(view, applied=applied, durable=applied, ack=applied, epoch=3)
+        self.view: SessionView = opened[1]
+        parked = replace(self.view, applied=applied, durable=applied, ack=applied, epoch=3)
         self.stream.parked(self.stream.bound[1].tag, parked)
 
     def news(self) -> pb.AttachResponse:
@@ -95,6 +95,17 @@ def test_what_was_acknowledged_while_it_was_being_fetched_counts() -> None:
     rig.engine.release()
     acks = [command for command in rig.engine.seen if isinstance(command, Ack)]
     assert [(ack.refs, ack.acks) for ack in acks] == [([rig.stream.bound[1].ref], [7])]
+
+
+def test_what_was_acknowledged_counts_also_if_it_is_parked_again_at_once() -> None:
+    rig = Rig(applied=0)
+    rig.engine.hold()
+    rig.stream.wake(1)
+    rig.stream.parked_handles[1].ack = 7
+    rig.engine.release()
+    # The engine had parked it before it saw the Ack.
+    rig.stream.parked(rig.stream.bound[1].tag, replace(rig.view, ack=3))
+    assert rig.stream.parked_handles[1].ack == 7
 
 
 def test_a_replay_that_came_just_as_the_session_was_parked_fetches_it() -> None:
