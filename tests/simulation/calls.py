@@ -69,6 +69,7 @@ class ServerCall:
         self._process = process
         self._request = request
         self._place: Place | None = None
+        self._asked_s = process.world.now_s
         self._tries = 0
         self._queue = self._new_queue()
         connection.serve(self)
@@ -129,7 +130,7 @@ class ServerCall:
                 raise error
             self._place = engine, ref = reply.result()
             if not self.ended:
-                engine.submit(GenerateCommand(ref, self._spec, self._queue))
+                engine.submit(GenerateCommand(ref, self._spec, self._queue, asked_s=self._asked_s))
         except CarouselError as refusal:
             self._end(status_of(refusal))
 

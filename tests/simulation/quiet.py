@@ -10,6 +10,8 @@ from typing import Any
 EXPECTED_LOGGERS = frozenset({"carousel_server.store.outage"})
 """These tell of faults that the simulation makes."""
 
+_LOGGERS = ("carousel_server", "carousel")
+
 
 class QuietEngineMetrics:
     """Implements `core.metering.EngineMetrics`."""
@@ -81,16 +83,26 @@ class _LoudLog(logging.Handler):
 def listening(fail: Callable[[str], None]) -> Iterator[None]:
     """Within, an error in a log is told to `fail`; what is not an error is not even formatted."""
     loud = _LoudLog(fail)
-    loggers = [logging.getLogger(name) for name in ("carousel_server", "carousel")]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.addHandler(loud)
-        logger.setLevel(logging.ERROR)
-        logger.propagate = False
+        _set(logger, logging.ERROR, propagate=False)
     try:
         yield
     finally:
         for logger, (level, propagate) in zip(loggers, before, strict=True):
             logger.removeHandler(loud)
-            logger.setLevel(level)
-            logger.propagate = propagate
+            _set(logger, level, propagate=propagate)
+
+
+def hush() -> None:
+    """For a process that does nothing but run schedules: what `listening` sets stays set between them."""
+    for name in _LOGGERS:
+        _set(logging.getLogger(name), logging.ERROR, propagate=False)
+
+
+def _set(logger: logging.Logger, level: int, *, propagate: bool) -> None:
+    logger.propagate = propagate
+    if logger.level != level:
+        logger.setLevel(level)  # which makes all loggers forget what they are enabled for

@@ -16,6 +16,7 @@ from itertools import islice
 # Before torch is imported: one thread a worker, as many workers as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from .quiet import hush
 from .schedule import Verdict, run
 
 _CHUNK = 100
@@ -61,6 +62,7 @@ def run_many(seeds: Sequence[int]) -> Summary:
 
 def _begin() -> None:
     """A worker has imported what it needs: nobody need look through that again for what is garbage."""
+    hush()
     gc.freeze()
 
 

@@ -40,7 +40,9 @@ _RAW_CLIENTS: tuple[tuple[type[RawClient], str, Durability], ...] = (
 )
 _RAW_CHANCE = 0.1
 _LEVELS = (Durability.ASYNC, Durability.ASYNC, Durability.SYNC)
-_KEEPING_FAULTS = frozenset({"crash", "drain", "freeze", "outage", "roll_back", "client_crash"})
+_KEEPING_FAULTS = frozenset(
+    {"crash", "drain", "freeze", "outage", "lost_answers", "roll_back", "client_crash"}
+)
 """Faults through which a session that was to be closed may stay."""
 
 
@@ -248,9 +250,14 @@ class Simulation:
         return [
             history.id
             for history in self.oracle.histories.values()
-            if history.closed_s is not None
-            and SessionKey(TENANT, history.id) in self.storage.medium.sessions
+            # One that is contested may be another's by the time it was to be closed.
+            if history.closed_s is not None and not history.contested and self._is_kept(history.id)
         ]
+
+    def _is_kept(self, session_id: str) -> bool:
+        """The store has it with steps: without any, a late opening on an older stream has made it anew."""
+        stored = self.storage.medium.sessions.get(SessionKey(TENANT, session_id))
+        return stored is not None and stored.seq > 0
 
     def _tell_stuck(self) -> None:
         for application in self.applications:

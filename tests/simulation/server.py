@@ -49,7 +49,7 @@ class Loop:
         self._world = world
         self._life = life
         # How late it is at most: other work may keep it busy.
-        self._late_s = world.rng.choice((0.0005, 0.0005, 0.02))
+        self._late_s = world.rng.choice((0.002, 0.01, 0.05))
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
@@ -115,8 +115,8 @@ class ServerEnd:
         except CarouselError as error:
             self._outbox.end(error)
 
-    def flush(self) -> None:
-        """Sends what waits; closes the stream if it has ended."""
+    def flush(self) -> bool:
+        """Sends what waits; closes the stream if it has ended. False from then on."""
         outbox = self._outbox
         while outbox._waiting:
             reply = outbox._waiting.popleft()
@@ -131,6 +131,7 @@ class ServerEnd:
             self._admission.__exit__(None, None, None)
             end = outbox._end
             self.connection.server_ended(None if end is None else status_of(end))
+        return not self.ended
 
     def _note(self, way: str, message: pb.AttachRequest | pb.AttachResponse) -> None:
         if self.process.world.tracing:
@@ -177,7 +178,7 @@ class Process:
         self.calls: list[ServerCall] = []
         self._tick_event: Event | None = None
         # How long a tick takes at most: the longer, the more is in the next one.
-        self._tick_s = world.rng.choice((0.002, 0.01, 0.03))
+        self._tick_s = world.rng.choice((0.002, 0.01, 0.05))
         self._stopped = False
         self._wake_store()
         self._schedule_tick(0.0)
@@ -229,10 +230,7 @@ class Process:
         if len(self.engine._inbox) and not self._stopped:
             self._schedule_tick(self.world.rng.random() * self._tick_s)
         if self.ends:
-            for end in self.ends:
-                end.flush()
-            if any(end.ended for end in self.ends):
-                self.ends = [end for end in self.ends if not end.ended]
+            self.ends = [end for end in self.ends if end.flush()]
         if self.calls:
             for call in self.calls:
                 call.flush()
@@ -310,14 +308,8 @@ class Replica:
 
     def crash(self) -> None:
         """kill -9."""
-        process, self.process = self.process, None
-        if process is not None:
-            self.world.note(self.name, "dies")
-            self.world.end(process.life)
-            self.draining = False
-            for connection in process.connections:
-                connection.break_off(late=False)
-            self.world.call(self.restart_s, NATURE, self.start)
+        if self.process is not None:
+            self._end("dies")
 
     def drain(self) -> None:
         """SIGTERM."""
@@ -327,10 +319,16 @@ class Replica:
             self.process.drained(self._exited)
 
     def _exited(self) -> None:
-        assert self.process is not None
-        self.world.note(self.name, "exits")
-        self.world.end(self.process.life)
-        self.process, self.draining = None, False
+        self._end("exits")
+
+    def _end(self, how: str) -> None:
+        """The process is gone; what it had open breaks."""
+        process, self.process, self.draining = self.process, None, False
+        assert process is not None
+        self.world.note(self.name, how)
+        self.world.end(process.life)
+        for connection in process.connections:
+            connection.break_off(late=False)
         self.world.call(self.restart_s, NATURE, self.start)
 
     def freeze(self) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from carousel_server.core.ports import Close
 from carousel_server.core.store import Outcome, Verdict
-from carousel_server.engine import sampling
+from carousel_server.engine import lifetimes, sampling
 from carousel_server.engine.admission import Admission
 from carousel_server.engine.control import Control
+from carousel_server.engine.generation import Generations
 from carousel_server.engine.keeper import Keeper
 from carousel_server.engine.lifetimes import Lifetimes
 from carousel_server.engine.snapshots import Snapshots
@@ -346,6 +347,11 @@ SERVER_MUTANTS = [
     Mutant("A late command reaches the row's next session", "isolation", _ignores_generations),
     Mutant("Outputs are told for steps of generations", "generation", _tells_generated_steps),
     Mutant(
+        "An older call takes a generation back",
+        "generation",
+        lambda p: p.put(Generations, "is_newer", lambda *_: False),
+    ),
+    Mutant(
         "What the store did and never told stays as it is",
         "leases",
         lambda p: p.put(Leftovers, "failed", lambda _self, _request: None),
@@ -354,6 +360,11 @@ SERVER_MUTANTS = [
     Mutant("A new binding is told before the commit's listeners", "replay", _wakes_binder_first),
     Mutant("A parked session may come back in the past", "R9", _wakes_blindly),
     Mutant("An ack that meets a parking session is lost", "parking", _loses_late_acks),
+    Mutant(
+        "A session may be pushed out before its first step",
+        "parking",
+        lambda p: p.put(lifetimes, "STAY_S", 0.0),
+    ),
     Mutant("A Replay that meets a parking session is lost", "parking", _loses_late_replays),
     Mutant("A close that meets a parking session is lost", "parking", _loses_late_closes),
     Mutant(
