@@ -38,6 +38,7 @@ class History:
         newest: who has asked for the session with the highest attach id, and that; it may not lose it.
         bound_by: newest attach id that was bound, by which process, in which epoch, and when.
         kept_attach_id: the one that the store knows, once the session is contested.
+        known_attach_id: the one that it knew when it gave the session away last.
         muddled: an older attach has had it again, so its history is not known any more.
         contested: more than one application has asked for it.
         stored: highest seq that the medium has ever had.
@@ -60,6 +61,7 @@ class History:
     newest_id: int = 0
     bound_by: tuple[int, object, int, float] = (0, None, 0, 0.0)
     kept_attach_id: int = 0
+    known_attach_id: int = 0
     muddled: bool = False
     contested: bool = False
     stored: int = 0
@@ -98,7 +100,8 @@ class History:
     def begins(self) -> None:
         """It is opened, perhaps after it had expired or was forgotten."""
         self.cut(0)
-        self.owner, self.stored, self.kept_attach_id = None, 0, 0
+        self.owner, self.stored = None, 0
+        self.kept_attach_id = self.known_attach_id = 0
         self.bound_by = (0, None, 0, 0.0)
 
     def cut(self, applied: int) -> None:

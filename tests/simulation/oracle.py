@@ -70,6 +70,7 @@ class Oracle:
             # The store cannot tell whoever had the session before its roll-back from who has it now.
             history.muddled = True
         history.epoch = max(history.epoch, record.epoch)
+        history.known_attach_id = history.kept_attach_id
         if record.created:
             history.expired |= self._idle_for_too_long(history)
             history.begins()
@@ -268,10 +269,11 @@ class Oracle:
         newest, process, epoch, at_s = history.bound_by
         if end.attach_ids[handle] >= newest or self.world.now_s == at_s:
             return  # streams are looked at one after the other, so what is simultaneous has no order
-        if history.rolled_back or history.kept_attach_id < newest:
+        later = told_epoch > epoch
+        if history.rolled_back or (later and history.known_attach_id < newest):
             # The server died before the store had the newer attach, or the store forgot it.
             history.muddled = True
-        elif end.process is process or told_epoch > epoch:
+        elif end.process is process or later:
             self.fail(f"R10: an older attach has {history.id} again")
 
     def _of(self, end: ServerEnd, handle: int) -> History:
@@ -339,11 +341,9 @@ class Oracle:
 
     def ended(self, writer: Writer, reason: str, text: str) -> None:
         """An application was told that it cannot go on."""
-        if writer.session.muddled:
-            return
         if reason == "REPLAY_DIVERGED" and self.drift:
             writer.must_diverge = False
-        elif reason not in self._excuses(writer):
+        elif not writer.session.muddled and reason not in self._excuses(writer):
             self.fail(f"{writer.name} got {reason}: {text}")
 
     def _idle_for_too_long(self, history: History) -> bool:
