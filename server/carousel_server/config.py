@@ -150,6 +150,11 @@ class Settings(BaseSettings):
     max_generate_tokens: Count = _setting(
         _LIMITS.max_generate_tokens, "Tokens of one generation at most."
     )
+    max_token_delay_s: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = _setting(
+        0.2,
+        "The longest that a generated token waits for others of its stream, so that with many streams a "
+        "message has several; 0 sends each at once.",
+    )
     retry_after_s: Seconds = _setting(_LIMITS.retry_after_s, "Hint that goes with a refusal.")
     tick_timeout_s: Seconds = _setting(
         _LIMITS.tick_timeout_s, "A tick that takes longer makes its model unhealthy."

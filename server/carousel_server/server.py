@@ -215,6 +215,7 @@ def wire_options(settings: Settings) -> WireOptions:
         max_calls=settings.max_streams + settings.inbox_commands,
         max_idle_ttl_s=settings.max_idle_ttl_s,
         max_generate_tokens=settings.max_generate_tokens,
+        max_token_delay_s=settings.max_token_delay_s,
         retry_after_s=settings.retry_after_s,
         default_idle_ttl_s=settings.idle_ttl_s,
         slots=settings.slots,

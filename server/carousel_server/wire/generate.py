@@ -27,6 +27,7 @@ from .errors import invalid
 from .fields import deadline_after
 from .gate import Gate
 from .options import WireOptions
+from .pace import Pace
 from .places import ask_session, find_engine, find_session
 from .prompts import generate_spec
 from .replies import opening, tell
@@ -132,6 +133,7 @@ class Generate:
         self._catalog = catalog
         self._options = options
         self._gate = gate
+        self._pace = Pace(options.max_token_delay_s)
 
     async def generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Generate. When the caller gives up, the generation ends where it is."""
@@ -182,6 +184,8 @@ class Generate:
             while not last:
                 message, last = await queue.next_message()
                 await context.write(message)
+                if not last:
+                    await self._pace.rest()
         finally:
             if not queue.ended:
                 give_up()

@@ -29,6 +29,7 @@ class WireOptions:
         max_calls: calls of any kind running at a time; a last resort behind the typed limits.
         max_idle_ttl_s: the most idle time that a session may ask for.
         max_generate_tokens: most tokens of one generation.
+        max_token_delay_s: most that a token waits for others, to share a message with them.
         retry_after_s: the hint that goes with a refusal.
         default_idle_ttl_s, slots: of each engine, for those who ask.
         triton: whether to serve Triton's protocol too.
@@ -47,6 +48,7 @@ class WireOptions:
     max_calls: int = 16_384
     max_idle_ttl_s: float = 7 * 86_400.0
     max_generate_tokens: int = 65_536
+    max_token_delay_s: float = 0.2
     retry_after_s: float = 0.25
     default_idle_ttl_s: float = 3600.0
     slots: int = 4096
