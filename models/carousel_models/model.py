@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 
@@ -170,11 +170,25 @@ class RecurrentModel:
         if not packing.sizes:
             shape = (len(lengths), steps, self.manifest.output_width)
             return torch.zeros(shape, device=self.device), state
-        rows = self._enter(packing.pack(x))
         ordered = tuple(tensor[packing.order] for tensor in state)
-        y, ordered = self.stack.sequence(rows, packing, ordered)
+        raw, ordered = self.packed(packing.pack(x), packing.sizes, ordered)
         new = tuple(tensor[packing.inverse] for tensor in ordered)
-        return packing.unpack(self._leave(y), steps), new
+        return packing.unpack(raw, steps), new
+
+    def packed(self, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
+        """The same without padding; see `packing` for the order of rows.
+
+        Args:
+            x: float32[rows, features] or int64[rows]: `sizes[t]` rows of each time t, the first ones of
+                those of the time before.
+            sizes: descending, none zero.
+            state: where each sequence goes on, [N, *shape] per state spec, N ≥ sizes[0].
+
+        Returns:
+            raw float32[rows, W], and each sequence's state after its last step.
+        """
+        y, state = self.stack.sequence(self._enter(x), sizes, state)
+        return self._leave(y), state
 
     def finish(self, raw: Tensor) -> tuple[Tensor, ...]:
         """Transform and selection.

@@ -7,7 +7,7 @@ nothing can leak from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,17 +56,17 @@ class Packing(NamedTuple):
 def loop(
     step: Callable[[Tensor, State], tuple[Tensor, State]],
     rows: Tensor,
-    packing: Packing,
+    sizes: Sequence[int],
     state: State,
     *,
     reverse: bool = False,
 ) -> tuple[Tensor, State]:
-    """Runs `step` over packed rows, one time after the other, from either end.
+    """Runs `step` over packed rows, `sizes[t]` of them at time t, one time after the other from either end.
 
     `state` holds all N sequences in packed order; the result's state is each sequence's own last one.
     """
     state = tuple(tensor.clone() for tensor in state)
-    chunks = list(zip(torch.split(rows, list(packing.sizes)), packing.sizes, strict=True))
+    chunks = list(zip(torch.split(rows, list(sizes)), sizes, strict=True))
     outputs = []
     for x, size in reversed(chunks) if reverse else chunks:
         y, new = step(x, tuple(tensor[:size] for tensor in state))

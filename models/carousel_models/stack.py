@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import NamedTuple, Protocol
@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .cells import CELLS, State, Weights, linear
 from .kernels import Kernel, Link
 from .kernels.reference import gather
-from .packing import Packing, loop
+from .packing import loop
 from .spec import CustomSpec, LayerSpec
 from .tensors import directions
 
@@ -41,8 +41,12 @@ class RecurrentStack(Protocol):
         With `slots` int64[B], row i's state is row slots[i] of tensors [slots, *shape].
         """
 
-    def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
-        """Packed rows float32[rows, in] → float32[rows, out] and the state after each sequence."""
+    def sequence(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
+        """Many steps at once.
+
+        Takes packed rows float32[rows, in], `sizes[t]` of them at time t (see `packing`), and the state
+        of N ≥ sizes[0] sequences → float32[rows, out], and the state after each one's last step.
+        """
 
 
 class Layer:
@@ -60,7 +64,10 @@ class Layer:
         self._norm = norm
         self._cell = CELLS[spec.cell]
         self._step = kernel.layer(spec, weights[0])
-        self._fused = _fused(spec, weights)
+        # Whole sequences: with the bits of steps where the kernel has them, else as torch has them.
+        self._stepwise = kernel.batch_invariant and not spec.bidirectional
+        self._unrolled = kernel.unrolled(self._step) if self._stepwise else None
+        self._fused = None if self._stepwise else _fused(spec, weights)
 
     @property
     def link(self) -> Link:
@@ -72,16 +79,20 @@ class Layer:
         y, state = self._step(x, state, slots)
         return self._finish(x, y), state
 
-    def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+    def sequence(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
         """All steps; `state` is the forward direction's, the backward one starts from zero."""
-        if self._fused is not None:
-            y, state = self._run_fused(rows, packing, state)
+        if self._unrolled is not None:
+            y, state = self._unrolled(rows, sizes, state)
+        elif self._stepwise:
+            y, state = loop(self._step, rows, sizes, state)
+        elif self._fused is not None:
+            y, state = self._run_fused(rows, sizes, state)
         else:
-            y, state = self.sequence_by_steps(rows, packing, state)
+            y, state = self.sequence_by_steps(rows, sizes, state)
         return self._finish(rows, y), state
 
     def sequence_by_steps(
-        self, rows: Tensor, packing: Packing, state: State
+        self, rows: Tensor, sizes: Sequence[int], state: State
     ) -> tuple[Tensor, State]:
         """The cell's rows, before residual and norm, by the plain loop."""
         outputs, finals = [], []
@@ -89,7 +100,7 @@ class Layer:
             gates_x = linear(rows, weights.ih, weights.bias_ih)
             start = tuple(map(torch.zeros_like, state)) if reverse else state
             y, final = loop(
-                partial(self._weighted, weights), gates_x, packing, start, reverse=reverse
+                partial(self._weighted, weights), gates_x, sizes, start, reverse=reverse
             )
             outputs.append(y)
             finals.append(final)
@@ -98,13 +109,13 @@ class Layer:
     def _weighted(self, weights: Weights, gates_x: Tensor, state: State) -> tuple[Tensor, State]:
         return self._cell(gates_x, state, weights)
 
-    def _run_fused(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+    def _run_fused(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
         assert self._fused is not None
-        running = packing.sizes[0]
+        running = sizes[0]
         start = tuple(tensor[None, :running] for tensor in state)
         if self.spec.bidirectional:
             start = tuple(torch.cat((tensor, torch.zeros_like(tensor))) for tensor in start)
-        packed = PackedSequence(rows, torch.tensor(packing.sizes))
+        packed = PackedSequence(rows, torch.tensor(sizes))
         out, final = self._fused(packed, start if len(start) > 1 else start[0])
         ends = final if isinstance(final, tuple) else (final,)
         waiting = (tensor[running:] for tensor in state)
@@ -150,12 +161,12 @@ class Stack:
             new.extend(part_new)
         return x, tuple(new)
 
-    def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+    def sequence(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
         """All steps of every layer, layer by layer."""
-        parts = self._split(state) if self._causal else self._zeros(len(packing.order))
+        parts = self._split(state) if self._causal else self._zeros(sizes[0])
         new: list[Tensor] = []
         for layer, part in zip(self.layers, parts, strict=True):
-            rows, part_new = layer.sequence(rows, packing, part)
+            rows, part_new = layer.sequence(rows, sizes, part)
             new.extend(part_new)
         return rows, tuple(new) if self._causal else ()
 
@@ -191,9 +202,9 @@ class CustomStack:
         self._check(len(x), y, new)
         return y.float(), new
 
-    def sequence(self, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+    def sequence(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
         """The module's steps one after the other."""
-        return loop(self.step, rows, packing, state)
+        return loop(self.step, rows, sizes, state)
 
     def _check(self, batch: int, y: Tensor, new: State) -> None:
         """Foreign code must not write rows of another shape or type into the slab."""

@@ -146,6 +146,59 @@ def test_a_rows_bits_are_the_same_by_any_number_of_threads(
         assert all(torch.equal(a, b) for a, b in zip(by_threads[0], others, strict=True))
 
 
+@pytest.mark.parametrize("most", [3, 40, 300])  # of which a stretch of time has many, some, and one
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_whole_sequences_have_the_bits_of_steps(
+    kernel: Kernel, cell: Any, dtype: str, most: int
+) -> None:
+    model = make_model(kernel, **everything(cell, dtype))
+    random = torch.Generator().manual_seed(most)
+    lengths = torch.randint(0, 12, (most,), generator=random)
+    x = torch.randn(most, 12, WIDTH, generator=random)
+    _, state = inputs(model, most)
+    before = [tensor.clone() for tensor in state]
+    raw, after = model.sequence(x, lengths, state)
+    assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
+    for step in range(12):
+        running = (lengths > step).nonzero()[:, 0]
+        wanted, new = model.step(x[running, step], tuple(tensor[running] for tensor in state))
+        state = tuple(s.index_copy(0, running, n) for s, n in zip(state, new, strict=True))
+        assert torch.equal(raw[running, step], wanted)
+    assert all(torch.equal(a, b) for a, b in zip(after, state, strict=True))
+
+
+def test_threads_do_not_change_a_sequences_bits(kernel: Kernel) -> None:
+    model = make_model(kernel, stack=uniform_stack("gru", 2, 200))
+    x, lengths = torch.randn(70, 9, WIDTH), torch.arange(70) % 10
+    before = torch.get_num_threads()
+    try:
+        by_threads = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            raw, state = model.sequence(x, lengths)
+            by_threads.append((raw, *state))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*by_threads, strict=True))
+
+
+def test_sequences_are_checked_before_addresses_are_taken(kernel: Kernel) -> None:
+    model = make_model(kernel, stack=uniform_stack("lstm", 1, 21))
+    x, (h, c) = torch.randn(5, WIDTH), model.initial_state(3)
+    for rows, sizes, state in [
+        (x, (3, 3), (h, c)),
+        (x, (2, 3), (h, c)),
+        (x, (4, 1), (h, c)),
+        (x, (5, 0), (h, c)),
+        (x[:, :3], (3, 2), (h, c)),
+        (x, (3, 2), (h[:, :5], c)),
+        (x.double(), (3, 2), (h, c)),
+    ]:
+        with pytest.raises((TypeError, ValueError)):
+            model.packed(rows, sizes, state)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from carousel_models.cells import State, Weights
 from carousel_models.spec import LayerSpec
 
-from .interface import Function, Linear, Link, Scatter, Step
+from .interface import Function, Linear, Link, Scatter, Step, Unrolled
 from .library import Library, NativeLayer, NativeTargets
 from .reference import gather
 
@@ -35,11 +36,13 @@ class Cpu:
         if spec.cell == "gru_reset_before":
             return self._reset_before(weights)
         layer = NativeLayer(self._library, spec.cell, weights)
-        if spec.cell != "lstm":
-            return partial(_step_h, layer)
         if weights.hr is None:
-            return partial(_step_lstm, layer)
+            return _Direct(layer)
         return partial(_step_projected, layer, self.linear(weights.hr, None))
+
+    def unrolled(self, step: Step) -> Unrolled | None:
+        """The library's own loop, where a layer's state is what it computes; see `Kernel.unrolled`."""
+        return step.unrolled if isinstance(step, _Direct) else None
 
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """Row after row by the library; see `Kernel.scatter_into`."""
@@ -69,18 +72,28 @@ def _linear(layer: NativeLayer, x: Tensor) -> Tensor:
     return rows.view(*x.shape[:-1], layer.units)
 
 
-def _step_h(
-    layer: NativeLayer, x: Tensor, state: State, slots: Tensor | None = None
-) -> tuple[Tensor, State]:
-    after = layer.step(x, state[0], None, slots)
-    return after[0], after
+class _Direct:
+    """Of a layer that hands on what the library computes: h, or h and c."""
 
+    def __init__(self, layer: NativeLayer) -> None:
+        self._layer = layer
 
-def _step_lstm(
-    layer: NativeLayer, x: Tensor, state: State, slots: Tensor | None = None
-) -> tuple[Tensor, State]:
-    after = layer.step(x, state[0], state[1], slots)
-    return after[0], after
+    def __call__(
+        self, x: Tensor, state: State, slots: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """One step; see `interface.Step`."""
+        c = state[1] if len(state) > 1 else None
+        after = self._layer.step(x, state[0], c, slots)
+        return after[0], after
+
+    def unrolled(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
+        """Many; see `interface.Unrolled`."""
+        running = sizes[0]
+        y, *after = self._layer.sequence(rows, sizes, *(tensor[:running] for tensor in state))
+        if running == len(state[0]):
+            return y, tuple(after)
+        waiting = (tensor[running:] for tensor in state)
+        return y, tuple(map(torch.cat, zip(after, waiting, strict=True)))
 
 
 def _step_projected(

@@ -62,6 +62,9 @@ class Cuda:
             states.append(link.step.states)
         return Chain(known, states)
 
+    def unrolled(self, step: Step) -> None:
+        """None: cuDNN has whole sequences; see `Kernel.unrolled`."""
+
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """One launch for all targets that are rows of float32; see `Kernel.scatter_into`."""
         if all(t.dim() == 2 and t.dtype == torch.float32 and t.stride(1) == 1 for t in targets):

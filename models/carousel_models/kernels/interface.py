@@ -31,6 +31,11 @@ class Step(Protocol):
         """
 
 
+Unrolled = Callable[[Tensor, Sequence[int], State], tuple[Tensor, State]]
+"""Many steps of a layer at once: packed rows [rows, in], how many of each time, and the state before →
+rows [rows, out], and the state after each sequence's last step; see `packing`."""
+
+
 class Link(NamedTuple):
     """A layer of a chain: its step, then its input added if it is residual, then its norm's γ and β."""
 
@@ -59,6 +64,9 @@ class Kernel(Protocol):
 
     def layer(self, spec: LayerSpec, weights: Weights) -> Step:
         """The forward direction's step, before residual and norm."""
+
+    def unrolled(self, step: Step) -> Unrolled | None:
+        """The same bits as a step that `layer` made, again and again; None if that is no faster."""
 
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """What writes rows into these tensors."""

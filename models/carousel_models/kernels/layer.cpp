@@ -1,4 +1,5 @@
-// One step of a recurrent layer, or a linear layer, for a batch of rows: product and gates in one pass.
+// One step of a recurrent layer, or a linear layer, for a batch of rows: product and gates in one pass. And many
+// steps of a recurrent layer: the input's products of all of them at once, then step after step.
 //
 // A weight matrix is cut into panels: the gates of a vector of units side by side, one row of a panel for
 // each element of the operand. A panel's sums stay in the first cache until the gates are applied to them.
@@ -49,7 +50,7 @@ struct Buffer {
   ~Buffer() { free(data); }
 };
 
-thread_local Buffer operand_buffer, sums_buffer, wide_buffer;
+thread_local Buffer operand_buffer, sums_buffer, wide_buffer, stretch_buffer;
 
 int columns_of(int64_t cell) { return cell == GRU ? 3 : 4; }
 int64_t units_of(int64_t cell) { return cell >= LSTM ? LANES : WIDTH * LANES; }
@@ -182,22 +183,59 @@ void apply_gates(const Layer& l, int64_t panel, const float* sums, const Rows& r
   }
 }
 
-bool step_panel(const Layer& l, int64_t panel, const float* a_x, const float* a_h, const Rows& rows) {
-  float* sums = sums_buffer.of(rows.n * WIDTH * LANES);
-  if (!sums || !wide_buffer.of(DEPTH * WIDTH * LANES)) return false;
+const char* weights_of(const Layer& l, int64_t panel) {
+  return (const char*)l.weights + panel * (panel_bytes(l, l.inputs) + panel_bytes(l, l.recurrent));
+}
+
+// A panel's sums of n rows: the bias, and the input's part.
+bool begin_panel(const Layer& l, int64_t panel, int64_t n, const float* a_x, float* sums) {
+  if (!wide_buffer.of(DEPTH * WIDTH * LANES)) return false;
   const float* bias = l.bias + panel * WIDTH * LANES;
-  for (int64_t row = 0; row < rows.n; row++) memcpy(sums + row * WIDTH * LANES, bias, WIDTH * LANES * 4);
-  const char* w_x = (const char*)l.weights + panel * (panel_bytes(l, l.inputs) + panel_bytes(l, l.recurrent));
-  const char* w_h = w_x + panel_bytes(l, l.inputs);
-  if (l.cell == GRU) {  // the candidate's part of the state is kept apart: the reset gate scales it
-    accumulate<3, 2>(l, rows.n, l.inputs, a_x, w_x, sums);
+  for (int64_t row = 0; row < n; row++) memcpy(sums + row * WIDTH * LANES, bias, WIDTH * LANES * 4);
+  if (l.cell == GRU)
+    accumulate<3, 2>(l, n, l.inputs, a_x, weights_of(l, panel), sums);
+  else
+    accumulate<4, 3>(l, n, l.inputs, a_x, weights_of(l, panel), sums);
+  return true;
+}
+
+// The state's part, and the gates.
+bool end_panel(const Layer& l, int64_t panel, const float* a_h, const Rows& rows, float* sums) {
+  if (!wide_buffer.of(DEPTH * WIDTH * LANES)) return false;
+  const char* w_h = weights_of(l, panel) + panel_bytes(l, l.inputs);
+  if (l.cell == GRU)  // the candidate's part of the state is kept apart: the reset gate scales it
     accumulate<3, 3>(l, rows.n, l.recurrent, a_h, w_h, sums);
-  } else {
-    accumulate<4, 3>(l, rows.n, l.inputs, a_x, w_x, sums);
+  else
     accumulate<4, 3>(l, rows.n, l.recurrent, a_h, w_h, sums);
-  }
   apply_gates(l, panel, sums, rows);
   return true;
+}
+
+bool step_panel(const Layer& l, int64_t panel, const float* a_x, const float* a_h, const Rows& rows) {
+  float* sums = sums_buffer.of(rows.n * WIDTH * LANES);
+  return sums && begin_panel(l, panel, rows.n, a_x, sums) && end_panel(l, panel, a_h, rows, sums);
+}
+
+// Does something for each panel; false if there was no memory for one.
+template <class Work>
+bool each_panel(const Layer& l, int64_t threads, const Work& work) {
+  int64_t panels = panels_of(l);
+  bool good = true;
+#if defined(_OPENMP)
+  if (threads > 1) {
+#pragma omp parallel for num_threads((int)threads) schedule(static) reduction(&& : good)
+    for (int64_t panel = 0; panel < panels; panel++) good = work(panel) && good;
+    return good;
+  }
+#endif
+  for (int64_t panel = 0; panel < panels; panel++) good = work(panel) && good;
+  return good;
+}
+
+// As many threads as n rows of so many elements are worth.
+int64_t worth(const Layer& l, int64_t n, int64_t depth, int64_t threads) {
+  int64_t products = n * depth * l.units * (l.cell >= LSTM ? columns_of(l.cell) : 1);
+  return threads > 1 + products / PRODUCTS ? 1 + products / PRODUCTS : threads;
 }
 
 // States lie scattered over more memory than caches hold: all are asked for before the first is needed.
@@ -207,29 +245,39 @@ void fetch(const float* from, const int64_t* slots, int64_t n, int64_t width) {
 }
 
 // Up to BATCH rows.
-bool step_rows(const Layer& l, const float* x, const Rows& rows, int threads) {
+bool step_rows(const Layer& l, const float* x, const Rows& rows, int64_t threads) {
   int64_t x_size = rows.n * deep(l, l.inputs), h_size = rows.n * deep(l, l.recurrent);
-  float* a_x = operand_buffer.of(x_size + h_size);
+  float *a_x = operand_buffer.of(x_size + h_size), *a_h = a_x + x_size;
   if (!a_x) return false;
   if (rows.slots) {
     fetch(rows.h, rows.slots, rows.n, l.recurrent);
     if (rows.c) fetch(rows.c, rows.slots, rows.n, l.units);
   }
   pack_operand(l, x, nullptr, rows.n, l.inputs, a_x);
-  if (l.recurrent) pack_operand(l, rows.h, rows.slots, rows.n, l.recurrent, a_x + x_size);
-  int64_t panels = panels_of(l);
-  bool good = true;
-#if defined(_OPENMP)
-  if (threads > 1) {
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : good)
-    for (int64_t panel = 0; panel < panels; panel++)
-      good = step_panel(l, panel, a_x, a_x + x_size, rows) && good;
-    return good;
+  if (l.recurrent) pack_operand(l, rows.h, rows.slots, rows.n, l.recurrent, a_h);
+  return each_panel(l, threads, [&](int64_t panel) { return step_panel(l, panel, a_x, a_h, rows); });
+}
+
+// Some times of a sequence, n rows together; see carousel_sequence.
+bool step_stretch(const Layer& l, int64_t times, const int64_t* sizes, int64_t n, const float* x, float* h,
+                  float* c, float* out, int64_t threads) {
+  int64_t x_size = n * deep(l, l.inputs), h_size = sizes[0] * deep(l, l.recurrent);
+  float *a_x = operand_buffer.of(x_size + h_size), *a_h = a_x + x_size;
+  float* sums = stretch_buffer.of(panels_of(l) * n * WIDTH * LANES);
+  if (!a_x || !sums) return false;
+  pack_operand(l, x, nullptr, n, l.inputs, a_x);
+  auto begin = [&](int64_t panel) { return begin_panel(l, panel, n, a_x, sums + panel * n * WIDTH * LANES); };
+  if (!each_panel(l, worth(l, n, l.inputs, threads), begin)) return false;
+  for (int64_t time = 0, row = 0; time < times; row += sizes[time++]) {
+    Rows rows{sizes[time], nullptr, h, c, out + row * l.units, c};
+    pack_operand(l, h, nullptr, rows.n, l.recurrent, a_h);
+    auto end = [&](int64_t panel) {
+      return end_panel(l, panel, a_h, rows, sums + (panel * n + row) * WIDTH * LANES);
+    };
+    if (!each_panel(l, worth(l, rows.n, l.recurrent, threads), end)) return false;
+    memcpy(h, rows.h_out, (size_t)(rows.n * l.units * 4));
   }
-#endif
-  for (int64_t panel = 0; panel < panels; panel++)
-    good = step_panel(l, panel, a_x, a_x + x_size, rows) && good;
-  return good;
+  return true;
 }
 
 }  // namespace
@@ -266,8 +314,7 @@ extern "C" void carousel_pack(const Layer* l, const float* w_x, const float* w_h
 extern "C" Outcome carousel_step(const Layer* l, int64_t n, const float* x, int64_t states, const int64_t* slots,
                                  const float* h, const float* c, float* h_out, float* c_out, int64_t threads) {
   if (slots && !within(slots, n, states)) return OUTSIDE;
-  int64_t products = n * (l->inputs + l->recurrent) * l->units * (l->cell >= LSTM ? columns_of(l->cell) : 1);
-  if (threads > 1 + products / PRODUCTS) threads = 1 + products / PRODUCTS;
+  threads = worth(*l, n, l->inputs + l->recurrent, threads);
   for (int64_t first = 0; first < n; first += BATCH) {
     int64_t skip = slots ? 0 : first, out = first * l->units;
     Rows rows{n - first < BATCH ? n - first : BATCH,
@@ -276,7 +323,28 @@ extern "C" Outcome carousel_step(const Layer* l, int64_t n, const float* x, int6
               c ? c + skip * l->units : c,
               h_out + out,
               c_out ? c_out + out : c_out};
-    if (!step_rows(*l, x + first * l->inputs, rows, (int)threads)) return NO_MEMORY;
+    if (!step_rows(*l, x + first * l->inputs, rows, threads)) return NO_MEMORY;
+  }
+  return DONE;
+}
+
+// Sequences of a layer that hands on what it computes. x [rows, inputs]: sizes[0] rows of the first time,
+// then sizes[1] of the second, which are the first ones of those, and so on. h, c [sizes[0], units] become what
+// they are after each sequence's last step. out [rows, units]. The bits are those of step after step.
+extern "C" Outcome carousel_sequence(const Layer* l, int64_t times, const int64_t* sizes, const float* x, float* h,
+                                     float* c, float* out, int64_t threads) {
+  for (int64_t time = 0; time < times;) {
+    int64_t first = time, n = 0;
+    do n += sizes[time++];
+    while (time < times && n + sizes[time] <= BATCH);
+    if (n > BATCH) {  // sequences enough for one time alone
+      if (carousel_step(l, n, x, n, nullptr, h, c, out, c, threads) != DONE) return NO_MEMORY;
+      memcpy(h, out, (size_t)(n * l->units * 4));
+    } else if (!step_stretch(*l, time - first, sizes + first, n, x, h, c, out, threads)) {
+      return NO_MEMORY;
+    }
+    x += n * l->inputs;
+    out += n * l->units;
   }
   return DONE;
 }

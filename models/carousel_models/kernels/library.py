@@ -8,6 +8,7 @@ import logging
 import math
 import threading
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -70,6 +71,8 @@ class Library:
         self.pack.argtypes, self.pack.restype = [pointer] * 5, None
         self.step = functions.carousel_step
         self.step.argtypes = [pointer, number, pointer, number, *[pointer] * 5, number]
+        self.sequence = functions.carousel_sequence
+        self.sequence.argtypes = [pointer, number, *[pointer] * 5, number]
         self.scatter = functions.carousel_scatter
         self.scatter.argtypes = [number, pointer, number, pointer, pointer]
 
@@ -93,7 +96,7 @@ class NativeLayer:
         self.inputs, self.recurrent = weights.ih.shape[1], weights.hh.shape[1]
         self.units = len(weights.ih) // gates
         self._has_c = cell == "lstm"
-        self._run = library.step
+        self._run, self._unroll = library.step, library.sequence
         bf16 = weights.ih.dtype == torch.bfloat16
         layer = _Layer(
             CELLS_NATIVE.index(cell), bf16, self.inputs, self.recurrent, self.units, None, None
@@ -144,6 +147,41 @@ class NativeLayer:
         )
         _check_outcome(outcome)
         return (out,) if after is None else (out, after)
+
+    def sequence(
+        self, x: Tensor, sizes: Sequence[int], h: Tensor, c: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Many steps; the bits are those of step after step.
+
+        Args:
+            x: float32[rows, inputs], by time: sizes[0] rows, then sizes[1], which are the first of those.
+            sizes: descending, none zero; as many as there are times.
+            h: [sizes[0], units], before the first step.
+            c: the same, of an lstm.
+
+        Returns:
+            h after each step [rows, units]; then h, or h and c, [sizes[0], units] after each sequence's last.
+
+        Raises:
+            TypeError, ValueError: as `step`; or the sizes are none, or the layer hands on no state.
+        """
+        if self.recurrent != self.units:
+            raise ValueError("the layer has no state of its own")
+        if not sizes or any(a < b for a, b in pairwise((*sizes, 1))):
+            raise ValueError(f"{list(sizes)} are no sizes of sequences")
+        if (c is not None) is not self._has_c:
+            raise ValueError("c is missing" if self._has_c else "only an lstm has a c")
+        x = checked(x, (sum(sizes), self.inputs), "x")
+        h = checked(h, (sizes[0], self.units), "h").clone()
+        if c is not None:
+            c = checked(c, (sizes[0], self.units), "c").clone()
+        out = x.new_empty(len(x), self.units)
+        outcome = self._unroll(
+            *(self._address, len(sizes), (ctypes.c_int64 * len(sizes))(*sizes), x.data_ptr()),
+            *(h.data_ptr(), _address(c), out.data_ptr(), torch.get_num_threads()),
+        )
+        _check_outcome(outcome)
+        return (out, h) if c is None else (out, h, c)
 
 
 class NativeTargets:
@@ -272,11 +310,21 @@ def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
         both = gates_x + F.linear(h, weights.hh, weights.bias_hh)
         expected = (torch.sigmoid(both) if cell == "sigmoid" else both,)
     typed = weights._replace(ih=weights.ih.to(dtype), hh=weights.hh.to(dtype))
-    for found, right in zip(
-        NativeLayer(library, cell, typed).step(x, *state), expected, strict=True
-    ):
-        if not torch.allclose(found, right, rtol=1e-5, atol=1e-5, equal_nan=True):
-            raise KernelError(f"the native kernel computes {cell} in {dtype} wrongly here")
+    layer = NativeLayer(library, cell, typed)
+    after = layer.step(x, *state)
+    good = all(
+        torch.allclose(found, right, rtol=1e-5, atol=1e-5, equal_nan=True)
+        for found, right in zip(after, expected, strict=True)
+    )
+    if cell in CELLS:
+        _, *unrolled = layer.sequence(torch.cat((x, x[:numbers])), (rows, numbers), *state)
+        twice = layer.step(x[:numbers], *(tensor[:numbers] for tensor in after))
+        good = good and all(
+            torch.equal(found[:numbers], right)
+            for found, right in zip(unrolled, twice, strict=True)
+        )
+    if not good:
+        raise KernelError(f"the native kernel computes {cell} in {dtype} wrongly here")
 
 
 def _memory(size: int) -> Tensor:

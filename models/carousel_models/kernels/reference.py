@@ -27,6 +27,9 @@ class Reference:
         """The cell's step; see `Kernel.layer`."""
         return partial(_step, CELLS[spec.cell], weights)
 
+    def unrolled(self, step: Step) -> None:
+        """None; see `Kernel.unrolled`."""
+
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
         """Torch's own copy; see `Kernel.scatter_into`."""
         return partial(_scatter, targets)
