@@ -53,6 +53,8 @@ class Runner:
         # A custom module may decide by what it computes, which a record would not do again.
         record = (model.kernel if model.manifest.custom is None else Reference()).recorded
         self._first, self._next = record(self._first_step), record(self._next_step)
+        # All steps of a chunk at once, where that gives the bits of step after step.
+        self._unrolls = model.batch_invariant
 
     def run(self, batch: Batch, inputs: np.ndarray, wanted: np.ndarray) -> BatchOutputs:
         """Runs a batch.
@@ -62,6 +64,8 @@ class Runner:
             inputs: uint8[n, steps, input_row_bytes]; what lies behind a row's count is ignored.
             wanted: bool[n], rows whose outputs are to be delivered.
         """
+        if self._unrolls and batch.steps > 1:
+            return self._unrolled(batch, inputs, deliver=bool(wanted.any()))
         n = len(batch.rows)
         bucket = self._buckets.of(n)
         rows = self._padded_rows(batch.rows, bucket)
@@ -85,6 +89,24 @@ class Runner:
             last, *state = _joined((raw, *state), active, ended)
         self._slab.scatter(rows, state)
         return BatchOutputs(_stack(steps, n), last, bucket)
+
+    def _unrolled(self, batch: Batch, inputs: np.ndarray, *, deliver: bool) -> BatchOutputs:
+        """The same for chunks, packed by time: those with most steps come first already."""
+        n, steps = len(batch.rows), batch.steps
+        there = np.arange(steps)[:, None] < batch.counts
+        sizes = there.sum(1)
+        x = self._typed(inputs.swapaxes(0, 1)[there])
+        rows = torch.from_numpy(batch.rows).to(self._slab.device)
+        raw, state = self._model.packed(x, sizes.tolist(), self._slab.gather(rows))
+        self._slab.scatter(rows, state)
+        last = np.cumsum(sizes) - sizes
+        ends = torch.from_numpy(last[batch.counts - 1] + np.arange(n)).to(self._slab.device)
+        outputs = np.empty((n, 0, 0), np.uint8)
+        if deliver:
+            fields = self._fields_to_host(raw)
+            outputs = np.zeros((n, steps, fields.shape[1]), np.uint8)
+            outputs.swapaxes(0, 1)[there] = fields
+        return BatchOutputs(outputs, raw[ends], n)
 
     def check_device(self) -> None:
         """After a failure: tells a batch that was at fault from a device that is.
@@ -120,10 +142,14 @@ class Runner:
     def _to_device(self, inputs: np.ndarray, bucket: int) -> Tensor:
         """Model inputs: int64[steps, bucket] tokens or float32[steps, bucket, width] features."""
         n, steps, row_bytes = inputs.shape
-        typed = np.zeros((steps, bucket, row_bytes // 4), "<i4" if self._tokens else "<f4")
-        typed[:, :n] = inputs.view(typed.dtype).swapaxes(0, 1)
-        x = torch.from_numpy(typed).to(self._slab.device)
-        return x[:, :, 0].long() if self._tokens else x
+        padded = np.zeros((steps, bucket, row_bytes), np.uint8)
+        padded[:, :n] = inputs.swapaxes(0, 1)
+        return self._typed(padded)
+
+    def _typed(self, inputs: np.ndarray) -> Tensor:
+        """Rows of the wire uint8[…, input_row_bytes] as the model takes them."""
+        x = torch.from_numpy(inputs.view("<i4" if self._tokens else "<f4")).to(self._slab.device)
+        return x[..., 0].long() if self._tokens else x
 
     def _fields_to_host(self, raw: Tensor) -> np.ndarray:
         return fields_to_bytes(self._model.finish(raw))
