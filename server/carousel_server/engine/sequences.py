@@ -1,7 +1,8 @@
-"""Whole sequences: collects the Infer calls of all clients into packed batches.
+"""Whole sequences: the Infer calls of all clients, run together.
 
-A causal model's batch runs in chunks of time between the ticks of streaming sessions; a bidirectional
-one needs the whole sequence at once.
+Those of a causal model run in chunks of time between the ticks of streaming sessions. They join at the next
+chunk and leave with their own last step (cellular batching, Gao et al., EuroSys 2018), so that a short one
+waits for no long one. A bidirectional model needs the whole sequence at once: its calls make packed batches.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from carousel_models import RecurrentModel
+from carousel_models.cells import State
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.metering import EngineMetrics
@@ -29,25 +30,34 @@ from .values import invalid_value, valid_rows
 
 log = logging.getLogger(__name__)
 
-# Steps of time a causal batch runs at once while no session wants the device; one that comes then waits
-# for no more than this.
-_IDLE_CHUNK_STEPS = 128
+# Steps that run at once while no session wants the device; who comes then waits for no more than this.
+_FREE_CHUNK_STEPS = 64
 
 
-@dataclass(slots=True)
-class _Job:
-    """One packed batch on its way through the model."""
+@dataclass(slots=True, eq=False)
+class _Running:
+    """One sequence on its way through the model.
 
-    calls: list[Infer]
-    x: Tensor
-    lengths: Tensor
-    done_steps: int = 0
-    state: tuple[Tensor, ...] | None = None
-    parts: list[list[np.ndarray]] = field(default_factory=list)
+    Attributes:
+        call: who wants it.
+        x: [T, width], as the model reads it.
+        done: steps that have run.
+        parts: their output rows.
+    """
+
+    call: Infer
+    x: np.ndarray
+    done: int = 0
+    parts: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """Steps that have not run."""
+        return len(self.x) - self.done
 
 
 class Sequences:
-    """The queue of Infer calls and the batch that is running. Used on the engine's thread only."""
+    """The queue of Infer calls and those that are running. Used on the engine's thread only."""
 
     def __init__(
         self,
@@ -64,18 +74,17 @@ class Sequences:
         self._view = view
         self._limits = limits
         self._metrics = metrics
-        self._strict = strict
+        # Others in the batch, and where a sequence is cut, change its rounding, and must not.
+        self._strict = strict and not model.batch_invariant
         self._waiting: deque[Infer] = deque()
         self._waiting_bytes = 0
-        self._job: _Job | None = None
-        # Calls of a batch that failed, to be run again in smaller ones.
-        self._again: deque[list[Infer]] = deque()
+        self._running: list[_Running] = []
+        # Their states, [len(running), *shape] each.
+        self._state: State = ()
 
     def __len__(self) -> int:
         """Number of calls waiting or running."""
-        job = self._job
-        again = sum(map(len, tuple(self._again))) if self._again else 0
-        return len(self._waiting) + again + (len(job.calls) if job else 0)
+        return len(self._waiting) + len(self._running)
 
     def submit(self, call: Infer) -> None:
         """Queues a call, or answers it with a refusal."""
@@ -93,41 +102,21 @@ class Sequences:
         Raises:
             DeviceLostError: the device is at fault, not a call.
         """
-        if self._job is None:
-            self._job = self._next_job(now)
-        if self._job is None:
+        self._join(now)
+        if not self._running:
             return
         started = time.monotonic()
-        try:
-            steps = self._run_piece(self._job, idle=idle)
-        except Exception:
-            log.exception("model %s: a batch of whole sequences failed", self._view.name)
-            self._runner.check_device()
-            self._split(self._job.calls)
-            return
-        calls = len(self._job.calls)
-        if self._job.done_steps >= self._job.x.shape[1]:
-            self._finish(self._job)
-            self._job = None
-        self._metrics.inferred(calls if self._job is None else 0, steps, time.monotonic() - started)
+        steps = self._run(range(len(self._running)), self._piece(idle=idle))
+        ended = self._leave()
+        self._metrics.inferred(ended, steps, time.monotonic() - started)
 
     def fail_all(self, error: CarouselError) -> None:
         """Answers every call, running or waiting, with an error."""
-        calls = [*(self._job.calls if self._job else ()), *chain(*self._again), *self._waiting]
-        self._job, self._waiting_bytes = None, 0
-        self._again.clear()
+        calls = [*(one.call for one in self._running), *self._waiting]
+        self._running, self._state, self._waiting_bytes = [], (), 0
         self._waiting.clear()
         for call in calls:
             _answer(call, error)
-
-    def _split(self, calls: list[Infer]) -> None:
-        """Runs the halves of a failed batch again, down to the call at fault, which is refused."""
-        self._job = None
-        if len(calls) == 1:
-            _answer(calls[0], CarouselError("STEP_FAILED", "the device refused the sequence"))
-            return
-        half = len(calls) // 2
-        self._again.extend((calls[:half], calls[half:]))
 
     def _check(self, call: Infer) -> None:
         size = len(call.inputs)
@@ -153,76 +142,111 @@ class Sequences:
         self._waiting = deque(call for call in self._waiting if not call.reply.cancelled())
         self._waiting_bytes = sum(len(call.inputs) for call in self._waiting)
 
-    def _next_job(self, now: float) -> _Job | None:
-        """The oldest calls that fit together, cancelled and late ones left out."""
-        if self._again:
-            return self._pack(self._again.popleft())
-        calls: list[Infer] = []
-        longest = 0
-        while self._waiting:
-            call = self._waiting[0]
-            most = max(longest, self._steps(call))
-            if calls and (self._strict or most * (len(calls) + 1) > self._limits.infer_batch_steps):
-                break
-            self._waiting.popleft()
-            self._waiting_bytes -= len(call.inputs)
-            if not call.reply.set_running_or_notify_cancel():
-                continue
-            if call.deadline_s <= now:
-                _answer(
-                    call, CarouselError("DEADLINE_EXCEEDED", "waited for too long in the queue")
-                )
-                continue
-            calls.append(call)
-            longest = most
-        return self._pack(calls) if calls else None
+    def _join(self, now: float) -> None:
+        """Takes the oldest calls that there is room for, cancelled and late ones left out."""
+        new: list[_Running] = []
+        if self._view.causal or not self._running:
+            while self._waiting and self._has_room(new):
+                call = self._waiting.popleft()
+                self._waiting_bytes -= len(call.inputs)
+                if call.deadline_s <= now:
+                    late = "waited for too long in the queue"
+                    _answer(call, CarouselError("DEADLINE_EXCEEDED", late))
+                elif not call.reply.cancelled():
+                    new.append(_Running(call, self._rows(call)))
+        if new:
+            zeros = self._model.initial_state(len(new))
+            self._state = _joined(self._state, zeros) if self._running else zeros
+            self._running += new
 
-    def _pack(self, calls: list[Infer]) -> _Job:
-        longest = max(map(self._steps, calls))
-        width = self._view.input_row_bytes // 4
-        x = np.zeros((len(calls), longest, width), self._view.input.dtype)
-        for i, call in enumerate(calls):
-            rows = np.frombuffer(call.inputs, self._view.input.dtype).reshape(-1, width)
-            x[i, : len(rows)] = rows
-        lengths = torch.tensor([self._steps(call) for call in calls], dtype=torch.int64)
-        tensor = torch.from_numpy(x).to(self._model.device)
-        if self._view.vocabulary:
-            tensor = tensor[:, :, 0].long()
-        return _Job(calls, tensor, lengths, parts=[[] for _ in calls])
-
-    def _run_piece(self, job: _Job, *, idle: bool) -> int:
-        """Runs the next stretch of time of a batch; returns how many steps of sequences that was."""
-        total = job.x.shape[1]
-        piece = total
+    def _has_room(self, new: Sequence[_Running]) -> bool:
+        """Whether the oldest call that waits may run beside those that run and these."""
+        limits, count = self._limits, len(self._running) + len(new)
+        if not count:
+            return True
+        if self._strict:
+            return False
         if self._view.causal:
-            # In strict mode the cut is always the same: where it falls, rounding may differ.
-            piece = _IDLE_CHUNK_STEPS if idle and not self._strict else self._limits.chunk_steps
-        start, end = job.done_steps, min(job.done_steps + piece, total)
-        lengths = (job.lengths - start).clamp(0, end - start)
-        live = (lengths > 0).nonzero()[:, 0]
-        raw = self._run_stretch(job, job.x[live, start:end], lengths[live], live)
-        job.done_steps = end
-        for i, row in zip(live.tolist(), raw, strict=True):
-            parts = self._model.finish(row[: int(lengths[i])])
-            job.parts[i].append(fields_to_bytes(parts))
-        return int(lengths.sum())
+            longest = limits.chunk_steps
+        else:
+            longest = max(self._steps(self._waiting[0]), *(one.left for one in new))
+        return count < limits.max_batch and longest * (count + 1) <= limits.infer_batch_steps
 
-    def _run_stretch(self, job: _Job, x: Tensor, lengths: Tensor, live: Tensor) -> Tensor:
-        """Raw outputs of the live sequences; carries their states on to the next stretch."""
+    def _rows(self, call: Infer) -> np.ndarray:
+        width = self._view.input_row_bytes // 4
+        return np.frombuffer(call.inputs, self._view.input.dtype).reshape(-1, width)
+
+    def _piece(self, *, idle: bool) -> int:
+        """How many steps of each run now."""
         if not self._view.causal:
-            return self._model.sequence(x, lengths)[0]
-        live = live.to(x.device)
-        state = job.state or self._model.initial_state(len(job.calls))
-        raw, after = self._model.sequence(x, lengths, tuple(s[live] for s in state))
-        job.state = tuple(s.index_copy(0, live, a) for s, a in zip(state, after, strict=True))
-        return raw
+            return max(one.left for one in self._running)
+        free = idle and not self._strict
+        return max(self._limits.chunk_steps, _FREE_CHUNK_STEPS * free)
 
-    def _finish(self, job: _Job) -> None:
-        for call, parts in zip(job.calls, job.parts, strict=True):
-            _answer(call, parts[0] if len(parts) == 1 else np.concatenate(parts))
+    def _run(self, places: Sequence[int], piece: int) -> int:
+        """Runs up to `piece` steps of those at these places; returns how many steps that was.
+
+        If they fail together, their halves run, down to the one at fault, which is refused.
+        """
+        chosen = [self._running[place] for place in places]
+        counts = [min(one.left, piece) for one in chosen]
+        try:
+            rows = self._step(places, chosen, counts)
+        except Exception:
+            log.exception("model %s: whole sequences failed", self._view.name)
+            self._runner.check_device()
+            if len(places) == 1:
+                refusal = CarouselError("STEP_FAILED", "the device refused the sequence")
+                _answer(chosen[0].call, refusal)
+                return 0
+            half = len(places) // 2
+            return self._run(places[:half], piece) + self._run(places[half:], piece)
+        for one, count, part in zip(chosen, counts, rows, strict=True):
+            one.parts.append(part[:count])
+            one.done += count
+        return sum(counts)
+
+    def _step(
+        self, places: Sequence[int], chosen: Sequence[_Running], counts: Sequence[int]
+    ) -> np.ndarray:
+        """Runs so many steps of each; output rows uint8[n, steps, output_row_bytes]."""
+        x = np.zeros((len(chosen), max(counts), chosen[0].x.shape[1]), chosen[0].x.dtype)
+        for i, (one, count) in enumerate(zip(chosen, counts, strict=True)):
+            x[i, :count] = one.x[one.done : one.done + count]
+        device = self._model.device
+        inputs = torch.from_numpy(x).to(device)
+        if self._view.vocabulary:
+            inputs = inputs[:, :, 0].long()
+        lengths, index = torch.tensor(counts), torch.tensor(places, device=device)
+        all_of_them = len(places) == len(self._running)
+        before = self._state if all_of_them else tuple(s[index] for s in self._state)
+        raw, after = self._model.sequence(inputs, lengths, before if self._view.causal else None)
+        rows = fields_to_bytes(self._model.finish(raw.flatten(0, 1)))
+        if all_of_them:
+            self._state = after
+        else:
+            kept = zip(self._state, after, strict=True)
+            self._state = tuple(s.index_copy(0, index, a) for s, a in kept)
+        return rows.reshape(*x.shape[:2], -1)
+
+    def _leave(self) -> int:
+        """Answers those that have ended, forgets those that nobody waits for; returns how many ended."""
+        ended = [one for one in self._running if not one.left]
+        for one in ended:
+            _answer(one.call, one.parts[0] if len(one.parts) == 1 else np.concatenate(one.parts))
+        stay = [i for i, one in enumerate(self._running) if not one.call.reply.done()]
+        if len(stay) < len(self._running):
+            self._running = [self._running[i] for i in stay]
+            index = torch.tensor(stay, dtype=torch.int64, device=self._model.device)
+            self._state = tuple(tensor[index] for tensor in self._state)
+        return len(ended)
 
     def _steps(self, call: Infer) -> int:
         return len(call.inputs) // self._view.input_row_bytes
+
+
+def _joined(running: State, new: State) -> State:
+    return tuple(torch.cat(tensors) for tensors in zip(running, new, strict=True))
 
 
 def _answer(call: Infer, result: np.ndarray | CarouselError) -> None:
