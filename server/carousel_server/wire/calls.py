@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,13 +33,14 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _FREQUENT = frozenset(
     {
         "grpc.health.v1.Health/Check",
+        "carousel.v1.InferenceService/Infer",
         "carousel.v1.InferenceService/Step",
         "inference.GRPCInferenceService/ModelInfer",
         "inference.GRPCInferenceService/ServerLive",
         "inference.GRPCInferenceService/ServerReady",
     }
 )
-"""Logged at debug when they go well: probes come all day, steps by the thousand a second."""
+"""Logged at debug when they go well: probes come all day, steps and sequences by the thousand."""
 
 log = logging.getLogger("carousel.wire")
 access = logging.getLogger("carousel.access")
@@ -182,7 +183,7 @@ def _request_id(given: Any) -> str:
     """The caller's own id if it is fit for a log line, else a new one."""
     if isinstance(given, str) and _REQUEST_ID.fullmatch(given):
         return given
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _name_of(code: Any) -> str:
