@@ -120,16 +120,18 @@ def test_prefill_is_judged_in_chunks() -> None:
 
 
 def test_the_knee_is_the_last_load_that_is_served_as_at_rest() -> None:
-    times = dict(zip(sequences.SHARES, (10, 12, 29, 31, 900), strict=True))
+    times = dict(zip(sequences.SHARES, (10, 12, 29, 31, 900, 901), strict=True))
     figures: Summary = {
         f"{system}: {kind}, load {share}": figure(p50_ms=ms, p99_ms=2 * ms)
-        for system in (sequences.CAROUSEL, sequences.PADDED)
+        for system in (sequences.CAROUSEL, sequences.SESSIONS, sequences.PADDED)
         for kind in (FIXED, VARIED)
         for share, ms in times.items()
     } | {sequences.STEP: figure(run_us=100)}
     assert sequences.knee(figures, sequences.CAROUSEL, FIXED) == sequences.SHARES[2]
     values = dict(sequences.ratios(figures))
-    assert values[f"{FIXED}, load {sequences.SHARES[0]}: p99_ms over padded (below 1)"] == 1
+    assert (
+        values[f"carousel: {FIXED}, load {sequences.SHARES[0]}: p99_ms over padded (below 1)"] == 1
+    )
     assert values[f"{FIXED}, load {sequences.SHARES[0]}: p50 over 24 steps of the model"] == (
         pytest.approx(10 / 2.4)
     )
