@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     )
     max_infer_queue: Count = _setting(_LIMITS.max_infer_queue, "Whole sequences waiting.")
     infer_batch_steps: Count = _setting(
-        _LIMITS.infer_batch_steps, "Padded steps in one whole-sequence batch."
+        _LIMITS.infer_batch_steps, "Padded steps of whole sequences that run at once."
     )
     max_generate_tokens: Count = _setting(
         _LIMITS.max_generate_tokens, "Tokens of one generation at most."
@@ -194,7 +194,8 @@ class Settings(BaseSettings):
 
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", "Least severity that is logged; info logs one line a call."
+        "info",
+        "Least severity that is logged; info logs one line a call that is no probe, step or sequence that went well.",
     )
     log_format: Literal["text", "json"] = _setting("text", "How log lines are written.")
 
