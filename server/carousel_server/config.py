@@ -195,7 +195,8 @@ class Settings(BaseSettings):
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info",
-        "Least severity that is logged; info logs one line a call that is no probe, step or sequence that went well.",
+        "Least severity that is logged; info logs one line a call, save for probes, steps and whole "
+        "sequences that went well.",
     )
     log_format: Literal["text", "json"] = _setting("text", "How log lines are written.")
 
