@@ -15,7 +15,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from . import served
+from . import sequences, served
+from .arrivals import KINDS
 from .report import Summary
 
 RESULTS = Path(__file__).parent / "results"
@@ -161,12 +162,37 @@ def _crowded(figures: Summary) -> None:
     axes.grid(alpha=0.3)
 
 
+def _sequences(figures: Summary) -> None:
+    """p99 by load, for each way and kind of lengths."""
+    who = {
+        "one batch that is joined and left": (sequences.CAROUSEL, _OURS),
+        "a session each": (sequences.SESSIONS, _COLORS[served.FRONT_END]),
+        "padded batches": (sequences.PADDED, _BOUND),
+    }
+    _, both = plt.subplots(1, len(KINDS), figsize=(9, 3.4), sharey=True)
+    for axes, kind in zip(both, KINDS, strict=True):
+        for label, (system, color) in who.items():
+            p99_ms = [
+                _median(figures, f"{system}: {kind}, load {share}", "p99_ms")
+                for share in sequences.SHARES
+            ]
+            axes.plot(sequences.SHARES, p99_ms, marker="o", label=label, color=color)
+        axes.set_yscale("log")
+        axes.set_xlabel("load")
+        axes.set_title(f"lengths: {kind}")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    both[0].set_ylabel("p99 of a sequence, ms")
+    both[0].legend(frameon=False)
+
+
 PLOTS: dict[str, Callable[[Summary], None]] = {
     "triton-cpu": _triton,
     "step-cpu": _step,
     "blocks-cpu": _beside_bounds("steps_per_s"),
     "generation-cpu": _beside_bounds("tokens_per_s"),
     "crowded-cpu": _crowded,
+    "sequences-cpu": _sequences,
 }
 
 if __name__ == "__main__":

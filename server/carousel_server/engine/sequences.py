@@ -30,8 +30,8 @@ from .values import invalid_value, valid_rows
 
 log = logging.getLogger(__name__)
 
-# Steps that run at once while no session wants the device; who comes then waits for no more than this.
-_FREE_CHUNK_STEPS = 64
+# How much runs at once while no session wants the device; who comes then waits for no more than this.
+_FREE_CHUNK_STEPS, _FREE_ROWS = 64, 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -180,8 +180,10 @@ class Sequences:
         """How many steps of each run now."""
         if not self._view.causal:
             return max(one.left for one in self._running)
-        free = idle and not self._strict
-        return max(self._limits.chunk_steps, _FREE_CHUNK_STEPS * free)
+        if not idle or self._strict:
+            return self._limits.chunk_steps
+        free = min(_FREE_CHUNK_STEPS, _FREE_ROWS // len(self._running))
+        return max(self._limits.chunk_steps, free)
 
     def _run(self, places: Sequence[int], piece: int) -> int:
         """Runs up to `piece` steps of those at these places; returns how many steps that was.
