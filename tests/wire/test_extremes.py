@@ -144,3 +144,10 @@ async def test_a_block_at_the_ends(stubs):
     await stream.step(2**32 - 1, 1, np.ones((1, FEATURES), "<f4"))
     await stream.say(unbind=pb.Unbind(handle=2**32 - 1, close=True))
     await stream.hear("unbound")
+
+
+async def test_calls_by_the_thousand_at_once_are_all_answered(stubs: Stubs) -> None:
+    """gRPC drops some at random where more than a thousand wait, if it is let."""
+    calls = [stubs.models.GetModel(pb.GetModelRequest(name=LSTM)) for _ in range(2500)]
+    answered = await asyncio.gather(*calls, return_exceptions=True)
+    assert not [answer for answer in answered if isinstance(answer, BaseException)]

@@ -109,6 +109,10 @@ def _channel_options(options: WireOptions) -> Sequence[tuple[str, Any]]:
         ("grpc.so_reuseport", int(options.shared_port)),
         ("grpc.max_receive_message_length", options.max_message_bytes + _FRAME_SLACK_BYTES),
         ("grpc.max_send_message_length", -1),
+        # Of calls that wait to be looked at, gRPC drops some at random from the first number on, without a
+        # word. Those beyond max_calls are refused by name.
+        ("grpc.server.max_pending_requests", 2 * options.max_calls),
+        ("grpc.server.max_pending_requests_hard_limit", 4 * options.max_calls),
         # Half-open peers are silent for ever without keepalive; the ping timeout bounds the wait.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
