@@ -95,6 +95,12 @@ CASES = {
         lambda r: r.outputs.add(name="o" * 100_000), "FIELD_INVALID",
         "unexpected inference output 'oo",
     ),
+    "an output as classes": (
+        lambda r: r.outputs.add(name="y").parameters["classification"].CopyFrom(
+            pb.InferParameter(int64_param=3)
+        ),
+        "FIELD_INVALID", "classification of outputs is not offered for model 'echo'",
+    ),
     "an output twice": (
         lambda r: [r.outputs.add(name="y") for _ in range(2)], "FIELD_INVALID",
         "expected at most 1 outputs but got 2 for model 'echo'",

@@ -116,7 +116,11 @@ class Tensors:
             CarouselError: FIELD_INVALID.
         """
         outputs = request.outputs
-        if not outputs or (len(outputs) == 1 and outputs[0].name == self._only):
+        if not outputs:
+            return self._everything
+        if any("classification" in output.parameters for output in outputs):
+            raise self._invalid("classification of outputs is not offered for model", "outputs")
+        if len(outputs) == 1 and outputs[0].name == self._only:
             return self._everything
         if len(outputs) > len(self.outputs):
             what = f"expected at most {len(self.outputs)} outputs but got {len(outputs)} for model"
