@@ -56,6 +56,8 @@ class TokenQueue:
         self._changed = asyncio.Event()
         # Set once too much waits: nothing is taken any more.
         self._overrun: CarouselError | None = None
+        # Set when the stream may write again; see `rest`.
+        self._resting: asyncio.Future[None] | None = None
         # The token given to the client last.
         self._last = GeneratedToken(id=0, text="", seq=0)
 
@@ -93,6 +95,9 @@ class TokenQueue:
             self._tokens.clear()
             self._overrun = _not_reading()
             self._give_up()
+        over = self._end is not None or self._overrun is not None
+        if over and self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
         self._changed.set()
 
     @property
@@ -124,6 +129,17 @@ class TokenQueue:
             raise self._end
         _close_message(message, self._end, self._last)
         return message, True
+
+    async def rest(self, pace: Pace) -> None:
+        """To be called after a message: returns once the next one should go.
+
+        That is at once if it is full already, or once nothing more comes.
+        """
+        over = self._end is not None or self._overrun is not None
+        if not over and len(self._tokens) < _TOKENS_PER_MESSAGE:
+            self._resting = pace.rest()
+            if self._resting is not None:
+                await self._resting
 
 
 class Generate:
@@ -185,7 +201,7 @@ class Generate:
                 message, last = await queue.next_message()
                 await context.write(message)
                 if not last:
-                    await self._pace.rest()
+                    await queue.rest(self._pace)
         finally:
             if not queue.ended:
                 give_up()

@@ -29,7 +29,7 @@ class Infer:
         self._gate = gate
 
     async def infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
-        """Infer. When the caller gives up, the sequence is withdrawn if it has not run yet."""
+        """Infer. When the caller gives up, the sequence is withdrawn, at the next piece if it runs."""
         self._gate.refuse_if_draining()
         engine = find_engine(self._catalog, request.model)
         inputs = await self._inputs(engine, request)

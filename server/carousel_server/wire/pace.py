@@ -15,6 +15,9 @@ from collections.abc import Callable
 _TIMES_BUSY = 4.0
 """How long a round takes, over the time for which the loop's thread was busy in it."""
 
+_DEAREST_MESSAGE_S = 0.00025
+"""Whatever else keeps the thread busy, a message counts for no more: nobody rests for others' work."""
+
 _SHORTEST_REST_S = 0.002
 """A loop's timers are no finer than a millisecond, so what is shorter is not worth one."""
 
@@ -38,27 +41,33 @@ class Pace:
         self._longest_s = longest_s
         self._clock = clock
         self._busy = busy
-        # When this round began, and how long the thread had been busy by then.
+        # When this round began, how long the thread had been busy by then, and what was written since.
         self._began_s = clock()
         self._busy_s = busy()
-        # Set for those who rest when the next round begins; None if nobody rests.
-        self._next_round: asyncio.Event | None = None
+        self._messages = 0
+        # Of those who rest until the next round.
+        self._resting: list[asyncio.Future[None]] = []
 
-    async def rest(self) -> None:
-        """Returns once the stream that has just been written to may be written to again."""
-        if self._next_round is None:
+    def rest(self) -> asyncio.Future[None] | None:
+        """To be called after a message: what is set once its stream may write again; None if at once.
+
+        Whoever needs the stream before may set it.
+        """
+        self._messages += 1
+        if not self._resting:
             left_s = self._left_s()
             if left_s <= 0.0:
                 self._begin()
             if left_s <= _SHORTEST_REST_S:
-                return
-            self._next_round = asyncio.Event()
+                return None
             asyncio.get_running_loop().call_later(left_s, self._look)
-        await self._next_round.wait()
+        resting = asyncio.get_running_loop().create_future()
+        self._resting.append(resting)
+        return resting
 
     def _left_s(self) -> float:
         """How long the round still takes, as far as is known."""
-        busy_s = self._busy() - self._busy_s
+        busy_s = min(self._busy() - self._busy_s, self._messages * _DEAREST_MESSAGE_S)
         return min(_TIMES_BUSY * busy_s, self._longest_s) - (self._clock() - self._began_s)
 
     def _look(self) -> None:
@@ -66,9 +75,10 @@ class Pace:
             asyncio.get_running_loop().call_later(left_s, self._look)
             return
         self._begin()
-        assert self._next_round is not None
-        self._next_round.set()
-        self._next_round = None
+        rested, self._resting = self._resting, []
+        for resting in rested:
+            if not resting.done():
+                resting.set_result(None)
 
     def _begin(self) -> None:
-        self._began_s, self._busy_s = self._clock(), self._busy()
+        self._began_s, self._busy_s, self._messages = self._clock(), self._busy(), 0

@@ -20,51 +20,58 @@ class Times:
         self.now_s += now_s
         self.busy_s += busy_s
 
-    async def rests(self) -> asyncio.Task[None]:
-        task = asyncio.create_task(self.pace.rest())
-        await asyncio.sleep(0)
-        return task
 
-
-async def test_a_stream_whose_tokens_take_longer_than_a_round_never_rests() -> None:
+@pytest.mark.parametrize("busy_s", [0.0002, 0.001])  # with its own messages, or with others' work
+async def test_a_stream_whose_tokens_take_longer_than_a_round_never_rests(busy_s: float) -> None:
     times = Times()
     for _ in range(100):
-        times.passes(0.001, busy_s=0.0002)
-        assert (await times.rests()).done()
+        times.passes(0.001, busy_s)
+        assert times.pace.rest() is None
 
 
 async def test_the_streams_of_a_busy_loop_rest_until_the_round_is_over() -> None:
     times = Times()
     resting = []
     for _ in range(50):
-        times.passes(0.0005, busy_s=0.0004)
-        resting.append(await times.rests())
-    first = [task.done() for task in resting].index(False)
+        times.passes(0.0004, busy_s=0.0002)
+        resting.append(times.pace.rest())
+    first = next(i for i, future in enumerate(resting) if future is not None)
     assert 0 < first < 10
-    assert not any(task.done() for task in resting[first:])
-    times.passes(4 * 0.02 - 0.025 - 0.001)
+    waiting = [future for future in resting[first:] if future is not None]
+    assert len(waiting) == 50 - first
+    times.passes(4 * 0.01 - 0.02 - 0.001)
     await asyncio.sleep(0.12)
-    assert not resting[-1].done()  # it is looked, but a millisecond is missing
+    assert not any(
+        future.done() for future in waiting
+    )  # it was looked, but a millisecond is missing
     times.passes(0.001)
-    await asyncio.wait_for(asyncio.gather(*resting), 10)
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)
 
 
 @pytest.mark.parametrize("longest_s", [0.0, 0.05])
 async def test_a_round_takes_no_longer_than_is_allowed(longest_s: float) -> None:
     times = Times(longest_s)
-    times.passes(0.01, busy_s=0.01)
-    task = await times.rests()
-    assert task.done() == (longest_s == 0.0)
+    for _ in range(200):
+        times.passes(0.0, busy_s=0.0002)
+        resting = times.pace.rest()
+    assert (resting is None) == (longest_s == 0.0)
     times.passes(longest_s, busy_s=longest_s)
-    await asyncio.wait_for(task, 10)
+    if resting is not None:
+        await asyncio.wait_for(resting, 10)
 
 
 async def test_who_leaves_does_not_wake_the_others() -> None:
     times = Times()
-    times.passes(0.01, busy_s=0.01)
-    gone, stays = await times.rests(), await times.rests()
+    for _ in range(50):
+        times.passes(0.0, busy_s=0.0002)
+        times.pace.rest()
+    gone, woken, stays = (times.pace.rest() for _ in range(3))
+    assert gone is not None
+    assert woken is not None
+    assert stays is not None
     gone.cancel()
+    woken.set_result(None)
     await asyncio.sleep(0.05)
     assert not stays.done()
-    times.passes(0.03)
+    times.passes(0.1)
     await asyncio.wait_for(stays, 10)
