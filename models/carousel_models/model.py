@@ -114,11 +114,15 @@ class RecurrentModel:
 
     @property
     def batch_invariant(self) -> bool:
-        """True if the bits of a row's step and its output fields are the same in any batch."""
+        """True if the bits of a row's step and its output fields are the same in any batch.
+
+        Those of a whole sequence are then the same too, and those of its steps.
+        """
         manifest = self.manifest
         functions = {manifest.output.transform, getattr(manifest.head, "activation", "")}
         built_in = manifest.custom is None
-        return built_in and self.kernel.batch_invariant and not functions & _POSITIONAL
+        stepped = self.causal and built_in and self.kernel.batch_invariant
+        return stepped and not functions & _POSITIONAL
 
     def initial_state(self, batch: int) -> State:
         """Zeros: one tensor [batch, *shape] per state spec."""
@@ -175,7 +179,9 @@ class RecurrentModel:
         new = tuple(tensor[packing.inverse] for tensor in ordered)
         return packing.unpack(raw, steps), new
 
-    def packed(self, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
+    def packed(
+        self, x: Tensor, sizes: Sequence[int], state: State, wanted: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """The same without padding; see `packing` for the order of rows.
 
         Args:
@@ -183,12 +189,13 @@ class RecurrentModel:
                 those of the time before.
             sizes: descending, none zero.
             state: where each sequence goes on, [N, *shape] per state spec, N ≥ sizes[0].
+            wanted: int64[n], the rows to go through the head; None for all.
 
         Returns:
-            raw float32[rows, W], and each sequence's state after its last step.
+            raw float32[rows or n, W], and each sequence's state after its last step.
         """
         y, state = self.stack.sequence(self._enter(x), sizes, state)
-        return self._leave(y), state
+        return self._leave(y if wanted is None else y[wanted]), state
 
     def finish(self, raw: Tensor) -> tuple[Tensor, ...]:
         """Transform and selection.

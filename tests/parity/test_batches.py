@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import carousel_models
-from carousel_server.core.ports import Generate, StepBlock
+from carousel_server.core.ports import Generate, Infer, StepBlock
 from carousel_server.core.types import GenerateSpec, SamplingSpec
+from carousel_server.engine import sequences as whole
+from carousel_server.engine.buckets import Buckets
+from carousel_server.engine.runner import Runner
+from carousel_server.engine.scheduler import Batch
+from carousel_server.state.slab import Slab
 from tests.parity import reference
 from tests.parity.conftest import KERNELS
 from tests.unit.engine.fakes import RecordingSink, RecordingTokens, Rig
@@ -122,3 +128,48 @@ def test_a_seeded_text_does_not_depend_on_the_batch(package: Packages) -> None:
     assert len(set(alone)) > 10
     assert text(1) == alone
     assert text(14) == alone
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_chunk_that_fails_leaves_the_states_as_they_were(
+    package: Packages, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = carousel_models.load(package(cell="lstm"), device="cpu", kernel=kernel)
+    slab = Slab(model.state_specs, 4, model.device, model.kernel)
+    runner = Runner(model, slab, Buckets(4, strict=False, invariant=model.batch_invariant))
+    batch, wanted = Batch(np.asarray([2, 0]), np.asarray([3, 1])), np.ones(2, bool)
+    inputs = np.ones((2, 3, WIDTH), "<f4").view(np.uint8)
+    runner.run(batch, inputs, wanted)
+    before = [tensor[:4].clone() for tensor in slab.tensors]
+
+    def fail(_raw: Any) -> Any:
+        raise MemoryError("no room for the outputs")
+
+    monkeypatch.setattr(model, "finish", fail)
+    with pytest.raises(MemoryError):
+        runner.run(batch, inputs, wanted)
+    assert all(torch.equal(t[:4], b) for t, b in zip(slab.tensors, before, strict=True))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_whole_sequences_beside_others_are_as_alone(
+    package: Packages, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Infer: whoever joins and leaves; to the bit where the kernel says so, and as steps of a session."""
+    path, rng = package(cell="gru"), np.random.default_rng(3)
+    model = carousel_models.load(path, device="cpu", kernel=kernel)
+    inputs = [rng.standard_normal((n, WIDTH)).astype("<f4") for n in (30, 1, 25, 5, 16, 32)]
+    streamed = [serve(path, x[None], busy=False, strict=False, kernel=kernel)[0] for x in inputs]
+    monkeypatch.setattr(whole, "_IDLE_CHUNK_STEPS", 8)
+    rig, calls = Rig(model, slots=4), []
+    for x in inputs:
+        calls.append(Infer(x.tobytes()))
+        rig.engine.submit(calls[-1])
+        rig.tick()
+    rig.settle()
+    for call, wanted in zip(calls, streamed, strict=True):
+        found = call.reply.result(0).view("<f4").reshape(wanted.shape)
+        if model.batch_invariant:
+            assert np.array_equal(found, wanted)
+        else:
+            np.testing.assert_allclose(found, wanted, rtol=TOLERANCE["float32"], atol=2e-5)

@@ -271,6 +271,8 @@ def test_only_what_was_measured_is_called_invariant(kernel: Kernel) -> None:
     """Torch's σ rounds otherwise where a tensor ends in less than a vector; so do silu and gelu."""
     stack = uniform_stack("gru", 1, 8)
     assert make_model(kernel, stack=stack).batch_invariant
+    both_ways = uniform_stack("gru", 1, 8, bidirectional=True)
+    assert not make_model(kernel, stack=both_ways).batch_invariant  # torch runs its layers
     assert not make_model(kernel, stack=stack, output=Output(transform="sigmoid")).batch_invariant
     for activation in ("sigmoid", "silu", "gelu"):
         head = MlpHead(hidden=(5,), width=3, activation=activation)

@@ -26,7 +26,7 @@ class EngineLimits:
         max_idle_ttl_s: the most that a session may ask for.
         max_sequence_steps: longest sequence of Infer and longest prompt of Generate.
         max_infer_queue: whole sequences waiting.
-        infer_batch_steps: padded steps (sequences × longest piece) of whole sequences that run at once.
+        infer_batch_steps: padded steps (sequences × longest) of whole sequences that run at once.
         max_generate_tokens: most tokens of one generation.
         retry_after_s: the hint that goes with a refusal.
         tick_timeout_s: a tick that takes longer makes the model unhealthy.

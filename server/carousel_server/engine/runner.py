@@ -97,16 +97,20 @@ class Runner:
         sizes = there.sum(1)
         x = self._typed(inputs.swapaxes(0, 1)[there])
         rows = torch.from_numpy(batch.rows).to(self._slab.device)
-        raw, state = self._model.packed(x, sizes.tolist(), self._slab.gather(rows))
-        self._slab.scatter(rows, state)
-        last = np.cumsum(sizes) - sizes
-        ends = torch.from_numpy(last[batch.counts - 1] + np.arange(n)).to(self._slab.device)
+        begins = np.cumsum(sizes) - sizes
+        ends = torch.from_numpy(begins[batch.counts - 1] + np.arange(n)).to(self._slab.device)
+        before = self._slab.gather(rows)
         outputs = np.empty((n, 0, 0), np.uint8)
         if deliver:
+            raw, state = self._model.packed(x, sizes.tolist(), before)
             fields = self._fields_to_host(raw)
             outputs = np.zeros((n, steps, fields.shape[1]), np.uint8)
             outputs.swapaxes(0, 1)[there] = fields
-        return BatchOutputs(outputs, raw[ends], n)
+            last = raw[ends]
+        else:
+            last, state = self._model.packed(x, sizes.tolist(), before, ends)
+        self._slab.scatter(rows, state)
+        return BatchOutputs(outputs, last, n)
 
     def check_device(self) -> None:
         """After a failure: tells a batch that was at fault from a device that is.

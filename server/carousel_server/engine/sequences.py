@@ -30,8 +30,9 @@ from .values import invalid_value, valid_rows
 
 log = logging.getLogger(__name__)
 
-# How much runs at once while no session wants the device; who comes then waits for no more than this.
-_FREE_CHUNK_STEPS, _FREE_ROWS = 64, 1024
+# Steps that run at once while no session wants the device, and rows of all sequences together at any time:
+# sessions, and whoever comes, wait for no more than this.
+_IDLE_CHUNK_STEPS, _MOST_ROWS = 64, 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -154,10 +155,22 @@ class Sequences:
                     _answer(call, CarouselError("DEADLINE_EXCEEDED", late))
                 elif not call.reply.cancelled():
                     new.append(_Running(call, self._rows(call)))
-        if new:
+        if not new:
+            return
+        try:
             zeros = self._model.initial_state(len(new))
             self._state = _joined(self._state, zeros) if self._running else zeros
+        except Exception as error:  # noqa: BLE001 - the device says what it is
+            self._refuse([one.call for one in new], error)
+        else:
             self._running += new
+
+    def _refuse(self, calls: Sequence[Infer], error: Exception) -> None:
+        """Answers calls that the device fails on."""
+        log.warning("model %s: whole sequences failed", self._view.name, exc_info=error)
+        self._runner.check_device()
+        for call in calls:
+            _answer(call, CarouselError("STEP_FAILED", "the device refused the sequence"))
 
     def _has_room(self, new: Sequence[_Running]) -> bool:
         """Whether the oldest call that waits may run beside those that run and these."""
@@ -166,11 +179,13 @@ class Sequences:
             return True
         if self._strict:
             return False
-        if self._view.causal:
-            longest = limits.chunk_steps
-        else:
+        if not self._view.causal:
             longest = max(self._steps(self._waiting[0]), *(one.left for one in new))
-        return count < limits.max_batch and longest * (count + 1) <= limits.infer_batch_steps
+            return count < limits.max_batch and longest * (count + 1) <= limits.infer_batch_steps
+        # All that they will have computed is kept until each has ended.
+        steps = sum(len(one.x) for one in (*self._running, *new)) + self._steps(self._waiting[0])
+        fits = steps * self._view.output_row_bytes <= limits.inbox_bytes
+        return fits and count < min(limits.max_batch, limits.infer_batch_steps)
 
     def _rows(self, call: Infer) -> np.ndarray:
         width = self._view.input_row_bytes // 4
@@ -180,10 +195,10 @@ class Sequences:
         """How many steps of each run now."""
         if not self._view.causal:
             return max(one.left for one in self._running)
-        if not idle or self._strict:
+        if self._strict:
             return self._limits.chunk_steps
-        free = min(_FREE_CHUNK_STEPS, _FREE_ROWS // len(self._running))
-        return max(self._limits.chunk_steps, free)
+        most = min(_MOST_ROWS, self._limits.infer_batch_steps) // len(self._running)
+        return max(1, min(_IDLE_CHUNK_STEPS if idle else self._limits.chunk_steps, most))
 
     def _run(self, places: Sequence[int], piece: int) -> int:
         """Runs up to `piece` steps of those at these places; returns how many steps that was.
@@ -194,17 +209,14 @@ class Sequences:
         counts = [min(one.left, piece) for one in chosen]
         try:
             rows = self._step(places, chosen, counts)
-        except Exception:
-            log.exception("model %s: whole sequences failed", self._view.name)
-            self._runner.check_device()
+        except Exception as error:  # noqa: BLE001 - logged where it is judged
             if len(places) == 1:
-                refusal = CarouselError("STEP_FAILED", "the device refused the sequence")
-                _answer(chosen[0].call, refusal)
+                self._refuse([chosen[0].call], error)
                 return 0
             half = len(places) // 2
             return self._run(places[:half], piece) + self._run(places[half:], piece)
         for one, count, part in zip(chosen, counts, rows, strict=True):
-            one.parts.append(part[:count])
+            one.parts.append(part[:count].copy())  # the others' shall not be kept with it
             one.done += count
         return sum(counts)
 

@@ -43,6 +43,68 @@ def test_a_long_sequence_goes_in_pieces_between_the_ticks_of_sessions() -> None:
     assert len(sink.of(1)) == 3
 
 
+def test_sequences_join_at_the_next_piece_and_leave_at_their_own_end() -> None:
+    rig, sink = Rig(), RecordingSink()
+    ref = rig.session(sink)
+    long = submit(rig, *[1.0] * 12)
+    rig.run(block(sink, ref, 1, 1))
+    short = submit(rig, 1.0, 2.0)
+    rig.run(block(sink, ref, 2, 1))
+    assert short.reply.done()
+    assert not long.reply.done()
+    rig.settle()
+    assert sums(short.reply.result(0)) == [1, 3]
+    assert sums(long.reply.result(0)) == list(range(1, 13))
+
+
+def test_one_that_nobody_waits_for_any_more_leaves_the_others_as_they_are() -> None:
+    rig, sink = Rig(), RecordingSink()
+    ref = rig.session(sink)
+    gone, stays = submit(rig, *[1.0] * 10), submit(rig, *[2.0] * 10)
+    rig.run(block(sink, ref, 1, 1))
+    assert gone.reply.cancel()
+    rig.run(block(sink, ref, 2, 1))
+    assert len(rig.engine._sequences) == 1
+    rig.settle()
+    assert sums(stays.reply.result(0)) == [2.0 * n for n in range(1, 11)]
+
+
+def test_one_that_fails_half_way_costs_the_others_nothing() -> None:
+    rig, sink = Rig(), RecordingSink()
+    ref = rig.session(sink)
+    calls = [submit(rig, *[1.0] * 10) for _ in range(3)]
+    bad = submit(rig, *[1.0] * 5, 666.0, 1.0)
+    rig.run(block(sink, ref, 1, 1))
+    rig.settle()
+    with pytest.raises(CarouselError, match="STEP_FAILED"):
+        bad.reply.result(0)
+    for call in calls:
+        assert sums(call.reply.result(0)) == list(range(1, 11))
+
+
+def test_what_is_kept_of_those_that_run_is_bounded() -> None:
+    rig, sink = Rig(inbox_bytes=2000), RecordingSink()  # the outputs of one are 800
+    ref = rig.session(sink)
+    calls = []
+    for seq in range(1, 4):
+        calls.append(submit(rig, *[1.0] * 100))
+        rig.run(block(sink, ref, seq, 1))
+    running = [one.call for one in rig.engine._sequences._running]
+    assert running == calls[:2]
+    rig.settle()
+    assert all(len(call.reply.result(0)) == 100 for call in calls)
+
+
+def test_a_long_neighbour_does_not_keep_the_outputs_of_those_that_left() -> None:
+    rig, sink = Rig(), RecordingSink()
+    ref = rig.session(sink)
+    submit(rig, *[1.0] * 10)
+    submit(rig, 1.0)
+    rig.run(block(sink, ref, 1, 1))
+    (one,) = rig.engine._sequences._running
+    assert all(part.base is None for part in one.parts)
+
+
 def test_a_batch_is_bounded_in_padded_steps() -> None:
     rig = Rig(RunningSum(causal=False), infer_batch_steps=10)
     calls = [submit(rig, *[1.0] * 5) for _ in range(3)]
