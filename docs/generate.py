@@ -100,9 +100,9 @@ def settings() -> str:
         for name, field in Settings.model_fields.items()
     )
     return (
-        "# Settings\n\nCommand line (`--set name=value`; the most used are flags as well) > environment > TOML file "
-        "(`--config FILE`) > default. An unknown name is an error. `carousel config show` prints each "
-        "value and where it came from.\n\n"
+        "# Settings\n\nCommand line (`--set name=value`; the most used are flags as well) > environment > "
+        "TOML file (`--config FILE`) > default. An unknown name is an error. `carousel config show` prints "
+        "each value and where it came from.\n\n"
         + table(("Setting", "Environment", "Default", "Meaning"), rows)
     )
 
