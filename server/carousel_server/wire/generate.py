@@ -199,6 +199,7 @@ class Generate:
             last = False
             while not last:
                 message, last = await queue.next_message()
+                self._pace.write()
                 await context.write(message)
                 if not last:
                     await queue.rest(self._pace)

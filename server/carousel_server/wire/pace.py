@@ -48,12 +48,15 @@ class Pace:
         # Of those who rest until the next round.
         self._resting: list[asyncio.Future[None]] = []
 
+    def write(self) -> None:
+        """To be called before a message is written."""
+        self._messages += 1
+
     def rest(self) -> asyncio.Future[None] | None:
-        """To be called after a message: what is set once its stream may write again; None if at once.
+        """To be called after it: what is set once its stream may write again; None if at once.
 
         Whoever needs the stream before may set it.
         """
-        self._messages += 1
         if not self._resting:
             left_s = self._left_s()
             if left_s <= 0.0:
