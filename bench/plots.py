@@ -183,7 +183,7 @@ def _sequences(figures: Summary) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     both[0].set_ylabel("p99 of a sequence, ms")
-    both[0].legend(frameon=False)
+    both[1].legend(frameon=False, loc="upper left")
 
 
 PLOTS: dict[str, Callable[[Summary], None]] = {

@@ -45,7 +45,8 @@ def workloads(
     """The streams alone, a long prompt alone, and the streams beside prompts of each length."""
     models.make(folder, options.dtype)
     address = stack.enter_context(
-        processes.carousel_server(folder, device, chunk_steps=CHUNK_STEPS)
+        # Each token in a message of its own: gaps between messages are to be those between tokens.
+        processes.carousel_server(folder, device, chunk_steps=CHUNK_STEPS, max_token_delay_s=0)
     )
 
     def beside(prompt: int) -> Callable[[], Measured]:

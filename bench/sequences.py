@@ -6,6 +6,8 @@ cost nothing. Latency is counted from the instant at which a sequence was to be 
 
 Carousel gets them in both ways that it has: by one Infer call each, as the padded server does, and by a
 session each, whose opening, binding and closing cost more than the steps.
+
+What limits it: past a load of half, the client's part of the two cores that D3 has for itself.
 """
 
 from __future__ import annotations
