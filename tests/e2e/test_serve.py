@@ -57,6 +57,7 @@ def test_a_port_in_use_is_said_with_its_fix(server, models_dir, key):
     [
         (("--models", "/nowhere"), "there is no folder /nowhere", "carousel models create"),
         (("--prt", "1"), "no such option: --prt", "--port"),
+        (("--idle-ttl-s", "2"), "no such option: --idle-ttl-s", "--set NAME=VALUE"),
         (("--port", "many"), "'--port'", "carousel serve --help"),
         (("--port", "70000"), "setting port (command line)", "Port of gRPC"),
         (("--set", "slotz=8"), "unknown setting slotz", "did you mean slots?"),

@@ -72,7 +72,17 @@ def of_usage(error: UsageFailure) -> CliError:
     """A wrong flag, command or argument."""
     path = getattr(error.ctx, "command_path", "carousel") if error.ctx else "carousel"
     message = error.format_message().rstrip().replace("Value error, ", "")
-    return usage_error(message[:1].lower() + message[1:], f"see {path} --help")
+    fix = f"see {path} --help"
+    if is_perhaps_a_setting(error):
+        fix = f"{fix}; a setting that is no flag goes as --set NAME=VALUE"
+    return usage_error(message[:1].lower() + message[1:], fix)
+
+
+def is_perhaps_a_setting(error: UsageFailure) -> bool:
+    """True for a flag that a command does not know which takes settings by --set."""
+    command = getattr(error.ctx, "command", None)
+    flags = {flag for given in getattr(command, "params", ()) for flag in given.opts}
+    return hasattr(error, "option_name") and "--set" in flags
 
 
 def of_missing_module(error: ModuleNotFoundError) -> CliError:
