@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 from support.fake_engine import WIDTH
 from support.wire import Stubs, refused, settled, unpack
 
@@ -187,12 +187,7 @@ async def test_nor_on_a_stream(tenants):
 async def test_reflection_is_not_for_strangers(tenants):
     wire, _, _ = tenants
     stub = reflection_pb2_grpc.ServerReflectionStub(wire.stubs.channel)
-    call = stub.ServerReflectionInfo(
-        iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    )
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert await stub.ServerReflectionInfo().code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 # -- health, logs, metrics
