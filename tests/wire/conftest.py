@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,7 @@ from support.fake_engine import ECHO_TOKENS, CountingMetrics, FakeCatalog, FakeE
 from support.link import linked
 from support.wire import Stubs
 
+from carousel_server.__main__ import main
 from carousel_server.wire import WireOptions, WireServer
 
 StartWire = Callable[..., Any]
@@ -44,3 +47,25 @@ async def start_wire(request: pytest.FixtureRequest) -> AsyncIterator[StartWire]
 async def wire(start_wire: StartWire) -> Any:
     """A wire with default options."""
     return await start_wire()
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs a server in this process that must not come up; returns its exit code and what it says.
+
+    A program of its own, it does not put the signals' handlers back; the tests that come need theirs.
+    """
+    monkeypatch.setattr("carousel_server.main.configure_logging", lambda *_: None)
+    for name in [name for name in os.environ if name.startswith("CAROUSEL_")]:
+        monkeypatch.delenv(name)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*flags: str) -> tuple[int, str]:
+        code = main(["--port", "0", "--metrics-port", "0", "--device", "cpu", *flags])
+        return code, capsys.readouterr().err
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -22,7 +22,6 @@ from support.server import FEATURES, LSTM
 from support.wire import Stubs
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.__main__ import main
 from carousel_server.server import Server
 
 PROMPT_S = 90.0
@@ -135,20 +134,6 @@ async def test_a_thread_that_hangs_in_the_device_cannot_hold_the_process(models_
     assert code == 1
     for said in ("model lstm is unhealthy", "left behind: engine-lstm"):
         assert said in err
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a server in this process that must not come up; returns its exit code and what it says."""
-    monkeypatch.setattr("carousel_server.main.configure_logging", lambda *_: None)
-    for name in [name for name in os.environ if name.startswith("CAROUSEL_")]:
-        monkeypatch.delenv(name)
-
-    def run(*flags):
-        code = main(["--port", "0", "--metrics-port", "0", "--device", "cpu", *flags])
-        return code, capsys.readouterr().err
-
-    return run
 
 
 @pytest.mark.parametrize("flag", ["--port", "--metrics-port"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import socket
@@ -18,23 +17,8 @@ from support.server import BILSTM, FEATURES, GRU_BYTES, LSTM, ServerProcess
 from support.wire import Stubs
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.__main__ import main
 
 ROWS = np.random.default_rng(0).standard_normal((16, FEATURES)).astype("<f4")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a server in this process that must not come up; returns its exit code and what it says."""
-    monkeypatch.setattr("carousel_server.main.configure_logging", lambda *_: None)
-    for name in [name for name in os.environ if name.startswith("CAROUSEL_")]:
-        monkeypatch.delenv(name)
-
-    def run(*flags):
-        code = main(["--port", "0", "--metrics-port", "0", *flags])
-        return code, capsys.readouterr().err
-
-    return run
 
 
 async def test_the_whole_path_on_a_real_engine(server):
