@@ -11,6 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from unittest import mock
 
+from support.signals import handlers_kept
+
 from carousel.cli import main
 
 
@@ -40,6 +42,7 @@ def carousel(*arguments: str, stdin: str = "", **extra: str) -> Done:
         stack.enter_context(mock.patch.dict(os.environ, environment(**extra), clear=True))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(handlers_kept())
         code = main.run(list(arguments))
     return Done(code, out.getvalue(), err.getvalue())
 

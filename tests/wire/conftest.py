@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from support.fake_engine import ECHO_TOKENS, CountingMetrics, FakeCatalog, FakeEngine
 from support.link import linked
+from support.signals import handlers_kept
 from support.wire import Stubs
 
 from carousel_server.__main__ import main
@@ -53,19 +53,14 @@ async def wire(start_wire: StartWire) -> Any:
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., tuple[int, str]]]:
-    """Runs a server in this process that must not come up; returns its exit code and what it says.
-
-    A program of its own, it does not put the signals' handlers back; the tests that come need theirs.
-    """
+    """Runs a server in this process that must not come up; returns its exit code and what it says."""
     monkeypatch.setattr("carousel_server.main.configure_logging", lambda *_: None)
     for name in [name for name in os.environ if name.startswith("CAROUSEL_")]:
         monkeypatch.delenv(name)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*flags: str) -> tuple[int, str]:
         code = main(["--port", "0", "--metrics-port", "0", "--device", "cpu", *flags])
         return code, capsys.readouterr().err
 
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with handlers_kept():
+        yield run
