@@ -82,7 +82,10 @@ class _Crowd:
 
     @torch.inference_mode()
     def _open(self) -> float:
-        """Opens all; what each takes beyond its state."""
+        """Opens all; what each takes beyond its state.
+
+        Refs are kept of the active ones alone, as a server keeps none of those that nobody has bound.
+        """
         before = resident_bytes(os.getpid())
         model = load(self._folder / MODEL, device=self._device)
         metrics = Metrics()
@@ -92,6 +95,9 @@ class _Crowd:
             return metrics.engine(view, slots=self._size)
 
         self._engine = engine = Engine(model, limits, directory=Directory(), metrics=measured)
+        draw = np.random.default_rng(1)
+        count_active = max(self._size // 100, STEPPED)
+        active = set(draw.choice(self._size, count_active, replace=False).tolist())
         refs: list[SessionRef] = []
         for at in range(0, self._size, _OPENED_TOGETHER):
             opened = [
@@ -101,11 +107,14 @@ class _Crowd:
             for command in opened:
                 engine.submit(command)
             engine.tick()
-            refs += [command.reply.result()[0] for command in opened]
-        draw = np.random.default_rng(1)
-        active = draw.choice(self._size, max(self._size // 100, STEPPED), replace=False)
-        self._bind([refs[i] for i in active.tolist()])
-        del refs, opened
+            refs += [
+                command.reply.result()[0]
+                for number, command in enumerate(opened, at)
+                if number in active
+            ]
+        draw.shuffle(refs)
+        self._bind(refs)
+        del opened
         gc.collect()
         return (resident_bytes(os.getpid()) - before) / self._size - HIDDEN * 4
 

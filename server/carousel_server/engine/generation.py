@@ -89,7 +89,8 @@ class Generations:
         # Who still hears of each row's last generation; longer than it runs if the end must wait.
         self._tellers: dict[int, Teller] = {}
         slots = table.slots
-        self._sampling = Sampling(slots)
+        # Of a model that generates no text, no row draws.
+        self._sampling = Sampling(slots if generative else 0)
         # Token drawn last but not fed yet, -1 if none: where a later generation goes on.
         self.next_token = np.full(slots, -1, np.int32)
         # The last tokens of each session, newest last, -1 where there is none.

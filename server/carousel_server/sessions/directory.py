@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from dataclasses import dataclass
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import SessionRef
 
 _REMEMBERED = 65_536
 
-
-@dataclass(slots=True)
-class _Entry:
-    """A session's place; no row while its engine is still opening it. There may be millions of these."""
-
-    engine: str
-    row: int = -1
-    generation: int = 0
-
-    @property
-    def ref(self) -> SessionRef | None:
-        return None if self.row < 0 else SessionRef(self.row, self.generation)
+_ENGINE_BITS = 16
+_ROW_BITS = 28
+"""Enough for more engines and slots than fit into a machine; a generation has no limit."""
 
 
 class Directory:
@@ -34,8 +24,12 @@ class Directory:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # tenant → id → place, for open sessions.
-        self._open: defaultdict[str, dict[str, _Entry]] = defaultdict(dict)
+        # tenant → id → place, for open sessions. There may be millions of these: a place is one integer,
+        # which takes a third of an object's memory.
+        self._open: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        # Names of engines, and the number of each.
+        self._engines: list[str] = []
+        self._numbers: dict[str, int] = {}
         # (tenant, id) → reason from the registry, oldest first, for ended ones.
         self._ended: OrderedDict[tuple[str, str], str] = OrderedDict()
 
@@ -48,23 +42,27 @@ class Directory:
             CarouselError: SESSION_EXISTS if another engine has it.
         """
         with self._lock:
-            entry = self._open[tenant].get(session_id)
-            if entry is None:
-                self._open[tenant][session_id] = _Entry(engine)
+            if engine not in self._numbers:
+                self._numbers[engine] = len(self._engines)
+                self._engines.append(engine)
+            place = self._open[tenant].get(session_id)
+            if place is None:
+                self._open[tenant][session_id] = _placed(self._numbers[engine], None)
                 return None
-            if entry.engine != engine:
+            number, ref = _place(place)
+            if self._engines[number] != engine:
                 raise CarouselError(
                     "SESSION_EXISTS",
-                    f"session {session_id!r} is open on model {entry.engine!r}",
+                    f"session {session_id!r} is open on model {self._engines[number]!r}",
                     field="session_id",
                 )
-            return entry.ref
+            return ref
 
     def settle(self, tenant: str, session_id: str, ref: SessionRef) -> None:
         """Tells where a claimed session lives from now on."""
         with self._lock:
-            entry = self._open[tenant][session_id]
-            entry.row, entry.generation = ref
+            number, _ = _place(self._open[tenant][session_id])
+            self._open[tenant][session_id] = _placed(number, ref)
             self._ended.pop((tenant, session_id), None)
 
     def release(self, tenant: str, session_id: str, reason: str = "") -> None:
@@ -81,9 +79,11 @@ class Directory:
     def find(self, tenant: str, session_id: str) -> tuple[str, SessionRef] | None:
         """Engine and ref of an open session, if it is on a row."""
         with self._lock:
-            entry = self._open[tenant].get(session_id) if tenant in self._open else None
-            ref = None if entry is None else entry.ref
-            return None if entry is None or ref is None else (entry.engine, ref)
+            place = self._open[tenant].get(session_id) if tenant in self._open else None
+            if place is None:
+                return None
+            number, ref = _place(place)
+            return None if ref is None else (self._engines[number], ref)
 
     def why_gone(self, tenant: str, session_id: str) -> str:
         """Why a session is not open here, as far as this process knows: a reason of the registry."""
@@ -94,6 +94,21 @@ class Directory:
         """Number of open or opening sessions."""
         with self._lock:
             return sum(map(len, self._open.values()))
+
+
+def _placed(engine: int, ref: SessionRef | None) -> int:
+    """An engine's number and a session there as one integer; without a ref, it is still being opened."""
+    row, generation = (-1, 0) if ref is None else ref
+    assert engine < 1 << _ENGINE_BITS
+    assert row + 1 < 1 << _ROW_BITS
+    return ((generation << _ROW_BITS) | (row + 1)) << _ENGINE_BITS | engine
+
+
+def _place(placed: int) -> tuple[int, SessionRef | None]:
+    """The inverse of `_placed`."""
+    engine, place = placed & ((1 << _ENGINE_BITS) - 1), placed >> _ENGINE_BITS
+    row = (place & ((1 << _ROW_BITS) - 1)) - 1
+    return engine, None if row < 0 else SessionRef(row, place >> _ROW_BITS)
 
 
 def ended(reason: str, session_id: str) -> CarouselError:

@@ -46,6 +46,16 @@ def test_the_same_engine_finds_it_again_and_another_is_refused(directory: Direct
     assert directory.claim("u", "a", "other") is None
 
 
+@pytest.mark.parametrize("ref", [SessionRef(0, 0), SessionRef((1 << 28) - 2, 1 << 60)])
+def test_a_place_is_kept_as_it_was_given(ref: SessionRef) -> None:
+    directory = Directory()
+    for engine in ("m", "n"):
+        directory.claim("t", engine, engine)
+        directory.settle("t", engine, ref)
+        assert directory.find("t", engine) == (engine, ref)
+        assert directory.claim("t", engine, engine) == ref
+
+
 @pytest.mark.parametrize("why", ["SESSION_EXPIRED", "SESSION_CLOSED"])
 def test_how_a_session_ended_is_remembered_until_its_id_is_used_again(
     directory: Directory, why: str
