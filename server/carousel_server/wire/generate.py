@@ -95,8 +95,7 @@ class TokenQueue:
             self._tokens.clear()
             self._overrun = _not_reading()
             self._give_up()
-        over = self._end is not None or self._overrun is not None
-        if over and self._resting is not None and not self._resting.done():
+        if self._over and self._resting is not None and not self._resting.done():
             self._resting.set_result(None)
         self._changed.set()
 
@@ -105,13 +104,18 @@ class TokenQueue:
         """True once the engine has said its last word."""
         return self._end is not None
 
+    @property
+    def _over(self) -> bool:
+        """True once nothing more will be taken."""
+        return self._end is not None or self._overrun is not None
+
     async def next_message(self) -> tuple[pb.GenerateResponse, bool]:
         """What has come since the last call, and whether that was all.
 
         Raises:
             CarouselError: the generation failed; its tokens were given before.
         """
-        while not self._tokens and self._end is None and self._overrun is None:
+        while not self._tokens and not self._over:
             self._changed.clear()
             await self._changed.wait()
         if self._overrun is not None:
@@ -135,8 +139,7 @@ class TokenQueue:
 
         That is at once if it is full already, or once nothing more comes.
         """
-        over = self._end is not None or self._overrun is not None
-        if not over and len(self._tokens) < _TOKENS_PER_MESSAGE:
+        if not self._over and len(self._tokens) < _TOKENS_PER_MESSAGE:
             self._resting = pace.rest()
             if self._resting is not None:
                 await self._resting
