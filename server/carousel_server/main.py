@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 _STORES = {"none": "none: sessions end with the server; --store sqlite:FILE keeps them"}
 """What people are told of a store, where its name does not say it."""
+
+_LAST_MOMENT_S = 0.5
+"""For threads that have told their result and are about to end."""
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -105,12 +109,17 @@ async def _first_of(*waits: Coroutine[Any, Any, object]) -> int:
 
 
 def _leave_behind(code: int) -> None:
-    """Ends the process if one of our threads runs on.
+    """Ends the process if one of our threads runs on, beyond a moment to end in.
 
     Such a thread is inside the device's driver or a file; the interpreter's own end would run into it.
     """
-    names = [thread.name for thread in threading.enumerate()]
-    left = [name for name in names if name == LOADER or name.startswith("engine-")]
+    until_s = time.monotonic() + _LAST_MOMENT_S
+    left = []
+    for thread in threading.enumerate():
+        if thread.name == LOADER or thread.name.startswith("engine-"):
+            thread.join(max(0.0, until_s - time.monotonic()))
+            if thread.is_alive():
+                left.append(thread.name)
     if left:
         log.warning("left behind: %s", ", ".join(left))
         logging.shutdown()

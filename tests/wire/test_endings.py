@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ from support.server import FEATURES, LSTM
 from support.wire import Stubs
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.server import Server
+from carousel_server.server import LOADER, Server
 
 PROMPT_S = 90.0
 """What a test waits at most; on an idle machine nothing here takes a tenth of it."""
@@ -169,6 +170,26 @@ def test_more_slots_than_memory_is_a_setting_to_change(run, models_dir):
     assert code == 2
     assert "2000000000 slots do not fit" in said
     assert "lower slots" in said
+
+
+class EndsWhenAwaited(threading.Thread):
+    """A loader that has told its result but not ended yet."""
+
+    def __init__(self):
+        self._awaited = threading.Event()
+        super().__init__(name=LOADER, target=self._awaited.wait, daemon=True)
+
+    def join(self, timeout=None):
+        assert timeout is not None
+        self._awaited.set()
+        super().join(PROMPT_S)
+
+
+def test_a_loader_that_is_about_to_end_does_not_cut_the_process_off(run, tmp_path):
+    EndsWhenAwaited().start()
+    code, said = run("--models", str(tmp_path))
+    assert code == 2
+    assert "no model packages" in said
 
 
 def test_a_file_that_is_no_certificate_is_said(run, models_dir, tmp_path):
