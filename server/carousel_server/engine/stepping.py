@@ -61,7 +61,8 @@ class Stepping:
         if not len(rows):
             return None
         rows = self._refuse_late(rows, now)
-        batch = self._scheduler.select(rows, self._ledger.limited(rows, now))
+        steps = self._ledger.limited(rows, now)
+        batch = self._scheduler.select(rows, steps, self._table.sink[rows])
         if batch is None or batch.steps == 1 or not self._window.timed[batch.rows].any():
             return batch
         firsts = self._table.applied[batch.rows] + 1
