@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from carousel_server.config import ConfigError, Settings, load_settings
+from carousel_server.config import ConfigError, Settings
+from carousel_server.config_sources import load_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

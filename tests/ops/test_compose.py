@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from carousel_server.config import NOT_SETTINGS, PREFIX, Settings, load_settings
+from carousel_server.config import PREFIX, Settings
+from carousel_server.config_sources import NOT_SETTINGS, load_settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from carousel_server.config import ConfigError, Settings, Source, load_settings
+from carousel_server.config import ConfigError, Settings
+from carousel_server.config_sources import Source, load_settings
 from carousel_server.core.limits import EngineLimits
 
 

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
     @command(group, "show")
     def show(options: Options, config: ConfigFile = None, set_: Assignments = None) -> None:
         """Show each setting, its value and where that comes from."""
-        from carousel_server.config import load_settings
+        from carousel_server.config_sources import load_settings
 
         settings, provenance = load_settings(assignments(set_ or []), config)
         values = settings.model_dump(mode="json")
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
         set_: Assignments = None,
     ) -> None:
         """Say whether a settings file, the environment and --set make valid settings."""
-        from carousel_server.config import load_settings
+        from carousel_server.config_sources import load_settings
 
         _, provenance = load_settings(assignments(set_ or []), config)
         changed = sum(source != "default" for source in provenance.values())
