@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable
 
 from carousel_server.core.errors import CarouselError
@@ -42,7 +41,6 @@ class Rows:
         self._ledger = ledger
         self._delivery = delivery
         self._generations = generations
-        self._per_tenant: Counter[str] = Counter()
 
     # -- reading
 
@@ -116,7 +114,6 @@ class Rows:
             created_at_unix_s=created_at_unix_s,
         )
         self._table.advance(ref.row, Event.OPENED)
-        self._per_tenant[spec.tenant] += 1
         self._directory.settle(spec.tenant, spec.session_id, ref)
         return ref
 
@@ -135,16 +132,12 @@ class Rows:
         self._table.close(ref, error.reason)
         self._slab.zero(row)
         self._slots.free(ref)
-        self._per_tenant[tenant] -= 1
-        if not self._per_tenant[tenant]:
-            del self._per_tenant[tenant]
         return view
 
     def check_integrity(self) -> None:
         """Asserts that slots, table, ledger and counts agree on who is there."""
         free = self._table.in_phase(Phase.CLOSED)
         assert (free != self._slots.taken).all(), "table and slots disagree on who is there"
-        assert sum(self._per_tenant.values()) == self._slots.used, "the count per tenant is off"
         self._slots.check_integrity()
         self._table.check_integrity(self._model.window_steps)
         self._ledger.check_integrity()
@@ -152,7 +145,7 @@ class Rows:
 
     def _allocate(self, tenant: str, make_room: Callable[[], bool]) -> SessionRef:
         limits = self._limits
-        if self._per_tenant[tenant] >= limits.sessions_per_tenant:
+        if self._table.tenancy.rows.get(tenant, 0) >= limits.sessions_per_tenant:
             raise CarouselError(
                 "TOO_MANY_SESSIONS",
                 f"{limits.sessions_per_tenant} sessions are open (sessions_per_tenant)",

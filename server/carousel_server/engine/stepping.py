@@ -62,7 +62,9 @@ class Stepping:
             return None
         rows = self._refuse_late(rows, now)
         steps = self._ledger.limited(rows, now)
-        batch = self._scheduler.select(rows, steps, self._table.sink[rows])
+        table = self._table
+        tenants = table.tenant[rows] if table.tenancy.several else None
+        batch = self._scheduler.select(rows, steps, table.sink[rows], tenants)
         if batch is None or batch.steps == 1 or not self._window.timed[batch.rows].any():
             return batch
         firsts = self._table.applied[batch.rows] + 1

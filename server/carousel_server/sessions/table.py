@@ -20,6 +20,7 @@ from carousel_server.core.types import (
 from .directory import ended
 from .lifecycle import Event, advance
 from .row_set import RowSet
+from .tenancy import Tenancy
 
 _FORMER_PER_SLOT = 16
 """A slot that is short may have had several sessions before a command to the first of them arrives."""
@@ -69,6 +70,9 @@ class SessionTable:
         # Names, for people and for the directory.
         self.ids = [""] * slots
         self.tenants = [""] * slots
+        # Number of each row's tenant in `tenancy`, for arrays.
+        self.tenancy = Tenancy()
+        self.tenant: Int64s = np.zeros(slots, np.int64)
         # Sessions that have left, oldest first: id and reason, for late commands to each, and to no other.
         self._former: OrderedDict[SessionRef, tuple[str, str]] = OrderedDict()
 
@@ -100,6 +104,7 @@ class SessionTable:
         self.sink[row] = -1
         self.ids[row] = spec.session_id
         self.tenants[row] = spec.tenant
+        self.tenant[row] = self.tenancy.enter(spec.tenant)
 
     def set_cursors(self, row: int, *, applied: int, ack: int, epoch: int) -> None:
         """Moves a fresh session to where a snapshot stands."""
@@ -130,6 +135,7 @@ class SessionTable:
         self._former[ref] = (self.ids[ref.row], reason)
         if len(self._former) > self.slots * _FORMER_PER_SLOT:
             self._former.popitem(last=False)
+        self.tenancy.leave(self.tenants[ref.row])
         self.ids[ref.row] = self.tenants[ref.row] = ""
 
     def why_gone(self, ref: SessionRef) -> CarouselError:
@@ -205,6 +211,11 @@ class SessionTable:
         )
         assert (in_order | closed).all(), (
             "durable, ack ≤ applied ≤ received ≤ ack + window is broken"
+        )
+        taken = np.bincount(self.tenant[~closed], minlength=1)
+        counted = {self.tenancy.number(name): n for name, n in self.tenancy.rows.items()}
+        assert counted == {n: c for n, c in enumerate(taken.tolist()) if c}, (
+            "the rows per tenant are off"
         )
         known = np.where(self.generating, self.pending >= 0, self.pending == waiting)
         assert (known | closed).all(), "pending is off"

@@ -231,6 +231,7 @@ class Rig:
         **limits: Any,
     ) -> None:
         self.now = 1000.0
+        self.ticks = 0
         self.metrics = CountingMetrics()
         self.model = model or RunningSum()
         self.directory = Directory() if directory is None else directory
@@ -252,6 +253,7 @@ class Rig:
         return reply.result(timeout=0) if reply is not None else None
 
     def tick(self) -> None:
+        self.ticks += 1
         with torch.inference_mode():
             self.engine.tick()
         self.engine._rows.check_integrity()

@@ -111,3 +111,92 @@ def test_strict_has_one_bucket(rows: int) -> None:
 def test_where_bits_never_depend_on_the_batch_nothing_is_padded(strict: bool) -> None:
     buckets = Buckets(32, strict=strict, invariant=True)
     assert [buckets.of(rows) for rows in range(1, 33)] == list(range(1, 33))
+
+
+# -- tenants
+
+
+def crowd(**sizes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of tenants 0, 1, … in the order given; each row is ready and has a sink of its own."""
+    tenants = np.repeat(np.arange(len(sizes)), list(sizes.values()))
+    rows = np.arange(len(tenants))
+    return rows, np.ones_like(rows), rows, tenants
+
+
+def places(batch: Batch | None, tenants: np.ndarray) -> list[int]:
+    """How many rows of each tenant a batch has."""
+    assert batch is not None
+    return np.bincount(tenants[batch.rows], minlength=int(tenants.max()) + 1).tolist()
+
+
+def test_tenants_share_a_batch_equally_and_what_one_leaves_goes_to_the_others() -> None:
+    flood, few, many = 1000, 2, 50
+    ready = crowd(flood=flood, few=few, many=many)
+    assert places(Scheduler(32, 4).select(*ready), ready[3]) == [15, 2, 15]
+
+
+def test_places_that_do_not_divide_go_round() -> None:
+    ready, scheduler = crowd(a=9, b=9, c=9), Scheduler(4, 1)
+    turns = [places(scheduler.select(*ready), ready[3]) for _ in range(3)]
+    assert sorted(turns) == [[1, 1, 2], [1, 2, 1], [2, 1, 1]]
+
+
+def test_more_tenants_than_places_take_turns() -> None:
+    ready, scheduler = crowd(a=5, b=1, c=1, d=1, e=7), Scheduler(2, 1)
+    turns = np.sum([places(scheduler.select(*ready), ready[3]) for _ in range(5)], axis=0)
+    assert turns.tolist() == [2, 2, 2, 2, 2]
+
+
+def test_a_tick_is_no_longer_than_a_full_batch_while_there_are_several_tenants() -> None:
+    rows, sinks, tenants = np.arange(4), np.zeros(4, np.int64), np.asarray([0, 0, 0, 1])
+    steps = np.asarray([50, 50, 50, 1])
+    alone = Scheduler(8, 16).select(rows, steps, sinks)
+    beside = Scheduler(8, 16).select(rows, steps, sinks, tenants)
+    assert alone is not None
+    assert beside is not None
+    assert alone.counts.tolist() == [16, 16, 16, 1]
+    assert beside.counts.tolist() == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_tenant_has_turns_as_if_the_others_were_one_session_more(seed: int) -> None:
+    """In every tick: all places are used, and no tenant has less than its equal share."""
+    rng = np.random.default_rng(seed)
+    n, places_in_all = 60, 8
+    tenants, sinks = rng.choice(5, n, p=[0.8, 0.05, 0.05, 0.05, 0.05]), rng.integers(-1, 9, n)
+    scheduler, waited = Scheduler(places_in_all, 4), np.zeros(n, np.int64)
+    for _ in range(80):
+        steps = rng.integers(0, 3, n)
+        steps[:20] = 1  # these always want to
+        batch = scheduler.select(np.arange(n), steps, sinks, tenants)
+        assert batch is not None
+        ready = np.bincount(tenants[steps > 0], minlength=5)
+        got = np.bincount(tenants[batch.rows], minlength=5)
+        assert len(set(batch.rows.tolist())) == got.sum() == min(places_in_all, ready.sum())
+        equal = places_in_all // np.count_nonzero(ready)
+        assert (got >= np.minimum(ready, equal)).all()
+        waited += 1
+        waited[batch.rows] = 0
+        sizes = np.bincount(tenants, minlength=5)
+        assert (waited[:20] <= -(-sizes[tenants[:20]] // equal)).all()
+
+
+def test_a_steady_tenant_waits_no_longer_beside_a_flood() -> None:
+    """The flood has ten batches of sessions that are always ready; the other one session."""
+
+    def longest_wait(flood: int) -> int:
+        scheduler, waits, due = Scheduler(16, 4), [], 0
+        tenants = np.asarray([0] * flood + [1])
+        rows = np.arange(flood + 1)
+        for tick in range(300):
+            if tick % 3 == 0:
+                due = due or tick + 1  # asked at this tick
+            steps = np.ones_like(rows)
+            steps[-1] = int(due > 0)
+            batch = scheduler.select(rows, steps, np.zeros_like(rows), tenants)
+            if batch is not None and flood in batch.rows.tolist():
+                waits.append(tick + 1 - due + 1)
+                due = 0
+        return max(waits)
+
+    assert longest_wait(flood=160) <= 2 * longest_wait(flood=0)
