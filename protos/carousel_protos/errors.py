@@ -6,60 +6,12 @@ docs/reference/errors.md are made. A reason is a promise: it is never renamed or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum, StrEnum
+from .error_specs import Actor, Code, ErrorSpec
+
+__all__ = ["DOMAIN", "ERRORS", "Actor", "Code", "ErrorSpec"]
 
 DOMAIN = "carousel"
 """The `domain` of every `google.rpc.ErrorInfo` that a Carousel server sends."""
-
-
-class Code(Enum):
-    """Canonical status codes, numbered as in google/rpc/code.proto."""
-
-    CANCELLED = 1
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
-
-
-class Actor(StrEnum):
-    """Who must act to make the error go away."""
-
-    CALLER = "the caller's code"
-    RETRY = "nobody: try again"
-    OPERATOR = "the operator of the server"
-    MAINTAINERS = "the maintainers: please report it"
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorSpec:
-    """One reason: its status code, who must act, what it means, how to fix it."""
-
-    reason: str
-    code: Code
-    actor: Actor
-    meaning: str
-    fix: str
-
-    @property
-    def retryable(self) -> bool:
-        """True if the same call may succeed later, unchanged."""
-        return self.actor is Actor.RETRY
-
-    @property
-    def exception(self) -> str:
-        """Name of the SDK's exception class, such as `SequenceGapError` for SEQUENCE_GAP."""
-        return "".join(word.capitalize() for word in self.reason.split("_")) + "Error"
 
 
 def _registry(*specs: ErrorSpec) -> dict[str, ErrorSpec]:
