@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from ._core.faults import error_of
+from ._core.faults import BASE_OF_CODE, error_of
 from ._error_bases import (
     CarouselError,
     ClientClosedError,
@@ -46,23 +48,36 @@ def error_of_call(error: Any, *, on_stream: bool | None = None) -> CarouselError
 
     `on_stream`: for a stream that can be begun again, whether it had been answered before. gRPC's plain
     words then mean a connection that was lost, or that never came to be: a refusal that crosses with what
-    the client is sending may lose its details.
+    the client is sending may lose its details. Damaged details mean the same there. On other calls the
+    code then gives the error's category.
 
     `error` is a grpc.RpcError that is a grpc.Call too, or a grpc.aio.AioRpcError.
     """
     code: grpc.StatusCode = error.code()
     text: str = error.details() or code.name
     request_id = _request_id(error)
-    status = rpc_status.from_call(error)
+    status, damaged = _details_of(error)
     if status is not None and status.details:
         return error_of(status, request_id=request_id)
-    if code in LOST and on_stream is not None:
+    if on_stream is not None and (damaged or code in LOST):
         lost = ConnectionLostError if on_stream else ServerUnreachableError
         return lost(text, request_id=request_id)
-    kind = PLAIN.get(code, ServerFaultError)
+    unnamed = BASE_OF_CODE.get(code.value[0], ServerFaultError) if damaged else ServerFaultError
+    kind = PLAIN.get(code, unnamed)
     if issubclass(kind, ClientSideError):
         return kind(text, request_id=request_id)
     return kind(text, reason=code.name, code=code.name, request_id=request_id)
+
+
+def _details_of(error: Any) -> tuple[Status | None, bool]:
+    """The status with its details, and whether it is damaged.
+
+    A damaged one cannot be parsed, or contradicts the code and the text that the call ended with.
+    """
+    try:
+        return rpc_status.from_call(error), False
+    except (DecodeError, ValueError):
+        return None, True
 
 
 def _request_id(error: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 
@@ -16,6 +18,8 @@ from carousel._error_bases import (
     UnauthorizedError,
 )
 from carousel_protos.errors import DOMAIN, ERRORS, Code
+
+from .arguments import bounded_timeout_s
 
 BASE_OF_CODE: dict[int, type[CarouselError]] = {
     Code.INVALID_ARGUMENT.value: InvalidInputError,
@@ -32,26 +36,41 @@ BASE_OF_CODE: dict[int, type[CarouselError]] = {
 
 
 def error_of(status: Status, *, seq: int = 0, request_id: str = "") -> CarouselError:
-    """The typed exception of a status; a category's base if its reason is unknown here."""
+    """The typed exception of a status; a category's base if its reason is unknown here.
+
+    A detail that cannot be parsed counts as absent.
+    """
     info, retry, request = details.ErrorInfo(), details.RetryInfo(), details.RequestInfo()
     for detail in status.details:
         for known in (info, retry, request):
             if detail.Is(known.DESCRIPTOR):
-                detail.Unpack(known)
+                _unpack(detail, known)
     known_reason = info.domain == DOMAIN and info.reason in BY_REASON
     error_class = (
         BY_REASON[info.reason] if known_reason else BASE_OF_CODE.get(status.code, ServerFaultError)
     )
-    delay = retry.retry_delay
     return error_class(
         _message(status.message, info.reason),
         reason=info.reason or None,
         code=_code_name(status.code),
         metadata=dict(info.metadata),
-        retry_after_s=delay.seconds + delay.nanos / 1e9 if retry.HasField("retry_delay") else None,
+        retry_after_s=_delay_s(retry) if retry.HasField("retry_delay") else None,
         request_id=request.request_id or request_id,
         seq=seq,
     )
+
+
+def _unpack(detail: Any, known: Message) -> None:
+    try:
+        detail.Unpack(known)
+    except DecodeError:
+        known.Clear()
+
+
+def _delay_s(retry: details.RetryInfo) -> float:
+    """The hint, within what can be waited for."""
+    delay = retry.retry_delay
+    return bounded_timeout_s(delay.seconds + delay.nanos / 1e9)
 
 
 def _message(text: str, reason: str) -> str:
