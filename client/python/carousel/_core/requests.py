@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from carousel._error_bases import CarouselError
 from carousel._errors import FieldInvalidError, InputDtypeError
 from carousel.types import WIRE_DURABILITIES, Durability
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .arguments import idle_seconds, unicode_of
+from .array_inputs import array_of
 from .blocks import duration
 from .rows import ModelRows
 
@@ -116,7 +115,7 @@ def generate_request(
 
 
 def _token_ids(prompt: Sequence[int]) -> list[int]:
-    ids = np.asarray(prompt)
+    ids = array_of(prompt)
     if not ids.size:
         return []
     if ids.dtype.kind not in "iu" or ids.ndim != 1:

@@ -18,6 +18,7 @@ from carousel_protos.tensors import RowCodec
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .arguments import unicode_of
+from .array_inputs import array_of
 
 Array = npt.NDArray[Any]
 
@@ -42,10 +43,7 @@ class ModelRows:
         """
         if isinstance(rows, str | bytes | bytearray):
             rows = self._token_ids(rows)
-        try:
-            array = np.asarray(rows)
-        except ValueError as error:  # rows of different lengths
-            raise InputShapeError(f"model {self.name}: {error}") from None
+        array = array_of(rows, nested=len(leading))
         wanted = (*leading, *self.inputs.row_shape)
         fits = len(wanted) == array.ndim and all(
             want is None or want == size for want, size in zip(wanted, array.shape, strict=True)
