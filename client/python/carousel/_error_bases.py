@@ -139,6 +139,20 @@ class ClientClosedError(ClientSideError, RuntimeError):
     fix = "Use it inside its `with` block, or open a new one."
 
 
+class EventLoopError(ClientSideError, RuntimeError):
+    """The client cannot work in this event loop.
+
+    It belongs to another loop, or the loop is gevent's and gRPC's hook for that is not installed.
+    """
+
+    reason = "EVENT_LOOP"
+    code = "FAILED_PRECONDITION"
+    fix = (
+        "Make one AsyncClient for each asyncio.run, or use one asyncio.run for all. Under gevent call "
+        "grpc.experimental.gevent.init_gevent() after gevent's patch and before the first client."
+    )
+
+
 class ProtocolViolationError(ClientSideError):
     """The peer does not speak this protocol as agreed."""
 

@@ -67,6 +67,11 @@ class Options:
             )
 
     @property
+    def channel_options(self) -> list[tuple[str, int | str]]:
+        """As gRPC has them."""
+        return CHANNEL_OPTIONS
+
+    @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Goes with each call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()

@@ -59,6 +59,7 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · ServerUnreachableError
         · ReplyTimeoutError
         · ClientClosedError
+        · EventLoopError
         · ProtocolViolationError
         · ReplayDivergedError
         · JournalError
@@ -76,6 +77,7 @@ from ._error_bases import (
     ClientSideError,
     ConflictError,
     ConnectionLostError,
+    EventLoopError,
     InvalidInputError,
     JournalError,
     NotFoundError,
@@ -146,6 +148,7 @@ __all__ = [
     "DeadlineExceededError",
     "DrainingError",
     "DurabilityUnavailableError",
+    "EventLoopError",
     "FieldInvalidError",
     "FingerprintMismatchError",
     "HandleInUseError",

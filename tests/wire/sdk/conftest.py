@@ -41,5 +41,4 @@ def quick_keepalive(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     options = [(name, quick.get(name, value)) for name, value in CHANNEL_OPTIONS]
     assert len(quick) == len([o for o in CHANNEL_OPTIONS if o not in options])
-    for home in ("carousel._sync.client", "carousel._async.client"):
-        monkeypatch.setattr(f"{home}.CHANNEL_OPTIONS", options)
+    monkeypatch.setattr("carousel._options.CHANNEL_OPTIONS", options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ import grpc
 from carousel._core.arguments import bounded_timeout_s
 from carousel._core.retry import RetrySchedule
 from carousel._error_bases import CarouselError, ClientClosedError
+from carousel._home import HomeLoop, HomeProcess
 from carousel._options import Options
 from carousel._rpc_errors import error_of_call
 
@@ -30,21 +30,27 @@ class AsyncCalls:
     ) -> None:
         self.options = options
         self.closed = False
-        self._pid = os.getpid()
+        self.home = HomeProcess()
+        self.loop = HomeLoop()
         self.monotonic = monotonic
         self.sleep = sleep
 
-    @property
-    def forked(self) -> bool:
-        """This is a copy in a forked process: its threads, and the connection, are the parent's."""
-        return os.getpid() != self._pid
+    def check_home(self) -> None:
+        """Raises ClientClosedError in a forked child, EventLoopError outside the client's loop."""
+        self.home.check()
+        self.loop.check()
 
     def check_open(self) -> None:
-        """Raises ClientClosedError if the client was closed, or made before a fork."""
+        """Raises ClientClosedError if the client was closed too; else as `check_home`."""
+        self.home.check()
         if self.closed:
             raise ClientClosedError("the client was closed")
-        if self.forked:
-            raise ClientClosedError("the client belongs to another process; make one after a fork")
+        self.loop.check()
+
+    def cancel(self, call: Any) -> None:
+        """Cancels one of gRPC's calls. In a forked child it does nothing: the call is the parent's."""
+        if not self.home.left:
+            call.cancel()
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """The caller's, or the client's."""

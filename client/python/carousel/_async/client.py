@@ -7,8 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from carousel._core.attach import AttachCore, BindTarget
 from carousel._core.journal import Journal
@@ -26,21 +25,23 @@ from carousel._core.rows import Array, ModelRows
 from carousel._core.statistics import ClientStatistics
 from carousel._error_bases import CarouselError, NotFoundError
 from carousel._journal_file import JournalPath, open_journal
-from carousel._options import CHANNEL_OPTIONS, TLS, options_of
+from carousel._options import TLS, options_of
 from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_protos.v1 import carousel_pb2_grpc as services
 
 from .batch import AsyncBatch
 from .calls import AsyncCalls
 from .generation import AsyncGeneration
 from .opening import Opening
+from .services import AsyncServices
 from .session import AsyncSession
 from .stream import AsyncAttachStream
 
 
 class AsyncClient:
-    """A connection to a Carousel server, for one event loop. Opens nothing before it is needed.
+    """A connection to a Carousel server. Opens nothing before it is needed, so it may be made anywhere.
+
+    It belongs to the event loop that uses it first. A call in another loop raises EventLoopError.
 
     Args:
         target: host:port, or any gRPC target.
@@ -77,16 +78,7 @@ class AsyncClient:
         )
         self._core = AttachCore(options.retries)
         self.calls = AsyncCalls(options)
-        self._channel = (
-            grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
-            if options.tls is None
-            else grpc.aio.secure_channel(target, options.tls.credentials(), CHANNEL_OPTIONS)
-        )
-        self.inference: Any = services.InferenceServiceStub(self._channel)
-        self._sessions = services.SessionServiceStub(self._channel)
-        self._models = services.ModelServiceStub(self._channel)
-        # Made here, not where it is used: gRPC ends the process if the channel is closed by then.
-        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self.services = AsyncServices(self.calls)
         self._rows: dict[str, ModelRows] = {}
         self._stream: AsyncAttachStream | None = None
 
@@ -96,7 +88,7 @@ class AsyncClient:
         """All models that the server serves, by name."""
         return [
             ModelInfo.of(model)
-            async for page in self._pages(self._models.ListModels, pb.ListModelsRequest())
+            async for page in self._pages(self.services.models.ListModels, pb.ListModelsRequest())
             for model in page.models
         ]
 
@@ -108,7 +100,7 @@ class AsyncClient:
         """Whether the server, or one of its models, takes work; UNKNOWN for a model it has not."""
         request = health_pb2.HealthCheckRequest(service=f"model/{model}" if model else "")
         try:
-            reply = await self.calls.unary(self._health.Check, request)
+            reply = await self.calls.unary(self.services.health.Check, request)
         except CarouselError as error:
             if error.code != "NOT_FOUND":
                 raise
@@ -131,7 +123,9 @@ class AsyncClient:
             values and indices of its top k: `result["indices"]`.
         """
         rows = await self._model_rows(model)
-        reply = await self.calls.unary(self.inference.Infer, infer_request(rows, inputs), timeout_s)
+        reply = await self.calls.unary(
+            self.services.inference.Infer, infer_request(rows, inputs), timeout_s
+        )
         return rows.decode(reply.outputs, reply.steps)
 
     def generate(
@@ -242,7 +236,7 @@ class AsyncClient:
     async def sessions(self, model: str = "") -> AsyncIterator[SessionInfo]:
         """All your open sessions by id, of one model if named; pages are fetched as you go."""
         request = pb.ListSessionsRequest(model=model)
-        async for page in self._pages(self._sessions.ListSessions, request):
+        async for page in self._pages(self.services.sessions.ListSessions, request):
             for session in page.sessions:
                 yield SessionInfo.of(session)
 
@@ -279,16 +273,21 @@ class AsyncClient:
         return self._core.statistics()
 
     async def close(self) -> None:
-        """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes."""
-        if self.calls.forked:
+        """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes.
+
+        Does nothing in a forked child. Raises EventLoopError outside the client's loop.
+        """
+        if self.calls.home.left:
             return
+        self.calls.loop.check()
         self.calls.closed = True
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.close()
-        await self._channel.close()
+        await self.services.close()
 
     async def __aenter__(self) -> Self:
+        self.calls.check_home()
         return self
 
     async def __aexit__(
@@ -301,7 +300,7 @@ class AsyncClient:
 
     async def unary(self, method: str, request: Any) -> Any:
         """A call of the session service."""
-        return await self.calls.unary(getattr(self._sessions, method), request)
+        return await self.calls.unary(getattr(self.services.sessions, method), request)
 
     async def _made(self, method: str, request: Any) -> AsyncSession:
         reply = await self.unary(method, request)
@@ -355,13 +354,11 @@ class AsyncClient:
         """The client's stream, from the first time that it is needed."""
         self.calls.check_open()
         if self._stream is None:
-            self._stream = AsyncAttachStream(
-                self._core, self.inference, self.calls.options.metadata
-            )
+            self._stream = AsyncAttachStream(self._core, self.services.inference, self.calls)
         return self._stream
 
     async def _get_model(self, name: str) -> pb.Model:
-        reply = await self.calls.unary(self._models.GetModel, pb.GetModelRequest(name=name))
+        reply = await self.calls.unary(self.services.models.GetModel, pb.GetModelRequest(name=name))
         model: pb.Model = reply.model
         return model
 

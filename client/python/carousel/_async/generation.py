@@ -49,6 +49,7 @@ class AsyncGeneration(AsyncIterator[Token]):
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
+        self._calls = client.calls
         self._running: list[Any] = []
         self._results: list[pb.GenerateResponse] = []
         self._tokens = _tokens(client, request, timeout_s, within, self._results, self._running)
@@ -57,6 +58,7 @@ class AsyncGeneration(AsyncIterator[Token]):
         return self
 
     async def __anext__(self) -> Token:
+        self._calls.check_home()
         try:
             return await anext(self._tokens)
         finally:
@@ -66,7 +68,7 @@ class AsyncGeneration(AsyncIterator[Token]):
     def __del__(self) -> None:
         # The event loop finishes the generator only later, if at all; the server should know now.
         for call in self._running:
-            call.cancel()
+            self._calls.cancel(call)
 
     async def text(self) -> str:
         """The text of all tokens that are still to come."""
@@ -74,6 +76,7 @@ class AsyncGeneration(AsyncIterator[Token]):
 
     async def aclose(self) -> None:
         """Cancels what is still to come."""
+        self._calls.check_home()
         await self._tokens.aclose()
 
     async def __aenter__(self) -> Self:
@@ -118,7 +121,7 @@ async def _tokens(
             calls.check_open()
             retelling.call_begins()
             left_s = retelling.left_s(calls.monotonic())
-            call = client.inference.Generate(
+            call = client.services.inference.Generate(
                 request, timeout=left_s, metadata=calls.options.metadata
             )
             running.append(call)
@@ -140,7 +143,7 @@ async def _tokens(
             else:
                 return
             finally:
-                call.cancel()
+                calls.cancel(call)
                 running.clear()
             await calls.sleep(delay_s)
     finally:

@@ -22,6 +22,8 @@ from carousel._error_bases import (
 from carousel._rpc_errors import error_of_call
 from carousel_protos.v1 import carousel_pb2 as pb
 
+from .calls import AsyncCalls
+
 T = TypeVar("T", bound=Ticket)
 Outgoing = asyncio.Queue[pb.AttachRequest | None]
 
@@ -33,10 +35,10 @@ class AsyncAttachStream:
         core: what is decided.
     """
 
-    def __init__(self, core: AttachCore, stub: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, core: AttachCore, stub: Any, calls: AsyncCalls) -> None:
         self.core = core
+        self._calls = calls
         self._stub = stub
-        self._metadata = metadata
         self._loop = asyncio.get_running_loop()
         self._outgoing: Outgoing = asyncio.Queue()
         self._call: Any = None
@@ -51,7 +53,12 @@ class AsyncAttachStream:
     def ask(
         self, event: Callable[[AttachCore], tuple[T | None, Effects]]
     ) -> tuple[T, asyncio.Event] | None:
-        """Tells the core of an event; the ticket and what is set at its end. None: nothing to do."""
+        """Tells the core of an event; the ticket and what is set at its end. None: nothing to do.
+
+        Raises:
+            ClientClosedError, EventLoopError: this process or loop is not the stream's.
+        """
+        self._calls.check_home()
         done = asyncio.Event()
         ticket, effects = event(self.core)
         if ticket is not None:
@@ -60,7 +67,9 @@ class AsyncAttachStream:
         return None if ticket is None else (ticket, done)
 
     def tell(self, event: Callable[[AttachCore], Effects]) -> None:
-        """Tells the core of an event that has no answer."""
+        """Tells the core of an event that has no answer. In a forked child it does nothing."""
+        if self._calls.home.left:
+            return
         self._perform(event(self.core))
 
     @staticmethod
@@ -141,7 +150,9 @@ class AsyncAttachStream:
         answered = False
         call: Any = None
         try:
-            call = self._call = self._stub.Attach(_requests(outgoing), metadata=self._metadata)
+            call = self._call = self._stub.Attach(
+                _requests(outgoing), metadata=self._calls.options.metadata
+            )
             async for response in call:
                 answered = True
                 self._perform(self.core.receive(response, self._loop.time()))

@@ -12,6 +12,7 @@ from carousel._core.attach import AttachCore
 from carousel._core.effects import Effects
 from carousel._core.tickets import Ticket
 from carousel._error_bases import ReplyTimeoutError
+from carousel._home import HomeProcess
 
 LONGEST_WAIT_S = 1.0
 """A signal that comes just as Python goes to sleep is seen only when that sleep ends: none is longer."""
@@ -32,6 +33,7 @@ class Asked(Generic[T]):
         self.ended = False
         self._event = event
         self._refused: Exception | None = None
+        self._home = HomeProcess()
         # A bare lock, freed at the end: unlike an Event, it is never left half taken by a Ctrl-C.
         self._gate = threading.Lock()
         self._gate.acquire()
@@ -61,7 +63,9 @@ class Asked(Generic[T]):
         Raises:
             ReplyTimeoutError: it has not ended in time; what it was for may still happen.
             CarouselError: the core refused it, and nothing was sent.
+            ClientClosedError: this is a forked child, in which nothing comes of it.
         """
+        self._home.check()
         deadline_s = time.monotonic() + timeout_s
         while not self.ended:
             left_s = deadline_s - time.monotonic()

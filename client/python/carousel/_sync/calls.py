@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ import grpc
 from carousel._core.arguments import bounded_timeout_s
 from carousel._core.retry import RetrySchedule
 from carousel._error_bases import CarouselError, ClientClosedError
+from carousel._home import HomeProcess
 from carousel._options import Options
 from carousel._rpc_errors import error_of_call
 
@@ -29,21 +29,20 @@ class Calls:
     ) -> None:
         self.options = options
         self.closed = False
-        self._pid = os.getpid()
+        self.home = HomeProcess()
         self.monotonic = monotonic
         self.sleep = sleep
 
-    @property
-    def forked(self) -> bool:
-        """This is a copy in a forked process: its threads, and the connection, are the parent's."""
-        return os.getpid() != self._pid
-
     def check_open(self) -> None:
         """Raises ClientClosedError if the client was closed, or made before a fork."""
+        self.home.check()
         if self.closed:
             raise ClientClosedError("the client was closed")
-        if self.forked:
-            raise ClientClosedError("the client belongs to another process; make one after a fork")
+
+    def cancel(self, call: Any) -> None:
+        """Cancels one of gRPC's calls. In a forked child it does nothing: the call is the parent's."""
+        if not self.home.left:
+            call.cancel()
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """The caller's, or the client's."""

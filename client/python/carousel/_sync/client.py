@@ -28,8 +28,9 @@ from carousel._core.rows import Array, ModelRows
 from carousel._core.statistics import ClientStatistics
 from carousel._core.tickets import BindTicket
 from carousel._error_bases import CarouselError, NotFoundError
+from carousel._home import check_gevent
 from carousel._journal_file import JournalPath, open_journal
-from carousel._options import CHANNEL_OPTIONS, TLS, options_of
+from carousel._options import TLS, options_of
 from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as services
@@ -80,10 +81,11 @@ class Client:
         )
         self._core = AttachCore(options.retries)
         self.calls = Calls(options)
+        check_gevent()
         self._channel = (
-            grpc.insecure_channel(target, CHANNEL_OPTIONS)
+            grpc.insecure_channel(target, options.channel_options)
             if options.tls is None
-            else grpc.secure_channel(target, options.tls.credentials(), CHANNEL_OPTIONS)
+            else grpc.secure_channel(target, options.tls.credentials(), options.channel_options)
         )
         self.inference = services.InferenceServiceStub(self._channel)
         self._sessions = services.SessionServiceStub(self._channel)
@@ -273,8 +275,11 @@ class Client:
         return self._core.statistics()
 
     def close(self) -> None:
-        """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes."""
-        if self.calls.forked:
+        """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes.
+
+        Does nothing in a forked child.
+        """
+        if self.calls.home.left:
             return
         with self._lock:
             self.calls.closed = True
@@ -346,7 +351,7 @@ class Client:
         with self._lock:
             self.calls.check_open()
             if self._stream is None:
-                self._stream = AttachStream(self._core, self.inference, self.calls.options.metadata)
+                self._stream = AttachStream(self._core, self.inference, self.calls)
             return self._stream
 
     def _get_model(self, name: str) -> pb.Model:

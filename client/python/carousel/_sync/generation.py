@@ -52,6 +52,7 @@ class Generation(Iterator[Token]):
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
+        self._calls = client.calls
         # A generator, so that `break`, an error and the end of the last reference run its `finally`.
         # It must not hold this object, or the two would keep each other alive.
         self._results: list[pb.GenerateResponse] = []
@@ -64,6 +65,7 @@ class Generation(Iterator[Token]):
         return self
 
     def __next__(self) -> Token:
+        self._calls.home.check()
         try:
             return next(self._tokens)
         finally:
@@ -76,6 +78,7 @@ class Generation(Iterator[Token]):
 
     def close(self) -> None:
         """Cancels what is still to come."""
+        self._calls.home.check()
         self._tokens.close()
 
     def __enter__(self) -> Self:
@@ -147,7 +150,7 @@ def _tokens(
                 finished = True
                 return
             finally:
-                call.cancel()
+                calls.cancel(call)
             calls.sleep(delay_s)
     finally:
         if within is not None:

@@ -260,7 +260,7 @@ class Session:
 
     def _generated(self, applied: int | None, finished: bool) -> None:
         asked: Asked[Ticket] = Asked(lambda core: (None, core.generated(self._lane, applied)))
-        self._stream.ask(asked)
+        self._stream.tell(asked.tell)
         if finished:  # else it may be the garbage collector that calls, which must not wait
             asked.wait(self._client.calls.options.timeout_s)
 

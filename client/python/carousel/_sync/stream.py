@@ -32,6 +32,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1.carousel_pb2_grpc import InferenceServiceStub
 
 from .asked import Asked
+from .calls import Calls
 
 JOIN_TIMEOUT_S = 60.0
 """For a reader whose call is cancelled already: gRPC ends it at once, if the machine lets it."""
@@ -77,12 +78,10 @@ class AttachStream:
         core: touched by this object's threads only, under its lock; `statistics` may be read.
     """
 
-    def __init__(
-        self, core: AttachCore, stub: InferenceServiceStub, metadata: tuple[tuple[str, str], ...]
-    ) -> None:
+    def __init__(self, core: AttachCore, stub: InferenceServiceStub, calls: Calls) -> None:
         self.core = core
+        self._calls = calls
         self._stub = stub
-        self._metadata = metadata
         # Guards the core, the order of events, and which connection is the present one.
         self._lock = threading.RLock()
         self._events: deque[Event] = deque()
@@ -95,12 +94,22 @@ class AttachStream:
         self._reader.start()
 
     def ask(self, asked: Asked[T]) -> Asked[T]:
-        """Tells the core of an event that has an answer, to be waited for."""
+        """Tells the core of an event that has an answer, to be waited for.
+
+        Raises:
+            ClientClosedError: in a forked child, which has none of this object's threads.
+        """
+        self._calls.home.check()
         self.tell(asked.tell)
         return asked
 
     def tell(self, event: Event) -> None:
-        """Tells the core of an event, soon; never waits. Safe in a finaliser, on any thread."""
+        """Tells the core of an event, soon; never waits. Safe in a finaliser, on any thread.
+
+        In a forked child it does nothing: the parent has the session.
+        """
+        if self._calls.home.left:
+            return
         self._events.append(event)
         # Looked up after the event is there: a connection that begins later looks for events itself.
         self._connection.wake.put(None)
@@ -140,7 +149,7 @@ class AttachStream:
         self._begin(connection, self.core.connected)
         try:
             requests = self._requests(connection)
-            connection.call = self._stub.Attach(requests, metadata=self._metadata)
+            connection.call = self._stub.Attach(requests, metadata=self._calls.options.metadata)
             if self._closed:
                 connection.cancel()
             for response in connection.call:

@@ -1,0 +1,57 @@
+"""Where a client belongs: the process that made it, and for asyncio the event loop that uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+from ._error_bases import ClientClosedError, EventLoopError
+
+
+class HomeProcess:
+    """The process that made a client. A copy in a forked child has neither its threads nor its connection."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    @property
+    def left(self) -> bool:
+        """True in a forked child."""
+        return os.getpid() != self._pid
+
+    def check(self) -> None:
+        """Raises ClientClosedError in a forked child, where a call would wait for ever."""
+        if self.left:
+            raise ClientClosedError("the client belongs to another process; make one after a fork")
+
+
+class HomeLoop:
+    """The event loop of an asyncio client: the one that uses it first."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def check(self) -> None:
+        """Raises EventLoopError outside the client's loop. Takes the running loop the first time."""
+        running = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = running
+        if self._loop is not running:
+            raise EventLoopError("the client belongs to another event loop, which used it first")
+
+
+def check_gevent() -> None:
+    """Raises EventLoopError where gevent has patched the threads and gRPC does not know it.
+
+    gRPC's threads then wait for locks that only gevent's hub releases, and a call waits for ever.
+    """
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return
+    cygrpc = sys.modules.get("grpc._cython.cygrpc")
+    if not getattr(cygrpc, "g_gevent_activated", True):
+        raise EventLoopError(
+            "gevent has patched this process, and gRPC's hook for it is not installed"
+        )
