@@ -133,6 +133,7 @@ def _say_ready(server: Server) -> None:
     host, metrics_host = server.settings.host, server.settings.metrics_host
     facts = {
         "event": "ready",
+        "pid": os.getpid(),
         "host": host,
         "port": server.port,
         "metrics_port": server.metrics_port,
@@ -148,7 +149,7 @@ def _say_ready(server: Server) -> None:
             f"  metrics   http://{metrics_host}:{server.metrics_port}/metrics\n"
             f"  store     {_STORES.get(server.store, server.store)}\n"
             f"  try       carousel models list --server {target}\n"
-            "  stop      Ctrl-C\n"
+            f"  stop      Ctrl-C, or kill {os.getpid()}\n"
         )
     else:
         sys.stdout.write(json.dumps(facts) + "\n")

@@ -44,7 +44,7 @@ def test_the_shipped_models_are_what_the_demo_needs():
 
 
 def test_every_crew_works_and_the_summary_counts_it(small_zoo):
-    process = started("demo", "--models", str(small_zoo), "--seconds", "3")
+    process = started("demo", "--models", str(small_zoo), "--seconds", "6")
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert "Traceback" not in err
@@ -53,6 +53,7 @@ def test_every_crew_works_and_the_summary_counts_it(small_zoo):
         assert done, out
         assert int(done[1].replace(",", "")) > 0
     assert "sessions together in a mean batch" in out
+    assert "Next:\n  carousel demo --chaos" in out
 
 
 def test_clients_go_on_while_the_server_is_killed(small_zoo):
@@ -61,6 +62,7 @@ def test_clients_go_on_while_the_server_is_killed(small_zoo):
     assert process.returncode == 0, err
     told = re.search(r"the server was killed (\d+) times, .*; ([\d,]+) sessions went on", out)
     assert told, out
+    assert "KILLED with signal 9" in out
     assert int(told[1]) >= 1
     assert int(told[2].replace(",", "")) >= 24, "every forecaster's session has survived"
 

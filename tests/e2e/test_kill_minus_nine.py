@@ -14,7 +14,7 @@ from docs.pages import ROOT, blocks
 
 from .command import environment
 
-SERVE, STREAM, _KILL, COMPARE = blocks(ROOT / "docs/guides/kill-minus-nine.md", "bash")
+SERVE, STREAM, KILL, COMPARE = blocks(ROOT / "docs/guides/kill-minus-nine.md", "bash")
 
 
 def shell(code: str, port: int, directory: Path) -> subprocess.Popen[str]:
@@ -32,8 +32,8 @@ def shell(code: str, port: int, directory: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def killed(terminal: subprocess.Popen[str]) -> None:
-    """What the guide's pkill does, to this server alone."""
+def ended(terminal: subprocess.Popen[str]) -> None:
+    """Ends a terminal and all that runs in it."""
     os.killpg(terminal.pid, signal.SIGKILL)
     terminal.communicate()
 
@@ -60,14 +60,16 @@ def test_the_text_goes_on_where_the_kill_stopped_it(tmp_path: Path) -> None:
     reader = shell(STREAM, port, tmp_path)
     assert reader.stdout is not None
     begun = reader.stdout.read(2_000)
-    killed(first)
+    subprocess.run(["bash", "-c", KILL.replace("PID", str(ready["pid"]))], check=True)
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
     again = shell(SERVE, port, tmp_path)
     try:
         rest, trouble = rest_of(reader)
         assert reader.returncode == 0, trouble
         compared, trouble = shell(COMPARE, port, tmp_path).communicate(timeout=100)
     finally:
-        killed(again)
+        ended(again)
     assert "the same text" in compared, trouble
     # Four tokens of prompt, and all that were drawn but the last.
     assert "10,003" in compared.split()

@@ -128,6 +128,26 @@ def test_the_version_is_the_package_s():
     assert json.loads(carousel("version", "-o", "json").stdout)["carousel"] == sdk.__version__
 
 
+def test_version_is_an_option_too():
+    import carousel as sdk
+
+    assert carousel("--version").stdout == f"carousel {sdk.__version__}\n"
+
+
+def test_an_error_is_json_where_results_are():
+    done = carousel("models", "shw", "-o", "json")
+    told = json.loads(done.stderr)
+    assert told["exit_code"] == done.returncode == 2
+    assert "shw" in told["error"]
+    assert "carousel models --help" in told["fix"]
+    assert done.stdout == ""
+
+
+def test_a_shell_completes_the_names_of_commands():
+    done = carousel(_CAROUSEL_COMPLETE="complete_bash", COMP_WORDS="carousel mod", COMP_CWORD="1")
+    assert done.stdout.split() == ["models"]
+
+
 def test_help_lists_every_command_and_the_exit_codes():
     done = carousel("--help")
     assert done.returncode == 0

@@ -26,6 +26,7 @@ def serving(models_dir):
 
 def test_it_says_where_it_listens_serves_and_ends_on_ctrl_c(serving):
     process, ready = serving
+    assert ready["pid"] == process.pid
     server = f"127.0.0.1:{ready['port']}"
     done = carousel("stream", LSTM, "--server", server, stdin="1,2,3,4\n")
     assert done.returncode == 0, done.stderr

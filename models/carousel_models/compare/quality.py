@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.nn import functional
@@ -49,13 +49,19 @@ def _chunks(
         yield raw[real], ids[:, start + 1 : start + 1 + inputs.shape[1]][real]
 
 
-def text_quality(model: RecurrentModel, cell: str, corpus: Corpus) -> Quality:
+def text_quality(
+    model: RecurrentModel,
+    cell: str,
+    corpus: Corpus,
+    on_part: Callable[[float], None] = lambda _: None,
+) -> Quality:
     """Reads the corpus in pieces of PIECE_BYTES and measures how well each next byte was foreseen.
 
     Args:
         model: a byte-level language model with raw logits, on the CPU.
         cell: the name for the result.
         corpus: what to read; at least one file of two bytes.
+        on_part: called after each chunk with the share that is read, 0 … 1.
     """
     ids, lengths = _padded(_pieces(corpus))
     nats, right, count = 0.0, 0, 0
@@ -64,6 +70,7 @@ def text_quality(model: RecurrentModel, cell: str, corpus: Corpus) -> Quality:
             nats += float(functional.cross_entropy(logits, truth, reduction="sum"))
             right += int((logits.argmax(-1) == truth).sum())
             count += len(truth)
+            on_part(count / int((lengths - 1).sum()))
     training = model.manifest.training
     return Quality(
         cell=cell,

@@ -99,12 +99,24 @@ def accuracies(cell: str, seed: int, task: RecallTask) -> list[float]:
     return shares
 
 
-def recall(cells: Sequence[str], task: RecallTask | None = None) -> tuple[Recall, ...]:
-    """Mean, least and greatest accuracy over the seeds: every cell at every gap, in that order."""
+def recall(
+    cells: Sequence[str],
+    task: RecallTask | None = None,
+    on_part: Callable[[float], None] = lambda _: None,
+) -> tuple[Recall, ...]:
+    """Mean, least and greatest accuracy over the seeds: every cell at every gap, in that order.
+
+    `on_part` is called after each trained network with the share of networks that are done, 0 … 1.
+    """
     task = task or RecallTask()
     found = []
+    trained = 0
     for cell in cells:
-        runs = [accuracies(cell, seed, task) for seed in task.seeds]
+        runs = []
+        for seed in task.seeds:
+            runs.append(accuracies(cell, seed, task))
+            trained += 1
+            on_part(trained / (len(cells) * len(task.seeds)))
         for gap, shares in zip(task.gaps, zip(*runs, strict=True), strict=True):
             found.append(
                 Recall(

@@ -113,12 +113,28 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where it was measured."""
+    """Where it was measured.
+
+    Attributes:
+        processor: its name.
+        threads: threads of one matrix product.
+        torch: version of torch.
+        python: version of Python.
+        cores: logical processors.
+        load_before: programs that wanted a core in the minute before, on average; None if unknown.
+    """
 
     processor: str
     threads: int
     torch: str
     python: str
+    cores: int = 1
+    load_before: float | None = None
+
+    @property
+    def busy(self) -> bool:
+        """True if other programs had half of the cores or more before the measurement."""
+        return self.load_before is not None and self.load_before >= self.cores / 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,14 @@ from .structure import structure
 
 CELLS = ("rnn", "lstm", "gru")
 PREFIX = "pychar-"
+READING = "reading Python that no model has seen"
+TIMING = "timing steps alone and in batches"
+TRAINING = "training small networks on a memory task"
+SHARES = {READING: 0.37, TIMING: 0.10, TRAINING: 0.53}
+"""Share of the whole time that each part takes: measured on two cores, for an estimate of the rest."""
+
+Progress = Callable[[str, float], None]
+"""Called with what is measured now, and with the share of the whole that is done, 0 … 1."""
 
 
 def run(
@@ -31,7 +40,7 @@ def run(
     seconds_per_measurement: float = 1.0,
     held_out_bytes: int = 100_000,
     task: RecallTask | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _now, _done: None,
 ) -> Comparison:
     """Measures RNN, LSTM and GRU on this machine: the models `pychar-*`, alike in all but their cell.
 
@@ -40,27 +49,29 @@ def run(
         seconds_per_measurement: time for the step latency of one cell at one batch.
         held_out_bytes: at most so much held-out text is read.
         task: the memory task; its standard form if None, which takes about ten seconds.
-        progress: told in a few words what is measured next.
+        progress: called at the start of each part, and often within it.
 
     Raises:
         PackageError: one of the three packages is missing or damaged.
         CorpusMissingError: this Python carries no library sources to read.
     """
     zoo = zoo_path() if zoo_dir is None else Path(zoo_dir)
+    machine = this_machine()
     packages = {cell: zoo / f"{PREFIX}{cell}" for cell in CELLS}
     models = {cell: load(path) for cell, path in packages.items()}
     _alike(models)
     _, held_out = standard_library()
     text = held_out.sample(held_out_bytes)
-    progress("reading Python that no model has seen")
     shapes = tuple(structure(models[cell], cell, packages[cell]) for cell in CELLS)
-    qualities = tuple(text_quality(models[cell], cell, text) for cell in CELLS)
-    progress("timing steps alone and in batches")
-    speeds = speed(models, seconds_per_measurement)
-    progress("training small networks on a memory task")
-    recalled = recall(CELLS, task)
+    read = _part(progress, READING)
+    qualities = tuple(
+        text_quality(models[cell], cell, text, _slice(read, number, len(CELLS)))
+        for number, cell in enumerate(CELLS)
+    )
+    speeds = speed(models, seconds_per_measurement, on_part=_part(progress, TIMING))
+    recalled = recall(CELLS, task, _part(progress, TRAINING))
     return Comparison(
-        machine=_machine(),
+        machine=machine,
         structure=shapes,
         quality=qualities,
         speed=speeds,
@@ -82,12 +93,42 @@ def _alike(models: dict[str, RecurrentModel]) -> None:
         )
 
 
-def _machine() -> Machine:
+def _part(progress: Progress, name: str) -> Callable[[float], None]:
+    """Begins a part of the measurement; returns what takes the share of it that is done."""
+    names = list(SHARES)
+    before = sum(SHARES[earlier] for earlier in names[: names.index(name)])
+
+    def on_part(share: float) -> None:
+        progress(name, before + SHARES[name] * share)
+
+    on_part(0.0)
+    return on_part
+
+
+def _slice(on_part: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
+    """Reports the `number`-th of `count` equal pieces of a part."""
+    return lambda share: on_part((number + share) / count)
+
+
+def _load_average() -> float | None:
+    """Programs that wanted a core in the last minute, on average; None where the system does not say."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def this_machine() -> Machine:
+    """What the comparison runs on, and how busy it is now."""
     return Machine(
         processor=_processor(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         python=platform.python_version(),
+        cores=os.cpu_count() or 1,
+        load_before=_load_average(),
     )
 
 

@@ -69,14 +69,19 @@ def speed(
     models: Mapping[str, RecurrentModel],
     seconds_per_measurement: float,
     batches: Sequence[int] = BATCHES,
+    on_part: Callable[[float], None] = lambda _: None,
 ) -> tuple[Speed, ...]:
-    """Median and quartiles of every cell at every batch, on the CPU with torch's present threads."""
+    """Median and quartiles of every cell at every batch, on the CPU with torch's present threads.
+
+    `on_part` is called after each batch size with the share that is measured, 0 … 1.
+    """
     found = []
     with torch.inference_mode():
-        for batch in batches:
+        for number, batch in enumerate(batches, 1):
             steps = [stepper(model, batch) for model in models.values()]
             rounds = in_turns(steps, seconds_per_measurement * len(steps))
             for cell, times in zip(models, rounds, strict=True):
                 low, median, high = quantiles(times, n=4)
                 found.append(Speed(cell, batch, median, low, high, len(times), batch / median))
+            on_part(number / len(batches))
     return tuple(found)

@@ -71,8 +71,9 @@ def table(comparison: Comparison) -> RenderableType:
     """The three comparisons, one below the other, and how they were measured."""
     machine, quality = comparison.machine, comparison.quality[0]
     chance = comparison.recall[0].chance if comparison.recall else 0.0
+    busy = "[bold red]The machine was busy, so the times say little.[/bold red] " * machine.busy
     foot = (
-        f"[dim]{machine.processor}, {machine.threads} thread{'s' * (machine.threads > 1)}, "
+        f"{busy}[dim]{machine.processor}, {machine.threads} thread{'s' * (machine.threads > 1)}, "
         f"torch {machine.torch}. Bits per byte on {quality.predicted_bytes:,} held-out bytes of Python's "
         f"library after {quality.trained_steps:,} training steps each. Step times: median (quartiles), "
         f"measured in turns. Recall: share of first symbols named after a gap; guessing gives "

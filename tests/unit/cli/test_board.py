@@ -1,4 +1,5 @@
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,7 @@ from carousel.cli.demo.messages import Report, decode
 from carousel.cli.demo.plain import line
 from carousel.cli.demo.plan import CREWS
 from carousel.cli.demo.screen import LiveScreen
-from carousel.cli.demo.summary import summary
+from carousel.cli.demo.summary import following, summary
 
 WRITERS, FORECASTERS, TAGGERS = CREWS
 
@@ -103,11 +104,11 @@ def full_board():
     return board
 
 
-def drawn(width, height):
+def drawn(width, height, board=None):
     console = Console(
         file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None
     )
-    screen = LiveScreen(full_board(), console, seconds=20)
+    screen = LiveScreen(board or full_board(), console, seconds=20)
     console.print(screen._draw())
     return console.file.getvalue()
 
@@ -140,6 +141,29 @@ def test_a_plain_line_and_the_summary_say_the_same_numbers():
     text = summary(board, 2.0)
     assert "2,000 tokens (1,000 a second)" in text
     assert "25.0 sessions together" in text
+
+
+def test_a_dead_server_is_said_until_a_new_one_listens():
+    board = full_board()
+    board.killed(time.monotonic() - 2.0)
+    for shown in (drawn(100, 30, board), line(board, 2.0)):
+        assert "KILLED with signal 9, no server for 2." in shown
+        assert "mean batch" not in shown
+    board.back(time.monotonic())
+    assert "KILLED" not in line(board, 2.0)
+    assert "killed 1 times, away 2." in line(board, 2.0)
+    assert board.server() is None, "the metrics of the new process start from zero"
+
+
+def test_the_end_names_commands_that_work_here(monkeypatch):
+    monkeypatch.setattr("sys.argv", [".venv/bin/carousel", "demo"])
+    text = following(chaos=False)
+    assert ".venv/bin/carousel demo --chaos" in text
+    assert ".venv/bin/carousel serve" in text
+    monkeypatch.setattr("sys.argv", ["/usr/bin/carousel", "demo"])
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/carousel")
+    assert "  carousel serve" in following(chaos=True)
+    assert "--chaos" not in following(chaos=True)
 
 
 def test_the_summary_can_do_without_the_server_s_view():

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import typer
 
@@ -43,6 +45,22 @@ def test_a_report_is_two_plain_lines_without_a_terminal(capsys):
     code = report(usage_error("no such thing", "take another"), debug=False)
     assert code == ExitCode.USAGE
     assert capsys.readouterr().err == "carousel: no such thing\n  fix: take another\n"
+
+
+def test_a_report_for_programs_is_one_json_object(capsys):
+    code = report(SlabFullError("full", request_id="r7"), debug=False, as_json=True)
+    told = json.loads(capsys.readouterr().err)
+    assert told["reason"] == "SLAB_FULL"
+    assert told["request_id"] == "r7"
+    assert told["exit_code"] == code == ExitCode.REFUSED
+    assert "full" in told["error"]
+    assert "Try again" in told["fix"]
+
+
+def test_an_error_without_a_reason_says_null(capsys):
+    report(usage_error("no such thing"), debug=False, as_json=True)
+    told = json.loads(capsys.readouterr().err)
+    assert (told["reason"], told["request_id"], told["fix"]) == (None, None, None)
 
 
 def test_debug_shows_the_traceback_too(capsys):

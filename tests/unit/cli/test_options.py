@@ -4,7 +4,15 @@ from typing import Annotated
 import pytest
 import typer
 
-from carousel.cli.options import DEFAULT_SERVER, Options, Output, command, from_environment, merged
+from carousel.cli.options import (
+    DEFAULT_SERVER,
+    Options,
+    Output,
+    command,
+    from_environment,
+    merged,
+    wants_json,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +78,21 @@ def test_a_command_without_options_first_is_our_bug():
         @command(typer.Typer())
         def wrong(name: str) -> None:
             """Wrong."""
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("health -o json", True),
+        ("-o json health", True),
+        ("health -ojson", True),
+        ("health --format json", True),
+        ("health --format=json", True),
+        ("health -o table", False),
+        ("health json", False),
+        ("health -o", False),
+        ("", False),
+    ],
+)
+def test_json_is_seen_in_a_command_line_that_cannot_be_read(line, wanted):
+    assert wants_json(line.split()) is wanted

@@ -30,6 +30,20 @@ def random_zoo(folder: Path, *, hidden: dict[str, int] | None = None) -> Path:
 
 
 @pytest.fixture(scope="session")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def reports() -> list[tuple[str, float]]:
+    """What the comparison has reported of its progress."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def comparison(
+    tmp_path_factory: pytest.TempPathFactory, reports: list[tuple[str, float]]
+) -> Comparison:
     zoo = random_zoo(tmp_path_factory.mktemp("zoo"))
-    return run(zoo, seconds_per_measurement=0.01, held_out_bytes=2000, task=QUICK)
+
+    def progress(now: str, done: float) -> None:
+        reports.append((now, done))
+
+    return run(
+        zoo, seconds_per_measurement=0.01, held_out_bytes=2000, task=QUICK, progress=progress
+    )

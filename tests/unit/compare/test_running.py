@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from math import e, log2
 from pathlib import Path
@@ -16,6 +16,7 @@ from carousel_models import PackageError, load
 from carousel_models.compare import Comparison, plot, run, table
 from carousel_models.compare.corpus import Corpus, SourceFile
 from carousel_models.compare.quality import PIECE_BYTES, text_quality
+from carousel_models.compare.running import SHARES
 
 from .conftest import HIDDEN, random_zoo
 
@@ -47,6 +48,28 @@ def test_random_weights_are_about_as_good_as_guessing(comparison: Comparison) ->
     for entry in comparison.quality:
         assert 7 < entry.bits_per_byte < 9
         assert entry.trained_steps == 7
+
+
+def test_the_progress_grows_from_nothing_to_all(
+    comparison: Comparison, reports: list[tuple[str, float]]
+) -> None:
+    assert comparison.quality
+    shares = [done for _, done in reports]
+    assert shares == sorted(shares)
+    assert shares[0] == 0.0
+    assert shares[-1] == pytest.approx(1.0)
+    assert list(dict.fromkeys(now for now, _ in reports)) == list(SHARES)
+    assert sum(SHARES.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("load", "busy"), [(None, False), (0.9, False), (1.0, True), (7.0, True)])
+def test_a_busy_machine_is_said(comparison: Comparison, load: float | None, busy: bool) -> None:
+    machine = replace(comparison.machine, cores=2, load_before=load)
+    assert machine.busy is busy
+    console = Console(width=160, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table(replace(comparison, machine=machine)))
+    assert ("The machine was busy" in capture.get()) is busy
 
 
 def test_it_is_plain_data(comparison: Comparison) -> None:

@@ -17,12 +17,25 @@ class ExitCode(IntEnum):
 
 
 class CliError(Exception):
-    """Ends the command with two lines: what went wrong, and what to do about it."""
+    """Ends the command with two lines: what went wrong, and what to do about it.
 
-    def __init__(self, cause: str, fix: str = "", code: ExitCode = ExitCode.FAILED) -> None:
+    `reason` is the name in the registry of errors, "" where the error is none of the server or SDK.
+    """
+
+    def __init__(
+        self,
+        cause: str,
+        fix: str = "",
+        code: ExitCode = ExitCode.FAILED,
+        *,
+        reason: str = "",
+        request_id: str = "",
+    ) -> None:
         self.cause = cause
         self.fix = fix
         self.code = code
+        self.reason = reason
+        self.request_id = request_id
         super().__init__(cause)
 
 

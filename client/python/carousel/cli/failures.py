@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from typing import Protocol, cast
@@ -33,16 +34,33 @@ class UsageFailure(Protocol):
         """The cause."""
 
 
-def report(error: BaseException, debug: bool) -> ExitCode:
-    """Prints an error on stderr and returns the exit code that goes with it."""
+def report(error: BaseException, debug: bool, as_json: bool = False) -> ExitCode:
+    """Prints an error on stderr and returns the exit code that goes with it.
+
+    For people that is two lines, for programs (`as_json`) one line with one JSON object.
+    """
     if debug:
         traceback.print_exception(error)
     failure = explained(error)
+    if as_json:
+        sys.stderr.write(json.dumps(record_of(failure)) + "\n")
+        return failure.code
     red, bold, plain = ("\x1b[31;1m", "\x1b[1m", "\x1b[0m") if colourful() else ("", "", "")
     sys.stderr.write(f"{red}carousel:{plain} {failure.cause}\n")
     if failure.fix:
         sys.stderr.write(f"  {bold}fix:{plain} {failure.fix}\n")
     return failure.code
+
+
+def record_of(failure: CliError) -> dict[str, object]:
+    """An error for programs. `reason` is the name in the registry, null where there is none."""
+    return {
+        "error": failure.cause,
+        "fix": failure.fix or None,
+        "reason": failure.reason or None,
+        "request_id": failure.request_id or None,
+        "exit_code": int(failure.code),
+    }
 
 
 def colourful() -> bool:
@@ -119,7 +137,8 @@ def of_sdk(error: BaseException) -> CliError | None:
         code = ExitCode.FAILED
     request = f", request {error.request_id}" if error.request_id else ""
     fix = COMMANDS.get(error.reason, error.fix)
-    return CliError(f"{error.message} ({error.reason}{request})", fix, code)
+    cause = f"{error.message} ({error.reason}{request})"
+    return CliError(cause, fix, code, reason=error.reason, request_id=error.request_id or "")
 
 
 def of_package(error: BaseException) -> CliError | None:

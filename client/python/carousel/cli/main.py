@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
+
+from carousel._version import __version__
 
 from .commands import (
     compare,
@@ -24,7 +26,17 @@ from .commands import (
 from .commands import version as version_command
 from .exits import ExitCode
 from .failures import report
-from .options import Debug, Options, OutputOption, Server, Token, from_environment, merged
+from .options import (
+    Debug,
+    Options,
+    OutputOption,
+    Server,
+    Token,
+    from_environment,
+    merged,
+    wants_json,
+)
+from .printing import print_line
 
 EPILOG = (
     "Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 server unreachable · "
@@ -36,7 +48,6 @@ app = typer.Typer(
     help="Carousel serves recurrent models: their state stays on the server, every step is batched.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -47,9 +58,22 @@ for module in (
     module.register(app)
 
 
+def show_version(wanted: bool) -> None:
+    """Prints the version and ends the command."""
+    if wanted:
+        print_line(f"carousel {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     context: typer.Context,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", is_eager=True, callback=show_version, help="Show the version."
+        ),
+    ] = False,
     server: Server = None,
     token: Token = None,
     output: OutputOption = None,
@@ -67,14 +91,16 @@ def run(arguments: list[str]) -> int:
         if sys.stderr.isatty():
             sys.stderr.write("\n")  # the terminal has shown ^C on a line begun
         return ExitCode.INTERRUPTED
-    except SystemExit as end:  # Typer's answer to a broken pipe
+    except SystemExit as end:  # Typer's answer to a broken pipe, and its end after a completion
         if isinstance(end.__context__, BrokenPipeError):
             return reader_left()
+        if isinstance(end.code, int):
+            return end.code
         raise
     except Exception as error:  # noqa: BLE001 - the last place where an error can become two lines
         if is_help(error):
             return ExitCode.USAGE
-        return report(error, debug="--debug" in arguments)
+        return report(error, debug="--debug" in arguments, as_json=wants_json(arguments))
 
 
 def is_help(error: Exception) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import wraps
+from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -67,6 +68,15 @@ def from_environment() -> Options:
         server=server or DEFAULT_SERVER,
         token=os.environ.get("CAROUSEL_TOKEN"),
         server_given=bool(server),
+    )
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """True if the command line asks for JSON, also where it is too wrong to be read whole."""
+    forms = {"-ojson", "--format=json"}
+    pairs = pairwise(arguments)
+    return any(a in forms for a in arguments) or any(
+        flag in ("-o", "--format") and value == Output.JSON for flag, value in pairs
     )
 
 

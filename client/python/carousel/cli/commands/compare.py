@@ -11,6 +11,7 @@ import typer
 from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import note, print_json, print_rich
+from carousel.cli.progress import shown
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -30,7 +31,14 @@ def register(app: typer.Typer) -> None:
 
         if plot is not None:
             ready_to_draw(plot)
-        result = comparison.run(progress=lambda now: note(f"{now} …"))
+        machine = comparison.this_machine()
+        if machine.busy:
+            note(
+                f"the machine is busy (load {machine.load_before:.1f} on {machine.cores} cores): "
+                "this takes longer, and its times say little; stop other programs for true ones"
+            )
+        with shown() as progress:
+            result = comparison.run(progress=progress)
         if options.output is Output.JSON:
             print_json(asdict(result))
         else:

@@ -87,6 +87,8 @@ class Board:
         self._text = ""
         # How long nobody listened, for each time that the server was killed.
         self._away_s: list[float] = []
+        # Since when no server listens, on the monotonic clock; None while one does.
+        self._killed_at_s: float | None = None
 
     def report(self, crew: Crew, report: Report, now_s: float) -> None:
         """Takes a crew's report."""
@@ -102,10 +104,22 @@ class Board:
             while now_s - self._scrapes[0][0] > RATE_OVER_S:
                 self._scrapes.popleft()
 
-    def killed(self, away_s: float) -> None:
-        """The server was killed and is back; its metrics begin anew."""
+    def killed(self, now_s: float) -> None:
+        """The server has been killed."""
         with self._lock:
-            self._away_s.append(away_s)
+            self._killed_at_s = now_s
+
+    def killed_for_s(self, now_s: float) -> float | None:
+        """How long no server has listened, in seconds; None while one does."""
+        with self._lock:
+            return None if self._killed_at_s is None else now_s - self._killed_at_s
+
+    def back(self, now_s: float) -> None:
+        """A new server listens; its metrics start from zero."""
+        with self._lock:
+            assert self._killed_at_s is not None, "the server was not killed"
+            self._away_s.append(now_s - self._killed_at_s)
+            self._killed_at_s = None
             self._scrapes.clear()
             self._first_scrape = None
 

@@ -8,7 +8,7 @@ import time
 from carousel.cli.printing import print_line
 
 from .board import Board
-from .wording import as_latency, as_rate, chaos
+from .wording import as_latency, as_rate, chaos, dead
 
 LINE_EVERY_S = 2.0
 
@@ -42,8 +42,10 @@ def line(board: Board, elapsed_s: float) -> str:
     for row in board.sums():
         p99 = as_latency(row.latencies.quantile(0.99))
         parts.append(f"{row.crew.clients} clients {as_rate(row.rate)} {row.crew.unit}/s p99 {p99}")
-    server = board.server()
-    if server:
+    server, killed_for_s = board.server(), board.killed_for_s(time.monotonic())
+    if killed_for_s is not None:
+        parts.append(dead(killed_for_s))
+    elif server:
         parts.append(f"server: {server.sessions:.0f} sessions, mean batch {server.mean_batch:.1f}")
     if board.away_s():
         parts.append(chaos(board))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,21 +56,22 @@ class ServerProcess:
             start_new_session=True,
         )  # fmt: skip
 
-    def kill_and_start_again(self) -> float:
-        """SIGKILL, then a new process on the same ports and store; how long nobody listened, seconds.
-
-        Raises:
-            CliError: it does not come back.
-        """
-        began_s = time.monotonic()
+    def kill(self) -> None:
+        """SIGKILL; returns when the process has ended."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+    def start_again(self) -> None:
+        """Starts a new process on the same ports and store; returns when it listens.
+
+        Raises:
+            CliError: it does not listen in time.
+        """
         ports = (address.rpartition(":")[2] for address in (self.address, self.metrics_address))
         self._process = self._started(*ports)
         self.wait_ready()
-        return time.monotonic() - began_s
 
     def wait_ready(self) -> None:
         """Returns when the server listens; it then says in one line of JSON where.

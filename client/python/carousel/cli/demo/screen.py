@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .board import Board, CrewSum, ServerView
-from .wording import as_latency, as_rate, chaos
+from .wording import as_latency, as_rate, chaos, dead
 
 FRAMES_A_SECOND = 8
 FRAME_LINES = 2
@@ -51,7 +51,7 @@ class LiveScreen:
         parts: list[RenderableType] = [
             header(elapsed_s, self._seconds),
             crews_table(self._board.sums(), self._console.width),
-            server_line(self._board.server()),
+            server_line(self._board.server(), self._board.killed_for_s(time.monotonic())),
             *([Text(chaos(self._board), style="bold red")] if self._board.away_s() else []),
         ]
         above = len(self._console.render_lines(Group(*parts)))
@@ -99,8 +99,10 @@ def crews_table(sums: list[CrewSum], width: int) -> Table:
     return table
 
 
-def server_line(view: ServerView | None) -> Text:
-    """What the server's own metrics say."""
+def server_line(view: ServerView | None, killed_for_s: float | None) -> Text:
+    """What the server's own metrics say, or that it is dead."""
+    if killed_for_s is not None:
+        return Text(dead(killed_for_s), style="bold white on red")
     if view is None:
         return Text("server  …", style="dim")
     values = (

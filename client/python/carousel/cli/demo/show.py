@@ -23,7 +23,7 @@ from .plain import PlainLines
 from .plan import CREWS, MODELS, Crew
 from .processes import CrewProcess, ServerProcess
 from .screen import LiveScreen
-from .summary import summary
+from .summary import following, summary
 
 LOOK_EVERY_S = 0.5
 SMALLEST_HEIGHT = 12
@@ -62,6 +62,7 @@ def run(show: Show) -> None:
     if board.error():
         raise CliError(f"a client failed: {board.error()}")
     print_line(summary(board, seconds))
+    print_line(following(show.chaos))
 
 
 @contextlib.contextmanager
@@ -117,7 +118,10 @@ def perform(show: Show, board: Board, server: ServerProcess) -> None:
             if server.died():
                 raise CliError(server.died())
             if time.monotonic() >= kill_at_s:
-                board.killed(server.kill_and_start_again())
+                board.killed(time.monotonic())
+                server.kill()
+                server.start_again()
+                board.back(time.monotonic())
                 kill_at_s = time.monotonic() + KILL_EVERY_S
             with contextlib.suppress(OSError):
                 board.scraped(fetch(server.metrics_address), time.monotonic())

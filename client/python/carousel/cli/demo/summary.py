@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
+
 from .board import Board
 from .wording import as_latency, as_rate, chaos
 
@@ -27,3 +31,25 @@ def summary(board: Board, seconds: float) -> str:
     if board.away_s():
         lines.append(f"  the server was {chaos(board)}; no client has failed")
     return "\n".join(lines)
+
+
+def following(chaos: bool) -> str:
+    """What to try next: commands that work where this one did."""
+    command = this_command()
+    lines = [] if chaos else [f"  {command} demo --chaos    the same, while the server is killed"]
+    return "\n".join(
+        [
+            "Next:",
+            *lines,
+            f"  {command} serve           a server of your own, until Ctrl-C",
+            f'  {command} generate pychar-lstm "def "    in another terminal: text from that server',
+        ]
+    )
+
+
+def this_command() -> str:
+    """The command as the user can type it: its name where PATH finds it, else its path."""
+    path = Path(sys.argv[0])
+    if path.name != "carousel" or shutil.which("carousel") == str(path):
+        return "carousel"
+    return str(path)

@@ -27,6 +27,11 @@ def as_rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
+def dead(killed_for_s: float) -> str:
+    """What is shown while no server listens."""
+    return f"server: KILLED with signal 9, no server for {as_latency(killed_for_s)}"
+
+
 def chaos(board: Board) -> str:
     """How often the server was killed, how long it was away, and what the clients have mended."""
     away_s = board.away_s()
