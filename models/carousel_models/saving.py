@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from pydantic import ValidationError
 from torch import nn
@@ -43,6 +44,7 @@ def save(
     transform: Transform = "identity",
     select: Select | None = None,
     tokenizer: str | Path = "none",
+    eos: SupportsIndex | Sequence[SupportsIndex] = (),
     labels: Sequence[str] = (),
     description: str = "",
     training: dict[str, Any] | None = None,
@@ -68,6 +70,7 @@ def save(
         transform: applied to the head's row.
         select: SelectFull, SelectTopK or SelectArgmax.
         tokenizer: "none", "bytes", or the path of a Hugging Face tokenizer.json, which is copied.
+        eos: token id, or ids, that end a text; a generation stops where one is drawn.
         labels: names of the outputs.
         description: one line for people.
         training: free notes: data, quality, recipe.
@@ -86,6 +89,7 @@ def save(
         manifest = Manifest(
             name=name or path.name, fingerprint="0" * 64, dtype=dtype, tokenizer=kind,
             output=Output(transform=transform, select=select or SelectFull()),
+            eos=_token_ids(eos),
             labels=tuple(labels), description=description, training=training or {},
             triton=triton or TritonNames(), **parts,
         )  # fmt: skip
@@ -94,3 +98,15 @@ def save(
     file = Path(tokenizer) if kind == "huggingface" else None
     module = modules.custom_module
     return write(path, manifest, tensors, custom=module, tokenizer_file=file, overwrite=overwrite)
+
+
+def _token_ids(ids: SupportsIndex | Sequence[SupportsIndex]) -> int | tuple[int, ...]:
+    """One token id or several, as plain integers.
+
+    Raises:
+        PackageError: they are no integers.
+    """
+    try:
+        return tuple(map(index, ids)) if isinstance(ids, Iterable) else index(ids)
+    except TypeError as error:
+        raise PackageError(f"eos must be a token id or several: {error}") from None

@@ -15,6 +15,7 @@ FORMAT: Literal[1] = 1
 
 MAX_SIZE = 1 << 16
 MAX_VOCABULARY = 1 << 20
+MAX_EOS = 64
 MAX_LAYERS = 64
 MAX_STATES = 64
 MAX_STATE_DIMENSIONS = 8
@@ -30,6 +31,7 @@ TokenizerKind = Literal["none", "bytes", "huggingface"]
 Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Token = Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)]
 Label = Annotated[str, StringConstraints(max_length=256)]
 
 GATES: dict[str, int] = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
@@ -325,6 +327,7 @@ class Manifest(Architecture):
     fingerprint: Fingerprint
     description: Annotated[str, StringConstraints(max_length=1024)] = ""
     tokenizer: TokenizerKind = "none"
+    eos: Token | Annotated[tuple[Token, ...], Field(max_length=MAX_EOS)] = ()
     labels: Annotated[tuple[Label, ...], Field(max_length=MAX_SIZE)] = ()
     training: dict[str, JsonValue] = {}
     triton: TritonNames = TritonNames()
@@ -349,7 +352,18 @@ class Manifest(Architecture):
             raise ValueError("a tokenizer needs an input of kind tokens")
         if self.tokenizer == "bytes" and self.vocabulary < 256:
             raise ValueError("the bytes tokenizer needs a vocabulary of at least 256")
+        if self.eos_tokens and not self.generative:
+            raise ValueError(
+                "eos ends generated texts, but this model cannot feed its outputs back"
+            )
+        if any(token >= self.vocabulary for token in self.eos_tokens):
+            raise ValueError(f"eos must be tokens from 0 to {self.vocabulary - 1}")
         return self
+
+    @property
+    def eos_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a text: a generation is over when one is drawn."""
+        return (self.eos,) if isinstance(self.eos, int) else self.eos
 
     @property
     def architecture(self) -> Architecture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import tokenizers
 
 Int64s = npt.NDArray[np.int64]
+
+CONTEXT_TOKENS = 16
+"""How many of the tokens before it a new decoder looks at."""
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 _UNSTABLE_CHARS = 3  # an incomplete UTF-8 character has three bytes at most
@@ -43,10 +47,23 @@ class Tokenizer(Protocol):
         """Number of tokens it can produce."""
 
     def encode(self, text: str) -> Int64s:
-        """Token ids, int64[n]."""
+        """Token ids of a whole text, int64[n], with the special tokens of the tokenizer's template."""
 
-    def decoder(self) -> TextDecoder:
-        """A new decoder."""
+    def encode_prompt(self, text: str) -> tuple[Int64s, int]:
+        """Token ids of a text that is to be continued, int64[n], and how many of them open a text.
+
+        The opening tokens come first, such as a BOS; where a text goes on, they are left out. Tokens that
+        the template puts behind a text, such as an EOS, are not part of a prompt.
+        """
+
+    def decoder(self, before: Sequence[int] = ()) -> TextDecoder:
+        """A new decoder of the text that follows the tokens `before`, of which it reads the last few.
+
+        The bytes of a character that `before` leaves unfinished are part of the text that follows.
+        """
+
+    def special_text(self, token: int) -> str:
+        """The name of a special token, such as "</s>", which gives no text; "" for other tokens."""
 
 
 class BytesTokenizer:
@@ -59,9 +76,23 @@ class BytesTokenizer:
         """One token per byte."""
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
-    def decoder(self) -> TextDecoder:
+    def encode_prompt(self, text: str) -> tuple[Int64s, int]:
+        """One token per byte; none of them opens a text."""
+        return self.encode(text), 0
+
+    def decoder(self, before: Sequence[int] = ()) -> TextDecoder:
         """A new decoder; ids from 256 on stand for no byte and are shown as U+FFFD."""
-        return _BytesDecoder()
+        return _primed(_BytesDecoder(), before)
+
+    def special_text(self, token: int) -> str:  # noqa: ARG002 - as every tokenizer has it
+        """No byte is special."""
+        return ""
+
+
+def _primed(decoder: TextDecoder, before: Sequence[int]) -> TextDecoder:
+    for token in before[-CONTEXT_TOKENS:]:
+        decoder.push(token)
+    return decoder
 
 
 class _BytesDecoder:
@@ -85,8 +116,13 @@ class HuggingFaceTokenizer:
     kind = "huggingface"
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        """Padding and truncation of the file are switched off: a prompt is fed as it is."""
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self.vocabulary: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {token: one.content for token, one in added.items() if one.special}
 
     @classmethod
     def load(cls, path: Path) -> HuggingFaceTokenizer:
@@ -113,9 +149,22 @@ class HuggingFaceTokenizer:
         """Token ids, with the special tokens that the file's post-processor adds."""
         return np.asarray(self._tokenizer.encode(text).ids, np.int64)
 
-    def decoder(self) -> TextDecoder:
+    def encode_prompt(self, text: str) -> tuple[Int64s, int]:
+        """Token ids, and how many special tokens the file's post-processor puts before the text."""
+        encoding = self._tokenizer.encode(text)
+        # The post-processor's own tokens belong to no sequence.
+        of_text = [i for i, number in enumerate(encoding.sequence_ids) if number is not None]
+        if not of_text:
+            return np.empty(0, np.int64), 0
+        return np.asarray(encoding.ids[: of_text[-1] + 1], np.int64), of_text[0]
+
+    def decoder(self, before: Sequence[int] = ()) -> TextDecoder:
         """A new decoder; special tokens give no text."""
-        return _WindowDecoder(self._tokenizer)
+        return _primed(_WindowDecoder(self._tokenizer), before)
+
+    def special_text(self, token: int) -> str:
+        """The content of an added token that the file marks as special."""
+        return self._special.get(token, "")
 
 
 class _WindowDecoder:
@@ -135,7 +184,7 @@ class _WindowDecoder:
         self._window.append(token)
         text = self._text(self._window)
         clean = text.rstrip(_INCOMPLETE)
-        if text and len(clean) == len(text):
+        if len(clean) == len(text):
             return self._cut(text)
         if len(self._window) >= _WINDOW_TOKENS:
             return self.flush()
@@ -147,10 +196,14 @@ class _WindowDecoder:
         return rest
 
     def _cut(self, text: str) -> str:
-        new = self._give(text)
-        self._window = self._window[self._context :]
-        self._context = len(self._window)
-        self._given = len(self._text(self._window))
+        """The new text; the tokens that gave it are the context of the next ones."""
+        new, tail = self._give(text), self._window[self._context :]
+        tail_text = self._text(tail)
+        if tail_text:
+            self._window, self._context, self._given = tail, len(tail), len(tail_text)
+        else:  # special tokens: the next word is still beside the word before them
+            del self._window[self._context :]
+            self._given = len(self._text(self._window))
         return new
 
     def _give(self, text: str) -> str:

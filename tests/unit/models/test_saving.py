@@ -132,6 +132,8 @@ def test_modules_in_a_list_and_norms(tmp_path: Path) -> None:
         ({"stack": nn.GRU(3, 4), "normalization": ([0.0], [1.0])}, "3 means and stds"),
         ({"stack": nn.GRU(3, 4), "tokenizer": "bytes"}, "needs an input of kind tokens"),
         ({"stack": nn.GRU(3, 4), "name": "a/b"}, "name"),
+        ({"stack": nn.GRU(3, 4), "eos": 1}, "eos ends generated texts"),
+        ({"stack": nn.GRU(3, 4), "eos": "</s>"}, "eos must be a token id or several"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_saved(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
@@ -173,6 +175,17 @@ def test_a_tokenizer_file_is_copied(tmp_path: Path) -> None:
     assert tokenizer is not None
     assert (tokenizer.kind, tokenizer.vocabulary) == ("huggingface", 3)
     assert tokenizer.encode("b").tolist() == [1]
+
+
+@pytest.mark.parametrize("eos", [2, np.int64(2), [2], np.asarray([2])], ids=repr)
+def test_eos_is_part_of_the_package_but_not_of_the_weights(tmp_path: Path, eos: Any) -> None:
+    parts = {"embedding": nn.Embedding(3, 4), "stack": nn.GRU(4, 4), "head": nn.Linear(4, 3)}
+    without, with_ = (
+        save(tmp_path / str(i), **parts, **more) for i, more in enumerate(({}, {"eos": eos}))
+    )
+    assert (without.eos_tokens, with_.eos_tokens) == ((), (2,))
+    assert without.fingerprint == with_.fingerprint
+    assert load(tmp_path / "1").manifest.eos_tokens == (2,)
 
 
 def test_fingerprint_is_stable_and_sensitive(tmp_path: Path) -> None:

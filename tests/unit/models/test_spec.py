@@ -26,6 +26,7 @@ from carousel_models.tensors import expected_tensors
 
 FEATURES = FeaturesInput(width=4)
 GRU = uniform_stack("gru", 1, 8)
+TEXT = {"input": TokensInput(vocabulary=50, embedding=4), "head": LinearHead(width=50)}
 
 
 def manifest(**fields: Any) -> Manifest:
@@ -68,6 +69,11 @@ def test_every_public_name_is_there() -> None:
         ({"labels": ("a", "b")}, "2 labels for 8 outputs"),
         ({"tokenizer": "bytes"}, "needs an input of kind tokens"),
         ({"input": TokensInput(vocabulary=50, embedding=4), "tokenizer": "bytes"}, "at least 256"),
+        ({"eos": 3}, "eos ends generated texts"),
+        (TEXT | {"eos": 50}, "eos must be tokens from 0 to 49"),
+        (TEXT | {"eos": (1, -1)}, "eos"),
+        (TEXT | {"eos": True}, "eos"),
+        (TEXT | {"eos": (1,) * 65}, "eos"),
         ({"output": Output(select=SelectTopK(k=9))}, "top_k asks for 9 of 8"),
         ({"dtype": "float16"}, "dtype"),
         ({"tokenizer": {"kind": "huggingface", "file": "../../secret"}}, "tokenizer"),
@@ -78,6 +84,12 @@ def test_every_public_name_is_there() -> None:
 def test_manifests_that_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         manifest(**fields)
+
+
+@pytest.mark.parametrize(("written", "tokens"), [("3", (3,)), ("[3, 4]", (3, 4)), ("[]", ())])
+def test_eos_is_a_token_or_several(written: str, tokens: tuple[int, ...]) -> None:
+    text = manifest(**TEXT).model_dump_json().replace('"eos":[]', f'"eos":{written}')
+    assert Manifest.model_validate_json(text).eos_tokens == tokens
 
 
 @pytest.mark.parametrize(

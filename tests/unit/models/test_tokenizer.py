@@ -109,6 +109,106 @@ def test_spaces_between_words_are_kept() -> None:
     assert pieces(tokenizer, [0, 1, 2, 0, 3]) == ["the", " cat", "s", " the", "", ""]
 
 
+def test_a_word_after_special_tokens_is_apart_from_the_word_before_them() -> None:
+    assert pieces(words_tokenizer(), [0, 3, 3, 1]) == ["the", "", "", " cat", ""]
+    assert pieces(words_tokenizer(), [0, *[3] * 200, 1])[-2:] == [" cat", ""]
+
+
+def test_a_space_on_its_own_is_kept() -> None:
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models
+
+    library = Library(models.WordLevel({"▁": 0, "a": 1, "b": 2}, unk_token="a"))
+    library.decoder = decoders.Metaspace()
+    assert pieces(HuggingFaceTokenizer(library), [1, 0, 2, 0, 0, 1]) == [
+        "a", " ", "b", " ", " ", "a", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", [[0, 1, 2], [0, 1, 2] * 20, [0, 3, 1, 2], [3, 0]])
+def test_a_decoder_goes_on_from_any_place(tokens: list[int]) -> None:
+    tokenizer = words_tokenizer()
+    whole = pieces(tokenizer, [*tokens, 1, 2])
+    for cut in range(len(tokens)):
+        later = tokenizer.decoder(tokens[:cut])
+        texts = [later.push(token) for token in [*tokens[cut:], 1, 2]]
+        assert texts == whole[cut:-1]
+
+
+@given(text=st.text(max_size=30), data=st.data())
+def test_byte_level_goes_on_from_any_place(
+    byte_level: HuggingFaceTokenizer, text: str, data: st.DataObject
+) -> None:
+    for tokenizer in (BytesTokenizer(), byte_level):
+        tokens = tokenizer.encode(text).tolist()
+        cut = data.draw(st.integers(0, len(tokens)))
+        first, later = tokenizer.decoder(), tokenizer.decoder(tokens[:cut])
+        shown = "".join(first.push(token) for token in tokens[:cut])
+        shown += "".join(later.push(token) for token in tokens[cut:])
+        assert shown + later.flush() == text
+
+
+def template(single: str) -> HuggingFaceTokenizer:
+    from tokenizers import processors
+
+    tokenizer = words_tokenizer()
+    tokenizer._tokenizer.add_special_tokens(["[END]", "[BOS]"])
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("[BOS]", 4), ("[END]", 3)]
+    )
+    return HuggingFaceTokenizer(tokenizer._tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("single", "whole", "prompt", "opening"),
+    [
+        ("$A", [0, 1], [0, 1], 0),
+        ("[BOS] $A", [4, 0, 1], [4, 0, 1], 1),
+        ("$A [END]", [0, 1, 3], [0, 1], 0),
+        ("[BOS] [BOS] $A [END]", [4, 4, 0, 1, 3], [4, 4, 0, 1], 2),
+    ],
+)
+def test_a_prompt_has_the_tokens_that_open_a_text_and_not_those_that_end_it(
+    single: str, whole: list[int], prompt: list[int], opening: int
+) -> None:
+    tokenizer = template(single)
+    assert tokenizer.encode("the cat").tolist() == whole
+    ids, leading = tokenizer.encode_prompt("the cat")
+    assert (ids.tolist(), ids.dtype, leading) == (prompt, np.int64, opening)
+    assert tokenizer.encode_prompt("")[0].tolist() == []
+
+
+def test_special_tokens_of_a_text_are_part_of_its_prompt() -> None:
+    ids, opening = template("[BOS] $A [END]").encode_prompt("[END]the[BOS]")
+    assert (ids.tolist(), opening) == ([4, 3, 0, 4], 1)
+
+
+def test_bytes_have_nothing_that_opens_a_text() -> None:
+    ids, opening = BytesTokenizer().encode_prompt("é")
+    assert (ids.tolist(), opening) == ([0xC3, 0xA9], 0)
+    assert BytesTokenizer().special_text(0) == ""
+
+
+def test_special_tokens_have_a_name() -> None:
+    tokenizer = words_tokenizer()
+    assert [tokenizer.special_text(token) for token in range(5)] == ["", "", "", "[END]", ""]
+
+
+def test_padding_and_truncation_of_the_file_are_off(tmp_path: Path) -> None:
+    library = words_tokenizer()._tokenizer
+    library.enable_padding(length=9, pad_id=3, pad_token="[END]")
+    library.enable_truncation(3)
+    library.save(str(tmp_path / "tokenizer.json"))
+    written = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert written["padding"]
+    assert written["truncation"]
+    tokenizer = load_tokenizer("huggingface", tmp_path / "tokenizer.json")
+    assert tokenizer is not None
+    for text, tokens in (("the", [0]), ("the cat the cat", [0, 1, 0, 1])):
+        assert tokenizer.encode(text).tolist() == tokens
+        assert tokenizer.encode_prompt(text)[0].tolist() == tokens
+
+
 def test_files_are_loaded_and_refused(tmp_path: Path, byte_level: HuggingFaceTokenizer) -> None:
     path = tmp_path / "tokenizer.json"
     byte_level._tokenizer.save(str(path))
