@@ -112,6 +112,9 @@ class FakeEngine:
             raise CarouselError("TEXT_UNAVAILABLE", "no tokenizer here")
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
+    async def encode_prompt(self, text: str) -> tuple[Int64s, int]:
+        return await self.encode_text(text), 0
+
     # -- knobs
 
     def refuse_next(self, kind: type, error: CarouselError) -> None:

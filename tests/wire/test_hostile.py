@@ -79,7 +79,7 @@ async def test_a_text_that_cannot_fit_is_not_encoded(wire):
     def encode_text(_):
         raise AssertionError("was encoded")
 
-    wire.tokens.encode_text = encode_text
+    wire.tokens.encode_text = wire.tokens.encode_prompt = encode_text
     text = "a" * (wire.tokens.model.max_sequence_steps + 1)
     error = await refused(
         wire.stubs.inference.Infer(pb.InferRequest(model="echo-tokens", text=text))

@@ -298,6 +298,22 @@ async def test_bad_fields_of_a_generation_are_named(wire, fields, field):
     assert not wire.tokens.seen
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("temperature", 101, "from 0 to 100, but is 101"),
+        ("top_p", 2, "above 0 and at most 1, but is 2"),
+        ("repetition_penalty", 1e30, "above 0 and at most 100, but is 1e+30"),
+        ("repetition_penalty", float("inf"), "above 0 and at most 100, but is inf"),
+        ("repetition_penalty", -1, "above 0 and at most 100, but is -1"),
+    ],
+)
+async def test_a_range_is_told_with_both_its_ends(wire, field, value, said):
+    request = generation(sampling=pb.Sampling(**{field: value}))
+    error = await refused(collect(wire.stubs.inference.Generate(request)))
+    assert said in str(error)
+
+
 async def test_a_target_is_needed(wire):
     request = pb.GenerateRequest(text="x", max_tokens=1)
     error = await refused(collect(wire.stubs.inference.Generate(request)))

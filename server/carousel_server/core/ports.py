@@ -332,6 +332,9 @@ class EnginePort(Protocol):
             CarouselError: TEXT_UNAVAILABLE if the model names no tokenizer.
         """
 
+    async def encode_prompt(self, text: str) -> tuple[Int64s, int]:
+        """Token ids of a text to go on from, and how many of them open a text; as `encode_text`."""
+
 
 Place = tuple[EnginePort, SessionRef]
 """A session on a row: its engine, and where it is there."""
@@ -371,32 +374,3 @@ class CatalogPort(Protocol):
 
     def stored(self, tenant: str, after: str, limit: int, model: str) -> Future[list[SessionView]]:
         """A tenant's sessions in the store, in the order of their ids behind `after`."""
-
-
-__all__ = [
-    "NO_DEADLINE",
-    "Ack",
-    "Activate",
-    "Bind",
-    "CancelGenerate",
-    "CatalogPort",
-    "Close",
-    "Command",
-    "Committed",
-    "EnginePort",
-    "Export",
-    "Fork",
-    "Generate",
-    "Get",
-    "Import",
-    "Infer",
-    "List",
-    "Open",
-    "Opened",
-    "Place",
-    "Replay",
-    "StepBlock",
-    "StepSink",
-    "TokenSink",
-    "Unbind",
-]

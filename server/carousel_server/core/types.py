@@ -149,6 +149,7 @@ class SamplingSpec:
 class GenerateSpec:
     """A generation. `prompt` is text, token ids (int32), or None to go on from the last token.
 
+    The first `opening_tokens` ids of the prompt, such as a BOS, are fed only where a session begins.
     `logprobs` None reports none; 0 only the drawn token's; k also the k best alternatives.
     `deadline_s` is an instant of the engine's monotonic clock.
     """
@@ -161,6 +162,7 @@ class GenerateSpec:
     logprobs: int | None = None
     first_seq: int = 0
     deadline_s: float = float("inf")
+    opening_tokens: int = 0
 
 
 class FinishReason(IntEnum):

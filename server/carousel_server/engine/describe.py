@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 
 from carousel_models import RecurrentModel
 from carousel_models.spec import FeaturesInput
 from carousel_models.spec import TritonTensor as NamedTensor
-from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.types import ModelView, TensorField, TritonTensor
 from carousel_server.sessions import Window
@@ -74,12 +72,3 @@ def _execution_class(model: RecurrentModel, *, strict: bool) -> str:
         f"{model.device.type} {model.manifest.dtype} torch-{torch.__version__} "
         f"threads-{threads} {model.kernel.name} {batches}"
     )
-
-
-def prompt_ids(model: RecurrentModel, view: ModelView, text: str) -> np.ndarray:
-    """Token ids of a text, int64[n]; see `EnginePort.encode_text`."""
-    if model.tokenizer is None:
-        raise CarouselError(
-            "TEXT_UNAVAILABLE", f"model {view.name!r} names no tokenizer", field="text"
-        )
-    return np.asarray(model.tokenizer.encode(text), np.int64)

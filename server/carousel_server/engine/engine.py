@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -31,12 +30,13 @@ from .admission import Admission
 from .buckets import Buckets
 from .control import Control
 from .delivery import Delivery
-from .describe import describe, prompt_ids
+from .describe import describe
 from .generation import Generations
 from .inbox import Inbox
 from .intake import Intake
 from .keeper import Keeper
 from .lifetimes import Lifetimes
+from .prompts import encoded, tokenizer_of
 from .rows import Rows
 from .runner import DeviceLostError, Runner
 from .scheduler import Scheduler
@@ -47,8 +47,6 @@ from .stepping import Stepping
 
 log = logging.getLogger(__name__)
 
-# Longer texts are encoded beside the event loop of whoever asks.
-_LONG_TEXT_CHARACTERS = 4096
 # How often generations are checked for their deadline, and sessions for expiry.
 _HOUSEKEEPING_S = 0.25
 # How often those who wait for a slot look whether one has come free, if nothing else happens.
@@ -63,8 +61,8 @@ class Engine:
     """One model's sessions, state and heartbeat; implements `core.ports.EnginePort`.
 
     `start` begins a thread that ticks while there is something to do and sleeps otherwise; tests call
-    `tick` themselves. Everything but `submit`, `encode_text`, `healthy`, `pending`, `drain` and `stop`
-    belongs to that thread.
+    `tick` themselves. Everything but `submit`, `encode_text`, `encode_prompt`, `healthy`, `pending`,
+    `drain` and `stop` belongs to that thread.
     """
 
     def __init__(
@@ -98,8 +96,9 @@ class Engine:
         buckets = Buckets(limits.max_batch, strict=strict, invariant=model.batch_invariant)
         runner = Runner(model, slab, buckets)
         self._generations = generations = Generations(
-            table, ledger, model.tokenizer, measured, generative=view.generative
-        )
+            table, ledger, model.tokenizer, measured,
+            generative=view.generative, eos=model.manifest.eos_tokens,
+        )  # fmt: skip
         snapshots = Snapshots(view, table, slab, window, generations)
         self._sequences = Sequences(model, runner, view, limits, measured, strict=strict)
         self._rows = rows = Rows(
@@ -158,16 +157,19 @@ class Engine:
         if self._stuck:
             raise CarouselError("MODEL_UNHEALTHY", f"model {self._view.name!r} does not move")
         if isinstance(command, Generate) and isinstance(command.spec.prompt, str):
-            text = command.spec.prompt
-            ids = prompt_ids(self._loaded, self._view, text).astype(np.int32)
-            command.spec = replace(command.spec, prompt=ids)
+            tokenizer = tokenizer_of(self._loaded, self._view)
+            ids, opening = tokenizer.encode_prompt(command.spec.prompt)
+            prompt = ids.astype(np.int32)
+            command.spec = replace(command.spec, prompt=prompt, opening_tokens=opening)
         self._inbox.put(command)
 
     async def encode_text(self, text: str) -> Int64s:
         """Token ids of a text; see `EnginePort.encode_text`."""
-        if len(text) > _LONG_TEXT_CHARACTERS:
-            return await asyncio.to_thread(prompt_ids, self._loaded, self._view, text)
-        return prompt_ids(self._loaded, self._view, text)
+        return await encoded(tokenizer_of(self._loaded, self._view).encode, text)
+
+    async def encode_prompt(self, text: str) -> tuple[Int64s, int]:
+        """Token ids of a text to go on from; see `EnginePort.encode_prompt`."""
+        return await encoded(tokenizer_of(self._loaded, self._view).encode_prompt, text)
 
     def pending(self) -> int:
         """About how much accepted work has not been answered, or has not reached the store."""

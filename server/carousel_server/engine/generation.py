@@ -7,14 +7,15 @@ stopped, be it cancelled, cut off with its stream, or restored from the store in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from carousel_models.tokenizer import TextDecoder, Tokenizer
+from carousel_models.tokenizer import CONTEXT_TOKENS, Tokenizer
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.ports import (
@@ -22,8 +23,6 @@ from carousel_server.core.ports import (
     TokenSink,
 )
 from carousel_server.core.types import (
-    FinishReason,
-    GeneratedToken,
     GenerateSpec,
     GenerationEnd,
     Int32s,
@@ -33,8 +32,8 @@ from carousel_server.sessions import Ledger, SessionTable
 from carousel_server.state.snapshot import KeptGeneration, Snapshot
 
 from .sampling import Sampling, details_of
-from .stops import StopTexts
 from .telling import Details, Kept, Teller, digest_of
+from .texts import GeneratedText
 
 RECENT_TOKENS = 64
 """How many tokens back the repetition penalty looks."""
@@ -48,8 +47,7 @@ class _Run:
     kept: Kept
     teller: Teller
     queue: Int32s  # tokens to feed before the next draw
-    decoder: TextDecoder | None
-    stops: StopTexts
+    text: GeneratedText
     started_s: float
     fed: int = 0  # how many of `queue` were fed
     last_token_s: float = 0.0
@@ -78,11 +76,13 @@ class Generations:
         metrics: EngineMetrics,
         *,
         generative: bool,
+        eos: Collection[int] = (),
     ) -> None:
         self._table = table
         self._ledger = ledger
         self._tokenizer = tokenizer
         self._metrics = metrics
+        self._eos = frozenset(eos)
         self._runs: dict[int, _Run] = {}
         # The last generation of each row, running or over, while it can be asked for again.
         self._kept: dict[int, Kept] = {}
@@ -141,7 +141,7 @@ class Generations:
         kept = self._kept.get(row)
         if kept is None or spec.first_seq != kept.base + 1:
             return False
-        if digest_of(spec, self._prompt_ids(spec.prompt)) != kept.digest:
+        if digest_of(spec, _prompt_ids(spec, kept.base)) != kept.digest:
             if int(self._table.applied[row]) == kept.base:
                 return False  # it has not run a step, so nothing is reused
             raise CarouselError(
@@ -160,8 +160,9 @@ class Generations:
             CarouselError: FIELD_INVALID without anything to feed; TEXT_UNAVAILABLE.
         """
         row, spec = command.ref.row, command.spec
-        prompt = self._prompt_ids(spec.prompt)
         again = self.continues(row, spec)
+        base = self._kept[row].base if again else int(self._table.applied[row])
+        prompt = _prompt_ids(spec, base)
         carry = self._kept[row].carry if again else int(self.next_token[row])
         queue = np.concatenate((np.full(int(carry >= 0), carry, np.int32), prompt))
         if not len(queue):
@@ -171,19 +172,25 @@ class Generations:
                 field="prompt",
             )
         if not again:
-            base, digest = int(self._table.applied[row]), digest_of(spec, prompt)
-            self._kept[row] = Kept(base, carry, len(queue), digest, spec.logprobs or 0)
+            digest, context = digest_of(spec, prompt), self._fed_last(row)
+            self._kept[row] = Kept(base, carry, len(queue), digest, spec.logprobs or 0, context)
         elif not self._kept[row].fits(len(queue), spec.logprobs or 0):
             raise CarouselError("SEQUENCE_REUSED", "the session's snapshot is of another request")
         self._sampling.set(row, spec.sampling, int(self._table.seed[row]))
         tracked, sync = bool(self._table.tracked[row]), bool(self._table.sync[row])
+        kept = self._kept[row]
         run = _Run(
             command=command,
-            kept=self._kept[row],
+            kept=kept,
             teller=Teller(command.sink, tokens_wait=sync, end_waits=tracked),
             queue=queue,
-            decoder=self._tokenizer.decoder() if self._tokenizer else None,
-            stops=StopTexts(spec.stop),
+            text=GeneratedText(
+                self._tokenizer,
+                self._eos,
+                spec,
+                [*kept.context, *queue[-CONTEXT_TOKENS:].tolist()],
+                ends_session=command.close_after,
+            ),
             started_s=now,
         )
         self._replace_teller(row, run.teller)
@@ -194,6 +201,12 @@ class Generations:
         self._table.pending[row] = len(run.queue) - run.fed
         self._table.ready.add_row(row)
         self._runs[row] = run
+
+    def _fed_last(self, row: int) -> list[int]:
+        """The last tokens that the row was fed, as many as a text that follows them depends on."""
+        recent = self.recent[row, -CONTEXT_TOKENS:]
+        last: list[int] = recent[recent >= 0].tolist()
+        return last
 
     def inputs(self, row: int, steps: int) -> Int32s:
         """The next tokens to feed, int32[steps]; after the prompt, the token drawn last."""
@@ -318,43 +331,19 @@ class Generations:
 
     def _show(self, row: int, run: _Run, place: int) -> bool:
         """Tells a drawn token, as far as its text is known; True if the generation ends with it."""
-        spec, seq = run.command.spec, run.kept.seq(place)
-        token_id, details = run.kept.token(place)
-        if token_id in spec.stop_tokens:
-            return self._finish(row, run, place, FinishReason.STOP, run.stops.flush())
-        text = run.decoder.push(token_id) if run.decoder else ""
-        shown, stopped = run.stops.push(GeneratedToken(token_id, text, seq, *details))
-        if stopped:
-            return self._finish(row, run, place, FinishReason.STOP, shown, rest=False)
-        if place + 1 >= spec.max_tokens:
-            shown = [*shown, *run.stops.flush()]
-            return self._finish(row, run, place, FinishReason.LENGTH, shown)
-        run.teller.tell(seq, shown, int(self._table.durable[row]))
-        return False
-
-    def _finish(
-        self,
-        row: int,
-        run: _Run,
-        place: int,
-        reason: FinishReason,
-        shown: list[GeneratedToken],
-        *,
-        rest: bool = True,
-    ) -> bool:
-        run.kept.finish = int(reason)
         seq, durable = run.kept.seq(place), int(self._table.durable[row])
-        text = run.decoder.flush() if run.decoder and rest else ""
-        if shown and text:  # the end may be told later, and would have to name that token again
-            shown = [*shown[:-1], replace(shown[-1], text=shown[-1].text + text)]
-            text = ""
+        token_id, details = run.kept.token(place)
+        shown, reason = run.text.push(token_id, seq, details)
         run.teller.tell(seq, shown, durable)
+        if reason is None:
+            return False
+        run.kept.finish = int(reason)
         end = GenerationEnd(
             reason=reason,
             prompt_tokens=run.kept.prompt_tokens,
             generated_tokens=place + 1,
             applied=seq,
-            text=text,
+            text=run.text.rest,
         )
         run.teller.finish(seq, end, durable)
         return True
@@ -395,9 +384,11 @@ class Generations:
         if teller is not None:
             self._tellers[row] = teller
 
-    @staticmethod
-    def _prompt_ids(prompt: str | Int32s | None) -> Int32s:
-        if prompt is None:
-            return np.empty(0, np.int32)
-        assert not isinstance(prompt, str), "texts are encoded before they get into the inbox"
-        return prompt
+
+def _prompt_ids(spec: GenerateSpec, base: int) -> Int32s:
+    """What a prompt feeds after step `base`: its opening tokens only where the session begins."""
+    prompt = spec.prompt
+    if prompt is None:
+        return np.empty(0, np.int32)
+    assert not isinstance(prompt, str), "texts are encoded before they get into the inbox"
+    return prompt[spec.opening_tokens if base else 0 :]

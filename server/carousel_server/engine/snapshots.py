@@ -95,7 +95,7 @@ class Snapshots:
         run, vocabulary = snapshot.generation, self._model.vocabulary
         assert run is not None
         drawn = max(snapshot.applied - run.base - run.prompt_tokens + 1, 0)
-        tokens = np.concatenate((run.ids, [max(run.carry, 0)]))
+        tokens = np.concatenate((run.ids, [max(run.carry, 0)], np.asarray(run.context, np.int64)))
         return bool(
             self._model.generative
             and snapshot.applied >= run.base

@@ -13,17 +13,19 @@ class StopTexts:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._held: list[GeneratedToken] = []
+        # Each with the text that stops are looked for in.
+        self._held: list[tuple[GeneratedToken, str]] = []
 
-    def push(self, token: GeneratedToken) -> tuple[list[GeneratedToken], bool]:
+    def push(self, token: GeneratedToken, special: str = "") -> tuple[list[GeneratedToken], bool]:
         """Takes the next token; returns those that may be shown now, and whether a stop was met.
 
-        A token that a stop begins in the middle of is shown with its text cut before it.
+        A token that a stop begins in the middle of is shown with its text cut before it. `special` is
+        the name of a special token, which a stop can name though it is not shown.
         """
         if not self._stops:
             return [token], False
-        self._held.append(token)
-        text = "".join(held.text for held in self._held)
+        self._held.append((token, token.text + special))
+        text = "".join(sought for _, sought in self._held)
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             shown = self._cut(min(found))
@@ -33,8 +35,8 @@ class StopTexts:
 
     def flush(self) -> list[GeneratedToken]:
         """What was held back, when the generation ends for another reason."""
-        shown, self._held = self._held, []
-        return shown
+        held, self._held = self._held, []
+        return [token for token, _ in held]
 
     def _possible_beginning(self, text: str) -> int:
         """Length of the longest end of `text` that a stop text begins with."""
@@ -47,17 +49,18 @@ class StopTexts:
     def _release(self, safe: int) -> list[GeneratedToken]:
         """Tokens that lie wholly within the first `safe` characters."""
         shown: list[GeneratedToken] = []
-        while self._held and len(self._held[0].text) <= safe:
-            safe -= len(self._held[0].text)
-            shown.append(self._held.pop(0))
+        while self._held and len(self._held[0][1]) <= safe:
+            token, sought = self._held.pop(0)
+            safe -= len(sought)
+            shown.append(token)
         return shown
 
     def _cut(self, end: int) -> list[GeneratedToken]:
         """The held tokens up to character `end` of their text."""
         shown = []
-        for token in self._held:
+        for token, sought in self._held:
             if end <= 0:
                 break
             shown.append(replace(token, text=token.text[:end]))
-            end -= len(token.text)
+            end -= len(sought)
         return shown

@@ -27,12 +27,19 @@ class Kept:
     """
 
     def __init__(
-        self, base: int, carry: int, prompt_tokens: int, digest: str, alternatives: int
+        self,
+        base: int,
+        carry: int,
+        prompt_tokens: int,
+        digest: str,
+        alternatives: int,
+        context: Sequence[int],
     ) -> None:
         self.base = base
         self.carry = carry
         self.prompt_tokens = prompt_tokens
         self.digest = digest
+        self.context = tuple(context)
         self.finish = 0
         self._count = 0
         self._ids = np.empty(_FIRST_ROOM, np.int32)
@@ -80,6 +87,7 @@ class Kept:
             carry=self.carry,
             prompt_tokens=self.prompt_tokens,
             digest=self.digest,
+            context=self.context,
             finish=self.finish,
             ids=self._ids[:n],
             logprobs=self._logprobs[:n],
@@ -91,7 +99,7 @@ class Kept:
     def of(cls, taken: KeptGeneration) -> Kept:
         """From a snapshot."""
         most = taken.alternative_ids.shape[1]
-        kept = cls(taken.base, taken.carry, taken.prompt_tokens, taken.digest, most)
+        kept = cls(taken.base, taken.carry, taken.prompt_tokens, taken.digest, most, taken.context)
         kept.finish = taken.finish
         kept._count = len(taken.ids)
         kept._ids, kept._logprobs = taken.ids, taken.logprobs

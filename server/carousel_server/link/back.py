@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -46,6 +46,10 @@ from .pipe import Message
 Post = Callable[..., None]
 
 _ACKS_AGAIN_AFTER_S = 0.1
+_ENCODING: dict[str, Callable[[EnginePort, str], Coroutine[Any, Any, Any]]] = {
+    "encode_text": lambda engine, text: engine.encode_text(text),
+    "encode_prompt": lambda engine, text: engine.encode_prompt(text),
+}
 
 
 class Back:
@@ -167,7 +171,7 @@ class Back:
         except Exception as raised:  # noqa: BLE001 - whoever asked must hear of a defect too
             self._post("answer", number, None, refusal_of(raised))
         else:
-            if verb == "encode_text":
+            if verb in _ENCODING:
                 self._withdrawable[number] = reply
             self._answer_later(number, reply, self._place if verb == "resume" else None)
 
@@ -180,8 +184,8 @@ class Back:
             return opened
         if verb == "copy":
             return catalog.copy(self._engines[first], make_command(*rest))
-        if verb == "encode_text":
-            encoded = self._engines[first].encode_text(*rest)
+        if verb in _ENCODING:
+            encoded = _ENCODING[verb](self._engines[first], *rest)
             return asyncio.run_coroutine_threadsafe(encoded, self._loop)
         questions: dict[str, Callable[..., Future[Any]]] = {
             "resume": catalog.resume, "peek": catalog.peek, "stored": catalog.stored,

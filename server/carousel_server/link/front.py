@@ -213,3 +213,8 @@ class FarEngine:
         """Token ids of a text; see `EnginePort.encode_text`."""
         ids: Int64s = await asyncio.wrap_future(self._front.ask("encode_text", self.index, text))
         return ids
+
+    async def encode_prompt(self, text: str) -> tuple[Int64s, int]:
+        """Token ids of a text to go on from; see `EnginePort.encode_prompt`."""
+        ids, opening = await asyncio.wrap_future(self._front.ask("encode_prompt", self.index, text))
+        return ids, opening

@@ -4,7 +4,8 @@ Layout, little-endian: magic "CRSL" | version u16 | header length u32 | header (
 header's order, raw | kept inputs | kept outputs | generated tokens: ids int32[n], log-probabilities
 float32[n], ids int32[n, k] and log-probabilities float32[n, k] of the alternatives | BLAKE2b-128 of all
 before. A reader refuses what it does not know; it never guesses. Versions: 1 had no generation, attach_id
-and execution_class; it is not read any more, since no release wrote it.
+and execution_class; it is not read any more, since no release wrote it. 2 had no `context` in its
+generation; it is read as an empty one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import Bytes2D
 
 MAGIC = b"CRSL"
-VERSION = 2
+VERSION = 3
+_OLDEST_VERSION = 2
+_WITHOUT_CONTEXT = 2
 _PREFIX = struct.Struct("<4sHI")
 _DIGEST_BYTES = 16
 _MAX_HEADER_BYTES = 1 << 20
@@ -39,6 +42,7 @@ class KeptGeneration:
         carry: the token drawn before it and fed by it first; -1 if none.
         prompt_tokens: how many tokens it fed before the first draw, `carry` included.
         digest: of the request; another request is another generation.
+        context: the last tokens that were fed up to step `base`; the text depends on them.
         finish: as in carousel.proto; 0 while it goes on.
         ids: int32[n], the tokens drawn.
         logprobs: float32[n], NaN where nobody asked.
@@ -49,6 +53,7 @@ class KeptGeneration:
     carry: int
     prompt_tokens: int
     digest: str
+    context: tuple[int, ...]
     finish: int
     ids: np.ndarray
     logprobs: np.ndarray
@@ -112,6 +117,7 @@ class _Generation(BaseModel):
     carry: int = Field(ge=-1, lt=1 << 31)
     prompt_tokens: int = Field(ge=1, lt=1 << 31)
     digest: str = Field(max_length=64)
+    context: list[Annotated[int, Field(ge=0, lt=1 << 31)]] | None = Field(None, max_length=64)
     finish: Literal[0, 1, 2]
     drawn: int = Field(ge=0, lt=1 << 31)
     alternatives: int = Field(ge=0, lt=1 << 16)
@@ -181,6 +187,7 @@ def _generation_header(run: KeptGeneration) -> dict[str, object]:
         "carry": run.carry,
         "prompt_tokens": run.prompt_tokens,
         "digest": run.digest,
+        "context": run.context,
         "finish": run.finish,
         "drawn": len(run.ids),
         "alternatives": run.alternative_ids.shape[1],
@@ -204,8 +211,10 @@ def decode(data: bytes) -> Snapshot:
     if len(data) < _PREFIX.size + _DIGEST_BYTES or data[:4] != MAGIC:
         raise _invalid("the bytes are no Carousel snapshot")
     _, version, header_bytes = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise _invalid(f"version {version} is unknown here; this server reads version {VERSION}")
+    if not _OLDEST_VERSION <= version <= VERSION:
+        raise _invalid(
+            f"version {version} is unknown here; this server reads versions {_OLDEST_VERSION} to {VERSION}"
+        )
     body = data[:-_DIGEST_BYTES]
     if data[-_DIGEST_BYTES:] != _digest(body):
         raise _invalid("the checksum does not match: bytes were lost or changed")
@@ -216,6 +225,9 @@ def decode(data: bytes) -> Snapshot:
         header = _Header.model_validate_json(body[_PREFIX.size : start])
     except (ValidationError, json.JSONDecodeError) as error:
         raise _invalid("the header cannot be read") from error
+    run = header.generation
+    if run is not None and (run.context is None) != (version <= _WITHOUT_CONTEXT):
+        raise _invalid(f"its generation is not one of version {version}")
     return _assemble(header, body[start:])
 
 
@@ -264,6 +276,7 @@ def _generation(run: _Generation, raw: bytes) -> KeptGeneration:
         carry=run.carry,
         prompt_tokens=run.prompt_tokens,
         digest=run.digest,
+        context=tuple(run.context or ()),
         finish=run.finish,
         ids=ids,
         logprobs=logprobs.view("<f4"),

@@ -58,11 +58,19 @@ async def encode_text(engine: EnginePort, text: str) -> bytes:
     Raises:
         CarouselError: TEXT_UNAVAILABLE or SEQUENCE_TOO_LONG.
     """
-    model = engine.model
-    if model.tokenizer == "bytes":  # a character is a token or more: no need to make them all
-        check_steps(model, max(1, len(text)))
+    check_text(engine.model, text)
     ids = await engine.encode_text(text)
     return ids.astype(np.dtype("<i4")).tobytes()
+
+
+def check_text(model: ModelView, text: str) -> None:
+    """Refuses a text that has too many tokens, as far as that can be told without making them.
+
+    Raises:
+        CarouselError: SEQUENCE_TOO_LONG.
+    """
+    if model.tokenizer == "bytes":  # a character is a token or more
+        check_steps(model, max(1, len(text)))
 
 
 def check_steps(model: ModelView, steps: int) -> None:

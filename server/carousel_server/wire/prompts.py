@@ -14,7 +14,7 @@ from carousel_server.core.types import GenerateSpec, Int32s, SamplingSpec
 
 from .errors import invalid
 from .fields import MAX_SEQ
-from .infer import check_steps, encode_text
+from .infer import check_steps, check_text
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
@@ -47,8 +47,9 @@ async def generate_spec(
     logprobs = request.logprobs if request.HasField("logprobs") else None
     if logprobs is not None and logprobs > MAX_LOGPROBS:
         raise invalid("logprobs", f"must be at most {MAX_LOGPROBS}, but is {logprobs}")
+    prompt, opening_tokens = await _prompt(engine, request)
     return GenerateSpec(
-        prompt=await _prompt(engine, request),
+        prompt=prompt,
         max_tokens=request.max_tokens,
         sampling=sampling_spec(request.sampling),
         stop=tuple(request.stop),
@@ -56,6 +57,7 @@ async def generate_spec(
         logprobs=logprobs,
         first_seq=request.first_seq,
         deadline_s=deadline_s,
+        opening_tokens=opening_tokens,
     )
 
 
@@ -74,7 +76,9 @@ def sampling_spec(sampling: pb.Sampling) -> SamplingSpec:
     if not 0.0 < top_p <= 1.0:
         raise invalid("sampling.top_p", f"must be above 0 and at most 1, but is {top_p:g}")
     if not (math.isfinite(penalty) and 0.0 < penalty <= 100.0):
-        raise invalid("sampling.repetition_penalty", f"must be above 0, but is {penalty:g}")
+        raise invalid(
+            "sampling.repetition_penalty", f"must be above 0 and at most 100, but is {penalty:g}"
+        )
     if sampling.top_k > np.iinfo(np.int32).max:
         raise invalid("sampling.top_k", f"must fit 31 bits, but is {sampling.top_k}")
     return SamplingSpec(
@@ -93,20 +97,23 @@ def _check_stop_tokens(stop_tokens: Sequence[int], vocabulary: int) -> None:
         raise invalid("stop_tokens", f"must each be from 0 to {vocabulary - 1}")
 
 
-async def _prompt(engine: EnginePort, request: pb.GenerateRequest) -> Int32s | None:
+async def _prompt(engine: EnginePort, request: pb.GenerateRequest) -> tuple[Int32s | None, int]:
+    """The tokens of the prompt, and how many of them open a text."""
+    opening_tokens = 0
     match request.WhichOneof("prompt"):
         case "text":
             if not engine.model.tokenizer:
                 raise CarouselError(
                     "TEXT_UNAVAILABLE", f"model {engine.model.name!r} names no tokenizer"
                 )
-            ids = await encode_text(engine, request.text) if request.text else b""
-            prompt = np.frombuffer(ids, np.dtype("<i4")).astype(np.int32)
+            check_text(engine.model, request.text)
+            ids, opening_tokens = await engine.encode_prompt(request.text)
+            prompt = ids.astype(np.int32)
         case "tokens":
             check_steps(engine.model, len(request.tokens.ids))  # before anybody copies them
             prompt = np.array(request.tokens.ids, np.int32)
         case _:
-            return None
+            return None, 0
     check_steps(engine.model, len(prompt))
     if prompt.min() < 0 or prompt.max() >= engine.model.vocabulary:
         raise CarouselError(
@@ -114,4 +121,4 @@ async def _prompt(engine: EnginePort, request: pb.GenerateRequest) -> Int32s | N
             f"a token of the prompt is outside 0 … {engine.model.vocabulary - 1}",
             field="tokens",
         )
-    return prompt
+    return prompt, opening_tokens

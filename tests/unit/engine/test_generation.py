@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def test_text_goes_in_and_comes_out() -> None:
 def test_a_character_that_never_came_whole_is_text_of_the_last_token() -> None:
     """Not of the end, which a session with a store may hear later: the token would be named again."""
     rig = Rig(RunningSum(tokens=True, tokenizer=Beginnings()))
-    sink = generate(rig, rig.open(), ids(3), max_tokens=2)
+    sink = generate(rig, rig.open(), ids(3, 3, 0), max_tokens=2, close_after=True)
     rig.settle()
     assert [token.text for token in sink.got] == ["", "\ufffd\ufffd"]
     assert sink.end is not None
@@ -361,8 +362,9 @@ class Letters(BytesTokenizer):
     def encode(self, text: str) -> np.ndarray:
         return super().encode(text) - self.shift
 
-    def decoder(self) -> Any:
-        inner, shift = super().decoder(), self.shift
+    def decoder(self, before: Sequence[int] = ()) -> Any:
+        shift = self.shift
+        inner = super().decoder([token + shift for token in before])
 
         class Shifted:
             def push(self, token: int) -> str:

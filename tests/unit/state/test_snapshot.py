@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from contextlib import suppress
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.state.snapshot import Snapshot, decode, encode
+from carousel_server.state.snapshot import KeptGeneration, Snapshot, decode, encode
 
 SNAPSHOT = Snapshot(
     model="m",
@@ -35,6 +36,30 @@ SNAPSHOT = Snapshot(
     kept_outputs=np.arange(16, dtype=np.uint8).reshape(2, 8),
 )
 DATA = encode(SNAPSHOT)
+
+GENERATION = KeptGeneration(
+    base=2,
+    carry=-1,
+    prompt_tokens=3,
+    digest="0f" * 16,
+    context=(4, 5),
+    finish=1,
+    ids=np.asarray([5, 6, 7], "<i4"),
+    logprobs=np.asarray([-1.5, -0.5, -2.0], "<f4"),
+    alternative_ids=np.asarray([[5], [1], [7]], "<i4"),
+    alternative_logprobs=np.asarray([[-1.5], [-0.25], [-2.0]], "<f4"),
+)
+VERSION_2 = (
+    "Q1JTTAIAzQEAAHsibW9kZWwiOiJtIiwiZmluZ2VycHJpbnQiOiJmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZm"
+    "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmIiwiZXBvY2giOjMsImFwcGxpZWQiOjcsImFjayI6Nywic2Vl"
+    "ZCI6OSwibmV4dF90b2tlbiI6NywiaWRsZV90dGxfcyI6NjAuMCwicmVjZW50X3Rva2VucyI6WzEsMiwzLDUsNl0sInRl"
+    "bnNvcnMiOlt7Im5hbWUiOiIwLmgiLCJzaGFwZSI6WzJdLCJkdHlwZSI6IjxmNCJ9XSwiaW5wdXRfcm93X2J5dGVzIjo0"
+    "LCJvdXRwdXRfcm93X2J5dGVzIjo4LCJhdHRhY2hfaWQiOjQsImV4ZWN1dGlvbl9jbGFzcyI6ImNwdSIsImdlbmVyYXRp"
+    "b24iOnsiYmFzZSI6MiwiY2FycnkiOi0xLCJwcm9tcHRfdG9rZW5zIjozLCJkaWdlc3QiOiIwZjBmMGYwZjBmMGYwZjBm"
+    "MGYwZjBmMGYwZjBmMGYwZiIsImZpbmlzaCI6MSwiZHJhd24iOjMsImFsdGVybmF0aXZlcyI6MX19AAAAPwAAgL8FAAAA"
+    "BgAAAAcAAAAAAMC/AAAAvwAAAMAFAAAAAQAAAAcAAAAAAMC/AACAvgAAAMBEnPA/lEbnH+PEa8kBA3o7"
+)
+"""As version 2 wrote it: `GENERATION`, without its context."""
 
 
 def assert_same(a: Snapshot, b: Snapshot) -> None:
@@ -63,6 +88,35 @@ def signed(body: bytes) -> bytes:
 
 def test_what_was_written_is_read() -> None:
     assert_same(decode(DATA), SNAPSHOT)
+
+
+def assert_same_generation(a: KeptGeneration | None, b: KeptGeneration) -> None:
+    assert a is not None
+    for name in ("base", "carry", "prompt_tokens", "digest", "context", "finish"):
+        assert getattr(a, name) == getattr(b, name)
+    for name in ("ids", "logprobs", "alternative_ids", "alternative_logprobs"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_a_generation_is_read_as_it_was_written() -> None:
+    read = decode(encode(replace(SNAPSHOT, generation=GENERATION)))
+    assert_same_generation(read.generation, GENERATION)
+
+
+def test_version_2_is_read() -> None:
+    read = decode(base64.b64decode(VERSION_2))
+    assert (read.applied, read.next_token, read.attach_id) == (7, 7, 4)
+    assert read.recent_tokens == (1, 2, 3, 5, 6)
+    assert read.state["0.h"].tolist() == [0.5, -1.0]
+    assert_same_generation(read.generation, replace(GENERATION, context=()))
+    assert_same_generation(decode(encode(read)).generation, replace(GENERATION, context=()))
+
+
+def test_a_generation_of_another_version_than_it_says_is_refused() -> None:
+    new = encode(replace(SNAPSHOT, generation=GENERATION))
+    for data, version in ((base64.b64decode(VERSION_2), 3), (new, 2)):
+        body = data[:4] + struct.pack("<H", version) + data[6:-16]
+        assert f"version {version}" in refusal(signed(body)).message
 
 
 def test_a_fresh_session_keeps_nothing() -> None:
@@ -97,7 +151,7 @@ def test_any_other_bytes_are_refused(data: bytes) -> None:
 
 
 def test_an_unknown_version_is_named() -> None:
-    for version in (0, 1, 3):
+    for version in (0, 1, 4):
         body = b"CRSL" + struct.pack("<H", version) + DATA[6:-16]
         assert f"version {version}" in refusal(signed(body)).message
 

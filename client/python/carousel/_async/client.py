@@ -155,7 +155,8 @@ class AsyncClient:
             top_p: keep the fewest tokens with at least this probability in sum. Default 1.
             repetition_penalty: makes recent tokens less probable if above 1.
             seed: the same seed repeats the text; chosen for you if None.
-            stop: text, or texts, at which to end; not part of the result.
+            stop: text, or texts, at which to end; not part of the result. A special token has its name for
+                a text, such as "</s>".
             stop_tokens: token ids at which to end.
             logprobs: report each token's log-probability and those of so many alternatives.
             timeout_s: for the whole generation; none by default.
