@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .cells import GRUResetBefore
+from .custom import CUSTOM_PREFIX, tensors_of
 from .errors import PackageError
-from .loading import CUSTOM_PREFIX
 from .spec import (
     Activation,
     CustomSpec,
@@ -26,6 +28,7 @@ from .spec import (
     TokensInput,
 )
 
+Module = TypeVar("Module", bound=nn.Module)
 Tensors = dict[str, Tensor]
 Normalizing = tuple[Iterable[SupportsFloat], Iterable[SupportsFloat]]
 RecurrentModule = nn.RNNBase | GRUResetBefore
@@ -37,13 +40,14 @@ _CELLS = {
     "GRU": "gru",
     "GRU_RESET_BEFORE": "gru_reset_before",
 }
-_ACTIVATIONS: dict[type[nn.Module], Activation] = {
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.ReLU: "relu",
     nn.Tanh: "tanh",
     nn.Sigmoid: "sigmoid",
     nn.GELU: "gelu",
     nn.SiLU: "silu",
 }
+"""Activations that a head may have, and what a manifest calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def convert(modules: Modules, normalization: Normalizing | None) -> tuple[dict[s
     width = modules.features or 0
     custom = modules.custom_module
     if custom is not None:
-        tensors |= {CUSTOM_PREFIX + name: value for name, value in custom.state_dict().items()}
+        tensors |= {CUSTOM_PREFIX + name: value for name, value in tensors_of(custom).items()}
     else:
         layers, stack_tensors = convert_stack(modules.stack, modules.residual, modules.norms)
         tensors |= stack_tensors
@@ -86,7 +90,9 @@ def convert(modules: Modules, normalization: Normalizing | None) -> tuple[dict[s
     if modules.projection is not None:
         width = modules.projection.in_features
     if modules.embedding is not None:
-        tensors["embedding.weight"] = modules.embedding.weight
+        tensors["embedding.weight"] = _looked_up(_is(modules.embedding, nn.Embedding, "embedding"))
+    for name, value in tensors.items():
+        _check_tensor(name, value)
     source = _input(modules.embedding, width, projection, normalization)
     return {"input": source, "stack": layers, "custom": modules.custom, "head": head}, tensors
 
@@ -156,6 +162,7 @@ def convert_projection(module: nn.Linear | None) -> tuple[Projection | None, Ten
     """The input projection."""
     if module is None:
         return None, {}
+    module = _is(module, nn.Linear, "projection")
     spec = Projection(width=module.out_features, bias=module.bias is not None)
     return spec, _with_bias("projection", module)
 
@@ -173,7 +180,7 @@ def convert_head(module: nn.Module | None) -> tuple[Head, Tensors]:
     parts = list(module) if isinstance(module, nn.Sequential) else [module]
     parts = [part for part in parts if not isinstance(part, nn.Dropout | nn.Identity)]
     linears = [part for part in parts[::2] if isinstance(part, nn.Linear)]
-    activations = {_ACTIVATIONS.get(type(part)) for part in parts[1::2]}
+    activations = {ACTIVATIONS.get(type(part)) for part in parts[1::2]}
     if len(linears) != len(parts[::2]) or len(parts) % 2 == 0 or len(activations | {None}) > 2:
         raise PackageError(_head_problem(parts))
     tensors: Tensors = {}
@@ -195,7 +202,7 @@ def convert_head(module: nn.Module | None) -> tuple[Head, Tensors]:
 def _head_problem(parts: Sequence[nn.Module]) -> str:
     return (
         f"the head {[type(part).__name__ for part in parts]} is not Linear, activation, Linear, … with "
-        f"one of {', '.join(sorted(_ACTIVATIONS.values()))}; use that form or a custom module"
+        f"one of {', '.join(sorted(ACTIVATIONS.values()))}; use that form or a custom module"
     )
 
 
@@ -220,7 +227,9 @@ def _layer_tensors(number: int, module: RecurrentModule, layer: int) -> Tensors:
 
 
 def _norm_tensors(number: int, norm: nn.LayerNorm) -> Tensors:
-    if norm.eps != 1e-5 or len(norm.normalized_shape) != 1:
+    norm = _is(norm, nn.LayerNorm, "norm")
+    affine = all(value is not None for value in vars(norm)["_parameters"].values())
+    if norm.eps != 1e-5 or len(norm.normalized_shape) != 1 or not affine:
         raise PackageError("a LayerNorm must have weight and bias, eps 1e-5 and one dimension")
     return _with_bias(f"stack.{number}.norm", norm)
 
@@ -228,3 +237,45 @@ def _norm_tensors(number: int, norm: nn.LayerNorm) -> Tensors:
 def _with_bias(name: str, module: nn.Linear | nn.LayerNorm) -> Tensors:
     bias: Tensor | None = module.bias
     return {f"{name}.weight": module.weight} | ({} if bias is None else {f"{name}.bias": bias})
+
+
+def _is(module: Module, kind: type[Module], role: str) -> Module:
+    """Raises PackageError if a module is of another kind than its role needs."""
+    if not isinstance(module, kind):
+        raise PackageError(
+            f"the {role} is a {type(module).__name__}; give an nn.{kind.__name__}, or save the model with "
+            "`custom`"
+        )
+    return module
+
+
+def _looked_up(embedding: nn.Embedding) -> Tensor:
+    """The rows that a lookup gives: with max_norm, longer ones are shortened first."""
+    weight = embedding.weight
+    if embedding.max_norm is None or weight.is_meta:
+        return weight
+    rows = torch.arange(len(weight), device=weight.device)
+    return torch.embedding_renorm_(
+        weight.detach().clone(), rows, embedding.max_norm, embedding.norm_type
+    )
+
+
+def _check_tensor(name: str, value: object) -> None:
+    """Raises PackageError for weights that are no ordinary real numbers."""
+    if not isinstance(value, Tensor):
+        problem = (
+            f"is a {type(value).__name__} and no tensor; give torch's plain modules, not quantised"
+        )
+    elif is_lazy(value):
+        problem = "has no shape yet; run the lazy module once before it is saved"
+    elif value.is_meta:
+        problem = "is on the meta device and has no numbers; load the weights first"
+    elif value.layout != torch.strided:
+        problem = f"is {value.layout}; make it dense with to_dense()"
+    elif not name.startswith(CUSTOM_PREFIX) and value.is_complex():
+        problem = "is complex, and models are real; save the model with `custom` and give real rows"
+    elif not name.startswith(CUSTOM_PREFIX) and not value.is_floating_point():
+        problem = f"is {value.dtype}; give weights of floating point"
+    else:
+        return
+    raise PackageError(f"{name} {problem}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .contract import check_contract
+from .custom import custom_tensors, fill, import_custom
 from .errors import PackageError
 from .kernels import Kernel, Reference, choose
 from .model import RecurrentModel
 from .package import PROBE, TOKENIZER, WEIGHTS, package_file, read_manifest
 from .probe import check_probe
-from .spec import CustomSpec, Manifest
+from .spec import Manifest
 from .stack import CustomStack, RecurrentStack, Stack, build_layer
-from .tensors import TensorInfo, expected_tensors
+from .tensors import expected_tensors
 from .tokenizer import Tokenizer, load_tokenizer
-from .weights import fingerprint, info_of, read_tensors
-
-CUSTOM_PREFIX = "custom."
+from .weights import fingerprint, read_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +107,36 @@ def _load(
     package: Path, device: torch.device, allow_custom: Collection[str], wanted: str
 ) -> tuple[RecurrentModel, float]:
     manifest = read_manifest(package)
+    custom = None
+    if manifest.custom is not None:
+        custom = import_custom(manifest.custom, allow_custom, device)
+    return prove(package, custom, device=device, kernel=wanted)
+
+
+def prove(
+    package: Path,
+    custom: nn.Module | None,
+    *,
+    device: torch.device,
+    kernel: str = "auto",
+) -> tuple[RecurrentModel, float]:
+    """Loads a package whose custom module is at hand, and proves it.
+
+    Args:
+        package: its folder.
+        custom: the module that the manifest names, in eval mode and on the device; filled here.
+        device: where the weights go.
+        kernel: what computes steps.
+
+    Returns:
+        The model, and by how much it missed its probe.
+
+    Raises:
+        PackageError: see `load`.
+        KernelError: this machine cannot run the kernel.
+    """
+    manifest = read_manifest(package)
     expected = expected_tensors(manifest)
-    custom = (
-        None if manifest.custom is None else _import_custom(manifest.custom, allow_custom, device)
-    )
     if custom is not None:
         expected |= custom_tensors(custom)
     probe = package_file(package, PROBE)
@@ -123,7 +148,7 @@ def _load(
             f"{manifest.fingerprint[:12]}…; a file was changed or damaged: copy the package again"
         )
     if custom is not None:
-        _fill(custom, tensors)
+        fill(custom, tensors)
     if device.type == "cuda":
         # float32 means float32: cuDNN's recurrent kernels would round to TF32 by default.
         torch.backends.cudnn.allow_tf32 = False
@@ -133,9 +158,12 @@ def _load(
         tensors,
         custom=custom,
         tokenizer=_tokenizer(package, manifest),
-        kernel=choose(wanted, device),
+        kernel=choose(kernel, device),
     )
-    return model, check_probe(model, probe)
+    error = check_probe(model, probe)
+    if custom is not None:
+        check_contract(model, custom)
+    return model, error
 
 
 def _tokenizer(package: Path, manifest: Manifest) -> Tokenizer | None:
@@ -147,33 +175,3 @@ def _tokenizer(package: Path, manifest: Manifest) -> Tokenizer | None:
             f"{manifest.vocabulary}; they do not belong together"
         )
     return tokenizer
-
-
-def _import_custom(spec: CustomSpec, allowed: Collection[str], device: torch.device) -> nn.Module:
-    if spec.module not in allowed:
-        raise PackageError(
-            f"the package wants to import the custom module {spec.module!r}, which is not allowed here; "
-            "if you trust its code, allow this import name in the settings (allow_custom)"
-        )
-    module_name, class_name = spec.module.split(":")
-    try:
-        module = getattr(importlib.import_module(module_name), class_name)(**spec.kwargs)
-    except Exception as error:  # foreign code may raise anything
-        raise PackageError(f"custom module {spec.module!r} cannot be made: {error!r}") from error
-    if not isinstance(module, nn.Module) or not callable(getattr(module, "step", None)):
-        raise PackageError(f"custom {spec.module!r} must be a torch.nn.Module with step(x, state)")
-    return module.to(device).eval().requires_grad_(False)
-
-
-def custom_tensors(module: nn.Module) -> dict[str, TensorInfo]:
-    """The stored tensors of a custom module: its state_dict under `custom.`."""
-    return {CUSTOM_PREFIX + name: info_of(value) for name, value in module.state_dict().items()}
-
-
-def _fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    own = {
-        name.removeprefix(CUSTOM_PREFIX): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(CUSTOM_PREFIX)
-    }
-    module.load_state_dict(own)

@@ -12,38 +12,59 @@ from torch import Tensor
 from .errors import PackageError
 from .model import RecurrentModel
 from .spec import Architecture, FeaturesInput
+from .stack import CustomStack
 from .tensors import TensorInfo
-from .weights import read_tensors
+from .weights import read_tensors, stored_length
 
 STEPS = 8
+MAX_STEPS = 4096
+"""Of a probe: as `save` makes it, and as a reference may give it."""
+
 TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2}
 """Greatest |difference| / (1 + |expected|) per type: rounding on other devices stays well below."""
 
 
-def probe_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
+def probe_tensors(architecture: Architecture, steps: int = STEPS) -> dict[str, TensorInfo]:
     """Shapes of `probe.safetensors`: one sequence and its rows before transform and selection."""
     source = architecture.input
     features = isinstance(source, FeaturesInput)
-    shape = (STEPS, source.raw_width) if features else (STEPS,)
+    shape = (steps, source.raw_width) if features else (steps,)
     return {
         "input": TensorInfo(shape, "float32" if features else "int32"),
-        "raw": TensorInfo((STEPS, architecture.output_width), "float32"),
+        "raw": TensorInfo((steps, architecture.output_width), "float32"),
     }
 
 
-def make_probe(model: RecurrentModel, seed: int = 0) -> dict[str, Tensor]:
-    """Runs a seeded random input: tokens uniform, features normal around the model's constants."""
-    generator = torch.Generator().manual_seed(seed)
+def sample_input(model: RecurrentModel, rows: int, generator: torch.Generator) -> Tensor:
+    """A random input on the CPU: int32[rows] tokens, uniform, or float32[rows, features], normal around the
+    model's constants.
+    """
     source = model.manifest.input
-    if isinstance(source, FeaturesInput):
-        x = torch.randn(STEPS, source.width, generator=generator)
-        if source.normalization is not None:
-            mean, std = source.normalization.mean, source.normalization.std
-            x = x * torch.tensor(std) + torch.tensor(mean)
-    else:
-        x = torch.randint(source.vocabulary, (STEPS,), generator=generator, dtype=torch.int32)
+    if not isinstance(source, FeaturesInput):
+        return torch.randint(source.vocabulary, (rows,), generator=generator, dtype=torch.int32)
+    x = torch.randn(rows, source.width, generator=generator)
+    if source.normalization is not None:
+        mean, std = source.normalization.mean, source.normalization.std
+        x = x * torch.tensor(std) + torch.tensor(mean)
+    return x
+
+
+def make_probe(model: RecurrentModel, seed: int = 0) -> dict[str, Tensor]:
+    """Runs a seeded random input.
+
+    Raises:
+        PackageError: a custom module fails, or an output is not finite.
+    """
+    x = sample_input(model, STEPS, torch.Generator().manual_seed(seed))
     with _foreign_failures(model):
-        return {"input": x, "raw": run_whole(model, x).cpu()}
+        raw = run_whole(model, x).cpu()
+    bad = (~raw.isfinite()).any(dim=1).nonzero()
+    if len(bad):
+        raise PackageError(
+            f"the model's output is NaN or infinite at step {int(bad[0])} of a random input; correct its "
+            "weights, its normalization or its activations"
+        )
+    return {"input": x, "raw": raw}
 
 
 def check_probe(model: RecurrentModel, path: Path) -> float:
@@ -59,17 +80,17 @@ def check_probe(model: RecurrentModel, path: Path) -> float:
     Raises:
         PackageError: the file is damaged, or the model does not reproduce its outputs.
     """
-    stored = read_tensors(path, probe_tensors(model.manifest), torch.device("cpu"))
+    stored = read_tensors(path, _stored_tensors(model, path), torch.device("cpu"))
     x, expected = stored["input"], stored["raw"]
     source = model.manifest.input
-    if not isinstance(source, FeaturesInput) and not _tokens_valid(x, source.vocabulary):
+    if not isinstance(source, FeaturesInput) and not tokens_valid(x, source.vocabulary):
         raise PackageError(
             f"{path}: the probe holds tokens outside the vocabulary; save the model again"
         )
     with _foreign_failures(model):
         runs = [run_whole(model, x)] + ([run_steps(model, x)] if model.causal else [])
     error = max(_difference(run.cpu(), expected) for run in runs)
-    tolerance = TOLERANCE[model.manifest.dtype]
+    tolerance = tolerance_of(model)
     if not error <= tolerance:  # NaN must fail too
         raise PackageError(
             f"{path}: the model does not reproduce its probe (difference {error:.3g}, tolerance "
@@ -79,20 +100,37 @@ def check_probe(model: RecurrentModel, path: Path) -> float:
     return error
 
 
+def tolerance_of(model: RecurrentModel) -> float:
+    """That of the model's type; a custom module may compute in another than its manifest says."""
+    half = isinstance(model.stack, CustomStack) and model.stack.half
+    return TOLERANCE["bfloat16" if half else model.manifest.dtype]
+
+
+def _stored_tensors(model: RecurrentModel, path: Path) -> dict[str, TensorInfo]:
+    """What the file must hold, for as many steps as its outputs have."""
+    steps = stored_length(path, "raw")
+    return probe_tensors(model.manifest, steps if 0 < steps <= MAX_STEPS else STEPS)
+
+
 def run_whole(model: RecurrentModel, x: Tensor) -> Tensor:
     """Raw rows float32[T, W] of one sequence [T, ...] at once."""
     with torch.inference_mode():
-        raw, _ = model.sequence(_on_device(model, x)[None], torch.tensor([len(x)]))
+        raw, _ = model.sequence(on_device(model, x)[None], torch.tensor([len(x)]))
     return raw[0]
 
 
 def run_steps(model: RecurrentModel, x: Tensor) -> Tensor:
     """The same, one step at a time."""
-    state, rows = model.initial_state(1), []
     with torch.inference_mode():
-        for row in _on_device(model, x):
-            raw, state = model.step(row[None], state)
-            rows.append(raw)
+        return plain_loop(model, x)
+
+
+def plain_loop(model: RecurrentModel, x: Tensor) -> Tensor:
+    """The same, in the caller's mode of torch."""
+    state, rows = model.initial_state(1), []
+    for row in on_device(model, x):
+        raw, state = model.step(row[None], state)
+        rows.append(raw)
     return torch.cat(rows)
 
 
@@ -108,11 +146,13 @@ def _foreign_failures(model: RecurrentModel) -> Iterator[None]:
         raise PackageError(f"custom module {name!r} failed on its probe: {error!r}") from error
 
 
-def _on_device(model: RecurrentModel, x: Tensor) -> Tensor:
+def on_device(model: RecurrentModel, x: Tensor) -> Tensor:
+    """A sample as the model takes it."""
     return x.to(model.device, x.dtype if x.is_floating_point() else torch.int64)
 
 
-def _tokens_valid(x: Tensor, vocabulary: int) -> bool:
+def tokens_valid(x: Tensor, vocabulary: int) -> bool:
+    """Whether all tokens are in the vocabulary."""
     return bool(((x >= 0) & (x < vocabulary)).all())
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
+from .agreement import Reference, agreed_probe, check_same, device_of
+from .custom import make_again
 from .errors import PackageError
+from .exact import check_exact
 from .from_torch import Modules, Normalizing, RecurrentModule, convert
+from .loading import build
+from .model import RecurrentModel
+from .probe import make_probe
 from .spec import (
     CustomSpec,
     Dtype,
@@ -23,7 +29,7 @@ from .spec import (
     Transform,
     TritonNames,
 )
-from .writing import write
+from .writing import rounded, write
 
 _KINDS: dict[str | Path, TokenizerKind] = {"none": "none", "bytes": "bytes"}
 
@@ -50,9 +56,12 @@ def save(
     training: dict[str, Any] | None = None,
     dtype: Dtype = "float32",
     triton: TritonNames | None = None,
+    reference: Reference | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Writes a package from ordinary torch modules and returns its manifest.
+
+    The package is proven as `load` proves it before anything is put in place.
 
     Args:
         path: the package's folder, made here.
@@ -76,14 +85,22 @@ def save(
         training: free notes: data, quality, recipe.
         dtype: type of the matrices; they are rounded to it here.
         triton: what Triton's clients call the input and the outputs.
+        reference: what the package must be equal to. A module or function of x, float32[3, 32, features] or
+            int64[3, 32] tokens as clients send them, that gives the rows before `transform` and `select`,
+            [3, 32, outputs] (alone or first of a tuple); or such a pair (inputs, outputs). It is compared,
+            and its own rows become the probe. With it, any subclass and hook is accepted that makes no
+            difference.
         overwrite: replace an existing package.
 
     Raises:
-        PackageError: the modules do not fit together, or the folder exists.
+        PackageError: the modules do not fit together, a part of them would be lost, the package would differ
+            from the reference or would not load, or the folder exists. Nothing is written then.
     """
     path = Path(path)
     kind = _KINDS.get(tokenizer, "huggingface")
     modules = Modules(stack, embedding, projection, head, residual, norms, custom, features)
+    if reference is None:
+        check_exact(modules)
     try:
         parts, tensors = convert(modules, normalization)
         manifest = Manifest(
@@ -95,9 +112,18 @@ def save(
         )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"these modules do not make a model: {error}") from error
+    given = modules.custom_module
+    made = None if given is None or custom is None else make_again(custom, given)
+
+    def probe(model: RecurrentModel) -> dict[str, Tensor]:
+        if given is not None:
+            check_same(model, _on_given(model.manifest, tensors, given), given)
+        return make_probe(model) if reference is None else agreed_probe(model, reference)
+
     file = Path(tokenizer) if kind == "huggingface" else None
-    module = modules.custom_module
-    return write(path, manifest, tensors, custom=module, tokenizer_file=file, overwrite=overwrite)
+    return write(
+        path, manifest, tensors, custom=made, probe=probe, tokenizer_file=file, overwrite=overwrite
+    )
 
 
 def _token_ids(ids: SupportsIndex | Sequence[SupportsIndex]) -> int | tuple[int, ...]:
@@ -110,3 +136,14 @@ def _token_ids(ids: SupportsIndex | Sequence[SupportsIndex]) -> int | tuple[int,
         return tuple(map(index, ids)) if isinstance(ids, Iterable) else index(ids)
     except TypeError as error:
         raise PackageError(f"eos must be a token id or several: {error}") from None
+
+
+def _on_given(
+    manifest: Manifest, tensors: Mapping[str, Tensor], given: nn.Module
+) -> RecurrentModel:
+    """The model on the user's own module, where that is."""
+    device = device_of(given)
+    moved = {
+        name: tensor.detach().to(device) for name, tensor in rounded(manifest, tensors).items()
+    }
+    return build(manifest, moved, custom=given)

@@ -38,6 +38,10 @@ GATES: dict[str, int] = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru
 """Number of gate blocks in a cell's weight matrices."""
 
 
+MIN_FLOAT32, MAX_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Smallest normal and greatest number of float32."""
+
+
 class Part(BaseModel):
     """Base of all parts: unknown keys refused, types not coerced, frozen, finite numbers only."""
 
@@ -51,6 +55,20 @@ class Normalization(Part):
     std: Annotated[
         tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=MAX_SIZE)
     ]
+
+    @model_validator(mode="after")
+    def _in_float32(self) -> Self:
+        for number, (mean, std) in enumerate(zip(self.mean, self.std, strict=False)):
+            if abs(mean) > MAX_FLOAT32:
+                raise ValueError(
+                    f"mean[{number}] is {mean:g}, beyond float32; rescale that feature"
+                )
+            if not MIN_FLOAT32 <= std <= MAX_FLOAT32:
+                raise ValueError(
+                    f"std[{number}] is {std:g}, which float32 has only as 0 or infinity; a feature that is "
+                    "constant gets 1, others are to be rescaled"
+                )
+        return self
 
 
 class Projection(Part):

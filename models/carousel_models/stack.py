@@ -19,6 +19,8 @@ from .packing import loop
 from .spec import CustomSpec, LayerSpec
 from .tensors import directions
 
+_HALF = (torch.bfloat16, torch.float16)
+
 
 class StateSpec(NamedTuple):
     """One state tensor: its name, its shape for one session, its type."""
@@ -195,12 +197,22 @@ class CustomStack:
         """As declared in the manifest."""
         return self._specs
 
+    @property
+    def half(self) -> bool:
+        """True if some of the module's tensors have 16 bits, whatever type the manifest says."""
+        return any(t.dtype in _HALF for t in self._module.state_dict().values())
+
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
-        """One call of the module's `step`."""
-        y, new = self._module.step(x, gather(state, slots))  # type: ignore[operator]
+        """One call of the module's `step`.
+
+        The module gets copies, and copies of its results are returned: whatever it writes in place, or hands
+        out again, reaches neither the caller's tensors nor earlier results.
+        """
+        own = tuple(map(torch.clone, state)) if slots is None else gather(state, slots)
+        y, new = self._module.step(x.clone(), own)  # type: ignore[operator]
         new = tuple(new)
         self._check(len(x), y, new)
-        return y.float(), new
+        return y.to(torch.float32, copy=True), tuple(map(torch.clone, new))
 
     def sequence(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
         """The module's steps one after the other."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,15 +17,19 @@ from .errors import PackageError
 from .spec import Architecture
 from .tensors import TensorInfo
 
+_CPU = torch.device("cpu")
 _NAMES = {
     "F32": "float32",
     "BF16": "bfloat16",
     "F16": "float16",
+    "I8": "int8",
+    "I16": "int16",
     "I32": "int32",
     "I64": "int64",
     "BOOL": "bool",
     "U8": "uint8",
     "F64": "float64",
+    "C64": "complex64",
 }
 
 
@@ -35,15 +41,21 @@ def read_tensors(
     Raises:
         PackageError: the file is damaged or does not hold just these tensors.
     """
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            found = {name: _info(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
-            _compare(path, found, expected)
-            return {name: file.get_tensor(name) for name in sorted(expected)}
-    except SafetensorError as error:
-        raise PackageError(
-            f"{path}: not a safetensors file: {error}; copy the package again"
-        ) from error
+    with _opened(path, device) as file:
+        found = {name: _info(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
+        _compare(path, found, expected)
+        return {name: file.get_tensor(name) for name in sorted(expected)}
+
+
+def stored_length(path: Path, name: str) -> int:
+    """First dimension of a stored tensor; 0 if there is no such tensor.
+
+    Raises:
+        PackageError: the file is damaged.
+    """
+    with _opened(path) as file:
+        shape = file.get_slice(name).get_shape() if name in file.keys() else []  # noqa: SIM118
+    return int(shape[0]) if shape else 0
 
 
 def fingerprint(architecture: Architecture, tensors: Mapping[str, Tensor]) -> str:
@@ -60,6 +72,17 @@ def fingerprint(architecture: Architecture, tensors: Mapping[str, Tensor]) -> st
 def info_of(tensor: Tensor) -> TensorInfo:
     """Shape and type of a tensor in memory."""
     return TensorInfo(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+@contextmanager
+def _opened(path: Path, device: torch.device = _CPU) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            yield file
+    except SafetensorError as error:
+        raise PackageError(
+            f"{path}: not a safetensors file: {error}; copy the package again"
+        ) from error
 
 
 def _info(part: object) -> TensorInfo:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .contract import check_contract
+from .custom import CUSTOM_PREFIX, custom_tensors
 from .errors import PackageError
-from .loading import CUSTOM_PREFIX, build, custom_tensors
+from .loading import build, prove
+from .model import RecurrentModel
 from .package import MANIFEST, PROBE, TOKENIZER, WEIGHTS
 from .probe import make_probe
 from .spec import Manifest
@@ -27,16 +30,20 @@ def write(
     tensors: Mapping[str, Tensor],
     *,
     custom: nn.Module | None = None,
+    probe: Callable[[RecurrentModel], dict[str, Tensor]] = make_probe,
     tokenizer_file: Path | None = None,
     overwrite: bool = False,
 ) -> Manifest:
-    """Writes a package; the manifest's fingerprint and the probe are made here.
+    """Writes a package, and proves it as `load` does before it is put in place.
+
+    The manifest's fingerprint and the probe are made here.
 
     Args:
         path: the package's folder.
         manifest: everything but the fingerprint.
         tensors: named as in `tensors.py`; rounded here to the manifest's type.
-        custom: the module that the manifest describes; its weights are `custom.…` tensors.
+        custom: the module as a server makes it; its weights are `custom.…` tensors.
+        probe: makes the probe of the model that will be written, or refuses it.
         tokenizer_file: copied into the package.
         overwrite: replace what is there.
 
@@ -44,36 +51,51 @@ def write(
         The manifest as written.
 
     Raises:
-        PackageError: the tensors are not those of the architecture, or the folder exists.
+        PackageError: the tensors are not those of the architecture, the model would not load, or the folder
+            exists. Nothing is written then.
     """
     if path.exists() and not overwrite:
         raise PackageError(
             f"{path} exists; choose another name, or replace it with overwrite=True (--overwrite)"
         )
     expected = expected_tensors(manifest) | (custom_tensors(custom) if custom is not None else {})
-    rounded = _round(manifest, tensors)
-    _compare({name: info_of(tensor) for name, tensor in rounded.items()}, expected)
+    ready = rounded(manifest, tensors)
+    _compare({name: info_of(tensor) for name, tensor in ready.items()}, expected)
     if tokenizer_file is not None:
         load_tokenizer(manifest.tokenizer, tokenizer_file)
-    mark = fingerprint(manifest.architecture, rounded)
+    mark = fingerprint(manifest.architecture, ready)
     manifest = manifest.model_copy(update={"fingerprint": mark})
-    probe = make_probe(build(manifest, rounded, custom=custom))
+    model = build(manifest, ready, custom=custom)
+    if custom is not None:
+        check_contract(model, custom)
+    proof = probe(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         partial.chmod(0o755)
-        save_file(rounded, partial / WEIGHTS)
-        save_file(probe, partial / PROBE)
+        save_file(ready, partial / WEIGHTS)
+        save_file(proof, partial / PROBE)
         if tokenizer_file is not None:
             shutil.copyfile(tokenizer_file, partial / TOKENIZER)
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors writes 0600; a server runs as another user
+        _prove(partial, path, custom)
         _put(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return manifest
+
+
+def _prove(partial: Path, path: Path, custom: nn.Module | None) -> None:
+    try:
+        prove(partial, custom, device=torch.device("cpu"))
+    except PackageError as refused:
+        raise PackageError(
+            f"nothing was written, as no server would load it: "
+            f"{str(refused).replace(str(partial), str(path))}"
+        ) from refused
 
 
 def _put(partial: Path, path: Path) -> None:
@@ -87,15 +109,31 @@ def _put(partial: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-def _round(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU: matrices in the model's type, vectors float32, a custom module's as they are."""
+def rounded(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: matrices in the model's type, vectors float32, a custom module's as they are.
+
+    Raises:
+        PackageError: a number is not finite.
+    """
     matrix = getattr(torch, manifest.dtype)
-    rounded = {}
+    found = {}
     for name, tensor in tensors.items():
         dtype = matrix if tensor.dim() == 2 else torch.float32
         dtype = tensor.dtype if name.startswith(CUSTOM_PREFIX) else dtype
-        rounded[name] = tensor.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
-    return rounded
+        value = tensor.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
+        if not name.startswith(CUSTOM_PREFIX):
+            _check_finite(name, value)
+        found[name] = value
+    return found
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    bad = (~value.isfinite()).nonzero()
+    if len(bad):
+        raise PackageError(
+            f"{name} has {len(bad)} numbers that are NaN, infinite or too large for {value.dtype}, the first "
+            f"at {bad[0].tolist()}; correct the training, or those weights"
+        )
 
 
 def _compare(found: Mapping[str, TensorInfo], expected: Mapping[str, TensorInfo]) -> None:

@@ -13,7 +13,8 @@ PAGES = sorted(
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(
-    r"^(?P<marker><!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    r"^(?P<marker><!-- (not run: (?P<reason>[^\n]+)|file: (?P<file>[\w.]+)) -->\n)?"
+    r"```(?P<language>\w+)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -27,9 +28,15 @@ def links(page: Path) -> list[str]:
 def blocks(page: Path, language: str) -> list[str]:
     """Code blocks of a language that are to be run.
 
-    A block is left out if the line before it says `<!-- not run: why -->`.
+    A block is left out if the line before it says `<!-- not run: why -->`, or `<!-- file: name -->`.
     """
     found = _FENCE.finditer(page.read_text())
     return [
-        block["code"] for block in found if block["language"] == language and not block["reason"]
+        block["code"] for block in found if block["language"] == language and not block["marker"]
     ]
+
+
+def files(page: Path) -> dict[str, str]:
+    """Blocks that are files beside the page's program, `<!-- file: name -->`, by name."""
+    found = _FENCE.finditer(page.read_text())
+    return {block["file"]: block["code"] for block in found if block["file"]}

@@ -14,7 +14,7 @@ from support.server import ServerProcess
 
 from carousel_server.sessions.lifecycle import diagram
 
-from .pages import PAGES, ROOT, blocks, links
+from .pages import PAGES, ROOT, blocks, files, links
 
 ADDRESS = "localhost:50051"
 
@@ -45,6 +45,8 @@ def _is_in_a_clone(path: Path) -> bool:
 def test_python_runs(page: Path, zoo: ServerProcess, tmp_path: Path) -> None:
     """The blocks of a page run as one program, so that later ones may use what earlier ones made."""
     program = "\n".join(blocks(page, "python")).replace(ADDRESS, zoo.target)
+    for file, code in files(page).items():
+        (tmp_path / file).write_text(code)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )

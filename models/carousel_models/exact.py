@@ -1,0 +1,125 @@
+"""Modules whose own code a package would lose: subclasses, hooks, parametrisations, extra tensors.
+
+A package holds weights and a description, never code. So `save` takes torch's own modules exactly as torch
+made them, unless a reference proves that the rest makes no difference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
+
+from .cells import GRUResetBefore
+from .errors import PackageError
+from .from_torch import ACTIVATIONS, Modules
+
+_KINDS: tuple[type[nn.Module], ...] = (
+    *(nn.LSTM, nn.GRU, nn.RNN, GRUResetBefore, nn.Linear, nn.Embedding, nn.LayerNorm),
+    *(nn.Sequential, nn.Dropout, nn.Identity, *ACTIVATIONS),
+)
+_TENSORS = re.compile(r"(weight|bias)(_(ih|hh|hr)_l\d+(_reverse)?)?")
+
+_REFERENCE = "or give reference=, your whole model, which proves that it makes no difference"
+
+
+def check_exact(modules: Modules) -> None:
+    """Refuses what a package would leave out.
+
+    Raises:
+        PackageError: names the module and what would be lost.
+    """
+    for kind in ("_global_forward_hooks", "_global_forward_pre_hooks"):
+        for hook in getattr(torch_module, kind).values():
+            raise PackageError(
+                f"torch has a global forward hook, {_label(hook)}, which a server would not have; remove it, "
+                f"{_REFERENCE}"
+            )
+    for name, module in _parts(modules):
+        _check_kind(name, module)
+        _check_hooks(name, module)
+        _check_tensors(name, module)
+
+
+def _parts(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that torch knows, by what they are for; others are refused where they are converted."""
+    named: list[tuple[str, object]] = [
+        ("the embedding", modules.embedding),
+        ("the projection", modules.projection),
+        ("the head", modules.head),
+        *((f"norm {number}", norm) for number, norm in enumerate(modules.norms)),
+    ]
+    if isinstance(modules.head, nn.Sequential):
+        named += [(f"head[{name}]", part) for name, part in modules.head.named_children()]
+    if modules.custom_module is None:
+        stack = modules.stack
+        several = isinstance(stack, Sequence | nn.ModuleList)
+        listed = list(stack) if isinstance(stack, Sequence | nn.ModuleList) else [stack]
+        named += [
+            (f"stack[{number}]" if several else "the stack", part)
+            for number, part in enumerate(listed)
+        ]
+    for name, part in named:
+        if isinstance(part, _KINDS):
+            yield name, part
+
+
+def _check_kind(name: str, module: nn.Module) -> None:
+    kind = type(module)
+    if parametrize.is_parametrized(module):
+        weights = ", ".join(module.parametrizations)  # type: ignore[arg-type]
+        raise PackageError(
+            f"{name} has a parametrization of {weights}, which may be newer or older than what it computes "
+            "with; remove it with torch.nn.utils.parametrize.remove_parametrizations, on a copy if you train "
+            f"on, {_REFERENCE}"
+        )
+    if kind not in _KINDS:
+        base = next(known for known in _KINDS if isinstance(module, known))
+        raise PackageError(
+            f"{name} is a {kind.__name__}, a subclass of {base.__name__}, whose own code a package does not "
+            f"hold; give a plain {base.__name__} with its weights, save it with `custom`, {_REFERENCE}"
+        )
+    if "forward" in vars(module):
+        raise PackageError(
+            f"{name} has a forward of its own, set on the instance, which a package does not hold; delete "
+            f"that, {_REFERENCE}"
+        )
+
+
+def _check_hooks(name: str, module: nn.Module) -> None:
+    for hook in _hooks(module):
+        fold = {
+            "WeightNorm": "torch.nn.utils.remove_weight_norm",
+            "SpectralNorm": "torch.nn.utils.remove_spectral_norm",
+        }.get(type(hook).__name__)
+        fix = f"fold it into the weights with {fold}" if fold else "remove it"
+        raise PackageError(
+            f"{name} has the forward hook {_label(hook)}, which a package does not hold; {fix}, on a copy if "
+            f"you train on, {_REFERENCE}"
+        )
+
+
+def _check_tensors(name: str, module: nn.Module) -> None:
+    tensors = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    own = {name for name, _ in tensors}
+    if not isinstance(module, nn.Sequential):
+        own |= {name for name, _ in module.named_children()}
+    extra = sorted(key for key in own if not _TENSORS.fullmatch(key))
+    if extra:
+        raise PackageError(
+            f"{name} holds {', '.join(extra)}, which a {type(module).__name__} of torch has not and a "
+            f"package does not hold; save the model with `custom`, {_REFERENCE}"
+        )
+
+
+def _hooks(module: nn.Module) -> list[object]:
+    own = vars(module)
+    return [*own["_forward_pre_hooks"].values(), *own["_forward_hooks"].values()]
+
+
+def _label(hook: object) -> str:
+    return getattr(hook, "__qualname__", type(hook).__name__)
