@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from ._async.session import AsyncSession
     from ._core.retry import RetryPolicy
     from ._core.statistics import ClientStatistics
-    from ._options import TLS
     from ._sync.batch import Batch
     from ._sync.client import Client
     from ._sync.generation import Generation
     from ._sync.session import Session
+    from ._tls import TLS
     from .types import (
         Alternative,
         Durability,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # Loaded at first use, so that `carousel --help` needs neither grpc nor numpy.
 _HOMES = {
-    "TLS": "_options",
+    "TLS": "_tls",
     "Alternative": "types",
     "AsyncBatch": "_async.batch",
     "AsyncClient": "_async.client",

@@ -121,6 +121,16 @@ class ServerUnreachableError(ClientSideError, ConnectionError):
     retryable = True
 
 
+class TlsError(ServerUnreachableError):
+    """A server listens at the target, but client and server do not agree on TLS."""
+
+    reason = "TLS"
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.fix = fix or self.fix
+
+
 class ReplyTimeoutError(ClientSideError, TimeoutError):
     """No answer came in time. A step that was taken will still run, once, also if the connection is being
     mended just now; its output is dropped, and the next step follows it.

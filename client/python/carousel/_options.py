@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import grpc
-
 from ._core.retry import RetryPolicy
+from ._errors import FieldInvalidError
+from ._targets import is_local
+from ._tls import TLS
 from ._version import __version__
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -22,26 +23,12 @@ CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     # After a break our own schedule paces the looks for a server; gRPC's must not hold them up.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # A server may come back under another address. gRPC asks for it after 30 s at the soonest by itself.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # gRPC's own retries know neither our reasons nor our hints.
     ("grpc.enable_retries", 0),
     ("grpc.primary_user_agent", f"carousel-python/{__version__}"),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class TLS:
-    """Encrypts the connection. PEM bytes; `ca` None trusts the system's roots.
-
-    `certificate` and `key` prove the client to servers that ask for it.
-    """
-
-    ca: bytes | None = None
-    certificate: bytes | None = None
-    key: bytes | None = field(default=None, repr=False)
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """As gRPC has them."""
-        return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +55,13 @@ class Options:
 
     @property
     def channel_options(self) -> list[tuple[str, int | str]]:
-        """As gRPC has them."""
-        return CHANNEL_OPTIONS
+        """As gRPC has them. A proxy of the environment is never asked for this machine itself."""
+        own: list[tuple[str, int | str]] = []
+        if is_local(self.target):
+            own.append(("grpc.enable_http_proxy", 0))
+        if self.tls is not None and self.tls.server_name:
+            own.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return [*CHANNEL_OPTIONS, *own]
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -87,9 +79,26 @@ def options_of(
     replay_tolerance: float | None = None,
     journal_fsync: bool = False,
 ) -> Options:
-    """Checks and completes a client's arguments."""
+    """Checks and completes a client's arguments; reads the files that `tls` names.
+
+    Raises:
+        FieldInvalidError: a token that no header can carry, or TLS parts that cannot be used.
+        ValueError: another argument out of its range.
+        OSError: a file cannot be read.
+    """
     if isinstance(tls, bool):
         tls = TLS() if tls else None
     if isinstance(retries, int):
         retries = RetryPolicy(attempts=retries + 1)
-    return Options(target, token, tls, timeout_s, retries, replay_tolerance, journal_fsync)
+    tls = tls.read() if tls is not None else None
+    return Options(target, _token(token), tls, timeout_s, retries, replay_tolerance, journal_fsync)
+
+
+def _token(token: str | None) -> str | None:
+    """The token without the space around it, which a file or a shell may have added."""
+    token = (token or "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise FieldInvalidError(
+            "the token has characters that no header can carry: it must be printable ASCII"
+        )
+    return token or None

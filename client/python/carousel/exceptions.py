@@ -57,6 +57,7 @@ Catch a category to decide by who must act, a class to decide by what happened:
       · ClientSideError
         · ConnectionLostError
         · ServerUnreachableError
+          · TlsError
         · ReplyTimeoutError
         · ClientClosedError
         · EventLoopError
@@ -87,6 +88,7 @@ from ._error_bases import (
     ReplyTimeoutError,
     ServerFaultError,
     ServerUnreachableError,
+    TlsError,
     UnauthorizedError,
 )
 from ._errors import (
@@ -194,6 +196,7 @@ __all__ = [
     "StoreUnavailableError",
     "SupersededError",
     "TextUnavailableError",
+    "TlsError",
     "TokenInvalidError",
     "TooManySessionsError",
     "TooManyStreamsError",

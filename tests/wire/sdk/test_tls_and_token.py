@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from support.certificates import make_certificates, needs_openssl
 from support.server import FEATURES, GRU_BYTES, LSTM, ServerProcess
 
 import carousel
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("openssl") is None, reason="the openssl command makes the certificates"
-)
+pytestmark = needs_openssl
 
 ROW = np.ones(FEATURES, np.float32)
 TOKENS = {"alice": "alice-secret", "bob": "bob-secret"}
-NAMES = "subjectAltName=IP:127.0.0.1,DNS:localhost"
-
-
-def openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca, server and client: .pem and .key of each; the latter two are signed by the first."""
-    folder = tmp_path_factory.mktemp("tls")
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(
-        folder, "req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem",
-        "-days", "2", "-subj", "/CN=test authority",
-    )  # fmt: skip
-    (folder / "names").write_text(NAMES)
-    for who in ("server", "client"):
-        openssl(
-            folder, "req", *new_key, "-keyout", f"{who}.key", "-out", f"{who}.csr",
-            "-subj", f"/CN={who}",
-        )  # fmt: skip
-        openssl(
-            folder, "x509", "-req", "-in", f"{who}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
-            "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", f"{who}.pem",
-        )  # fmt: skip
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +118,66 @@ def test_a_connection_that_is_not_trusted_fails_by_name(
                 client.attach("s")
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_the_error_says_what_tls_has_to_do_with_it(
+    guarded: ServerProcess, certificates: Path, kind: str
+) -> None:
+    stranger = carousel.TLS(ca=certificates / "client.pem")
+    unnamed = carousel.TLS(ca=certificates / "ca.pem", server_name="carousel.example")
+    for tls, cause, fix in (
+        (None, "the server speaks TLS", "--tls"),
+        (stranger, "certificate is not trusted", "--ca"),
+        (unnamed, "certificate is for another name", "server_name"),
+    ):
+        told = [failure(kind, guarded.target, tls, call) for call in CALLS]
+        assert [type(error) for error in told] == [carousel.TlsError] * len(CALLS)
+        assert all(cause in error.message and fix in error.fix for error in told)
+
+
+CALLS = ("models", "attach", "generate")
+
+
+def failure(
+    kind: str, target: str, tls: carousel.TLS | None, call: str
+) -> carousel.ServerUnreachableError:
+    if kind == "sync":
+        with carousel.Client(target, tls=tls, retries=0, timeout_s=60.0) as client:
+            calls = {
+                "models": client.models,
+                "attach": lambda: client.attach("s"),
+                "generate": lambda: client.generate(GRU_BYTES, "a").text(),
+            }
+            with pytest.raises(carousel.ServerUnreachableError) as caught:
+                calls[call]()
+        return caught.value
+
+    async def awaited() -> carousel.ServerUnreachableError:
+        async with carousel.AsyncClient(target, tls=tls, retries=0, timeout_s=60.0) as client:
+            calls = {
+                "models": client.models,
+                "attach": lambda: client.attach("s").__aenter__(),
+                "generate": lambda: client.generate(GRU_BYTES, "a").text(),
+            }
+            with pytest.raises(carousel.ServerUnreachableError) as caught:
+                await calls[call]()
+            return caught.value
+
+    return asyncio.run(awaited())
+
+
+def test_a_client_with_tls_is_told_of_a_server_without(server: ServerProcess, tls: Any) -> None:
+    told = failure("sync", server.target, tls, "models")
+    assert isinstance(told, carousel.TlsError)
+    assert "the server speaks no TLS" in told.message
+
+
+def test_tls_from_files_and_a_name_of_its_own(guarded: ServerProcess, certificates: Path) -> None:
+    for ca in (certificates / "ca.pem", str(certificates / "ca.pem")):
+        tls = carousel.TLS(ca=ca, server_name="localhost")
+        with client_of(guarded, tls, TOKENS["alice"] + "\r\n") as client:
+            assert client.model(LSTM).name == LSTM, "the token is taken without the line's end"
+
+
 def test_a_server_that_asks_for_certificates(models_dir: Path, certificates: Path) -> None:
     ca = (certificates / "ca.pem").read_bytes()
     proven = carousel.TLS(
@@ -159,6 +196,8 @@ def test_a_server_that_asks_for_certificates(models_dir: Path, certificates: Pat
             assert session.step(ROW).shape == (3,)
         with (
             client_of(server, carousel.TLS(ca=ca), None) as client,
-            pytest.raises(carousel.ServerUnreachableError),
+            pytest.raises(carousel.ServerUnreachableError) as caught,
         ):
             client.models()
+        assert isinstance(caught.value, carousel.TlsError)
+        assert "client's certificate" in caught.value.message

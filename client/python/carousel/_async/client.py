@@ -25,7 +25,8 @@ from carousel._core.rows import Array, ModelRows
 from carousel._core.statistics import ClientStatistics
 from carousel._error_bases import CarouselError, NotFoundError
 from carousel._journal_file import JournalPath, open_journal
-from carousel._options import TLS, options_of
+from carousel._options import options_of
+from carousel._tls import TLS
 from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 

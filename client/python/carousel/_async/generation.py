@@ -139,7 +139,8 @@ async def _tokens(
                 error = error_of_call(failure, on_stream=retelling.started)
                 delay_s = retelling.delay_s(error, calls.monotonic())
                 if delay_s is None:
-                    raise retelling.last_word(error) from None
+                    last = retelling.last_word(error)
+                    raise (await calls.disagreement(last) or last) from None
             else:
                 return
             finally:

@@ -10,10 +10,11 @@ import grpc
 
 from carousel._core.arguments import bounded_timeout_s
 from carousel._core.retry import RetrySchedule
-from carousel._error_bases import CarouselError, ClientClosedError
+from carousel._error_bases import CarouselError, ClientClosedError, TlsError
 from carousel._home import HomeProcess
 from carousel._options import Options
 from carousel._rpc_errors import error_of_call
+from carousel._tls import disagreement
 
 T = TypeVar("T")
 
@@ -44,6 +45,10 @@ class Calls:
         if not self.home.left:
             call.cancel()
 
+    def disagreement(self, error: CarouselError) -> TlsError | None:
+        """What TLS has to do with an error; see `carousel._tls.disagreement`."""
+        return disagreement(error, self.options.target, self.options.tls)
+
     def timeout_s(self, timeout_s: float | None) -> float:
         """The caller's, or the client's."""
         return bounded_timeout_s(self.options.timeout_s if timeout_s is None else timeout_s)
@@ -73,5 +78,8 @@ class Calls:
             except CarouselError as error:
                 delay_s = schedule.delay_s(error, self.monotonic())
                 if delay_s is None:
+                    better = self.disagreement(error)
+                    if better is not None:
+                        raise better from error
                     raise
             self.sleep(delay_s)

@@ -30,7 +30,8 @@ from carousel._core.tickets import BindTicket
 from carousel._error_bases import CarouselError, NotFoundError
 from carousel._home import check_gevent
 from carousel._journal_file import JournalPath, open_journal
-from carousel._options import TLS, options_of
+from carousel._options import options_of
+from carousel._tls import TLS
 from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as services

@@ -145,7 +145,8 @@ def _tokens(
                 error = error_of_call(failure, on_stream=retelling.started)
                 delay_s = retelling.delay_s(error, calls.monotonic())
                 if delay_s is None:
-                    raise retelling.last_word(error) from None
+                    last = retelling.last_word(error)
+                    raise (calls.disagreement(last) or last) from None
             else:
                 finished = True
                 return

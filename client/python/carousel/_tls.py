@@ -1,0 +1,155 @@
+"""Encryption of the connection, and what a failed handshake means."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import grpc
+
+from ._error_bases import CarouselError, ServerUnreachableError, TlsError
+from ._errors import FieldInvalidError
+from ._targets import host_and_port
+
+Pem = bytes | str | Path
+
+_PROBE_S = 1.0
+"""How long a server may take to show that it speaks TLS."""
+
+_CLOSED = ("Socket closed", "reset by peer", "Broken pipe", "End of TCP stream")
+"""What gRPC says where a server has taken a connection and closed it at once."""
+
+_HANDSHAKES = {
+    "WRONG_VERSION_NUMBER": (
+        "the server speaks no TLS",
+        "Connect without TLS (command: no --tls, --ca, --cert, --key), or give the server a certificate.",
+    ),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "the server's certificate is not trusted",
+        "Name the authority that signed it: TLS(ca=FILE), or --ca FILE of the command.",
+    ),
+    "Hostname Verification": (
+        "the server's certificate is for another name",
+        "Connect to a name in the certificate, or name one: TLS(server_name=…), or --server-name.",
+    ),
+}
+
+_ENDED = (
+    "the server ended the TLS handshake; it may ask for a client's certificate",
+    "Give one with its key: TLS(certificate=FILE, key=FILE), or --cert FILE --key FILE.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """Encrypts the connection. Each part is PEM bytes, or the path of a PEM file.
+
+    Attributes:
+        ca: certificates of the authorities to trust; None trusts the system's.
+        certificate: proves the client to servers that ask for it; it needs its key.
+        key: the certificate's key, not encrypted.
+        server_name: the name to look for in the server's certificate, where the target is another.
+    """
+
+    ca: Pem | None = None
+    certificate: Pem | None = None
+    key: Pem | None = field(default=None, repr=False)
+    server_name: str | None = None
+
+    def read(self) -> TLS:
+        """The same with every file read and every part checked.
+
+        Raises:
+            OSError: a file cannot be read.
+            FieldInvalidError: a part is no PEM, the key is not the certificate's, or one of the two is None.
+        """
+        ca, key, certificate = self._parts()
+        return replace(self, ca=ca, certificate=certificate, key=key)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """As gRPC has them. Raises as `read`."""
+        return grpc.ssl_channel_credentials(*self._parts())
+
+    def _parts(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """CA, key and certificate, checked."""
+        ca, key, certificate = map(_bytes_of, (self.ca, self.key, self.certificate))
+        _check_certificates("ca", ca)
+        _check_certificates("certificate", certificate)
+        if certificate is not None and key is not None:
+            _check_pair(certificate, key)
+        elif certificate is not key:  # gRPC ends the process for it
+            missing = "certificate" if certificate is None else "key"
+            raise FieldInvalidError(f"TLS certificate and key belong together; {missing} is None")
+        return ca, key, certificate
+
+
+def disagreement(error: CarouselError, target: str, tls: TLS | None) -> TlsError | None:
+    """What TLS has to do with the error of a call; None if nothing. May take up to a second."""
+    if not isinstance(error, ServerUnreachableError) or isinstance(error, TlsError):
+        return None
+    cause, fix = _cause_of(error.message, target, tls)
+    return TlsError(f"{cause}: {error.message}", fix) if cause else None
+
+
+def _cause_of(text: str, target: str, tls: TLS | None) -> tuple[str, str]:
+    closed = any(mark in text for mark in _CLOSED)
+    if tls is not None:
+        found = (told for mark, told in _HANDSHAKES.items() if mark in text)
+        return next(found, _ENDED if closed and tls.certificate is None else ("", ""))
+    if closed and _speaks_tls(target):
+        fix = "Connect with TLS: Client(tls=True) or tls=TLS(ca=FILE); --tls or --ca FILE of the command."
+        return "the server speaks TLS, and this client does not", fix
+    return "", ""
+
+
+def _speaks_tls(target: str) -> bool:
+    address = host_and_port(target)
+    if address is None:
+        return False
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(address, _PROBE_S) as plain,
+            context.wrap_socket(plain, server_hostname=address[0]),
+        ):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _bytes_of(part: Pem | None) -> bytes | None:
+    return part if part is None or isinstance(part, bytes) else Path(part).read_bytes()
+
+
+def _check_certificates(name: str, pem: bytes | None) -> None:
+    if pem is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise FieldInvalidError(f"TLS {name} holds no PEM certificate: {_reason(error)}") from None
+
+
+def _check_pair(certificate: bytes, key: bytes) -> None:
+    if b" PRIVATE KEY-----" not in key:
+        raise FieldInvalidError("TLS key holds no PEM private key")
+    if not hasattr(os, "memfd_create"):  # elsewhere a check would bring the key to the disk
+        return
+    with os.fdopen(os.memfd_create("carousel-tls"), "wb", buffering=0) as memory:
+        memory.write(certificate.rstrip() + b"\n" + key)
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_cert_chain(f"/proc/self/fd/{memory.fileno()}", password="")
+        except (OSError, ValueError) as error:
+            raise FieldInvalidError(
+                f"TLS key cannot be used with the certificate: {_reason(error)}; it must be the "
+                "certificate's own, and not encrypted"
+            ) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error)

@@ -1,0 +1,88 @@
+"""Which targets are this machine's own: those never go by a proxy."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import carousel
+from carousel._options import options_of
+from carousel._targets import host_and_port, is_local
+from carousel.testing import FakeServer
+
+LOCAL = [
+    "localhost:50051", "LOCALHOST.:1", "carousel.localhost:1", "127.0.0.1:1", "127.8.9.1:1",
+    "[::1]:1", "dns:localhost:1", "dns:///localhost:1", "dns://8.8.8.8/localhost:1",
+    "ipv4:127.0.0.1:1", "ipv6:[::1]:1", "ipv6:%5B::1%5D:1", "passthrough:///127.0.0.1:1",
+    "ipv4:127.0.0.1:1,127.0.0.1:2", "unix:/run/carousel.sock", "unix-abstract:carousel",
+]  # fmt: skip
+OTHER = [
+    "carousel:50051", "localhost.example:1", "10.0.0.1:1", "[2001:db8::1]:1", "dns:///carousel:1",
+    "ipv4:10.0.0.1:1", "notlocalhost:1", "localhost", "xds:///localhost", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", LOCAL)
+def test_this_machine(target: str) -> None:
+    assert is_local(target)
+    options = options_of(target, None, None, 5.0, 1).channel_options
+    assert ("grpc.enable_http_proxy", 0) in options
+
+
+@pytest.mark.parametrize("target", OTHER)
+def test_other_machines(target: str) -> None:
+    assert not is_local(target)
+    if target:
+        options = options_of(target, None, None, 5.0, 1).channel_options
+        assert "grpc.enable_http_proxy" not in dict(options)
+
+
+def test_hosts_and_ports() -> None:
+    assert host_and_port("dns:///[::1]:7") == ("::1", 7)
+    assert host_and_port("carousel:50051") == ("carousel", 50051)
+    assert host_and_port("unix:/a/b") is None
+    assert host_and_port("carousel") is None
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Listens where all proxy variables point."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, address)
+        for name in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        yield listener
+
+
+async def test_a_server_on_this_machine_is_reached_without_the_proxy(
+    fake: FakeServer, proxy: socket.socket
+) -> None:
+    with carousel.Client(fake.target, timeout_s=30) as client:
+        assert client.health() is carousel.Health.SERVING
+    async with carousel.AsyncClient(fake.target, timeout_s=30) as client:
+        assert await client.health() is carousel.Health.SERVING
+    proxy.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        proxy.accept()
+
+
+def test_another_machine_is_reached_by_the_proxy(proxy: socket.socket) -> None:
+    asked: list[bytes] = []
+
+    def answer() -> None:
+        connection, _ = proxy.accept()
+        with connection:
+            asked.append(connection.recv(4096))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    client = carousel.Client("192.0.2.1:50051", timeout_s=30, retries=0)
+    with client, pytest.raises(carousel.ClientSideError):
+        client.models()
+    thread.join()
+    assert asked[0].startswith(b"CONNECT 192.0.2.1:50051 ")
