@@ -56,36 +56,64 @@ def _bars(
     for i, ((name, values), color) in enumerate(zip(series.items(), colors, strict=True)):
         at = np.arange(len(labels)) + (i - (len(series) - 1) / 2) * width
         axes.bar(at, values, width, label=name, color=color)
+    _finish(axes, labels)
+
+
+def _dots(
+    axes: Any,
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[Mapping[str, float]]],
+    colors: Sequence[str],
+) -> None:
+    """Medians as dots on a logarithmic axis, each with a line from the least to the greatest round.
+
+    A bar's length would mean nothing there: the axis has no zero.
+    """
+    width = 0.6 / len(series)
+    for i, ((name, values), color) in enumerate(zip(series.items(), colors, strict=True)):
+        at = np.arange(len(labels)) + (i - (len(series) - 1) / 2) * width
+        medians = [value["median"] for value in values]
+        axes.vlines(at, [v["min"] for v in values], [v["max"] for v in values], color=color, lw=1.5)
+        axes.plot(at, medians, "o", label=name, color=color, markersize=7)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:,g}")
+    for edge in np.arange(len(labels) - 1) + 0.5:
+        axes.axvline(edge, color="#dddddd", lw=0.8)
+    _finish(axes, labels)
+
+
+def _finish(axes: Any, labels: Sequence[str]) -> None:
     axes.set_xticks(range(len(labels)), labels)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
-
-
-def _median(figures: Summary, name: str, quantity: str) -> float:
-    return figures[name][quantity]["median"]
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
 
 
 def _triton(figures: Summary) -> None:
     counts = (1, 64, 256)
     who = {
-        "Triton": "triton", "Carousel": "carousel", "with a front end": served.FRONT_END,
-        "echo without a model": "echo", "the same in C++": "native echo",
+        "NVIDIA Triton": "triton", "Carousel": "carousel",
+        "Carousel with a front end": served.FRONT_END,
+        "no model: gRPC echo in Python": "echo", "no model: gRPC echo in C++": "native echo",
     }  # fmt: skip
     who = {
         label: name for label, name in who.items() if f"{name}: {counts[0]} in flight" in figures
     }
     _, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
-    for axes, quantity in ((left, "steps_per_s"), (right, "p99_ms")):
-        series = {
-            label: [_median(figures, f"{name}: {n} in flight", quantity) for n in counts]
-            for label, name in who.items()
-        }
-        _bars(axes, [f"{n} in flight" for n in counts], series, [_COLORS[who[s]] for s in series])
-    left.set_title("steps per second, a message a step")
-    right.set_title("p99 of a step, ms")
-    right.set_yscale("log")
+    cases = {
+        label: [figures[f"{name}: {n} in flight"] for n in counts] for label, name in who.items()
+    }
+    colors = [_COLORS[name] for name in who.values()]
+    labels = [f"{n}" for n in counts]
+    rates = {label: [c["steps_per_s"]["median"] for c in found] for label, found in cases.items()}
+    _bars(left, labels, rates, colors)
+    _dots(right, labels, {s: [c["p99_ms"] for c in found] for s, found in cases.items()}, colors)
+    left.set_title("steps per second: more is better")
+    left.yaxis.set_major_formatter("{x:,.0f}")
+    right.set_title("99th percentile of a step's latency, ms: less is better")
+    for axes in (left, right):
+        axes.set_xlabel("sequences with a step in flight")
     right.get_legend().remove()  # the left one is for both
 
 
@@ -121,25 +149,26 @@ def _over_peers(times: dict[str, float]) -> float:
     return times["ours"] / min(peers) if peers else float("nan")
 
 
-def _beside_bounds(unit: str) -> Callable[[Summary], None]:
-    """Server, engine alone and, where there are any, echoes; a group for each shape."""
+def _beside_bounds(unit: str, axis: str) -> Callable[[Summary], None]:
+    """Server, engine alone and, where there are any, echoes; a group for each shape. `axis` names it."""
 
     def draw(figures: Summary) -> None:
         shapes = list(dict.fromkeys(name.partition(": ")[2] for name in figures))
         names = {
-            "served": "carousel", "with a front end": served.FRONT_END, "engine alone": "engine",
-            "echo": "echo", "echo in C++": "native echo",
+            "Carousel": "carousel", "Carousel with a front end": served.FRONT_END,
+            "its engine without gRPC": "engine",
+            "no model: gRPC echo in Python": "echo", "no model: gRPC echo in C++": "native echo",
         }  # fmt: skip
         series = {
-            label: [_median(figures, f"{who}: {shape}", unit) for shape in shapes]
+            label: [figures[f"{who}: {shape}"][unit] for shape in shapes]
             for label, who in names.items()
             if f"{who}: {shapes[0]}" in figures
         }
         _, axes = plt.subplots(figsize=(9, 3.8))
-        labels = [shape.removeprefix("generation, ") for shape in shapes]
-        _bars(axes, labels, series, [_COLORS[names[label]] for label in series])
-        axes.set_yscale("log")
-        axes.set_title(unit.replace("_per_s", " per second"))
+        labels = [shape.removeprefix("generation, ").removesuffix(" streams") for shape in shapes]
+        _dots(axes, labels, series, [_COLORS[names[label]] for label in series])
+        axes.set_title(f"{unit.replace('_per_s', ' per second')}: more is better")
+        axes.set_xlabel(axis)
 
     return draw
 
@@ -155,9 +184,12 @@ def _crowded(figures: Summary) -> None:
     ]
     axes.errorbar(sizes, medians, spread, marker="o", color=_OURS, capsize=3)
     axes.set_xscale("log")
-    axes.set_ylim(0, 1.5 * float(medians.max()))
-    axes.set_xlabel("open sessions")
-    axes.set_title("tick of 10 sessions, µs")
+    axes.set_yscale("log")
+    axes.set_ylim(100, 2 * max(tick["max"] for tick in ticks))
+    for way in (axes.xaxis, axes.yaxis):
+        way.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("open sessions, of which 10 step")
+    axes.set_title("time of one tick, µs: median, fastest and slowest round")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
 
@@ -165,32 +197,33 @@ def _crowded(figures: Summary) -> None:
 def _sequences(figures: Summary) -> None:
     """p99 by load, for each way and kind of lengths."""
     who = {
-        "one batch that is joined and left": (sequences.CAROUSEL, _OURS),
-        "a session each": (sequences.SESSIONS, _COLORS[served.FRONT_END]),
-        "padded batches": (sequences.PADDED, _BOUND),
+        "Carousel, Infer": (sequences.CAROUSEL, _OURS),
+        "Carousel, a session for each": (sequences.SESSIONS, _COLORS[served.FRONT_END]),
+        "padded batches, the usual way": (sequences.PADDED, _BOUND),
     }
     _, both = plt.subplots(1, len(KINDS), figsize=(9, 3.4), sharey=True)
     for axes, kind in zip(both, KINDS, strict=True):
         for label, (system, color) in who.items():
             p99_ms = [
-                _median(figures, f"{system}: {kind}, load {share}", "p99_ms")
+                figures[f"{system}: {kind}, load {share}"]["p99_ms"]["median"]
                 for share in sequences.SHARES
             ]
             axes.plot(sequences.SHARES, p99_ms, marker="o", label=label, color=color)
         axes.set_yscale("log")
-        axes.set_xlabel("load")
-        axes.set_title(f"lengths: {kind}")
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.set_xlabel("load: share of the highest rate")
+        axes.set_title(f"length of a sequence: {kind}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    both[0].set_ylabel("p99 of a sequence, ms")
+    both[0].set_ylabel("99th percentile of the latency, ms")
     both[1].legend(frameon=False, loc="upper left")
 
 
 PLOTS: dict[str, Callable[[Summary], None]] = {
     "triton-cpu": _triton,
     "step-cpu": _step,
-    "blocks-cpu": _beside_bounds("steps_per_s"),
-    "generation-cpu": _beside_bounds("tokens_per_s"),
+    "blocks-cpu": _beside_bounds("steps_per_s", "sessions × steps in each message"),
+    "generation-cpu": _beside_bounds("tokens_per_s", "texts generated at once"),
     "crowded-cpu": _crowded,
     "sequences-cpu": _sequences,
 }

@@ -45,7 +45,7 @@ def _bars(axes: Axes, title: str, unit: str, values: dict[str, float], form: str
 
 
 def _speed(axes: Axes, comparison: Comparison) -> None:
-    """Grouped bars of the step's time with the quartiles, on a logarithmic scale."""
+    """The step's time as dots with the quartiles. The scale is logarithmic, so it has no zero for bars."""
     batches = list(dict.fromkeys(entry.batch for entry in comparison.speed))
     cells = list(dict.fromkeys(entry.cell for entry in comparison.speed))
     width = 0.8 / len(cells)
@@ -54,13 +54,14 @@ def _speed(axes: Axes, comparison: Comparison) -> None:
             batches.index(entry.batch) + (cells.index(entry.cell) - (len(cells) - 1) / 2) * width
         )
         spread = [[entry.median_s - entry.low_s], [entry.high_s - entry.median_s]]
-        axes.bar(
+        axes.errorbar(
             place,
             entry.median_s,
-            width * 0.92,
-            yerr=spread,
+            spread,
+            fmt=MARKERS[entry.cell],
             color=COLOURS[entry.cell],
-            error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2},
+            markersize=7,
+            capsize=3,
         )
         axes.annotate(
             seconds(entry.median_s),
@@ -74,8 +75,9 @@ def _speed(axes: Axes, comparison: Comparison) -> None:
     axes.set_yscale("log")
     axes.set_xticks(range(len(batches)), [f"{batch}" for batch in batches])
     axes.set_xlabel("sessions in the batch")
-    axes.set_ylabel("seconds per step (log)")
-    axes.set_title("Time of one step: median, quartiles")
+    axes.yaxis.set_major_formatter(lambda value, _: seconds(value))
+    axes.set_ylabel("time of a step")
+    axes.set_title("Time of one step: median and quartiles")
     highest = max(entry.high_s for entry in comparison.speed)
     axes.set_ylim(top=6 * highest)  # room for the numbers
 
