@@ -35,6 +35,19 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def colours(panel: Panel) -> dict[str, Any]:
+    """Blue for a number that only informs; green or orange for one that should be 0."""
+    if panel.kind != "stat":
+        return {}
+    if not panel.alarm:
+        return {"color": {"mode": "fixed", "fixedColor": "blue"}}
+    steps = [{"color": "green", "value": None}, {"color": "orange", "value": 1e-9}]
+    return {
+        "color": {"mode": "thresholds"},
+        "thresholds": {"mode": "absolute", "steps": steps},
+    }
+
+
 def panel_json(panel: Panel, number: int, x: int, y: int, height: int) -> dict[str, Any]:
     """One panel as Grafana reads it."""
     return {
@@ -45,7 +58,7 @@ def panel_json(panel: Panel, number: int, x: int, y: int, height: int) -> dict[s
         "datasource": DATASOURCE,
         "gridPos": {"x": x, "y": y, "w": panel.width, "h": height},
         "fieldConfig": {
-            "defaults": {"unit": panel.unit, "custom": _FIELDS[panel.kind]},
+            "defaults": {"unit": panel.unit, "custom": _FIELDS[panel.kind], **colours(panel)},
             "overrides": [],
         },
         "options": {**_OPTIONS[panel.kind], **panel.options},

@@ -19,6 +19,8 @@ class Panel:
     description: str = ""
     kind: str = "timeseries"
     width: int = 8
+    alarm: bool = False
+    """True for a number that should be 0: it is green at 0 and orange above."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -51,9 +53,9 @@ def total(metric: str) -> str:
     return f"sum({metric}{{{SERVER}}})"
 
 
-def stat(title: str, unit: str, expr: str) -> Panel:
+def stat(title: str, unit: str, expr: str, *, alarm: bool = False) -> Panel:
     """A number with its recent course."""
-    return Panel(title, unit, (("", expr),), kind="stat", width=4)
+    return Panel(title, unit, (("", expr),), kind="stat", width=4, alarm=alarm)
 
 
 def whole(metric: str, match: str = MODEL) -> str:
@@ -63,16 +65,16 @@ def whole(metric: str, match: str = MODEL) -> str:
 
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Now": (
-        stat("Steps", "ops", whole("carousel_steps_total")),
-        stat("Tokens", "ops", whole("carousel_tokens_total")),
-        stat("Sessions", "short", f"sum(carousel_sessions{{{MODEL}}})"),
+        stat("Steps, all models", "ops", whole("carousel_steps_total")),
+        stat("Tokens, all models", "ops", whole("carousel_tokens_total")),
+        stat("Open sessions", "short", f"sum(carousel_sessions{{{MODEL}}})"),
         stat(
-            "Mean batch",
+            "Sessions in a batch",
             "short",
             f"{whole('carousel_batch_size_sum')} / ({whole('carousel_batch_size_count')} > 0)",
         ),
-        stat("Step p99", "s", quantile(0.99, "carousel_step_seconds", by="")),
-        stat("Refusals", "ops", whole("carousel_refusals_total", SERVER)),
+        stat("Latency of a step, p99", "s", quantile(0.99, "carousel_step_seconds", by="")),
+        stat("Refusals", "ops", whole("carousel_refusals_total", SERVER), alarm=True),
     ),
     "Throughput": (
         Panel("Steps per second", "ops", (("{{model}}", rate("carousel_steps_total")),)),
@@ -81,17 +83,22 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Latency": (
         Panel(
-            "Step",
+            "Latency of a step",
             "s",
             quantiles("carousel_step_seconds"),
             "A client-fed step, from arrival to delivery: queue, tick and hand-over.",
         ),
-        Panel("Step in the queue", "s", quantiles("carousel_step_queue_seconds")),
-        Panel("Tick", "s", quantiles("carousel_tick_seconds"), "Time on the device."),
-        Panel("First token", "s", quantiles("carousel_first_token_seconds")),
-        Panel("Between tokens", "s", quantiles("carousel_inter_token_seconds")),
+        Panel("Time of a step in the queue", "s", quantiles("carousel_step_queue_seconds")),
         Panel(
-            "Steps by latency",
+            "Time of a tick on the device",
+            "s",
+            quantiles("carousel_tick_seconds"),
+            "A tick steps one batch: one step or chunk of each session in it.",
+        ),
+        Panel("Time to the first token", "s", quantiles("carousel_first_token_seconds")),
+        Panel("Time between tokens", "s", quantiles("carousel_inter_token_seconds")),
+        Panel(
+            "Steps by their latency",
             "s",
             (("{{le}}", rate("carousel_step_seconds_bucket", "le")),),
             "Steps per second in each bucket of latency.",
@@ -100,7 +107,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Batches and queues": (
         Panel(
-            "Mean batch",
+            "Sessions in a batch, mean",
             "short",
             (
                 (
@@ -111,7 +118,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Sessions stepped together. Grows by itself under load.",
         ),
         Panel(
-            "Batch fill",
+            "Rows of a batch that are sessions",
             "percentunit",
             (
                 (
@@ -122,7 +129,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Rows of sessions among the rows computed; the rest is padding.",
         ),
         Panel(
-            "Waiting",
+            "Steps and commands that wait",
             "short",
             (
                 ("{{model}} steps", level("carousel_queue_steps")),
@@ -133,7 +140,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Sessions": (
         Panel(
-            "Sessions",
+            "Sessions by phase",
             "short",
             (
                 ("{{model}} {{phase}}", level("carousel_sessions", "model, phase")),
@@ -141,7 +148,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
-            "Opened and ended",
+            "Sessions opened and ended",
             "ops",
             (
                 ("{{model}} opened", rate("carousel_sessions_opened_total")),
@@ -160,7 +167,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "At 100 % new sessions are refused with SLAB_FULL.",
         ),
         Panel(
-            "State",
+            "State of open sessions",
             "bytes",
             (("{{model}} {{tier}}", level("carousel_state_bytes", "model, tier")),),
             "Recurrent state of open sessions, by where it is.",
@@ -173,17 +180,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ("{{model}} steps", rate("carousel_infer_steps_total")),
             ),
         ),
-        Panel("Whole-sequence batch", "s", quantiles("carousel_infer_batch_seconds")),
+        Panel("Time of a batch of whole sequences", "s", quantiles("carousel_infer_batch_seconds")),
     ),
     "The store": (
         Panel(
-            "Durable after",
+            "Time until a step is durable",
             "s",
             quantiles("carousel_durable_lag_seconds"),
             "From a step's run to the store's word that it is kept.",
         ),
         Panel(
-            "Ahead of the store",
+            "Steps ahead of the store",
             "short",
             (
                 (
@@ -194,7 +201,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Steps of the session that is furthest ahead; durable_steps stops it.",
         ),
         Panel(
-            "Parked, resumed, revoked",
+            "Sessions parked, resumed, revoked",
             "ops",
             (("{{model}} {{how}}", rate("carousel_sessions_moved_total", "model, how")),),
             "revoked: a lease ran out, or another replica took the session.",
@@ -206,13 +213,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "fenced: another replica has the session. stale: an answer was lost on the way.",
         ),
         Panel(
-            "Request p99",
+            "Time of a store request, p99",
             "s",
             (("{{kind}}", quantile(0.99, "carousel_store_request_seconds", "kind", SERVER)),),
             "Without the time in the queue.",
         ),
         Panel(
-            "Failed requests",
+            "Failed store requests",
             "ops",
             (
                 (
@@ -223,7 +230,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "The store did not answer; the server's log says why.",
         ),
         Panel(
-            "Snapshots in a transaction",
+            "Snapshots in a transaction of the store",
             "short",
             tuple(
                 (f"p{int(q * 100)}", quantile(q, "carousel_store_commit_records", "", SERVER))
@@ -231,7 +238,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
-            "Bytes committed",
+            "Bytes committed to the store",
             "Bps",
             (("{{instance}}", rate("carousel_store_commit_bytes_total", "instance", SERVER)),),
         ),
@@ -247,13 +254,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "The door and the wire": (
         Panel(
-            "Refusals",
+            "Refusals by reason",
             "ops",
             (("{{reason}}", f"{rate('carousel_refusals_total', 'reason', SERVER)} > 0"),),
             "By reason; docs/reference/errors.md says what each asks for.",
         ),
         Panel(
-            "Calls",
+            "gRPC calls",
             "ops",
             (
                 (
@@ -263,7 +270,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
-            "Call p99",
+            "Time of a gRPC call, p99",
             "s",
             (
                 (
@@ -279,7 +286,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Unary calls; a stream's time is its whole life.",
         ),
         Panel(
-            "Open calls",
+            "Open gRPC calls",
             "short",
             (
                 ("Attach streams", total("carousel_attach_streams")),
@@ -291,7 +298,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
-            "Event loop lag",
+            "Lag of the event loop",
             "s",
             tuple(
                 (f"p{int(q * 100)}", quantile(q, "carousel_event_loop_lag_seconds", "", SERVER))
@@ -302,7 +309,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Process": (
         Panel(
-            "Processor",
+            "Processor cores in use",
             "percentunit",
             (
                 (

@@ -29,14 +29,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 ROOT = Path(__file__).parents[2]
 DASHBOARD = Path(__file__).parent / "dashboards" / "carousel.json"
 SHOWN = (
-    *("Steps", "Tokens", "Sessions", "Mean batch", "Step p99", "Refusals"),
-    *("Steps per second", "Tokens per second", "Step"),
-    *("Tick", "Between tokens", "Steps by latency"),
+    *("Steps, all models", "Tokens, all models", "Open sessions"),
+    *("Sessions in a batch", "Latency of a step, p99", "Refusals"),
+    *("Steps per second", "Tokens per second", "Latency of a step"),
+    *("Time of a tick on the device", "Time between tokens", "Steps by their latency"),
 )
-"""Titles of the panels in the picture: the first of each name."""
+"""Titles of the panels in the picture."""
 
 INK, MUTED, PAPER, CARD, GRID = "#d8dee9", "#8b95a7", "#111217", "#181b1f", "#2a2e35"
 COLOURS = ("#73bf69", "#5794f2", "#f2cc0c", "#ff9830", "#b877d9", "#4dd0e1", "#ff7383", "#9aa7b8")
+NAMED_COLOURS = {"green": COLOURS[0], "blue": COLOURS[1], "orange": COLOURS[3]}
 POINTS = 150
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -115,18 +117,29 @@ def ago(when_min: float, _: object) -> str:
     return f"{when_min:g} min" if when_min else "0"
 
 
+def colour_of(panel: dict[str, Any], value: float) -> str:
+    """The colour of a number: fixed, or that of the highest threshold that it reaches."""
+    defaults = panel["fieldConfig"]["defaults"]
+    if defaults["color"]["mode"] == "fixed":
+        return NAMED_COLOURS[defaults["color"]["fixedColor"]]
+    steps = defaults["thresholds"]["steps"]
+    reached = [s for s in steps if s["value"] is None or value >= s["value"]]
+    return NAMED_COLOURS[reached[-1]["color"]]
+
+
 def draw_stat(axes: Axes, panel: dict[str, Any], courses: list[Course]) -> None:
     """A number over its recent course."""
     course = courses[0]
-    axes.fill_between(course.when_s, course.values, color=COLOURS[0], alpha=0.22, lw=0)
-    axes.plot(course.when_s, course.values, color=COLOURS[0], lw=1)
+    colour = colour_of(panel, float(course.values[-1]))
+    axes.fill_between(course.when_s, course.values, color=colour, alpha=0.22, lw=0)
+    axes.plot(course.when_s, course.values, color=colour, lw=1)
     axes.set_ylim(0, max(float(np.nanmax(course.values)), 1e-9) * 2.6)
     axes.set_xlim(course.when_s[0], 0)
     axes.set_xticks([])
     axes.set_yticks([])
     text = human(float(course.values[-1]), panel["fieldConfig"]["defaults"]["unit"])
     axes.text(0.5, 0.6, text, transform=axes.transAxes, ha="center", va="center",
-              fontsize=19, weight="bold", color=COLOURS[0])  # fmt: skip
+              fontsize=19, weight="bold", color=colour)  # fmt: skip
 
 
 def model_of(course: Course) -> str:
@@ -237,10 +250,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "dashboard.png")
     given = parser.parse_args()
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    by_title: dict[str, dict[str, Any]] = {}
-    for panel in dashboard["panels"]:
-        if panel["type"] != "row":
-            by_title.setdefault(panel["title"], panel)
+    by_title = {panel["title"]: panel for panel in dashboard["panels"]}
     panels = [by_title[title] for title in SHOWN]
     source = Source(given.prometheus, given.minutes, time.time() - given.ago * 60)
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -105,6 +105,11 @@ def test_panels_have_a_unit_and_take_the_datasource_from_the_variable() -> None:
                 assert "[$__rate_interval]" in target["expr"]
 
 
+def test_no_two_panels_have_the_same_title() -> None:
+    titles = [panel["title"] for panel in panels()]
+    assert len(set(titles)) == len(titles)
+
+
 def test_the_uid_is_fixed_and_panels_do_not_overlap() -> None:
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     assert dashboard["uid"] == "carousel"

@@ -65,3 +65,16 @@ def test_every_panel_of_the_picture_is_on_the_dashboard(monkeypatch: pytest.Monk
 
     dashboard = json.loads((GRAFANA / "dashboards" / "carousel.json").read_text())
     assert set(SHOWN) <= {panel["title"] for panel in dashboard["panels"]}
+
+
+def test_a_number_that_should_be_zero_is_green_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(GRAFANA)
+    from dashboard import panel_json
+    from panels import stat
+    from render import NAMED_COLOURS, colour_of
+
+    refusals = panel_json(stat("Refusals", "ops", "x", alarm=True), 1, 0, 0, 4)
+    assert colour_of(refusals, 0.0) == NAMED_COLOURS["green"]
+    assert colour_of(refusals, 0.01) == NAMED_COLOURS["orange"]
+    steps = panel_json(stat("Steps", "ops", "x"), 1, 0, 0, 4)
+    assert colour_of(steps, 0.0) == colour_of(steps, 9.0) == NAMED_COLOURS["blue"]
