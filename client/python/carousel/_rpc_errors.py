@@ -18,6 +18,7 @@ from ._error_bases import (
     ConnectionLostError,
     NotFoundError,
     ProtocolViolationError,
+    RefusedError,
     ReplyTimeoutError,
     ServerFaultError,
     ServerUnreachableError,
@@ -33,6 +34,9 @@ PLAIN: dict[grpc.StatusCode, type[CarouselError]] = {
     grpc.StatusCode.NOT_FOUND: NotFoundError,
 }
 """What a status without details means: it was made by gRPC, not by a Carousel server."""
+
+_TOO_LARGE = "larger than max"
+"""Part of gRPC's own text for a message beyond its limit: the one refusal that no second try cures."""
 
 LOST = {
     grpc.StatusCode.UNAVAILABLE,
@@ -64,6 +68,8 @@ def error_of_call(error: Any, *, on_stream: bool | None = None) -> CarouselError
         return lost(text, request_id=request_id)
     unnamed = BASE_OF_CODE.get(code.value[0], ServerFaultError) if damaged else ServerFaultError
     kind = PLAIN.get(code, unnamed)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE not in text:
+        kind = RefusedError  # gRPC itself, or a proxy, has refused the call before a server saw it
     if issubclass(kind, ClientSideError):
         return kind(text, request_id=request_id)
     return kind(text, reason=code.name, code=code.name, request_id=request_id)
