@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from carousel_server.core.types import ModelView
+from carousel_server.files import raise_file_limit
 from carousel_server.link import Front, connect
 from carousel_server.link.meters import PostedMetrics
 from carousel_server.link.pipe import Message, Pipe
@@ -64,6 +65,7 @@ class FrontEnd:
     async def _start(self, greeting: Greeting) -> int | str:
         """Listens; answers the port, or why not."""
         configure_logging(greeting.log_level, greeting.log_format)
+        raise_file_limit()
         self._front = front = Front(greeting.models)
         front.pipe = self._pipe
         self._metrics = PostedMetrics(self._pipe.post)

@@ -15,6 +15,7 @@ from typing import Any
 
 from carousel_models import PackageError
 from carousel_server.config import ConfigError, Settings
+from carousel_server.files import raise_file_limit
 from carousel_server.logs import configure_logging
 from carousel_server.loops import run
 from carousel_server.server import LOADER, Server
@@ -42,6 +43,7 @@ def serve(settings: Settings) -> int:
     device or a large file: the process ends here then, with the same code.
     """
     configure_logging(settings.log_level, settings.log_format)
+    raise_file_limit()
     try:
         code = run(_serve(settings))
     except (PackageError, ConfigError) as error:
