@@ -303,6 +303,13 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         "Share one stream between sessions, or raise max_streams on the server.",
     ),
     ErrorSpec(
+        "TOO_MANY_CALLS",
+        Code.RESOURCE_EXHAUSTED,
+        Actor.RETRY,
+        "The server runs as many calls as it may.",
+        "Try again after the retry delay; send fewer calls at a time, or use an Attach stream.",
+    ),
+    ErrorSpec(
         "WINDOW_EXCEEDED",
         Code.RESOURCE_EXHAUSTED,
         Actor.RETRY,
@@ -323,6 +330,13 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         Actor.RETRY,
         "The step's deadline passed before it ran; it was not applied.",
         "Send it again with the same seq, with more time.",
+    ),
+    ErrorSpec(
+        "MESSAGE_TIMEOUT",
+        Code.DEADLINE_EXCEEDED,
+        Actor.RETRY,
+        "The call was opened, and its message did not arrive whole in time; it was not applied.",
+        "Send the message with the call; for slow networks the operator raises message_timeout_s.",
     ),
     ErrorSpec(
         "DRAINING",

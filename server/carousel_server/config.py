@@ -150,6 +150,22 @@ class Settings(BaseSettings):
     max_streams: Count = _setting(
         1024, "Streams of sessions open at a time, of both protocols; of each front end."
     )
+    max_calls_per_connection: Count = _setting(
+        256,
+        "Calls in flight on one connection, beside the streams that max_streams allows; clients of gRPC "
+        "keep further ones back.",
+    )
+    max_connections: Count = _setting(
+        8192, "Connections open at a time; further ones are closed; of each front end."
+    )
+    message_timeout_s: Seconds = _setting(
+        30.0, "Time in which the message of a call, or the first of a stream, must arrive whole."
+    )
+    abandoned_calls_per_s: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = _setting(
+        100.0,
+        "Calls a second that one address may start and abandon before their message is read; beyond it, "
+        "after a burst, their connections are closed; 0 sets no limit.",
+    )
     max_handles: Count = _setting(4096, "Sessions bound at a time on one stream.")
     triton: bool = _setting(True, "Serve NVIDIA Triton's gRPC protocol too, on the same port.")
     reflection: bool = _setting(True, "Describe the services to tools such as grpcurl.")

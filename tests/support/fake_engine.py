@@ -383,6 +383,7 @@ class CountingMetrics:
     ended: list[tuple[str, str, str]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     open_streams: int = 0
+    closed: int = 0
     lags: list[float] = field(default_factory=list)
 
     def started(self, service: str, method: str, kind: str) -> None:
@@ -394,6 +395,9 @@ class CountingMetrics:
 
     def streams(self, count: int) -> None:
         self.open_streams = count
+
+    def connection_closed(self) -> None:
+        self.closed += 1
 
     def refused(self, reason: str, count: int = 1) -> None:
         self.refusals += [reason] * count

@@ -381,6 +381,12 @@ async def too_many_streams(talk):
     return await third.end()
 
 
+@provokes("TOO_MANY_CALLS")
+async def too_many_calls_faked(wire):
+    wire.server._limits._calls._limit = 0
+    return await refused(wire.stubs.models.ListModels(pb.ListModelsRequest()))
+
+
 @provokes("WINDOW_EXCEEDED")
 async def window_exceeded(talk):
     stream = await talk.one.attach()
@@ -412,6 +418,12 @@ async def deadline_exceeded(talk):
     error = await failure_on(stream)
     await stream.step(1, 1, ROW)  # it was not applied
     return error
+
+
+@provokes("MESSAGE_TIMEOUT")
+async def message_timeout_faked(wire):
+    wire.server._limits._calls._message_timeout_s = 0.01
+    return await refused(wire.stubs.channel.stream_unary("/carousel.v1.ModelService/ListModels")())
 
 
 @provokes("DRAINING")

@@ -26,6 +26,7 @@ __all__ = [
     "InternalError",
     "LeaseLostError",
     "MalformedMessageError",
+    "MessageTimeoutError",
     "MessageTooLargeError",
     "MethodNotOfferedError",
     "ModelNotCausalError",
@@ -53,6 +54,7 @@ __all__ = [
     "SupersededError",
     "TextUnavailableError",
     "TokenInvalidError",
+    "TooManyCallsError",
     "TooManySessionsError",
     "TooManyStreamsError",
     "UnknownTokenError",
@@ -337,6 +339,13 @@ class TooManyStreamsError(RefusedError, reason="TOO_MANY_STREAMS"):
     """
 
 
+class TooManyCallsError(RefusedError, reason="TOO_MANY_CALLS"):
+    """The server runs as many calls as it may.
+
+    Fix: Try again after the retry delay; send fewer calls at a time, or use an Attach stream.
+    """
+
+
 class WindowExceededError(RefusedError, reason="WINDOW_EXCEEDED"):
     """More steps are un-acknowledged than the window holds.
 
@@ -355,6 +364,14 @@ class DeadlineExceededError(RefusedError, reason="DEADLINE_EXCEEDED"):
     """The step's deadline passed before it ran; it was not applied.
 
     Fix: Send it again with the same seq, with more time.
+    """
+
+
+class MessageTimeoutError(RefusedError, reason="MESSAGE_TIMEOUT"):
+    """The call was opened, and its message did not arrive whole in time; it was not applied.
+
+    Fix: Send the message with the call; for slow networks the operator raises
+    message_timeout_s.
     """
 
 

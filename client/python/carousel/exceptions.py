@@ -40,9 +40,11 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · SlabFullError
         · TooManySessionsError
         · TooManyStreamsError
+        · TooManyCallsError
         · WindowExceededError
         · QueueFullError
         · DeadlineExceededError
+        · MessageTimeoutError
         · DrainingError
         · StoreUnavailableError
         · SessionHeldError
@@ -106,6 +108,7 @@ from ._errors import (
     InternalError,
     LeaseLostError,
     MalformedMessageError,
+    MessageTimeoutError,
     MessageTooLargeError,
     MethodNotOfferedError,
     ModelNotCausalError,
@@ -133,6 +136,7 @@ from ._errors import (
     SupersededError,
     TextUnavailableError,
     TokenInvalidError,
+    TooManyCallsError,
     TooManySessionsError,
     TooManyStreamsError,
     UnknownTokenError,
@@ -163,6 +167,7 @@ __all__ = [
     "JournalError",
     "LeaseLostError",
     "MalformedMessageError",
+    "MessageTimeoutError",
     "MessageTooLargeError",
     "MethodNotOfferedError",
     "ModelNotCausalError",
@@ -198,6 +203,7 @@ __all__ = [
     "TextUnavailableError",
     "TlsError",
     "TokenInvalidError",
+    "TooManyCallsError",
     "TooManySessionsError",
     "TooManyStreamsError",
     "UnauthorizedError",

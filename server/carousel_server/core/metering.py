@@ -69,6 +69,9 @@ class WireMetrics(Protocol):
     def streams(self, count: int) -> None:
         """Level: Attach streams open now."""
 
+    def connection_closed(self) -> None:
+        """A connection was closed, because its client abandoned too many calls."""
+
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop ran a timer: what every call waits on top of its own work."""
 

@@ -31,6 +31,10 @@ class PostedMetrics:
         """Level: streams of sessions open now."""
         self._told.append(("streams", (count,)))
 
+    def connection_closed(self) -> None:
+        """A connection was closed, because its client abandoned too many calls."""
+        self._told.append(("connection_closed", ()))
+
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop ran a timer."""
         self._told.append(("loop_lag", (seconds,)))

@@ -218,6 +218,13 @@ METRICS: dict[str, Declaration] = _registry(
         "streams",
     ),
     Declaration(
+        "carousel_connections_closed_total",
+        _C,
+        Owner.WIRE,
+        "Connections closed because their clients started calls and abandoned them, over and over.",
+        "connections",
+    ),
+    Declaration(
         "carousel_front_end_restarts_total",
         _C,
         Owner.WIRE,

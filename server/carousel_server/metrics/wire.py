@@ -54,6 +54,7 @@ class CallMetrics:
         self._families = families
         self._known = set(known_calls())
         self._streams = families.scalar("carousel_attach_streams")
+        self._connections_closed = families.scalar("carousel_connections_closed_total")
         self._loop_lag_s = families.histogram("carousel_event_loop_lag_seconds")
         self._refused = {
             reason: families.scalar("carousel_refusals_total", reason) for reason in ERRORS
@@ -82,6 +83,10 @@ class CallMetrics:
     def streams(self, count: int) -> None:
         """Level: streams of sessions open now."""
         self._streams.set(count)
+
+    def connection_closed(self) -> None:
+        """A connection was closed, because its client abandoned too many calls."""
+        self._connections_closed.add()
 
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop ran a timer."""

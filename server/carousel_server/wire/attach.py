@@ -17,7 +17,7 @@ from .calls import Context, current_call
 from .errors import invalid
 from .fields import check_seqs, check_session_id
 from .gate import Gate
-from .messages import parse
+from .messages import first_message, parse
 from .options import WireOptions
 from .outbox import Outbox
 from .places import find_engine
@@ -100,9 +100,14 @@ class Conversation:
 
         Raises:
             CarouselError: MALFORMED_MESSAGE or MESSAGE_TOO_LARGE; these end the stream, since there is
-                no knowing what else the client believes to have said.
+                no knowing what else the client believes to have said. MESSAGE_TIMEOUT if no Hello comes.
         """
         most = self._options.max_message_bytes
+        requests = aiter(requests)
+        hello = await first_message(requests, self._options.message_timeout_s)
+        if hello is None:
+            return
+        self.take(parse(pb.AttachRequest, hello, most))
         async for data in requests:
             self.take(parse(pb.AttachRequest, data, most))
             await self._stream.outbox.room()

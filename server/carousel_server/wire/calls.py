@@ -2,6 +2,10 @@
 
 One interceptor wraps each method once per call; the order of the surroundings is the order of the lines
 in `CallInterceptor._run`. Handlers are coroutines that raise CarouselError and write replies themselves.
+
+gRPC reads the request of a unary method before its handler runs, for as long as the client likes. So all
+methods are registered as methods that take a stream, and `_run` reads the one message of a unary call:
+after the token, within the limits of calls, and with a deadline.
 """
 
 from __future__ import annotations
@@ -18,13 +22,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import WireMetrics
 
 from .auth import Doorkeeper
+from .call_limits import AT_THE_DOOR, CallLimits
 from .errors import status_of
+from .lanes import Lane
+from .messages import first_message
 
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -42,6 +50,12 @@ _FREQUENT = frozenset(
 )
 """Logged at debug when they go well: probes come all day, steps and sequences by the thousand."""
 
+_ONE_MESSAGE = frozenset({"unary", "server_stream"})
+"""Kinds of methods whose request is one message."""
+
+_ABANDONED = "ABANDONED"
+"""In the log: the client ended the call before its message was read."""
+
 log = logging.getLogger("carousel.wire")
 access = logging.getLogger("carousel.access")
 
@@ -57,6 +71,7 @@ class Call:
     method: str
     kind: str
     request_id: str
+    peer: str = ""
     tenant: str = ""
     reason: str = ""
 
@@ -72,9 +87,12 @@ def current_call() -> Call:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of every service of the server."""
 
-    def __init__(self, doorkeeper: Doorkeeper, metrics: WireMetrics) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, limits: CallLimits, metrics: WireMetrics) -> None:
         self._doorkeeper = doorkeeper
+        self._limits = limits
         self._metrics = metrics
+        # By path: methods that were called. There are only as many as the server has.
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -84,19 +102,42 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The method's handler, wrapped; None where there is no such method (UNIMPLEMENTED)."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        service, _, method = handler_call_details.method.lstrip("/").partition("/")
-        metadata = dict(handler_call_details.invocation_metadata or ())
-        request_id = _request_id(metadata.get(REQUEST_ID))
-        authorization = metadata.get("authorization")
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            wrapped = self._wrapped[method] = self._wrap(handler, method)
+        return wrapped
 
-        async def run(behaviour: Behaviour, kind: str, request: Any, context: Context) -> Any:
-            call = Call(service, method, kind, request_id)
-            return await self._run(call, authorization, behaviour, request, context)
+    def _wrap(
+        self, handler: grpc.RpcMethodHandler[Any, Any], path: str
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler of the same method whose behaviour goes through `_run`.
 
-        return _wrap(handler, run)
+        It takes a stream, so that gRPC calls it before it reads a message.
+        """
+        inner, kind, make = _form(handler)
+        service, _, method = path.lstrip("/").partition("/")
+        parse, timeout_s = handler.request_deserializer, self._limits.message_timeout_s
+        # A stock servicer of streams (reflection) sets its client no time of its own.
+        timely = parse is not None and kind not in _ONE_MESSAGE
+
+        async def behaviour(requests: AsyncIterator[Any], context: Context) -> Any:
+            metadata = dict(context.invocation_metadata() or ())
+            request_id = _request_id(metadata.get(REQUEST_ID))
+            call = Call(service, method, kind, request_id, context.peer())
+            if timely:
+                requests = _timely(requests, timeout_s)
+            token = metadata.get("authorization")
+            return await self._run(call, token, inner, requests, context)
+
+        return make(  # type: ignore[no-any-return]
+            behaviour,
+            request_deserializer=None if parse is None else _typed(parse),
+            response_serializer=handler.response_serializer,
+        )
 
     async def _run(
         self, call: Call, token: Any, behaviour: Behaviour, request: Any, context: Context
@@ -108,7 +149,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         try:
             call.tenant = self._doorkeeper.tenant(call.service, token)
-            return await _reply(behaviour, request, context)
+            lane = self._limits.lane(call.service)
+            lane.enter()
+            try:
+                if call.kind in _ONE_MESSAGE:
+                    request = await self._message(lane, context, call)
+                return await _reply(behaviour, request, context)
+            finally:
+                lane.leave()
         except CarouselError as error:
             if error.reason == "INTERNAL":  # the log has what went wrong, but not in whose call
                 log.exception(
@@ -116,6 +164,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 )
                 error = _defect(call)
             code, call.reason = error.spec.code.name, error.reason
+            self._limits.refused(error, call.peer)
             await self._abort(context, error, call)
         except asyncio.CancelledError:
             code = "CANCELLED"
@@ -137,6 +186,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             seconds = time.perf_counter() - started_s
             self._metrics.handled(call.service, call.method, call.kind, code, seconds)
             _log_access(call, code, seconds)
+
+    async def _message(self, lane: Lane, context: Context, call: Call) -> Any:
+        """The request of a unary call.
+
+        Raises:
+            CarouselError: MALFORMED_MESSAGE if there is none, and as `Lane.message`.
+        """
+        message = None
+        try:
+            message = await lane.message(context)
+        finally:
+            if message is None:
+                call.reason = _ABANDONED
+                self._limits.abandoned(call.peer)
+        if message is None:
+            raise CarouselError("MALFORMED_MESSAGE", "the call has ended without its message")
+        return message
 
     async def _abort(self, context: Context, error: CarouselError, call: Call) -> None:
         self._metrics.refused(error.reason)
@@ -165,7 +231,10 @@ async def _reply(behaviour: Behaviour, request: Any, context: Context) -> Any:
 
 def _log_access(call: Call, code: str, seconds: float) -> None:
     name = f"{call.service}/{call.method}"
-    level = logging.DEBUG if code == "OK" and name in _FREQUENT else logging.INFO
+    quiet = code == "OK" and name in _FREQUENT
+    # A flood must not fill the disk: CallLimits writes a line now and then for all of these.
+    quiet = quiet or call.reason in AT_THE_DOOR or (code, call.reason) == ("CANCELLED", _ABANDONED)
+    level = logging.DEBUG if quiet else logging.INFO
     if access.isEnabledFor(level):
         extra = {
             "service": call.service,
@@ -173,6 +242,7 @@ def _log_access(call: Call, code: str, seconds: float) -> None:
             "code": code,
             "reason": call.reason,
             "tenant": call.tenant,
+            "peer": call.peer,
             "request_id": call.request_id,
             "seconds": round(seconds, 6),
         }
@@ -192,24 +262,33 @@ def _name_of(code: Any) -> str:
     return next((known.name for known in grpc.StatusCode if known.value[0] == number), "UNKNOWN")
 
 
-_Run = Callable[[Behaviour, str, Any, Context], Awaitable[Any]]
-
-
-def _wrap(handler: grpc.RpcMethodHandler[Any, Any], run: _Run) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of the same kind whose behaviour goes through `run`."""
+def _form(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[Behaviour, str, Any]:
+    """A handler's behaviour, its kind, and what makes a handler that takes a stream and answers alike."""
     forms: tuple[tuple[Any, str, Any], ...] = (
-        (handler.unary_unary, "unary", grpc.unary_unary_rpc_method_handler),
-        (handler.unary_stream, "server_stream", grpc.unary_stream_rpc_method_handler),
+        (handler.unary_unary, "unary", grpc.stream_unary_rpc_method_handler),
+        (handler.unary_stream, "server_stream", grpc.stream_stream_rpc_method_handler),
         (handler.stream_unary, "client_stream", grpc.stream_unary_rpc_method_handler),
         (handler.stream_stream, "bidi_stream", grpc.stream_stream_rpc_method_handler),
     )
-    inner, kind, make = next(form for form in forms if form[0] is not None)
+    return next(form for form in forms if form[0] is not None)
 
-    async def behaviour(request: Any | AsyncIterator[Any], context: Context) -> Any:
-        return await run(inner, kind, request, context)
 
-    return make(  # type: ignore[no-any-return]
-        behaviour,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
+def _typed(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """The parser of a stock servicer (health, reflection), with an error that has a name."""
+
+    def parse_or_refuse(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            raise CarouselError("MALFORMED_MESSAGE", "the bytes are no request") from None
+
+    return parse_or_refuse
+
+
+async def _timely(requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
+    """The requests of a stream, of which the first must come in time."""
+    requests = aiter(requests)
+    request = await first_message(requests, timeout_s)
+    while request is not None:
+        yield request
+        request = await anext(requests, None)

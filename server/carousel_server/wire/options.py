@@ -26,7 +26,11 @@ class WireOptions:
         max_message_bytes: greatest request, and greatest reply that an Attach stream sends.
         max_streams: streams open at a time, of both protocols.
         max_handles: sessions bound at a time on one stream.
-        max_calls: calls of any kind running at a time; a last resort behind the typed limits.
+        max_calls: calls of any kind but health running at a time; a last resort behind the typed limits.
+        max_calls_per_connection: calls in flight on one connection, beside max_streams streams.
+        max_connections: connections open at a time; gRPC closes further ones.
+        message_timeout_s: time in which the request of a call, or the first of a stream, must arrive.
+        abandoned_calls_per_s: calls that one address may start and abandon; 0 sets no limit.
         max_idle_ttl_s: the most idle time that a session may ask for.
         max_generate_tokens: most tokens of one generation.
         max_token_delay_s: most that a token waits for others, to share a message with them.
@@ -46,6 +50,10 @@ class WireOptions:
     max_streams: int = 1024
     max_handles: int = 4096
     max_calls: int = 16_384
+    max_calls_per_connection: int = 256
+    max_connections: int = 8192
+    message_timeout_s: float = 30.0
+    abandoned_calls_per_s: float = 100.0
     max_idle_ttl_s: float = 7 * 86_400.0
     max_generate_tokens: int = 65_536
     max_token_delay_s: float = 0.2
@@ -57,6 +65,11 @@ class WireOptions:
     tls: TlsFiles | None = None
     tokens: Mapping[bytes, str] = field(default_factory=dict)
     server_version: str = "0"
+
+    @property
+    def calls_of_a_connection(self) -> int:
+        """HTTP/2 streams of one connection. Streams of sessions meet max_streams first, which has a name."""
+        return self.max_streams + self.max_calls_per_connection
 
     @property
     def max_unsent_bytes(self) -> int:

@@ -16,6 +16,7 @@ from carousel_server.core.ports import CatalogPort
 
 from .addresses import check_address, listen_error, shown
 from .auth import Doorkeeper
+from .call_limits import CallLimits
 from .calls import CallInterceptor
 from .gate import Gate
 from .health import Health
@@ -42,10 +43,10 @@ class WireServer:
         self._metrics = metrics
         self.gate = Gate(options, metrics)
         self._health = Health(catalog, self.gate)
+        self._limits = CallLimits(options, metrics)
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(Doorkeeper(options.tokens), metrics)],
+            interceptors=[CallInterceptor(Doorkeeper(options.tokens), self._limits, metrics)],
             options=_channel_options(options),
-            maximum_concurrent_rpcs=options.max_calls,
         )
         self._server.add_generic_rpc_handlers(service_handlers(catalog, options, self.gate))
         if options.triton:
@@ -75,6 +76,7 @@ class WireServer:
         except RuntimeError as error:
             raise listen_error(host, port, OSError(str(error))) from error
         await self._server.start()
+        self._limits.port = self.port
         self._sampler = asyncio.create_task(self._sample())
 
     async def drain(self, grace_s: float) -> None:
@@ -94,11 +96,12 @@ class WireServer:
             self._sampler = None
 
     async def _sample(self) -> None:
-        """Measures the loop's lag, and keeps watchers of health up to date."""
+        """Measures the loop's lag, ends calls that are late, and keeps watchers of health up to date."""
         while True:
             due_s = time.monotonic() + _SAMPLE_INTERVAL_S
             await asyncio.sleep(_SAMPLE_INTERVAL_S)
             self._metrics.loop_lag(max(0.0, time.monotonic() - due_s))
+            self._limits.sweep()
             await self._health.refresh()
 
 
@@ -109,6 +112,14 @@ def _channel_options(options: WireOptions) -> Sequence[tuple[str, Any]]:
         ("grpc.so_reuseport", int(options.shared_port)),
         ("grpc.max_receive_message_length", options.max_message_bytes + _FRAME_SLACK_BYTES),
         ("grpc.max_send_message_length", -1),
+        # A client of gRPC keeps further calls back until others end; one that does not is refused by gRPC.
+        ("grpc.max_concurrent_streams", options.calls_of_a_connection),
+        # Each reset of a call asks for a ping, and gRPC takes little from a client that owes one.
+        ("grpc.http2.ping_on_rst_stream_percent", 100),
+        ("grpc.max_allowed_incoming_connections", options.max_connections),
+        # For clients that connect and say nothing, and for those that have had no call for long.
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", 600_000),
         # Of calls that wait to be looked at, gRPC drops some at random from the first number on, without a
         # word. Those beyond max_calls are refused by name.
         ("grpc.server.max_pending_requests", 2 * options.max_calls),

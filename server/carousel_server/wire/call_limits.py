@@ -1,0 +1,72 @@
+"""What every call passes before its handler: a lane with a limit, and a time for its message."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.metering import WireMetrics
+
+from .abandoned import AbandonedCalls, close_connection
+from .lanes import MOST_PROBES, Lane
+from .notices import Notices
+from .options import WireOptions
+
+HEALTH = "grpc.health.v1.Health"
+
+AT_THE_DOOR = frozenset({"TOKEN_INVALID", "TOO_MANY_CALLS", "MESSAGE_TIMEOUT"})
+"""Refusals that cost a hostile caller nothing, so the log has a line for many of them."""
+
+log = logging.getLogger("carousel.wire")
+
+
+class CallLimits:
+    """The lanes of one server, and its budget of abandoned calls. On the loop only.
+
+    Attributes:
+        port: where the server listens; set once it does.
+        message_timeout_s: the time that a call has to send its first message.
+    """
+
+    def __init__(self, options: WireOptions, metrics: WireMetrics) -> None:
+        self._calls = Lane(options.max_calls, options)
+        self._probes = Lane(MOST_PROBES, options)
+        self._abandoned = AbandonedCalls(
+            options.abandoned_calls_per_s, 2 * options.calls_of_a_connection
+        )
+        self._metrics = metrics
+        self._notices = Notices(log)
+        self._closing: asyncio.Task[None] | None = None
+        self.message_timeout_s = options.message_timeout_s
+        self.port = 0
+
+    def lane(self, service: str) -> Lane:
+        """The lane of a service's calls."""
+        return self._probes if service == HEALTH else self._calls
+
+    def sweep(self) -> None:
+        """Ends calls whose message is late; to be called a few times a second."""
+        self._calls.sweep()
+        self._probes.sweep()
+
+    def refused(self, error: CarouselError, peer: str) -> None:
+        """Notes a refusal, for the log."""
+        if error.reason in AT_THE_DOOR:
+            self._notices.warn(error.reason, f"a call is refused: {error.message}", peer)
+
+    def abandoned(self, peer: str) -> None:
+        """Notes that a client ended a call before its message was read.
+
+        Beyond the budget of its address, the connection is closed. One is closed at a time.
+        """
+        if not self._abandoned.exceeds(peer):
+            return
+        if self._closing is None or self._closing.done():
+            self._closing = asyncio.create_task(self._close(peer))
+
+    async def _close(self, peer: str) -> None:
+        if await asyncio.to_thread(close_connection, peer, self.port):
+            self._metrics.connection_closed()
+            text = "a connection is closed: its client starts calls and abandons them"
+            self._notices.warn("ABANDONED_CALLS", text, peer)

@@ -1,0 +1,113 @@
+"""A client that speaks just enough HTTP/2 to misuse it: it keeps to no limit that a server sets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
+DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
+_END_HEADERS, _ACK = 4, 1
+
+LIST_MODELS = "/carousel.v1.ModelService/ListModels"
+CANCEL = 8
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+    return head + payload
+
+
+class Http2:
+    """One connection; use as an asynchronous context manager.
+
+    Attributes:
+        seen: how many frames of each kind came.
+        ended: set once the server has closed the connection.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._stream = -1
+        self.seen: Counter[int] = Counter()
+        self.ended = asyncio.Event()
+        self._came = asyncio.Condition()
+
+    async def __aenter__(self) -> Http2:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0))
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._writer.close()
+
+    async def headers(
+        self,
+        count: int = 1,
+        *,
+        path: str = LIST_MODELS,
+        reset: bool = False,
+        more: Mapping[str, str] | None = None,
+    ) -> int:
+        """Opens `count` calls without bodies, each cancelled at once with `reset`. The last one's stream."""
+        block = _block({**_FIXED, ":path": path, **(more or {})})
+        for _ in range(count):
+            self._stream += 2
+            self._writer.write(frame(HEADERS, _END_HEADERS, self._stream, block))
+            if reset:
+                self._writer.write(frame(RST_STREAM, 0, self._stream, CANCEL.to_bytes(4, "big")))
+            if self._stream % 200 == 1:
+                await self._writer.drain()
+        await self._writer.drain()
+        return self._stream
+
+    async def data(self, stream: int, payload: bytes) -> None:
+        self._writer.write(frame(DATA, 0, stream, payload))
+        await self._writer.drain()
+
+    async def until(self, kind: int, count: int = 1) -> None:
+        """Waits for frames of a kind."""
+        async with asyncio.timeout(60), self._came:
+            await self._came.wait_for(lambda: self.seen[kind] >= count)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                head = await self._reader.readexactly(9)
+                payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
+                kind, flags = head[3], head[4]
+                if kind in (SETTINGS, PING) and not flags & _ACK:
+                    answer = payload if kind == PING else b""
+                    self._writer.write(frame(kind, _ACK, 0, answer))
+                async with self._came:
+                    self.seen[kind] += 1
+                    self._came.notify_all()
+        except (asyncio.IncompleteReadError, OSError):
+            self.ended.set()
+
+
+_FIXED = {
+    ":method": "POST", ":scheme": "http", ":authority": "x", "te": "trailers",
+    "content-type": "application/grpc",
+}  # fmt: skip
+
+
+def _block(fields: Mapping[str, str]) -> bytes:
+    """Header fields as HPACK literals without indexing (RFC 7541, 6.2.2); pseudo-headers first."""
+    ordered = sorted(fields.items(), key=lambda field: not field[0].startswith(":"))
+    return b"".join(b"\0" + _text(name) + _text(value) for name, value in ordered)
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    length, rest = len(data), b""
+    if length < 127:
+        return bytes([length]) + data
+    length -= 127
+    while length >= 128:
+        rest += bytes([length % 128 + 128])
+        length //= 128
+    return b"\x7f" + rest + bytes([length]) + data

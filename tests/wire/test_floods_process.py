@@ -1,0 +1,41 @@
+"""A flood of headers on a real server, with and without front ends: others go on, memory stays."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from support.http2 import RST_STREAM, Http2
+from support.server import LSTM, ServerProcess
+from support.wire import Stubs
+
+import carousel
+from carousel_protos.v1 import carousel_pb2 as pb
+
+MANY = 17_408
+MOST_GROWTH_KB = 150_000
+
+
+def memory_kb(pid: int) -> int:
+    """Resident memory of a process and its children."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    own = int(status.split("VmRSS:")[1].split()[0])
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return own + sum(memory_kb(int(child)) for child in children)
+
+
+@pytest.mark.parametrize("front_ends", [0, 1])
+async def test_headers_without_messages(models_dir: Path, front_ends: int) -> None:
+    with ServerProcess(models_dir, front_ends=front_ends) as server:
+        async with Stubs(server.target) as stubs, Http2(server.port) as hostile:
+            await stubs.open(LSTM)
+            before_kb = memory_kb(server.process.pid)
+            await hostile.headers(MANY)
+            await hostile.until(RST_STREAM, MANY - 2 * 1280)
+            models = await stubs.models.ListModels(pb.ListModelsRequest())
+            assert len(models.models) == 3
+            with carousel.Client(server.target) as client:
+                assert await asyncio.to_thread(client.health) is not None
+            assert memory_kb(server.process.pid) - before_kb < MOST_GROWTH_KB
+        assert "Traceback" not in server.text
