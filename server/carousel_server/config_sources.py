@@ -22,7 +22,10 @@ CONFIG_VARIABLE = "CAROUSEL_CONFIG"
 """Names the settings file where the command line does not."""
 
 NOT_SETTINGS = frozenset(
-    {CONFIG_VARIABLE, "CAROUSEL_SERVER", "CAROUSEL_TOKEN", "CAROUSEL_FAILPOINT"}
+    {
+        *(CONFIG_VARIABLE, "CAROUSEL_SERVER", "CAROUSEL_TOKEN", "CAROUSEL_FAILPOINT"),
+        *("CAROUSEL_TLS", "CAROUSEL_CA", "CAROUSEL_CERT", "CAROUSEL_KEY", "CAROUSEL_SERVER_NAME"),
+    }
 )
 """Variables with our prefix that belong to the client's command line, and to tests (failpoints)."""
 

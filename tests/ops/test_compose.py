@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from support.certificates import make_certificates, needs_openssl
+from support.server import ServerProcess
 
 from carousel_server.config import PREFIX, Settings
 from carousel_server.config_sources import NOT_SETTINGS, load_settings
@@ -172,14 +176,48 @@ def test_grafana_finds_what_is_mounted() -> None:
     assert source["datasources"][0]["url"] == "http://prometheus:9090"
 
 
-def test_the_health_check_works_against_a_real_server(server: Any) -> None:
+def health_check(**environment: str) -> subprocess.CompletedProcess[str]:
+    """The health check of image and compose, in an environment like that of the container."""
     command = SERVICES["server"]["healthcheck"]["test"][1:]
     assert command[0] == "carousel"
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", "from carousel.cli.main import main; main()", *command[1:]],
-        env={"CAROUSEL_SERVER": server.target, "PATH": "/usr/bin:/bin"},
+        env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_the_health_check_works_against_a_real_server(server: Any) -> None:
+    done = health_check(CAROUSEL_SERVER=server.target)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_health_check_goes_by_no_proxy(server: Any) -> None:
+    done = health_check(CAROUSEL_SERVER=server.target, http_proxy="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_openssl
+@pytest.mark.parametrize("asks_clients", [False, True], ids=["tls", "mtls"])
+@pytest.mark.parametrize("names", ["DNS:carousel.example", "DNS:*.example,IP:10.9.8.7"])
+def test_the_health_check_follows_the_servers_tls(
+    models_dir: Path, tmp_path: Path, names: str, asks_clients: bool
+) -> None:
+    """As the container's variables say, whatever name the certificate is for, and without a token."""
+    made = make_certificates(tmp_path, names)
+    settings: dict[str, Any] = {"tls_cert": made / "server.pem", "tls_key": made / "server.key"}
+    if asks_clients:
+        settings["tls_client_ca"] = made / "ca.pem"
+    hashed = hashlib.sha256(b"secret").hexdigest()
+    with ServerProcess(models_dir, tokens=json.dumps({"tenant": hashed}), **settings) as server:
+        port = server.target.rpartition(":")[2]
+        variables = {f"CAROUSEL_{name.upper()}": str(value) for name, value in settings.items()}
+        done = health_check(CAROUSEL_HOST="0.0.0.0", CAROUSEL_PORT=port, **variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "serving" in done.stdout
+        plain = health_check(CAROUSEL_SERVER=server.target)
+        assert plain.returncode == 3, "whoever names a server names its TLS"
+        assert "the server speaks TLS" in plain.stderr
+        assert "--tls" in plain.stderr

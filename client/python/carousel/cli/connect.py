@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .exits import CliError, ExitCode, usage_error
-from .options import Options
+from .options import Options, resolved
 from .suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -19,17 +19,24 @@ def connected(options: Options) -> Iterator[carousel.Client]:
     """A client for the server that the options name; closed at the end.
 
     Raises:
-        CliError: the address is none; nobody answers; or the server does not know the model, and the
-            fix names the closest.
+        CliError: the address is none; the TLS options cannot be used, or the server does not agree with
+            them; nobody answers; or the server does not know the model, and the fix names the closest.
     """
     import carousel
 
     checked(options.server)
-    with carousel.Client(options.server, token=options.token) as client:
+    options = resolved(options)
+    try:
+        made = carousel.Client(options.server, token=options.token, tls=options.tls.for_sdk())
+    except carousel.FieldInvalidError as error:
+        raise usage_error(error.message, "see carousel --help for the options of TLS") from error
+    with made as client:
         try:
             yield client
         except carousel.ModelNotFoundError as error:
             raise no_such_model(client, options, error) from error
+        except carousel.TlsError as error:
+            raise CliError(error.message, error.fix, ExitCode.UNREACHABLE) from error
         except carousel.ServerUnreachableError as error:
             raise CliError(
                 f"no server answers at {options.server}",

@@ -27,10 +27,15 @@ from .commands import version as version_command
 from .exits import ExitCode
 from .failures import report
 from .options import (
+    Ca,
+    Cert,
     Debug,
+    Key,
     Options,
     OutputOption,
     Server,
+    ServerName,
+    Tls,
     Token,
     from_environment,
     merged,
@@ -78,9 +83,15 @@ def root(
     token: Token = None,
     output: OutputOption = None,
     debug: Debug = False,
+    tls: Tls = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    server_name: ServerName = None,
 ) -> None:
     """Takes the options that stand before the command's name."""
-    context.obj = merged(from_environment(), server, token, output, debug)
+    encrypted = (tls, ca, cert, key, server_name)
+    context.obj = merged(from_environment(), server, token, output, debug, *encrypted)
 
 
 def run(arguments: list[str]) -> int:

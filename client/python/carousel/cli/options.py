@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import wraps
 from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from .tls import TlsOptions, own_address, own_tls
 
 DEFAULT_SERVER = "localhost:50051"
 PANEL = "Options of every command"
@@ -32,6 +34,7 @@ class Options:
     token: str | None = None
     output: Output = Output.TABLE
     debug: bool = False
+    tls: TlsOptions = field(default_factory=TlsOptions)
     server_given: bool = False
     """True if a person named the server, by option or by CAROUSEL_SERVER."""
 
@@ -57,8 +60,45 @@ Debug = Annotated[
     bool,
     typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=PANEL),
 ]
-HINTS: dict[str, Any] = {"server": Server, "token": Token, "form": OutputOption, "debug": Debug}
-DEFAULTS: dict[str, Any] = {"server": None, "token": None, "form": None, "debug": False}
+Tls = Annotated[
+    bool | None,
+    typer.Option(
+        "--tls", help="Encrypt the connection: CAROUSEL_TLS, or off.", rich_help_panel=PANEL
+    ),
+]
+Ca = Annotated[
+    str | None,
+    typer.Option(
+        "--ca", metavar="FILE", help="Trust these authorities: CAROUSEL_CA.", rich_help_panel=PANEL
+    ),
+]
+Cert = Annotated[
+    str | None,
+    typer.Option(
+        "--cert",
+        metavar="FILE",
+        help="Show this certificate: CAROUSEL_CERT.",
+        rich_help_panel=PANEL,
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", metavar="FILE", help="Its key: CAROUSEL_KEY.", rich_help_panel=PANEL),
+]
+ServerName = Annotated[
+    str | None,
+    typer.Option(
+        "--server-name",
+        metavar="NAME",
+        help="Look for this name in the server's certificate: CAROUSEL_SERVER_NAME.",
+        rich_help_panel=PANEL,
+    ),
+]
+HINTS: dict[str, Any] = {
+    "server": Server, "token": Token, "form": OutputOption, "debug": Debug,
+    "tls": Tls, "ca": Ca, "cert": Cert, "key": Key, "server_name": ServerName,
+}  # fmt: skip
+DEFAULTS: dict[str, Any] = {**dict.fromkeys(HINTS), "debug": False}
 
 
 def from_environment() -> Options:
@@ -67,8 +107,18 @@ def from_environment() -> Options:
     return Options(
         server=server or DEFAULT_SERVER,
         token=os.environ.get("CAROUSEL_TOKEN"),
+        tls=TlsOptions.from_environment(os.environ),
         server_given=bool(server),
     )
+
+
+def resolved(options: Options) -> Options:
+    """The options with server and TLS of the server whose variables are set here, if none was named."""
+    if options.server_given:
+        return options
+    server = own_address(os.environ, options.server)
+    tls = options.tls if options.tls.wanted else own_tls(os.environ, server)
+    return replace(options, server=server, tls=tls)
 
 
 def wants_json(arguments: list[str]) -> bool:
@@ -81,15 +131,21 @@ def wants_json(arguments: list[str]) -> bool:
 
 
 def merged(
-    base: Options, server: str | None, token: str | None, output: Output | None, debug: bool
+    base: Options,
+    server: str | None,
+    token: str | None,
+    output: Output | None,
+    debug: bool,
+    *tls: Any,
 ) -> Options:
-    """`base` with what was given this time."""
+    """`base` with what was given this time; `tls` are the fields of TlsOptions."""
     return replace(
         base,
         server=server or base.server,
         token=token or base.token,
         output=output or base.output,
         debug=debug or base.debug,
+        tls=TlsOptions(*tls).over(base.tls),
         server_given=base.server_given or server is not None,
     )
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from carousel.cli.connect import connected
 from carousel.cli.exits import CliError
 from carousel.cli.options import Options, command
-from carousel.cli.printing import print_records
+from carousel.cli.printing import note, print_records
+
+if TYPE_CHECKING:
+    import carousel
 
 
 def register(app: typer.Typer) -> None:
@@ -17,15 +22,29 @@ def register(app: typer.Typer) -> None:
     def health(options: Options) -> None:
         """Ask the server whether it and each of its models take work.
 
-        Exit code 0 if all do, 1 if one does not, 3 if nobody answers.
+        Exit code 0 if all do, 1 if one does not, 3 if nobody answers. A server that asks for a token
+        tells its own health without one, which is that of all its models.
         """
         with connected(options) as client:
             records = [{"model": "(server)", "health": str(client.health())}]
             records += [
-                {"model": model.name, "health": str(client.health(model.name))}
-                for model in client.models()
+                {"model": name, "health": str(client.health(name))}
+                for name in model_names(client, options)
             ]
         print_records(options, records, ("model", "health"))
         sick = [record["model"] for record in records if record["health"] != "serving"]
         if sick:
             raise CliError(f"not serving: {', '.join(sick)}", "see the server's log")
+
+
+def model_names(client: carousel.Client, options: Options) -> list[str]:
+    """The models to ask about; none where the server names them to nobody without a token."""
+    import carousel
+
+    try:
+        return [model.name for model in client.models()]
+    except carousel.TokenInvalidError:
+        if options.token:
+            raise
+        note("the server names its models with a token only: --token, or CAROUSEL_TOKEN")
+        return []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from carousel.cli.exits import usage_error
-from carousel.cli.options import Options, command
+from carousel.cli.options import Options, command, from_environment
 from carousel.cli.settings import assignments
 
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "serve")
     def serve(
-        _options: Options,
+        options: Options,
         models: Annotated[Path | None, typer.Option(help="Folder of model packages.")] = None,
         host: Annotated[
             str | None, typer.Option(help="Address to listen on; else 127.0.0.1.")
@@ -44,6 +44,11 @@ def register(app: typer.Typer) -> None:
         Settings given here win over CAROUSEL_… variables, and those over the file.
         All settings: carousel config show.
         """
+        if options.tls != from_environment().tls:
+            raise usage_error(
+                "--tls, --ca, --cert, --key and --server-name are of a client's connection",
+                "a server's certificate is a setting: --set tls-cert=FILE --set tls-key=FILE",
+            )
         flags: dict[str, Any] = {
             "models": models, "host": host, "port": port, "metrics_port": metrics_port,
             "device": device, "store": store,
