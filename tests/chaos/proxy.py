@@ -52,15 +52,16 @@ class Way:
 
 
 class Proxy:
-    """Listens on a free port of loopback and passes on to `target`. Use as a context manager.
+    """Listens on a port of loopback (0: a free one) and passes on to `target`. Use as a context manager.
 
     Attributes:
         up, down: the ways from the clients to the server and back.
         port: where it listens.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, host: str = "127.0.0.1", port: int = 0) -> None:
         self._target_port = target_port
+        self._address = (host, port)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._writers: set[asyncio.StreamWriter] = set()
@@ -71,7 +72,7 @@ class Proxy:
     def __enter__(self) -> Self:
         self._thread.start()
         self._server = self._do(
-            asyncio.start_server(self._connected, "127.0.0.1", 0, limit=_LIMIT_BYTES)
+            asyncio.start_server(self._connected, *self._address, limit=_LIMIT_BYTES)
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self

@@ -98,11 +98,14 @@ class AttachCore(Answers):
         if self._closed is not None:
             return effects
         self._now_s = now_s
+        drained = self.draining or error.reason == "DRAINING"
         self._up = self.draining = False
         passes = error.retryable or isinstance(error, ConnectionLostError)
         for lane in list(self._lanes.values()):
             if passes and self._persists and (self._welcomed or lane.bound_before):
                 self._cut_off(lane, error, effects)
+                if drained:
+                    self._wait_from_now(lane)
             else:
                 self._end_lane(lane, error, effects)
         self._end_impatient(effects)

@@ -119,6 +119,11 @@ class Lanes:
         lane.trouble.error = error
         return lane.trouble
 
+    def _wait_from_now(self, lane: Lane) -> None:
+        """A lane's patience begins here: the server was there until now, and drained."""
+        if lane.trouble is not None:
+            lane.trouble.until_s = self._now_s + self._policy.reconnect_s
+
     def _recovered(self, lane: Lane) -> None:
         lane.trouble = None
         self._troubled.pop(lane.handle, None)

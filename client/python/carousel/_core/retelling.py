@@ -126,9 +126,11 @@ class Retelling:
         policy = self._policy
         if not self._repeatable or policy.attempts == 1:
             return None
+        give_up_s = min(self._deadline_s, now_s + policy.reconnect_s)
+        if self._behind and error.reason == "DRAINING":  # the server is there, and will be replaced
+            self._schedule.put_off(give_up_s)
         if not self._behind:
             self._behind = True
-            give_up_s = min(self._deadline_s, now_s + policy.reconnect_s)
             passing = _ON_ITS_WAY if self._session_id else frozenset[str]()
             self._schedule = RetrySchedule(
                 policy, give_up_s, self._rng, reconnecting=True, passing=passing

@@ -27,7 +27,8 @@ class RetryPolicy:
         first_delay_s: pause before the second try where the server names none; doubles each time.
         max_delay_s: longest pause that is waited for; a longer hint of the server ends the tries.
         reconnect_s: how long each session, and each generation, looks for its server again after a
-            break, until it is bound again; 0 gives up at once, and so does `attempts` of 1.
+            break, until it is bound again; 0 gives up at once, and so does `attempts` of 1. It counts
+            from the end of a drain. A server under another address takes a second or two to be found.
     """
 
     attempts: int = 5
@@ -100,6 +101,10 @@ class RetrySchedule:
             return None
         self._tries += 1
         return delay_s
+
+    def put_off(self, deadline_s: float) -> None:
+        """Gives the tries until a later instant."""
+        self._deadline_s = max(self._deadline_s, deadline_s)
 
     def _delay_s(self, error: CarouselError) -> float:
         policy = self._policy
