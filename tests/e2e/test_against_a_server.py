@@ -158,7 +158,11 @@ def test_generation_goes_on_in_a_kept_session(run):
         (("generate", GRU_BYTES, ""), "", 2, "prompt is empty", "some text"),
         (("stream", BILSTM), ROWS, 4, "MODEL_NOT_CAUSAL", "carousel infer"),
         (("stream", LSTM), "1,2\n", 2, "line 1 has 2 cells", "that many numbers"),
-        (("stream", LSTM), "1,2,nan,4\n", 4, "INPUT_NOT_FINITE", "clean the row"),
+        (("stream", LSTM), "1,2,nan,4\n", 2, "line 1: 'nan' is no finite number", "drop the line"),
+        (("stream", GRU_BYTES), "256\n", 2, "line 1: 256 is no token of the model", "0 to 255"),
+        (("infer", BILSTM, "-"), "1,2,3,4\n1,2,3,inf\n", 2, "line 2: 'inf' is no finite", "drop"),
+        (("infer", BILSTM, "-"), "1,2,3,4\n" * 70_000, 4, "SEQUENCE_TOO_LONG", "fewer steps"),
+        (("infer", BILSTM, "-"), "1,2,3,4\n" * 400_000, 4, "MESSAGE_TOO_LARGE", "fewer steps"),
         (("stream", LSTM, "absent.csv"), "", 2, "no file absent.csv", "stdin"),
         (("infer", GRU_BYTES, "absent.py"), "", 2, "absent.py", ""),
         (("infer", GRU_BYTES, "-"), "", 2, "is empty", "at least one step"),
@@ -177,6 +181,27 @@ def test_a_mistake_is_one_cause_one_fix_and_one_code(run, arguments, stdin, code
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 2
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("bad", ["1,2,x,4", "1,2,nan,4", "1,2", "1,2,3,1e39"])
+def test_a_bad_line_comes_after_the_outputs_of_the_lines_before_it(run, bad):
+    good = "1,2,3,4\n" * 300
+    whole = succeeded(run("stream", LSTM, stdin=good))
+    done = run("stream", LSTM, stdin=good + bad + "\n" + good)
+    assert (done.returncode, "line 301" in done.stderr) == (2, True)
+    assert len(done.stderr.splitlines()) == 2
+    assert done.stdout == whole
+    assert len(whole.splitlines()) == 301
+
+
+def test_a_session_that_is_to_be_kept_is_kept_at_a_bad_line(run):
+    done = run("stream", LSTM, "--keep", "-", stdin=ROWS + "1,2,nan,4\n")
+    assert done.returncode == 2
+    assert "line 5" in done.stderr
+    session_id = done.stderr.split()[1]
+    shown = json.loads(succeeded(run("sessions", "show", session_id, "-o", "json")))
+    assert shown["applied"] == 3
+    succeeded(run("sessions", "close", session_id))
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(server):

@@ -23,6 +23,7 @@ from ._error_bases import (
     ServerFaultError,
     ServerUnreachableError,
 )
+from ._errors import MessageTooLargeError
 
 REQUEST_ID = "x-request-id"
 
@@ -63,12 +64,14 @@ def error_of_call(error: Any, *, on_stream: bool | None = None) -> CarouselError
     status, damaged = _details_of(error)
     if status is not None and status.details:
         return error_of(status, request_id=request_id)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in text:
+        return MessageTooLargeError(text, request_id=request_id)
     if on_stream is not None and (damaged or code in LOST):
         lost = ConnectionLostError if on_stream else ServerUnreachableError
         return lost(text, request_id=request_id)
     unnamed = BASE_OF_CODE.get(code.value[0], ServerFaultError) if damaged else ServerFaultError
     kind = PLAIN.get(code, unnamed)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE not in text:
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         kind = RefusedError  # gRPC itself, or a proxy, has refused the call before a server saw it
     if issubclass(kind, ClientSideError):
         return kind(text, request_id=request_id)

@@ -4,15 +4,25 @@ import os
 import pytest
 
 from carousel.cli.exits import CliError, ExitCode
-from carousel.cli.rows import opened, parsed
+from carousel.cli.rows import inputs, opened, parsed
+from carousel.types import ModelInfo, TensorInfo
+
+
+def rows(lines, width):
+    return [row for _, row in parsed(lines, width)]
+
+
+def model(dtype, *shape, vocabulary=0):
+    fields = dict.fromkeys(ModelInfo.__dataclass_fields__)
+    return ModelInfo(**fields | {"input": TensorInfo("x", dtype, shape), "vocabulary": vocabulary})
 
 
 def test_rows_are_numbers_and_a_header_is_passed_over():
-    assert list(parsed(["year,value\n", "1,2.5\n", "\n", "3,-4e2\n"], 2)) == [[1, 2.5], [3, -400]]
+    assert rows(["year,value\n", "1,2.5\n", "\n", "3,-4e2\n"], 2) == [[1, 2.5], [3, -400]]
 
 
 def test_a_first_row_of_numbers_is_no_header():
-    assert list(parsed(["1\n", "2\n"], 1)) == [[1], [2]]
+    assert rows(["1\n", "2\n"], 1) == [[1], [2]]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -20,12 +30,12 @@ def test_a_byte_order_mark_makes_no_header_of_the_first_row(end, tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes(f"\ufeff1{end}2{end}".encode())
     with opened(str(path)) as lines:
-        assert list(parsed(lines, 1)) == [[1], [2]]
+        assert rows(lines, 1) == [[1], [2]]
 
 
 def test_semicolons_between_cells_are_pointed_at():
     with pytest.raises(CliError, match="'3;4' is no number") as caught:
-        list(parsed(["a;b\n", "3;4\n"], 1))
+        rows(["a;b\n", "3;4\n"], 1)
     assert "commas" in caught.value.fix
 
 
@@ -33,12 +43,39 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xff\xfe1\x00")
     with pytest.raises(CliError, match=r"rows.csv is not UTF-8"), opened(str(path)) as lines:
-        list(parsed(lines, 1))
+        rows(lines, 1)
 
 
-def test_nan_is_left_to_the_server_to_refuse():
-    (row,) = parsed(["nan\n"], 1)
-    assert row[0] != row[0]
+@pytest.mark.parametrize("cell", ["nan", "NaN", "inf", "-inf", "1e999"])
+def test_what_is_not_finite_is_told_by_line(cell):
+    with pytest.raises(CliError, match=f"line 2: '{cell}' is no finite number") as caught:
+        rows(["1\n", f"{cell}\n"], 1)
+    assert (caught.value.code, bool(caught.value.fix)) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("made", "line", "cause"),
+    [
+        (model("<f4", 1), "1e39", "line 3: 1e[+]39 is too large for a float32"),
+        (model("<i4", vocabulary=9), "1.5", "line 3: 1.5 is no token id"),
+        (model("<i4", vocabulary=9), "9", "line 3: 9 is no token of the model"),
+        (model("<i4", vocabulary=9), "-1", "line 3: -1 is no token of the model"),
+        (model("<i4", vocabulary=9), "1e300", "line 3: 1000.* is no token of the model"),
+    ],
+)
+def test_what_the_models_row_cannot_hold_is_told_by_line(made, line, cause):
+    source = inputs(["1\n", "2\n", f"{line}\n", "3\n"], made)
+    assert [next(source).tolist() for _ in range(2)] in ([[1.0], [2.0]], [1, 2])
+    with pytest.raises(CliError, match=cause) as caught:
+        next(source)
+    assert (caught.value.code, bool(caught.value.fix)) == (ExitCode.USAGE, True)
+
+
+def test_inputs_have_the_models_shape_and_type():
+    (row,) = inputs(["1,2,3,4\n"], model("<f4", 2, 2))
+    assert (row.tolist(), row.dtype) == ([[1, 2], [3, 4]], "<f4")
+    (token,) = inputs(["7\n"], model("<i4", vocabulary=8))
+    assert (token.shape, token.dtype, int(token)) == ((), "<i4", 7)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +91,7 @@ def test_nan_is_left_to_the_server_to_refuse():
 )
 def test_a_bad_line_is_named(lines, cause):
     with pytest.raises(CliError) as caught:
-        list(parsed(lines, 2))
+        rows(lines, 2)
     assert cause in caught.value.cause
     assert caught.value.fix
     assert caught.value.code == ExitCode.USAGE
@@ -63,18 +100,18 @@ def test_a_bad_line_is_named(lines, cause):
 def test_a_row_is_there_before_the_next_line_is_written():
     reading, writing = os.pipe()
     with os.fdopen(reading, encoding="utf-8") as source, os.fdopen(writing, "w") as sink:
-        rows = parsed(source, 1)
+        lines = parsed(source, 1)
         for value in (1.0, 2.0):
             sink.write(f"{value}\n")
             sink.flush()
-            assert next(rows) == [value]
+            assert next(lines)[1] == [value]
 
 
 def test_a_file_is_opened_and_a_missing_one_is_named(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("1\n2\n")
     with opened(str(path)) as lines:
-        assert list(parsed(lines, 1)) == [[1], [2]]
+        assert rows(lines, 1) == [[1], [2]]
     with pytest.raises(CliError, match="there is no file"), opened(str(tmp_path / "absent.csv")):
         pass
 
@@ -82,4 +119,4 @@ def test_a_file_is_opened_and_a_missing_one_is_named(tmp_path):
 def test_a_dash_is_stdin(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("7\n"))
     with opened("-") as lines:
-        assert list(parsed(lines, 1)) == [[7]]
+        assert rows(lines, 1) == [[7]]

@@ -25,7 +25,9 @@ LONE_SURROGATE = "\ud800"
     [
         np.array([[1.0, 2.0], [3.0, 4.0]]),
         np.array([[1, 2], [3, 4]]),
-        np.array([[1, 2], [3, 4]], np.uint8),
+        np.array([[1, 2], [3, 4]], np.int32),
+        np.array([[1, 2], [3, 4]], np.uint32),
+        np.array([[1, 2], [3, 4]], np.uint64),
         np.array([[1, 2], [3, 4]], np.float16),
         np.array([[1, 2], [3, 4]], ">f4"),
         np.array([[1, 3], [2, 4]], np.float32).T,
@@ -59,6 +61,17 @@ def test_rows_that_are_refused(client: Any, rows: Any, error: type[carousel.Caro
         with pytest.raises(error):
             session.steps(rows)
         assert session.step([1, 1])[0] == 2
+
+
+@pytest.mark.parametrize("megabytes", [5, 65], ids=["server", "client"])
+def test_what_grpc_finds_too_large_has_a_name_and_a_fix(client: Any, megabytes: int) -> None:
+    """Beyond the server's limit, and beyond what the client itself sends."""
+    rows = np.zeros((megabytes << 17, 2), np.float32)
+    with pytest.raises(carousel.MessageTooLargeError, match="larger than max") as caught:
+        client.infer("sum", rows)
+    assert "fewer steps" in caught.value.fix
+    with pytest.raises(carousel.MessageTooLargeError):
+        opened(client.import_session(bytes(megabytes << 20)))
 
 
 def test_tokens_of_any_integer_kind(client: Any) -> None:

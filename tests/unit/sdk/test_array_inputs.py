@@ -77,6 +77,36 @@ def test_masked_arrays_are_refused_by_name(client: Any) -> None:
     np.testing.assert_array_equal(session.steps(MASKED.filled(0)), sums([[1, 2], [0, 4]]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "scale"), [("int8", 128), ("uint8", 256), ("int16", 32768), ("uint16", 65536)]
+)
+def test_samples_are_refused_until_their_scale_is_said(client: Any, kind: str, scale: int) -> None:
+    samples = np.array([[1, 2], [3, 4]], kind)
+    sessions = [opened(client.session("sum")) for _ in range(2)]
+    session, batch = sessions[0], client.batch(sessions)
+    for call in (
+        lambda: session.step(samples[0]),
+        lambda: session.steps(samples),
+        lambda: session.steps(list(samples)),
+        lambda: list(session.stream(samples)),
+        lambda: list(session.stream(samples, block_steps=2)),
+        lambda: client.infer("sum", samples),
+        lambda: batch.step(samples),
+        lambda: batch.steps(samples[:, None]),
+    ):
+        with pytest.raises(carousel.InputDtypeError, match=f"{kind} rows .* / {scale};"):
+            call()
+    assert session.applied == session.info().applied == 0
+    scaled = samples.astype(np.float32) / scale
+    np.testing.assert_array_equal(session.steps(scaled), sums(scaled))
+
+
+def test_samples_may_be_tokens(client: Any) -> None:
+    with client.session("letters") as session:
+        for kind in ("int8", "uint8", "int16", "uint16"):
+            assert session.steps(np.array([97, 98], kind)).argmax(1).tolist() == [98, 99]
+
+
 def test_what_a_foreign_array_raises_is_the_cause() -> None:
     class Foreign:
         def __array__(self, *_: object, **__: object) -> Any:

@@ -66,6 +66,32 @@ def test_a_source_that_fails_ends_the_stream_and_not_the_session(client: Any) ->
         assert session.applied == session.info().applied <= 6
 
 
+@pytest.mark.parametrize("block_steps", [1, 2, 4])
+@pytest.mark.parametrize("ahead", [None, 1])
+def test_the_outputs_of_rows_before_a_fault_come_before_it(
+    client: Any, block_steps: int, ahead: int | None
+) -> None:
+    def rows() -> Iterator[Any]:
+        yield from ROWS[:5]
+        raise OSError("the sensor broke")
+
+    got: list[Any] = []
+    with client.session("sum") as session:
+        with pytest.raises(OSError, match="sensor"):
+            got.extend(session.stream(rows(), ahead=ahead, block_steps=block_steps))
+        np.testing.assert_array_equal(got, sums(ROWS[:5]))
+        assert session.applied == 5
+
+
+def test_the_outputs_of_rows_before_a_bad_row_come_before_its_refusal(client: Any) -> None:
+    got: list[Any] = []
+    with client.session("sum") as session:
+        with pytest.raises(carousel.InputShapeError):
+            got.extend(session.stream([*ROWS[:3], [1.0], *ROWS[3:]]))
+        np.testing.assert_array_equal(got, sums(ROWS[:3]))
+        np.testing.assert_array_equal(session.steps(ROWS[3:5]), sums(ROWS[:5])[3:])
+
+
 def test_a_batch_steps_many_sessions(client: Any) -> None:
     sessions = [opened(client.session("sum")) for _ in range(5)]
     rows = np.arange(5 * 20 * 2, dtype=np.float32).reshape(5, 20, 2)

@@ -125,7 +125,8 @@ class AsyncSession:
             timeout_s: for each block.
 
         Raises:
-            As `step`. Rows that were sent ahead have run, or will; `applied` tells.
+            As `step`. Rows that were sent ahead have run, or will; `applied` tells. What `rows` raises,
+            or a row that is refused before it is sent, is raised after the outputs of the rows before.
         """
         most = blocks_ahead(self._lane.window, ahead, block_steps)
         limit_s = self._client.calls.timeout_s(timeout_s)

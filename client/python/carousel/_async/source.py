@@ -9,13 +9,18 @@ from typing import Any
 async def gathered(
     rows: AsyncIterable[Any] | Iterable[Any], block_steps: int
 ) -> AsyncIterator[list[Any]]:
-    """Lists of `block_steps` rows; the last may be shorter."""
+    """Lists of `block_steps` rows; the last may be shorter, and is given before what `rows` raises."""
     taken: list[Any] = []
-    async for row in _each(rows):
-        taken.append(row)
-        if len(taken) == block_steps:
+    try:
+        async for row in _each(rows):
+            taken.append(row)
+            if len(taken) == block_steps:
+                full, taken = taken, []
+                yield full
+    except Exception:
+        if taken:
             yield taken
-            taken = []
+        raise
     if taken:
         yield taken
 

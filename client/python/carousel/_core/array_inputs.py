@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from carousel._errors import InputDtypeError, InputShapeError
 
+_PLAIN_INTEGER_BYTES = 4
+
 
 def array_of(values: Any, nested: int = 0) -> npt.NDArray[Any]:
     """The values as an array: from numbers, lists, arrays, or tensors of another library.
@@ -37,6 +39,24 @@ def array_of(values: Any, nested: int = 0) -> npt.NDArray[Any]:
             f"{_kind_of(values)} cannot become a NumPy array: {error}; for a PyTorch tensor pass "
             "x.detach().float().cpu().numpy()"
         ) from None
+
+
+def check_scale(array: npt.NDArray[Any]) -> None:
+    """Refuses integers of 8 and 16 bits as rows of floats: they are samples of sound, images or sensors.
+
+    A model is trained on numbers that came from samples by a scale, and only the caller knows it. Wider
+    integers are what Python's and NumPy's own become, so they are taken as the numbers that they are.
+
+    Raises:
+        InputDtypeError.
+    """
+    if array.dtype.kind in "iu" and array.dtype.itemsize < _PLAIN_INTEGER_BYTES:
+        most = np.iinfo(array.dtype).max + 1
+        raise InputDtypeError(
+            f"{array.dtype} rows are samples, and the model takes float32: divide by the scale that it "
+            f"was trained with, as with rows.astype(numpy.float32) / {most}; if there is none, pass "
+            "rows.astype(numpy.float32)"
+        )
 
 
 def _is_masked(values: Any, nested: int) -> bool:

@@ -18,7 +18,7 @@ from carousel_protos.tensors import RowCodec
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .arguments import unicode_of
-from .array_inputs import array_of
+from .array_inputs import array_of, check_scale
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +55,8 @@ class ModelRows:
             )
         if array.size == 0:
             raise SequenceTooLongError("the input has no rows")
+        if self.inputs.dtype.base.kind == "f":
+            check_scale(array)
         try:
             with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
                 data = self.inputs.encode(array)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +21,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .asked import Asked
 from .generation import Generation, Within
+from .source import BlockSource
 from .stream import AttachStream
 
 if TYPE_CHECKING:
@@ -120,25 +120,27 @@ class Session:
             timeout_s: for each block.
 
         Raises:
-            As `step`. Rows that were sent ahead have run, or will; `applied` tells.
+            As `step`. Rows that were sent ahead have run, or will; `applied` tells. What `rows` raises,
+            or a row that is refused before it is sent, is raised after the outputs of the rows before.
         """
-        source = iter(rows)
+        source = BlockSource(rows, block_steps, lambda taken: self._rows.encode(taken, None))
         most = blocks_ahead(self._lane.window, ahead, block_steps)
         waiting: deque[Asked[StepTicket]] = deque()
         limit_s = self._client.calls.timeout_s(timeout_s)
         while True:
-            taken = list(islice(source, block_steps))
-            if taken:
-                inputs = self._rows.encode(taken, None)[None]
-                waiting.append(self._submit(inputs, limit_s))
-            while waiting and (not taken or len(waiting) >= most or waiting[0].ended):
+            inputs = source.take()
+            if inputs is not None:
+                waiting.append(self._submit(inputs[None], limit_s))
+            while waiting and (inputs is None or len(waiting) >= most or waiting[0].ended):
                 ticket = waiting.popleft().wait(patience_s(limit_s))
                 assert ticket is not None
                 outputs = self._rows.decode(ticket.outputs[0].tobytes(), -1)
                 for self._handed, output in enumerate(outputs, ticket.first_seqs[0]):
                     yield output
                     self._confirm()
-            if not taken:
+            if source.error is not None and inputs is None:
+                raise source.error
+            if inputs is None:
                 return
 
     def replay(self, *, timeout_s: float | None = None) -> Array:

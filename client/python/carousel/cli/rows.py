@@ -50,11 +50,11 @@ def not_text(source: str) -> CliError:
     return usage_error(f"{name} is not UTF-8 text", "convert it, as with iconv -t utf-8")
 
 
-def parsed(lines: Iterable[str], width: int) -> Iterator[list[float]]:
-    """Rows of `width` numbers. A first line without any number is a header and is passed over.
+def parsed(lines: Iterable[str], width: int) -> Iterator[tuple[int, list[float]]]:
+    """Lines by their number, as `width` numbers. A first line without any is a header: it is passed over.
 
     Raises:
-        CliError: a line has another number of cells, or a cell is no number, and names the line;
+        CliError: a line has another number of cells, or a cell is no finite number, and names the line;
             or there is no row at all.
     """
     rows = 0
@@ -69,7 +69,8 @@ def parsed(lines: Iterable[str], width: int) -> Iterator[list[float]]:
                 f"line {number} has {counted(len(row))}, the model's row has {width}",
                 "give each row that many numbers, separated by commas",
             )
-        yield [checked(value, cell, number) for value, cell in zip(row, cells, strict=True)]
+        values = (checked(value, cell, number) for value, cell in zip(row, cells, strict=True))
+        yield number, list(values)
         rows += 1
     if not rows:
         raise usage_error(
@@ -82,21 +83,41 @@ def counted(cells: int) -> str:
     return "1 cell" if cells == 1 else f"{cells} cells"
 
 
-def inputs(lines: Iterable[str], spec: carousel.TensorInfo) -> Iterator[Any]:
+def inputs(lines: Iterable[str], model: carousel.ModelInfo) -> Iterator[Any]:
     """Rows in the model's shape: a token id, or a (nested) row of floats.
 
     Raises:
-        CliError: as `parsed`, or a token id is no whole number.
+        CliError: as `parsed`, or a number that the model's row cannot hold, and names the line.
     """
     import numpy as np
 
-    for row in parsed(lines, math.prod(spec.shape)):
-        array = np.array(row, spec.dtype if spec.dtype == "<f4" else "<f8")
-        if spec.dtype != "<f4":
-            if not all(value.is_integer() for value in row):
-                raise usage_error(f"{row[0]:g} is no token id", "give whole numbers")
-            array = array.astype(spec.dtype)
-        yield array.reshape(spec.shape)
+    spec = model.input
+    most = float(np.finfo(np.float32).max)
+    for number, row in parsed(lines, math.prod(spec.shape)):
+        for value in row:
+            if spec.dtype == "<f4":
+                check_float(value, number, most)
+            else:
+                check_token(value, number, model.vocabulary)
+        yield np.array(row).astype(spec.dtype).reshape(spec.shape)
+
+
+def check_float(value: float, line: int, most: float) -> None:
+    """Refuses a number that would become infinite on its way to the model."""
+    if abs(value) > most:
+        raise usage_error(
+            f"line {line}: {value:g} is too large for a float32", "scale it, or drop the line"
+        )
+
+
+def check_token(value: float, line: int, vocabulary: int) -> None:
+    """Refuses what is no token id of the model."""
+    if not value.is_integer():
+        raise usage_error(f"line {line}: {value:g} is no token id", "give whole numbers")
+    if not 0 <= value < vocabulary:
+        raise usage_error(
+            f"line {line}: {value:.0f} is no token of the model", f"give 0 to {vocabulary - 1}"
+        )
 
 
 def line_by_line(lines: Iterable[str]) -> Iterator[str]:
@@ -121,10 +142,15 @@ def as_float(cell: str) -> float | None:
 
 
 def checked(value: float | None, cell: str, line: int) -> float:
-    """`value`, which must be a number; NaN and Inf are left to the server's refusal."""
+    """`value`, which must be a finite number."""
     if value is None:
         fix = (
             "separate the cells with commas" if ";" in cell or "\t" in cell else "correct the line"
         )
         raise usage_error(f"line {line}: '{cell.strip()}' is no number", fix)
+    if not math.isfinite(value):
+        raise usage_error(
+            f"line {line}: '{cell.strip()}' is no finite number",
+            "fill in a number, or drop the line",
+        )
     return value

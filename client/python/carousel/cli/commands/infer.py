@@ -46,4 +46,4 @@ def whole(info: carousel.ModelInfo, source: str) -> Any:
             raise usage_error(f"{source} is empty", "a sequence has at least one step")
         return text
     with opened(source) as lines:
-        return list(inputs(lines, info.input))
+        return list(inputs(lines, info))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carousel.cli.connect import connected
-from carousel.cli.exits import usage_error
+from carousel.cli.exits import CliError, usage_error
 from carousel.cli.options import Options, command
 from carousel.cli.printing import note
 from carousel.cli.results import RowWriter
@@ -37,7 +37,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Stream rows of CSV through a session and print each output row as it comes.
 
-        Prints CSV, or with -o json one object a line. A first line without numbers is a header.
+        Prints CSV, or with -o json one object a line. A first line without numbers is a header. A bad
+        line ends it, after the outputs of the lines before it.
         From a pipe or terminal each row is answered before the next is read; files are pipelined.
         """
         with connected(options) as client, opened(source) as lines:
@@ -45,7 +46,7 @@ def register(app: typer.Typer) -> None:
             writer = RowWriter(options, info.labels)
             with session_for(client, model, session, keep) as bound:
                 ahead = 1 if source == "-" and is_live() else None
-                for row in bound.stream(inputs(lines, info.input), ahead=ahead):
+                for row in bound.stream(inputs(lines, info), ahead=ahead):
                     writer.write(row)
 
 
@@ -64,10 +65,19 @@ def session_for(
             yield session
         return
     with client.session(model) as session:
-        yield session
-        if keep:
-            session.detach()
-            note(f"session {session.id} is still open; go on with --session {session.id}")
+        try:
+            yield session
+        except CliError:  # a bad line: what ran before it is worth keeping
+            leave_open(session, keep)
+            raise
+        leave_open(session, keep)
+
+
+def leave_open(session: carousel.Session, keep: bool) -> None:
+    """Detaches a session that is to be kept, and says how to go on with it."""
+    if keep:
+        session.detach()
+        note(f"session {session.id} is still open; go on with --session {session.id}")
 
 
 def is_live() -> bool:
