@@ -15,6 +15,7 @@ from carousel_server.core.ports import Export, Fork, Generate, Import, StepBlock
 from carousel_server.core.types import (
     Durability,
     FinishReason,
+    GeneratedToken,
     GenerateSpec,
     OpenSpec,
     SamplingSpec,
@@ -193,6 +194,12 @@ def test_where_the_session_ends_an_unfinished_character_is_shown_once() -> None:
     assert text(say(place, "é", close_after=True)) == "\ufffd"
 
 
+def test_a_prompt_that_breaks_a_character_off_ends_it() -> None:
+    place = opened(Speaking({0: 1, 1: 0, 2: 3}, SomeBytes(E_ACUTE)))
+    assert text(say(place, "é")) == ""
+    assert text(say(place, "a")) == "b"
+
+
 def test_a_character_that_the_next_token_breaks_is_shown_as_broken() -> None:
     place = opened(Speaking({0: 2}, SomeBytes(E_ACUTE)))
     assert text(say(place, [0])) == "\ufffda"
@@ -215,6 +222,36 @@ def test_a_repeated_request_tells_the_same_texts(way: Between, tokens: int) -> N
         again = say(way(place), prompt, **request)
         assert [token.text for token in again.got] == [token.text for token in first.got]
         assert first.got[0].text == (" sat" if prompt else "é")
+
+
+@pytest.mark.parametrize("stop", [(), ("down!",), ("x", "at d")])
+def test_a_repeated_request_ends_at_the_same_stop(stop: tuple[str, ...]) -> None:
+    place = opened(Speaking(THE_CAT_SAT, words()))
+    request = {"first_seq": 1, "max_tokens": 5, "stop": stop}
+    first = say(place, "the cat", **request)
+    again = say(restart(place), "the cat", **request)
+    assert ([*map(_shown, again.got)], again.end) == ([*map(_shown, first.got)], first.end)
+    assert text(first) == (" s" if "x" in stop else " sat down the cat sat")
+
+
+def _shown(token: GeneratedToken) -> tuple[int, str, int]:
+    return token.id, token.text, token.seq
+
+
+@pytest.mark.parametrize("durability", [Durability.ASYNC, Durability.SYNC])
+def test_a_generation_that_was_cut_off_inside_a_character_goes_on(durability: Durability) -> None:
+    rig = DurableRig(Speaking({0: 1, 1: 0}, SomeBytes(E_ACUTE)))
+    ref = rig.open_durable(durability=durability)
+    request = {"first_seq": 1, "max_tokens": 6, "sampling": GREEDY}
+    early = RecordingTokens()
+    rig.engine.submit(Generate(ref, GenerateSpec("é", **request), early))
+    while len(early.got) < 3:
+        rig.turn()
+    assert early.end is None
+    place = restart((rig, ref))
+    whole = say(place, "é", **request)
+    assert [token.text for token in whole.got] == ["", "é"] * 3
+    assert [t.text for t in early.got] == [t.text for t in whole.got[: len(early.got)]]
 
 
 # -- what opens and ends a text

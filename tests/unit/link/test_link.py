@@ -208,6 +208,10 @@ async def test_texts_are_encoded_where_the_tokenizer_is(link):
     assert (await link.far_tokens.encode_text("ab")).tolist() == [97, 98]
     with pytest.raises(CarouselError, match="no tokenizer"):
         await link.far.encode_text("ab")
+    ids, opening = await link.far_tokens.encode_prompt("ab")
+    assert (ids.tolist(), opening) == ([97, 98], 0)
+    with pytest.raises(CarouselError, match="TEXT_UNAVAILABLE"):
+        await link.far.encode_prompt("ab")
 
 
 async def test_a_sink_that_nobody_holds_is_forgotten_on_both_sides(link):

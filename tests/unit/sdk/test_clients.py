@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import carousel
-from carousel.testing import FakeServer
+from carousel.testing import FakeModel, FakeServer
 
 from .support import SUM, WINDOW, opened, sums
 
@@ -166,6 +166,23 @@ def test_generation_and_steps_share_a_session(client: Any) -> None:
         assert session.applied == 5
         session.steps("xyz")
         assert session.applied == session.info().applied == 8
+
+
+def test_the_fake_server_speaks_whole_characters_as_the_real_one(
+    make_client: Callable[..., Any],
+) -> None:
+    def says(x: Any, state: Any) -> tuple[Any, Any]:
+        return np.eye(256, dtype=np.float32)[0xA9 if x == 0xC3 else 0xC3], state
+
+    acute = FakeModel("acute", says, outputs=256, vocabulary=256, tokenizer="bytes")
+    with FakeServer(acute) as fake:
+        client = make_client(fake.target, timeout_s=10.0)
+        with client.session("acute") as session:
+            texts = [session.generate("é", max_tokens=1, temperature=0).text()]
+            texts += [session.generate(max_tokens=n, temperature=0).text() for n in (1, 3, 1)]
+            assert texts == ["", "é", "é", "é"]
+        assert client.generate("acute", "é", max_tokens=2, temperature=0).text() == "é"
+        assert client.generate("acute", "é", max_tokens=1, temperature=0).text() == "\ufffd"
 
 
 def test_a_generation_that_is_left_is_cancelled_and_the_session_goes_on(

@@ -236,6 +236,7 @@ def _generate(
     todo = prompt or session.drawn
     if not todo:
         raise Refusal("SEQUENCE_TOO_LONG")
+    session.text_of(prompt)
     for _ in range(request.max_tokens):
         gate.wait()
         data, session.state = model.run(np.asarray(todo, codec.dtype), session.state)
@@ -248,9 +249,14 @@ def _generate(
             weights = np.exp(logits - logits.max())
             token = int(rng.choice(len(weights), p=weights / weights.sum()))
         todo = session.drawn = [token]
+        said = session.text_of([token])
         if session.stored is not None:
             session.commit()
-        yield pb.GenerateResponse(tokens=[pb.Token(id=token, text=chr(token), seq=session.applied)])
+        yield pb.GenerateResponse(tokens=[pb.Token(id=token, text=said, seq=session.applied)])
+    if not session.id and session.unfinished:  # the session ends here, and nothing can finish it
+        yield pb.GenerateResponse(
+            tokens=[pb.Token(id=session.drawn[0], text="\ufffd", seq=session.applied)]
+        )
     yield pb.GenerateResponse(
         finish_reason=pb.FINISH_REASON_LENGTH,
         usage=pb.Usage(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import json
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,9 @@ from .refusals import Refusal
 
 EXECUTION_CLASS = "fake"
 
-STORED = ("state", "applied", "ack", "attach_id", "drawn", "begun", "inputs", "outputs")
+STORED = (
+    "state", "applied", "ack", "attach_id", "drawn", "unfinished", "begun", "inputs", "outputs",
+)  # fmt: skip
 """What a snapshot holds."""
 
 
@@ -42,6 +46,7 @@ class FakeSession:
     attach_id: int = 0
     owner: object = None
     drawn: list[int] = field(default_factory=list)  # by a generation, and not fed back yet
+    unfinished: bytes = b""  # of a character, in the text of a model of bytes
     begun: tuple[bytes, dict[str, Any]] | None = None
     inputs: dict[int, bytes] = field(default_factory=dict)
     outputs: dict[int, bytes] = field(default_factory=dict)
@@ -74,6 +79,15 @@ class FakeSession:
         """Goes back to what `taken` gave."""
         for name, value in copy.deepcopy(stored).items():
             setattr(self, name, value)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text that tokens complete, of a model of bytes; otherwise a character per token."""
+        if self.model.tokenizer != "bytes":
+            return "".join(map(chr, tokens))
+        data = self.unfinished + bytes(token for token in tokens if token < 256)
+        text, used = codecs.utf_8_decode(data, "replace", False)
+        self.unfinished = data[used:]
+        return text
 
     def begin_generation(self, request: pb.GenerateRequest) -> None:
         """Goes back to where the last generation began, if the same one is asked for again."""
