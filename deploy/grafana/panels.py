@@ -260,6 +260,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "By reason; docs/reference/errors.md says what each asks for.",
         ),
         Panel(
+            "Quota refusals by tenant",
+            "ops",
+            (("{{tenant}}", rate("carousel_tenant_refusals_total", "tenant", SERVER)),),
+            "Tenants that want more than they may; docs/guides/tenants.md.",
+        ),
+        Panel(
             "gRPC calls",
             "ops",
             (

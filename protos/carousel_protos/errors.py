@@ -310,6 +310,13 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         "Try again after the retry delay; send fewer calls at a time, or use an Attach stream.",
     ),
     ErrorSpec(
+        "QUOTA_EXCEEDED",
+        Code.RESOURCE_EXHAUSTED,
+        Actor.RETRY,
+        "The caller's tenant has as much as it may; QuotaFailure names the tenant and the setting.",
+        "Try again after the retry delay; give back or slow down, or have the operator raise the setting.",
+    ),
+    ErrorSpec(
         "WINDOW_EXCEEDED",
         Code.RESOURCE_EXHAUSTED,
         Actor.RETRY,

@@ -20,11 +20,13 @@ from carousel_models.kernels import choose
 from carousel_server.activation import Activation
 from carousel_server.catalog import Catalog
 from carousel_server.config import ConfigError, Settings
+from carousel_server.core.quotas import Quotas
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics
 from carousel_server.sessions import Directory
 from carousel_server.store import StoreError, StoreThread, open_store
 from carousel_server.version import version
+from carousel_server.wire.auth import DEFAULT_TENANT
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,10 @@ def assemble(settings: Settings) -> Assembly:
     device = choose_device(settings.device)
     torch.set_num_threads(torch_threads(settings.torch_threads))
     models = load_models(settings, device)
-    metrics = Metrics({"version": version(), "torch": torch.__version__, "device": device})
+    build = {"version": version(), "torch": torch.__version__, "device": device}
+    metrics = Metrics(build, settings.tenants or (DEFAULT_TENANT,))
     directory, limits = Directory(), settings.limits()
+    quotas = Quotas(settings.tenant_limits(), retry_after_s=settings.retry_after_s)
     store = start_store(settings, metrics)
     try:
         engines = [
@@ -75,6 +79,7 @@ def assemble(settings: Settings) -> Assembly:
                 metrics=partial(metrics.engine, slots=limits.slots),
                 store=store,
                 strict=settings.strict,
+                quotas=quotas,
             )
             for model in models
         ]
@@ -91,7 +96,8 @@ def assemble(settings: Settings) -> Assembly:
         ) from error
     for engine in engines:
         engine.start()
-    return Assembly(engines, make_catalog(directory, engines, store, settings), metrics, store)
+    catalog = make_catalog(directory, engines, store, settings, quotas)
+    return Assembly(engines, catalog, metrics, store)
 
 
 def make_catalog(
@@ -99,10 +105,11 @@ def make_catalog(
     engines: Sequence[Engine],
     store: StoreThread | None,
     settings: Settings,
+    quotas: Quotas,
 ) -> Catalog:
     """Who finds sessions, on rows and in the store."""
     if store is None:
-        return Catalog(directory, engines)
+        return Catalog(directory, engines, quotas=quotas)
     activation = Activation(
         directory,
         {engine.model.name: engine for engine in engines},
@@ -111,7 +118,7 @@ def make_catalog(
         max_idle_ttl_s=settings.max_idle_ttl_s,
         wall=time.time,
     )
-    return Catalog(directory, engines, store, activation)
+    return Catalog(directory, engines, store, activation, quotas)
 
 
 def start_store(settings: Settings, metrics: Metrics) -> StoreThread | None:

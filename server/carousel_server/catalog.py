@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from carousel_server.activation import Activation
 from carousel_server.core.errors import CarouselError, not_served
 from carousel_server.core.ports import EnginePort, Fork, Get, Import, Open, Opened, Place
+from carousel_server.core.quotas import Quotas
 from carousel_server.core.store import ListStored, Read, Record, SessionKey, StorePort
 from carousel_server.core.types import Durability, OpenSpec, Phase, SessionView
 from carousel_server.sessions import Directory
@@ -30,7 +31,9 @@ class Catalog:
         engines: Sequence[EnginePort],
         store: StorePort | None = None,
         activation: Activation | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
+        self.quotas = quotas or Quotas()
         self._directory = directory
         self._engines = {e.model.name: e for e in sorted(engines, key=lambda e: e.model.name)}
         self._store = store

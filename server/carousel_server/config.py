@@ -15,11 +15,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from carousel_models import zoo_path
 from carousel_server.core.limits import EngineLimits
+from carousel_server.core.quotas import TenantLimits
 
 PREFIX = "CAROUSEL_"
 _LIMITS = EngineLimits()
 
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
+Most = Annotated[int, Field(ge=0, le=1 << 44)]
 Size = Annotated[int, Field(ge=1 << 10, le=1 << 44)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400.0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -173,6 +175,44 @@ class Settings(BaseSettings):
         30.0, "Time for accepted work to finish after SIGTERM; a second signal ends it at once."
     )
 
+    # -- what one tenant may have; with one tenant, only what is set counts
+    tenant_share: Annotated[float, Field(gt=0, le=1)] = _setting(
+        0.75,
+        "Part of the slots, streams and queues that the other tenants leave free, which one tenant may take. "
+        "Counts where more than one tenant is configured.",
+    )
+    tenant_sessions: Most = _setting(
+        0, "Sessions of one tenant resident on the device, of all models; 0 is no limit."
+    )
+    tenant_state_bytes: Most = _setting(
+        0, "Bytes of recurrent state of one tenant's resident sessions; 0 is no limit."
+    )
+    tenant_streams: Most = _setting(
+        0, "Streams of one tenant, of both protocols and all front ends; 0 is no limit."
+    )
+    tenant_steps: Most = _setting(
+        0, "Steps of one tenant accepted and not yet run, on one model; 0 is no limit."
+    )
+    tenant_infer_steps: Most = _setting(
+        64 * _LIMITS.max_sequence_steps,
+        "Steps of one tenant's whole sequences that wait or run; 0 is no limit, and so is one tenant alone "
+        "unless this is set.",
+    )
+    tenant_calls_per_s: Annotated[float, Field(ge=0, le=1e9)] = _setting(
+        0.0,
+        "Calls of one tenant in a second. Blocks and bindings of its streams count too, and wait for their "
+        "turn; 0 is no limit.",
+    )
+    tenant_stored_sessions: Most = _setting(
+        1_000_000,
+        "Sessions of one tenant in the store; 0 is no limit, and so is one tenant alone unless this is set.",
+    )
+    tenant_store_bytes: Most = _setting(
+        64 << 30,
+        "Bytes of one tenant's snapshots in the store; 0 is no limit, and so is one tenant alone unless this "
+        "is set.",
+    )
+
     # -- who may come in
     tls_cert: Path | None = _setting(None, "PEM file of the server's certificate chain.")
     tls_key: Path | None = _setting(None, "PEM file of the certificate's key.")
@@ -230,6 +270,18 @@ class Settings(BaseSettings):
         """The settings that an engine needs."""
         names = EngineLimits.__dataclass_fields__
         return EngineLimits(**{name: getattr(self, name) for name in names})
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """The tenants that are configured; none on a server that lets everybody in."""
+        return tuple(self.tokens)
+
+    def tenant_limits(self) -> TenantLimits:
+        """What one tenant may have. A lone tenant shares with nobody, and no default limits it."""
+        names = set(TenantLimits.__dataclass_fields__)
+        if len(self.tenants) <= 1:
+            names = (names & self.model_fields_set) - {"tenant_share"}
+        return TenantLimits(**{name: getattr(self, name) for name in names})
 
 
 def _is_loopback(host: str) -> bool:

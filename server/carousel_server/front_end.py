@@ -66,7 +66,7 @@ class FrontEnd:
         """Listens; answers the port, or why not."""
         configure_logging(greeting.log_level, greeting.log_format)
         raise_file_limit()
-        self._front = front = Front(greeting.models)
+        self._front = front = Front(greeting.models, greeting.options.tenants)
         front.pipe = self._pipe
         self._metrics = PostedMetrics(self._pipe.post)
         self._wire = WireServer(front, greeting.options, self._metrics)

@@ -226,6 +226,7 @@ def wire_options(settings: Settings) -> WireOptions:
         triton=settings.triton,
         reflection=settings.reflection,
         tls=_tls(settings),
+        tenants=settings.tenant_limits(),
         tokens={bytes.fromhex(digest): tenant for tenant, digest in settings.tokens.items()},
         server_version=version(),
     )

@@ -59,6 +59,9 @@ class QuietWireMetrics:
     def streams(self, count: int) -> None:
         """Streams open."""
 
+    def quota_refused(self, tenant: str, quota: str, count: int = 1) -> None:
+        """A tenant has reached a quota."""
+
     def loop_lag(self, seconds: float) -> None:
         """How late the loop is."""
 

@@ -92,10 +92,8 @@ class ServerEnd:
             process.catalog,
             TENANT,
         )
-        self._conversation = Conversation(
-            self.stream, process.catalog, OPTIONS, process.gate, TENANT
-        )
-        self._admission = process.gate.admit(self.stream)
+        self._conversation = Conversation(self.stream, process.catalog, OPTIONS, process.gate)
+        self._admission = process.gate.admit(self.stream, TENANT)
         self._admission.__enter__()
         self.ended = False
         connection.serve(self)
@@ -171,7 +169,7 @@ class Process:
             wall=world.wall,
         )
         self.catalog = Catalog(directory, [self.engine], self.store, activation)
-        self.gate = Gate(OPTIONS, QuietWireMetrics())
+        self.gate = Gate(OPTIONS, QuietWireMetrics(), self.catalog.quotas)
         self.ends: list[ServerEnd] = []
         # How far its durable sessions were after the last tick, for the oracle.
         self.applied: dict[SessionRef, int] = {}

@@ -16,6 +16,7 @@ import numpy as np
 
 from carousel_server.core import ports
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.quotas import Quotas
 from carousel_server.core.types import (
     Durability,
     FinishReason,
@@ -322,7 +323,8 @@ class FakeEngine:
 class FakeCatalog:
     """A CatalogPort over fake engines."""
 
-    def __init__(self, *engines: FakeEngine) -> None:
+    def __init__(self, *engines: FakeEngine, quotas: Quotas | None = None) -> None:
+        self.quotas = quotas or Quotas()
         self._engines = sorted(engines, key=lambda engine: engine.model.name)
 
     def engines(self) -> Sequence[ports.EnginePort]:
@@ -382,6 +384,7 @@ class CountingMetrics:
     begun: list[tuple[str, str, str]] = field(default_factory=list)
     ended: list[tuple[str, str, str]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    quota_refusals: list[tuple[str, str]] = field(default_factory=list)
     open_streams: int = 0
     closed: int = 0
     lags: list[float] = field(default_factory=list)
@@ -401,6 +404,9 @@ class CountingMetrics:
 
     def refused(self, reason: str, count: int = 1) -> None:
         self.refusals += [reason] * count
+
+    def quota_refused(self, tenant: str, quota: str, count: int = 1) -> None:
+        self.quota_refusals += [(tenant, quota)] * count
 
     def loop_lag(self, seconds: float) -> None:
         self.lags.append(seconds)

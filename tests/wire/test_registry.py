@@ -40,6 +40,7 @@ def tight(models_dir):
         max_streams=2,
         max_message_bytes=MAX_MESSAGE_BYTES,
         max_sequence_steps=64,
+        tenant_infer_steps=60,
         tokens=json.dumps(hashes),
     ) as process:
         yield process
@@ -385,6 +386,16 @@ async def too_many_streams(talk):
 async def too_many_calls_faked(wire):
     wire.server._limits._calls._limit = 0
     return await refused(wire.stubs.models.ListModels(pb.ListModelsRequest()))
+
+
+@provokes("QUOTA_EXCEEDED")
+async def quota_exceeded(talk):
+    request = pb.InferRequest(model=LSTM, inputs=np.repeat(ROW, 61, axis=0).tobytes())
+    error = await refused(talk.one.inference.Infer(request))
+    violation = error.quota.violations[0]
+    assert violation.subject == "first"
+    assert "60 steps of whole sequences (tenant_infer_steps)" in violation.description
+    return error
 
 
 @provokes("WINDOW_EXCEEDED")

@@ -35,6 +35,7 @@ __all__ = [
     "ModelUnhealthyError",
     "OutputForgottenError",
     "QueueFullError",
+    "QuotaExceededError",
     "SequenceGapError",
     "SequenceNotStartedError",
     "SequenceReusedError",
@@ -343,6 +344,14 @@ class TooManyCallsError(RefusedError, reason="TOO_MANY_CALLS"):
     """The server runs as many calls as it may.
 
     Fix: Try again after the retry delay; send fewer calls at a time, or use an Attach stream.
+    """
+
+
+class QuotaExceededError(RefusedError, reason="QUOTA_EXCEEDED"):
+    """The caller's tenant has as much as it may; QuotaFailure names the tenant and the setting.
+
+    Fix: Try again after the retry delay; give back or slow down, or have the operator raise the
+    setting.
     """
 
 

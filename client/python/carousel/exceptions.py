@@ -43,6 +43,7 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · TooManyCallsError
         · WindowExceededError
         · QueueFullError
+        · QuotaExceededError
         · DeadlineExceededError
         · MessageTimeoutError
         · DrainingError
@@ -117,6 +118,7 @@ from ._errors import (
     ModelUnhealthyError,
     OutputForgottenError,
     QueueFullError,
+    QuotaExceededError,
     SequenceGapError,
     SequenceNotStartedError,
     SequenceReusedError,
@@ -178,6 +180,7 @@ __all__ = [
     "OutputForgottenError",
     "ProtocolViolationError",
     "QueueFullError",
+    "QuotaExceededError",
     "RefusedError",
     "ReplayDivergedError",
     "ReplyTimeoutError",

@@ -66,6 +66,9 @@ class WireMetrics(Protocol):
     def refused(self, reason: str, count: int = 1) -> None:
         """Calls, or messages or steps of a stream, were answered with an error of the registry."""
 
+    def quota_refused(self, tenant: str, quota: str, count: int = 1) -> None:
+        """Of these, those of a tenant that has reached a quota, named as its setting."""
+
     def streams(self, count: int) -> None:
         """Level: Attach streams open now."""
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .errors import CarouselError
+from .quotas import QuotaPort
+from .sinks import StepSink, TokenSink
 from .store import Outcome, Record, SessionKey
 from .types import (
     Bytes2D,
-    GeneratedToken,
     GenerateSpec,
-    GenerationEnd,
     Int64s,
     ModelView,
     OpenSpec,
@@ -28,57 +28,6 @@ from .types import (
 )
 
 NO_DEADLINE = float("inf")
-
-
-class StepSink(Protocol):
-    """Where outputs of client-fed steps go: an Attach stream, or the unary calls of one engine.
-
-    A `tag` is the number under which the sink knows a session: the stream's handle.
-    """
-
-    def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
-        """Outputs of `steps` consecutive steps of each tag.
-
-        Args:
-            tags: int64[n].
-            first_seqs: int64[n], the seq of the first of them.
-            steps: how many of each.
-            rows: uint8[n, steps * output_row_bytes], C-contiguous; the sink may keep it.
-        """
-
-    def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
-        """Steps of each tag from its seq on were refused or failed, for one reason, at least one tag.
-
-        A seq of 0 is no particular step. Many sessions in one call cost little more than one.
-        """
-
-    def unbound(self, tag: int, error: CarouselError) -> None:
-        """The session has left this sink: superseded, expired, closed, draining or revoked."""
-
-    def durable(self, tags: Int64s, seqs: Int64s) -> None:
-        """The store has confirmed the steps of each tag up to `seqs`; int64[n] both."""
-
-    def parked(self, tag: int, session: SessionView) -> None:
-        """The session has gone to the store, as `session` shows it: `durable` equals `applied`.
-
-        It comes back when the sink asks the catalog for it and binds it again.
-        """
-
-    def returned(self, tag: int, block: StepBlock) -> None:
-        """A block of one row came for a session that had been parked; nothing of it was taken."""
-
-
-class TokenSink(Protocol):
-    """Where the tokens of one generation go."""
-
-    def tokens(self, tokens: Sequence[GeneratedToken]) -> None:
-        """At least one new token."""
-
-    def finished(self, end: GenerationEnd) -> None:
-        """The last call, if all went well."""
-
-    def failed(self, error: CarouselError) -> None:
-        """The last call, if not."""
 
 
 # -- commands: what an engine's inbox takes. The futures resolve on the engine's thread.
@@ -169,6 +118,7 @@ class StepBlock:
         inputs: raw little-endian bytes of shape [n, steps, input row]; its size has been checked.
         acks: last received output of each; empty for "no news".
         deadline_s: an instant of the monotonic clock.
+        tenant: whose sessions they are, for its share of the inbox.
     """
 
     sink: StepSink
@@ -179,6 +129,7 @@ class StepBlock:
     inputs: bytes
     acks: Sequence[int] = ()
     deadline_s: float = NO_DEADLINE
+    tenant: str = ""
 
 
 @dataclass(slots=True)
@@ -232,11 +183,13 @@ class CancelGenerate:
 class Infer:
     """A whole sequence. The result is uint8[steps, output_row_bytes].
 
-    `inputs` are raw bytes of shape [steps, input row]. Cancelling the future withdraws it.
+    `inputs` are raw bytes of shape [steps, input row]. Cancelling the future withdraws it. Sequences of
+    different `tenant`s take turns.
     """
 
     inputs: bytes
     deadline_s: float = NO_DEADLINE
+    tenant: str = ""
     reply: Future[Bytes2D] = field(default_factory=Future)
 
 
@@ -344,7 +297,15 @@ Opened = Future[tuple[SessionRef, SessionView]]
 
 
 class CatalogPort(Protocol):
-    """All engines of the server, and the one place that knows which session is where."""
+    """All engines of the server, and the one place that knows which session is where.
+
+    Attributes:
+        quotas: what counts the calls and streams of each tenant.
+    """
+
+    @property
+    def quotas(self) -> QuotaPort:
+        """Constant."""
 
     def engines(self) -> Sequence[EnginePort]:
         """Ordered by model name."""

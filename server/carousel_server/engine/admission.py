@@ -22,6 +22,7 @@ from carousel_server.state.slots import Slots
 from .delivery import Delivery
 from .groups import alike
 from .sinks import Sinks
+from .step_quota import StepQuota
 from .values import invalid_value, valid_rows
 
 _NO_ACK = -1
@@ -67,6 +68,7 @@ class Admission:
         sinks: Sinks,
         delivery: Delivery,
         retry_after_s: float,
+        quota: StepQuota,
     ) -> None:
         self._model = model
         self._table = table
@@ -75,6 +77,7 @@ class Admission:
         self._sinks = sinks
         self._delivery = delivery
         self._retry_after_s = retry_after_s
+        self._quota = quota
 
     def admit(self, blocks: Sequence[tuple[StepBlock, float]], now: float) -> None:
         """Takes blocks in order of arrival; every row of each is accepted or answered."""
@@ -92,6 +95,13 @@ class Admission:
     def acknowledge_row(self, row: int, ack: int) -> None:
         """The same for one row, whoever it is bound to."""
         self._acknowledge(np.asarray([True]), np.asarray([row]), np.asarray([ack]))
+
+    def check_quota(self, row: int, steps: int, first_seq: int = 0) -> None:
+        """Raises CarouselError QUOTA_EXCEEDED if the row's tenant may not have so many steps more."""
+        if self._quota and not self._quota.fits(np.asarray([row]), steps)[0]:
+            refusal = self._quota.refusal(row)
+            refusal.seq = first_seq
+            raise refusal
 
     def replay(self, row: int, first_seq: int, last_seq: int) -> None:
         """Sends kept outputs again to the session's sink, as far as they may be told."""
@@ -148,13 +158,32 @@ class Admission:
             & (new.deadline_s > now)
             & valid_rows(self._model, new.inputs)
         )
+        refused = self._refuse_over_quota(new, simple) if self._quota else None
         if simple.all():
             self._accept(new, now)
             return
         self._accept(new.where(simple), now)
         odd = ~simple & ~self._refuse_gaps(new, ours & ~table.generating[new.rows])
+        if refused is not None:
+            odd &= ~refused
         for i in np.flatnonzero(odd):
             self._admit_odd(new.where(np.asarray([i])), now)
+
+    def _refuse_over_quota(self, new: _Rows, simple: np.ndarray) -> np.ndarray:
+        """Refuses, of rows that could be accepted, those of tenants at their limit; returns which.
+
+        They are no longer `simple` then.
+        """
+        refused = np.zeros_like(simple)
+        where = np.flatnonzero(simple)
+        where = where[~self._quota.fits(new.rows[where], new.steps)]
+        refused[where], simple[where] = True, False
+        for group in alike(new.sender[where], self._table.tenant[new.rows[where]]):
+            chosen = where[group]
+            sink = new.senders[int(new.sender[chosen[0]])]
+            error = self._quota.refusal(int(new.rows[chosen[0]]))
+            sink.failures(new.tags[chosen].tolist(), new.first_seqs[chosen].tolist(), error)
+        return refused
 
     def _refuse_gaps(self, new: _Rows, streaming: np.ndarray) -> np.ndarray:
         """Refuses, together, the rows that come behind a step that did not; returns which these are.
@@ -232,6 +261,7 @@ class Admission:
                 "DEADLINE_EXCEEDED", "the deadline had passed on arrival", seq=first
             )
         self._check_values(new, first)
+        self.check_quota(row, new.steps, first)
         return new
 
     def _check_session(self, new: _Rows, sink: StepSink, first: int) -> None:

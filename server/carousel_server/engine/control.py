@@ -72,6 +72,7 @@ class Control:
         sinks: Sinks,
         generations: Generations,
         sequences: Sequences,
+        share: float = 0.0,
     ) -> None:
         self._model = model
         self._limits = limits
@@ -85,7 +86,7 @@ class Control:
         self._generations = generations
         self._sequences = sequences
         self._waiting_room = WaitingRoom(
-            lifetimes, lambda command, result: _settle(command.reply, result)
+            lifetimes, lambda command, result: _settle(command.reply, result), share
         )
         self._verbs: dict[type, Callable[[Any, float], object]] = {
             Open: lambda c, now: lifetimes.open(c.spec, now),
@@ -266,6 +267,7 @@ class Control:
             raise CarouselError("SESSION_BUSY", "the session has steps or a generation to run")
         if not again:
             self._check_first_seq(row, spec)
+            self._admission.check_quota(row, 1 if spec.prompt is None else max(1, len(spec.prompt)))
         self._generations.start(command, now)
 
     def _check_first_seq(self, row: int, spec: GenerateSpec) -> None:

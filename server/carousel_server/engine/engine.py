@@ -19,7 +19,9 @@ from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.ports import (
     Command,
     Generate,
+    Infer,
 )
+from carousel_server.core.quotas import Quota, Quotas
 from carousel_server.core.store import StorePort
 from carousel_server.core.types import Int64s, ModelView
 from carousel_server.sessions import Directory, Ledger, SessionTable, Window
@@ -37,12 +39,14 @@ from .intake import Intake
 from .keeper import Keeper
 from .lifetimes import Lifetimes
 from .prompts import encoded, tokenizer_of
+from .room import Room
 from .rows import Rows
 from .runner import DeviceLostError, Runner
 from .scheduler import Scheduler
 from .sequences import Sequences
 from .sinks import Sinks
 from .snapshots import Snapshots
+from .step_quota import StepQuota
 from .stepping import Stepping
 
 log = logging.getLogger(__name__)
@@ -74,9 +78,11 @@ class Engine:
         metrics: Callable[[ModelView], EngineMetrics],
         store: StorePort | None = None,
         strict: bool = False,
+        quotas: Quotas | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self._quotas = quotas = quotas or Quotas()
         self._loaded = model
         self._limits = limits
         self._clock = clock
@@ -90,9 +96,13 @@ class Engine:
         self._slots = slots
         self._slab = slab = Slab(model.state_specs, limits.slots, model.device, model.kernel)
         self._ledger = ledger = Ledger(table, limits.durable_steps, limits.durable_s)
-        self._inbox = Inbox(limits.inbox_commands, limits.inbox_bytes, limits.retry_after_s)
+        share = quotas.limits.tenant_share
+        self._inbox = Inbox(limits.inbox_commands, limits.inbox_bytes, limits.retry_after_s, share)
         delivery = Delivery(table, sinks)
-        admission = Admission(view, table, slots, window, sinks, delivery, limits.retry_after_s)
+        step_quota = StepQuota(table, quotas.limits.tenant_steps, limits.retry_after_s)
+        admission = Admission(
+            view, table, slots, window, sinks, delivery, limits.retry_after_s, step_quota
+        )
         buckets = Buckets(limits.max_batch, strict=strict, invariant=model.batch_invariant)
         runner = Runner(model, slab, buckets)
         self._generations = generations = Generations(
@@ -101,8 +111,9 @@ class Engine:
         )  # fmt: skip
         snapshots = Snapshots(view, table, slab, window, generations)
         self._sequences = Sequences(model, runner, view, limits, measured, strict=strict)
+        room = Room(view, limits, table, slots, quotas)
         self._rows = rows = Rows(
-            view, limits, table, slots, slab, directory, ledger, delivery, generations
+            view, room, table, slots, slab, directory, ledger, delivery, generations
         )
         self._lifetimes = lifetimes = Lifetimes(
             view, limits, table, rows, directory, ledger, snapshots, delivery, measured, store, wall
@@ -115,7 +126,7 @@ class Engine:
             )  # fmt: skip
         self._control = control = Control(
             view, limits, table, ledger, rows, lifetimes, self._keeper, admission, delivery, sinks,
-            generations, self._sequences,
+            generations, self._sequences, share,
         )  # fmt: skip
         self._intake = Intake(self._inbox, admission, control)
         scheduler = Scheduler(limits.max_batch, limits.chunk_steps)
@@ -161,7 +172,26 @@ class Engine:
             ids, opening = tokenizer.encode_prompt(command.spec.prompt)
             prompt = ids.astype(np.int32)
             command.spec = replace(command.spec, prompt=prompt, opening_tokens=opening)
-        self._inbox.put(command)
+        if isinstance(command, Infer):
+            self._submit_sequence(command)
+        else:
+            self._inbox.put(command)
+
+    def _submit_sequence(self, call: Infer) -> None:
+        """Counts the steps of a whole sequence until it is answered."""
+        quotas, tenant = self._quotas, call.tenant
+        steps = len(call.inputs) // self._view.input_row_bytes
+        quotas.take(tenant, Quota.INFER_STEPS, "steps of whole sequences", steps)
+
+        def answered(_reply: object) -> None:
+            quotas.give_back(tenant, Quota.INFER_STEPS, steps)
+
+        try:
+            self._inbox.put(call)
+        except CarouselError:
+            answered(None)
+            raise
+        call.reply.add_done_callback(answered)
 
     async def encode_text(self, text: str) -> Int64s:
         """Token ids of a text; see `EnginePort.encode_text`."""

@@ -16,12 +16,15 @@ from carousel_server.core.ports import (
     Close,
     Command,
     Committed,
+    Fork,
     Generate,
     Import,
     Infer,
+    Open,
     StepBlock,
     Unbind,
 )
+from carousel_server.core.quotas import Quota, Shares, quota_exceeded
 from carousel_server.core.types import GenerateSpec
 
 # These make room, so they are taken when the inbox is full. Their number is bounded all the same: by
@@ -38,33 +41,37 @@ _REF_BYTES = 256
 class Inbox:
     """Commands in order of arrival, each with its instant. `put` from any thread, the rest on one."""
 
-    def __init__(self, most_commands: int, most_bytes: int, retry_after_s: float) -> None:
+    def __init__(
+        self, most_commands: int, most_bytes: int, retry_after_s: float, share: float = 0.0
+    ) -> None:
+        """`share`: of each tenant, see `Shares`."""
         self._most_commands = most_commands
         self._most_bytes = most_bytes
         self._retry_after_s = retry_after_s
         self._ready = threading.Condition()
         self._commands: deque[tuple[Command, float]] = deque()
         self._bytes = 0
+        self._command_shares = Shares(most_commands, share)
+        self._byte_shares = Shares(most_bytes, share)
+        # Nothing is counted by tenant where there is one.
+        self._shared = share > 0
         self._closed: CarouselError | None = None
 
     def put(self, command: Command) -> None:
         """Adds a command.
 
         Raises:
-            CarouselError: QUEUE_FULL, or what the inbox was closed with.
+            CarouselError: QUEUE_FULL, QUOTA_EXCEEDED, or what the inbox was closed with.
         """
         size = _payload_bytes(command)
         with self._ready:
             if self._closed is not None:
                 raise self._closed
-            if not isinstance(command, _ALWAYS_TAKEN) and (
-                len(self._commands) >= self._most_commands or self._bytes + size > self._most_bytes
-            ):
-                raise CarouselError(
-                    "QUEUE_FULL",
-                    f"{len(self._commands)} commands with {self._bytes} bytes are waiting",
-                    retry_after_s=self._retry_after_s,
-                )
+            if not isinstance(command, _ALWAYS_TAKEN):
+                self._check_room(command, size)
+            if self._shared:
+                self._command_shares.take(_tenant_of(command))
+                self._byte_shares.take(_tenant_of(command), size)
             self._commands.append((command, time.monotonic()))
             self._bytes += size
             self._ready.notify()
@@ -77,6 +84,10 @@ class Inbox:
             count = min(len(self._commands), _MOST_AT_ONCE)
             taken = [self._commands.popleft() for _ in range(count)]
             self._bytes -= sum(_payload_bytes(command) for command, _ in taken)
+            if self._shared:
+                for command, _ in taken:
+                    self._command_shares.give_back(_tenant_of(command))
+                    self._byte_shares.give_back(_tenant_of(command), _payload_bytes(command))
         return taken
 
     def wait(self, timeout_s: float) -> None:
@@ -91,9 +102,39 @@ class Inbox:
             self._closed = error
             self._ready.notify()
 
+    def _check_room(self, command: Command, size: int) -> None:
+        if len(self._commands) >= self._most_commands or self._bytes + size > self._most_bytes:
+            raise CarouselError(
+                "QUEUE_FULL",
+                f"{len(self._commands)} commands with {self._bytes} bytes are waiting",
+                retry_after_s=self._retry_after_s,
+            )
+        tenant = _tenant_of(command)
+        if not tenant:  # it is about a session of its caller's, of which there are so many
+            return
+        for shares, amount, what in (
+            (self._command_shares, 1, "commands waiting"),
+            (self._byte_shares, size, "bytes of commands waiting"),
+        ):
+            if not shares.fits(tenant, amount):
+                limit = shares.limit(tenant)
+                raise quota_exceeded(tenant, Quota.SHARE, what, limit, self._retry_after_s)
+
     def __len__(self) -> int:
         """Number of commands waiting."""
         return len(self._commands)
+
+
+def _tenant_of(command: Command) -> str:
+    """Who sent a command, as far as it says so."""
+    match command:
+        case StepBlock() | Infer():
+            return command.tenant
+        case Open() | Import() | Fork():
+            return command.spec.tenant
+        case Activate():
+            return command.record.key.tenant
+    return ""
 
 
 def _payload_bytes(command: Command) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.store import Record, Release, Remove, StorePort, Verdict
 from carousel_server.core.types import (
     Durability,
+    Int64s,
     ModelView,
     OpenSpec,
     Phase,
@@ -75,8 +76,9 @@ class Lifetimes:
         One that a store keeps has been activated before, so it is only found here.
 
         Raises:
-            CarouselError: SESSION_EXISTS, SLAB_FULL, TOO_MANY_SESSIONS, DRAINING, MODEL_NOT_CAUSAL,
-                DURABILITY_UNAVAILABLE; SESSION_PARKED if it has left again since it was activated.
+            CarouselError: SESSION_EXISTS, SLAB_FULL, TOO_MANY_SESSIONS, QUOTA_EXCEEDED, DRAINING,
+                MODEL_NOT_CAUSAL, DURABILITY_UNAVAILABLE; SESSION_PARKED if it has left again since it was
+                activated.
         """
         self._check_open(spec)
         session_id = spec.session_id or secrets.token_urlsafe(12)
@@ -251,11 +253,19 @@ class Lifetimes:
         """True if a row can come free without anybody closing a session."""
         return self._ledger.tracked > 0 and not self.draining
 
-    def hurry_room(self, count: int) -> None:
-        """Brings so many sessions to the store that they can be parked: those idle for longest."""
+    def hurry_room(self, waiting: Mapping[str, int]) -> None:
+        """Brings so many sessions to the store that they can be parked: those idle for longest.
+
+        `waiting` is how many sessions of each tenant want a row. A tenant at a quota needs one of its own.
+        """
         idle = np.flatnonzero(self._idle())
-        oldest = np.argsort(self._table.last_used_s[idle], kind="stable")[:count]
-        self._ledger.hurry(idle[oldest])
+        idle = idle[np.argsort(self._table.last_used_s[idle], kind="stable")]
+        hurried = [idle[: sum(waiting.values())]]
+        if self._table.tenancy.several:
+            tenants = self._table.tenant[idle]
+            for tenant, count in waiting.items():
+                hurried.append(idle[tenants == self._table.tenancy.number(tenant)][:count])
+        self._ledger.hurry(np.unique(np.concatenate(hurried)))
 
     def _idle(self) -> np.ndarray:
         """Rows of the store's sessions that have nothing to run; bool[slots]."""
@@ -267,18 +277,31 @@ class Lifetimes:
         """Those of them that the store has all of; bool[slots]."""
         return np.asarray(self._idle() & self._ledger.clean(np.arange(self._table.slots)))
 
-    def _make_room(self, now: float, *, newcomers: bool = True) -> bool:
-        """Parks the session that was idle for longest, if there is one that can be; see `STAY_S`."""
+    def _make_room(self, now: float, tenant: str, *, newcomers: bool = True) -> bool:
+        """Parks the session that was idle for longest, if there is one that can be; see `STAY_S`.
+
+        It is one of `tenant`'s or, if that is "", of the tenant that has most of those with such a session.
+        """
         if not self._ledger.tracked:
             return False
         parkable = self._parkable()
+        if tenant:
+            parkable &= self._table.tenant == self._table.tenancy.number(tenant)
         if not newcomers:
             parkable &= (self._table.applied > self._came_applied) | (now - self._came_s >= STAY_S)
-        parkable = np.flatnonzero(parkable)
-        if not len(parkable):
+        rows = np.flatnonzero(parkable)
+        if not len(rows):
             return False
-        self.park(int(parkable[np.argmin(self._table.last_used_s[parkable])]), now)
+        if not tenant and self._table.tenancy.several:
+            rows = self._of_the_greatest(rows)
+        self.park(int(rows[np.argmin(self._table.last_used_s[rows])]), now)
         return True
+
+    def _of_the_greatest(self, rows: Int64s) -> Int64s:
+        """Those of the tenant that has most rows in all."""
+        resident = np.bincount(self._table.tenant[~self._table.in_phase(Phase.CLOSED)])
+        tenants = self._table.tenant[rows]
+        return np.asarray(rows[tenants == tenants[np.argmax(resident[tenants])]])
 
     def _read(self, record: Record) -> Snapshot | None:
         """The snapshot of a record; None if the session has never been committed."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.limits import EngineLimits
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import ModelView, OpenSpec, Phase, SessionRef, SessionView
 from carousel_server.sessions import Directory, Event, Ledger, SessionTable
@@ -15,6 +13,7 @@ from carousel_server.state.slots import Slots
 
 from .delivery import Delivery
 from .generation import Generations
+from .room import MakeRoom, Room
 
 
 class Rows:
@@ -23,7 +22,7 @@ class Rows:
     def __init__(
         self,
         model: ModelView,
-        limits: EngineLimits,
+        room: Room,
         table: SessionTable,
         slots: Slots,
         slab: Slab,
@@ -33,7 +32,7 @@ class Rows:
         generations: Generations,
     ) -> None:
         self._model = model
-        self._limits = limits
+        self._room = room
         self._table = table
         self._slots = slots
         self._slab = slab
@@ -89,17 +88,17 @@ class Rows:
         seed: int,
         created_at_unix_s: float,
         now: float,
-        make_room: Callable[[], bool],
+        make_room: MakeRoom,
     ) -> SessionRef:
         """Puts a session whose id has been claimed onto a zeroed row.
 
-        `make_room` frees a row, if it can, where none is free.
+        `make_room` frees a row, if it can, where the tenant may have no more or none is free.
 
         Raises:
-            CarouselError: TOO_MANY_SESSIONS or SLAB_FULL; the claim is given up.
+            CarouselError: TOO_MANY_SESSIONS, QUOTA_EXCEEDED or SLAB_FULL; the claim is given up.
         """
         try:
-            ref = self._allocate(spec.tenant, make_room)
+            ref = self._room.allocate(spec.tenant, make_room)
         except CarouselError:
             self._directory.release(spec.tenant, spec.session_id)
             raise
@@ -131,7 +130,7 @@ class Rows:
         self._directory.release(tenant, view.id, remembered)
         self._table.close(ref, error.reason)
         self._slab.zero(row)
-        self._slots.free(ref)
+        self._room.free(ref, tenant)
         return view
 
     def check_integrity(self) -> None:
@@ -142,23 +141,3 @@ class Rows:
         self._table.check_integrity(self._model.window_steps)
         self._ledger.check_integrity()
         self._generations.check_integrity()
-
-    def _allocate(self, tenant: str, make_room: Callable[[], bool]) -> SessionRef:
-        limits = self._limits
-        if self._table.tenancy.rows.get(tenant, 0) >= limits.sessions_per_tenant:
-            raise CarouselError(
-                "TOO_MANY_SESSIONS",
-                f"{limits.sessions_per_tenant} sessions are open (sessions_per_tenant)",
-                retry_after_s=limits.retry_after_s,
-            )
-        ref = self._slots.allocate()
-        if ref is None and make_room():
-            ref = self._slots.allocate()
-        if ref is None:
-            raise CarouselError(
-                "SLAB_FULL",
-                f"all {limits.slots} slots of model {self._model.name!r} are taken",
-                metadata={"slots": limits.slots},
-                retry_after_s=limits.retry_after_s,
-            )
-        return ref

@@ -1,4 +1,4 @@
-"""Sessions that come from the store and find every slot taken: they wait a moment, in order.
+"""Sessions that come from the store and find no slot for them: they wait a moment, tenants in turn.
 
 A slot is given back by parking, and only what the store has all of, and has had its turn, can be parked.
 Under pressure that is a matter of one commit, so it would be a pity to refuse at once.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Activate
+from carousel_server.core.quotas import Shares
 from carousel_server.core.types import SessionRef
 
 from .lifetimes import STAY_S, Lifetimes
@@ -23,6 +24,10 @@ _MOST_WAITING = 4096
 
 _PATIENCE_S = 5 * STAY_S
 """How long a session waits: some turns of those who have the slots."""
+
+_FULL = "SLAB_FULL"
+_NO_ROOM = (_FULL, "QUOTA_EXCEEDED")
+"""What may pass when a session is parked: any, or one of the same tenant."""
 
 Answer = Callable[[Activate, SessionRef | CarouselError], None]
 
@@ -36,50 +41,81 @@ class _Waiting:
 
 
 class WaitingRoom:
-    """Activates sessions as slots come free. Used on the engine's thread only."""
+    """Activates sessions as slots come free, tenants in turn. Used on the engine's thread only."""
 
-    def __init__(self, lifetimes: Lifetimes, answer: Answer) -> None:
+    def __init__(self, lifetimes: Lifetimes, answer: Answer, share: float = 0.0) -> None:
         self._lifetimes = lifetimes
         self._answer = answer
-        self._waiting: deque[_Waiting] = deque()
+        self._shares = Shares(_MOST_WAITING, share)
+        # Of each tenant with sessions that wait, in the order of their turns.
+        self._waiting: dict[str, deque[_Waiting]] = {}
+        self._count = 0
 
     def __len__(self) -> int:
         """Number of sessions that wait."""
-        return len(self._waiting)
+        return self._count
 
     def enter(self, command: Activate, now: float) -> None:
-        """Activates a session, or lets it wait behind those who do."""
-        full = len(self._waiting) >= _MOST_WAITING
-        if (self._waiting and not full) or not self._try(command, now, last=full):
-            self._waiting.append(_Waiting(command, now + _PATIENCE_S))
-            self._lifetimes.hurry_room(len(self._waiting))
+        """Activates a session, or lets it wait for the turn of its tenant."""
+        tenant = command.record.key.tenant
+        full = self._count >= _MOST_WAITING or not self._shares.fits(tenant)
+        if (self._waiting and not full) or self._try(command, now, last=full):
+            self._add(tenant, _Waiting(command, now + _PATIENCE_S))
+            self._hurry()
 
     def look(self, now: float) -> None:
         """Lets in who can be, and turns away who has waited for too long."""
-        while self._waiting:
-            first = self._waiting[0]
-            if not self._try(first.command, now, last=first.until_s <= now):
-                self._lifetimes.hurry_room(len(self._waiting))
-                return
-            self._waiting.popleft()
+        turns, full = deque(self._waiting), False
+        while turns:
+            tenant = turns.popleft()
+            first = self._waiting[tenant][0]
+            late = first.until_s <= now
+            if full and not late:
+                continue
+            lacking = self._try(first.command, now, last=late)
+            full = full or lacking == _FULL
+            if not lacking:
+                self._remove(tenant)
+                if tenant in self._waiting:
+                    turns.append(tenant)
+        if self._waiting:
+            self._hurry()
 
     def rest(self) -> list[Activate]:
         """At the end: who waits still."""
-        left = [waiting.command for waiting in self._waiting]
-        self._waiting.clear()
+        left = [waiting.command for queue in self._waiting.values() for waiting in queue]
+        while self._waiting:
+            self._remove(next(iter(self._waiting)))
         return left
 
-    def _try(self, command: Activate, now: float, *, last: bool) -> bool:
-        """True if the command was answered: it is in, or refused for another reason than room."""
+    def _add(self, tenant: str, waiting: _Waiting) -> None:
+        self._waiting.setdefault(tenant, deque()).append(waiting)
+        self._shares.take(tenant)
+        self._count += 1
+
+    def _remove(self, tenant: str) -> None:
+        """The first of a tenant has been answered; its next turn comes behind the others'."""
+        queue = self._waiting.pop(tenant)
+        queue.popleft()
+        if queue:
+            self._waiting[tenant] = queue
+        self._shares.give_back(tenant)
+        self._count -= 1
+
+    def _hurry(self) -> None:
+        self._lifetimes.hurry_room({tenant: len(q) for tenant, q in self._waiting.items()})
+
+    def _try(self, command: Activate, now: float, *, last: bool) -> str:
+        """Answers a command, or gives the reason why it has to wait: no slot, or not for its tenant."""
         try:
             result: SessionRef | CarouselError = self._lifetimes.activate(command.record, now)
         except CarouselError as error:
-            if error.reason == "SLAB_FULL" and not last and self._lifetimes.may_get_room:
-                return False
+            if error.reason in _NO_ROOM and not last and self._lifetimes.may_get_room:
+                return error.reason
             result = error
         except Exception:
             # A defect of ours in one session must not cost the others their model.
             log.exception("activating a session failed")
             result = CarouselError("INTERNAL", "the server failed on this session")
         self._answer(command, result)
-        return True
+        return ""

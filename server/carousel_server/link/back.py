@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -65,6 +66,8 @@ class Back:
         self._withdrawable: dict[int, Future[Any]] = {}
         # Openings of sessions without a name of the caller's, not answered yet, and their engines.
         self._nameless: dict[Future[Any], EnginePort] = {}
+        # Streams of the front end that the quotas count, by tenant.
+        self._streams: Counter[str] = Counter()
         # (engine, sink, session) → the ack that a full inbox has refused: what was received stays
         # received, and nobody would say it again.
         self._late_acks: dict[tuple[EnginePort, FarSteps, SessionRef], int] = {}
@@ -82,6 +85,8 @@ class Back:
             gone = self._sinks.pop(rest[0], None)
             for late in [late for late in self._late_acks if late[1] is gone]:
                 del self._late_acks[late]
+        elif kind == "stream_closed":
+            self._close_stream(*rest)
         elif kind == "withdraw":
             asked = self._withdrawable.get(rest[0])
             if asked is not None:
@@ -99,6 +104,20 @@ class Back:
         for opening, engine in tuple(self._nameless.items()):
             opening.add_done_callback(partial(_close_unnamed, engine))
         self._late_acks.clear()
+        for tenant in tuple(self._streams.elements()):
+            self._close_stream(tenant)
+
+    # -- streams
+
+    def _open_stream(self, tenant: str) -> Future[None]:
+        opened = self._catalog.quotas.open_stream(tenant)
+        if opened.exception() is None:
+            self._streams[tenant] += 1
+        return opened
+
+    def _close_stream(self, tenant: str) -> None:
+        self._streams[tenant] -= 1
+        self._catalog.quotas.close_stream(tenant)
 
     # -- commands
 
@@ -189,6 +208,7 @@ class Back:
             return asyncio.run_coroutine_threadsafe(encoded, self._loop)
         questions: dict[str, Callable[..., Future[Any]]] = {
             "resume": catalog.resume, "peek": catalog.peek, "stored": catalog.stored,
+            "call": catalog.quotas.call, "open_stream": self._open_stream,
         }  # fmt: skip
         return questions[verb](*arguments)
 

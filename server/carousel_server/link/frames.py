@@ -50,15 +50,15 @@ def block_fields(block: StepBlock) -> tuple[Any, ...]:
     rows, generations = zip(*block.refs, strict=True)
     return (
         list(block.tags), rows, generations, list(block.first_seqs), block.steps,
-        bytes(block.inputs), list(block.acks), block.deadline_s,
+        bytes(block.inputs), list(block.acks), block.deadline_s, block.tenant,
     )  # fmt: skip
 
 
 def make_block(sink: Any, values: Sequence[Any]) -> StepBlock:
     """The block again, with a sink of this process."""
-    tags, rows, generations, first_seqs, steps, inputs, acks, deadline_s = values
+    tags, rows, generations, first_seqs, steps, inputs, *rest = values
     refs = list(map(SessionRef, rows, generations))
-    return StepBlock(sink, tags, refs, first_seqs, steps, inputs, acks, deadline_s)
+    return StepBlock(sink, tags, refs, first_seqs, steps, inputs, *rest)
 
 
 def token_fields(token: GeneratedToken) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from carousel_server.core.errors import CarouselError, not_served
 from carousel_server.core.ports import Command, EnginePort, Fork, Import, Opened, Place, StepBlock
+from carousel_server.core.quotas import NO_LIMITS, TenantLimits
 from carousel_server.core.types import (
     GeneratedToken,
     Int64s,
@@ -27,6 +28,7 @@ from carousel_server.core.types import (
 
 from .frames import block_fields, command_fields, make_block, settle
 from .pipe import Message, Pipe
+from .quotas import FarQuotas
 
 _RETRY_AFTER_S = 0.25
 
@@ -38,8 +40,9 @@ class Front:
         pipe: set once, before anything is asked.
     """
 
-    def __init__(self, views: Sequence[ModelView]) -> None:
+    def __init__(self, views: Sequence[ModelView], limits: TenantLimits = NO_LIMITS) -> None:
         self.pipe: Pipe
+        self.quotas = FarQuotas(limits, self.ask, self._post)
         self._engines = [FarEngine(self, i, view) for i, view in enumerate(views)]
         self._by_name = {engine.model.name: engine for engine in self._engines}
         self._numbers = count(1)
@@ -96,6 +99,9 @@ class Front:
         reply: Future[Any] = Future()
         self.pipe.post("ask", self.number_of(reply, read), verb, arguments)
         return reply
+
+    def _post(self, *message: Any) -> None:
+        self.pipe.post(*message)
 
     def refuse_if_crowded(self) -> None:
         """Raises CarouselError QUEUE_FULL while the other process takes less than it is told."""

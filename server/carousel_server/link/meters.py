@@ -27,6 +27,10 @@ class PostedMetrics:
         """Calls, or messages or steps of a stream, were answered with an error."""
         self._told.append(("refused", (reason, count)))
 
+    def quota_refused(self, tenant: str, quota: str, count: int = 1) -> None:
+        """Of these, those of a tenant that has reached a quota, named as its setting."""
+        self._told.append(("quota_refused", (tenant, quota, count)))
+
     def streams(self, count: int) -> None:
         """Level: streams of sessions open now."""
         self._told.append(("streams", (count,)))

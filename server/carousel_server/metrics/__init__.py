@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
@@ -15,6 +15,7 @@ from .endpoint import MetricsServer
 from .engine import ModelMetrics
 from .families import Families
 from .store import KeepingMetrics
+from .tenants import TenantMetrics
 from .wire import CallMetrics
 
 
@@ -24,9 +25,10 @@ class Metrics:
     Args:
         build: what runs, by label of `carousel_build_info`: `version`, `torch`, `device`; `python` is
             known. What is left out is the empty string.
+        tenants: those that are configured; the first 32 have series of their own.
     """
 
-    def __init__(self, build: Mapping[str, str] | None = None) -> None:
+    def __init__(self, build: Mapping[str, str] | None = None, tenants: Iterable[str] = ()) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._families = Families()
         labels = {"python": platform.python_version(), **(build or {})}
@@ -34,6 +36,7 @@ class Metrics:
         assert labels.keys() <= set(names), f"build knows only {names}"
         told = (labels.get(name, "") for name in names)
         self._families.scalar("carousel_build_info", *told).set(1)
+        self._tenants = TenantMetrics(self._families, tenants)
         self._store = KeepingMetrics(self._families)
         self._replaced = self._families.scalar("carousel_front_end_restarts_total")
         self.registry.register(self._families)
@@ -49,7 +52,7 @@ class Metrics:
 
     def wire(self) -> WireMetrics:
         """The metrics of the calls."""
-        return CallMetrics(self._families)
+        return CallMetrics(self._families, self._tenants)
 
     def front_end_replaced(self) -> None:
         """A front end died, and another takes its place."""

@@ -211,6 +211,14 @@ METRICS: dict[str, Declaration] = _registry(
         ("reason",),
     ),
     Declaration(
+        "carousel_tenant_refusals_total",
+        _C,
+        Owner.WIRE,
+        "Of these, QUOTA_EXCEEDED by tenant and setting; tenants beyond the first 32 configured are other.",
+        "refusals",
+        ("tenant", "quota"),
+    ),
+    Declaration(
         "carousel_attach_streams",
         _G,
         Owner.WIRE,

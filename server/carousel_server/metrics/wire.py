@@ -11,6 +11,7 @@ from carousel_protos.triton import inference_pb2
 from carousel_protos.v1 import carousel_pb2
 
 from .families import Families
+from .tenants import TenantMetrics
 
 OTHER = "other"
 """Stands for every service and method that is not ours: a caller must not be able to make series."""
@@ -50,8 +51,9 @@ class CallMetrics:
     `grpc_server_handled_total` appear with the first call that ends so.
     """
 
-    def __init__(self, families: Families) -> None:
+    def __init__(self, families: Families, tenants: TenantMetrics) -> None:
         self._families = families
+        self._tenants = tenants
         self._known = set(known_calls())
         self._streams = families.scalar("carousel_attach_streams")
         self._connections_closed = families.scalar("carousel_connections_closed_total")
@@ -79,6 +81,10 @@ class CallMetrics:
     def refused(self, reason: str, count: int = 1) -> None:
         """Calls, or messages or steps of a stream, were answered with an error."""
         self._refused[reason].add(count)
+
+    def quota_refused(self, tenant: str, quota: str, count: int = 1) -> None:
+        """Of these, those of a tenant that has reached a quota, named as its setting."""
+        self._tenants.refused(tenant, quota, count)
 
     def streams(self, count: int) -> None:
         """Level: streams of sessions open now."""

@@ -23,8 +23,12 @@ from .outbox import Outbox
 from .places import find_engine
 from .sessions import open_spec
 from .stream import Stream
+from .tenants import counted_stream, message_turn
 
 _MAX_HANDLE = (1 << 32) - 1
+
+_COUNTED = ("block", "bind")
+"""Messages that count among a tenant's calls."""
 
 _LAST_WORDS_S = 5.0
 """How long a stream that has ended waits for its client to read the rest."""
@@ -48,24 +52,32 @@ class Attach:
         tenant = current_call().tenant
         loop = asyncio.get_running_loop()
         stream = Stream(loop, outbox, self._gate.metrics, self._catalog, tenant)
-        conversation = Conversation(stream, self._catalog, options, self._gate, tenant)
-        with self._gate.admit(stream):
-            writer = asyncio.create_task(outbox.write_to(context))
-            reader = asyncio.create_task(conversation.read(requests))
-            ended = asyncio.create_task(outbox.ended.wait())
-            try:
-                await asyncio.wait((writer, reader, ended), return_when=asyncio.FIRST_COMPLETED)
-                if reader.done():
-                    outbox.end(_failure_of(reader))
-                stream.close()
-                await asyncio.wait_for(writer, _LAST_WORDS_S)
-            except TimeoutError:
-                raise outbox.unread() from None
-            finally:
-                stream.close()
-                for task in (reader, writer, ended):
-                    task.cancel()
-                await asyncio.gather(reader, writer, ended, return_exceptions=True)
+        async with counted_stream(self._gate.quotas, tenant):
+            with self._gate.admit(stream, tenant):
+                await self._converse(stream, requests, context)
+
+    async def _converse(
+        self, stream: Stream, requests: AsyncIterator[bytes], context: Context
+    ) -> None:
+        """Reads and writes until the stream's end."""
+        outbox = stream.outbox
+        conversation = Conversation(stream, self._catalog, self._options, self._gate)
+        writer = asyncio.create_task(outbox.write_to(context))
+        reader = asyncio.create_task(conversation.read(requests))
+        ended = asyncio.create_task(outbox.ended.wait())
+        try:
+            await asyncio.wait((writer, reader, ended), return_when=asyncio.FIRST_COMPLETED)
+            if reader.done():
+                outbox.end(_failure_of(reader))
+            stream.close()
+            await asyncio.wait_for(writer, _LAST_WORDS_S)
+        except TimeoutError:
+            raise outbox.unread() from None
+        finally:
+            stream.close()
+            for task in (reader, writer, ended):
+                task.cancel()
+            await asyncio.gather(reader, writer, ended, return_exceptions=True)
 
 
 def _failure_of(reader: asyncio.Task[None]) -> CarouselError | None:
@@ -85,14 +97,13 @@ class Conversation:
         catalog: CatalogPort,
         options: WireOptions,
         gate: Gate,
-        tenant: str,
     ) -> None:
         self._stream = stream
         self._catalog = catalog
         self._options = options
         self._gate = gate
         self._blocks = Blocks(stream, options)
-        self._tenant = tenant
+        self._tenant = stream.tenant
         self._greeted = False
 
     async def read(self, requests: AsyncIterator[bytes]) -> None:
@@ -109,7 +120,10 @@ class Conversation:
             return
         self.take(parse(pb.AttachRequest, hello, most))
         async for data in requests:
-            self.take(parse(pb.AttachRequest, data, most))
+            request = parse(pb.AttachRequest, data, most)
+            if request.WhichOneof("event") in _COUNTED:
+                await message_turn(self._gate.quotas, self._tenant)
+            self.take(request)
             await self._stream.outbox.room()
 
     def take(self, request: pb.AttachRequest) -> None:

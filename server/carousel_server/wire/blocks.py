@@ -86,6 +86,7 @@ class Blocks:
                 inputs=inputs,
                 acks=acks,
                 deadline_s=deadline_s,
+                tenant=self._stream.tenant,
             )
         )
 
@@ -136,6 +137,7 @@ class Blocks:
                 inputs=inputs,
                 acks=[ack] if ack else (),
                 deadline_s=_deadline_s(block),
+                tenant=self._stream.tenant,
             )
         except CarouselError as error:
             self._stream.refuse(handle, error, first)

@@ -27,12 +27,14 @@ from grpc_status import rpc_status
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import WireMetrics
+from carousel_server.core.quotas import QuotaPort
 
 from .auth import Doorkeeper
 from .call_limits import AT_THE_DOOR, CallLimits
-from .errors import status_of
+from .errors import count_refusal, status_of
 from .lanes import Lane
 from .messages import first_message
+from .tenants import count_call
 
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -55,6 +57,9 @@ _ONE_MESSAGE = frozenset({"unary", "server_stream"})
 
 _ABANDONED = "ABANDONED"
 """In the log: the client ended the call before its message was read."""
+
+_TOOLS = ("grpc.health.", "grpc.reflection.")
+"""Services that no quota counts: probes must reach them."""
 
 log = logging.getLogger("carousel.wire")
 access = logging.getLogger("carousel.access")
@@ -87,10 +92,13 @@ def current_call() -> Call:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of every service of the server."""
 
-    def __init__(self, doorkeeper: Doorkeeper, limits: CallLimits, metrics: WireMetrics) -> None:
+    def __init__(
+        self, doorkeeper: Doorkeeper, limits: CallLimits, metrics: WireMetrics, quotas: QuotaPort
+    ) -> None:
         self._doorkeeper = doorkeeper
         self._limits = limits
         self._metrics = metrics
+        self._quotas = quotas
         # By path: methods that were called. There are only as many as the server has.
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -149,6 +157,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         try:
             call.tenant = self._doorkeeper.tenant(call.service, token)
+            if not call.service.startswith(_TOOLS):
+                await count_call(self._quotas, call.tenant)
             lane = self._limits.lane(call.service)
             lane.enter()
             try:
@@ -205,7 +215,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return message
 
     async def _abort(self, context: Context, error: CarouselError, call: Call) -> None:
-        self._metrics.refused(error.reason)
+        count_refusal(self._metrics, error)
         request_id = call.request_id if error.reason == "INTERNAL" else ""
         status = rpc_status.to_status(status_of(error, request_id))
         trailers: Sequence[tuple[str, str | bytes]] = (

@@ -10,6 +10,7 @@ from google.rpc.status_pb2 import Status
 
 from carousel_protos.errors import DOMAIN, Code
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.metering import WireMetrics
 
 _RESOURCES = {
     "MODEL_NOT_FOUND": "model",
@@ -35,16 +36,16 @@ def status_of(error: CarouselError, request_id: str = "") -> Status:
     if error.retry_after_s is not None:
         _add(status, details.RetryInfo(retry_delay=_duration(error.retry_after_s)))
     if error.field:
-        violation = details.BadRequest.FieldViolation(field=error.field, description=error.message)
-        _add(status, details.BadRequest(field_violations=[violation]))
+        at_fault = details.BadRequest.FieldViolation(field=error.field, description=error.message)
+        _add(status, details.BadRequest(field_violations=[at_fault]))
     if (kind := _RESOURCES.get(spec.reason)) is not None:
         name = error.metadata.get(kind, "")
         _add(status, details.ResourceInfo(resource_type=kind, resource_name=name))
     if spec.code is Code.RESOURCE_EXHAUSTED:
-        violations = [
-            details.QuotaFailure.Violation(subject=spec.reason, description=error.message)
-        ]
-        _add(status, details.QuotaFailure(violations=violations))
+        # A quota is a tenant's; any other limit is the server's, and has the reason for its name.
+        subject = error.metadata["tenant"] if spec.reason == "QUOTA_EXCEEDED" else spec.reason
+        violation = details.QuotaFailure.Violation(subject=subject, description=error.message)
+        _add(status, details.QuotaFailure(violations=[violation]))
     if request_id:
         _add(status, details.RequestInfo(request_id=request_id))
     return status
@@ -53,6 +54,13 @@ def status_of(error: CarouselError, request_id: str = "") -> Status:
 def invalid(field: str, message: str) -> CarouselError:
     """A field is missing or out of its range."""
     return CarouselError("FIELD_INVALID", f"{field}: {message}", field=field)
+
+
+def count_refusal(metrics: WireMetrics, error: CarouselError, count: int = 1) -> None:
+    """Counts answers with an error; those of a quota by tenant too."""
+    metrics.refused(error.reason, count)
+    if error.reason == "QUOTA_EXCEEDED":
+        metrics.quota_refused(error.metadata["tenant"], error.metadata["quota"], count)
 
 
 def _add(status: Status, detail: Message) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import WireMetrics
+from carousel_server.core.quotas import Quota, QuotaPort, Shares, quota_exceeded
 
 from .options import WireOptions
 
@@ -25,10 +26,12 @@ class Drainable(Protocol):
 class Gate:
     """Counts streams in and out, and closes for good when the server drains. On the loop only."""
 
-    def __init__(self, options: WireOptions, metrics: WireMetrics) -> None:
+    def __init__(self, options: WireOptions, metrics: WireMetrics, quotas: QuotaPort) -> None:
         self._options = options
         self.metrics = metrics
+        self.quotas = quotas
         self._streams: set[Drainable] = set()
+        self._shares = Shares(options.max_streams, quotas.limits.tenant_share)
         self._draining = False
 
     @property
@@ -47,28 +50,36 @@ class Gate:
         return CarouselError("DRAINING", "the server is shutting down", retry_after_s=retry_after_s)
 
     @contextmanager
-    def admit(self, stream: Drainable) -> Iterator[None]:
-        """Counts a stream in, and out at the end.
+    def admit(self, stream: Drainable, tenant: str) -> Iterator[None]:
+        """Counts a tenant's stream in, and out at the end.
 
         Raises:
-            CarouselError: DRAINING or TOO_MANY_STREAMS.
+            CarouselError: DRAINING, TOO_MANY_STREAMS or QUOTA_EXCEEDED.
         """
         self.refuse_if_draining()
-        limit = self._options.max_streams
-        if len(self._streams) >= limit:
-            raise CarouselError(
-                "TOO_MANY_STREAMS",
-                f"{limit} streams are open (max_streams)",
-                metadata={"limit": limit},
-                retry_after_s=self._options.retry_after_s,
-            )
+        self._check_room(tenant)
         self._streams.add(stream)
+        self._shares.take(tenant)
         self.metrics.streams(len(self._streams))
         try:
             yield
         finally:
             self._streams.discard(stream)
+            self._shares.give_back(tenant)
             self.metrics.streams(len(self._streams))
+
+    def _check_room(self, tenant: str) -> None:
+        limit, retry_after_s = self._options.max_streams, self._options.retry_after_s
+        if len(self._streams) >= limit:
+            raise CarouselError(
+                "TOO_MANY_STREAMS",
+                f"{limit} streams are open (max_streams)",
+                metadata={"limit": limit},
+                retry_after_s=retry_after_s,
+            )
+        if not self._shares.fits(tenant):
+            share = self._shares.limit(tenant)
+            raise quota_exceeded(tenant, Quota.SHARE, "streams", share, retry_after_s)
 
     def drain(self, grace_s: float) -> None:
         """Lets nothing new begin, and tells every stream."""

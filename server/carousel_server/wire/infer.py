@@ -12,7 +12,7 @@ from carousel_server.core.ports import CatalogPort, EnginePort
 from carousel_server.core.ports import Infer as InferCommand
 from carousel_server.core.types import ModelView
 
-from .calls import Context
+from .calls import Context, current_call
 from .errors import invalid
 from .fields import check_dtype, check_reply_size, count_rows, deadline_after
 from .gate import Gate
@@ -36,7 +36,8 @@ class Infer:
         steps = len(inputs) // engine.model.input_row_bytes
         check_steps(engine.model, steps)
         check_reply_size(engine.model, steps, self._options.max_message_bytes)
-        command = InferCommand(inputs, deadline_after(context.time_remaining()))
+        deadline_s = deadline_after(context.time_remaining())
+        command = InferCommand(inputs, deadline_s, current_call().tenant)
         engine.submit(command)
         rows = await asyncio.wrap_future(command.reply)
         return pb.InferResponse(outputs=rows.tobytes(), steps=len(rows))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from carousel_server.core.quotas import NO_LIMITS, TenantLimits
+
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
@@ -39,6 +41,7 @@ class WireOptions:
         triton: whether to serve Triton's protocol too.
         reflection: whether to describe the services to tools such as grpcurl.
         tls: certificates; None listens in the clear.
+        tenants: what each tenant may have.
         tokens: tenant by SHA-256 of its bearer token; empty lets everybody in as "default".
         server_version: told to clients.
     """
@@ -63,6 +66,7 @@ class WireOptions:
     triton: bool = True
     reflection: bool = True
     tls: TlsFiles | None = None
+    tenants: TenantLimits = NO_LIMITS
     tokens: Mapping[bytes, str] = field(default_factory=dict)
     server_version: str = "0"
 

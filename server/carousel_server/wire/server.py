@@ -41,11 +41,13 @@ class WireServer:
     def __init__(self, catalog: CatalogPort, options: WireOptions, metrics: WireMetrics) -> None:
         self._options = options
         self._metrics = metrics
-        self.gate = Gate(options, metrics)
+        self.gate = Gate(options, metrics, catalog.quotas)
         self._health = Health(catalog, self.gate)
         self._limits = CallLimits(options, metrics)
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(Doorkeeper(options.tokens), self._limits, metrics)],
+            interceptors=[
+                CallInterceptor(Doorkeeper(options.tokens), self._limits, metrics, catalog.quotas)
+            ],
             options=_channel_options(options),
         )
         self._server.add_generic_rpc_handlers(service_handlers(catalog, options, self.gate))

@@ -29,7 +29,7 @@ from carousel_server.core.ports import (
 from carousel_server.core.types import Bytes2D, Int64s, SessionRef, SessionView
 
 from .binding import Binding, Wish
-from .errors import status_of
+from .errors import count_refusal, status_of
 from .outbox import Outbox
 from .parking import (
     RETRY_AFTER_S,
@@ -63,7 +63,7 @@ class Stream:
         self.outbox = outbox
         self._metrics = metrics
         self._catalog = catalog
-        self._tenant = tenant
+        self.tenant = tenant
         # Handle → session, for those that are bound.
         self.bound: dict[int, Binding] = {}
         # Handles whose session is in the store for now.
@@ -181,7 +181,7 @@ class Stream:
 
         One message for all: where there is too much to do, to say so must not cost more than to do it.
         """
-        self._metrics.refused(error.reason, len(seqs))
+        count_refusal(self._metrics, error, len(seqs))
         handle, seq = next(iter(seqs.items()))
         failure = pb.Failure(handle=handle, seq=seq, status=status_of(error))
         if len(seqs) > 1:
@@ -229,7 +229,7 @@ class Stream:
         if parked.waking:
             return
         session_id, attach_id = parked.binding.session_id, parked.binding.attach_id
-        find = partial(self._catalog.resume, self._tenant, session_id, parked.epoch)
+        find = partial(self._catalog.resume, self.tenant, session_id, parked.epoch)
         tag = parked.waking = self._new_tag(handle)
         wish = Wish(handle, tag, find, attach_id, parked.epoch, parked.ack, quiet=True)
         self._seek(wish)
@@ -352,10 +352,10 @@ class Stream:
             return
         self.closing.add(handle)
         if binding is not None:
-            closed = close_session(self._catalog, self._tenant, binding)
+            closed = close_session(self._catalog, self.tenant, binding)
         else:
             assert parked is not None, "neither bound nor parked"
-            closed = close_parked(self._catalog, self._tenant, parked.binding.session_id)
+            closed = close_parked(self._catalog, self.tenant, parked.binding.session_id)
         call_on(self._loop, closed, lambda _: self._tell_closed(handle))
 
     def unbind_later(self, handle: int, *, close: bool) -> None:

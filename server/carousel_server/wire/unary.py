@@ -239,6 +239,7 @@ class Step:
             inputs=request.inputs,
             acks=[ack] if ack else (),
             deadline_s=deadline_after(context.time_remaining()),
+            tenant=current_call().tenant,
         )
         outputs, durable = await sink.step(ref, block)
         return pb.StepResponse(first_seq=first_seq, outputs=outputs, durable=durable)

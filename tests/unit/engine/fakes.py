@@ -15,6 +15,7 @@ from carousel_models.spec import FeaturesInput, LayerSpec, Manifest, TokensInput
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.ports import Bind, Close, Command, Open, StepBlock
+from carousel_server.core.quotas import Quotas
 from carousel_server.core.types import (
     GeneratedToken,
     GenerationEnd,
@@ -228,6 +229,7 @@ class Rig:
         *,
         strict: bool = False,
         directory: Directory | None = None,
+        quotas: Quotas | None = None,
         **limits: Any,
     ) -> None:
         self.now = 1000.0
@@ -242,6 +244,7 @@ class Rig:
             directory=self.directory,
             metrics=lambda _view: self.metrics,
             strict=strict,
+            quotas=quotas,
             clock=lambda: self.now,
         )
 

@@ -24,7 +24,12 @@ def test_names_follow_the_rules(told: Declaration) -> None:
 
 @pytest.mark.parametrize("told", METRICS.values(), ids=lambda told: told.name)
 def test_no_label_can_grow_with_clients(told: Declaration) -> None:
-    assert not {"session", "session_id", "tenant", "peer", "client", "id"} & set(told.labels)
+    grow = {"session", "session_id", "tenant", "peer", "client", "id"}
+    if told.name.startswith("carousel_tenant_"):
+        grow.remove(
+            "tenant"
+        )  # of these the operator chooses the values: see test_tenant_metrics.py
+    assert not grow & set(told.labels)
 
 
 @pytest.mark.parametrize("told", OURS, ids=lambda told: told.name)

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from carousel_server.core.quotas import Quotas
 from carousel_server.wire.call_limits import CallLimits
 from carousel_server.wire.calls import Call, CallInterceptor
 from carousel_server.wire.options import WireOptions
@@ -37,7 +38,7 @@ async def test_a_reply_that_cannot_be_written_is_a_cancelled_call(
     metrics: Any = Recorded()
     doorkeeper: Any = SimpleNamespace(tenant=lambda _service, _token: "t")
     context: Any = SimpleNamespace(set_trailing_metadata=lambda _trailers: None)
-    interceptor = CallInterceptor(doorkeeper, CallLimits(WireOptions(), metrics), metrics)
+    interceptor = CallInterceptor(doorkeeper, CallLimits(WireOptions(), metrics), metrics, Quotas())
     call = Call("carousel.v1.InferenceService", "Attach", "bidi_stream", "id")
     with caplog.at_level(logging.ERROR), pytest.raises(asyncio.CancelledError):
         await interceptor._run(call, None, attach, None, context)

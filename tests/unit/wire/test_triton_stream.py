@@ -10,6 +10,7 @@ from support.fake_engine import CountingMetrics, FakeCatalog
 from support.triton import request
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.quotas import Quotas
 from carousel_server.wire import WireOptions
 from carousel_server.wire.triton.infer import Inference
 from carousel_server.wire.triton.models import ServedModels
@@ -27,7 +28,7 @@ class Slow:
         self.got.append(data)
 
 
-GATE = SimpleNamespace(metrics=CountingMetrics(), refuse_if_draining=lambda: None)
+GATE = SimpleNamespace(metrics=CountingMetrics(), refuse_if_draining=lambda: None, quotas=Quotas())
 
 
 @pytest.fixture

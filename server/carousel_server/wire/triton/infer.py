@@ -11,6 +11,7 @@ from carousel_server.wire.calls import Context, current_call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import parse
 from carousel_server.wire.options import WireOptions
+from carousel_server.wire.tenants import counted_stream, message_turn
 
 from .asking import Asked, Stopwatch, understood
 from .models import ServedModels
@@ -40,19 +41,27 @@ class Inference:
         """ModelStreamInfer. When the stream ends, its sequences go on: another may step them."""
         errors_end = ("triton_grpc_error", "true") in (context.invocation_metadata() or ())
         replies = Replies(self._gate, self._options.max_message_bytes, errors_end=errors_end)
-        with self._gate.admit(replies):
-            writer = asyncio.create_task(replies.write_to(context))
-            reader = asyncio.create_task(self._read(requests, replies, current_call().tenant))
-            try:
-                await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
-                if reader.done() and not writer.done():
-                    await self._write_the_rest(reader, writer, replies)
-                else:
-                    await writer
-            finally:
-                for task in (reader, writer):
-                    task.cancel()
-                await asyncio.gather(reader, writer, return_exceptions=True)
+        tenant = current_call().tenant
+        async with counted_stream(self._gate.quotas, tenant):
+            with self._gate.admit(replies, tenant):
+                await self._run(requests, replies, tenant, context)
+
+    async def _run(
+        self, requests: AsyncIterator[bytes], replies: Replies, tenant: str, context: Context
+    ) -> None:
+        """Reads and writes until the stream's end."""
+        writer = asyncio.create_task(replies.write_to(context))
+        reader = asyncio.create_task(self._read(requests, replies, tenant))
+        try:
+            await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+            if reader.done() and not writer.done():
+                await self._write_the_rest(reader, writer, replies)
+            else:
+                await writer
+        finally:
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def _read(self, requests: AsyncIterator[bytes], replies: Replies, tenant: str) -> None:
         """Takes requests until the client half-closes or an error ends the stream.
@@ -63,6 +72,7 @@ class Inference:
         most = self._options.max_message_bytes
         async for data in requests:
             request = parse(pb.ModelInferRequest, data, most)
+            await message_turn(self._gate.quotas, tenant)
             expected = replies.expect(request.id, len(data))
             try:
                 asked = understood(self._models, self._gate, request, streamed=True)

@@ -56,20 +56,20 @@ class SequenceSink:
     # -- to the engine
 
     def send(self, sequence: Sequence) -> None:
-        """Steps the sequence's `running` together with all others of this turn of the loop."""
+        """Steps the sequence's `running` together with all others of its tenant in this turn of the loop."""
         if not self._ready:
             self._loop.call_soon(self._flush)
         self._ready[sequence] = None
 
     def _flush(self) -> None:
         ready, self._ready = self._ready, {}
-        groups: dict[tuple[int, float], list[Sequence]] = {}
+        groups: dict[tuple[int, float, str], list[Sequence]] = {}
         for sequence in ready:
             if sequence.ref is not None and sequence.running:  # not lost since
                 running = sequence.running
-                key = (len(running), running[0].deadline_s)
+                key = (len(running), running[0].deadline_s, sequence.tenant)
                 groups.setdefault(key, []).append(sequence)
-        for (steps, deadline_s), sequences in groups.items():
+        for (steps, deadline_s, _), sequences in groups.items():
             self._submit(sequences, steps, deadline_s)
 
     def _submit(self, sequences: list[Sequence], steps: int, deadline_s: float) -> None:
@@ -83,6 +83,7 @@ class SequenceSink:
             inputs=b"".join([request.row for s in sequences for request in s.running]),
             acks=applied,
             deadline_s=deadline_s,
+            tenant=sequences[0].tenant,
         )
         try:
             self.engine.submit(block)

@@ -11,6 +11,7 @@ from collections import deque
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.wire.calls import Context
+from carousel_server.wire.errors import count_refusal
 from carousel_server.wire.gate import Gate
 
 from .asking import Asked, Stopwatch
@@ -162,7 +163,7 @@ class Expected:
             text += f", sequence {self._asked.parameters.sequence_id}"
         text += f", step {step})" if step else ")"
         self.reply = stream_error(self._request_id, text)
-        self._replies.gate.metrics.refused(error.reason)
+        count_refusal(self._replies.gate.metrics, error)
         self._replies.advance()
 
 

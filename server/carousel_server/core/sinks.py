@@ -1,0 +1,63 @@
+"""What an engine asks of the wire: the places where results go. See `ports` for the threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import CarouselError
+from .types import Bytes2D, GeneratedToken, GenerationEnd, Int64s, SessionView
+
+if TYPE_CHECKING:
+    from .ports import StepBlock
+
+
+class StepSink(Protocol):
+    """Where outputs of client-fed steps go: an Attach stream, or the unary calls of one engine.
+
+    A `tag` is the number under which the sink knows a session: the stream's handle.
+    """
+
+    def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
+        """Outputs of `steps` consecutive steps of each tag.
+
+        Args:
+            tags: int64[n].
+            first_seqs: int64[n], the seq of the first of them.
+            steps: how many of each.
+            rows: uint8[n, steps * output_row_bytes], C-contiguous; the sink may keep it.
+        """
+
+    def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
+        """Steps of each tag from its seq on were refused or failed, for one reason, at least one tag.
+
+        A seq of 0 is no particular step. Many sessions in one call cost little more than one.
+        """
+
+    def unbound(self, tag: int, error: CarouselError) -> None:
+        """The session has left this sink: superseded, expired, closed, draining or revoked."""
+
+    def durable(self, tags: Int64s, seqs: Int64s) -> None:
+        """The store has confirmed the steps of each tag up to `seqs`; int64[n] both."""
+
+    def parked(self, tag: int, session: SessionView) -> None:
+        """The session has gone to the store, as `session` shows it: `durable` equals `applied`.
+
+        It comes back when the sink asks the catalog for it and binds it again.
+        """
+
+    def returned(self, tag: int, block: StepBlock) -> None:
+        """A block of one row came for a session that had been parked; nothing of it was taken."""
+
+
+class TokenSink(Protocol):
+    """Where the tokens of one generation go."""
+
+    def tokens(self, tokens: Sequence[GeneratedToken]) -> None:
+        """At least one new token."""
+
+    def finished(self, end: GenerationEnd) -> None:
+        """The last call, if all went well."""
+
+    def failed(self, error: CarouselError) -> None:
+        """The last call, if not."""
