@@ -110,7 +110,9 @@ class Engine:
             generative=view.generative, eos=model.manifest.eos_tokens,
         )  # fmt: skip
         snapshots = Snapshots(view, table, slab, window, generations)
-        self._sequences = Sequences(model, runner, view, limits, measured, strict=strict)
+        self._sequences = Sequences(
+            model, runner, view, limits, measured, strict=strict, share=share
+        )
         room = Room(view, limits, table, slots, quotas)
         self._rows = rows = Rows(
             view, room, table, slots, slab, directory, ledger, delivery, generations

@@ -3,13 +3,14 @@
 Those of a causal model run in chunks of time between the ticks of streaming sessions. They join at the next
 chunk and leave with their own last step (cellular batching, Gao et al., EuroSys 2018), so that a short one
 waits for no long one. A bidirectional model needs the whole sequence at once: its calls make packed batches.
+Tenants take turns, by steps: in the queue, in the places of the batch, and in the steps of each piece.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.ports import Infer
+from carousel_server.core.quotas import Shares
 from carousel_server.core.types import ModelView
 
 from .runner import Runner, fields_to_bytes
+from .sequence_queue import SequenceQueue
 from .values import invalid_value, valid_rows
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,7 @@ class Sequences:
         metrics: EngineMetrics,
         *,
         strict: bool,
+        share: float = 0.0,
     ) -> None:
         self._model = model
         self._runner = runner
@@ -77,9 +81,13 @@ class Sequences:
         self._metrics = metrics
         # Others in the batch, and where a sequence is cut, change its rounding, and must not.
         self._strict = strict and not model.batch_invariant
-        self._waiting: deque[Infer] = deque()
-        self._waiting_bytes = 0
+        self._waiting = SequenceQueue(limits, share, view.input_row_bytes)
         self._running: list[_Running] = []
+        # Places of those that run, and the bytes that their outputs will have.
+        self._places = Shares(min(limits.max_batch, limits.infer_batch_steps), share)
+        self._output_bytes = Shares(limits.inbox_bytes, share)
+        # Of those that run one by one: whose turn was last.
+        self._last: _Running | None = None
         # Their states, [len(running), *shape] each.
         self._state: State = ()
 
@@ -91,11 +99,9 @@ class Sequences:
         """Queues a call, or answers it with a refusal."""
         try:
             self._check(call)
+            self._waiting.put(call)
         except CarouselError as error:
             _answer(call, error)
-            return
-        self._waiting.append(call)
-        self._waiting_bytes += len(call.inputs)
 
     def advance(self, now: float, *, idle: bool) -> None:
         """Runs the next piece; `idle` if no session wants to step.
@@ -107,60 +113,42 @@ class Sequences:
         if not self._running:
             return
         started = time.monotonic()
-        steps = self._run(range(len(self._running)), self._piece(idle=idle))
+        steps = self._run(self._turn(), self._pieces(idle=idle))
         ended = self._leave()
         self._metrics.inferred(ended, steps, time.monotonic() - started)
 
     def fail_all(self, error: CarouselError) -> None:
         """Answers every call, running or waiting, with an error."""
-        calls = [*(one.call for one in self._running), *self._waiting]
-        self._running, self._state, self._waiting_bytes = [], (), 0
-        self._waiting.clear()
+        calls = [*(one.call for one in self._running), *self._waiting.drain()]
+        for one in self._running:
+            self._count(one, -1)
+        self._running, self._state = [], ()
         for call in calls:
             _answer(call, error)
 
     def _check(self, call: Infer) -> None:
-        size = len(call.inputs)
-        if self._full(size):
-            self._forget_cancelled()
-        if self._full(size):
-            raise CarouselError(
-                "QUEUE_FULL",
-                f"{len(self._waiting)} sequences with {self._waiting_bytes} bytes are waiting",
-                retry_after_s=self._limits.retry_after_s,
-            )
         if not valid_rows(self._view, np.frombuffer(call.inputs, np.uint8)[None])[0]:
             raise invalid_value(self._view, "the sequence")
 
-    def _full(self, more_bytes: int) -> bool:
-        limits = self._limits
-        return (
-            len(self._waiting) >= limits.max_infer_queue
-            or self._waiting_bytes + more_bytes > limits.inbox_bytes
-        )
-
-    def _forget_cancelled(self) -> None:
-        self._waiting = deque(call for call in self._waiting if not call.reply.cancelled())
-        self._waiting_bytes = sum(len(call.inputs) for call in self._waiting)
-
     def _join(self, now: float) -> None:
-        """Takes the oldest calls that there is room for, cancelled and late ones left out."""
+        """Takes the calls whose turn it is and that there is room for, cancelled and late ones left out."""
         new: list[_Running] = []
         if self._view.causal or not self._running:
-            while self._waiting and self._has_room(new):
-                call = self._waiting.popleft()
-                self._waiting_bytes -= len(call.inputs)
+            while call := self._waiting.pop(lambda call: self._has_room(call, new)):
                 if call.deadline_s <= now:
                     late = "waited for too long in the queue"
                     _answer(call, CarouselError("DEADLINE_EXCEEDED", late))
                 elif not call.reply.cancelled():
                     new.append(_Running(call, self._rows(call)))
+                    self._count(new[-1], 1)
         if not new:
             return
         try:
             zeros = self._model.initial_state(len(new))
             self._state = _joined(self._state, zeros) if self._running else zeros
         except Exception as error:  # noqa: BLE001 - the device says what it is
+            for one in new:
+                self._count(one, -1)
             self._refuse([one.call for one in new], error)
         else:
             self._running += new
@@ -172,41 +160,66 @@ class Sequences:
         for call in calls:
             _answer(call, CarouselError("STEP_FAILED", "the device refused the sequence"))
 
-    def _has_room(self, new: Sequence[_Running]) -> bool:
-        """Whether the oldest call that waits may run beside those that run and these."""
+    def _has_room(self, call: Infer, new: Sequence[_Running]) -> bool:
+        """Whether a call that waits may run beside those that run and these."""
         limits, count = self._limits, len(self._running) + len(new)
         if not count:
             return True
-        if self._strict:
-            return False
+        if self._strict:  # each tenant has one, and they run one by one
+            return all(one.call.tenant != call.tenant for one in (*self._running, *new))
         if not self._view.causal:
-            longest = max(self._steps(self._waiting[0]), *(one.left for one in new))
+            longest = max(self._steps(call), *(one.left for one in new))
             return count < limits.max_batch and longest * (count + 1) <= limits.infer_batch_steps
         # All that they will have computed is kept until each has ended.
-        steps = sum(len(one.x) for one in (*self._running, *new)) + self._steps(self._waiting[0])
-        fits = steps * self._view.output_row_bytes <= limits.inbox_bytes
-        return fits and count < min(limits.max_batch, limits.infer_batch_steps)
+        more = self._steps(call) * self._view.output_row_bytes
+        bytes_in_all = sum(map(self._bytes, (*self._running, *new))) + more
+        if bytes_in_all > limits.inbox_bytes:
+            return False
+        if count >= min(limits.max_batch, limits.infer_batch_steps):
+            return False
+        tenant = call.tenant
+        return self._places.fits(tenant) and self._output_bytes.fits(tenant, more)
+
+    def _bytes(self, one: _Running) -> int:
+        """Of its outputs, once it has ended."""
+        return len(one.x) * self._view.output_row_bytes
+
+    def _count(self, one: _Running, sign: int) -> None:
+        """Counts a sequence in or out of the batch."""
+        for shares, amount in ((self._places, 1), (self._output_bytes, self._bytes(one))):
+            (shares.take if sign > 0 else shares.give_back)(one.call.tenant, amount)
 
     def _rows(self, call: Infer) -> np.ndarray:
         width = self._view.input_row_bytes // 4
         return np.frombuffer(call.inputs, self._view.input.dtype).reshape(-1, width)
 
-    def _piece(self, *, idle: bool) -> int:
-        """How many steps of each run now."""
-        if not self._view.causal:
-            return max(one.left for one in self._running)
-        if self._strict:
-            return self._limits.chunk_steps
-        most = min(_MOST_ROWS, self._limits.infer_batch_steps) // len(self._running)
-        return max(1, min(_IDLE_CHUNK_STEPS if idle else self._limits.chunk_steps, most))
+    def _turn(self) -> Sequence[int]:
+        """Places of those that run now: all, or one where they may not run together."""
+        if not self._strict:
+            return range(len(self._running))
+        last = self._running.index(self._last) if self._last in self._running else -1
+        place = (last + 1) % len(self._running)
+        self._last = self._running[place]
+        return range(place, place + 1)
 
-    def _run(self, places: Sequence[int], piece: int) -> int:
-        """Runs up to `piece` steps of those at these places; returns how many steps that was.
+    def _pieces(self, *, idle: bool) -> Sequence[int]:
+        """How many steps of each run now: a piece's rows are divided among tenants, then sequences."""
+        if not self._view.causal:
+            return [one.left for one in self._running]
+        if self._strict:
+            return [self._limits.chunk_steps] * len(self._running)
+        running = Counter(one.call.tenant for one in self._running)
+        rows = min(_MOST_ROWS, self._limits.infer_batch_steps) // len(running)
+        most = _IDLE_CHUNK_STEPS if idle else self._limits.chunk_steps
+        return [max(1, min(most, rows // running[one.call.tenant])) for one in self._running]
+
+    def _run(self, places: Sequence[int], pieces: Sequence[int]) -> int:
+        """Runs those at these places, each up to its piece; returns how many steps that was.
 
         If they fail together, their halves run, down to the one at fault, which is refused.
         """
         chosen = [self._running[place] for place in places]
-        counts = [min(one.left, piece) for one in chosen]
+        counts = [min(self._running[place].left, pieces[place]) for place in places]
         try:
             rows = self._step(places, chosen, counts)
         except Exception as error:  # noqa: BLE001 - logged where it is judged
@@ -214,7 +227,7 @@ class Sequences:
                 self._refuse([chosen[0].call], error)
                 return 0
             half = len(places) // 2
-            return self._run(places[:half], piece) + self._run(places[half:], piece)
+            return self._run(places[:half], pieces) + self._run(places[half:], pieces)
         for one, count, part in zip(chosen, counts, rows, strict=True):
             one.parts.append(part[:count].copy())  # the others' shall not be kept with it
             one.done += count
@@ -250,6 +263,9 @@ class Sequences:
             _answer(one.call, one.parts[0] if len(one.parts) == 1 else np.concatenate(one.parts))
         stay = [i for i, one in enumerate(self._running) if not one.call.reply.done()]
         if len(stay) < len(self._running):
+            for one in self._running:
+                if one.call.reply.done():
+                    self._count(one, -1)
             self._running = [self._running[i] for i in stay]
             index = torch.tensor(stay, dtype=torch.int64, device=self._model.device)
             self._state = tuple(tensor[index] for tensor in self._state)
