@@ -38,6 +38,7 @@ from . import (
     processes,
     sequences,
     served,
+    tenants,
 )
 from .figures import Figures, Workload
 from .loops import loop_factory
@@ -153,6 +154,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "front-ends": (_one_group(front_ends.workloads), front_ends.ratios),
     "triton": (_one_group(incumbent.workloads), incumbent.ratios),
     "overload": (_one_group(overload.workloads), overload.ratios),
+    "tenants": (_one_group(tenants.workloads), tenants.ratios),
     "prefill": (_one_group(prefill.workloads), prefill.ratios),
     "sequences": (_one_group(sequences.workloads), sequences.ratios),
 }

@@ -83,9 +83,15 @@ def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
 
 
 def _under(pressure: Pressure, runner: asyncio.Runner) -> Measured:
-    """Loads from a process of its own, and watches from this one."""
     witness = Witness(pressure.address, pressure.model)
     runner.run(witness.open())
+    measured = loaded(pressure, witness, runner)
+    runner.run(witness.close())
+    return measured
+
+
+def loaded(pressure: Pressure, witness: Witness, runner: asyncio.Runner) -> Measured:
+    """Loads from a process of its own, and watches from this one."""
     command = [sys.executable, "-m", "bench.pressing", json.dumps(asdict(pressure))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -95,5 +101,4 @@ def _under(pressure: Pressure, runner: asyncio.Runner) -> Measured:
         output, _ = process.communicate(timeout=120)
     if process.returncode:
         raise RuntimeError("the load has failed")
-    runner.run(witness.close())
     return {**json.loads(output), **seen}

@@ -37,6 +37,7 @@ class Pressure:
         timeout_s: deadline of each block in an open loop.
         unread: streams that send as the others do and never read; with an eighth of the sessions, since
             what they are answered is work, and no goodput.
+        token: of the tenant that loads; "" is a server without tenants.
     """
 
     address: str
@@ -48,6 +49,7 @@ class Pressure:
     rate_per_s: float = 0.0
     timeout_s: float = 0.5
     unread: int = 0
+    token: str = ""
 
     @property
     def period_s(self) -> float:
@@ -56,7 +58,7 @@ class Pressure:
 
     def stream(self, connection: grpc.aio.Channel, sessions: int) -> RawStream:
         """A new stream with sessions of its own."""
-        return RawStream(connection, self.model, sessions, bytes(self.row_bytes))
+        return RawStream(connection, self.model, sessions, bytes(self.row_bytes), self.token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,11 @@ def channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=_OPTIONS)
 
 
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """Metadata of a call with a token; none without one."""
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
 def reason_of(status: Status | None) -> tuple[str, Mapping[str, str]]:
     """The reason and the metadata of a refusal; UNTYPED without one."""
     for detail in status.details if status is not None else ():
@@ -121,10 +126,12 @@ class Cursors:
 class RawStream:
     """The stream: `open`, then `send` as often as you like, while `read` runs beside it."""
 
-    def __init__(self, channel: Any, model: str, sessions: int, row: bytes) -> None:
+    def __init__(
+        self, channel: Any, model: str, sessions: int, row: bytes, token: str = ""
+    ) -> None:
         self.cursors = Cursors(sessions)
         stub: Any = rpc.InferenceServiceStub(channel)
-        self._call = stub.Attach()
+        self._call = stub.Attach(metadata=bearer(token))
         self._model = model
         self._row = row
         self._taken = asyncio.Event()

@@ -23,16 +23,21 @@ HEALTH_PERIOD_S = 0.05
 class Witness:
     """Its sessions step once a period each, never two at a time; `open` it, `watch`, `close` it."""
 
-    def __init__(self, address: str, model: str) -> None:
+    def __init__(
+        self, address: str, model: str, *, token: str | None = None, sessions: int = SESSIONS
+    ) -> None:
         self._address, self._model = address, model
+        self._token, self._count = token, sessions
         self._client: carousel.AsyncClient | None = None
         self._sessions: list[Any] = []
 
     async def open(self) -> None:
         """Opens the sessions and steps each once."""
-        self._client = await carousel.AsyncClient(self._address, timeout_s=30.0).__aenter__()
+        self._client = await carousel.AsyncClient(
+            self._address, token=self._token, timeout_s=30.0
+        ).__aenter__()
         x = np.zeros(WIDTH, np.float32)
-        for _ in range(SESSIONS):
+        for _ in range(self._count):
             session = await self._client.session(self._model, durability="none")
             await session.step(x)
             self._sessions.append(session)
@@ -46,7 +51,7 @@ class Witness:
         await asyncio.gather(
             self._ask(checks, end_s),
             *(
-                self._step(session, number * PERIOD_S / SESSIONS, end_s, steps, errors)
+                self._step(session, number * PERIOD_S / self._count, end_s, steps, errors)
                 for number, session in enumerate(self._sessions)
             ),
         )

@@ -1,0 +1,91 @@
+"""(g) Two tenants on one server: one steps at a steady rate while the other floods.
+
+The steady tenant has five sessions with ten steps a second each. It runs alone, then beside a tenant at the
+server's peak in a closed loop, then beside one that offers ten times that peak in an open loop, as far as
+its windows have room. The load is a process of its own, on the same machine: so what is measured has the
+processor's share of the load in it too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from . import models, processes
+from .figures import Measured, Workload
+from .overload import loaded
+from .pressing import Pressure
+from .report import Summary
+from .witness import Witness
+
+ALONE, PEAK, FLOOD = "alone", "beside the peak, closed loop", "beside ten times that, open loop"
+TIMES = 10.0
+SESSIONS = 5
+"""Each steps ten times a second."""
+MOST_P99 = 2.0
+"""The target."""
+TOKENS = {"steady": "bench-steady", "flood": "bench-flood"}
+
+
+def workloads(
+    options: argparse.Namespace,
+    device: str,
+    folder: Path,
+    stack: ExitStack,
+    runner: asyncio.Runner,
+) -> Sequence[Workload]:
+    """Alone, peak and flood, one after the other in each round, on one server."""
+    models.make(folder, options.dtype)
+    hashes = {name: hashlib.sha256(t.encode()).hexdigest() for name, t in TOKENS.items()}
+    server = processes.carousel_server(folder, device, tokens=json.dumps(hashes))
+    address = stack.enter_context(server)
+    peaks: list[float] = []
+
+    def steady(pressure: Pressure | None) -> Measured:
+        token = TOKENS["steady"]
+        witness = Witness(address, models.STEPPED, token=token, sessions=SESSIONS)
+        runner.run(witness.open())
+        if pressure is None:
+            measured = runner.run(witness.watch(options.seconds))
+        else:
+            measured = loaded(pressure, witness, runner)
+        runner.run(witness.close())
+        return measured
+
+    def pressure(rate_per_s: float = 0.0) -> Pressure:
+        return Pressure(
+            address, models.STEPPED, models.WIDTH * 4, options.seconds,
+            rate_per_s=rate_per_s, token=TOKENS["flood"],
+        )  # fmt: skip
+
+    def alone() -> Measured:
+        return steady(None)
+
+    def peak() -> Measured:
+        measured = steady(pressure())
+        peaks.append(measured["goodput_rows_per_s"])
+        return measured
+
+    def flood() -> Measured:
+        return steady(pressure(TIMES * peaks[-1]))
+
+    return [Workload(ALONE, alone), Workload(PEAK, peak), Workload(FLOOD, flood)]
+
+
+def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
+    """Each beside its target."""
+    alone, peak, flood = (figures[name]["others_p99_ms"]["median"] for name in (ALONE, PEAK, FLOOD))
+    yield (
+        f"the steady tenant's p99 beside the flood, over alone (at most {MOST_P99})",
+        flood / alone,
+    )
+    yield f"the same over beside the peak (at most {MOST_P99})", flood / peak
+    offered = figures[FLOOD]["offered_rows_per_s"]["median"]
+    goodput = figures[PEAK]["goodput_rows_per_s"]["median"]
+    yield "steps offered over the peak", offered / goodput
+    yield "the steady tenant's failed steps (0)", figures[FLOOD]["others_failed"]["median"]
