@@ -14,7 +14,8 @@ from itertools import chain, repeat
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import StepBlock, StepSink
+from carousel_server.core.ports import StepBlock
+from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import Float64s, Int64s, ModelView, SessionRef
 from carousel_server.sessions import SessionTable, Window
 from carousel_server.state.slots import Slots

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import StepSink
+from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import Int64s, SessionView
 from carousel_server.sessions import SessionTable
 

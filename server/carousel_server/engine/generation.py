@@ -18,10 +18,8 @@ from torch import Tensor
 from carousel_models.tokenizer import CONTEXT_TOKENS, Tokenizer
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import EngineMetrics
-from carousel_server.core.ports import (
-    Generate,
-    TokenSink,
-)
+from carousel_server.core.ports import Generate
+from carousel_server.core.sinks import TokenSink
 from carousel_server.core.types import (
     GenerateSpec,
     GenerationEnd,

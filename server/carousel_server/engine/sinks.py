@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carousel_server.core.ports import StepSink
+from carousel_server.core.sinks import StepSink
 
 
 class Sinks:

@@ -9,7 +9,7 @@ from hashlib import blake2b
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import TokenSink
+from carousel_server.core.sinks import TokenSink
 from carousel_server.core.types import GeneratedToken, GenerateSpec, GenerationEnd, Int32s
 from carousel_server.state.snapshot import KeptGeneration
 

@@ -11,15 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import (
-    Ack,
-    CatalogPort,
-    Close,
-    Place,
-    Replay,
-    StepBlock,
-    StepSink,
-)
+from carousel_server.core.ports import Ack, CatalogPort, Close, Place, Replay, StepBlock
+from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import SessionView
 
 from .binding import Binding
