@@ -298,6 +298,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ("Attach streams", total("carousel_attach_streams")),
                 ("front ends replaced", total("carousel_front_end_restarts_total")),
                 ("connections closed", total("carousel_connections_closed_total")),
+                ("models refused at start", total("carousel_models_refused")),
                 (
                     "all calls",
                     f"{total('grpc_server_started_total')} - {total('grpc_server_handled_total')}",

@@ -32,14 +32,25 @@ def import_custom(spec: CustomSpec, allowed: Collection[str], device: torch.devi
             f"the package wants to import the custom module {spec.module!r}, which is not allowed here; "
             "if you trust its code, allow this import name in the settings (allow_custom, --allow-custom)"
         )
-    module_name, class_name = spec.module.split(":")
+    return make(spec, import_class(spec.module)).to(device)
+
+
+def import_class(name: str) -> Callable[..., object]:
+    """What an import name, "package.module:Class", leads to.
+
+    Raises:
+        PackageError: it is no import name, or leads nowhere.
+    """
+    module_name, _, class_name = name.partition(":")
+    if not module_name or not class_name:
+        raise PackageError(f"{name!r} is no import name; write it as package.module:Class")
     try:
-        kind = getattr(importlib.import_module(module_name), class_name)
+        kind: Callable[..., object] = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # foreign code may raise anything
         raise PackageError(
-            f"custom module {spec.module!r} cannot be made: {error!r}; {_import_fix(spec, error)}"
+            f"custom module {name!r} cannot be made: {error!r}; {_import_fix(module_name, class_name, error)}"
         ) from error
-    return make(spec, kind).to(device)
+    return kind
 
 
 def make(spec: CustomSpec, kind: Callable[..., object]) -> nn.Module:
@@ -157,8 +168,7 @@ def _names_of(module_name: str) -> set[str]:
     return ({spec.name} if spec else set()) | ({Path(file).stem} if file else set())
 
 
-def _import_fix(spec: CustomSpec, error: Exception) -> str:
-    module_name, class_name = spec.module.split(":")
+def _import_fix(module_name: str, class_name: str, error: Exception) -> str:
     if not isinstance(error, ModuleNotFoundError):
         return f"correct the code of {module_name}, or the name {class_name!r} in the manifest"
     missing = error.name or module_name

@@ -72,6 +72,8 @@ def check(
         model, error = _load(path, torch.device(device), allow_custom, "auto")
     except PackageError as refused:
         return CheckReport(path, str(refused))
+    except OSError as unreadable:
+        return CheckReport(path, f"{path} cannot be read: {unreadable}; give yourself the right to")
     return CheckReport(path, "", model.manifest, model.parameters, model.state_bytes, error)
 
 

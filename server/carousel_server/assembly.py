@@ -14,15 +14,13 @@ from functools import partial
 
 import torch
 
-from carousel_models import PackageError, RecurrentModel, discover, load
-from carousel_models.errors import KernelError
-from carousel_models.kernels import choose
 from carousel_server.activation import Activation
 from carousel_server.catalog import Catalog
 from carousel_server.config import ConfigError, Settings
 from carousel_server.core.quotas import Quotas
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics
+from carousel_server.model_folder import load_models
 from carousel_server.sessions import Directory
 from carousel_server.store import StoreError, StoreThread, open_store
 from carousel_server.version import version
@@ -33,12 +31,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """Engines that run, and who knows them."""
+    """Engines that run, and who knows them; `refused` names the models that could not be loaded."""
 
     engines: Sequence[Engine]
     catalog: Catalog
     metrics: Metrics
     store: StoreThread | None
+    refused: Sequence[str] = ()
 
     def stop(self) -> None:
         """Ends the engines' threads after the tick they are in, all at a time, then the store's.
@@ -64,9 +63,10 @@ def assemble(settings: Settings) -> Assembly:
     """
     device = choose_device(settings.device)
     torch.set_num_threads(torch_threads(settings.torch_threads))
-    models = load_models(settings, device)
+    folder = load_models(settings, device)
     build = {"version": version(), "torch": torch.__version__, "device": device}
     metrics = Metrics(build, settings.tenants or (DEFAULT_TENANT,))
+    metrics.models_refused(len(folder.refused))
     directory, limits = Directory(), settings.limits()
     quotas = Quotas(settings.tenant_limits(), retry_after_s=settings.retry_after_s)
     store = start_store(settings, metrics)
@@ -81,7 +81,7 @@ def assemble(settings: Settings) -> Assembly:
                 strict=settings.strict,
                 quotas=quotas,
             )
-            for model in models
+            for model in folder.models
         ]
     except (
         ValueError,
@@ -97,7 +97,7 @@ def assemble(settings: Settings) -> Assembly:
     for engine in engines:
         engine.start()
     catalog = make_catalog(directory, engines, store, settings, quotas)
-    return Assembly(engines, catalog, metrics, store)
+    return Assembly(engines, catalog, metrics, store, tuple(folder.refused))
 
 
 def make_catalog(
@@ -143,36 +143,6 @@ def default_replica(port: int) -> str:
     """This machine's name and the port: whoever has bound it is the only one of that name."""
     number = str(port) if port else f"free-{secrets.token_hex(4)}"
     return f"{socket.gethostname()}:{number}"
-
-
-def load_models(settings: Settings, device: str) -> list[RecurrentModel]:
-    """The models of the settings' folder. One bad package refuses them all: it is no surprise later.
-
-    Raises:
-        PackageError: a package is refused, two have one name, or there is none.
-        ConfigError: this machine cannot run the kernel that is asked for.
-    """
-    try:
-        kernel = choose(settings.kernel, torch.device(device))
-    except KernelError as error:
-        raise ConfigError(f"kernel={settings.kernel}: {error}\nset kernel=auto") from error
-    log.info("steps are computed by the kernel %s", kernel.name)
-    packages = discover(settings.models)
-    if not packages:
-        raise PackageError(
-            f"{settings.models} holds no model packages; make one: carousel models create"
-        )
-    models: dict[str, RecurrentModel] = {}
-    for package in packages:
-        model = load(
-            package, device=device, allow_custom=settings.allow_custom, kernel=settings.kernel
-        )
-        name = model.manifest.name
-        if name in models:
-            raise PackageError(f"{package}: another package is named {name!r}; rename one of them")
-        models[name] = model
-        log.info("loaded %s: %d parameters on %s", name, model.parameters, device)
-    return list(models.values())
 
 
 def choose_device(wanted: str) -> str:

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
         (), 'Custom modules ("package.module:Class") that model packages may import and run.'
     )
 
+    bad_models: Literal["skip", "refuse"] = _setting(
+        "skip",
+        "What a package that cannot be loaded does: skip serves the others and says so, refuse ends the "
+        "start; a start without any model fails in both cases.",
+    )
+
     # -- the store
     store: str = _setting(
         "",

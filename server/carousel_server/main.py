@@ -140,13 +140,17 @@ def _say_ready(server: Server) -> None:
         "port": server.port,
         "metrics_port": server.metrics_port,
         "models": server.models,
+        "refused": server.refused,
         "store": server.store,
     }
     log.info("ready", extra=facts)
     if sys.stdout.isatty():
         target = f"{host}:{server.port}"
+        names = ", ".join(server.refused)
+        refused = f"  REFUSED   {names}: the log says why\n" if names else ""
         sys.stdout.write(
             f"carousel {version()} serves {len(server.models)} models: {', '.join(server.models)}\n"
+            f"{refused}"
             f"  gRPC      {target}\n"
             f"  metrics   http://{metrics_host}:{server.metrics_port}/metrics\n"
             f"  store     {_STORES.get(server.store, server.store)}\n"

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from carousel_server.config import ConfigError, Settings
@@ -45,7 +46,8 @@ _WATCH_S = 0.25
 _STOP_GRACE_S = 2.0
 
 
-_METRICS_PORT = "metrics-port"
+METRICS_PORT = "metrics-port"
+"""What people call that setting on the command line."""
 
 
 class Server:
@@ -79,6 +81,12 @@ class Server:
         return [engine.model.name for engine in self._assembly.engines]
 
     @property
+    def refused(self) -> list[str]:
+        """Names of the models whose packages could not be loaded."""
+        assert self._assembly is not None, "the server was not started"
+        return list(self._assembly.refused)
+
+    @property
     def store(self) -> str:
         """Which kind of store keeps the sessions: "sqlite", "redis", "memory" or "none"."""
         kind = self.settings.store.partition(":")[0]
@@ -95,18 +103,20 @@ class Server:
         settings = self.settings
         options = wire_options(settings)
         check_address(settings.host, settings.port)
-        check_address(settings.metrics_host, settings.metrics_port, _METRICS_PORT)
+        check_address(settings.metrics_host, settings.metrics_port, METRICS_PORT)
         if settings.front_ends:
             self._wire = front_ends = FrontEnds(
                 settings.front_ends, log_level=settings.log_level, log_format=settings.log_format
             )
             assembly = self._assembly = await _load(settings)
+            options = replace(options, refused_models=tuple(assembly.refused))
             measured = assembly.metrics
             await front_ends.start(
                 assembly.catalog, options, measured.wire(), measured.front_end_replaced
             )
         else:
             assembly = self._assembly = await _load(settings)
+            options = replace(options, refused_models=tuple(assembly.refused))
             self._wire = wire = WireServer(assembly.catalog, options, assembly.metrics.wire())
             await wire.start()
         metrics = assembly.metrics
@@ -114,7 +124,7 @@ class Server:
             self._endpoint = metrics.serve(settings.metrics_host, settings.metrics_port)
         except OSError as error:
             host, port = settings.metrics_host, settings.metrics_port
-            raise listen_error(host, port, error, _METRICS_PORT) from error
+            raise listen_error(host, port, error, METRICS_PORT) from error
 
     async def hopeless(self) -> None:
         """Returns once no model has been healthy for unhealthy_grace_s, or the wire has failed."""

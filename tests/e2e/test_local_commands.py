@@ -113,7 +113,7 @@ def test_settings_show_where_they_come_from(tmp_path):
     assert found["host"] == ("127.0.0.1", "default")
     assert (
         "3 settings are given"
-        in carousel("config", "check", str(file), CAROUSEL_PORT="6000").stdout
+        in carousel("config", "check", str(file), "--settings-only", CAROUSEL_PORT="6000").stdout
     )
 
 

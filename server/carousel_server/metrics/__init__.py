@@ -37,6 +37,7 @@ class Metrics:
         told = (labels.get(name, "") for name in names)
         self._families.scalar("carousel_build_info", *told).set(1)
         self._tenants = TenantMetrics(self._families, tenants)
+        self._refused = self._families.scalar("carousel_models_refused")
         self._store = KeepingMetrics(self._families)
         self._replaced = self._families.scalar("carousel_front_end_restarts_total")
         self.registry.register(self._families)
@@ -57,6 +58,10 @@ class Metrics:
     def front_end_replaced(self) -> None:
         """A front end died, and another takes its place."""
         self._replaced.add()
+
+    def models_refused(self, packages: int) -> None:
+        """How many packages could not be loaded."""
+        self._refused.set(packages)
 
     def serve(self, host: str, port: int) -> MetricsServer:
         """Starts the endpoint; see MetricsServer."""

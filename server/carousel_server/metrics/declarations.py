@@ -117,6 +117,13 @@ METRICS: dict[str, Declaration] = _registry(
         "Always 1; the labels say which weights are served.",
         *("fingerprint", "cell", "layers", "hidden", "compute_dtype"),
     ),
+    Declaration(
+        "carousel_models_refused",
+        _G,
+        Owner.SERVER,
+        "Packages that could not be loaded at the start; the log names them and says why.",
+        "packages",
+    ),
     # -- throughput
     _engine("carousel_steps_total", _C, "steps", "Steps run in ticks, client-fed and generated."),
     _engine("carousel_tokens_total", _C, "tokens", "Generated tokens delivered."),

@@ -2,7 +2,7 @@
 
 from .faults import StoreError
 from .memory import MemoryMedium, MemoryStore
-from .opening import open_store
+from .opening import check_store, open_store
 from .sqlite import SqliteStore
 from .thread import StoreThread
 
@@ -12,5 +12,6 @@ __all__ = [
     "SqliteStore",
     "StoreError",
     "StoreThread",
+    "check_store",
     "open_store",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from pathlib import Path
 
 from carousel_server.core.store import Store
@@ -28,23 +29,49 @@ def open_store(url: str, *, replica: str, lease_ttl_s: float) -> Store:
     """
     if url == "memory":
         return MemoryStore(owner=replica)
-    if url.startswith("sqlite:"):
-        return _sqlite(url.removeprefix("sqlite:"))
+    path = _sqlite_path(url)
+    if path is not None:
+        return SqliteStore(path)
     if url.startswith(("redis://", "rediss://", "unix://")):
         return _redis(url, replica, lease_ttl_s)
-    if url.endswith(".db") and ":" not in url:
-        return _sqlite(url)
     # The text is not repeated: it may be a URL with a password.
     raise StoreError(f"the store is of no known kind\nuse {_FORMS}")
 
 
-def _sqlite(path: str) -> Store:
-    """SQLite's own URLs begin with two or three slashes; people write both."""
+def check_store(url: str, *, lease_ttl_s: float) -> None:
+    """Opens a store and closes it, as a start would, and leaves no file that was not there.
+
+    Raises:
+        StoreError: see `open_store`.
+    """
+    replica = f"check-{secrets.token_hex(4)}"
+    path = _sqlite_path(url)
+    if path is None or path.exists() or not path.parent.is_dir():
+        open_store(url, replica=replica, lease_ttl_s=lease_ttl_s).close()
+        return
+    # The server's user may be another, who could not write a file of ours.
+    trial = path.with_name(f".{path.name}-{replica}")
+    try:
+        SqliteStore(trial).close()
+    finally:
+        for left in path.parent.glob(f"{trial.name}*"):
+            left.unlink()
+
+
+def _sqlite_path(url: str) -> Path | None:
+    """The file of SQLite that a URL names; SQLite's own begin with two or three slashes, people write both.
+
+    Raises:
+        StoreError: it names none.
+    """
+    if not url.startswith("sqlite:"):
+        return Path(url).expanduser() if url.endswith(".db") and ":" not in url else None
+    path = url.removeprefix("sqlite:")
     if path.startswith("//"):
         path = "/" + path.lstrip("/") if path.startswith("///") else path[2:]
     if not path:
         raise StoreError("the store names no file\nuse sqlite:PATH, such as sqlite:carousel.db")
-    return SqliteStore(Path(path).expanduser())
+    return Path(path).expanduser()
 
 
 def _redis(url: str, replica: str, lease_ttl_s: float) -> Store:

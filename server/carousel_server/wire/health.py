@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from grpc import StatusCode
@@ -14,7 +15,7 @@ from .calls import Context
 from .gate import Gate
 
 SERVICES = ("", "carousel.v1.InferenceService")
-"""Names that stand for the server as a whole: they serve while every model does."""
+"""Names that stand for the server as a whole: they serve while every model does that was loaded."""
 
 MODEL_PREFIX = "model/"
 """`model/<name>` stands for one model."""
@@ -27,9 +28,13 @@ _Response = health_pb2.HealthCheckResponse
 class Health(health_pb2_grpc.HealthServicer):
     """The health service. `refresh` must be called now and then, so that watchers hear of changes."""
 
-    def __init__(self, catalog: CatalogPort, gate: Gate) -> None:
+    def __init__(
+        self, catalog: CatalogPort, gate: Gate, refused_models: Sequence[str] = ()
+    ) -> None:
         self._catalog = catalog
         self._gate = gate
+        # They do not make the server unhealthy: the other models are to get their calls.
+        self._refused = {MODEL_PREFIX + name: int(_Response.NOT_SERVING) for name in refused_models}
         self._changed = asyncio.Condition()
         self._known = self._statuses()
         self._watchers = 0
@@ -98,7 +103,7 @@ class Health(health_pb2_grpc.HealthServicer):
             for engine in self._catalog.engines()
         }
         everything = self._status(all(s == _Response.SERVING for s in models.values()))
-        return dict.fromkeys(SERVICES, everything) | models
+        return dict.fromkeys(SERVICES, everything) | self._refused | models
 
     def _status(self, healthy: bool) -> int:
         serving = healthy and not self._gate.draining

@@ -44,6 +44,7 @@ class WireOptions:
         tenants: what each tenant may have.
         tokens: tenant by SHA-256 of its bearer token; empty lets everybody in as "default".
         server_version: told to clients.
+        refused_models: models whose packages could not be loaded; their health is NOT_SERVING.
     """
 
     host: str = "127.0.0.1"
@@ -69,6 +70,7 @@ class WireOptions:
     tenants: TenantLimits = NO_LIMITS
     tokens: Mapping[bytes, str] = field(default_factory=dict)
     server_version: str = "0"
+    refused_models: tuple[str, ...] = ()
 
     @property
     def calls_of_a_connection(self) -> int:

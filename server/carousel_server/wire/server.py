@@ -42,7 +42,7 @@ class WireServer:
         self._options = options
         self._metrics = metrics
         self.gate = Gate(options, metrics, catalog.quotas)
-        self._health = Health(catalog, self.gate)
+        self._health = Health(catalog, self.gate, options.refused_models)
         self._limits = CallLimits(options, metrics)
         self._server = grpc.aio.server(
             interceptors=[

@@ -9,10 +9,11 @@ import torch
 
 from carousel_models import PackageError, create
 from carousel_models.errors import KernelError
-from carousel_server.assembly import assemble, choose_device, load_models, torch_threads
+from carousel_server.assembly import assemble, choose_device, torch_threads
 from carousel_server.config import ConfigError, Settings
 from carousel_server.core.limits import EngineLimits
 from carousel_server.engine.describe import describe
+from carousel_server.model_folder import load_models
 from carousel_server.server import wire_options
 
 
@@ -48,7 +49,7 @@ def test_two_packages_of_one_name_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kernel", ["auto", "reference"])
 def test_the_kernel_is_in_the_execution_class(models_dir, kernel):
-    (model, *_) = load_models(Settings(models=models_dir, kernel=kernel), "cpu")
+    (model, *_) = load_models(Settings(models=models_dir, kernel=kernel), "cpu").models
     view = describe(model, EngineLimits(), strict=False)
     assert f" {model.kernel.name} " in view.execution_class
     assert view.execution_class.endswith("invariant" if model.batch_invariant else "bucketed")
@@ -66,7 +67,7 @@ def test_a_kernel_that_cannot_be_had_is_said(models_dir, monkeypatch):
         ConfigError, match=r"kernel=cpu: there is no C\+\+ compiler\nset kernel=auto"
     ):
         load_models(Settings(models=models_dir, kernel="cpu"), "cpu")
-    models = load_models(Settings(models=models_dir, kernel="auto"), "cpu")
+    models = load_models(Settings(models=models_dir, kernel="auto"), "cpu").models
     assert {model.kernel.name for model in models} == {"reference"}
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
-from carousel.cli.printing import print_json, print_line, print_records
+from carousel.cli.printing import note, print_json, print_line, print_records
 from carousel.cli.settings import assignments
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
@@ -42,17 +44,23 @@ def register(app: typer.Typer) -> None:
         options: Options,
         config: Annotated[Path | None, typer.Argument(metavar="[FILE]")] = None,
         set_: Assignments = None,
+        settings_only: Annotated[
+            bool,
+            typer.Option(
+                "--settings-only",
+                help="Check the values alone: no models, addresses, store or files.",
+            ),
+        ] = False,
     ) -> None:
-        """Say whether a settings file, the environment and --set make valid settings."""
+        """Say whether a server would start with a settings file, the environment and --set.
+
+        Loads every package, binds the addresses for a moment, and opens and closes the store.
+        """
         from carousel_server.config_sources import load_settings
 
-        _, provenance = load_settings(assignments(set_ or []), config)
+        settings, provenance = load_settings(assignments(set_ or []), config)
         changed = sum(source != "default" for source in provenance.values())
-        if options.output is Output.JSON:
-            print_json({"valid": True, "changed": changed})
-        else:
-            given = "1 setting is given" if changed == 1 else f"{changed} settings are given"
-            print_line(f"valid; {given}, the others are defaults")
+        report_check(options, changed, [] if settings_only else rehearsed(settings))
 
     @command(group, "schema")
     def schema(_options: Options) -> None:
@@ -60,6 +68,33 @@ def register(app: typer.Typer) -> None:
         from carousel_server.config import Settings
 
         print_json(Settings.model_json_schema())
+
+
+def rehearsed(settings: Any) -> list[dict[str, str]]:
+    """What would keep a server with these settings from starting."""
+    from carousel_server.rehearsal import rehearse
+
+    return [asdict(problem) for problem in rehearse(settings)]
+
+
+def report_check(options: Options, changed: int, problems: list[dict[str, str]]) -> None:
+    """Prints what was found.
+
+    Raises:
+        CliError: there is a problem; the others have been printed.
+    """
+    given = "1 setting is given" if changed == 1 else f"{changed} settings are given"
+    if options.output is Output.JSON:
+        print_json({"valid": not problems, "changed": changed, "problems": problems})
+    elif not problems:
+        print_line(f"valid; {given}, the others are defaults")
+    if not problems:
+        return
+    *others, last = problems
+    for problem in others:
+        note(f"carousel: {problem['setting']}: {problem['cause']}")
+        note(f"  fix: {problem['fix']}")
+    raise usage_error(f"{last['setting']}: {last['cause']}", last["fix"])
 
 
 def shown(options: Options, value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,10 +50,19 @@ def register(app: typer.Typer) -> None:
 
     @command(group, "check")
     def check(
-        options: Options, path: Annotated[Path, typer.Argument(help="A package, or a folder.")]
+        options: Options,
+        path: Annotated[Path, typer.Argument(help="A package, or a folder.")],
+        allow_custom: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="MODULE:CLASS",
+                help="A custom module that packages may import and run; may be repeated.",
+            ),
+        ] = None,
     ) -> None:
-        """Load packages and prove them: files, shapes, fingerprint, probe outputs."""
-        check_all(options, path)
+        """Load packages and prove them: files, shapes, fingerprint, probe outputs, custom modules."""
+        names = [name for given in allow_custom or [] for name in given.split(",")]
+        check_all(options, path, names)
 
     register_create(group)
 
@@ -169,7 +179,7 @@ def of_manifest(manifest: Manifest) -> Record:
     }
 
 
-def check_all(options: Options, path: Path) -> None:
+def check_all(options: Options, path: Path, allow_custom: Sequence[str] = ()) -> None:
     """Checks each package below `path` and prints what was found.
 
     Raises:
@@ -177,7 +187,10 @@ def check_all(options: Options, path: Path) -> None:
     """
     import carousel_models
 
-    reports = [carousel_models.check(package) for package in carousel_models.discover(path)]
+    reports = [
+        carousel_models.check(package, allow_custom=allow_custom)
+        for package in carousel_models.discover(path)
+    ]
     if not reports:
         raise usage_error(
             f"no packages in {path}", "make one: carousel models create NAME --dir DIR"

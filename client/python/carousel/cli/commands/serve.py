@@ -33,6 +33,13 @@ def register(app: typer.Typer) -> None:
                 help="Where sessions outlive the server: sqlite:FILE or redis://HOST:PORT/DB."
             ),
         ] = None,
+        allow_custom: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="MODULE:CLASS",
+                help="A custom module that packages may import and run; may be repeated.",
+            ),
+        ] = None,
         set_: Annotated[
             list[str] | None,
             typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may be repeated."),
@@ -51,7 +58,7 @@ def register(app: typer.Typer) -> None:
             )
         flags: dict[str, Any] = {
             "models": models, "host": host, "port": port, "metrics_port": metrics_port,
-            "device": device, "store": store,
+            "device": device, "store": store, "allow_custom": tuple(allow_custom or ()) or None,
         }  # fmt: skip
         given = {key: value for key, value in flags.items() if value is not None}
         run(given | assignments(set_ or []), config)
