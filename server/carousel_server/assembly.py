@@ -134,7 +134,12 @@ def start_store(settings: Settings, metrics: Metrics) -> StoreThread | None:
         store = open_store(settings.store, replica=replica, lease_ttl_s=settings.lease_ttl_s)
     except StoreError as error:
         raise ConfigError(str(error)) from error
-    thread = StoreThread(store, queue_requests=settings.store_requests, metrics=metrics.store())
+    thread = StoreThread(
+        store,
+        queue_requests=settings.store_requests,
+        metrics=metrics.store(),
+        limits=settings.tenant_limits(),
+    )
     thread.start()
     return thread
 

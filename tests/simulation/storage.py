@@ -132,6 +132,10 @@ class FaultyStore:
         """See `Store.statistics`."""
         return self._store.statistics()
 
+    def usage(self, tenant: str) -> StoreStatistics:
+        """See `Store.usage`."""
+        return self._store.usage(tenant)
+
     def close(self) -> None:
         """See `Store.close`."""
         self._ask(self._store.close)

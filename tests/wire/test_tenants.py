@@ -175,6 +175,34 @@ async def test_one_tenant_leaves_slots_for_others(models_dir: Any) -> None:
         )
 
 
+async def test_sessions_in_the_store(models_dir: Any, tmp_path: Any) -> None:
+    """They are limited where they are opened. What is open goes on."""
+    settings = {"store": f"sqlite:{tmp_path / 'store'}", "tenant_stored_sessions": 2}
+    with ServerProcess(models_dir, tokens=tokens(), **settings) as server:
+        async with (
+            Stubs(server.target, "token-one") as greedy,
+            Stubs(server.target, "token-two") as modest,
+        ):
+            session, _ = [await greedy.open(LSTM) for _ in range(2)]
+            sessions = greedy.sessions
+            export = pb.ExportSessionRequest(session_id=session.id)
+            snapshot = (await sessions.ExportSession(export)).snapshot
+            for call in (
+                greedy.open(LSTM),
+                sessions.ForkSession(pb.ForkSessionRequest(session_id=session.id)),
+                sessions.ImportSession(pb.ImportSessionRequest(snapshot=snapshot, model=LSTM)),
+            ):
+                check(await refused(call), "tenant_stored_sessions", 2)
+            await greedy.open(LSTM, durability=pb.DURABILITY_NONE)
+            request = pb.StepRequest(session_id=session.id, first_seq=1, inputs=ROW.tobytes())
+            assert (await greedy.inference.Step(request)).outputs
+            await modest.open(LSTM)
+            await sessions.CloseSession(pb.CloseSessionRequest(session_id=session.id))
+            # The store is asked again as soon as that costs little, so the SDK gets in.
+            async with carousel.AsyncClient(server.target, token="token-one") as client:
+                await client.session(LSTM)
+
+
 async def test_a_server_without_tokens_has_one_tenant_that_shares_with_nobody(
     models_dir: Any,
 ) -> None:

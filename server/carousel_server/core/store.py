@@ -191,6 +191,9 @@ class Store(Protocol):
     def statistics(self) -> StoreStatistics:
         """How full it is."""
 
+    def usage(self, tenant: str) -> StoreStatistics:
+        """A tenant's open sessions and the bytes of their snapshots; -1 where it cannot tell."""
+
     def close(self) -> None:
         """Gives up all leases of this replica and lets go of the medium. Idempotent."""
 

@@ -218,6 +218,13 @@ class MemoryStore:
         sessions = self.medium.sessions
         return StoreStatistics(len(sessions), sum(len(kept.snapshot) for kept in sessions.values()))
 
+    def usage(self, tenant: str) -> StoreStatistics:
+        """See `Store.usage`."""
+        sizes = [
+            len(kept.snapshot) for key, kept in self.medium.sessions.items() if key.tenant == tenant
+        ]
+        return StoreStatistics(len(sizes), sum(sizes))
+
     def close(self) -> None:
         """See `Store.close`; the medium stays as it is."""
         lease = self.medium.leases.get(self._me.name)

@@ -171,6 +171,10 @@ class RedisStore:
             self._link.call("count", [f"{self._prefix}expiry"], ()), self._link.used_bytes()
         )
 
+    def usage(self, tenant: str) -> StoreStatistics:
+        """See `Store.usage`; bytes are known of the whole server only."""
+        return StoreStatistics(self._link.call("count", [f"{self._prefix}ids:{tenant}"], ()), -1)
+
     def close(self) -> None:
         """See `Store.close`."""
         if self._closed:

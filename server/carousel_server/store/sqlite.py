@@ -173,6 +173,15 @@ class SqliteStore:
                 self._sessions, self._pragma("page_count") * self._pragma("page_size")
             )
 
+    def usage(self, tenant: str) -> StoreStatistics:
+        """See `Store.usage`."""
+        with self._faults():
+            row = self._db.execute(
+                "SELECT COUNT(*), COALESCE(SUM(LENGTH(snapshot)), 0) FROM sessions WHERE tenant = ?",
+                (tenant,),
+            ).fetchone()
+        return StoreStatistics(*row)
+
     def close(self) -> None:
         """See `Store.close`; everything is in the file afterwards, and the log is empty."""
         if self._lock.closed:

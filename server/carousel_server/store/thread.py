@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.failpoints import hit
 from carousel_server.core.metering import StoreMetrics
+from carousel_server.core.quotas import NO_LIMITS, TenantLimits
 from carousel_server.core.store import (
     Acquire,
     Commit,
@@ -34,6 +35,7 @@ from .faults import RETRY_AFTER_S, unavailable
 from .leases import Leases
 from .leftovers import Leftovers
 from .outage import Outage
+from .quota import StoreQuota
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class StoreThread:
         clock: monotonic, for leases and pauses.
         wall: Unix seconds, for the expiry of sessions.
         metrics: what to tell of it.
+        limits: what one tenant may keep.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class StoreThread:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         metrics: StoreMetrics | None = None,
+        limits: TenantLimits = NO_LIMITS,
     ) -> None:
         self._store = store
         self._most = queue_requests
@@ -83,6 +87,7 @@ class StoreThread:
         self._wake = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._quota = StoreQuota(store, limits, clock)
         self._leases = Leases(store, clock)
         self._leftovers = Leftovers(store, clock)
         self._outage = Outage(store.name, clock)
@@ -228,9 +233,12 @@ class StoreThread:
         """Under leases that live: else another replica could take the session at once."""
         if self._clock() >= self._leases.until_s:
             self._leases.renew()
+        self._quota.check(request)
         record = self._store.acquire(
             request.key, epoch_floor=request.epoch_floor, new=request.new, first=request.first
         )
+        if record.created:
+            self._quota.opened(request)
         hit("after_acquire")
         self._leftovers.acquired(request.key)
         return record
@@ -244,6 +252,8 @@ class StoreThread:
 
         def commit() -> list[Outcome]:
             commits.extend(one for group in groups for one in group.commits)  # makes the bytes
+            for one in commits:
+                self._quota.kept(one.key.tenant, len(one.snapshot))
             return self._store.commit(commits, fsync=fsync)
 
         try:
