@@ -11,6 +11,7 @@ from carousel_server.activation import Activation
 from carousel_server.catalog import Catalog
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.ports import Bind, Generate
+from carousel_server.core.quotas import Quotas
 from carousel_server.core.types import (
     Durability,
     GenerateSpec,
@@ -31,7 +32,12 @@ class DurableRig(Rig):
     """A Rig whose sessions a store keeps. `restart` is a kill -9 and a new process on the same medium."""
 
     def __init__(
-        self, model: Any = None, *, medium: MemoryMedium | None = None, **limits: Any
+        self,
+        model: Any = None,
+        *,
+        medium: MemoryMedium | None = None,
+        quotas: Quotas | None = None,
+        **limits: Any,
     ) -> None:
         self.medium = medium or MemoryMedium()
         self.now = 1000.0
@@ -46,6 +52,7 @@ class DurableRig(Rig):
             directory=self.directory,
             metrics=lambda _view: self.metrics,
             store=self.store,
+            quotas=quotas,
             clock=lambda: self.now,
             wall=lambda: 1e9 + self.now,
         )
@@ -96,8 +103,8 @@ class DurableRig(Rig):
         ref: SessionRef = self.until(self.catalog.open(self.engine, OpenSpec(**spec)))[0]
         return ref
 
-    def resume(self, session_id: str = "s", epoch_floor: int = 0) -> SessionRef:
-        return self.until(self.catalog.resume("t", session_id, epoch_floor))[1]
+    def resume(self, session_id: str = "s", epoch_floor: int = 0, tenant: str = "t") -> SessionRef:
+        return self.until(self.catalog.resume(tenant, session_id, epoch_floor))[1]
 
     def attach(
         self, ref: SessionRef, sink: RecordingSink, tag: int = 1, **more: Any
