@@ -260,6 +260,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "By reason; docs/reference/errors.md says what each asks for.",
         ),
         Panel(
+            "Steps by tenant",
+            "ops",
+            (("{{tenant}}", rate("carousel_tenant_steps_total", "tenant")),),
+            "Steps run in ticks; tenants take turns where there are more than a batch holds.",
+        ),
+        Panel(
+            "Resident sessions by tenant",
+            "short",
+            (("{{tenant}}", level("carousel_tenant_sessions", "tenant")),),
+        ),
+        Panel(
             "Quota refusals by tenant",
             "ops",
             (("{{tenant}}", rate("carousel_tenant_refusals_total", "tenant", SERVER)),),

@@ -37,6 +37,12 @@ class QuietEngineMetrics:
     def moved(self, how: str) -> None:
         """A session was parked, resumed or revoked."""
 
+    def tenant_steps(self, tenant: str, steps: int) -> None:
+        """A tenant's steps ran."""
+
+    def tenant_sessions(self, rows: Any) -> None:
+        """Sessions of tenants."""
+
     def durable(self, lag_s: Any) -> None:
         """The store confirmed."""
 

@@ -35,6 +35,12 @@ class EngineMetrics(Protocol):
     def moved(self, how: str) -> None:
         """A session went to the store or came from it: "parked", "resumed" or "revoked"."""
 
+    def tenant_steps(self, tenant: str, steps: int) -> None:
+        """Of the steps of a tick, those of a tenant."""
+
+    def tenant_sessions(self, rows: Mapping[str, int]) -> None:
+        """Level: resident sessions of each tenant that has any."""
+
     def durable(self, lag_s: Float64s) -> None:
         """The store confirmed n sessions: float64[n], how long it lacked what they had run."""
 

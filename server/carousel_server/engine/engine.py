@@ -311,6 +311,7 @@ class Engine:
             inbox=len(self._inbox),
             undurable_steps=self._ledger.most_ahead(),
         )
+        self._metrics.tenant_sessions(self._table.tenancy.rows)
         pause_s = min((self._clock() - began) / _SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S)
         self._next_sweep_s = now + max(_HOUSEKEEPING_S, pause_s)
 

@@ -90,7 +90,17 @@ class Stepping:
             return
         steps = int(batch.counts.sum())
         self._metrics.tick(len(batch.rows), outputs.bucket, steps, time.monotonic() - started)
+        self._count_by_tenant(batch, steps)
         self._deliver(batch, fed, outputs, now)
+
+    def _count_by_tenant(self, batch: Batch, steps: int) -> None:
+        table = self._table
+        if not table.tenancy.several:
+            self._metrics.tenant_steps(table.tenants[batch.rows[0]], steps)
+            return
+        counts = np.bincount(table.tenant[batch.rows], batch.counts)
+        for number in np.flatnonzero(counts).tolist():
+            self._metrics.tenant_steps(table.tenancy.name(number), int(counts[number]))
 
     def refuse(self, row: int, reason: str, message: str) -> None:
         """Gives up what a session wanted to run; its state stays where it is."""

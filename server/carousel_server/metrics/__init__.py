@@ -45,7 +45,7 @@ class Metrics:
 
     def engine(self, model: ModelView, slots: int) -> EngineMetrics:
         """The metrics of one model whose slab has `slots` slots."""
-        return ModelMetrics(self._families, model, slots)
+        return ModelMetrics(self._families, model, slots, self._tenants)
 
     def store(self) -> StoreMetrics:
         """The metrics of the store; all zero where there is none."""

@@ -175,6 +175,9 @@ METRICS: dict[str, Declaration] = _registry(
     _engine("carousel_slots_used", _G, "slots", "Slots of the slab that hold a session."),
     _engine("carousel_slots_capacity", _G, "slots", "Slots of the slab."),
     _engine("carousel_state_bytes", _G, "bytes", "Recurrent state of open sessions.", "tier"),
+    # -- tenants: those beyond the first 32 that are configured are "other"
+    _engine("carousel_tenant_steps_total", _C, "steps", "Steps run in ticks, by tenant.", "tenant"),
+    _engine("carousel_tenant_sessions", _G, "sessions", "Resident sessions, by tenant.", "tenant"),
     # -- the store
     _store(
         "carousel_store_requests_total",

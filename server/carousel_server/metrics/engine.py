@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from carousel_server.core.types import Float64s, ModelView, Phase
 
 from .families import Families
+from .tenants import TenantMetrics
 
 ENDINGS = ("closed", "expired")
 MOVES = ("parked", "resumed", "revoked")
@@ -17,8 +20,20 @@ class ModelMetrics:
     Each call costs a few microseconds whatever the batch.
     """
 
-    def __init__(self, families: Families, model: ModelView, slots: int) -> None:
+    def __init__(
+        self, families: Families, model: ModelView, slots: int, tenants: TenantMetrics
+    ) -> None:
         name = model.name
+        # -- by tenant
+        self._label = tenants.label
+        self._tenant_steps = {
+            label: families.scalar("carousel_tenant_steps_total", name, label)
+            for label in tenants.labels()
+        }
+        self._tenant_sessions = {
+            label: families.scalar("carousel_tenant_sessions", name, label)
+            for label in tenants.labels()
+        }
         self._state_bytes_per_session = model.state_bytes
         # -- throughput and batching, written once a tick
         self._steps = families.scalar("carousel_steps_total", name)
@@ -94,6 +109,18 @@ class ModelMetrics:
     def moved(self, how: str) -> None:
         """A session went to the store or came from it."""
         self._moved[how].add()
+
+    def tenant_steps(self, tenant: str, steps: int) -> None:
+        """Of the steps of a tick, those of a tenant."""
+        self._tenant_steps[self._label(tenant)].add(steps)
+
+    def tenant_sessions(self, rows: Mapping[str, int]) -> None:
+        """Level: resident sessions of each tenant that has any."""
+        levels = dict.fromkeys(self._tenant_sessions, 0)
+        for tenant, count in rows.items():
+            levels[self._label(tenant)] += count
+        for label, level in levels.items():
+            self._tenant_sessions[label].set(level)
 
     def durable(self, lag_s: Float64s) -> None:
         """The store confirmed n sessions; float64[n]."""

@@ -21,13 +21,17 @@ class TenantMetrics:
     def __init__(self, families: Families, tenants: Iterable[str]) -> None:
         self._families = families
         self._names = frozenset(tuple(tenants)[:MOST_NAMES])
-        for tenant in (*sorted(self._names), OTHER):
+        for tenant in self.labels():
             for quota in Quota:
                 families.scalar("carousel_tenant_refusals_total", tenant, quota)
 
     def label(self, tenant: str) -> str:
         """The label value that stands for a tenant."""
         return tenant if tenant in self._names else OTHER
+
+    def labels(self) -> tuple[str, ...]:
+        """Every label value."""
+        return (*sorted(self._names), OTHER)
 
     def refused(self, tenant: str, quota: str, count: int) -> None:
         """Calls, messages or steps of a tenant were refused because it has reached a quota."""

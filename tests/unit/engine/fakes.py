@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,6 +192,8 @@ class CountingMetrics:
         self.steps_delivered = 0
         self.tokens_delivered = 0
         self.sequences = 0
+        self.by_tenant: Counter[str] = Counter()
+        self.rows_by_tenant: dict[str, int] = {}
 
     def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
         self.ticks.append((rows, bucket, steps))
@@ -218,6 +221,12 @@ class CountingMetrics:
         assert (lag_s >= 0).all()
 
     def gauges(self, **levels: int) -> None: ...
+
+    def tenant_steps(self, tenant: str, steps: int) -> None:
+        self.by_tenant[tenant] += steps
+
+    def tenant_sessions(self, rows: Mapping[str, int]) -> None:
+        self.rows_by_tenant = dict(rows)
 
 
 class Rig:

@@ -81,3 +81,21 @@ def test_the_rows_of_each_tenant_are_counted_as_sessions_come_and_go() -> None:
     table = rig.engine._table
     assert dict(table.tenancy.rows) == {"b": 1, "d": 1}
     rig.tick()  # checks the table
+
+
+def test_steps_and_sessions_are_told_by_tenant() -> None:
+    rig, sink = Rig(), RecordingSink()
+    alone = rig.open("x", tenant="a")
+    rig.bind(alone, sink, 1)
+    rig.engine.submit(block(sink, alone, 1, 1.0, 2.0))
+    rig.settle()
+    assert rig.metrics.by_tenant == {"a": 2}
+    other = rig.open("x", tenant="b")
+    rig.bind(other, sink, 2)
+    rig.engine.submit(block(sink, alone, 3, 1.0, acks=[2]))
+    rig.engine.submit(block(sink, other, 1, 1.0, 2.0, 3.0, tag=2))
+    rig.settle()
+    assert rig.metrics.by_tenant == {"a": 3, "b": 3}
+    rig.now += 10
+    rig.tick()
+    assert rig.metrics.rows_by_tenant == {"a": 1, "b": 1}

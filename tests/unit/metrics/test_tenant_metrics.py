@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from carousel_server.core.types import ModelView
 from carousel_server.metrics import METRICS, Metrics
 
 TENANTS = [f"tenant-{number}" for number in range(1000)]
@@ -45,3 +46,16 @@ def test_every_metric_of_tenants_has_their_series_from_the_start() -> None:
     for name in METRICS:
         if name.startswith("carousel_tenant_") and "model" not in METRICS[name].labels:
             assert f'{name}{{quota="tenant_share",tenant="a"}} 0.0' in text
+
+
+def test_steps_and_sessions_of_tenants_beyond_the_first_ones_add_up(model: ModelView) -> None:
+    metrics = Metrics(tenants=TENANTS)
+    engine = metrics.engine(model, 8)
+    for tenant in TENANTS:
+        engine.tenant_steps(tenant, 3)
+    engine.tenant_sessions({"tenant-0": 2, "tenant-998": 1, "tenant-999": 1})
+    assert names(metrics) == {*TENANTS[:32], "other"}
+    assert value(metrics, "carousel_tenant_steps_total", tenant="other") == 3 * 968
+    assert value(metrics, "carousel_tenant_sessions", tenant="other") == 2
+    engine.tenant_sessions({})
+    assert value(metrics, "carousel_tenant_sessions") == 0
