@@ -141,3 +141,14 @@ def test_the_command_prints_whole_words_and_characters(server) -> None:
         arguments = ("--session", session.id, "--max-tokens", "1")
         assert run("generate", "bytes", "é", *arguments) == "é\n"
         assert run("generate", "bytes", "", *arguments) == "é\n"
+
+
+def test_the_command_infers_over_a_text_of_words(server, tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("the cat")
+    done = carousel("infer", "words", str(path), "--server", server.target)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 4  # [BOS] the cat </s>
+    path.write_bytes(b"caf\xe9")
+    done = carousel("infer", "words", str(path), "--server", server.target)
+    assert (done.returncode, "is not UTF-8 text" in done.stderr) == (2, True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
@@ -316,3 +319,27 @@ def test_a_crafted_context_is_refused() -> None:
         spec = OpenSpec("t", "crafted", Durability.NONE)
         with pytest.raises(CarouselError, match="SNAPSHOT_INVALID"):
             rig.until(rig.catalog.copy(rig.engine, Import(encode(crafted), spec)))
+
+
+def as_version_2(data: bytes) -> bytes:
+    """A snapshot as the version before wrote it: its generation has no context."""
+    (size,) = struct.unpack_from("<I", data, 6)
+    header = json.loads(data[10 : 10 + size])
+    del header["generation"]["context"]
+    written = json.dumps(header).encode()
+    body = data[:4] + struct.pack("<HI", 2, len(written)) + written + data[10 + size : -16]
+    return body + blake2b(body, digest_size=16).digest()
+
+
+def test_a_session_of_an_older_snapshot_goes_on_with_its_text() -> None:
+    for model, prompt, texts in (
+        (Speaking(THE_CAT_SAT, words()), "the cat", (" sat", " down")),
+        (Speaking({0: 1, 1: 0}, SomeBytes(E_ACUTE)), "é", ("", "é")),
+    ):
+        rig, ref = place = opened(model)
+        assert text(say(place, prompt, first_seq=1)) == texts[0]
+        data = as_version_2(encode(rig.engine._lifetimes.take(ref)))
+        spec = OpenSpec("t", "copy", Durability.ASYNC)
+        copied = rig.until(rig.catalog.copy(rig.engine, Import(data, spec)))[0]
+        assert text(say((rig, copied), prompt, first_seq=1)) == texts[0]
+        assert text(say((rig, copied))) == texts[1]

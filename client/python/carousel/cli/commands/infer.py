@@ -11,7 +11,7 @@ from carousel.cli.connect import connected
 from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, command
 from carousel.cli.results import RowWriter
-from carousel.cli.rows import existing, inputs, opened
+from carousel.cli.rows import existing, inputs, not_text, opened
 
 if TYPE_CHECKING:
     import carousel
@@ -39,11 +39,23 @@ def register(app: typer.Typer) -> None:
 
 
 def whole(info: carousel.ModelInfo, source: str) -> Any:
-    """The input: bytes of text, or a list of rows."""
+    """The input: bytes for a tokenizer of bytes, a text for others, or a list of rows."""
     if info.tokenizer:
         text = sys.stdin.buffer.read() if source == "-" else existing(source).read_bytes()
         if not text:
             raise usage_error(f"{source} is empty", "a sequence has at least one step")
-        return text
+        return text if info.tokenizer == "bytes" else decoded(text, source)
     with opened(source) as lines:
         return list(inputs(lines, info))
+
+
+def decoded(text: bytes, source: str) -> str:
+    """The text of a file, for the server's tokenizer.
+
+    Raises:
+        CliError: it is not UTF-8.
+    """
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise not_text(source) from error
