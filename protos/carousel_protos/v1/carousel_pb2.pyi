@@ -1038,7 +1038,9 @@ class GenerateRequest(google.protobuf.message.Message):
     session_id: builtins.str
     """In this session, whose state then goes on from there."""
     text: builtins.str
-    """Text, for a model with a tokenizer."""
+    """Text, for a model with a tokenizer. The special tokens that open a text, such as a BOS, are fed only
+    where a session begins; those that end a text are not fed.
+    """
     max_tokens: builtins.int
     """Greatest number of tokens to generate, at least 1."""
     logprobs: builtins.int
@@ -1050,7 +1052,7 @@ class GenerateRequest(google.protobuf.message.Message):
     """
     @property
     def tokens(self) -> global___Tokens:
-        """Token ids."""
+        """Token ids, fed as they are."""
 
     @property
     def sampling(self) -> global___Sampling:
@@ -1058,7 +1060,9 @@ class GenerateRequest(google.protobuf.message.Message):
 
     @property
     def stop(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Generation ends when one of these texts appears; the text itself is not part of the result."""
+        """Generation ends when one of these texts appears; the text itself is not part of the result. A special
+        token has its name for a text, such as "</s>".
+        """
 
     @property
     def stop_tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -1134,7 +1138,10 @@ class Token(google.protobuf.message.Message):
     id: builtins.int
     """Its id."""
     text: builtins.str
-    """The text that it completes; may be empty inside a multi-byte character."""
+    """The text that it completes; may be empty inside a multi-byte character. Bytes that are unfinished at the
+    end of a generation are the beginning of the session's next one; if the session ends too, they are shown
+    as U+FFFD.
+    """
     seq: builtins.int
     """The step whose output it was drawn from."""
     logprob: builtins.float
