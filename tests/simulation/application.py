@@ -250,6 +250,8 @@ class Application:
             if applied is not None:
                 break
             delay_s = retelling.delay_s(error, self.world.now_s)
+            if delay_s is None and error.reason == "QUEUE_FULL":  # nothing has run: it slows down
+                delay_s = 0.05 + self.world.rng.random() * 0.1
             if delay_s is None:
                 client.perform(client.core.generated(lane, None))
                 self.fail(error)

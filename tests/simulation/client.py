@@ -54,6 +54,12 @@ class ClientEnd:
         lost = ConnectionLostError("the stream broke")
         self.process.broken(error_of(payload) if isinstance(payload, Status) else lost)
 
+    def break_off(self) -> None:
+        """The client cancels the stream."""
+        self.over = True
+        if self.connection is not None:
+            self.connection.client_gave_up()
+
     def give_up_if_silent(self, since_s: float) -> None:
         """The keepalive: nothing was heard since the path or the server fell silent."""
         if not self.over and self.heard_s <= since_s and self.connection is not None:
@@ -65,8 +71,11 @@ class ClientProcess:
     """One life of a client.
 
     Attributes:
+        mends: it opens another stream where one ends.
         writers: by session id, as whom it feeds each session.
     """
+
+    mends = True
 
     def __init__(
         self,
@@ -130,6 +139,11 @@ class ClientProcess:
             self.perform(self.core.receive(response, self.world.now_s))
         except ProtocolViolationError as error:
             self.oracle.fail(f"{self.name} does not understand the server: {error}")
+        except CarouselError as error:  # it breaks the stream off, and mends that
+            end = self._end
+            assert end is not None, "a message without a stream"
+            end.break_off()
+            self.broken(error)
 
     def _tell_outputs(self, outputs: pb.BlockResult) -> None:
         width = len(outputs.outputs) // max(len(outputs.handles) * outputs.steps, 1)

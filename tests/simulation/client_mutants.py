@@ -9,6 +9,7 @@ from carousel._core import answers, stepping
 from carousel._core.attach import AttachCore
 from carousel._core.journal import Journal
 from carousel._core.lane import Lane
+from carousel._error_bases import CarouselError, ProtocolViolationError
 from carousel._errors import DataLossError
 from carousel_protos.v1 import carousel_pb2 as pb
 
@@ -58,6 +59,13 @@ def _waits_for_generated(patches: Patches) -> None:
     patches.wrap(AttachCore, "generated", make)
 
 
+def _ends_by_a_passing_refusal(patches: Patches) -> None:
+    def check(error: CarouselError) -> None:
+        raise ProtocolViolationError(f"the server could not read a message: {error.message}")
+
+    patches.put(answers, "_check_names_none", check)
+
+
 def _takes_at_once(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def outputs(self: Any, first: int, rows: Any) -> None:
@@ -92,6 +100,11 @@ CLIENT_MUTANTS = [
         "Outputs are confirmed that this activation never told",
         "ack",
         lambda p: p.put(Lane, "ackable", property(lambda lane: lane.received - lane.unread)),
+    ),
+    Mutant(
+        "A passing refusal that names no session ends the client",
+        "drain",
+        _ends_by_a_passing_refusal,
     ),
     Mutant("A generation's steps wait for a Durable notice", "generation", _waits_for_generated),
     Mutant(

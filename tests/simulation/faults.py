@@ -118,6 +118,14 @@ def roll_back(sim: Simulation) -> None:
     sim.storage.roll_back()
 
 
+def curt(sim: Simulation) -> None:
+    """A replica refuses messages for a while without saying to which session, as a server may."""
+    process = sim.rng.choice(sim.replicas).process
+    if process is not None:
+        process.curt = 0.3
+        sim.world.call(sim.rng.random() * 0.3, process.life, setattr, process, "curt", 0.0)
+
+
 def skew(_sim: Simulation) -> None:
     """The clocks of clients differ, from the beginning: see `Simulation`."""
 
@@ -145,3 +153,6 @@ FAULTS: dict[str, Callable[[Simulation], None]] = {
     )
 }
 """Each schedule draws a few of these, so that some meet undiluted."""
+
+CROWDED_FAULTS = {"drain": drain, "curt": curt}
+"""Those of a crowded schedule, beside the others."""

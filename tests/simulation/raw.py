@@ -32,6 +32,8 @@ Script = Generator[float | None, str, None]
 class RawClient:
     """The client's end of a stream of its own. Ends as soon as that breaks: it is no test of endurance."""
 
+    mends = False
+
     def __init__(
         self,
         world: World,

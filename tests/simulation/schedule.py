@@ -14,7 +14,7 @@ from carousel_server.core.types import Durability
 from . import hasty, prober
 from .application import KEPT_S, POLICY, Application, Plan
 from .client import Client, ClientProcess
-from .faults import FAULTS
+from .faults import CROWDED_FAULTS, FAULTS
 from .hasty import Hasty
 from .network import Network
 from .oracle import TENANT, Oracle
@@ -39,6 +39,14 @@ _RAW_CLIENTS: tuple[tuple[type[RawClient], str, Durability], ...] = (
     (Hasty, hasty.SESSION, Durability.ASYNC),
 )
 _RAW_CHANCE = 0.1
+_CROWDED_EVERY = 8
+"""One schedule in so many is crowded: inboxes are small, servers are curt, and streams outlive engines."""
+
+_INBOX_COMMANDS, _SMALL_INBOXES = 256, (1, 2, 4)
+_SLOW_STOP_S = 0.2
+_CROWDED_CHANCE = 0.6
+_CROWDED_TIMES = 4
+
 _LEVELS = (Durability.ASYNC, Durability.ASYNC, Durability.SYNC)
 _KEEPING_FAULTS = frozenset(
     {"crash", "drain", "freeze", "outage", "lost_answers", "roll_back", "client_crash"}
@@ -98,6 +106,10 @@ class Simulation:
         self.faults_until_s = _LONG_S if self.long else _SHORT_S
         chance = self.rng.choice((0.1, 0.3, 0.6))
         self.faults = tuple(name for name in FAULTS if self.rng.random() < chance)
+        self.crowded = seed % _CROWDED_EVERY == 0
+        if self.crowded:
+            crowd = (name for name in CROWDED_FAULTS if self.rng.random() < _CROWDED_CHANCE)
+            self.faults = tuple(dict.fromkeys((*self.faults, *crowd)))
         if "crash" in self.faults and self.rng.random() < 0.3:
             self.oracle.drift = 1
         self.clients = [self._client(f"client{i}") for i in range(self.rng.randint(1, 2))]
@@ -107,15 +119,20 @@ class Simulation:
         self.raw = [
             self._raw_client(kind, session_id, durability)
             for kind, session_id, durability in _RAW_CLIENTS
-            if self.rng.random() < _RAW_CHANCE
+            # They do not try again what a full inbox refuses.
+            if self.rng.random() < _RAW_CHANCE and not self.crowded
         ]
+        inbox_commands = self.rng.choice(_SMALL_INBOXES) if self.crowded else _INBOX_COMMANDS
         # Little room, so that sessions push each other out; those without a store cannot be.
         unkept = sum(not history.tracked for history in self.oracle.histories.values())
-        limits = limits_of(unkept + self.rng.choice((1, 1, 2, 3, 6)))
+        limits = limits_of(unkept + self.rng.choice((1, 1, 2, 3, 6)), inbox_commands)
         self.replicas = [
             Replica(world, name, self.storage, self.oracle, limits)
             for name in ("a", "b")[: self.rng.randint(1, 2)]
         ]
+        if self.crowded:
+            for replica in self.replicas:
+                replica.slow_stop_s = _SLOW_STOP_S
         self._plan_faults()
 
     @property
@@ -194,7 +211,7 @@ class Simulation:
             most_steps=rng.choice((1, 3, 6)),
             depth=rng.randint(1, 4),
             pause_s=rng.choice((0.01, 0.05, 0.2, 0.6)),
-            closes=rng.random() < 0.3,
+            closes=rng.random() < (0.9 if self.crowded else 0.3),
             naps_s=1.5 if expires else 0.0,
             idle_ttl_s=0.8 if expires else KEPT_S,
         )
@@ -212,7 +229,7 @@ class Simulation:
     def _plan_faults(self) -> None:
         world, rng = self.world, self.rng
         for name in self.faults:
-            for _ in range(rng.randint(1, 2)):
+            for _ in range(rng.randint(1, _CROWDED_TIMES if self.crowded else 2)):
                 world.call(rng.random() * self.faults_until_s, NATURE, self._fault, name)
         if "roll_back" in self.faults:
             world.call(rng.random() * self.faults_until_s / 2, NATURE, self.storage.keep_copy)
@@ -220,7 +237,7 @@ class Simulation:
 
     def _fault(self, name: str) -> None:
         self.world.note("fault", name)
-        FAULTS[name](self)
+        {**FAULTS, **CROWDED_FAULTS}[name](self)
 
     def _heal(self) -> None:
         """Nothing goes wrong any more.
@@ -233,6 +250,8 @@ class Simulation:
         self.storage.heal()
         for replica in self.replicas:
             replica.thaw()
+            if replica.process is not None:
+                replica.process.curt = 0.0
             if "roll_back" in self.faults:
                 replica.restart_s = 0.0
                 replica.crash()

@@ -40,6 +40,10 @@ PARK_AFTER_S = 0.3
 LEASE_TTL_S = 0.5
 OPTIONS = WireOptions(retry_after_s=0.05, server_version="simulated")
 _POLL_S = 0.02
+CURT = tuple(
+    CarouselError(reason, "not now", retry_after_s=0.05) for reason in ("DRAINING", "QUEUE_FULL")
+)
+"""Passing refusals that a curt server gives without saying to which session."""
 
 
 class Loop:
@@ -96,6 +100,7 @@ class ServerEnd:
         self._admission = process.gate.admit(self.stream, TENANT)
         self._admission.__enter__()
         self.ended = False
+        self._mends = connection.client.process.mends
         connection.serve(self)
 
     def take(self, payload: Payload) -> None:
@@ -108,6 +113,9 @@ class ServerEnd:
         try:
             request = parse(pb.AttachRequest, payload, OPTIONS.max_message_bytes)
             self._note("<", request)
+            if self._mends and self.process.is_curt():
+                self.stream.refuse(0, self.process.world.rng.choice(CURT))
+                return
             self.process.oracle.asked(self, request)
             self._conversation.take(request)
         except CarouselError as error:
@@ -178,6 +186,9 @@ class Process:
         # How long a tick takes at most: the longer, the more is in the next one.
         self._tick_s = world.rng.choice((0.002, 0.01, 0.05))
         self._stopped = False
+        self._slow_stop_s = replica.slow_stop_s
+        # How likely a message is refused without saying to whom.
+        self.curt = 0.0
         self._wake_store()
         self._schedule_tick(0.0)
 
@@ -218,8 +229,19 @@ class Process:
         self.engine.stop()
         self._stopped = True
         self.store.stop()
+        if self._slow_stop_s:  # what comes meanwhile is refused
+            delay_s = self.world.rng.random() * self._slow_stop_s
+            self.world.call(delay_s, self.life, self._end_streams, then)
+        else:
+            self._end_streams(then)
+
+    def _end_streams(self, then: Callable[[], None]) -> None:
         self.gate.finish()
         self.world.call(0.001, self.life, then)
+
+    def is_curt(self) -> bool:
+        """True if the next message is refused without saying to whom."""
+        return self.curt > 0 and self.world.rng.random() < self.curt
 
     # -- the threads
 
@@ -287,6 +309,8 @@ class Replica:
         self.model = FoldModel()
         # How long it takes to come back.
         self.restart_s = 0.0
+        # How long streams stay open at most after the engine has stopped.
+        self.slow_stop_s = 0.0
         self.process: Process | None = None
         self.draining = False
 
@@ -350,14 +374,14 @@ class Replica:
             self.world.thaw(self.process.life)
 
 
-def limits_of(slots: int) -> EngineLimits:
+def limits_of(slots: int, inbox_commands: int) -> EngineLimits:
     """Small numbers, so that every limit is met."""
     return EngineLimits(
         slots=slots,
         max_batch=4,
         chunk_steps=4,
         window_steps=WINDOW_STEPS,
-        inbox_commands=256,
+        inbox_commands=inbox_commands,
         idle_ttl_s=60.0,
         park_after_s=PARK_AFTER_S,
         durable_steps=DURABLE_STEPS,

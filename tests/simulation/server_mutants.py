@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import Future
 from itertools import compress
 from typing import Any
 
 import numpy as np
 
+from carousel_server.core.late_acks import LateAcks
 from carousel_server.core.ports import Close
 from carousel_server.core.store import Outcome, Verdict
 from carousel_server.engine import lifetimes, sampling
@@ -25,7 +27,7 @@ from carousel_server.state.slab import Slab
 from carousel_server.state.slots import Slots
 from carousel_server.store.leftovers import Leftovers
 from carousel_server.store.memory import MemoryStore
-from carousel_server.wire import stream
+from carousel_server.wire import parking, stream
 from carousel_server.wire.stream import Stream
 
 from .mutants import Mutant, Patches
@@ -272,9 +274,10 @@ def _loses_late_replays(patches: Patches) -> None:
 
 def _loses_late_closes(patches: Patches) -> None:
     def close(_catalog: Any, _tenant: str, binding: Any) -> Any:
-        command = Close(binding.ref)
+        command, done = Close(binding.ref), Future[None]()
+        command.reply.add_done_callback(lambda _: done.set_result(None))
         stream.tell(binding.engine, command)
-        return command.reply
+        return done
 
     patches.put(stream, "close_session", close)
 
@@ -340,6 +343,11 @@ SERVER_MUTANTS = [
     ),
     Mutant("An ack beyond what was told counts", "ack", _believes_acks),
     Mutant(
+        "Acks that meet a full inbox are lost",
+        "ack",
+        lambda p: p.put(LateAcks, "add", lambda _self, _command: None),
+    ),
+    Mutant(
         "A row keeps the state of its last session",
         "isolation",
         lambda p: p.put(Slab, "zero", lambda _self, _row: None),
@@ -373,4 +381,9 @@ SERVER_MUTANTS = [
         lambda p: p.put(table, "_FORMER_PER_SLOT", 0),
     ),
     Mutant("A late Unbind undoes a newer binding", "parking", _unbinds_any),
+    Mutant(
+        "A close that a server refuses as it stops counts as done",
+        "drain",
+        lambda p: p.put(parking, "_settle", lambda done, _error: done.set_result(None)),
+    ),
 ]

@@ -316,6 +316,30 @@ async def test_a_refused_block_is_one_message_whatever_the_number_of_its_session
     await stream.step(1, 1, rows(1))
 
 
+@pytest.mark.parametrize("reason", ["DRAINING", "QUEUE_FULL", "MODEL_UNHEALTHY"])
+async def test_acks_that_an_engine_does_not_take_have_no_answer(wire, stream, reason):
+    """The client would not know what to do about it, and its sessions go on."""
+    wire.engine.refuse_next(ports.Ack, CarouselError(reason, "not now", retry_after_s=0.1))
+    await stream.say(acks=pb.Acks(handles=[1], acks=[1]))
+    await stream.step(1, 1, rows(1))
+    assert wire.metrics.refusals == []
+
+
+async def test_what_names_no_session_is_the_clients_mistake_also_in_a_drain(wire, stream):
+    """A retryable refusal must name sessions: a client cannot tell what else to send again."""
+    await wire.server.drain(5.0)
+    await stream.hear("drain")
+    for event in (
+        {"block": pb.Block(handles=range(1, 70_000), first_seqs=[1], steps=1)},
+        {"block": pb.Block(steps=1)},
+        {"bind": pb.Bind(handle=0, open=OPEN)},
+        {"acks": pb.Acks(handles=[1], acks=[1, 2])},
+    ):
+        await stream.say(**event)
+        failure = (await stream.hear("failure")).failure
+        assert (failure.handle, unpack(failure.status).reason) == (0, "FIELD_INVALID"), event
+
+
 async def test_a_refusal_of_one_session_names_it_alone(stream):
     await stream.block([1], [5], np.zeros((1, 1, WIDTH), "<f4"))
     failure = (await stream.hear("failure")).failure

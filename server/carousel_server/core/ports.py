@@ -275,7 +275,7 @@ class EnginePort(Protocol):
         """Puts a command into the inbox, from any thread.
 
         Raises:
-            CarouselError: QUEUE_FULL, MODEL_UNHEALTHY or DRAINING; nothing was taken.
+            CarouselError: QUEUE_FULL (never for an Ack), MODEL_UNHEALTHY or DRAINING; nothing was taken.
         """
 
     async def encode_text(self, text: str) -> Int64s:

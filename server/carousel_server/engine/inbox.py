@@ -9,6 +9,7 @@ from collections import deque
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.late_acks import LateAcks
 from carousel_server.core.ports import (
     Ack,
     Activate,
@@ -55,10 +56,12 @@ class Inbox:
         self._byte_shares = Shares(most_bytes, share)
         # Nothing is counted by tenant where there is one.
         self._shared = share > 0
+        # Acks that came while the inbox was full.
+        self._late_acks = LateAcks()
         self._closed: CarouselError | None = None
 
     def put(self, command: Command) -> None:
-        """Adds a command.
+        """Adds a command. Acks need no room: those that find none are merged, also those of a refused block.
 
         Raises:
             CarouselError: QUEUE_FULL, QUOTA_EXCEEDED, or what the inbox was closed with.
@@ -68,7 +71,12 @@ class Inbox:
             if self._closed is not None:
                 raise self._closed
             if not isinstance(command, _ALWAYS_TAKEN):
-                self._check_room(command, size)
+                try:
+                    self._check_room(command, size)
+                except CarouselError:
+                    if self._keeps_only_acks(command):
+                        return
+                    raise
             if self._shared:
                 self._command_shares.take(_tenant_of(command))
                 self._byte_shares.take(_tenant_of(command), size)
@@ -77,10 +85,15 @@ class Inbox:
             self._ready.notify()
 
     def drain(self) -> list[tuple[Command, float]]:
-        """Takes the commands that have come, 4,096 at most, with their instants of arrival."""
-        if not self._commands:
+        """Takes the commands that have come, 4,096 at most, with their instants of arrival.
+
+        Acks that found the inbox full come first, so that no later block meets a window without them.
+        """
+        if not self._commands and not self._late_acks:
             return []
         with self._ready:
+            now = time.monotonic()
+            late: list[tuple[Command, float]] = [(ack, now) for ack in self._late_acks.take()]
             count = min(len(self._commands), _MOST_AT_ONCE)
             taken = [self._commands.popleft() for _ in range(count)]
             self._bytes -= sum(_payload_bytes(command) for command, _ in taken)
@@ -88,12 +101,12 @@ class Inbox:
                 for command, _ in taken:
                     self._command_shares.give_back(_tenant_of(command))
                     self._byte_shares.give_back(_tenant_of(command), _payload_bytes(command))
-        return taken
+        return late + taken
 
     def wait(self, timeout_s: float) -> None:
         """Returns when there is a command, when the inbox is closed, or after a while."""
         with self._ready:
-            if not self._commands and self._closed is None:
+            if not len(self) and self._closed is None:
                 self._ready.wait(timeout_s)
 
     def close(self, error: CarouselError) -> None:
@@ -101,6 +114,13 @@ class Inbox:
         with self._ready:
             self._closed = error
             self._ready.notify()
+
+    def _keeps_only_acks(self, command: Command) -> bool:
+        """Keeps the acks of what finds no room; True if that is all there is."""
+        if isinstance(command, Ack | StepBlock):
+            self._late_acks.add(command)
+            self._ready.notify()
+        return isinstance(command, Ack)
 
     def _check_room(self, command: Command, size: int) -> None:
         if len(self._commands) >= self._most_commands or self._bytes + size > self._most_bytes:
@@ -122,7 +142,7 @@ class Inbox:
 
     def __len__(self) -> int:
         """Number of commands waiting."""
-        return len(self._commands)
+        return len(self._commands) + bool(self._late_acks)
 
 
 def _tenant_of(command: Command) -> str:

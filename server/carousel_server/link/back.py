@@ -8,11 +8,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
-    Ack,
     CancelGenerate,
     CatalogPort,
     Close,
@@ -46,7 +45,6 @@ from .pipe import Message
 
 Post = Callable[..., None]
 
-_ACKS_AGAIN_AFTER_S = 0.1
 _ENCODING: dict[str, Callable[[EnginePort, str], Coroutine[Any, Any, Any]]] = {
     "encode_text": lambda engine, text: engine.encode_text(text),
     "encode_prompt": lambda engine, text: engine.encode_prompt(text),
@@ -68,9 +66,6 @@ class Back:
         self._nameless: dict[Future[Any], EnginePort] = {}
         # Streams of the front end that the quotas count, by tenant.
         self._streams: Counter[str] = Counter()
-        # (engine, sink, session) → the ack that a full inbox has refused: what was received stays
-        # received, and nobody would say it again.
-        self._late_acks: dict[tuple[EnginePort, FarSteps, SessionRef], int] = {}
 
     def take(self, message: Message) -> None:
         """Takes a message of the front end."""
@@ -82,9 +77,7 @@ class Back:
         elif kind == "ask":
             self._ask(*rest)
         elif kind == "gone":
-            gone = self._sinks.pop(rest[0], None)
-            for late in [late for late in self._late_acks if late[1] is gone]:
-                del self._late_acks[late]
+            self._sinks.pop(rest[0], None)
         elif kind == "stream_closed":
             self._close_stream(*rest)
         elif kind == "withdraw":
@@ -103,7 +96,6 @@ class Back:
             asked.cancel()
         for opening, engine in tuple(self._nameless.items()):
             opening.add_done_callback(partial(_close_unnamed, engine))
-        self._late_acks.clear()
         for tenant in tuple(self._streams.elements()):
             self._close_stream(tenant)
 
@@ -163,24 +155,6 @@ class Back:
                 if command.close_after:
                     with suppress(CarouselError):
                         engine.submit(Close(command.ref))
-            elif isinstance(command, Ack) and error.reason == "QUEUE_FULL":
-                self._ack_later(engine, command)
-
-    def _ack_later(self, engine: EnginePort, command: Ack) -> None:
-        if not self._late_acks:
-            self._loop.call_later(_ACKS_AGAIN_AFTER_S, self._ack_again)
-        sink = cast("FarSteps", command.sink)
-        for ref, ack in zip(command.refs, command.acks, strict=True):
-            late = (engine, sink, ref)
-            self._late_acks[late] = max(ack, self._late_acks.get(late, 0))
-
-    def _ack_again(self) -> None:
-        late, self._late_acks = self._late_acks, {}
-        together: dict[tuple[EnginePort, FarSteps], dict[SessionRef, int]] = {}
-        for (engine, sink, ref), ack in late.items():
-            together.setdefault((engine, sink), {})[ref] = ack
-        for (engine, sink), acks in together.items():
-            self._submit(engine, Ack(sink, list(acks), list(acks.values())))
 
     # -- questions
 

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 
 from carousel_server.core.errors import CarouselError, not_served
-from carousel_server.core.ports import Command, EnginePort, Fork, Import, Opened, Place, StepBlock
+from carousel_server.core.late_acks import LateAcks
+from carousel_server.core.ports import (
+    Ack,
+    Command,
+    EnginePort,
+    Fork,
+    Import,
+    Opened,
+    Place,
+    StepBlock,
+)
 from carousel_server.core.quotas import NO_LIMITS, TenantLimits
 from carousel_server.core.types import (
     GeneratedToken,
@@ -198,11 +208,23 @@ class FarEngine:
         self.index = index
         self.model = model
         self.healthy = True
+        # Acks that came while the pipe was crowded.
+        self._late_acks = LateAcks()
 
     def submit(self, command: Command) -> None:
         """Sends a command; see `EnginePort.submit`. Other refusals than QUEUE_FULL come as answers."""
         front = self._front
+        if isinstance(command, Ack | StepBlock) and front.pipe.crowded:
+            self._late_acks.add(command)
+            if isinstance(command, Ack):
+                return
         front.refuse_if_crowded()
+        for ack in self._late_acks.take():
+            self._post(ack)
+        self._post(command)
+
+    def _post(self, command: Command) -> None:
+        front = self._front
         if isinstance(command, StepBlock):
             sink = front.number_of_sink(command.sink)
             front.pipe.post("block", self.index, sink, block_fields(command))

@@ -21,6 +21,7 @@ from .messages import first_message, parse
 from .options import WireOptions
 from .outbox import Outbox
 from .places import find_engine
+from .replies import tell
 from .sessions import open_spec
 from .stream import Stream
 from .tenants import counted_stream, message_turn
@@ -161,6 +162,8 @@ class Conversation:
 
     def _bind(self, bind: pb.Bind) -> None:
         try:
+            if bind.handle == 0:
+                raise invalid("handle", f"must be from 1 to {_MAX_HANDLE}")
             self._gate.refuse_if_draining()
             self._check_free(bind.handle)
             match bind.WhichOneof("target"):
@@ -189,8 +192,6 @@ class Conversation:
 
     def _check_free(self, handle: int) -> None:
         stream, limit = self._stream, self._options.max_handles
-        if handle == 0:
-            raise invalid("handle", f"must be from 1 to {_MAX_HANDLE}")
         if not stream.is_free(handle):
             raise CarouselError("HANDLE_IN_USE", f"handle {handle} is bound on this stream")
         if stream.handles >= limit:
@@ -221,7 +222,8 @@ class Conversation:
                 upto.append(seq)
                 self._stream.acked[handle] = seq
             for engine, refs, upto in by_engine.values():
-                engine.submit(Ack(self._stream, refs, upto))
+                # A server that stops may refuse it. The next Bound tells the client what is known.
+                tell(engine, Ack(self._stream, refs, upto))
         except CarouselError as error:
             self._stream.refuse(0, error)
 

@@ -40,7 +40,7 @@ class Blocks:
         handles: Sequence[int] = block.handles
         firsts: Sequence[int] = block.first_seqs
         if len(handles) > self._max_handles:
-            self._stream.refuse(0, too_many_handles(len(handles), self._max_handles))
+            self._refuse(handles, firsts, too_many_handles(len(handles), self._max_handles))
             return
         try:
             firsts, acks = _check_columns(block)
@@ -54,10 +54,7 @@ class Blocks:
 
     def refuse(self, block: pb.Block, error: CarouselError) -> None:
         """Refuses a block without looking at it."""
-        if len(block.handles) > self._max_handles:
-            self._stream.refuse(0, error)
-        else:
-            self._refuse(block.handles, block.first_seqs, error)
+        self._refuse(block.handles, block.first_seqs, error)
 
     def _submit(
         self,
@@ -148,9 +145,15 @@ class Blocks:
     def _refuse(
         self, handles: Sequence[int], first_seqs: Sequence[int], error: CarouselError
     ) -> None:
-        """Tells each handle, so that whoever waits for its outputs knows."""
+        """Tells each handle, so that whoever waits for its outputs knows.
+
+        A block that names none, or too many to be told, is the client's mistake whatever else is wrong.
+        """
         if not handles:
-            self._stream.refuse(0, error)
+            self._stream.refuse(0, _no_handles())
+            return
+        if len(handles) > self._max_handles:
+            self._stream.refuse(0, too_many_handles(len(handles), self._max_handles))
             return
         seqs = first_seqs if len(first_seqs) == len(handles) else repeat(0)
         self._stream.refuse_all(dict(zip(handles, seqs, strict=False)), error)
@@ -173,11 +176,15 @@ def too_many_handles(count: int, limit: int) -> CarouselError:
     return invalid("handles", f"must be at most {limit} (max_handles), but are {count}")
 
 
+def _no_handles() -> CarouselError:
+    return invalid("handles", "must name at least one session")
+
+
 def _check_columns(block: pb.Block) -> tuple[list[int], list[int]]:
     """first_seqs and acks, if they run in parallel to handles."""
     count = len(block.handles)
     if count == 0:
-        raise invalid("handles", "must name at least one session")
+        raise _no_handles()
     if len(set(block.handles)) != count:
         raise invalid("handles", "must not name a session twice")
     if len(block.first_seqs) != count:

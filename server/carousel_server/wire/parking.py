@@ -18,6 +18,9 @@ from carousel_server.core.types import SessionView
 from .binding import Binding
 from .replies import tell
 
+_ELSEWHERE = ("SESSION_PARKED", "SESSION_CLOSED")
+"""Of a session that another close has just ended too: the store may not have heard of it yet."""
+
 RETRY_AFTER_S = 0.05
 """The hint that goes with what passes soon."""
 
@@ -88,25 +91,33 @@ class Parked:
 def close_session(catalog: CatalogPort, tenant: str, binding: Binding) -> Future[None]:
     """Closes a session, on its row or, if it has just left that, in the store.
 
-    Done once nothing can bring it back, or once that is up to its TTL: never with an error.
+    Done once nothing can bring it back, or once that is up to its TTL. Its only errors are DRAINING and
+    QUEUE_FULL: the session can be closed soon, here or at the next server.
     """
     done: Future[None] = Future()
 
     def closed(reply: Future[SessionView]) -> None:
         error = reply.exception()
-        if isinstance(error, CarouselError) and error.reason == "SESSION_PARKED":
+        if isinstance(error, CarouselError) and error.reason in _ELSEWHERE:
             elsewhere = close_parked(catalog, tenant, binding.session_id)
-            elsewhere.add_done_callback(lambda _: done.set_result(None))
+            elsewhere.add_done_callback(lambda told: _settle(done, told.exception()))
         else:
-            done.set_result(None)
+            _settle(done, error)
 
     command = Close(binding.ref)
     command.reply.add_done_callback(closed)
     try:
         binding.engine.submit(command)
-    except CarouselError:
-        done.set_result(None)
+    except CarouselError as error:
+        _settle(done, error)
     return done
+
+
+def _settle(done: Future[None], error: BaseException | None) -> None:
+    if isinstance(error, CarouselError) and error.reason in ("DRAINING", "QUEUE_FULL"):
+        done.set_exception(error)
+    else:
+        done.set_result(None)
 
 
 def close_parked(catalog: CatalogPort, tenant: str, session_id: str) -> Future[None]:
@@ -114,17 +125,17 @@ def close_parked(catalog: CatalogPort, tenant: str, session_id: str) -> Future[N
     done: Future[None] = Future()
 
     def found(reply: Future[Place]) -> None:
-        if reply.exception() is not None:
-            done.set_result(None)
+        if (error := reply.exception()) is not None:
+            _settle(done, error)
             return
         engine, ref = reply.result()
         closed = close_session(catalog, tenant, Binding(engine, ref, 0, session_id, 0))
-        closed.add_done_callback(lambda _: done.set_result(None))
+        closed.add_done_callback(lambda told: _settle(done, told.exception()))
 
     try:
         catalog.resume(tenant, session_id).add_done_callback(found)
-    except CarouselError:
-        done.set_result(None)
+    except CarouselError as error:
+        _settle(done, error)
     return done
 
 

@@ -356,7 +356,7 @@ class Stream:
         else:
             assert parked is not None, "neither bound nor parked"
             closed = close_parked(self._catalog, self.tenant, parked.binding.session_id)
-        call_on(self._loop, closed, lambda _: self._tell_closed(handle))
+        call_on(self._loop, closed, partial(self._tell_closed, handle))
 
     def unbind_later(self, handle: int, *, close: bool) -> None:
         """Gives a handle back whose Bind is under way, once it is bound: in the order of the asking."""
@@ -372,9 +372,9 @@ class Stream:
         self.acked.pop(handle, None)
         self._has_former = True
 
-    def _tell_closed(self, handle: int) -> None:
+    def _tell_closed(self, handle: int, closed: Future[None]) -> None:
         self.closing.discard(handle)
-        self._tell_unbound(handle, None)
+        self._tell_unbound(handle, error_of(closed))
 
     def _tell_unbound(self, handle: int, error: CarouselError | None) -> None:
         status = None if error is None else status_of(error)

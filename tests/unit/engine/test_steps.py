@@ -324,14 +324,44 @@ def test_the_inbox_is_bounded(sink: RecordingSink) -> None:
     ref, other = rig.session(sink), rig.session(sink, 2)
     for seq in range(1, 5):
         rig.engine.submit(block(sink, ref, seq, 1))
-    for command in (block(sink, ref, 5, 1), Ack(sink, [ref], [0])):
-        with pytest.raises(CarouselError) as caught:
-            rig.engine.submit(command)
-        assert caught.value.reason == "QUEUE_FULL"
-        assert caught.value.retry_after_s
+    with pytest.raises(CarouselError) as caught:
+        rig.engine.submit(block(sink, ref, 5, 1))
+    assert caught.value.reason == "QUEUE_FULL"
+    assert caught.value.retry_after_s
     rig.engine.submit(Unbind(other, sink))  # what makes room is always taken
     rig.settle()
     assert len(sink.of(1)) == 4
+
+
+def test_acks_that_meet_a_full_inbox_are_merged_and_count(sink: RecordingSink) -> None:
+    rig = Rig(inbox_commands=4)
+    ref, other = rig.session(sink, 1), rig.session(sink, 2)
+    for session, tag in ((ref, 1), (other, 2)):
+        rig.run(block(sink, session, 1, *range(1, 9), tag=tag))
+    rig.settle()
+    for ahead in range(4):
+        rig.engine.submit(block(sink, other, 9 + ahead, 1, tag=2))
+    for seq in (3, 8, 5) * 1000:
+        rig.engine.submit(Ack(sink, [ref], [seq]))
+    with pytest.raises(CarouselError, match="QUEUE_FULL"):
+        rig.engine.submit(block(sink, other, 13, 1, acks=[7], tag=2))
+    assert len(rig.engine._inbox) == 5, "however many, they need no room"
+    rig.settle()
+    acks = rig.engine._table.ack
+    assert (acks[ref.row], acks[other.row]) == (8, 7), "also the ack of the refused block"
+
+
+def test_an_ack_of_an_engine_that_is_stuck_is_not_lost(sink: RecordingSink) -> None:
+    rig = Rig()
+    ref = rig.session(sink)
+    rig.run(block(sink, ref, 1, 1, 2))
+    rig.engine._tick_began_s = rig.now - 3600
+    with pytest.raises(CarouselError, match="does not move"):
+        rig.engine.submit(block(sink, ref, 3, 1))
+    rig.engine.submit(Ack(sink, [ref], [2]))
+    rig.engine._tick_began_s = None
+    rig.settle()
+    assert rig.engine._table.ack[ref.row] == 2
 
 
 def test_the_inbox_is_bounded_in_bytes_until_it_is_drained(sink: RecordingSink) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +56,14 @@ def block(sink: Any, ref: SessionRef, first: int = 1) -> ports.StepBlock:
 async def opened(link: SimpleNamespace, name: str = "s") -> SessionRef:
     ref, view = await asyncio.wrap_future(link.front.open(link.far, OpenSpec("t", name)))
     assert view.id == name
+    return ref
+
+
+async def opened_beside(link: SimpleNamespace, crowded: Callable[[bool], None]) -> SessionRef:
+    """Opens a session while the pipe has room."""
+    crowded(False)
+    ref = await opened(link)
+    crowded(True)
     return ref
 
 
@@ -125,29 +133,52 @@ async def test_a_refused_generation_fails_its_sink_and_closes_its_own_session(li
     await settled(lambda: sink.verbs == ["failed"] and not link.tokens.sessions)
 
 
-async def test_refused_acks_are_said_again_as_one(link):
-    ref = await opened(link)
+@pytest.fixture
+def crowded(link: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Says whether the pipe to the engines is crowded."""
+    state = [True]
+    monkeypatch.setattr(type(link.front.pipe), "crowded", property(lambda _: state[0]))
+    return lambda now: state.__setitem__(0, now)
+
+
+async def test_acks_that_meet_a_crowded_pipe_go_before_the_next_block(link, crowded):
+    ref = await opened_beside(link, crowded)
     sink = Heard()
-    link.engine.refusal = BUSY
     for ack in (0, 2, 1):
         link.far.submit(ports.Ack(sink, [ref], [ack]))
-    await settled(lambda: link.back._late_acks)
-    link.engine.refusal = None
-    await settled(lambda: any(isinstance(c, ports.Ack) for c in link.engine.seen))
+    crowded(False)
+    link.far.submit(block(sink, ref))
+    await settled(lambda: sink.calls)
+    last = [c for c in link.engine.seen if isinstance(c, ports.Ack | ports.StepBlock)]
+    assert [type(command) for command in last] == [ports.Ack, ports.StepBlock]
+    assert (list(last[0].refs), list(last[0].acks)) == ([ref], [2])
+
+
+async def test_the_acks_of_a_block_that_meets_a_crowded_pipe_are_kept(link, crowded):
+    ref = await opened_beside(link, crowded)
+    sink = Heard()
+    refused = block(sink, ref)
+    refused.acks = [3]
+    with pytest.raises(CarouselError, match="behind"):
+        link.far.submit(refused)
+    crowded(False)
+    link.far.submit(ports.Replay(ref, sink, 7))
+    await settled(lambda: any(isinstance(c, ports.Replay) for c in link.engine.seen))
     acks = [c for c in link.engine.seen if isinstance(c, ports.Ack)]
-    assert [(list(ack.refs), list(ack.acks)) for ack in acks] == [([ref], [2])]
-    assert not link.back._late_acks
+    assert [(list(ack.refs), list(ack.acks)) for ack in acks] == [([ref], [3])]
 
 
-async def test_acks_of_a_sink_that_is_gone_are_forgotten(link):
+async def test_an_ack_that_an_engine_refuses_at_its_end_has_no_answer(link):
     ref = await opened(link)
-    sinks = [Heard()]
-    link.engine.refusal = BUSY
-    link.far.submit(ports.Ack(sinks[0], [ref], [1]))
-    await settled(lambda: link.back._late_acks)
-    sinks.clear()
-    gc.collect()
-    await settled(lambda: not link.back._late_acks)
+    sink = Heard()
+    bind = ports.Bind(ref, sink, 7)
+    link.far.submit(bind)
+    await asyncio.wrap_future(bind.reply)
+    link.engine.refuse_next(ports.Ack, CarouselError("DRAINING", "it stops"))
+    link.far.submit(ports.Ack(sink, [ref], [1]))
+    link.far.submit(block(sink, ref))
+    await settled(lambda: sink.calls)
+    assert sink.verbs == ["outputs"]
 
 
 async def test_a_session_that_nobody_could_name_is_closed_when_the_front_end_dies(link):

@@ -271,7 +271,9 @@ def test_the_same_core_binds_a_session_twice_and_the_newest_wins() -> None:
     assert again.phase.name == "BOUND"
 
 
-@pytest.mark.parametrize("reason", ["DRAINING", "STORE_UNAVAILABLE", "SESSION_HELD", "LEASE_LOST"])
+@pytest.mark.parametrize(
+    "reason", ["DRAINING", "STORE_UNAVAILABLE", "SESSION_HELD", "LEASE_LOST", "QUEUE_FULL"]
+)
 def test_refusals_that_a_durable_session_outlives_are_not_told(reason: str) -> None:
     world = World()
     lane = world.open()
@@ -284,6 +286,70 @@ def test_refusals_that_a_durable_session_outlives_are_not_told(reason: str) -> N
     world.deliver()
     assert outputs_of(ticket) == fold(XS)[:5]
     assert ticket.error is None
+
+
+@pytest.mark.parametrize("durability", [pb.DURABILITY_ASYNC, pb.DURABILITY_NONE])
+def test_a_refused_replay_fails_no_step(durability: int) -> None:
+    """The steps have run, and only their outputs were missed."""
+    world = World(MiniServer(durability))
+    lane = world.open()
+    ticket = world.submit(lane, [1, 2])
+    world.break_()
+    world.connect()
+    assert world.stream is not None
+    world.deliver(2)  # Welcome and Bound; what was asked for again is on its way
+    world.stream.out.clear()
+    world.stream.refuse(lane.handle, Refusal("QUEUE_FULL", retry_after_s=0.1))
+    world.deliver()
+    assert lane.phase.name == "HELD"
+    world.wait_until_due()
+    world.deliver()
+    assert outputs_of(ticket) == fold([1, 2])
+    assert lane.error is None
+
+
+@pytest.mark.parametrize("reason", ["DRAINING", "QUEUE_FULL"])
+@pytest.mark.parametrize("durability", [pb.DURABILITY_ASYNC, pb.DURABILITY_NONE])
+def test_a_passing_refusal_that_names_no_session_breaks_the_stream(
+    reason: str, durability: int
+) -> None:
+    world = World(MiniServer(durability))
+    first, second = world.open("a"), world.open("b")
+    tickets = [world.submit(first, [1, 2]), world.submit(second, [3])]
+    assert world.stream is not None
+    world.stream.out.clear()
+    world.stream.refuse(0, Refusal(reason, retry_after_s=0.5))
+    with pytest.raises(carousel.RefusedError) as caught:
+        world.deliver()
+    effects = world.break_(caught.value)
+    assert effects.reconnect_in_s is not None
+    assert effects.reconnect_in_s >= 0.5, "the server's hint"
+    assert not any(ticket in effects.ended for ticket in tickets)
+    world.resume()
+    assert [outputs_of(ticket) for ticket in tickets] == [fold([1, 2]), fold([3])]
+
+
+@pytest.mark.parametrize("reason", ["FIELD_INVALID", "MALFORMED_MESSAGE"])
+def test_one_that_cannot_pass_is_a_violation(reason: str) -> None:
+    world = World()
+    lane = world.open()
+    assert world.stream is not None
+    world.stream.refuse(0, Refusal(reason))
+    with pytest.raises(carousel.ProtocolViolationError, match="could not read a message") as caught:
+        world.deliver()
+    world.break_(caught.value)
+    assert lane.error is caught.value
+
+
+def test_that_a_handle_is_not_bound_is_no_news_where_none_is_named() -> None:
+    world = World()
+    lane = world.open()
+    assert world.stream is not None
+    world.stream.refuse(0, Refusal("HANDLE_NOT_BOUND"))
+    world.deliver()
+    assert outputs_of(world.submit(lane, [1])) == [[0, 0]]
+    world.deliver()
+    assert lane.error is None
 
 
 def test_without_durability_they_are() -> None:

@@ -116,10 +116,11 @@ def test_a_replay_that_came_just_as_the_session_was_parked_fetches_it() -> None:
     assert rig.stream.bound[1].tag != tag
 
 
-def test_a_close_that_came_just_as_the_session_was_parked_closes_it() -> None:
+@pytest.mark.parametrize("reason", ["SESSION_PARKED", "SESSION_CLOSED"])
+def test_a_close_that_came_just_as_the_session_had_left_its_row_asks_the_store(reason: str) -> None:
     rig = Rig(applied=0)
     rig.stream.wake(1)
-    gone = CarouselError("SESSION_PARKED", "it has just left")
+    gone = CarouselError(reason, "it has just left")
     rig.engine.hold()
     close_session(rig.catalog, "t", rig.stream.bound[1])
     (first,) = (command for command in rig.engine.seen if isinstance(command, Close))
@@ -127,6 +128,32 @@ def test_a_close_that_came_just_as_the_session_was_parked_closes_it() -> None:
     (second,) = (command for command in rig.engine.seen[-1:] if isinstance(command, Close))
     assert second is not first
     assert second.ref == rig.stream.bound[1].ref
+
+
+@pytest.mark.parametrize("at", ["door", "answer"])
+def test_a_close_that_a_server_refuses_as_it_stops_is_left_to_the_next(at: str) -> None:
+    rig = Rig(applied=0)
+    rig.stream.wake(1)
+    stops = CarouselError("DRAINING", "it stops", retry_after_s=1.0)
+    if at == "door":
+        rig.engine.refuse_next(Close, stops)
+    else:
+        rig.engine.hold()
+    rig.stream.unbind(1, close=True)
+    if at == "answer":
+        (close,) = (command for command in rig.engine.seen if isinstance(command, Close))
+        close.reply.set_exception(stops)
+    assert rig.news().unbound.handle == 1
+    assert "it stops" in rig.news().unbound.status.message
+    assert rig.stream.handles == 0
+
+
+def test_a_close_that_fails_otherwise_is_up_to_the_ttl() -> None:
+    rig = Rig(applied=0)
+    rig.stream.wake(1)
+    rig.engine.refuse_next(Close, CarouselError("MODEL_UNHEALTHY", "the device is lost"))
+    rig.stream.unbind(1, close=True)
+    assert not rig.news().unbound.HasField("status")
 
 
 def test_an_ack_that_finds_no_room_refuses_no_steps() -> None:

@@ -30,6 +30,7 @@ PASSING = frozenset(
     (
         *("DRAINING", "STORE_UNAVAILABLE", "SESSION_HELD", "SESSION_PARKED", "LEASE_LOST"),
         "SLAB_FULL",  # it was parked, and every slot is busy just now
+        "QUEUE_FULL",
     )
 )
 """Refusals of steps that a durable session outlives: it goes on elsewhere, or later."""
@@ -59,6 +60,8 @@ class Answers(Stepping):
 
         Raises:
             ProtocolViolationError: it makes no sense here; the stream cannot be trusted any more.
+            CarouselError: a retryable refusal that names no session. The stream is to be broken off with
+                it, because only a new binding of each session shows what the server did not take.
         """
         self._now_s = now_s
         effects = Effects()
@@ -216,9 +219,10 @@ class Answers(Stepping):
             self._on_failure_of(handle, seq, error_of(failure.status, seq=seq), effects)
 
     def _on_failure_of(self, handle: int, seq: int, error: CarouselError, effects: Effects) -> None:
+        if handle == 0:
+            _check_names_none(error)
+            return
         lane = self._lanes.get(handle)
-        if handle == 0 and not isinstance(error, HandleNotBoundError):
-            raise ProtocolViolationError(f"the server could not read a message: {error.message}")
         if lane is None:  # it has just ended, and Unbound has said why
             return
         if lane.phase is LanePhase.BINDING and seq == 0:
@@ -252,7 +256,8 @@ class Answers(Stepping):
         again = 0 < seq <= lane.resent
         # A lane leaves no gap, so the session went back: its next Bound says how far (R9).
         went_back = lane.tracks_durable and error.reason == "SEQUENCE_GAP" and lane.failing is None
-        outlived = lane.tracks_durable and error.reason in PASSING
+        # What names no step is a Replay: the steps have run, so none of them has failed.
+        outlived = seq == 0 or (lane.tracks_durable and error.reason in PASSING)
         passes = went_back or (error.retryable and (again or outlived))
         if passes and self._persists:
             if lane.phase is LanePhase.BOUND:
@@ -269,6 +274,14 @@ class Answers(Stepping):
         if lane.failing is None or seq < lane.failing[0]:
             lane.failing = (seq, error)
         self._fail_if_due(lane, effects)
+
+
+def _check_names_none(error: CarouselError) -> None:
+    """A refusal of a message that named no session, or of several without their names."""
+    if error.retryable:
+        raise error
+    if not isinstance(error, HandleNotBoundError):
+        raise ProtocolViolationError(f"the server could not read a message: {error.message}")
 
 
 def _waited_for(lane: Lane, seq: int) -> bool:
