@@ -42,14 +42,22 @@ class RedisServer:
 
     def start(self) -> None:
         """Starts it, and waits until it has read its log and answers."""
+        self._start(b"Ready to accept connections")
+
+    def begin(self, *options: str) -> None:
+        """Starts it, and waits until it listens; it may still be reading its log."""
+        self._start(b"Server initialized", *options)
+
+    def _start(self, until: bytes, *options: str) -> None:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--save", "", "--appendonly", "yes", "--dir", str(self._folder), *self._options]
+        command += ["--save", "", "--appendonly", "yes", "--dir", str(self._folder)]
+        command += [*self._options, *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert self._process.stdout is not None
         said = []
         for line in self._process.stdout:
             said.append(line.decode(errors="replace"))
-            if b"Ready to accept connections" in line:
+            if until in line:
                 return
         self.kill()
         raise AssertionError("redis-server did not start:\n" + "".join(said))

@@ -10,8 +10,19 @@ from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from .faults import StoreError, unavailable
@@ -20,6 +31,18 @@ log = logging.getLogger(__name__)
 
 LIBRARY = "carousel_v1"
 _LEAST_VERSION = 7
+
+_NOT_PRIMARY: dict[type[RedisError], str] = {
+    ReadOnlyError: "READONLY",
+    BusyLoadingError: "LOADING",
+    MasterDownError: "MASTERDOWN",
+    TryAgainError: "TRYAGAIN",
+    ClusterDownError: "CLUSTERDOWN",
+    MovedError: "MOVED",
+    AskError: "ASK",
+}
+_NOT_PRIMARY_CODES = (*_NOT_PRIMARY.values(), "UNBLOCKED", "NOREPLICAS")
+"""What a server says that takes no writes now. After a failover, another one does at its address."""
 
 Arguments = Sequence[str | bytes | int]
 Call = tuple[str, Sequence[str], Arguments]
@@ -30,14 +53,15 @@ class RedisLink:
     """One connection. Used by one thread.
 
     A connection that was cut while nothing was under way is opened again without a word; every call of
-    ours may be repeated.
+    ours may be repeated. So is one whose server takes no writes any more: the address may lead to the new
+    primary.
 
     Args:
         url: redis://, rediss:// or unix://, with user, password and number of the database.
         timeout_s: for opening the connection, and for each answer.
 
     Raises:
-        StoreError: the URL is none, the server cannot be reached, or is too old.
+        StoreError: the URL is none, the server cannot be reached, is too old, a replica, or of a cluster.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -57,7 +81,7 @@ class RedisLink:
                 "with special characters of the password percent-encoded"
             ) from None
         try:
-            self._check_version()
+            self._check_server()
             self._load()
         except RedisError as error:
             raise self._explained(error) from None
@@ -77,24 +101,48 @@ class RedisLink:
         Raises:
             CarouselError: STORE_UNAVAILABLE, if any failed.
         """
-        try:
-            answers = self._send(calls)
-            if any(_is_missing(answer) for answer in answers):
-                self._load()  # the server was emptied, or another has taken its place
-                answers = self._send(calls)
-        except RedisError as error:
-            raise unavailable() from error
+        answers = self._tried(calls)
+        if any(_says_not_primary(answer) for answer in answers):
+            self._client.connection_pool.disconnect()
+            answers = self._tried(calls)
         for answer in answers:
             if isinstance(answer, Exception):
+                if refusal := _says_not_primary(answer):
+                    self._client.connection_pool.disconnect()
+                    raise unavailable(_not_primary(refusal)) from answer
                 full = isinstance(answer, OutOfMemoryError)
                 raise unavailable(
                     "the store's memory is full" if full else "the store fails"
                 ) from answer
         return answers
 
+    def _tried(self, calls: Sequence[Call]) -> list[Any]:
+        """The answers, or the one error of all of them that another connection may cure."""
+        try:
+            answers = self._send(calls)
+            if any(_is_missing(answer) for answer in answers):
+                self._load()  # the server was emptied, or another has taken its place
+                answers = self._send(calls)
+        except RedisError as error:
+            if _says_not_primary(error):
+                return [error]
+            raise unavailable() from error
+        return answers
+
     def is_fsynced(self) -> bool:
         """True if each write is on the medium before it is answered."""
         return (self._setting("appendonly"), self._setting("appendfsync")) == ("yes", "always")
+
+    def unix_s(self) -> float:
+        """The server's time.
+
+        Raises:
+            CarouselError: STORE_UNAVAILABLE.
+        """
+        try:
+            return int(self._client.info("server")["server_time_usec"]) / 1e6
+        except RedisError as error:
+            raise unavailable() from error
 
     def used_bytes(self) -> int:
         """Memory that the server uses; -1 where it does not tell."""
@@ -119,11 +167,25 @@ class RedisLink:
         source = resources.files(__package__).joinpath("carousel.lua").read_text(encoding="utf-8")
         self._client.function_load(source, replace=True)
 
-    def _check_version(self) -> None:
-        version = str(self._client.info("server")["redis_version"])
+    def _check_server(self) -> None:
+        server = self._client.info("server")
+        version, mode = str(server["redis_version"]), str(server.get("redis_mode", "standalone"))
         if int(version.partition(".")[0]) < _LEAST_VERSION:
             raise StoreError(
                 f"{self.place} is Redis {version}, which has no functions\nuse Redis 7 or Valkey"
+            )
+        if mode != "standalone":
+            what = {"cluster": "a node of a Redis Cluster", "sentinel": "a Redis Sentinel"}
+            raise StoreError(
+                f"{self.place} is {what.get(mode, f'in mode {mode}')}, and not a single Redis\n"
+                "name a Redis or Valkey that is its own primary, without cluster-enabled"
+            )
+        replication = self._client.info("replication")
+        if replication.get("role", "master") != "master":
+            primary = f"{replication.get('master_host')}:{replication.get('master_port')}"
+            raise StoreError(
+                f"{self.place} is a replica of {primary} and takes no writes\n"
+                "name the primary in the store's URL, or an address that follows a failover"
             )
 
     def _warn_of_eviction(self) -> None:
@@ -149,6 +211,10 @@ class RedisLink:
             return StoreError(
                 f"{self.place} refuses the user or the password\ncorrect them in the store's URL"
             )
+        if isinstance(error, BusyLoadingError):
+            return StoreError(
+                f"{self.place} is still loading its data\nstart the server again once Redis has loaded"
+            )
         if isinstance(error, RedisConnectionError | redis.TimeoutError):
             return StoreError(
                 f"{self.place} cannot be reached\nstart Redis there, or correct the store's URL"
@@ -167,6 +233,21 @@ def _place(url: str) -> str:
     except ValueError:
         return "redis"
     return f"redis at {host or parts.path or 'localhost'}{f':{port}' if port else ''}"
+
+
+def _says_not_primary(answer: object) -> str:
+    """The code of an error that means: this server takes no writes now; "" for everything else."""
+    if not isinstance(answer, RedisError):
+        return ""
+    for kind, code in _NOT_PRIMARY.items():
+        if isinstance(answer, kind):
+            return code
+    code = str(answer).partition(" ")[0]
+    return code if code in _NOT_PRIMARY_CODES else ""
+
+
+def _not_primary(code: str) -> str:
+    return f"the store's address leads to a Redis that takes no writes now ({code})"
 
 
 def _is_missing(answer: object) -> bool:
