@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -58,14 +58,12 @@ class Activation:
         *,
         default_idle_ttl_s: float,
         max_idle_ttl_s: float,
-        wall: Callable[[], float],
     ) -> None:
         self._directory = directory
         self._engines = engines
         self._store = store
         self._default_idle_ttl_s = default_idle_ttl_s
         self._max_idle_ttl_s = max_idle_ttl_s
-        self._wall = wall
         self._lock = threading.Lock()
         # Activations that are not over, so that whoever comes meanwhile shares them.
         self._under_way: dict[SessionKey, Future[Place]] = {}
@@ -188,7 +186,7 @@ class Activation:
             return
         ttl_s = min(taken.idle_ttl_s, self._max_idle_ttl_s)
         seed = taken.seed if spec.seed is None else spec.seed
-        new = NewSession(engine.model.name, durability, ttl_s, seed, self._wall())
+        new = NewSession(engine.model.name, durability, ttl_s, seed, self._store.now_unix_s())
 
         def acquired(reply: Future[Record]) -> None:
             if reply.exception() is None and not reply.result().created:
@@ -292,7 +290,7 @@ class Activation:
             durability=durability,
             idle_ttl_s=spec.idle_ttl_s or self._default_idle_ttl_s,
             seed=secrets.randbits(63) if spec.seed is None else spec.seed,
-            created_at_unix_s=self._wall(),
+            created_at_unix_s=self._store.now_unix_s(),
         )
 
     def _submit(self, request: Any) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import socket
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -116,7 +115,6 @@ def make_catalog(
         store,
         default_idle_ttl_s=settings.idle_ttl_s,
         max_idle_ttl_s=settings.max_idle_ttl_s,
-        wall=time.time,
     )
     return Catalog(directory, engines, store, activation, quotas)
 

@@ -166,7 +166,6 @@ class Process:
             metrics=lambda _view: QuietEngineMetrics(),
             store=self.store,
             clock=world.clock,
-            wall=world.wall,
         )
         activation = Activation(
             directory,
@@ -174,7 +173,6 @@ class Process:
             self.store,
             default_idle_ttl_s=replica.limits.idle_ttl_s,
             max_idle_ttl_s=replica.limits.max_idle_ttl_s,
-            wall=world.wall,
         )
         self.catalog = Catalog(directory, [self.engine], self.store, activation)
         self.gate = Gate(OPTIONS, QuietWireMetrics(), self.catalog.quotas)

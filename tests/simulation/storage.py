@@ -124,6 +124,10 @@ class FaultyStore:
         """See `Store.renew`."""
         return self._ask(self._store.renew)
 
+    def now_unix_s(self) -> float:
+        """See `Store.now_unix_s`."""
+        return self._store.now_unix_s()
+
     def sweep(self, now_unix_s: float, limit: int) -> int:
         """See `Store.sweep`."""
         return self._ask(self._store.sweep, now_unix_s, limit)
@@ -172,7 +176,7 @@ class TurnedStore(StoreThread):
 
     def __init__(self, store: FaultyStore, world: World, woken: Callable[[], None]) -> None:
         self._woken = woken
-        super().__init__(store, clock=world.clock, wall=world.wall)
+        super().__init__(store, clock=world.clock)
 
     def submit(self, request: StoreRequest) -> None:
         """See `StorePort.submit`."""

@@ -84,7 +84,7 @@ def told() -> Told:
 @pytest.fixture
 def thread(recorded: Recorded, clock: Clock, told: Told) -> StoreThread:
     """Not started: the test calls run_pending."""
-    thread = StoreThread(recorded, clock=clock, wall=clock, metrics=told, queue_requests=100)
+    thread = StoreThread(recorded, clock=clock, metrics=told, queue_requests=100)
     thread.run_pending()
     recorded.asked.clear()
     return thread

@@ -351,6 +351,21 @@ def test_a_sweep_looks_at_the_newest_use(store: Store, medium: Medium) -> None:
     assert store.sweep(medium.now() + 700, 10) == 1
 
 
+def test_the_stores_time_is_that_of_its_medium(store: Store, medium: Medium) -> None:
+    before = store.now_unix_s()
+    assert before == pytest.approx(medium.now(), abs=60)
+    record = store.acquire(KEY, epoch_floor=0, new=NEW)
+    assert before - 1 <= record.last_used_unix_s <= store.now_unix_s() + 1
+
+
+def test_what_was_used_just_now_does_not_expire(store: Store) -> None:
+    open_session(store)
+    store.release([(KEY, 1, store.now_unix_s())])
+    assert store.sweep(store.now_unix_s(), 10) == 0
+    assert not store.read(KEY).held
+    assert store.sweep(store.now_unix_s() + NEW.idle_ttl_s + 1, 10) == 1
+
+
 # -- levels, statistics, close
 
 

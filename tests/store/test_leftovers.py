@@ -52,7 +52,7 @@ class Rig:
         medium = MemoryMedium()
         self.store = Shaky(medium, owner="here", now=lambda: self.now, lease_ttl_s=10.0)
         self.other = MemoryStore(medium, owner="there", now=lambda: self.now, lease_ttl_s=10.0)
-        self.thread = StoreThread(self.store, clock=lambda: self.now, wall=lambda: self.now)
+        self.thread = StoreThread(self.store, clock=lambda: self.now)
 
     def run(self, request: Any) -> Any:
         self.thread.submit(request)

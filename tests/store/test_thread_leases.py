@@ -150,7 +150,7 @@ def test_nothing_is_acquired_without_a_living_lease(
 
 def test_leases_that_do_not_run_out_are_not_renewed(clock: Clock) -> None:
     recorded = Recorded(clock, math.inf)
-    thread = StoreThread(recorded, clock=clock, wall=clock)
+    thread = StoreThread(recorded, clock=clock)
     clock.now_s += 1e9
     thread.run_pending()
     assert "renew" not in recorded.asked

@@ -32,6 +32,9 @@ class ManualStore:
         self.waiting: deque[StoreRequest] = deque()
         self.commits: list[CommitGroup] = []
 
+    def now_unix_s(self) -> float:
+        return self.store.now_unix_s()
+
     def submit(self, request: StoreRequest) -> None:
         self.waiting.append(request)
 

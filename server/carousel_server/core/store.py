@@ -183,6 +183,12 @@ class Store(Protocol):
             False if they had run out, so that sessions may have been taken: all must be let go of.
         """
 
+    def now_unix_s(self) -> float:
+        """The store's time, by which sessions expire; from any thread. All instants it is told are in it.
+
+        It passes evenly, and is the same for all replicas, whatever the clocks of their machines say.
+        """
+
     def sweep(self, now_unix_s: float, limit: int) -> int:
         """Ends sessions that nobody holds and that were idle for longer than their idle_ttl_s; at most
         `limit`, and forgets reasons older than a day. Returns how many sessions it ended.
@@ -275,6 +281,9 @@ class StorePort(Protocol):
     @property
     def lease_lost(self) -> int:
         """How often leases ran out before they were renewed: what was held before must be let go of."""
+
+    def now_unix_s(self) -> float:
+        """See `Store.now_unix_s`."""
 
     def submit(self, request: StoreRequest) -> None:
         """Queues a request; its future resolves on the store's thread, or fails with a CarouselError.

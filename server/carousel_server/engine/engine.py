@@ -84,6 +84,8 @@ class Engine:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._quotas = quotas = quotas or Quotas()
+        if store is not None:
+            wall = store.now_unix_s
         self._loaded = model
         self._limits = limits
         self._clock = clock

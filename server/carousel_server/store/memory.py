@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from carousel_server.core.store import (
 from carousel_server.core.types import Durability
 
 from .faults import TOMBSTONE_S, check_floor, check_reason, gone, held
+from .steady import SteadyClock
 
 _UNLEASED_RETRY_S = 1.0
 """When to ask again for a session whose holder's lease never runs out."""
@@ -89,7 +89,7 @@ class MemoryStore:
     Args:
         medium: where the sessions are; one of its own if None.
         owner: the replica's name. A store of the same name takes over at once.
-        now: the wall clock, which also times the leases.
+        now: Unix seconds, which also time the leases; steady ones if None.
         lease_ttl_s: how long a lease lives without `renew`.
     """
 
@@ -101,12 +101,12 @@ class MemoryStore:
         medium: MemoryMedium | None = None,
         *,
         owner: str = "memory",
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
         lease_ttl_s: float = math.inf,
     ) -> None:
         self.medium = MemoryMedium() if medium is None else medium
         self.lease_ttl_s = lease_ttl_s
-        self._now = now
+        self._now = SteadyClock() if now is None else now
         self.medium.boots += 1
         self._me = _Owner(owner, self.medium.boots)
         self._take_lease()
@@ -197,6 +197,10 @@ class MemoryStore:
         kept = self._lease_left_s(self._me, self._now()) > 0
         self._take_lease()
         return kept
+
+    def now_unix_s(self) -> float:
+        """See `Store.now_unix_s`."""
+        return self._now()
 
     def sweep(self, now_unix_s: float, limit: int) -> int:
         """See `Store.sweep`."""

@@ -22,6 +22,7 @@ from carousel_server.core.types import Durability
 
 from .faults import check_floor, check_reason, gone, held
 from .redis_link import Call, RedisLink
+from .steady import SteadyClock
 
 _COMMITS_PER_CALL = 16
 """One call each was slowest for 64 snapshots of 4 KiB under appendfsync always, and 16 were within a tenth
@@ -66,6 +67,7 @@ class RedisStore:
             levels.add(Durability.SYNC_FSYNC)
         self.levels = frozenset(levels)
         self._closed = False
+        self._time = SteadyClock(self._link.unix_s())
         self.renew()
 
     def acquire(
@@ -149,9 +151,15 @@ class RedisStore:
         return records[:limit]
 
     def renew(self) -> bool:
-        """See `Store.renew`."""
+        """See `Store.renew`; also asks what time it is."""
         arguments = (self._boot, max(int(self.lease_ttl_s * 1000), 1))
-        return bool(self._link.call("renew", [self._lease], arguments))
+        kept = bool(self._link.call("renew", [self._lease], arguments))
+        self._time.set(self._link.unix_s())
+        return kept
+
+    def now_unix_s(self) -> float:
+        """See `Store.now_unix_s`: the server's time as of the last renewal, and what has passed since."""
+        return self._time()
 
     def sweep(self, now_unix_s: float, limit: int) -> int:
         """See `Store.sweep`; reasons are forgotten by the server itself."""

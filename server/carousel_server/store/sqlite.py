@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
@@ -26,6 +25,7 @@ from carousel_server.core.types import Durability
 
 from . import sqlite_file
 from .faults import TOMBSTONE_S, check_floor, check_reason, gone, unavailable
+from .steady import SteadyClock
 
 # ruff: noqa: S608 - statements are put together from these two constants; values are always bound
 _FACTS = (
@@ -46,7 +46,7 @@ class SqliteStore:
 
     Args:
         path: of the file, which is made if it is not there.
-        now: the wall clock.
+        now: Unix seconds; steady ones if None.
 
     Raises:
         StoreError: the file cannot be used; see `sqlite_file`.
@@ -56,8 +56,8 @@ class SqliteStore:
     levels = frozenset({Durability.ASYNC, Durability.SYNC, Durability.SYNC_FSYNC})
     lease_ttl_s = inf
 
-    def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+    def __init__(self, path: Path, *, now: Callable[[], float] | None = None) -> None:
+        self._now = SteadyClock() if now is None else now
         self._lock = sqlite_file.lock(path)
         try:
             self._db = sqlite_file.connect(path)
@@ -147,6 +147,10 @@ class SqliteStore:
     def renew(self) -> bool:
         """See `Store.renew`: the lock never runs out."""
         return True
+
+    def now_unix_s(self) -> float:
+        """See `Store.now_unix_s`."""
+        return self._now()
 
     def sweep(self, now_unix_s: float, limit: int) -> int:
         """See `Store.sweep`; gives some of the unused space back, too."""

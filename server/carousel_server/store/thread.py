@@ -63,7 +63,6 @@ class StoreThread:
         store: used by this thread only from now on, and closed by `stop`.
         queue_requests: most requests that wait; beyond it clients' are refused.
         clock: monotonic, for leases and pauses.
-        wall: Unix seconds, for the expiry of sessions.
         metrics: what to tell of it.
         limits: what one tenant may keep.
     """
@@ -74,14 +73,12 @@ class StoreThread:
         *,
         queue_requests: int = 65_536,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
         metrics: StoreMetrics | None = None,
         limits: TenantLimits = NO_LIMITS,
     ) -> None:
         self._store = store
         self._most = queue_requests
         self._clock = clock
-        self._wall = wall
         self._metrics = metrics
         self._queue: deque[StoreRequest] = deque()
         self._wake = threading.Condition()
@@ -109,6 +106,10 @@ class StoreThread:
     def lease_lost(self) -> int:
         """See `StorePort.lease_lost`."""
         return self._leases.lost
+
+    def now_unix_s(self) -> float:
+        """See `Store.now_unix_s`."""
+        return self._store.now_unix_s()
 
     def submit(self, request: StoreRequest) -> None:
         """See `StorePort.submit`."""
@@ -316,7 +317,8 @@ class StoreThread:
 
     def _look_after(self) -> None:
         """Ends what has expired, and measures what is left."""
-        ended = self._ask("sweep", lambda: self._store.sweep(self._wall(), _SWEPT_AT_ONCE))
+        now_unix_s = self._store.now_unix_s()
+        ended = self._ask("sweep", lambda: self._store.sweep(now_unix_s, _SWEPT_AT_ONCE))
         if ended >= _SWEPT_AT_ONCE:
             self._sweep_due_s = self._clock()  # there is more
         if self._metrics is not None:

@@ -54,7 +54,6 @@ class DurableRig(Rig):
             store=self.store,
             quotas=quotas,
             clock=lambda: self.now,
-            wall=lambda: 1e9 + self.now,
         )
         engines = {self.engine.model.name: self.engine}
         activation = Activation(
@@ -63,7 +62,6 @@ class DurableRig(Rig):
             self.store,
             default_idle_ttl_s=3600.0,
             max_idle_ttl_s=86_400.0,
-            wall=lambda: 1e9 + self.now,
         )
         self.catalog = Catalog(self.directory, [self.engine], self.store, activation)
 
