@@ -15,6 +15,7 @@ STAMP := $(VENV)/.installed
 SERVING := $(VENV)/.serving
 PROTOS_VENV := .venv-protos
 PROTOS_STAMP := $(PROTOS_VENV)/.installed
+FLOOR_VENV := .venv-floor
 IMAGE := build/image.binpb
 PYTHON_FILES := client server models protos tests $(wildcard bench docs examples)
 ARGS ?=
@@ -28,7 +29,7 @@ PYTHON ?= $(FOUND)
 # One thread for each operation: the suite runs several servers beside each other on few cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test chaos simulate mutants check bench gpu protos baseline clean
+.PHONY: help install demo serve test chaos floor simulate mutants check bench gpu protos baseline clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +79,18 @@ test: $(STAMP) ## Run the whole test suite
 
 chaos: $(STAMP) ## Kill, stop, cut off and fill up real processes; ARGS=--report writes bench/results/chaos.*
 	timeout 900 $(BIN)/python -m pytest tests/chaos --timeout 150 $(ARGS)
+
+# The SDK alone, in environments of its own: with the oldest versions that it promises, then with the newest
+# protobuf before 6, as TensorFlow up to 2.19 wants it.
+floor: ## Test the SDK with the oldest libraries that it works with
+	[ -n "$(PYTHON)" ] || { echo "make: no Python 3.11 or newer was found" >&2; exit 1; }
+	rm -rf $(FLOOR_VENV)
+	$(PYTHON) -m venv $(FLOOR_VENV)
+	$(FLOOR_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c client/python/floor.txt -e .
+	$(FLOOR_VENV)/bin/python client/python/check_floor.py
+	$(FLOOR_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		grpcio grpcio-status grpcio-health-checking 'protobuf<6'
+	$(FLOOR_VENV)/bin/python client/python/check_floor.py
 
 simulate: $(STAMP) ## Run the protocol through random faults by the thousand; ARGS='--seed 7' shows one
 	@$(BIN)/python -m tests.simulation.runner $(ARGS)
