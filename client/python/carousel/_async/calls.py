@@ -16,6 +16,7 @@ from carousel._home import HomeLoop, HomeProcess
 from carousel._options import Options
 from carousel._rpc_errors import error_of_call
 from carousel._tls import disagreement
+from carousel._watch import ServerWatch
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ class AsyncCalls:
         self.options = options
         self.closed = False
         self.home = HomeProcess()
+        self.watch = ServerWatch(options.target)
         self.loop = HomeLoop()
         self.monotonic = monotonic
         self.sleep = sleep
@@ -69,11 +71,13 @@ class AsyncCalls:
         async def attempt(left_s: float) -> Any:
             call = method(request, timeout=left_s, metadata=self.options.metadata)
             try:
-                return await call
+                reply = await call
             except grpc.RpcError as error:
                 raise error_of_call(error) from None
             finally:
                 call.cancel()  # gRPC no longer does so by itself for a call that was given up
+            self.watch.answered()
+            return reply
 
         return await self.retrying(attempt, timeout_s)
 
@@ -94,4 +98,5 @@ class AsyncCalls:
                     if better is not None:
                         raise better from error
                     raise
+                self.watch.looking(error)
             await self.sleep(delay_s)

@@ -127,6 +127,7 @@ async def _tokens(
             running.append(call)
             try:
                 async for response in call:
+                    calls.watch.answered()
                     fresh = retelling.take(response)
                     if response.finish_reason:
                         results.append(response)
@@ -141,6 +142,7 @@ async def _tokens(
                 if delay_s is None:
                     last = retelling.last_word(error)
                     raise (await calls.disagreement(last) or last) from None
+                calls.watch.looking(error)
             else:
                 return
             finally:

@@ -138,7 +138,10 @@ class AsyncAttachStream:
                 if self._closed:
                     return
                 self._outgoing.put_nowait(None)
-                self._perform(self.core.broken(error, self._loop.time()))
+                effects = self.core.broken(error, self._loop.time())
+                self._perform(effects)
+                if effects.reconnect_in_s is not None:
+                    self._calls.watch.looking(error)
                 await self._wanted.wait()
                 self._begin()
         finally:
@@ -155,6 +158,7 @@ class AsyncAttachStream:
             )
             async for response in call:
                 answered = True
+                self._calls.watch.answered()
                 self._perform(self.core.receive(response, self._loop.time()))
             return ConnectionLostError("the server ended the stream")
         except grpc.RpcError as failure:

@@ -15,6 +15,7 @@ from carousel._home import HomeProcess
 from carousel._options import Options
 from carousel._rpc_errors import error_of_call
 from carousel._tls import disagreement
+from carousel._watch import ServerWatch
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ class Calls:
         self.options = options
         self.closed = False
         self.home = HomeProcess()
+        self.watch = ServerWatch(options.target)
         self.monotonic = monotonic
         self.sleep = sleep
 
@@ -58,12 +60,14 @@ class Calls:
 
         def attempt(left_s: float) -> Any:
             try:
-                return method(request, timeout=left_s, metadata=self.options.metadata)
+                reply = method(request, timeout=left_s, metadata=self.options.metadata)
             except grpc.RpcError as error:
                 raise error_of_call(error) from None
             except ValueError:  # gRPC's word for a channel that another thread has just closed
                 self.check_open()
                 raise
+            self.watch.answered()
+            return reply
 
         return self.retrying(attempt, timeout_s)
 
@@ -82,4 +86,5 @@ class Calls:
                     if better is not None:
                         raise better from error
                     raise
+                self.watch.looking(error)
             self.sleep(delay_s)

@@ -133,6 +133,7 @@ def _tokens(
             )
             try:
                 for response in call:
+                    calls.watch.answered()
                     fresh = retelling.take(response)
                     if response.finish_reason:
                         results.append(response)
@@ -147,6 +148,7 @@ def _tokens(
                 if delay_s is None:
                     last = retelling.last_word(error)
                     raise (calls.disagreement(last) or last) from None
+                calls.watch.looking(error)
             else:
                 finished = True
                 return

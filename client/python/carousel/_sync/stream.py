@@ -154,6 +154,7 @@ class AttachStream:
                 connection.cancel()
             for response in connection.call:
                 answered = True
+                self._calls.watch.answered()
                 self._take(connection, response)
             return ConnectionLostError("the server ended the stream")
         except grpc.RpcError as failure:
@@ -180,6 +181,8 @@ class AttachStream:
         connection, former = _Connection(), self._connection
         self._begin(connection, lambda: self.core.broken(error, time.monotonic()))
         former.wake.put(None)  # its sending thread ends
+        if self._reconnect_at_s is not None:
+            self._calls.watch.looking(error)
         while not self._closed:
             at_s = self._reconnect_at_s
             if at_s is not None and at_s <= time.monotonic():

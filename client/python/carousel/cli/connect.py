@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .exits import CliError, ExitCode, usage_error
+from .log import noted
 from .options import Options, resolved
 from .suggest import did_you_mean
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def connected(options: Options) -> Iterator[carousel.Client]:
-    """A client for the server that the options name; closed at the end.
+    """A client for the server that the options name; closed at the end. A lost server is told on stderr.
 
     Raises:
         CliError: the address is none; the TLS options cannot be used, or the server does not agree with
@@ -30,7 +31,7 @@ def connected(options: Options) -> Iterator[carousel.Client]:
         made = carousel.Client(options.server, token=options.token, tls=options.tls.for_sdk())
     except carousel.FieldInvalidError as error:
         raise usage_error(error.message, "see carousel --help for the options of TLS") from error
-    with made as client:
+    with noted(), made as client:
         try:
             yield client
         except carousel.ModelNotFoundError as error:
