@@ -43,6 +43,11 @@ class Catalog:
         """Ordered by model name."""
         return list(self._engines.values())
 
+    @property
+    def store_fault(self) -> str | None:
+        """See `CatalogPort.store_fault`."""
+        return None if self._store is None else self._store.fault
+
     def engine(self, model: str) -> EnginePort:
         """Raises CarouselError MODEL_NOT_FOUND."""
         found = self._engines.get(model)

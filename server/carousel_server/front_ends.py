@@ -120,7 +120,7 @@ class FrontEnds:
         while True:
             healthy = [engine.healthy for engine in catalog.engines()]
             for one in tuple(self._linked):
-                one.tell_health(healthy)
+                one.tell_health(healthy, catalog.store_fault)
                 if one.silent_s > _SILENT_S:
                     log.error("a front end has said nothing for %g s", _SILENT_S)
                     one.process.kill()
@@ -202,8 +202,8 @@ class _Linked:
         self._died = died
         self._pipe: Pipe | None = None
         self._back: Back
-        # What it knows of the engines' health; None before it listens.
-        self._healthy: list[bool] | None = None
+        # What it knows of the health of engines and store; None before it listens.
+        self._health: tuple[list[bool], str | None] | None = None
         self._done: dict[str, asyncio.Future[Any]] = {}
         self._listens_since_s: float | None = None
         self._heard_s = 0.0
@@ -238,7 +238,7 @@ class _Linked:
         except TimeoutError:
             answer = f"a front end did not listen within {_START_WITHIN_S:g} s\nsee the log"
         if isinstance(answer, int):
-            self._healthy = []
+            self._health = [], None
             self._listens_since_s = self._heard_s = time.monotonic()
             return answer
         raise ListenError(answer or "the front end has ended before it listened\nsee the log")
@@ -252,11 +252,12 @@ class _Linked:
         self._pipe.post(verb, argument)
         return await done
 
-    def tell_health(self, healthy: list[bool]) -> None:
-        """Says which engines are healthy, if that has changed."""
-        if self._pipe is not None and self._healthy is not None and healthy != self._healthy:
-            self._healthy = healthy
-            self._pipe.post("healthy", healthy)
+    def tell_health(self, healthy: list[bool], store_fault: str | None) -> None:
+        """Says which engines are healthy, and what ails the store, if that has changed."""
+        now = (healthy, store_fault)
+        if self._pipe is not None and self._health is not None and now != self._health:
+            self._health = now
+            self._pipe.post("healthy", *now)
 
     def close(self) -> None:
         """Ends the link, and with it the process."""

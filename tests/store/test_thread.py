@@ -360,3 +360,96 @@ def test_stop_without_a_thread(thread: StoreThread, recorded: Recorded, fault: b
     thread.stop()
     assert (replies[0].exception(0) is None) != fault
     assert recorded.closed == 1
+
+
+# -- a store that does not answer
+
+
+def slow(recorded: Recorded, clock: Clock, seconds: float) -> None:
+    """Each call takes so long from now on."""
+
+    def wait(_: str) -> None:
+        clock.now_s += seconds
+
+    recorded.on_call = wait
+
+
+def test_what_is_queued_behind_a_long_fault_fails_with_it(
+    thread: StoreThread, recorded: Recorded, clock: Clock
+) -> None:
+    (key,) = acquired(thread, "s1")
+    recorded.fault = unavailable("no answer")
+    slow(recorded, clock, 2.5)
+    replies = submit(thread, *(Read(key) for _ in range(50)))
+    asked, began_s = len(recorded.asked), clock.now_s
+    thread.run_pending()
+    assert {reason(reply) for reply in replies} == {"STORE_UNAVAILABLE"}
+    assert len(recorded.asked) - asked == 1, "each would have waited once more"
+    assert clock.now_s - began_s == 2.5
+
+
+def test_a_fault_that_comes_at_once_fails_nobody_else(
+    thread: StoreThread, recorded: Recorded
+) -> None:
+    (key,) = acquired(thread, "s1")
+    failing = submit(thread, Read(key))
+
+    def once(_: str) -> None:
+        recorded.fault = None if recorded.asked[-1:] != ["read"] or answered else unavailable()
+        answered.append(True)
+
+    answered: list[bool] = []
+    recorded.on_call = once
+    others = submit(thread, Read(key), Read(key))
+    thread.run_pending()
+    assert reason(failing[0]) == "STORE_UNAVAILABLE"
+    assert all(reply.result(0).key == key for reply in others)
+
+
+def test_what_was_given_back_behind_a_long_fault_is_given_back_later(
+    thread: StoreThread, recorded: Recorded, clock: Clock
+) -> None:
+    one, other = acquired(thread, "s1", "s2")
+    recorded.fault = unavailable("no answer")
+    slow(recorded, clock, 2.5)
+    submit(thread, Read(one), Release([(other, 1, 1000.0)]))
+    thread.run_pending()
+    recorded.fault, recorded.on_call = None, lambda _: None
+    clock.now_s += 1.0
+    thread.run_pending()
+    assert not recorded.read(other).held
+    assert recorded.read(one).held
+
+
+def test_the_thread_says_whether_the_store_answers(
+    thread: StoreThread, recorded: Recorded, clock: Clock
+) -> None:
+    (key,) = acquired(thread, "s1")
+    assert thread.fault == ""
+    recorded.fault = unavailable("the store's disk is full")
+    submit(thread, Read(key))
+    thread.run_pending()
+    assert thread.fault == "the store's disk is full"
+    recorded.fault = None
+    submit(thread, Read(key))
+    thread.run_pending()
+    assert thread.fault == ""
+
+
+def test_a_request_that_never_ends_is_a_fault_meanwhile(
+    thread: StoreThread, recorded: Recorded, clock: Clock
+) -> None:
+    (key,) = acquired(thread, "s1")
+    seen: list[str] = []
+
+    def hang(_: str) -> None:
+        clock.now_s += 4.0
+        seen.append(thread.fault)
+        clock.now_s += 4.0
+        seen.append(thread.fault)
+
+    recorded.on_call = hang
+    submit(thread, Read(key))
+    thread.run_pending()
+    assert seen[:2] == ["", "the store does not answer"]
+    assert thread.fault == ""

@@ -321,10 +321,11 @@ class FakeEngine:
 
 
 class FakeCatalog:
-    """A CatalogPort over fake engines."""
+    """A CatalogPort over fake engines. `store_fault` is the test's to set."""
 
     def __init__(self, *engines: FakeEngine, quotas: Quotas | None = None) -> None:
         self.quotas = quotas or Quotas()
+        self.store_fault: str | None = None
         self._engines = sorted(engines, key=lambda engine: engine.model.name)
 
     def engines(self) -> Sequence[ports.EnginePort]:

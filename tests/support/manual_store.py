@@ -29,6 +29,7 @@ class ManualStore:
         self.levels: frozenset[Durability] = store.levels
         self.lease_until_s = math.inf
         self.lease_lost = 0
+        self.fault = ""
         self.waiting: deque[StoreRequest] = deque()
         self.commits: list[CommitGroup] = []
 

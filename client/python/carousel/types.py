@@ -220,5 +220,8 @@ FINISH_REASONS = {
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     pb.FINISH_REASON_STOP: FinishReason.STOP,
 }
+STORE_SERVICE = "carousel.store"
+"""What stands for the store in grpc.health.v1."""
+
 HEALTHS = {1: Health.SERVING, 2: Health.NOT_SERVING}
 """By the numbers of grpc.health.v1."""

@@ -7,6 +7,11 @@ from collections.abc import Iterable, Mapping
 
 from carousel_protos.errors import ERRORS, ErrorSpec
 
+STORE_WAITS = "accepted"
+"""Metadata of a STORE_UNAVAILABLE that refuses nothing: the first step that waits for the store. It has run,
+and is tried again.
+"""
+
 
 class CarouselError(Exception):
     """A refusal or failure that a client will see.

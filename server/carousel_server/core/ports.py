@@ -310,6 +310,10 @@ class CatalogPort(Protocol):
     def engines(self) -> Sequence[EnginePort]:
         """Ordered by model name."""
 
+    @property
+    def store_fault(self) -> str | None:
+        """Why the store does not answer at present, "" while it does; None where there is none."""
+
     def engine(self, model: str) -> EnginePort:
         """Raises CarouselError MODEL_NOT_FOUND."""
 

@@ -285,6 +285,10 @@ class StorePort(Protocol):
     def now_unix_s(self) -> float:
         """See `Store.now_unix_s`."""
 
+    @property
+    def fault(self) -> str:
+        """Why it does not answer at present, fit for callers; "" while it does."""
+
     def submit(self, request: StoreRequest) -> None:
         """Queues a request; its future resolves on the store's thread, or fails with a CarouselError.
 

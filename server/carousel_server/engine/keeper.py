@@ -10,7 +10,7 @@ from typing import overload
 
 import numpy as np
 
-from carousel_server.core.errors import CarouselError
+from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.ports import (
     Command,
@@ -152,6 +152,7 @@ class Keeper:
             self._ledger.pause(now + _PAUSE_S)
             for row in rows.tolist():
                 self._ledger.failed(row, command.answer, now)
+            self._tell_waiting(command.answer, now)
             return
         seqs = command.seqs[live]
         ours = [
@@ -161,6 +162,25 @@ class Keeper:
         chosen = np.flatnonzero(ours)
         self._metrics.durable(now - self._since_s)
         self._let_out(rows[chosen], seqs[chosen], now)
+
+    def _tell_waiting(self, fault: CarouselError, now: float) -> None:
+        """Tells whoever waits for the store that it is at fault. What was accepted stays accepted."""
+        rows = self._ledger.to_be_told(now)
+        if not len(rows):
+            return
+        table = self._table
+        seqs = table.durable[rows] + 1
+
+        def notice(seq: int) -> CarouselError:
+            return CarouselError(
+                fault.reason,
+                f"steps from {seq} on have run and wait for the store: {fault.message}",
+                metadata={STORE_WAITS: seq},
+                seq=seq,
+                retry_after_s=fault.retry_after_s,
+            )
+
+        self._delivery.failures_of(rows, seqs, notice)
 
     def _is_ours(self, row: int, seq: int, outcome: Outcome) -> bool:
         """Acts on one verdict; True if the row's session is still ours."""

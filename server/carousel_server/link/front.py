@@ -48,10 +48,12 @@ class Front:
 
     Attributes:
         pipe: set once, before anything is asked.
+        store_fault: see `CatalogPort.store_fault`; as it was when the other process looked last.
     """
 
     def __init__(self, views: Sequence[ModelView], limits: TenantLimits = NO_LIMITS) -> None:
         self.pipe: Pipe
+        self.store_fault: str | None = None
         self.quotas = FarQuotas(limits, self.ask, self._post)
         self._engines = [FarEngine(self, i, view) for i, view in enumerate(views)]
         self._by_name = {engine.model.name: engine for engine in self._engines}
@@ -165,6 +167,7 @@ class Front:
         elif kind == "healthy":
             for engine, healthy in zip(self._engines, rest[0], strict=True):
                 engine.healthy = healthy
+            self.store_fault = rest[1]
         else:
             raise ValueError(f"no message is a {kind}")
 

@@ -22,6 +22,9 @@ from .table import SessionTable
 Waiter = Callable[[CarouselError | None], None]
 """Called once: with None when the store has confirmed, else with why it cannot."""
 
+_TELL_EVERY_S = 1.0
+"""Shortest time between two notices of one outage to one session."""
+
 _UNBOUNDED = np.iinfo(np.int64).max
 
 
@@ -54,6 +57,8 @@ class Ledger:
         self.busy = False
         # After a fault of the store, the instant before which it is not asked again.
         self._pause_until_s = -math.inf
+        # When each row's listener was last told that the store takes nothing.
+        self._told_s: Float64s = np.full(table.slots, -np.inf)
         # Until when the rows may be used at all (R5).
         self.lease_until_s = math.inf
 
@@ -195,6 +200,17 @@ class Ledger:
         self._urgent[row] |= self._table.sync[row]
         self._wake(row, error)
 
+    def to_be_told(self, now: float) -> Int64s:
+        """Rows that wait for a store at fault, and whose listeners have not been told so of late.
+
+        Each is to be told now, and is not returned again for a while.
+        """
+        table, rows = self._table, self._dirty.where(self._dirty_since_s, np.inf)
+        rows = rows[table.durable[rows] < table.applied[rows]]
+        rows = rows[now - self._told_s[rows] >= _TELL_EVERY_S]
+        self._told_s[rows] = now
+        return rows
+
     def pause(self, until_s: float) -> None:
         """The store is at fault: it is left alone until then."""
         self._pause_until_s = until_s
@@ -229,6 +245,7 @@ class Ledger:
     def _clean(self, row: int) -> None:
         self._dirty_since_s[row] = np.inf
         self._urgent[row] = self._on_the_way[row] = False
+        self._told_s[row] = -np.inf
 
     def _wake(self, row: int, error: CarouselError | None) -> None:
         for _, waiter in self._waiters.pop(row, ()):

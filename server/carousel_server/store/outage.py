@@ -11,17 +11,23 @@ log = logging.getLogger(__name__)
 
 
 class Outage:
-    """Whether the store answers, as the requests to it show. Used by one thread."""
+    """Whether the store answers, as the requests to it show. Used by one thread; any may read `fault`.
+
+    Attributes:
+        fault: why it does not answer, fit for callers; "" while it does.
+    """
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
         self._name = name
         self._clock = clock
         self._since_s: float | None = None
         self._failed = 0
+        self.fault = ""
 
     def failed(self, error: CarouselError) -> None:
         """A request failed for the store's fault."""
         self._failed += 1
+        self.fault = error.message
         if self._since_s is None:
             self._since_s = self._clock()
             cause = error.__cause__
@@ -37,4 +43,4 @@ class Outage:
                 self._clock() - self._since_s,
                 self._failed,
             )
-            self._since_s, self._failed = None, 0
+            self._since_s, self._failed, self.fault = None, 0, ""

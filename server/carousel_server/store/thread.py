@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -47,6 +48,10 @@ _SWEPT_AT_ONCE = 256
 _MOST_IN_GROUP = 4096
 """Snapshots in one transaction."""
 _MOST_IDLE_S = 1.0
+_SLOW_S = 0.25
+"""A fault that took so long was waited for: what is queued behind it fails with it."""
+_STUCK_S = 5.0
+"""A request that is answered no sooner means that the store does not answer."""
 
 _BOUNDED = (Acquire, Read, ListStored)
 """Requests that clients cause; the others are bounded by who sends them."""
@@ -89,6 +94,10 @@ class StoreThread:
         self._leftovers = Leftovers(store, clock)
         self._outage = Outage(store.name, clock)
         self._sweep_due_s = clock() + _SWEEP_EVERY_S
+        # Instant at which the running request began; infinity between requests. Read by `fault`.
+        self._asked_s = math.inf
+        # A fault that was waited for, until those queued behind it are told.
+        self._slow_fault: CarouselError | None = None
 
     # -- any thread
 
@@ -110,6 +119,13 @@ class StoreThread:
     def now_unix_s(self) -> float:
         """See `Store.now_unix_s`."""
         return self._store.now_unix_s()
+
+    @property
+    def fault(self) -> str:
+        """See `StorePort.fault`."""
+        if self._clock() - self._asked_s >= _STUCK_S:
+            return "the store does not answer"
+        return self._outage.fault
 
     def submit(self, request: StoreRequest) -> None:
         """See `StorePort.submit`."""
@@ -154,6 +170,7 @@ class StoreThread:
         """Renews and sweeps if it is time, and runs everything that waits. Returns how many requests."""
         count = 0
         self._keep_up()
+        self._fail_behind()
         while requests := self._take():
             count += len(requests)
             # Requests that were given up while they waited are not run.
@@ -161,6 +178,7 @@ class StoreThread:
             if live:
                 self._answer(live)
             self._keep_up()
+            self._fail_behind()
         return count
 
     def _run(self) -> None:
@@ -280,6 +298,7 @@ class StoreThread:
     def _ask(self, kind: str, work: Callable[[], T]) -> T:
         """Runs one call of the store; whatever it raises becomes a CarouselError, and is counted."""
         began_s, ok = self._clock(), False
+        self._asked_s = began_s
         try:
             answer = work()
             ok = True
@@ -288,11 +307,14 @@ class StoreThread:
             if not ok:
                 error.retry_after_s = error.retry_after_s or RETRY_AFTER_S
                 self._outage.failed(error)
+                if self._clock() - began_s >= _SLOW_S:
+                    self._slow_fault = error
             raise
         except Exception as error:  # the thread must live on, whatever a store or driver does
             log.exception("the store's %s failed by a defect", kind)
             raise CarouselError("INTERNAL", "the store has failed by a defect") from error
         finally:
+            self._asked_s = math.inf
             if ok:
                 self._outage.answered()
             if self._metrics is not None:
@@ -325,13 +347,22 @@ class StoreThread:
             level = self._ask("statistics", self._store.statistics)
             self._metrics.level(level.sessions, level.bytes)
 
-    def _fail_queued(self) -> None:
+    def _fail_behind(self) -> None:
+        """Fails what has queued up behind a fault that took long, so that no wait adds up."""
+        error, self._slow_fault = self._slow_fault, None
+        if error is not None:
+            for request in self._fail_queued(error):
+                if isinstance(request, Release | Remove):
+                    self._leftovers.failed(request)
+
+    def _fail_queued(self, error: CarouselError | None = None) -> Sequence[StoreRequest]:
         with self._wake:
             waiting = list(self._queue)
             self._queue.clear()
         for request in waiting:
             if request.reply.set_running_or_notify_cancel():
-                request.reply.set_exception(unavailable())
+                request.reply.set_exception(error or unavailable())
+        return waiting
 
 
 def _records(request: StoreRequest) -> int:

@@ -20,6 +20,9 @@ SERVICES = ("", "carousel.v1.InferenceService")
 MODEL_PREFIX = "model/"
 """`model/<name>` stands for one model."""
 
+STORE = "carousel.store"
+"""The store, where there is one. Sessions that need none are served without it."""
+
 _MOST_WATCHERS = 256
 
 _Response = health_pb2.HealthCheckResponse
@@ -103,7 +106,10 @@ class Health(health_pb2_grpc.HealthServicer):
             for engine in self._catalog.engines()
         }
         everything = self._status(all(s == _Response.SERVING for s in models.values()))
-        return dict.fromkeys(SERVICES, everything) | self._refused | models
+        statuses = dict.fromkeys(SERVICES, everything) | self._refused | models
+        if (fault := self._catalog.store_fault) is not None:
+            statuses[STORE] = self._status(not fault)
+        return statuses
 
     def _status(self, healthy: bool) -> int:
         serving = healthy and not self._gate.draining

@@ -21,7 +21,8 @@ _PAUSE_READING_AT_MESSAGES = 1024
 class Outbox:
     """Replies in order, bounded three ways.
 
-    A client that does not read is not read from either, so it cannot make more failures or replays.
+    A client that does not read is not read from either, so it cannot make more failures or replays, and
+    gets no notices of the store.
     Outputs are bounded by the windows of its sessions. Should both still be too much, the stream
     ends: nothing is lost, because the outputs are kept until they are acknowledged. Used on the loop only.
     """
@@ -45,7 +46,7 @@ class Outbox:
         self._waiting.append(reply)
         self._waiting_bytes += reply.ByteSize()
         self._ready.set()
-        if self._crowded():
+        if self.crowded():
             self._room.clear()
         if self._waiting_bytes > self._max_unsent_bytes:
             self._waiting.clear()
@@ -84,7 +85,7 @@ class Outbox:
             self._ready.set()
             self._room.set()
 
-    def _crowded(self) -> bool:
+    def crowded(self) -> bool:
         """True if there is enough to read, so that no more should be asked for."""
         return (
             len(self._waiting) >= _PAUSE_READING_AT_MESSAGES
@@ -117,7 +118,7 @@ class Outbox:
                 reply = self._waiting.popleft()
                 data = reply.SerializeToString()
                 self._waiting_bytes -= len(data)
-                if not self._crowded():
+                if not self.crowded():
                     self._room.set()
                 await context.write(data)
             if self.ended.is_set():

@@ -17,7 +17,15 @@ T = TypeVar("T")
 
 async def reply_of(future: Future[T]) -> T:
     """The engine's answer. Giving up waiting leaves the future alone: the command will run anyway."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+    answer = asyncio.wrap_future(future)
+    answer.add_done_callback(_seen)
+    return await asyncio.shield(answer)
+
+
+def _seen(answer: asyncio.Future[Any]) -> None:
+    """An error that comes after the caller has left has no reader, and is no defect to be logged."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 async def opening(

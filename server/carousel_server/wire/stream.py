@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.core.errors import CarouselError
+from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.metering import WireMetrics
 from carousel_server.core.ports import (
     Bind,
@@ -133,7 +133,7 @@ class Stream:
                 refused[tag & _HANDLE_MASK] = seq
             elif error.reason == "SESSION_PARKED" and self._is_parked(tag):  # a Replay, too late
                 self.wake(tag & _HANDLE_MASK)
-        if refused:
+        if refused and not (STORE_WAITS in error.metadata and self.outbox.crowded()):
             self.refuse_all(refused, error)
 
     def _unbound(self, tag: int, error: CarouselError) -> None:

@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.core.errors import CarouselError
+from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.ports import Bind, CatalogPort, EnginePort, StepBlock
-from carousel_server.core.types import Bytes2D, Int64s, SessionRef, SessionView
+from carousel_server.core.types import Bytes2D, Durability, Int64s, SessionRef, SessionView
 
 from .calls import Context, current_call
 from .errors import invalid
@@ -25,6 +25,8 @@ from .gate import Gate
 from .options import WireOptions
 from .places import ask_session
 from .replies import reply_of
+
+_WAITS_FOR_STORE = (Durability.SYNC, Durability.SYNC_FSYNC)
 
 
 class _Waiter:
@@ -73,6 +75,7 @@ class _Seat:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiter: _Waiter | None = None
     durable: int = 0
+    sync: bool = False
 
 
 class CallSink:
@@ -94,9 +97,10 @@ class CallSink:
 
     def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
         """Takes refusals; one of steps that an earlier call gave up waiting for is old news."""
+        take = self._wait_no_longer if STORE_WAITS in error.metadata else self._fail
         with suppress(RuntimeError):
             for tag, seq in zip(tags, seqs, strict=True):
-                self._loop.call_soon_threadsafe(self._fail, tag, error, seq)
+                self._loop.call_soon_threadsafe(take, tag, error, seq)
 
     def unbound(self, tag: int, error: CarouselError) -> None:
         """Takes the news that a session has left."""
@@ -148,7 +152,8 @@ class CallSink:
         command = Bind(ref, self, seat.tag)
         try:
             self._engine.submit(command)
-            seat.durable = (await reply_of(command.reply)).durable
+            view = await reply_of(command.reply)
+            seat.durable, seat.sync = view.durable, view.durability in _WAITS_FOR_STORE
         except BaseException:
             # Refused, or the caller has gone: if the engine has bound it after all, it may tell so to
             # nobody. A seat that stayed here might never be given up.
@@ -181,6 +186,14 @@ class CallSink:
     def _fail(self, tag: int, error: CarouselError, seq: int = 0) -> None:
         waiter = self._waiter(tag)
         if waiter is not None and (not seq or waiter.waits_for(seq)):
+            waiter.fail(error)
+
+    def _wait_no_longer(self, tag: int, error: CarouselError, seq: int) -> None:
+        """Ends a call whose outputs wait for a store at fault; the same call can be made again."""
+        waiter, ref = self._waiter(tag), self._refs.get(tag)
+        if waiter is None or ref is None:
+            return
+        if self._seats[ref].sync and seq < waiter.first_seq + waiter.steps:
             waiter.fail(error)
 
     def _leave(self, tag: int, error: CarouselError) -> None:

@@ -94,7 +94,7 @@ class AsyncCalls:
             except CarouselError as error:
                 delay_s = schedule.delay_s(error, self.monotonic())
                 if delay_s is None:
-                    better = await self.disagreement(error)
+                    better = schedule.store_fault(error) or await self.disagreement(error)
                     if better is not None:
                         raise better from error
                     raise

@@ -27,7 +27,7 @@ from carousel._error_bases import CarouselError, NotFoundError
 from carousel._journal_file import JournalPath, open_journal
 from carousel._options import options_of
 from carousel._tls import TLS
-from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
+from carousel.types import HEALTHS, STORE_SERVICE, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .batch import AsyncBatch
@@ -97,9 +97,10 @@ class AsyncClient:
         """One model. Raises ModelNotFoundError."""
         return ModelInfo.of(await self._get_model(name))
 
-    async def health(self, model: str = "") -> Health:
-        """Whether the server, or one of its models, takes work; UNKNOWN for a model it has not."""
-        request = health_pb2.HealthCheckRequest(service=f"model/{model}" if model else "")
+    async def health(self, model: str = "", *, store: bool = False) -> Health:
+        """Whether the server, one of its models, or its store takes work; UNKNOWN for what it has not."""
+        service = STORE_SERVICE if store else f"model/{model}" if model else ""
+        request = health_pb2.HealthCheckRequest(service=service)
         try:
             reply = await self.calls.unary(self.services.health.Check, request)
         except CarouselError as error:

@@ -16,7 +16,6 @@ from carousel._error_bases import (
     CarouselError,
     ClientClosedError,
     ConnectionLostError,
-    ReplyTimeoutError,
     ServerFaultError,
 )
 from carousel._rpc_errors import error_of_call
@@ -78,12 +77,13 @@ class AsyncAttachStream:
 
         Raises:
             ReplyTimeoutError: it has not ended in time; what it was for may still happen.
+            StoreUnavailableError: the same, and the server has said that its store is why.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 await asked[1].wait()
         except TimeoutError:
-            raise ReplyTimeoutError(f"no answer within {timeout_s:.3g} s") from None
+            raise asked[0].overdue(timeout_s) from None
 
     @classmethod
     async def wait(cls, asked: tuple[Ticket, asyncio.Event], timeout_s: float) -> None:

@@ -36,6 +36,12 @@ PASSING = frozenset(
 """Refusals of steps that a durable session outlives: it goes on elsewhere, or later."""
 
 
+STORE_WAITS = "accepted"
+"""Metadata of a STORE_UNAVAILABLE that refuses nothing: steps up to there were accepted, and wait for the
+store.
+"""
+
+
 class Answers(Stepping):
     """Takes the server's messages."""
 
@@ -202,6 +208,7 @@ class Answers(Stepping):
             if lane is None or not lane.listens:
                 continue
             lane.durable = max(lane.durable, seq)
+            lane.store_fault = None
             lane.forget()
             if lane.journal is not None:
                 lane.journal.durable_at(lane.durable)
@@ -230,6 +237,8 @@ class Answers(Stepping):
                 self._bind_refused(lane, error, effects)
         elif lane.phase is LanePhase.CLOSING and seq == 0:
             self._on_taken_away(lane, error, effects)
+        elif lane.listens and STORE_WAITS in error.metadata:
+            lane.store_fault = error  # no step is refused: they wait, and so does the lane
         elif lane.listens and seq <= lane.sent:
             self._refused(lane, seq, error, effects)
 

@@ -248,13 +248,13 @@ class AttachCore(Answers):
         """
         effects = Effects()
         if lane.undone and not close:
-            lane.undone, told = False, UnbindTicket()
+            lane.undone, told = False, UnbindTicket(lane)
             told.error = lane.error
             effects.ended.append(told)
             return told, effects
         if self._closed or lane.phase is LanePhase.GONE or lane.leaving is not None:
             return None, effects
-        lane.leaving = Leaving(close, UnbindTicket())
+        lane.leaving = Leaving(close, UnbindTicket(lane))
         ticket = lane.leaving.ticket
         if lane.journal is not None and close:
             lane.journal.close_session()

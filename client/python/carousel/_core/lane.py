@@ -117,6 +117,7 @@ class Lane:
         adopts: a generation was left, so the server's next word on the cursors counts.
         overtaken: a generation ended while a Bind was on its way, whose answer may be from before.
         trouble: why it is not bound, while that may pass.
+        store_fault: why the server's store does not keep what has run, as long as it does not.
         tries: how often it was refused since it last got on.
         retried: a clash of attach ids was settled once.
         execution_class, former_class: how the server computes, and how it did before.
@@ -157,6 +158,7 @@ class Lane:
     adopts: bool = False
     overtaken: bool = False
     trouble: Trouble | None = None
+    store_fault: CarouselError | None = None
     tries: int = 0
     retried: bool = False
     execution_class: str = ""
@@ -217,6 +219,7 @@ class Lane:
         self.window = max(session.window_steps, 1)
         self.tracks_durable = session.durability not in UNTRACKED
         self.durable = session.durable
+        self.store_fault = None
         self.epoch = session.epoch
         self.told = session.ack
         self.identity = identity_of(session)

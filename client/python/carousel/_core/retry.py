@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from carousel._error_bases import CarouselError, ConnectionLostError
+from carousel._error_bases import CarouselError, ConnectionLostError, ReplyTimeoutError
 
 _RECONNECT_MAX_S = 1.0
 """Longest pause between two looks for a server that is away, where it has named none."""
@@ -85,12 +85,16 @@ class RetrySchedule:
         self._rng = rng or random.Random()  # noqa: S311 - jitter needs no secrecy
         self._passing = passing
         self._tries = 1
+        # The server's word on its store, at the last try that it answered.
+        self._store_fault: CarouselError | None = None
 
     def delay_s(self, error: CarouselError, now_s: float) -> float | None:
         """How long to wait before the next try; None if the call should fail with `error`.
 
         A hint that is longer than max_delay_s ends the tries, unless it is a server that is looked for.
         """
+        if error.reason == "STORE_UNAVAILABLE":
+            self._store_fault = error
         if not self._reconnecting and self._tries >= self._policy.attempts:
             return None
         lost = self._reconnecting and isinstance(error, ConnectionLostError)
@@ -105,6 +109,10 @@ class RetrySchedule:
     def put_off(self, deadline_s: float) -> None:
         """Gives the tries until a later instant."""
         self._deadline_s = max(self._deadline_s, deadline_s)
+
+    def store_fault(self, error: CarouselError) -> CarouselError | None:
+        """What a call that ran out of time is told instead: the store's fault at a try before, if any."""
+        return self._store_fault if isinstance(error, ReplyTimeoutError) else None
 
     def _delay_s(self, error: CarouselError) -> float:
         policy = self._policy

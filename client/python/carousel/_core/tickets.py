@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from carousel._error_bases import CarouselError
+from carousel._error_bases import CarouselError, ReplyTimeoutError
 from carousel_protos.v1 import carousel_pb2 as pb
 
 if TYPE_CHECKING:
@@ -39,6 +39,22 @@ class Ticket:
         if self.error is not None:
             raise copy.copy(self.error)
 
+    def overdue(self, timeout_s: float) -> CarouselError:
+        """Why it has not ended in time: the store, if the server has said so of its sessions.
+
+        Any thread may ask. The error does not end the ticket.
+        """
+        for lane in self._waits_for():
+            trouble, said = lane.trouble, lane.store_fault
+            if trouble is not None and trouble.error.reason == "STORE_UNAVAILABLE":
+                said = trouble.error
+            if said is not None:
+                return copy.copy(said)
+        return ReplyTimeoutError(f"no answer within {timeout_s:.3g} s")
+
+    def _waits_for(self) -> Sequence[Lane]:
+        return ()
+
 
 class BindTicket(Ticket):
     """A session to be bound; `session` and `lane` are set when it went well."""
@@ -48,9 +64,19 @@ class BindTicket(Ticket):
         self.lane = lane
         self.session: pb.Session | None = None
 
+    def _waits_for(self) -> Sequence[Lane]:
+        return (self.lane,)
+
 
 class UnbindTicket(Ticket):
-    """A handle to be given back."""
+    """The handle of `lane` to be given back."""
+
+    def __init__(self, lane: Lane) -> None:
+        super().__init__()
+        self.lane = lane
+
+    def _waits_for(self) -> Sequence[Lane]:
+        return (self.lane,)
 
 
 class StepTicket(Ticket):
@@ -89,6 +115,9 @@ class StepTicket(Ticket):
         self.errors: dict[int, CarouselError] = {}
         self.places = places or {lane.handle: i for i, lane in enumerate(lanes)}
         self._open_rows = n
+
+    def _waits_for(self) -> Sequence[Lane]:
+        return self.lanes
 
     def last_seq(self, place: int) -> int:
         """The seq of one session's last step."""

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 from carousel._core.attach import AttachCore
 from carousel._core.effects import Effects
 from carousel._core.tickets import Ticket
-from carousel._error_bases import ReplyTimeoutError
 from carousel._home import HomeProcess
 
 LONGEST_WAIT_S = 1.0
@@ -62,6 +61,7 @@ class Asked(Generic[T]):
 
         Raises:
             ReplyTimeoutError: it has not ended in time; what it was for may still happen.
+            StoreUnavailableError: the same, and the server has said that its store is why.
             CarouselError: the core refused it, and nothing was sent.
             ClientClosedError: this is a forked child, in which nothing comes of it.
         """
@@ -70,7 +70,8 @@ class Asked(Generic[T]):
         while not self.ended:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                raise ReplyTimeoutError(f"no answer within {timeout_s:.3g} s")
+                ticket = Ticket() if self.ticket is None else self.ticket
+                raise ticket.overdue(timeout_s)
             self._gate.acquire(timeout=min(left_s, LONGEST_WAIT_S))
         if self._refused is not None:
             raise copy.copy(self._refused)

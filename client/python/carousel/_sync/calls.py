@@ -82,7 +82,7 @@ class Calls:
             except CarouselError as error:
                 delay_s = schedule.delay_s(error, self.monotonic())
                 if delay_s is None:
-                    better = self.disagreement(error)
+                    better = schedule.store_fault(error) or self.disagreement(error)
                     if better is not None:
                         raise better from error
                     raise

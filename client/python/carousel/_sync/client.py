@@ -32,7 +32,7 @@ from carousel._home import check_gevent
 from carousel._journal_file import JournalPath, open_journal
 from carousel._options import options_of
 from carousel._tls import TLS
-from carousel.types import HEALTHS, Durability, Health, ModelInfo, SessionInfo
+from carousel.types import HEALTHS, STORE_SERVICE, Durability, Health, ModelInfo, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as services
 
@@ -112,9 +112,10 @@ class Client:
         """One model. Raises ModelNotFoundError."""
         return ModelInfo.of(self._get_model(name))
 
-    def health(self, model: str = "") -> Health:
-        """Whether the server, or one of its models, takes work; UNKNOWN for a model it has not."""
-        request = health_pb2.HealthCheckRequest(service=f"model/{model}" if model else "")
+    def health(self, model: str = "", *, store: bool = False) -> Health:
+        """Whether the server, one of its models, or its store takes work; UNKNOWN for what it has not."""
+        service = STORE_SERVICE if store else f"model/{model}" if model else ""
+        request = health_pb2.HealthCheckRequest(service=service)
         try:
             reply = self.calls.unary(self._health.Check, request)
         except CarouselError as error:

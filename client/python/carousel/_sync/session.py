@@ -88,6 +88,7 @@ class Session:
             NotFoundError: the session has expired or was closed.
             RefusedError: the server has no room for it just now.
             DataLossError: the server, or its store, has lost the session.
+            StoreUnavailableError: the server's store takes nothing; the step may have run, and is kept.
             ReplyTimeoutError, ConnectionLostError: the step may have run; see the classes.
         """
         return self._run(self._rows.encode(x)[None, None], timeout_s)[0]  # type: ignore[no-any-return]

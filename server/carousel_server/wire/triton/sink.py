@@ -12,7 +12,7 @@ from collections.abc import Sequence as Many
 from contextlib import suppress
 from typing import Any
 
-from carousel_server.core.errors import CarouselError
+from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.ports import EnginePort, StepBlock
 from carousel_server.core.types import Bytes2D, Int64s, SessionView
 
@@ -98,7 +98,9 @@ class SequenceSink:
         self._on_loop(self._outputs, tags, first_seqs, steps, rows)
 
     def failures(self, tags: Many[int], seqs: Many[int], error: CarouselError) -> None:
-        """Takes refusals."""
+        """Takes refusals. A request that waits for the store waits for its own deadline."""
+        if STORE_WAITS in error.metadata:
+            return
         self._on_loop(self._failures, tags, seqs, error)
 
     def unbound(self, tag: int, error: CarouselError) -> None:

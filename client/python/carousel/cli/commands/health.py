@@ -10,6 +10,7 @@ from carousel.cli.connect import connected
 from carousel.cli.exits import CliError
 from carousel.cli.options import Options, command
 from carousel.cli.printing import note, print_records
+from carousel.types import Health
 
 if TYPE_CHECKING:
     import carousel
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "health")
     def health(options: Options) -> None:
-        """Ask the server whether it and each of its models take work.
+        """Ask the server whether it, each of its models and its store take work.
 
         Exit code 0 if all do, 1 if one does not, 3 if nobody answers. A server that asks for a token
         tells its own health without one, which is that of all its models.
@@ -31,6 +32,9 @@ def register(app: typer.Typer) -> None:
                 {"model": name, "health": str(client.health(name))}
                 for name in model_names(client, options)
             ]
+            store = client.health(store=True)
+            if store is not Health.UNKNOWN:  # it has one
+                records.append({"model": "(store)", "health": str(store)})
         print_records(options, records, ("model", "health"))
         sick = [record["model"] for record in records if record["health"] != "serving"]
         if sick:
