@@ -230,6 +230,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "The store did not answer; the server's log says why.",
         ),
         Panel(
+            "Sessions lost or damaged in the store",
+            "short",
+            (
+                (
+                    "{{model}} {{reason}}",
+                    level("carousel_data_losses_total", "model, reason"),
+                ),
+            ),
+            "Sessions since the start, found when they were fetched. Each has a line in the log.",
+        ),
+        Panel(
             "Snapshots in a transaction of the store",
             "short",
             tuple(

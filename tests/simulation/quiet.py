@@ -43,6 +43,9 @@ class QuietEngineMetrics:
     def tenant_sessions(self, rows: Any) -> None:
         """Sessions of tenants."""
 
+    def data_loss(self, reason: str) -> None:
+        """A session was lost or damaged in the store."""
+
     def durable(self, lag_s: Any) -> None:
         """The store confirmed."""
 

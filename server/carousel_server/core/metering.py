@@ -44,6 +44,9 @@ class EngineMetrics(Protocol):
     def durable(self, lag_s: Float64s) -> None:
         """The store confirmed n sessions: float64[n], how long it lacked what they had run."""
 
+    def data_loss(self, reason: str) -> None:
+        """A session was found lost or damaged in the store: "DATA_LOSS" or "SNAPSHOT_DAMAGED"."""
+
     def gauges(
         self,
         *,

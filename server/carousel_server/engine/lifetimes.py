@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -30,6 +31,8 @@ from carousel_server.state.snapshot import Snapshot, decode
 from .delivery import Delivery
 from .rows import Rows
 from .snapshots import Snapshots
+
+log = logging.getLogger(__name__)
 
 STAY_S = 0.1
 """A session that was fetched has its row for so long at least, if it does not step before: others who
@@ -308,10 +311,10 @@ class Lifetimes:
         if not record.snapshot and record.seq == 0:
             return None
         if not record.snapshot:
-            raise CarouselError(
-                "DATA_LOSS",
-                f"the store has lost the snapshot of session {record.key.id!r} at step {record.seq}",
+            lost = (
+                f"the store has lost the snapshot of session {record.key.id!r} at step {record.seq}"
             )
+            raise self._data_loss(record, CarouselError("DATA_LOSS", lost))
         try:
             snapshot = decode(record.snapshot)
             if snapshot.applied != record.seq:
@@ -322,10 +325,19 @@ class Lifetimes:
         except CarouselError as error:
             if error.reason != "SNAPSHOT_INVALID":
                 raise
-            raise CarouselError(
-                "SNAPSHOT_DAMAGED", f"session {record.key.id!r} in the store: {error.message}"
-            ) from error
+            damaged = f"session {record.key.id!r} in the store: {error.message}"
+            raise self._data_loss(record, CarouselError("SNAPSHOT_DAMAGED", damaged)) from error
         return snapshot
+
+    def _data_loss(self, record: Record, error: CarouselError) -> CarouselError:
+        """Logs and counts what the store no longer has; returns the same error.
+
+        A snapshot that a caller has just sent is not the store's.
+        """
+        if not record.created:
+            log.error("model %s: %s", self._model.name, error)
+            self._metrics.data_loss(error.reason)
+        return error
 
     def _refuse_if_draining(self) -> None:
         if self.draining:

@@ -164,6 +164,13 @@ METRICS: dict[str, Declaration] = _registry(
         "how",
     ),
     _engine(
+        "carousel_data_losses_total",
+        _C,
+        "sessions",
+        "Sessions found lost or damaged in the store when they were fetched, by reason.",
+        "reason",
+    ),
+    _engine(
         "carousel_undurable_steps",
         _G,
         "steps",

@@ -10,6 +10,7 @@ from .families import Families
 from .tenants import TenantMetrics
 
 ENDINGS = ("closed", "expired")
+LOSSES = ("DATA_LOSS", "SNAPSHOT_DAMAGED")
 MOVES = ("parked", "resumed", "revoked")
 DEVICE_TIER = "device"
 
@@ -59,6 +60,9 @@ class ModelMetrics:
         # -- the store
         self._moved = {
             how: families.scalar("carousel_sessions_moved_total", name, how) for how in MOVES
+        }
+        self._data_losses = {
+            reason: families.scalar("carousel_data_losses_total", name, reason) for reason in LOSSES
         }
         self._durable_lag_s = families.histogram("carousel_durable_lag_seconds", name)
         self._undurable_steps = families.scalar("carousel_undurable_steps", name)
@@ -121,6 +125,10 @@ class ModelMetrics:
             levels[self._label(tenant)] += count
         for label, level in levels.items():
             self._tenant_sessions[label].set(level)
+
+    def data_loss(self, reason: str) -> None:
+        """A session was found lost or damaged in the store."""
+        self._data_losses[reason].add()
 
     def durable(self, lag_s: Float64s) -> None:
         """The store confirmed n sessions; float64[n]."""

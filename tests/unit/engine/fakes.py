@@ -189,6 +189,7 @@ class CountingMetrics:
         self.ticks: list[tuple[int, int, int]] = []
         self.ends: list[str] = []
         self.moves: list[str] = []
+        self.losses: list[str] = []
         self.steps_delivered = 0
         self.tokens_delivered = 0
         self.sequences = 0
@@ -216,6 +217,9 @@ class CountingMetrics:
 
     def moved(self, how: str) -> None:
         self.moves.append(how)
+
+    def data_loss(self, reason: str) -> None:
+        self.losses.append(reason)
 
     def durable(self, lag_s: np.ndarray) -> None:
         assert (lag_s >= 0).all()

@@ -266,7 +266,9 @@ def test_a_session_of_a_lower_epoch_than_its_client_has_seen_is_not_used(
     assert rig.attach(rig.resume(epoch_floor=4), sink, epoch_floor=4).epoch == 5
 
 
-def test_a_damaged_snapshot_is_named_and_kept(rig: DurableRig, sink: RecordingSink) -> None:
+def test_a_damaged_snapshot_is_named_counted_and_kept(
+    rig: DurableRig, sink: RecordingSink, caplog: pytest.LogCaptureFixture
+) -> None:
     ref = rig.open_durable()
     rig.attach(ref, sink)
     rig.send(sink, ref, 1, 1)
@@ -281,6 +283,8 @@ def test_a_damaged_snapshot_is_named_and_kept(rig: DurableRig, sink: RecordingSi
     assert error.reason == "SNAPSHOT_DAMAGED"
     assert "checksum" in error.message
     assert again.store.store.read(KEY).seq == 2
+    assert again.metrics.losses == ["SNAPSHOT_DAMAGED"]
+    assert "model sum: SNAPSHOT_DAMAGED: session 's'" in caplog.text
 
 
 def test_a_closed_session_stays_closed(rig: DurableRig) -> None:
