@@ -67,10 +67,11 @@ grep -q '"ready"' "$work/ready.json" || { cat "$work/server.log"; echo "test_ima
 server=$runner
 while child=$(pgrep -P "$server" | head -n 1) && [ -n "$child" ]; do server=$child; done
 port=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["port"])' <"$work/ready.json")
+metrics_port=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["metrics_port"])' <"$work/ready.json")
 echo "user $(stat -c %u "/proc/$server"), port $port"
 
 echo "== its health check and a step"
-inside() { buildah run --env CAROUSEL_SERVER="127.0.0.1:$port" "$container" -- "$@"; }
+inside() { buildah run --env CAROUSEL_METRICS_PORT="$metrics_port" "$container" -- "$@"; }
 read -ra check < <(buildah inspect --type image \
   --format '{{range slice .Docker.Config.Healthcheck.Test 1}}{{.}} {{end}}{{println}}' "$image")
 inside "${check[@]}"

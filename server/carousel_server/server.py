@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from contextlib import suppress
@@ -19,7 +20,7 @@ from carousel_server.config import ConfigError, Settings
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import List
 from carousel_server.front_ends import FrontEnds
-from carousel_server.metrics import MetricsServer
+from carousel_server.metrics import Check, MetricsServer, Probes
 from carousel_server.version import version
 from carousel_server.vigil import Vigil
 from carousel_server.wire import (
@@ -44,6 +45,8 @@ LOADER = "carousel-load"
 _POLL_S = 0.02
 _WATCH_S = 0.25
 _STOP_GRACE_S = 2.0
+_STUCK_S = 30.0
+"""An event loop that has not turned for so long answers nobody."""
 
 
 METRICS_PORT = "metrics-port"
@@ -61,6 +64,9 @@ class Server:
         self._assembly: Assembly | None = None
         self._wire: WireServer | FrontEnds | None = None
         self._endpoint: MetricsServer | None = None
+        self._draining = False
+        # When the event loop ran last, as far as `hopeless` has seen. Read by the probes' thread.
+        self._turned_s = math.inf
 
     @property
     def port(self) -> int:
@@ -121,7 +127,9 @@ class Server:
             await wire.start()
         metrics = assembly.metrics
         try:
-            self._endpoint = metrics.serve(settings.metrics_host, settings.metrics_port)
+            self._endpoint = metrics.serve(
+                settings.metrics_host, settings.metrics_port, Probes(self._live, self._ready)
+            )
         except OSError as error:
             host, port = settings.metrics_host, settings.metrics_port
             raise listen_error(host, port, error, METRICS_PORT) from error
@@ -132,14 +140,34 @@ class Server:
         assert self._wire is not None, "the server was not started"
         vigil = Vigil(self._assembly.engines, self.settings.unhealthy_grace_s)
         while not self._wire.failed:
+            self._turned_s = time.monotonic()
             if vigil.hopeless(time.monotonic()):
                 log.error("no model is healthy: the server ends, to be started afresh")
                 return
             await asyncio.sleep(_WATCH_S)
         log.error("%s: the server ends, to be started afresh", self._wire.failed)
 
+    def _live(self) -> list[Check]:
+        """What only a new process mends. On the probes' thread."""
+        stuck = time.monotonic() - self._turned_s > _STUCK_S
+        return [Check("event loop", f"has not turned for {_STUCK_S:g} s" if stuck else "")]
+
+    def _ready(self) -> list[Check]:
+        """Whether calls should be sent here now. On the probes' thread."""
+        assert self._assembly is not None, "the server was not started"
+        catalog = self._assembly.catalog
+        checks = [Check("accepting calls", "the server drains" if self._draining else "")]
+        checks += [
+            Check(f"model {engine.model.name}", "" if engine.healthy else "is unhealthy")
+            for engine in catalog.engines()
+        ]
+        if (fault := catalog.store_fault) is not None:
+            checks.append(Check("store", fault))
+        return checks
+
     async def drain(self) -> None:
         """Finishes what was accepted, up to drain_timeout_s."""
+        self._draining = True
         if self._wire is None or self._assembly is None:
             return
         timeout_s = self.settings.drain_timeout_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -127,13 +128,13 @@ def test_the_dockerfile_is_as_the_guide_says() -> None:
     assert user
     assert int(user[1]) != 0
     assert 'ENTRYPOINT ["carousel", "serve"]' in DOCKERFILE
-    assert 'CMD ["carousel", "health"]' in DOCKERFILE
+    assert 'CMD ["python", "-m", "carousel_server.probe"]' in DOCKERFILE
     for source in re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE):
         assert (ROOT / source).exists(), source
 
 
 def test_commands_are_those_of_the_programs(tmp_path: Path) -> None:
-    """The health check and the entry point are commands that exist."""
+    """What the guide names and the entry point are commands that exist."""
     for command in (["health"], ["serve"]):
         done = subprocess.run(
             [
@@ -177,11 +178,9 @@ def test_grafana_finds_what_is_mounted() -> None:
 
 
 def health_check(**environment: str) -> subprocess.CompletedProcess[str]:
-    """The health check of image and compose, in an environment like that of the container."""
-    command = SERVICES["server"]["healthcheck"]["test"][1:]
-    assert command[0] == "carousel"
+    """`carousel health`, in an environment like that of the container."""
     return subprocess.run(
-        [sys.executable, "-c", "from carousel.cli.main import main; main()", *command[1:]],
+        [sys.executable, "-c", "from carousel.cli.main import main; main()", "health"],
         env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
         text=True,
@@ -189,12 +188,12 @@ def health_check(**environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_health_check_works_against_a_real_server(server: Any) -> None:
+def test_health_works_against_a_real_server(server: Any) -> None:
     done = health_check(CAROUSEL_SERVER=server.target)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_health_check_goes_by_no_proxy(server: Any) -> None:
+def test_health_goes_by_no_proxy(server: Any) -> None:
     done = health_check(CAROUSEL_SERVER=server.target, http_proxy="http://127.0.0.1:9")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -202,7 +201,7 @@ def test_the_health_check_goes_by_no_proxy(server: Any) -> None:
 @needs_openssl
 @pytest.mark.parametrize("asks_clients", [False, True], ids=["tls", "mtls"])
 @pytest.mark.parametrize("names", ["DNS:carousel.example", "DNS:*.example,IP:10.9.8.7"])
-def test_the_health_check_follows_the_servers_tls(
+def test_health_follows_the_servers_tls(
     models_dir: Path, tmp_path: Path, names: str, asks_clients: bool
 ) -> None:
     """As the container's variables say, whatever name the certificate is for, and without a token."""
@@ -221,3 +220,18 @@ def test_the_health_check_follows_the_servers_tls(
         assert plain.returncode == 3, "whoever names a server names its TLS"
         assert "the server speaks TLS" in plain.stderr
         assert "--tls" in plain.stderr
+
+
+def test_the_health_check_works_against_a_real_server(server: Any) -> None:
+    command = SERVICES["server"]["healthcheck"]["test"][1:]
+    assert command[0] == "python"
+    for port, code in ((server.metrics_port, 0), (server.port, 1)):
+        done = subprocess.run(
+            [sys.executable, *command[1:]],
+            env={**os.environ, "CAROUSEL_METRICS_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+    assert f"CMD {json.dumps(command)}" in DOCKERFILE, "the image's own is the same"

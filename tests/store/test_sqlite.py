@@ -298,3 +298,42 @@ def test_kill_minus_nine_loses_nothing_committed(path: Path, level: str) -> None
         assert seq in (told, told + 1), "the last one may not have been told"
         assert all(record.snapshot == bytes([seq % 256]) * 4096 for record in records)
         assert all(record.epoch == 2 for record in records)
+
+
+# -- who may read the files
+
+
+def modes(path: Path) -> dict[str, int]:
+    """The permissions of the store's files, by the ends of their names."""
+    return {
+        one.name.removeprefix(path.name): one.stat().st_mode & 0o777
+        for one in path.parent.iterdir()
+    }
+
+
+@pytest.fixture
+def open_mask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_mask")
+def test_only_the_servers_user_can_read_the_files(path: Path) -> None:
+    store = SqliteStore(path)
+    store.acquire(KEY, epoch_floor=0, new=NEW)
+    assert modes(path) == {"": 0o600, "-wal": 0o600, ".lock": 0o600}
+    store.close()
+
+
+@pytest.mark.usefixtures("open_mask")
+def test_files_of_an_older_version_are_closed_to_others(path: Path) -> None:
+    SqliteStore(path).close()
+    plain = sqlite3.connect(path)
+    plain.execute("UPDATE sessions SET held = 0")
+    for one in (path, path.with_name("sessions.db-wal"), path.with_name("sessions.db.lock")):
+        one.touch()
+        one.chmod(0o644)
+    plain.close()
+    SqliteStore(path).close()
+    assert set(modes(path).values()) == {0o600}

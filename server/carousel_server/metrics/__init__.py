@@ -11,9 +11,10 @@ from carousel_server.core.metering import EngineMetrics, StoreMetrics, WireMetri
 from carousel_server.core.types import ModelView
 
 from .declarations import METRICS, Declaration, Kind, Owner
-from .endpoint import MetricsServer
+from .endpoint import NO_PROBES, MetricsServer
 from .engine import ModelMetrics
 from .families import Families
+from .probes import Check, Probes
 from .store import KeepingMetrics
 from .tenants import TenantMetrics
 from .wire import CallMetrics
@@ -63,13 +64,13 @@ class Metrics:
         """How many packages could not be loaded."""
         self._refused.set(packages)
 
-    def serve(self, host: str, port: int) -> MetricsServer:
+    def serve(self, host: str, port: int, probes: Probes = NO_PROBES) -> MetricsServer:
         """Starts the endpoint; see MetricsServer."""
-        return MetricsServer(self.registry, host, port)
+        return MetricsServer(self.registry, host, port, probes)
 
     def expose(self) -> str:
         """What a scrape would get now, in the text format."""
         return generate_latest(self.registry).decode()
 
 
-__all__ = ["METRICS", "Declaration", "Kind", "Metrics", "MetricsServer", "Owner"]
+__all__ = ["METRICS", "Check", "Declaration", "Kind", "Metrics", "MetricsServer", "Owner", "Probes"]

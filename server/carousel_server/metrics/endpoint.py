@@ -1,4 +1,4 @@
-"""The HTTP endpoint that Prometheus scrapes."""
+"""The HTTP endpoint that Prometheus scrapes, and that orchestrators probe."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from .probes import Probes, answer
+
 log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 10.0
 """A connection that sends nothing for so long is closed."""
 
+NO_PROBES = Probes()
+"""Of a server that is well as long as it answers."""
+
 _POLL_S = 0.05
 """How often the thread looks whether it should end."""
 
-_NOT_FOUND = b"Metrics are at /metrics.\n"
+_NOT_FOUND = b"Metrics are at /metrics, probes at /livez and /readyz.\n"
+_TEXT = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
 
 
 class _Server(ThreadingWSGIServer):
@@ -54,13 +60,16 @@ class _QuietRequest(WSGIRequestHandler):
 
 
 class MetricsServer:
-    """Serves GET /metrics in a daemon thread, as text or OpenMetrics, as the scraper asks.
+    """Serves GET /metrics in a daemon thread, as text or OpenMetrics, as the scraper asks; and the probes.
 
     Raises:
         OSError: the address is taken or not ours.
     """
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int, probes: Probes = NO_PROBES
+    ) -> None:
+        self._probes = {"/livez": probes.live, "/readyz": probes.ready}
         self._app = make_wsgi_app(registry)
         host = host.strip("[]")
         self._server = make_server(
@@ -93,8 +102,16 @@ class MetricsServer:
     def _route(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != "/metrics":
-            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            start_response("405 Method Not Allowed", [*_TEXT, ("Allow", "GET, HEAD")])
+            return []
+        if (checks := self._probes.get(path)) is not None:
+            status, text = answer(checks())
+            start_response(status, [*_TEXT])
+            return [text]
+        if path != "/metrics":
+            start_response("404 Not Found", [*_TEXT])
             return [_NOT_FOUND]
         body: Iterable[bytes] = self._app(environ, start_response)
         return body

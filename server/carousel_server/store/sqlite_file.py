@@ -10,6 +10,9 @@ from typing import IO
 
 from .faults import StoreError
 
+_OWN = 0o600
+"""Sessions are secrets of their tenants: only the server's user reads and writes the files."""
+
 VERSION = 1
 """Of the schema, in `PRAGMA user_version`."""
 
@@ -59,7 +62,8 @@ def lock(path: Path) -> IO[str]:
     try:
         if path.is_dir():
             raise StoreError(f"{path} is a folder\nname a file in it: sqlite:{path}/carousel.db")
-        file = lock_path.open("a+", encoding="ascii")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        file = os.fdopen(os.open(lock_path, flags, _OWN), "a+", encoding="ascii")
     except FileNotFoundError:
         raise StoreError(
             f"the folder of {path} does not exist\nmake it: mkdir -p {path.parent}"
@@ -91,6 +95,13 @@ def connect(path: Path) -> sqlite3.Connection:
         StoreError: the file is no store, is damaged, or is of another version.
     """
     try:
+        make_private(path)
+    except OSError as error:
+        raise StoreError(
+            f"cannot open {path}: {error.strerror}\n"
+            "give the server's user the right to read and write it, or name another file"
+        ) from None
+    try:
         db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise _explained(path, error) from error
@@ -103,6 +114,20 @@ def connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def make_private(path: Path) -> None:
+    """Makes the file if it is not there, and it and its log readable for their owner only.
+
+    SQLite gives a new log the mode of its file. Those of an older version may have others.
+
+    Raises:
+        OSError: the file is another user's, or cannot be made.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWN))
+    for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock"))):
+        if one.exists() and one.stat().st_mode & 0o077:
+            one.chmod(_OWN)
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from carousel_server.core.types import ModelView
-from carousel_server.metrics import METRICS, Metrics, MetricsServer
+from carousel_server.metrics import METRICS, Check, Metrics, MetricsServer, Probes
 from carousel_server.metrics.endpoint import _QuietRequest
 
 
@@ -111,3 +111,52 @@ def test_a_defect_in_a_scrape_is_logged(server, caplog, monkeypatch):
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as scraper:
         assert scraper.recv(1) == b""
     assert "a defect" in caplog.text
+
+
+# -- probes
+
+
+@pytest.fixture
+def probed(metrics: Metrics) -> Iterator[tuple[MetricsServer, list[Check]]]:
+    """A server, and what is not well with it."""
+    checks = [Check("model m"), Check("store")]
+    server = metrics.serve("127.0.0.1", 0, Probes(live=lambda: checks[:1], ready=lambda: checks))
+    yield server, checks
+    server.stop()
+
+
+def test_a_server_that_is_well_is_ready(probed: tuple[MetricsServer, list[Check]]) -> None:
+    server, _ = probed
+    assert get(server.port, "/readyz") == (
+        200, "text/plain; charset=utf-8", "ok model m\nok store\nok\n"
+    )  # fmt: skip
+    assert get(server.port, "/livez")[2] == "ok model m\nok\n"
+
+
+def test_one_check_that_fails_makes_it_unready_and_says_why(
+    probed: tuple[MetricsServer, list[Check]],
+) -> None:
+    server, checks = probed
+    checks[1] = Check("store", "the store's disk is full")
+    status, _, text = get(server.port, "/readyz")
+    assert (status, text) == (
+        503, "ok model m\nfailed store: the store's disk is full\nfailed\n"
+    )  # fmt: skip
+    assert get(server.port, "/livez")[0] == 200, "no restart mends a disk"
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_only_reading_is_allowed(server: MetricsServer, path: str) -> None:
+    for method, status in (("HEAD", 200), ("POST", 405), ("DELETE", 405)):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request(method, path)
+        reply = connection.getresponse()
+        assert reply.status == status
+        assert reply.getheader("Allow") == (None if status == 200 else "GET, HEAD")
+        reply.read()
+        connection.close()
+
+
+def test_without_checks_whoever_answers_is_well(server: MetricsServer) -> None:
+    assert get(server.port, "/livez")[::2] == (200, "ok\n")
+    assert get(server.port, "/readyz")[::2] == (200, "ok\n")

@@ -8,6 +8,7 @@ import traceback
 from typing import Protocol, cast
 
 from .exits import CliError, ExitCode, usage_error
+from .printing import printable
 
 SERVER_PACKAGES = {
     "carousel_models", "carousel_server", "grpc_health", "grpc_reflection", "prometheus_client",
@@ -46,9 +47,9 @@ def report(error: BaseException, debug: bool, as_json: bool = False) -> ExitCode
         sys.stderr.write(json.dumps(record_of(failure)) + "\n")
         return failure.code
     red, bold, plain = ("\x1b[31;1m", "\x1b[1m", "\x1b[0m") if colourful() else ("", "", "")
-    sys.stderr.write(f"{red}carousel:{plain} {failure.cause}\n")
+    sys.stderr.write(f"{red}carousel:{plain} {printable(failure.cause)}\n")
     if failure.fix:
-        sys.stderr.write(f"  {bold}fix:{plain} {failure.fix}\n")
+        sys.stderr.write(f"  {bold}fix:{plain} {printable(failure.fix)}\n")
     return failure.code
 
 

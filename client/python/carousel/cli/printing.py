@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 from .options import Options, Output
 
@@ -19,6 +20,10 @@ WRAPPED = {"description", "value"}
 """Columns of texts that may go over several lines."""
 WRAPPED_WIDTH = 16
 PADDING = 3
+OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Categories of Unicode that a terminal obeys rather than shows, or cannot show."""
+JOINERS = "\u200c\u200d\u00ad"
+"""Of those categories, what is part of ordinary writing."""
 NAMES = {"seed"}
 """Integers that are no quantities: nobody counts in them, people copy them."""
 
@@ -92,8 +97,10 @@ def stdout_console() -> Console:
     """Stdout for rich; into a pipe at a width that loses nothing."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, markup=False, emoji=False, width=200)
 
 
 def print_json(value: object) -> None:
@@ -108,13 +115,13 @@ def plain(value: object) -> str:
 
 def print_line(text: str) -> None:
     """One line, at once: a reader at the other end of a pipe sees it now."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """A line for people that is no part of the result: on stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 
@@ -123,8 +130,27 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def printable(text: str, kept: str = "\n") -> str:
+    """The text with its control characters written out, so that a terminal obeys none but those `kept`.
+
+    Names, labels and descriptions come from servers and packages. Marks that turn the direction of writing
+    are written out too, since they make a line look like another.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        ascii(c)[1:-1] if category(c) in OBEYED and c not in JOINERS and c not in kept else c
+        for c in text
+    )
+
+
 def as_cell(value: object) -> str:
-    """A value as people read it."""
+    """A value as people read it; all that a terminal could obey is written out."""
+    return printable(as_text(value).replace("\n", " "), kept="")
+
+
+def as_text(value: object) -> str:
+    """A value as text."""
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from .options import Options, Output
-from .printing import print_line
+from .printing import print_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ class RowWriter:
             print_line(json.dumps({"seq": self._seq, **fields, **extra}, allow_nan=False))
             return
         flat = [pair for name, value in fields.items() for pair in flattened(name, value)]
-        named = [] if label is None else [("label", label)]
+        named = [] if label is None else [("label", printable(label, kept=""))]
         if self._seq == 1:
             print_line(",".join(["seq", *(name for name, _ in [*flat, *named])]))
         cells = (

@@ -28,14 +28,14 @@ def register(app: typer.Typer) -> None:
 
     @command(group, "show")
     def show(options: Options, config: ConfigFile = None, set_: Assignments = None) -> None:
-        """Show each setting, its value and where that comes from."""
+        """Show each setting, its value and where that comes from; passwords and tokens as ***."""
         from carousel_server.config_sources import load_settings
+        from carousel_server.shown_settings import shown
 
         settings, provenance = load_settings(assignments(set_ or []), config)
-        values = settings.model_dump(mode="json")
         records = [
-            {"setting": name, "value": shown(options, value), "from": str(provenance[name])}
-            for name, value in values.items()
+            {"setting": name, "value": as_written(options, value), "from": str(provenance[name])}
+            for name, value in shown(settings).items()
         ]
         print_records(options, records, ("setting", "value", "from"))
 
@@ -97,6 +97,6 @@ def report_check(options: Options, changed: int, problems: list[dict[str, str]])
     raise usage_error(f"{last['setting']}: {last['cause']}", last["fix"])
 
 
-def shown(options: Options, value: Any) -> Any:
+def as_written(options: Options, value: Any) -> Any:
     """A value as it would be written in a file: a port is no quantity, so 50051 stays 50051."""
     return value if options.output is Output.JSON or value is None else json.dumps(value)

@@ -11,7 +11,7 @@ import typer
 from carousel.cli.connect import connected
 from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
-from carousel.cli.printing import print_json
+from carousel.cli.printing import print_json, printable
 from carousel.cli.rows import not_text
 
 if TYPE_CHECKING:
@@ -110,6 +110,6 @@ def finish(live: bool, text: str, generation: carousel.Generation) -> None:
 
 
 def emit(text: str) -> None:
-    """Writes a piece of text now, whatever stands at the other end of stdout."""
-    sys.stdout.write(text)
+    """Writes a piece of text now; a terminal obeys nothing of it but lines and tabs."""
+    sys.stdout.write(printable(text, kept="\n\t") if sys.stdout.isatty() else text)
     sys.stdout.flush()
