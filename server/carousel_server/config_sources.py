@@ -1,6 +1,6 @@
 """Where settings come from: command line > environment (`CAROUSEL_…`) > TOML file > default.
 
-An unknown key is an error that names the nearest real one.
+An unknown key is an error that names the nearest real one. Variables of Services beside us are passed over.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from carousel_server.config import PREFIX, ConfigError, Settings
+from carousel_server.service_variables import service_variables
 
 CONFIG_VARIABLE = "CAROUSEL_CONFIG"
 """Names the settings file where the command line does not."""
@@ -88,10 +89,11 @@ def _read_file(path: Path) -> dict[str, object]:
 
 
 def _read_environment(variables: Mapping[str, str]) -> dict[str, object]:
+    others = NOT_SETTINGS.union(service_variables(variables, PREFIX))
     return {
         name.removeprefix(PREFIX).lower(): value
         for name, value in variables.items()
-        if name.startswith(PREFIX) and name not in NOT_SETTINGS
+        if name.startswith(PREFIX) and name not in others
     }
 
 

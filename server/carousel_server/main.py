@@ -14,11 +14,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from carousel_models import PackageError
-from carousel_server.config import ConfigError, Settings
+from carousel_server.config import PREFIX, ConfigError, Settings
 from carousel_server.files import raise_file_limit
 from carousel_server.logs import configure_logging
 from carousel_server.loops import run
 from carousel_server.server import LOADER, Server
+from carousel_server.service_variables import service_variables
 from carousel_server.version import version
 from carousel_server.wire import ListenError
 
@@ -44,6 +45,8 @@ def serve(settings: Settings) -> int:
     """
     configure_logging(settings.log_level, settings.log_format)
     raise_file_limit()
+    if passed_over := service_variables(os.environ, PREFIX):
+        log.info("passed over, since they describe Services: %s", ", ".join(passed_over))
     try:
         code = run(_serve(settings))
     except (PackageError, ConfigError) as error:

@@ -47,10 +47,10 @@ def carousel(*arguments: str, stdin: str = "", **extra: str) -> Done:
     return Done(code, out.getvalue(), err.getvalue())
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
-    """Starts the command with pipes, in a process group of its own."""
+def started(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """Starts the command with pipes, in a process group of its own; `variables` join its environment."""
     return subprocess.Popen(
         [sys.executable, "-m", "carousel.cli.main", *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(), start_new_session=True,
+        env=environment() | variables, start_new_session=True,
     )  # fmt: skip

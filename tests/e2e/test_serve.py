@@ -79,3 +79,20 @@ def test_a_folder_without_models_is_said_with_its_fix(tmp_path):
     done = carousel("serve", "--models", str(tmp_path), "--port", "0", "--metrics-port", "0")
     assert done.returncode == 2
     assert str(tmp_path) in done.stderr
+
+
+def test_a_service_of_its_own_name_is_passed_over_with_a_line_in_the_log(models_dir):
+    url = "tcp://10.0.0.1:50051"
+    process = started(
+        "serve", "--models", str(models_dir), "--port", "0", "--metrics-port", "0", "--device", "cpu",
+        CAROUSEL_PORT=url, CAROUSEL_SERVICE_HOST="10.0.0.1", CAROUSEL_SERVICE_PORT="50051",
+        CAROUSEL_PORT_50051_TCP_ADDR="10.0.0.1",
+    )  # fmt: skip
+    with process:
+        assert json.loads(process.stdout.readline())["event"] == "ready"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 0
+    [line] = [line for line in err.splitlines() if "describe Services" in line]
+    for name in ("CAROUSEL_PORT", "CAROUSEL_SERVICE_HOST", "CAROUSEL_PORT_50051_TCP_ADDR"):
+        assert name in line
