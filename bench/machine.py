@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from carousel_server.cores import usable_cores
+
 _LIBRARIES = ("torch", "grpcio", "protobuf", "numpy", "uvloop")
 _ON_A_GPU = ("triton",)
 
@@ -23,7 +25,7 @@ def facts(device: str) -> dict[str, object]:
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_at_start": os.getloadavg()[0],
         "device": torch.cuda.get_device_name() if gpu else "cpu",

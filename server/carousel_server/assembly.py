@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import socket
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from carousel_server.activation import Activation
 from carousel_server.catalog import Catalog
 from carousel_server.config import ConfigError, Settings
 from carousel_server.core.quotas import Quotas
+from carousel_server.cores import usable_cores
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics
 from carousel_server.model_folder import load_models
@@ -61,7 +61,9 @@ def assemble(settings: Settings) -> Assembly:
         ConfigError: the device is not there, or the slots do not fit into its memory.
     """
     device = choose_device(settings.device)
-    torch.set_num_threads(torch_threads(settings.torch_threads))
+    threads = torch_threads(settings.torch_threads)
+    torch.set_num_threads(threads)
+    log.info("steps run on %d threads; %d cores can be used", threads, usable_cores())
     folder = load_models(settings, device)
     build = {"version": version(), "torch": torch.__version__, "device": device}
     metrics = Metrics(build, settings.tenants or (DEFAULT_TENANT,))
@@ -161,5 +163,5 @@ def choose_device(wanted: str) -> str:
 
 
 def torch_threads(setting: int) -> int:
-    """Threads for matrix products: as set, or all cores but the one that gRPC needs."""
-    return setting or max(1, (os.cpu_count() or 2) - 1)
+    """Threads for matrix products: as set, or all usable cores but the one that gRPC needs."""
+    return setting or max(1, usable_cores() - 1)

@@ -65,7 +65,8 @@ class Settings(BaseSettings):
         False, "One batch size for every tick, so that a row's bits never depend on its batch."
     )
     torch_threads: Annotated[int, Field(ge=0, le=1024)] = _setting(
-        0, "Threads of one matrix product on the CPU; 0 leaves one core to gRPC."
+        0,
+        "Threads of one matrix product on the CPU; 0 takes all cores but one that affinity and quota allow.",
     )
     allow_custom: tuple[str, ...] = _setting(
         (), 'Custom modules ("package.module:Class") that model packages may import and run.'

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from carousel_server.cores import usable_cores
+
 # Before torch is imported: one thread a worker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -147,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     context = multiprocessing.get_context("spawn")
     mutants, catches = all_mutants(), []
-    with context.Pool(os.cpu_count()) as pool:
+    with context.Pool(usable_cores()) as pool:
         for mutant, caught in zip(mutants, pool.imap(_catch_one, range(len(mutants))), strict=True):
             catches.append(caught)
             print(f"{caught.seed or 'LIVES':>6}  {mutant.rule:<14} {mutant.does}", flush=True)

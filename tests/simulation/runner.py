@@ -16,6 +16,8 @@ from itertools import islice
 # Before torch is imported: one thread a worker, as many workers as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from carousel_server.cores import usable_cores
+
 from .quiet import hush
 from .schedule import Verdict, run
 
@@ -71,7 +73,7 @@ def run_on_all_cores(first: int, count: int) -> Iterator[Summary]:
     seeds = iter(range(first, first + count))
     chunks = iter(lambda: tuple(islice(seeds, _CHUNK)), ())
     context = multiprocessing.get_context("spawn")
-    with context.Pool(os.cpu_count(), initializer=_begin) as pool:
+    with context.Pool(usable_cores(), initializer=_begin) as pool:
         yield from pool.imap_unordered(run_many, chunks)
 
 

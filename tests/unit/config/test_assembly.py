@@ -33,8 +33,8 @@ def test_a_missing_device_is_said(monkeypatch):
 
 
 def test_threads_leave_a_core_to_grpc(monkeypatch):
-    for cores, threads in ((1, 1), (2, 1), (16, 15), (None, 1)):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+    for cores, threads in ((1, 1), (2, 1), (16, 15)):
+        monkeypatch.setattr("carousel_server.assembly.usable_cores", lambda cores=cores: cores)
         assert torch_threads(0) == threads
     assert torch_threads(3) == 3
 

@@ -1,0 +1,79 @@
+"""How many cores this process may use: the affinity mask, and the quota of its control group."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_MOUNT = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_V1_FOLDERS = ("cpu", "cpu,cpuacct")
+
+
+def usable_cores(mount: Path = _MOUNT, own_groups: Path = _OWN_GROUPS) -> int:
+    """Cores that can be kept busy without being throttled; at least 1.
+
+    A quota of 2.5 cores is 2: a third thread would only make all three wait for the next period.
+
+    Args:
+        mount: where control groups are mounted, of version 1 or 2.
+        own_groups: the kernel's list of the groups that this process is in.
+    """
+    quota = min(_quotas(mount, own_groups), default=math.inf)
+    allowed = _allowed()
+    return allowed if math.isinf(quota) else max(1, min(allowed, int(quota)))
+
+
+def _allowed() -> int:
+    """Cores of the affinity mask; those of the machine where the system has none."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(mount: Path, own_groups: Path) -> Iterator[float]:
+    """The quota of each group that this process is in, in cores; a group's parents bound it too."""
+    try:
+        lines = own_groups.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            for folder in _with_parents(mount, path):
+                yield from _quota_of_v2(folder / "cpu.max")
+        elif "cpu" in controllers.split(","):
+            for name in dict.fromkeys((*_V1_FOLDERS, controllers)):
+                for folder in _with_parents(mount / name, path):
+                    yield from _quota_of_v1(folder)
+
+
+def _with_parents(mount: Path, path: str) -> Iterator[Path]:
+    """The folder of a group and those above it; a path from outside a container may not exist in it."""
+    steps = [step for step in path.split("/") if step not in ("", ".", "..")]
+    for depth in range(len(steps), -1, -1):
+        yield mount.joinpath(*steps[:depth])
+
+
+def _quota_of_v2(file: Path) -> Iterator[float]:
+    """`cpu.max` holds a quota, or "max", and a period in microseconds."""
+    words = _words(file)
+    if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
+        yield int(words[0]) / int(words[1])
+
+
+def _quota_of_v1(folder: Path) -> Iterator[float]:
+    """Two files, in microseconds; a quota of -1 is none."""
+    words = [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
+    if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
+        yield int(words[0]) / int(words[1])
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return []
