@@ -151,8 +151,8 @@ def test_a_shell_completes_the_names_of_commands():
 def test_help_lists_every_command_and_the_exit_codes():
     done = carousel("--help")
     assert done.returncode == 0
-    for name in ("serve", "demo", "generate", "stream", "infer", "sessions", "models", "compare", "health",
-                 "config", "version", "130 interrupted"):  # fmt: skip
+    for name in ("serve", "demo", "generate", "stream", "infer", "sessions", "store", "models", "compare",
+                 "health", "config", "version", "130 interrupted"):  # fmt: skip
         assert name in " ".join(done.stdout.split())
 
 

@@ -210,6 +210,27 @@ def test_a_full_disk_says_so_and_works_again_with_space(tmp_path: Path) -> None:
         subprocess.run(["umount", tmp_path], check=True)
 
 
+@pytest.mark.parametrize("room_kib", [0, 4, 16])
+def test_a_disk_that_is_full_at_the_start_says_its_fix(tmp_path: Path, room_kib: int) -> None:
+    """A real file system without room for a new store; needs root."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+        (tmp_path / "ballast").write_bytes(bytes((1024 - room_kib) << 10))
+        with pytest.raises(StoreError) as error:
+            SqliteStore(tmp_path / "sessions.db")
+        cause, fix = str(error.value).splitlines()
+        assert "no space is left" in cause
+        assert fix == "free some, or name a file elsewhere"
+        (tmp_path / "ballast").unlink()
+        SqliteStore(tmp_path / "sessions.db").close()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
 def test_the_file_shrinks_when_sessions_have_gone(store: SqliteStore, path: Path) -> None:
     keys = [SessionKey("tenant", f"s{number}") for number in range(1000)]
     for key in keys:
@@ -322,7 +343,7 @@ def open_mask() -> Iterator[None]:
 def test_only_the_servers_user_can_read_the_files(path: Path) -> None:
     store = SqliteStore(path)
     store.acquire(KEY, epoch_floor=0, new=NEW)
-    assert modes(path) == {"": 0o600, "-wal": 0o600, ".lock": 0o600}
+    assert modes(path) == dict.fromkeys(("", "-wal", ".lock", ".backup"), 0o600)
     store.close()
 
 

@@ -2,7 +2,7 @@
 
 from .faults import StoreError
 from .memory import MemoryMedium, MemoryStore
-from .opening import check_store, open_store
+from .opening import back_up_store, check_store, open_store
 from .sqlite import SqliteStore
 from .thread import StoreThread
 
@@ -12,6 +12,7 @@ __all__ = [
     "SqliteStore",
     "StoreError",
     "StoreThread",
+    "back_up_store",
     "check_store",
     "open_store",
 ]

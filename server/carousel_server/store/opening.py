@@ -8,6 +8,7 @@ from pathlib import Path
 
 from carousel_server.core.store import Store
 
+from .backup import Copied, back_up
 from .faults import StoreError
 from .memory import MemoryStore
 from .sqlite import SqliteStore
@@ -56,6 +57,21 @@ def check_store(url: str, *, lease_ttl_s: float) -> None:
     finally:
         for left in path.parent.glob(f"{trial.name}*"):
             left.unlink()
+
+
+def back_up_store(url: str, destination: Path) -> Copied:
+    """Copies the store that a setting names into a new file, while a server runs or not.
+
+    Raises:
+        StoreError: the store cannot be copied so, or the file cannot be written.
+    """
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        raise StoreError(
+            "Redis makes its own copies\nuse BGSAVE or its append-only file; docs/guides/backup.md says how"
+        )
+    if url in ("", "memory"):
+        raise StoreError("a store in memory ends with its server\nserve with --store sqlite:FILE")
+    return back_up(_sqlite_path(url) or Path(url).expanduser(), destination)
 
 
 def _sqlite_path(url: str) -> Path | None:

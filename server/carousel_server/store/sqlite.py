@@ -24,6 +24,7 @@ from carousel_server.core.store import (
 from carousel_server.core.types import Durability
 
 from . import sqlite_file
+from .backup import BackupDoor
 from .faults import TOMBSTONE_S, check_floor, check_reason, gone, unavailable
 from .steady import SteadyClock
 
@@ -64,6 +65,7 @@ class SqliteStore:
         except BaseException:
             self._lock.close()
             raise
+        self._door = BackupDoor(path, self._db)
         self._synced = False
         self._sessions = int(self._db.execute("SELECT count(*) FROM sessions").fetchone()[0])
 
@@ -190,6 +192,7 @@ class SqliteStore:
         """See `Store.close`; everything is in the file afterwards, and the log is empty."""
         if self._lock.closed:
             return
+        self._door.close()
         try:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error:

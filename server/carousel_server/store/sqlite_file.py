@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +18,8 @@ _OWN = 0o600
 VERSION = 1
 """Of the schema, in `PRAGMA user_version`."""
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_LEAST_BYTES = 1 << 18
 _APPLICATION_ID = 0x4352534C  # "CRSL"; tells our files from other programs'
 _CHECK_UP_TO_BYTES = 1 << 30
 """Greatest file that is read through at the start; a snapshot's own checksum guards the rest."""
@@ -69,6 +73,8 @@ def lock(path: Path) -> IO[str]:
             f"the folder of {path} does not exist\nmake it: mkdir -p {path.parent}"
         ) from None
     except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise _no_space(path) from None
         raise StoreError(
             f"cannot write {lock_path}: {error.strerror}\n"
             "give the server's user the right to write there, or name another file"
@@ -82,9 +88,14 @@ def lock(path: Path) -> IO[str]:
         raise StoreError(
             f"{path} is in use by process {holder}\nstop that server, or give this one another file"
         ) from None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+    except OSError as error:
+        with suppress(OSError):  # what is buffered cannot be written either
+            file.close()
+        raise _no_space(path) if error.errno in _NO_SPACE else _unwritable(path, error) from None
     return file
 
 
@@ -97,10 +108,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         make_private(path)
     except OSError as error:
-        raise StoreError(
-            f"cannot open {path}: {error.strerror}\n"
-            "give the server's user the right to read and write it, or name another file"
-        ) from None
+        raise _no_space(path) if error.errno in _NO_SPACE else _unwritable(path, error) from None
     try:
         db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
@@ -122,12 +130,13 @@ def make_private(path: Path) -> None:
     SQLite gives a new log the mode of its file. Those of an older version may have others.
 
     Raises:
-        OSError: the file is another user's, or cannot be made.
+        OSError: the file cannot be opened or made.
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWN))
     for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock"))):
         if one.exists() and one.stat().st_mode & 0o077:
-            one.chmod(_OWN)
+            with suppress(PermissionError):  # its owner has let us in, and only he can let nobody in
+                one.chmod(_OWN)
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
@@ -175,10 +184,32 @@ def _explained(path: Path, error: sqlite3.Error) -> StoreError:
         return StoreError(f"{path} is open in another program\nclose it there")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return _damaged(path, str(error))
-    if name.startswith("SQLITE_FULL"):
-        return StoreError(f"no space is left for {path}\nfree some, or name a file elsewhere")
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE")) or (
+        name.startswith("SQLITE_IOERR") and not _has_room(path)
+    ):
+        return _no_space(path)
     return StoreError(
         f"cannot open {path}: {error}\n"
+        "give the server's user the right to read and write it, or name another file"
+    )
+
+
+def _has_room(path: Path) -> bool:
+    """True if the disk takes at least what the smallest store needs."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return True
+    return disk.f_bavail * disk.f_frsize >= _LEAST_BYTES
+
+
+def _no_space(path: Path) -> StoreError:
+    return StoreError(f"no space is left for {path}\nfree some, or name a file elsewhere")
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot open {path}: {error.strerror}\n"
         "give the server's user the right to read and write it, or name another file"
     )
 

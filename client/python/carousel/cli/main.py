@@ -21,6 +21,7 @@ from .commands import (
     models,
     serve,
     sessions,
+    store,
     stream,
 )
 from .commands import version as version_command
@@ -58,7 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    serve, demo, generate, stream, infer, sessions, models, compare, health, config, version_command
+    serve, demo, generate, stream, infer, sessions, store, models, compare, health, config, version_command
 ):  # fmt: skip
     module.register(app)
 

@@ -1,0 +1,38 @@
+"""`carousel store`: copies of what outlives the server."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carousel.cli.options import Options, Output, command
+from carousel.cli.printing import print_json, print_line
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    group = typer.Typer(no_args_is_help=True, help="Copy the store of a server.")
+    app.add_typer(group, name="store")
+
+    @command(group, "backup")
+    def backup(
+        options: Options,
+        source: Annotated[str, typer.Argument(help="The store, as in the setting: sqlite:FILE.")],
+        destination: Annotated[Path, typer.Argument(help="A new file for the copy.")],
+    ) -> None:
+        """Copy a store into a new file, whole and checked, while its server goes on.
+
+        Run it as the server's user, where the server runs: that process writes the copy.
+        """
+        from carousel_server.store import back_up_store
+
+        copied = back_up_store(source, destination)
+        if options.output is Output.JSON:
+            print_json({"file": str(destination), **asdict(copied)})
+        else:
+            print_line(
+                f"copied {copied.sessions:,} sessions to {destination}, {copied.bytes:,} bytes"
+            )

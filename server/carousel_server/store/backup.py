@@ -1,0 +1,189 @@
+"""Copies of the SQLite store's file: by the server that has it open, or by us where none has."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sqlite3
+import threading
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import sqlite_file
+from .faults import StoreError
+
+log = logging.getLogger(__name__)
+
+_PAGES_AT_ONCE = 256
+"""Commits come between two such pieces of a copy."""
+_PAUSE_S = 0.002
+_ANSWER_WITHIN_S = 3600.0
+_MOST_BYTES = 1 << 16
+"""Of a request or an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A copy that was made and checked: sessions in it, and its size."""
+
+    sessions: int
+    bytes: int
+
+
+class BackupDoor:
+    """Takes requests for copies at `<path>.backup`, a socket of the server's user alone.
+
+    Only the process that has the file open can copy it, since it keeps others out. The copy is made beside
+    the commits, on the same connection. SQLite waits for a transaction that is open, and takes up what is
+    written meanwhile.
+
+    Args:
+        path: of the store's file.
+        db: its connection; it may be used by several threads.
+    """
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self._path = door_path(path)
+        self._db = db
+        self._closing = threading.Event()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._path.unlink(missing_ok=True)  # of a server that was killed; the file's lock is ours
+        try:
+            self._socket.bind(str(self._path))
+            self._path.chmod(0o600)
+            self._socket.listen(4)
+        except OSError as error:
+            self._socket.close()
+            log.warning("no copy can be made while the server runs: %s: %s", self._path, error)
+            self._thread = None
+            return
+        self._thread = threading.Thread(target=self._serve, name="store-backup", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends a copy that is being made, and the thread. Idempotent."""
+        self._closing.set()
+        if self._thread is None:
+            return
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._thread = None
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            try:
+                link, _ = self._socket.accept()
+            except OSError:
+                return  # closed
+            with closing(link), suppress(OSError):
+                link.settimeout(10.0)
+                link.sendall(json.dumps(self._answer(link.recv(_MOST_BYTES))).encode() + b"\n")
+
+    def _answer(self, request: bytes) -> dict[str, object]:
+        try:
+            destination = Path(json.loads(request)["destination"])
+            copied = copy(self._db, destination, self._closing)
+        except StoreError as error:
+            return {"error": str(error)}
+        except (ValueError, KeyError, TypeError):
+            return {"error": "the request cannot be read\nuse carousel store backup"}
+        log.info("copied %d sessions to %s", copied.sessions, destination)
+        return asdict(copied)
+
+
+def door_path(path: Path) -> Path:
+    """Where a server that has the file open takes requests."""
+    return path.with_name(path.name + ".backup")
+
+
+def back_up(path: Path, destination: Path) -> Copied:
+    """Copies a store's file, whether or not a server has it open.
+
+    Args:
+        path: the store's file.
+        destination: a new file; the server writes it, if one runs.
+
+    Raises:
+        StoreError: there is no store, the copy is there already, or it cannot be written.
+    """
+    if not path.is_file():
+        raise StoreError(f"there is no store at {path}\nname the file of the setting store")
+    destination = destination.absolute()
+    try:
+        lock = sqlite_file.lock(path)
+    except StoreError as in_use:
+        return _ask_server(path, destination, in_use)
+    with lock, closing(sqlite_file.connect(path)) as db:
+        return copy(db, destination)
+
+
+def copy(db: sqlite3.Connection, destination: Path, stop: threading.Event | None = None) -> Copied:
+    """Writes a whole copy beside its place, checks it, and puts it there. Nothing is left where that fails.
+
+    Raises:
+        StoreError: the destination is there already or cannot be written, or `stop` was set.
+    """
+    if destination.exists():
+        raise StoreError(f"{destination} is there already\nname a new file")
+    part = destination.with_name(destination.name + ".part")
+    try:
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            copied = _copied(db, part, stop or threading.Event())
+            os.link(part, destination)  # unlike a rename, it replaces nothing
+        finally:
+            for end in ("", "-journal", "-wal", "-shm"):
+                part.with_name(part.name + end).unlink(missing_ok=True)
+    except (OSError, sqlite3.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(
+            f"cannot write {destination}: {why}\n"
+            "name a file in a folder with room, which the server can write"
+        ) from error
+    return copied
+
+
+def _copied(db: sqlite3.Connection, part: Path, stop: threading.Event) -> Copied:
+    def go_on(*_: int) -> None:
+        if stop.is_set():
+            raise StoreError("the server ends, so no copy was made\nmake it again when it runs")
+
+    with closing(sqlite3.connect(part, isolation_level=None)) as target:
+        db.backup(target, pages=_PAGES_AT_ONCE, progress=go_on, sleep=_PAUSE_S)
+        target.execute("PRAGMA journal_mode = DELETE")  # one file, complete in itself
+        found = target.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"the copy is damaged: {found}")
+        sessions = int(target.execute("SELECT count(*) FROM sessions").fetchone()[0])
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+        return Copied(sessions, os.fstat(file.fileno()).st_size)
+
+
+def _ask_server(path: Path, destination: Path, in_use: StoreError) -> Copied:
+    """Has the server that holds the file copy it."""
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as link:
+        link.settimeout(_ANSWER_WITHIN_S)
+        try:
+            link.connect(str(door_path(path)))
+            link.sendall(json.dumps({"destination": str(destination)}).encode())
+            said = b""
+            while not said.endswith(b"\n") and (more := link.recv(_MOST_BYTES)):
+                said += more
+            answer = json.loads(said)
+        except (OSError, ValueError):
+            cause = str(in_use).splitlines()[0]
+            raise StoreError(
+                f"{cause}, which makes no copies for this user\n"
+                "run it as the server's user, where the server runs"
+            ) from None
+    if "error" in answer:
+        raise StoreError(str(answer["error"]))
+    return Copied(int(answer["sessions"]), int(answer["bytes"]))
