@@ -135,7 +135,9 @@ def make_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWN))
     for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock"))):
         if one.exists() and one.stat().st_mode & 0o077:
-            with suppress(PermissionError):  # its owner has let us in, and only he can let nobody in
+            with suppress(
+                PermissionError
+            ):  # its owner has let us in, and only he can let nobody in
                 one.chmod(_OWN)
 
 
