@@ -160,6 +160,8 @@ def _call(reference: nn.Module | Callable[[Tensor], Any], x: Tensor) -> Tensor:
         raise PackageError(
             f"the reference gives a {type(rows).__name__}; it must give a tensor of rows"
         )
+    if rows.is_complex():
+        raise PackageError(f"the reference gives {rows.dtype}; it must give real rows")
     if rows.dim() < 2:
         raise PackageError(f"the reference gives {list(rows.shape)} for x {list(x.shape)}; {_HINT}")
     return rows.detach().cpu().float()
@@ -170,6 +172,8 @@ def _given(model: RecurrentModel, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor
     if len(pair) != 2:
         raise PackageError(f"the reference is a tuple of {len(pair)}; give (inputs, outputs)")
     x, expected = (torch.from_numpy(np.array(_host(part))) for part in pair)
+    if x.is_complex() or expected.is_complex():
+        raise PackageError("the reference's arrays are complex; give real ones")
     source = model.manifest.input
     width = [source.width] if isinstance(source, FeaturesInput) else []
     if x.dim() == 1 + len(width):

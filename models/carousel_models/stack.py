@@ -227,6 +227,11 @@ class CustomStack:
                 f"the custom module's step gave y {list(y.shape)} and state {found}, but its manifest "
                 f"declares y {[batch, self._width]} and state {declared}"
             )
+        if y.is_complex():
+            raise ValueError(
+                f"the custom module's step gave y of {y.dtype}, whose imaginary part would be lost; "
+                "give real rows"
+            )
 
 
 def build_layer(

@@ -238,3 +238,11 @@ class Complex(Cell):
 
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         return super().step((self.turn * x).real, state)
+
+
+class ComplexRows(Cell):
+    """Gives rows with an imaginary part."""
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h, state = super().step(x, state)
+        return h * (0.6 + 0.8j), state

@@ -196,6 +196,8 @@ def test_given_rows(tmp_path: Path, kind: Any, *, one: bool) -> None:
         ((np.zeros((1, 5, 3)), np.full((1, 5, 2), np.inf)), "gives NaN or infinity"),
         ((1, 2, 3), r"a tuple of 3; give \(inputs, outputs\)"),
         (lambda x: x[0, 0], "gives .* for x"),
+        (lambda x: x[..., :2] * 1j, "gives torch.complex64; it must give real rows"),
+        ((np.zeros((1, 5, 3)), np.zeros((1, 5, 2), np.complex64)), "arrays are complex; give real ones"),
         (lambda _: "text", "gives a str; it must give a tensor of rows"),
         (lambda _: 1 // 0, r"fails on x \[.*\]: ZeroDivisionError"),
     ],

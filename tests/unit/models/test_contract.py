@@ -18,6 +18,7 @@ from tests.unit.models.custom_modules import (
     BatchOf32,
     BatchOne,
     Cell,
+    ComplexRows,
     CountsSteps,
     Drawing,
     Dropping,
@@ -117,6 +118,7 @@ def test_what_keeps_its_word_equals_the_plain_loop(tmp_path: Path, kind: type[Ce
         (CountsSteps, r"CountsSteps' changes its own tensor 'calls' while it steps"),
         (Dropping, r"Dropping' gives other numbers when the same steps run again .* draws random"),
         (Drawing, r"Drawing' gives other numbers when the same steps run again .* draws random"),
+        (ComplexRows, r"y of torch.complex64, whose imaginary part would be lost; give real rows"),
         (Growing, r"Growing' gives NaN or infinity at step 3"),
     ],
 )
