@@ -44,6 +44,14 @@ def test_a_variable_that_is_neither_is_refused() -> None:
     assert caught.value.code is ExitCode.USAGE
 
 
+def test_the_server_passes_over_the_variables_of_the_command() -> None:
+    from carousel_server.config_sources import load_settings
+
+    names = ("TLS", "CA", "CERT", "KEY", "SERVER_NAME", "SERVER", "TOKEN")
+    settings, _ = load_settings(environment={f"CAROUSEL_{name}": "x" for name in names})
+    assert settings.tls_cert is None
+
+
 @pytest.mark.parametrize(
     ("variables", "address"),
     [
