@@ -322,6 +322,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ("connections closed", total("carousel_connections_closed_total")),
                 ("models refused at start", total("carousel_models_refused")),
                 (
+                    "tokens and certificates read again",
+                    total("carousel_secret_reloads_total"),
+                ),
+                (
                     "all calls",
                     f"{total('grpc_server_started_total')} - {total('grpc_server_handled_total')}",
                 ),

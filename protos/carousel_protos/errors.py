@@ -50,6 +50,20 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         "The server asks for a bearer token, and none or an unknown one was sent.",
         "Pass the token that the operator gave you: Client(target, token=…).",
     ),
+    ErrorSpec(
+        "CERTIFICATE_UNKNOWN",
+        Code.UNAUTHENTICATED,
+        Actor.CALLER,
+        "The client's certificate is valid, and belongs to no tenant of the server.",
+        "Use the certificate that the operator gave you; the operator maps its name with `certificates`.",
+    ),
+    ErrorSpec(
+        "IDENTITY_CONFLICT",
+        Code.UNAUTHENTICATED,
+        Actor.CALLER,
+        "The client's token and certificate, or two names in the certificate, are of different tenants.",
+        "Use the token and the certificate of one tenant.",
+    ),
     # -- inputs
     ErrorSpec(
         "INPUT_SHAPE",

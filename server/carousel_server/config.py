@@ -26,6 +26,7 @@ Size = Annotated[int, Field(ge=1 << 10, le=1 << 44)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400.0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+CertificateName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
@@ -232,6 +233,17 @@ class Settings(BaseSettings):
         description="Tenant to SHA-256 (hex) of its bearer token; empty lets everybody in.",
     )
 
+    tokens_file: Path | None = _setting(
+        None,
+        'TOML file in place of `tokens`, with lines such as tenant = "SHA-256 of its token", or a list of '
+        "them; it is read again when it changes.",
+    )
+    certificates: dict[CertificateName, Tenant] = Field(
+        default_factory=dict,
+        description="Name in a client's certificate (DNS name, URI, e-mail or common name) to the tenant "
+        "that has it; needs tls_client_ca.",
+    )
+
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info",
@@ -264,6 +276,10 @@ class Settings(BaseSettings):
             raise ValueError("port and metrics_port are the same: choose another for one of them")
         if len({digest.lower() for digest in self.tokens.values()}) < len(self.tokens):
             raise ValueError("tokens: two tenants have the same token")
+        if self.tokens and self.tokens_file is not None:
+            raise ValueError("tokens and tokens_file say the same: set one of them")
+        if self.certificates and self.tls_client_ca is None:
+            raise ValueError("certificates needs tls_client_ca: only then clients present one")
         if self.idle_ttl_s > self.max_idle_ttl_s:
             raise ValueError("idle_ttl_s is above max_idle_ttl_s: raise the latter")
         if self.tls_cert is None and not self.insecure and not _is_loopback(self.host):

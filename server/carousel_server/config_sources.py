@@ -31,6 +31,13 @@ NOT_SETTINGS = frozenset(
 """Variables with our prefix that belong to the client's command line, and to tests (failpoints)."""
 
 
+_TABLES = {
+    "tokens": '{"tenant": "sha256 in hex"}',
+    "certificates": '{"name in a certificate": "tenant"}',
+}
+"""Settings that are tables, with an example as JSON."""
+
+
 class Source(StrEnum):
     """Where a setting's value comes from."""
 
@@ -110,16 +117,14 @@ def _check_keys(source: Source, keys: Iterable[str]) -> None:
 
 def _structured(key: str, value: object) -> object:
     """A list or table that was given as text (environment, --set) is JSON, or items with commas."""
-    if key not in ("tokens", "allow_custom") or not isinstance(value, str):
+    if key not in (*_TABLES, "allow_custom") or not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except json.JSONDecodeError:
         if key == "allow_custom":
             return tuple(part.strip() for part in value.split(",") if part.strip())
-        raise ConfigError(
-            f'{key} is no JSON object\nwrite it as {key}={{"tenant": "sha256 in hex"}}'
-        ) from None
+        raise ConfigError(f"{key} is no JSON object\nwrite it as {key}={_TABLES[key]}") from None
 
 
 def _explain(error: ValidationError, provenance: Mapping[str, Source]) -> str:

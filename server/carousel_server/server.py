@@ -24,11 +24,15 @@ from carousel_server.metrics import Check, MetricsServer, Probes
 from carousel_server.version import version
 from carousel_server.vigil import Vigil
 from carousel_server.wire import (
+    SecretError,
     TlsFiles,
+    TlsPaths,
     WireOptions,
     WireServer,
     check_address,
     listen_error,
+    read_tls,
+    read_tokens,
 )
 
 if (
@@ -242,7 +246,7 @@ def wire_options(settings: Settings) -> WireOptions:
     """What the wire needs of the settings.
 
     Raises:
-        ConfigError: a certificate or key cannot be used.
+        ConfigError: a certificate, a key or a file of tokens cannot be used.
     """
     return WireOptions(
         host=settings.host,
@@ -265,37 +269,27 @@ def wire_options(settings: Settings) -> WireOptions:
         reflection=settings.reflection,
         tls=_tls(settings),
         tenants=settings.tenant_limits(),
-        tokens={bytes.fromhex(digest): tenant for tenant, digest in settings.tokens.items()},
+        tokens=_tokens(settings),
+        tokens_file=settings.tokens_file,
+        certificates=settings.certificates,
         server_version=version(),
     )
 
 
 def _tls(settings: Settings) -> TlsFiles | None:
-    """The PEM files, looked at: grpc would only say that it cannot listen."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    import ssl
+    paths = TlsPaths(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    try:
+        return read_tls(paths)
+    except SecretError as error:
+        raise ConfigError(str(error)) from error
 
-    ca = settings.tls_client_ca
+
+def _tokens(settings: Settings) -> dict[bytes, str]:
+    if settings.tokens_file is None:
+        return {bytes.fromhex(digest): tenant for tenant, digest in settings.tokens.items()}
     try:
-        files = TlsFiles(
-            cert=settings.tls_cert.read_bytes(),
-            key=settings.tls_key.read_bytes(),
-            client_ca=None if ca is None else ca.read_bytes(),
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {error.filename}: {error.strerror}\nname PEM files"
-        ) from error
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # An empty password, so that an encrypted key is an error and not a question on the terminal.
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-        if ca is not None:
-            context.load_verify_locations(ca)
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"tls_cert, tls_key or tls_client_ca cannot be used: {error.reason or error}\n"
-            "name PEM files: a certificate chain, its key without a passphrase, an authority"
-        ) from error
-    return files
+        return read_tokens(settings.tokens_file)
+    except SecretError as error:
+        raise ConfigError(str(error)) from error

@@ -388,6 +388,7 @@ class CountingMetrics:
     quota_refusals: list[tuple[str, str]] = field(default_factory=list)
     open_streams: int = 0
     closed: int = 0
+    reloads: list[tuple[str, bool]] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
 
     def started(self, service: str, method: str, kind: str) -> None:
@@ -399,6 +400,9 @@ class CountingMetrics:
 
     def streams(self, count: int) -> None:
         self.open_streams = count
+
+    def reloaded(self, what: str, *, ok: bool) -> None:
+        self.reloads.append((what, ok))
 
     def connection_closed(self) -> None:
         self.closed += 1

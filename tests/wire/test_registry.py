@@ -22,6 +22,7 @@ from support.wire import Stubs, refused, unpack
 from carousel_protos.errors import ERRORS, Actor
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
+from carousel_server.wire.auth import Authenticator
 
 TENANTS = {"first": "token-one", "second": "token-two"}
 ROW = np.ones((1, FEATURES), "<f4")
@@ -126,6 +127,28 @@ async def token_invalid(talk):
     async with Stubs(talk.target, "token-three") as stranger, Stubs(talk.target) as nobody:
         await refused(nobody.models.ListModels(pb.ListModelsRequest()))
         return await refused(stranger.models.ListModels(pb.ListModelsRequest()))
+
+
+async def refusal_by(wire, tokens, certificates, names):
+    """A call of ListModels under other rules of who may come in."""
+    interceptor = wire.server._interceptor
+    interceptor._authenticator = Authenticator(tokens, certificates)
+    interceptor._names = lambda _context: names
+    call = wire.stubs.models.ListModels(
+        pb.ListModelsRequest(), metadata=(("authorization", "Bearer a"),)
+    )
+    return await refused(call)
+
+
+@provokes("CERTIFICATE_UNKNOWN")
+async def certificate_unknown_faked(wire):
+    return await refusal_by(wire, {}, {"one": "first"}, ["two"])
+
+
+@provokes("IDENTITY_CONFLICT")
+async def identity_conflict_faked(wire):
+    tokens = {hashlib.sha256(b"a").digest(): "second"}
+    return await refusal_by(wire, tokens, {"one": "first"}, ["one"])
 
 
 # -- inputs

@@ -12,6 +12,7 @@ from ._error_bases import (
 )
 
 __all__ = [
+    "CertificateUnknownError",
     "DataLossError",
     "DeadlineExceededError",
     "DrainingError",
@@ -20,6 +21,7 @@ __all__ = [
     "FingerprintMismatchError",
     "HandleInUseError",
     "HandleNotBoundError",
+    "IdentityConflictError",
     "InputDtypeError",
     "InputNotFiniteError",
     "InputShapeError",
@@ -88,6 +90,22 @@ class TokenInvalidError(UnauthorizedError, reason="TOKEN_INVALID"):
     """The server asks for a bearer token, and none or an unknown one was sent.
 
     Fix: Pass the token that the operator gave you: Client(target, token=…).
+    """
+
+
+class CertificateUnknownError(UnauthorizedError, reason="CERTIFICATE_UNKNOWN"):
+    """The client's certificate is valid, and belongs to no tenant of the server.
+
+    Fix: Use the certificate that the operator gave you; the operator maps its name with
+    `certificates`.
+    """
+
+
+class IdentityConflictError(UnauthorizedError, reason="IDENTITY_CONFLICT"):
+    """The client's token and certificate, or two names in the certificate, are of different
+    tenants.
+
+    Fix: Use the token and the certificate of one tenant.
     """
 
 

@@ -36,6 +36,8 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · FingerprintMismatchError
       · UnauthorizedError
         · TokenInvalidError
+        · CertificateUnknownError
+        · IdentityConflictError
       · RefusedError
         · SlabFullError
         · TooManySessionsError
@@ -95,6 +97,7 @@ from ._error_bases import (
     UnauthorizedError,
 )
 from ._errors import (
+    CertificateUnknownError,
     DataLossError,
     DeadlineExceededError,
     DrainingError,
@@ -103,6 +106,7 @@ from ._errors import (
     FingerprintMismatchError,
     HandleInUseError,
     HandleNotBoundError,
+    IdentityConflictError,
     InputDtypeError,
     InputNotFiniteError,
     InputShapeError,
@@ -148,6 +152,7 @@ from ._errors import (
 __all__ = [
     "BatchStepError",
     "CarouselError",
+    "CertificateUnknownError",
     "ClientClosedError",
     "ClientSideError",
     "ConflictError",
@@ -161,6 +166,7 @@ __all__ = [
     "FingerprintMismatchError",
     "HandleInUseError",
     "HandleNotBoundError",
+    "IdentityConflictError",
     "InputDtypeError",
     "InputNotFiniteError",
     "InputShapeError",

@@ -84,6 +84,9 @@ class WireMetrics(Protocol):
     def connection_closed(self) -> None:
         """A connection was closed, because its client abandoned too many calls."""
 
+    def reloaded(self, what: str, *, ok: bool) -> None:
+        """Files with "tokens" or "tls" have changed, and were read again or found broken."""
+
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop ran a timer: what every call waits on top of its own work."""
 

@@ -39,6 +39,10 @@ class PostedMetrics:
         """A connection was closed, because its client abandoned too many calls."""
         self._told.append(("connection_closed", ()))
 
+    def reloaded(self, what: str, *, ok: bool) -> None:
+        """Files with tokens or certificates have changed, and were read again or found broken."""
+        self._told.append(("reloaded", (what, ok)))
+
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop ran a timer."""
         self._told.append(("loop_lag", (seconds,)))
@@ -63,6 +67,9 @@ class SharedMetrics:
         for verb, arguments in told:
             if verb == "streams":
                 self._level(teller, *arguments)
+            elif verb == "reloaded":
+                what, ok = arguments
+                self._metrics.reloaded(what, ok=ok)
             else:
                 getattr(self._metrics, verb)(*arguments)
 

@@ -250,6 +250,15 @@ METRICS: dict[str, Declaration] = _registry(
         "connections",
     ),
     Declaration(
+        "carousel_secret_reloads_total",
+        _C,
+        Owner.WIRE,
+        "Changed files of tokens and certificates that were read again, or found broken; each front end "
+        "counts for itself.",
+        "reloads",
+        ("what", "outcome"),
+    ),
+    Declaration(
         "carousel_front_end_restarts_total",
         _C,
         Owner.WIRE,

@@ -57,6 +57,13 @@ class CallMetrics:
         self._known = set(known_calls())
         self._streams = families.scalar("carousel_attach_streams")
         self._connections_closed = families.scalar("carousel_connections_closed_total")
+        self._reloads = {
+            (what, ok): families.scalar(
+                "carousel_secret_reloads_total", what, "ok" if ok else "failed"
+            )
+            for what in ("tokens", "tls")
+            for ok in (True, False)
+        }
         self._loop_lag_s = families.histogram("carousel_event_loop_lag_seconds")
         self._refused = {
             reason: families.scalar("carousel_refusals_total", reason) for reason in ERRORS
@@ -93,6 +100,10 @@ class CallMetrics:
     def connection_closed(self) -> None:
         """A connection was closed, because its client abandoned too many calls."""
         self._connections_closed.add()
+
+    def reloaded(self, what: str, *, ok: bool) -> None:
+        """Files with tokens or certificates have changed, and were read again or found broken."""
+        self._reloads[what, ok].add()
 
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop ran a timer."""

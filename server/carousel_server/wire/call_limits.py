@@ -15,7 +15,12 @@ from .options import WireOptions
 
 HEALTH = "grpc.health.v1.Health"
 
-AT_THE_DOOR = frozenset({"TOKEN_INVALID", "TOO_MANY_CALLS", "MESSAGE_TIMEOUT"})
+AT_THE_DOOR = frozenset(
+    {
+        *("TOKEN_INVALID", "CERTIFICATE_UNKNOWN", "IDENTITY_CONFLICT"),
+        *("TOO_MANY_CALLS", "MESSAGE_TIMEOUT"),
+    }
+)
 """Refusals that cost a hostile caller nothing, so the log has a line for many of them."""
 
 log = logging.getLogger("carousel.wire")

@@ -29,7 +29,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import WireMetrics
 from carousel_server.core.quotas import QuotaPort
 
-from .auth import Doorkeeper
+from .auth import Authenticator, certificate_names
 from .call_limits import AT_THE_DOOR, CallLimits
 from .errors import count_refusal, status_of
 from .lanes import Lane
@@ -93,9 +93,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of every service of the server."""
 
     def __init__(
-        self, doorkeeper: Doorkeeper, limits: CallLimits, metrics: WireMetrics, quotas: QuotaPort
+        self,
+        authenticator: Authenticator,
+        limits: CallLimits,
+        metrics: WireMetrics,
+        quotas: QuotaPort,
     ) -> None:
-        self._doorkeeper = doorkeeper
+        self._authenticator = authenticator
         self._limits = limits
         self._metrics = metrics
         self._quotas = quotas
@@ -156,12 +160,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics.started(call.service, call.method, call.kind)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         try:
-            call.tenant = self._doorkeeper.tenant(call.service, token)
-            if not call.service.startswith(_TOOLS):
-                await count_call(self._quotas, call.tenant)
+            names = self._names(context)
+            call.tenant = self._authenticator.tenant(call.service, token, names)
             lane = self._limits.lane(call.service)
             lane.enter()
             try:
+                if not call.service.startswith(_TOOLS):
+                    await count_call(self._quotas, call.tenant)
                 if call.kind in _ONE_MESSAGE:
                     request = await self._message(lane, context, call)
                 return await _reply(behaviour, request, context)
@@ -196,6 +201,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             seconds = time.perf_counter() - started_s
             self._metrics.handled(call.service, call.method, call.kind, code, seconds)
             _log_access(call, code, seconds)
+
+    def _names(self, context: Context) -> list[str]:
+        """The names in the caller's certificate, where they matter."""
+        wanted = self._authenticator.certificates
+        return certificate_names(context.auth_context()) if wanted else []
 
     async def _message(self, lane: Lane, context: Context, call: Call) -> Any:
         """The request of a unary call.

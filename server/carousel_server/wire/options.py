@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from carousel_server.core.quotas import NO_LIMITS, TenantLimits
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPaths:
+    """Where PEM files are, to be read again when they change."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +25,7 @@ class TlsFiles:
     cert: bytes
     key: bytes
     client_ca: bytes | None = None
+    paths: TlsPaths | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,8 @@ class WireOptions:
         tls: certificates; None listens in the clear.
         tenants: what each tenant may have.
         tokens: tenant by SHA-256 of its bearer token; empty lets everybody in as "default".
+        tokens_file: where `tokens` are from; they are read again when it changes.
+        certificates: tenant by name in its client certificate.
         server_version: told to clients.
         refused_models: models whose packages could not be loaded; their health is NOT_SERVING.
     """
@@ -69,6 +82,8 @@ class WireOptions:
     tls: TlsFiles | None = None
     tenants: TenantLimits = NO_LIMITS
     tokens: Mapping[bytes, str] = field(default_factory=dict)
+    tokens_file: Path | None = None
+    certificates: Mapping[str, str] = field(default_factory=dict)
     server_version: str = "0"
     refused_models: tuple[str, ...] = ()
 

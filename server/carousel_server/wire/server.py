@@ -15,16 +15,18 @@ from carousel_server.core.metering import WireMetrics
 from carousel_server.core.ports import CatalogPort
 
 from .addresses import check_address, listen_error, shown
-from .auth import Doorkeeper
+from .auth import Authenticator
 from .call_limits import CallLimits
 from .calls import CallInterceptor
 from .gate import Gate
 from .health import Health
-from .options import TlsFiles, WireOptions
+from .options import WireOptions
+from .reloading import Secrets
 from .services import SERVICE_NAMES, service_handlers
 from .triton import triton_handler
 
 _SAMPLE_INTERVAL_S = 0.25
+_REREAD_INTERVAL_S = 1.0
 _FRAME_SLACK_BYTES = 1 << 20
 """How far grpc's own size limit lies above ours, so that ours, which has a name, is met first."""
 
@@ -44,10 +46,11 @@ class WireServer:
         self.gate = Gate(options, metrics, catalog.quotas)
         self._health = Health(catalog, self.gate, options.refused_models)
         self._limits = CallLimits(options, metrics)
+        authenticator = Authenticator(options.tokens, options.certificates)
+        self._secrets = Secrets(options, authenticator, metrics)
+        self._interceptor = CallInterceptor(authenticator, self._limits, metrics, catalog.quotas)
         self._server = grpc.aio.server(
-            interceptors=[
-                CallInterceptor(Doorkeeper(options.tokens), self._limits, metrics, catalog.quotas)
-            ],
+            interceptors=[self._interceptor],
             options=_channel_options(options),
         )
         self._server.add_generic_rpc_handlers(service_handlers(catalog, options, self.gate))
@@ -57,7 +60,7 @@ class WireServer:
         if options.reflection:
             names = (*SERVICE_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
-        self._sampler: asyncio.Task[None] | None = None
+        self._sampler: asyncio.Future[Any] | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -74,12 +77,12 @@ class WireServer:
             if self._options.tls is None:
                 self.port = self._server.add_insecure_port(address)
             else:
-                self.port = self._server.add_secure_port(address, _credentials(self._options.tls))
+                self.port = self._server.add_secure_port(address, self._secrets.credentials())
         except RuntimeError as error:
             raise listen_error(host, port, OSError(str(error))) from error
         await self._server.start()
         self._limits.port = self.port
-        self._sampler = asyncio.create_task(self._sample())
+        self._sampler = asyncio.gather(self._sample(), self._reread())
 
     async def drain(self, grace_s: float) -> None:
         """Lets nothing new begin and tells everybody, once; what was accepted goes on."""
@@ -105,6 +108,12 @@ class WireServer:
             self._metrics.loop_lag(max(0.0, time.monotonic() - due_s))
             self._limits.sweep()
             await self._health.refresh()
+
+    async def _reread(self) -> None:
+        """Puts changed tokens and certificates in force."""
+        while True:
+            await asyncio.sleep(_REREAD_INTERVAL_S)
+            await self._secrets.refresh()
 
 
 def _channel_options(options: WireOptions) -> Sequence[tuple[str, Any]]:
@@ -133,12 +142,4 @@ def _channel_options(options: WireOptions) -> Sequence[tuple[str, Any]]:
         # Clients may ping every 5 s, also without a call, before they are told "too many pings".
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    )
-
-
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(tls.key, tls.cert)],
-        root_certificates=tls.client_ca,
-        require_client_auth=tls.client_ca is not None,
     )

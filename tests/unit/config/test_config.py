@@ -171,6 +171,9 @@ def test_settings_that_do_not_go_together(given):
         load(given)
 
 
+PEM = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
+
+
 def test_tables_and_lists_from_text():
     digest = hashlib.sha256(b"secret").hexdigest()
     env = {"CAROUSEL_TOKENS": f'{{"a": "{digest}"}}', "CAROUSEL_ALLOW_CUSTOM": "m:A, n:B"}
@@ -180,6 +183,10 @@ def test_tables_and_lists_from_text():
     assert load({"allow_custom": '["m:A"]'})[0].allow_custom == ("m:A",)
     with pytest.raises(ConfigError, match="no JSON"):
         load({"tokens": "a=b"})
+    with pytest.raises(ConfigError, match=r"certificates=.*name in a certificate"):
+        load({"certificates": "a=b"})
+    certified = load({"certificates": '{"a.example": "a"}', "tls_client_ca": "c", **PEM})[0]
+    assert certified.certificates == {"a.example": "a"}
 
 
 def test_the_schema_names_every_setting():
@@ -194,6 +201,9 @@ def test_the_schema_names_every_setting():
         ({"port": 5000, "metrics_port": 5000}, "port and metrics_port are the same"),
         ({"tokens": {"a": "0" * 64, "b": "0" * 64}}, "two tenants have the same token"),
         ({"tokens": {"a": "ab" * 32, "b": "AB" * 32}}, "two tenants have the same token"),
+        ({"tokens": {"a": "0" * 64}, "tokens_file": "t.toml"}, "set one of them"),
+        ({"certificates": {"a.example": "a"}}, "certificates needs tls_client_ca"),
+        ({"certificates": {"": "a"}}, "setting certificates"),
         ({"tokens": {"": "0" * 64}}, "setting tokens"),
         ({"tokens": {"a b\n": "0" * 64}}, "setting tokens"),
         ({"unhealthy_grace_s": "nan"}, "setting unhealthy_grace_s"),

@@ -36,7 +36,7 @@ async def test_a_reply_that_cannot_be_written_is_a_cancelled_call(
         raise grpc.aio.InternalError('Failed "execute_batch"')
 
     metrics: Any = Recorded()
-    doorkeeper: Any = SimpleNamespace(tenant=lambda _service, _token: "t")
+    doorkeeper: Any = SimpleNamespace(certificates={}, tenant=lambda *_: "t")
     context: Any = SimpleNamespace(set_trailing_metadata=lambda _trailers: None)
     interceptor = CallInterceptor(doorkeeper, CallLimits(WireOptions(), metrics), metrics, Quotas())
     call = Call("carousel.v1.InferenceService", "Attach", "bidi_stream", "id")
