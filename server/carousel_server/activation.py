@@ -32,6 +32,7 @@ from carousel_server.core.store import (
     Remove,
     SessionKey,
     StorePort,
+    Verdict,
 )
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 from carousel_server.sessions import Directory
@@ -217,6 +218,33 @@ class Activation:
             self._under_way[key] = asked
             return asked
 
+    def discard(self, key: SessionKey) -> Future[Record]:
+        """Ends a session in the store, in a new epoch; the record as it was. No engine is asked."""
+        done: Future[Record] = Future()
+
+        def removed(record: Record, reply: Future[Verdict]) -> None:
+            if (error := reply.exception()) is not None:
+                done.set_exception(error)
+            elif reply.result() is Verdict.DONE:
+                done.set_result(record)
+            else:
+                message = f"session {key.id!r} was taken by another call meanwhile"
+                done.set_exception(CarouselError("SESSION_HELD", message, retry_after_s=1.0))
+
+        def acquired(reply: Future[Record]) -> None:
+            if (error := reply.exception()) is not None:
+                done.set_exception(error)
+                return
+            record = reply.result()
+            remove = Remove(key, record.epoch, "SESSION_CLOSED")
+            remove.reply.add_done_callback(partial(removed, record))
+            self._submit(remove)
+
+        acquire = Acquire(key)
+        acquire.reply.add_done_callback(acquired)
+        self._submit(acquire)
+        return done
+
     # -- the steps of an activation
 
     def _acquired(self, key: SessionKey, asked: Future[Place], reply: Future[Record]) -> None:
@@ -242,7 +270,7 @@ class Activation:
         """The engine has answered; on its thread."""
         if (error := reply.exception()) is not None:
             self._give_back(record)
-            self._over(record.key, asked, error)
+            self._over(record.key, asked, _of_a_session(error))
             return
         self._over(record.key, asked, (engine, reply.result()))
 
@@ -342,6 +370,14 @@ def _of_a_copy(error: BaseException) -> BaseException:
     """What is wrong with a snapshot that a caller has sent is his, not the store's."""
     if isinstance(error, CarouselError) and error.reason == "SNAPSHOT_DAMAGED":
         return CarouselError("SNAPSHOT_INVALID", error.message, field="snapshot")
+    return error
+
+
+def _of_a_session(error: BaseException) -> BaseException:
+    """What its owner can do about a session of other weights."""
+    if isinstance(error, CarouselError) and error.reason == "FINGERPRINT_MISMATCH":
+        cure = "serve the package that the session was opened with, or close the session"
+        return CarouselError(error.reason, f"{error.message}; {cure}", field="session_id")
     return error
 
 

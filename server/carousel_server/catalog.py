@@ -88,6 +88,21 @@ class Catalog:
             return command.reply
         return self._activation.copy(engine, command, durability)
 
+    def discard(self, tenant: str, session_id: str) -> Future[SessionView]:
+        """See `CatalogPort.discard`."""
+        if self._activation is None:
+            return _failed(ended(self._directory.why_gone(tenant, session_id), session_id))
+        closed: Future[SessionView] = Future()
+
+        def answer(reply: Future[Record]) -> None:
+            if (error := reply.exception()) is not None:
+                closed.set_exception(error)
+            else:
+                closed.set_result(replace(self._view(reply.result()), phase=Phase.CLOSED))
+
+        self._activation.discard(SessionKey(tenant, session_id)).add_done_callback(answer)
+        return closed
+
     def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
         """See `CatalogPort.peek`."""
         place = self.locate(tenant, session_id)

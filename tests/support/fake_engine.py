@@ -362,6 +362,9 @@ class FakeCatalog:
         engine.submit(command)
         return command.reply
 
+    def discard(self, tenant: str, session_id: str) -> Future[SessionView]:
+        raise NotImplementedError
+
     def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
         place = self.locate(tenant, session_id)
         if place is None:

@@ -337,5 +337,12 @@ class CatalogPort(Protocol):
     def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
         """Reads a session, without bringing it onto a row."""
 
+    def discard(self, tenant: str, session_id: str) -> Future[SessionView]:
+        """Closes a session in the store without bringing it onto a row; for those that no engine can run.
+
+        The future fails with CarouselError SESSION_NOT_FOUND, SESSION_EXPIRED, SESSION_CLOSED,
+        SESSION_HELD or STORE_UNAVAILABLE.
+        """
+
     def stored(self, tenant: str, after: str, limit: int, model: str) -> Future[list[SessionView]]:
         """A tenant's sessions in the store, in the order of their ids behind `after`."""

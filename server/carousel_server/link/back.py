@@ -182,6 +182,7 @@ class Back:
             return asyncio.run_coroutine_threadsafe(encoded, self._loop)
         questions: dict[str, Callable[..., Future[Any]]] = {
             "resume": catalog.resume, "peek": catalog.peek, "stored": catalog.stored,
+            "discard": catalog.discard,
             "call": catalog.quotas.call, "open_stream": self._open_stream,
         }  # fmt: skip
         return questions[verb](*arguments)

@@ -93,6 +93,10 @@ class Front:
         """See `CatalogPort.copy`."""
         return self.ask("copy", self._index(engine), *command_fields(command))
 
+    def discard(self, tenant: str, session_id: str) -> Future[SessionView]:
+        """See `CatalogPort.discard`."""
+        return self.ask("discard", tenant, session_id)
+
     def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
         """See `CatalogPort.peek`."""
         return self.ask("peek", tenant, session_id)

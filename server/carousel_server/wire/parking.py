@@ -21,6 +21,9 @@ from .replies import tell
 _ELSEWHERE = ("SESSION_PARKED", "SESSION_CLOSED")
 """Of a session that another close has just ended too: the store may not have heard of it yet."""
 
+CANNOT_RUN = ("FINGERPRINT_MISMATCH", "MODEL_NOT_FOUND", "SNAPSHOT_DAMAGED")
+"""Why no engine takes a session from the store. It can be closed all the same."""
+
 RETRY_AFTER_S = 0.05
 """The hint that goes with what passes soon."""
 
@@ -125,7 +128,12 @@ def close_parked(catalog: CatalogPort, tenant: str, session_id: str) -> Future[N
     done: Future[None] = Future()
 
     def found(reply: Future[Place]) -> None:
-        if (error := reply.exception()) is not None:
+        error = reply.exception()
+        if isinstance(error, CarouselError) and error.reason in CANNOT_RUN:
+            discarded = catalog.discard(tenant, session_id)
+            discarded.add_done_callback(lambda told: _settle(done, told.exception()))
+            return
+        if error is not None:
             _settle(done, error)
             return
         engine, ref = reply.result()

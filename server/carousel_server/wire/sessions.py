@@ -24,6 +24,7 @@ from .errors import invalid
 from .fields import check_new_session_id, check_reply_bytes, check_session_id, seconds_of
 from .options import WireOptions
 from .paging import check_page, page_token
+from .parking import CANNOT_RUN
 from .places import ask_session, find_engine
 from .replies import opening, reply_of
 from .views import session_message
@@ -95,7 +96,13 @@ class Sessions:
             engine.submit(command)
             return await reply_of(command.reply)
 
-        view = await self._ask(request.session_id, close)
+        try:
+            view = await self._ask(request.session_id, close)
+        except CarouselError as error:
+            if error.reason not in CANNOT_RUN:
+                raise
+            discarded = self._catalog.discard(current_call().tenant, request.session_id)
+            view = await reply_of(discarded)
         return pb.CloseSessionResponse(session=session_message(view))
 
     async def export_session(
