@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .contract import check_contract
-from .custom import custom_tensors, fill, import_custom
+from .custom import CUSTOM_PREFIX, custom_tensors, fill, import_custom
 from .errors import PackageError
 from .kernels import Kernel, Reference, choose
 from .model import RecurrentModel
@@ -20,7 +20,7 @@ from .spec import Manifest
 from .stack import CustomStack, RecurrentStack, Stack, build_layer
 from .tensors import expected_tensors
 from .tokenizer import Tokenizer, load_tokenizer
-from .weights import fingerprint, read_tensors
+from .weights import check_finite, fingerprint, read_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,7 @@ def prove(
             f"{package}: weights and architecture have fingerprint {found[:12]}…, the manifest says "
             f"{manifest.fingerprint[:12]}…; a file was changed or damaged: copy the package again"
         )
+    check_finite(package_file(package, WEIGHTS), tensors, CUSTOM_PREFIX)
     if custom is not None:
         fill(custom, tensors)
     if device.type == "cuda":

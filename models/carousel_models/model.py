@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that every torch r
 from .cells import State
 from .kernels import Kernel, Linear
 from .packing import Packing
-from .spec import Manifest, MlpHead, SelectArgmax, SelectTopK
+from .spec import Manifest, MlpHead, SelectArgmax, SelectFull, SelectTopK
 from .stack import RecurrentStack, StateSpec
 from .tensors import head_widths
 from .tokenizer import Tokenizer
@@ -46,6 +46,7 @@ class RecurrentModel:
         stack: the recurrent part.
         kernel: what computes its steps, and the linear layers around it.
         parameters: number of stored weights.
+        plain: the output fields are the raw rows.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class RecurrentModel:
         self._head = [linear(f"head.{number}") for number in range(len(head_widths(manifest)))]
         self._causal = manifest.causal
         self._normalization = _normalization(manifest, device)
+        output = manifest.output
+        self.plain = output.transform == "identity" and isinstance(output.select, SelectFull)
 
     @property
     def fingerprint(self) -> str:
@@ -95,6 +98,14 @@ class RecurrentModel:
     def state_specs(self) -> tuple[StateSpec, ...]:
         """The state tensors of one session; empty if the model is not causal."""
         return self.stack.state_specs
+
+    @property
+    def unseen_states(self) -> tuple[int, ...]:
+        """Places in `state_specs` of the states that a step may spoil while its raw rows are finite.
+
+        Every other state that must be finite is finite after a step from finite states whose raw row is.
+        """
+        return self.stack.unseen_states
 
     @property
     def state_bytes(self) -> int:

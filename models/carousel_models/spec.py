@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints, model_validator
+
+from .custom_spec import CustomSpec as CustomSpec  # noqa: PLC0414 - also a name of this module
+from .custom_spec import StateDeclaration as StateDeclaration  # noqa: PLC0414 - likewise
+from .parts import MAX_SIZE, Name, Part, Size
 
 FORMAT: Literal[1] = 1
 """Version of the package format that this code reads and writes."""
 
-MAX_SIZE = 1 << 16
 MAX_VOCABULARY = 1 << 20
 MAX_EOS = 64
 MAX_LAYERS = 64
-MAX_STATES = 64
-MAX_STATE_DIMENSIONS = 8
 MAX_PARAMETERS = 1 << 31
-MAX_STATE_ELEMENTS = 1 << 24
 
 Cell = Literal["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
 Dtype = Literal["float32", "bfloat16"]
@@ -28,8 +28,6 @@ Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu"]
 Transform = Literal["identity", "softmax", "sigmoid", "log_softmax"]
 TokenizerKind = Literal["none", "bytes", "huggingface"]
 
-Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Token = Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)]
 Label = Annotated[str, StringConstraints(max_length=256)]
@@ -40,12 +38,6 @@ GATES: dict[str, int] = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru
 
 MIN_FLOAT32, MAX_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """Smallest normal and greatest number of float32."""
-
-
-class Part(BaseModel):
-    """Base of all parts: unknown keys refused, types not coerced, frozen, finite numbers only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Normalization(Part):
@@ -139,6 +131,16 @@ class LayerSpec(Part):
         return self
 
     @property
+    def unseen(self) -> tuple[str, ...]:
+        """Names of the states that may become infinite in a step whose outputs are finite.
+
+        A layer after this one may turn an infinite h into finite numbers. h is unbounded in rnn_relu and
+        after a projection only; elsewhere |h| ≤ 1, and c grows by at most 1 a step. A NaN is never
+        unseen: each sum that it enters is NaN, up to the outputs of the same step.
+        """
+        return ("h",) if self.cell == "rnn_relu" or self.proj_size else ()
+
+    @property
     def recurrent_width(self) -> int:
         """Width of h: proj_size if there is one, else hidden."""
         return self.proj_size or self.hidden
@@ -153,45 +155,6 @@ class LayerSpec(Part):
         """Name and width of each state tensor of one direction."""
         h = ("h", self.recurrent_width)
         return (h, ("c", self.hidden)) if self.cell == "lstm" else (h,)
-
-
-class StateDeclaration(Part):
-    """One state tensor of a custom module: its shape for one session."""
-
-    name: Name
-    shape: Annotated[tuple[Size, ...], Field(max_length=MAX_STATE_DIMENSIONS)]
-    dtype: Literal["float32", "bfloat16", "int32", "int64"] = "float32"
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        if elements > MAX_STATE_ELEMENTS:
-            raise ValueError(f"a state tensor may have {MAX_STATE_ELEMENTS} elements at most")
-        return self
-
-
-class CustomSpec(Part):
-    """A torch module in place of the built-in stack.
-
-    `module` is "package.module:Class"; it is constructed with `kwargs` and must offer
-    `step(x, state) -> (y, state)` with x float32[B, input width], y float32[B, width] and one state
-    tensor [B, *shape] per entry of `states`. Its weights are stored as `custom.<state_dict key>`.
-    """
-
-    module: Annotated[
-        str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=256)
-    ]
-    kwargs: dict[str, JsonValue] = {}
-    states: Annotated[tuple[StateDeclaration, ...], Field(max_length=MAX_STATES)]
-    width: Size
-
-    @model_validator(mode="after")
-    def _distinct_names(self) -> Self:
-        if len({state.name for state in self.states}) != len(self.states):
-            raise ValueError("two states of a custom module have the same name")
-        return self
 
 
 class NoHead(Part):
@@ -347,7 +310,7 @@ class Manifest(Architecture):
     tokenizer: TokenizerKind = "none"
     eos: Token | Annotated[tuple[Token, ...], Field(max_length=MAX_EOS)] = ()
     labels: Annotated[tuple[Label, ...], Field(max_length=MAX_SIZE)] = ()
-    training: dict[str, JsonValue] = {}
+    training: dict[str, JsonValue] = Field(default_factory=dict)
     triton: TritonNames = TritonNames()
 
     @model_validator(mode="after")

@@ -16,18 +16,22 @@ from .cells import CELLS, State, Weights, linear
 from .kernels import Kernel, Link
 from .kernels.reference import gather
 from .packing import loop
-from .spec import CustomSpec, LayerSpec
+from .spec import CustomSpec, LayerSpec, StateDeclaration
 from .tensors import directions
 
 _HALF = (torch.bfloat16, torch.float16)
 
 
 class StateSpec(NamedTuple):
-    """One state tensor: its name, its shape for one session, its type."""
+    """One state tensor: its name, its shape for one session, its type.
+
+    `finite`: NaN and infinities have no place in it. False for integers, which cannot hold them.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    finite: bool = True
 
 
 class RecurrentStack(Protocol):
@@ -36,6 +40,10 @@ class RecurrentStack(Protocol):
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:
         """The state of one session; empty if the stack is not causal."""
+
+    @property
+    def unseen_states(self) -> tuple[int, ...]:
+        """Places of the states that a step may spoil while its outputs are finite."""
 
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """Takes x float32[B, in], state [B, *shape] each → y float32[B, out] and the new state.
@@ -153,6 +161,12 @@ class Stack:
             for name, width in layer.spec.states
         )
 
+    @property
+    def unseen_states(self) -> tuple[int, ...]:
+        """Those that `LayerSpec.unseen` names."""
+        named = [name in ly.spec.unseen for ly in self.layers for name, _ in ly.spec.states]
+        return tuple(place for place, unseen in enumerate(named) if unseen and self._causal)
+
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One step of every layer."""
         if self._chain is not None:
@@ -189,7 +203,8 @@ class CustomStack:
         self._module = module
         self._width = spec.width
         self._specs = tuple(
-            StateSpec(s.name, s.shape, getattr(torch, s.dtype)) for s in spec.states
+            StateSpec(s.name, s.shape, getattr(torch, s.dtype), _must_be_finite(s))
+            for s in spec.states
         )
 
     @property
@@ -201,6 +216,11 @@ class CustomStack:
     def half(self) -> bool:
         """True if some of the module's tensors have 16 bits, whatever type the manifest says."""
         return any(t.dtype in _HALF for t in self._module.state_dict().values())
+
+    @property
+    def unseen_states(self) -> tuple[int, ...]:
+        """All that must be finite: foreign code may hide anything from its outputs."""
+        return tuple(place for place, spec in enumerate(self._specs) if spec.finite)
 
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One call of the module's `step`.
@@ -232,6 +252,10 @@ class CustomStack:
                 f"the custom module's step gave y of {y.dtype}, whose imaginary part would be lost; "
                 "give real rows"
             )
+
+
+def _must_be_finite(state: StateDeclaration) -> bool:
+    return state.finite and getattr(torch, state.dtype).is_floating_point
 
 
 def build_layer(

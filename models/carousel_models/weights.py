@@ -58,6 +58,25 @@ def stored_length(path: Path, name: str) -> int:
     return int(shape[0]) if shape else 0
 
 
+def check_finite(path: Path, tensors: Mapping[str, Tensor], may_be_infinite: str) -> None:
+    """Refuses weights that are not finite.
+
+    Tensors whose names begin with `may_be_infinite` may hold infinities, as masks do, but no NaN.
+
+    Raises:
+        PackageError: names the first tensor with a NaN or an infinity.
+    """
+    for name, tensor in tensors.items():
+        masks = name.startswith(may_be_infinite)
+        bad = tensor.isnan() if masks else ~tensor.isfinite()
+        if bad.any():
+            what = "NaN" if tensor.isnan().any() else "an infinity"
+            raise PackageError(
+                f"{path}: tensor {name} holds {what}, so outputs would be NaN; save the model again "
+                "with finite weights, from a checkpoint before the training diverged"
+            )
+
+
 def fingerprint(architecture: Architecture, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over the architecture as canonical JSON and every tensor's name, type, shape and bytes."""
     fields = architecture.model_dump(mode="json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from carousel_models import PackageError, check, create, discover, load, read_manifest, zoo_path
+from carousel_models.weights import check_finite, fingerprint
 
 
 @pytest.fixture
@@ -57,6 +59,30 @@ def test_a_good_package_is_accepted(package: Path) -> None:
 def test_missing_file(package: Path, name: str) -> None:
     (package / name).unlink()
     refused(package, rf"{name} is missing; copy the whole package again")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("stack.1.forward.weight_hh", float("nan"), "NaN"),
+        ("head.0.bias", float("inf"), "an infinity"),
+        ("stack.0.forward.bias_ih", -float("inf"), "an infinity"),
+    ],
+)
+def test_weights_that_are_not_finite(package: Path, name: str, value: float, what: str) -> None:
+    path = package / "model.safetensors"
+    edit_tensors(path, lambda tensors: tensors[name].view(-1)[1].fill_(value))
+    found = fingerprint(read_manifest(package).architecture, load_file(path))
+    edit_manifest(package, fingerprint=found)
+    refused(package, rf"tensor {re.escape(name)} holds {what}")
+
+
+def test_a_custom_module_may_have_infinite_masks(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    check_finite(path, {"custom.mask": torch.tensor([0.0, -torch.inf])}, "custom.")
+    check_finite(path, {"custom.table": torch.tensor([1, 2])}, "custom.")
+    with pytest.raises(PackageError, match=r"tensor custom\.mask holds NaN"):
+        check_finite(path, {"custom.mask": torch.tensor([0.0, torch.nan])}, "custom.")
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -123,6 +123,20 @@ def test_parts_that_are_refused(make: Any, message: str) -> None:
         make()
 
 
+def test_fingerprints_of_custom_modules_stay_what_they_are() -> None:
+    """A state that must be finite, as before there was a choice, looks in JSON as it did then."""
+    plain, free = (
+        StateDeclaration(name="s", shape=(2,)),
+        StateDeclaration(name="s", shape=(2,), finite=False),
+    )
+    assert plain.model_dump(mode="json") == {"name": "s", "shape": [2], "dtype": "float32"}
+    assert free.model_dump(mode="json") == plain.model_dump(mode="json") | {"finite": False}
+    for one in (plain, free):
+        assert StateDeclaration.model_validate_json(one.model_dump_json()) == one
+    spec = CustomSpec(module="a:B", states=(plain,), width=1)
+    assert "finite" not in spec.model_dump_json()
+
+
 def test_manifests_are_frozen_and_survive_json() -> None:
     one = manifest(training={"data": "noise", "quality": {"loss": 0.5}}, description="d")
     assert Manifest.model_validate_json(one.model_dump_json()) == one

@@ -1,0 +1,18 @@
+"""What all parts of a manifest are made of: their base, and the types of sizes and names. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_SIZE = 1 << 16
+
+Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Part(BaseModel):
+    """Base of all parts: unknown keys refused, types not coerced, frozen, finite numbers only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
