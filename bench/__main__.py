@@ -25,6 +25,7 @@ from . import (
     bounds,
     crowded,
     durability,
+    finite,
     footprint,
     front_ends,
     generation,
@@ -157,6 +158,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "tenants": (_one_group(tenants.workloads), tenants.ratios),
     "prefill": (_one_group(prefill.workloads), prefill.ratios),
     "sequences": (_one_group(sequences.workloads), sequences.ratios),
+    "finite": (_one_group(finite.workloads), finite.ratios),
 }
 
 

@@ -139,18 +139,19 @@ class EngineTick:
 
     @torch.inference_mode()
     def __call__(self) -> Measured:
-        def tick() -> None:
-            seq, m = next(self._seqs), self._block
-            for at in range(0, self._batch, m):
-                tags, refs = list(range(at, at + m)), self._refs[at : at + m]
-                firsts, acks = [seq] * m, [seq - 1] * m
-                self._engine.submit(
-                    StepBlock(self._sink, tags, refs, firsts, self._steps, self._inputs, acks)
-                )
-            while not self._engine.idle:
-                self._engine.tick()
+        return rate(self.once, self._batch * self._steps, self._seconds)
 
-        return rate(tick, self._batch * self._steps, self._seconds)
+    def once(self) -> None:
+        """The next steps of all sessions. In inference mode."""
+        seq, m = next(self._seqs), self._block
+        for at in range(0, self._batch, m):
+            tags, refs = list(range(at, at + m)), self._refs[at : at + m]
+            firsts, acks = [seq] * m, [seq - 1] * m
+            self._engine.submit(
+                StepBlock(self._sink, tags, refs, firsts, self._steps, self._inputs, acks)
+            )
+        while not self._engine.idle:
+            self._engine.tick()
 
 
 def rate(run: Any, steps_each: int, seconds: float) -> Measured:
