@@ -288,6 +288,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Tenants that want more than they may; docs/guides/tenants.md.",
         ),
         Panel(
+            "Steps that are not finite",
+            "ops",
+            (("{{model}}", rate("carousel_steps_not_finite_total")),),
+            "Refused, since an output or a state would be NaN or infinite. The sessions are unharmed.",
+        ),
+        Panel(
             "gRPC calls",
             "ops",
             (

@@ -87,6 +87,13 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         "Clean the row and send it again with the same seq; the session is unharmed.",
     ),
     ErrorSpec(
+        "STEP_NOT_FINITE",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "The inputs are finite, but an output or a state after the step would be NaN or infinite.",
+        "Send another input with the same seq: the state is as before the step. Check the model's range.",
+    ),
+    ErrorSpec(
         "UNKNOWN_TOKEN",
         Code.INVALID_ARGUMENT,
         Actor.CALLER,

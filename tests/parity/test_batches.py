@@ -137,9 +137,9 @@ def test_a_chunk_that_fails_leaves_the_states_as_they_were(
     model = carousel_models.load(package(cell="lstm"), device="cpu", kernel=kernel)
     slab = Slab(model.state_specs, 4, model.device, model.kernel)
     runner = Runner(model, slab, Buckets(4, strict=False, invariant=model.batch_invariant))
-    batch, wanted = Batch(np.asarray([2, 0]), np.asarray([3, 1])), np.ones(2, bool)
+    batch, fed = Batch(np.asarray([2, 0]), np.asarray([3, 1])), np.ones(2, bool)
     inputs = np.ones((2, 3, WIDTH), "<f4").view(np.uint8)
-    runner.run(batch, inputs, wanted)
+    runner.run(batch, inputs, fed, lambda: ~fed)
     before = [tensor[:4].clone() for tensor in slab.tensors]
 
     def fail(_raw: Any) -> Any:
@@ -147,7 +147,7 @@ def test_a_chunk_that_fails_leaves_the_states_as_they_were(
 
     monkeypatch.setattr(model, "finish", fail)
     with pytest.raises(MemoryError):
-        runner.run(batch, inputs, wanted)
+        runner.run(batch, inputs, fed, lambda: ~fed)
     assert all(torch.equal(t[:4], b) for t, b in zip(slab.tensors, before, strict=True))
 
 

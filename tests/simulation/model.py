@@ -59,6 +59,7 @@ class State(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    finite: bool = True
 
 
 class FoldModel:
@@ -79,6 +80,8 @@ class FoldModel:
         self.causal = True
         self.parameters = 0
         self.state_specs = (State("s", (1,), torch.float32),)
+        self.unseen_states: tuple[int, ...] = ()
+        self.plain = True
         self.state_bytes = 4
         self.tokenizer: Any = None
         self.output_fields = (Field("y", torch.float32, (DIGITS,)),)

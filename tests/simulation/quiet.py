@@ -34,6 +34,9 @@ class QuietEngineMetrics:
     def ended(self, how: str) -> None:
         """A session ended."""
 
+    def not_finite(self) -> None:
+        """A step was refused."""
+
     def moved(self, how: str) -> None:
         """A session was parked, resumed or revoked."""
 

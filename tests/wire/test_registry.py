@@ -175,6 +175,19 @@ async def not_finite(talk):
     return error
 
 
+@provokes("STEP_NOT_FINITE")
+async def step_not_finite_faked(wire):
+    stream = await wire.stubs.attach()
+    await stream.bind(1, open=pb.OpenSessionRequest(model="echo"))
+    wire.engine.step_error = CarouselError("STEP_NOT_FINITE", "step 1 does not count", seq=1)
+    row = np.ones((1, WIDTH), "<f4")
+    await stream.block([1], [1], row[None])
+    error = await failure_on(stream)
+    wire.engine.step_error = None
+    assert await stream.step(1, 1, row) == row.tobytes()  # the session is unharmed
+    return error
+
+
 @provokes("UNKNOWN_TOKEN")
 async def unknown_token(talk):
     session = await talk.one.open(GRU_BYTES)

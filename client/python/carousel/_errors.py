@@ -53,6 +53,7 @@ __all__ = [
     "SnapshotDamagedError",
     "SnapshotInvalidError",
     "StepFailedError",
+    "StepNotFiniteError",
     "StoreUnavailableError",
     "SupersededError",
     "TextUnavailableError",
@@ -127,6 +128,14 @@ class InputNotFiniteError(InvalidInputError, reason="INPUT_NOT_FINITE"):
     """An input is NaN or infinite; it would spoil the session's state for ever.
 
     Fix: Clean the row and send it again with the same seq; the session is unharmed.
+    """
+
+
+class StepNotFiniteError(InvalidInputError, reason="STEP_NOT_FINITE"):
+    """The inputs are finite, but an output or a state after the step would be NaN or infinite.
+
+    Fix: Send another input with the same seq: the state is as before the step. Check the
+    model's range.
     """
 
 

@@ -10,6 +10,7 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · InputShapeError
         · InputDtypeError
         · InputNotFiniteError
+        · StepNotFiniteError
         · UnknownTokenError
         · SequenceTooLongError
         · SequenceNotStartedError
@@ -138,6 +139,7 @@ from ._errors import (
     SnapshotDamagedError,
     SnapshotInvalidError,
     StepFailedError,
+    StepNotFiniteError,
     StoreUnavailableError,
     SupersededError,
     TextUnavailableError,
@@ -207,6 +209,7 @@ __all__ = [
     "SnapshotDamagedError",
     "SnapshotInvalidError",
     "StepFailedError",
+    "StepNotFiniteError",
     "StoreUnavailableError",
     "SupersededError",
     "TextUnavailableError",

@@ -26,6 +26,9 @@ class EngineMetrics(Protocol):
     def inferred(self, sequences: int, steps: int, seconds: float) -> None:
         """A whole-sequence batch, or a chunk of one, ran."""
 
+    def not_finite(self) -> None:
+        """A step, or a whole sequence, was refused for a NaN or an infinity that it would make."""
+
     def opened(self) -> None:
         """A session was opened."""
 

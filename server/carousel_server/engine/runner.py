@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from carousel_server.core.types import Int64s
 from carousel_server.state.slab import Slab
 
 from .buckets import Buckets
+from .finite import Drawing, FiniteRules, FiniteSteps
 from .scheduler import Batch
 
 
@@ -27,11 +30,20 @@ class BatchOutputs:
         last: float32[n, head width] on the device, each row's raw output (before transform and
             selection) of its last step.
         bucket: the padded size of the first step.
+        finite: which steps count; None if all do. A row of which one does not is as before the batch, and
+            has no outputs.
     """
 
     rows: np.ndarray
     last: Tensor
     bucket: int
+    finite: FiniteSteps | None
+
+    def of(self, places: Int64s) -> BatchOutputs:
+        """Those of some rows."""
+        last = self.last[torch.from_numpy(places).to(self.last.device)]
+        rows = self.rows[places]
+        return BatchOutputs(rows, last, self.bucket, None)
 
 
 class DeviceLostError(Exception):
@@ -42,37 +54,47 @@ class Runner:
     """Steps the slab's rows through the model. Used on the engine's thread only, in inference mode.
 
     States are computed into fresh tensors and written back at the end, so a batch that fails leaves
-    every session as it was.
+    every session as it was. So does a row with a step that is not finite, for its own session.
     """
 
     def __init__(self, model: RecurrentModel, slab: Slab, buckets: Buckets) -> None:
         self._model = model
         self._slab = slab
         self._buckets = buckets
+        self._finite = FiniteRules.of(model)
         self._tokens = model.vocabulary > 0
         # A custom module may decide by what it computes, which a record would not do again.
         record = (model.kernel if model.manifest.custom is None else Reference()).recorded
         self._first, self._next = record(self._first_step), record(self._next_step)
         # All steps of a chunk at once, where that gives the bits of step after step.
-        self._unrolls = model.batch_invariant
+        self._unrolls = model.batch_invariant and not model.unseen_states
 
-    def run(self, batch: Batch, inputs: np.ndarray, wanted: np.ndarray) -> BatchOutputs:
+    def run(
+        self, batch: Batch, inputs: np.ndarray, fed: np.ndarray, drawing: Drawing
+    ) -> BatchOutputs:
         """Runs a batch.
 
         Args:
             batch: rows and how many steps of each.
             inputs: uint8[n, steps, input_row_bytes]; what lies behind a row's count is ignored.
-            wanted: bool[n], rows whose outputs are to be delivered.
+            fed: bool[n], rows whose outputs are to be delivered.
+            drawing: says which rows draw a token from the output of their last step.
         """
         if self._unrolls and batch.steps > 1:
-            return self._unrolled(batch, inputs, deliver=bool(wanted.any()))
+            return self._unrolled(batch, inputs, fed, drawing)
+        doubts = partial(FiniteSteps, self._finite, batch.counts, fed, drawing)
+        finite: FiniteSteps | None = None
         n = len(batch.rows)
         bucket = self._buckets.of(n)
         rows = self._padded_rows(batch.rows, bucket)
         x = self._to_device(inputs, bucket)
         raw, *state = self._first(x[0], rows)
-        deliver = bool(wanted.any())
-        steps = [self._fields_to_host(raw[:n])] if deliver else []
+        deliver = bool(fed.any())
+        fields = self._fields_to_host(raw[:n]) if deliver else None
+        if not self._finite.hold(raw[:n], state, fields):
+            finite = doubts()
+            finite.check_step(0, raw[:n], state)
+        steps = [] if fields is None else [fields]
         active, ended = n, list[tuple[Tensor, ...]]()
         for j in range(1, batch.steps):
             if (still := batch.active(j)) < active:
@@ -81,16 +103,22 @@ class Runner:
                 active = still
             width = self._buckets.of(active)
             raw, *state = self._next(x[j, :width], *(s[:width] for s in state))
-            if deliver:
-                steps.append(self._fields_to_host(raw[:active]))
+            fields = self._fields_to_host(raw[:active]) if deliver else None
+            if not self._finite.hold(raw[:active], state, fields):
+                finite = finite or doubts()
+                finite.check_step(j, raw[:active], state)
+            if fields is not None:
+                steps.append(fields)
         last = raw[:n]
         if ended:
             rows = rows[:n]
             last, *state = _joined((raw, *state), active, ended)
-        self._slab.scatter(rows, state)
-        return BatchOutputs(_stack(steps, n), last, bucket)
+        self._keep(rows, state, finite)
+        return BatchOutputs(_stack(steps, n), last, bucket, finite)
 
-    def _unrolled(self, batch: Batch, inputs: np.ndarray, *, deliver: bool) -> BatchOutputs:
+    def _unrolled(
+        self, batch: Batch, inputs: np.ndarray, fed: np.ndarray, drawing: Drawing
+    ) -> BatchOutputs:
         """The same for chunks, packed by time: those with most steps come first already."""
         n, steps = len(batch.rows), batch.steps
         there = np.arange(steps)[:, None] < batch.counts
@@ -101,16 +129,30 @@ class Runner:
         ends = torch.from_numpy(begins[batch.counts - 1] + np.arange(n)).to(self._slab.device)
         before = self._slab.gather(rows)
         outputs = np.empty((n, 0, 0), np.uint8)
-        if deliver:
+        finite: FiniteSteps | None = None
+        if fed.any():
             raw, state = self._model.packed(x, sizes.tolist(), before)
             fields = self._fields_to_host(raw)
+            if not self._finite.hold(raw, fields=fields):
+                finite = FiniteSteps(self._finite, batch.counts, fed, drawing)
+                finite.check_packed(raw, there, state)
             outputs = np.zeros((n, steps, fields.shape[1]), np.uint8)
             outputs.swapaxes(0, 1)[there] = fields
             last = raw[ends]
         else:
             last, state = self._model.packed(x, sizes.tolist(), before, ends)
+            if not self._finite.hold(last):
+                finite = FiniteSteps(self._finite, batch.counts, fed, drawing)
+                finite.check_lasts(last, state)
+        self._keep(rows, state, finite)
+        return BatchOutputs(outputs, last, n, finite)
+
+    def _keep(self, rows: Tensor, state: Sequence[Tensor], finite: FiniteSteps | None) -> None:
+        """Writes the states after a batch into the slab, those of whole rows."""
+        if finite is not None and (whole := finite.whole) is not None:
+            places = torch.from_numpy(whole).to(self._slab.device)
+            rows, state = rows[places], [tensor[places] for tensor in state]
         self._slab.scatter(rows, state)
-        return BatchOutputs(outputs, last, n)
 
     def check_device(self) -> None:
         """After a failure: tells a batch that was at fault from a device that is.

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from carousel_models import RecurrentModel
 from carousel_models.cells import State
@@ -27,6 +28,7 @@ from carousel_server.core.ports import Infer
 from carousel_server.core.quotas import Shares
 from carousel_server.core.types import ModelView
 
+from .finite import FiniteRules, bad_rows, fault_of
 from .runner import Runner, fields_to_bytes
 from .sequence_queue import SequenceQueue
 from .values import invalid_value, valid_rows
@@ -75,6 +77,7 @@ class Sequences:
         share: float = 0.0,
     ) -> None:
         self._model = model
+        self._finite = FiniteRules.of(model)
         self._runner = runner
         self._view = view
         self._limits = limits
@@ -221,22 +224,31 @@ class Sequences:
         chosen = [self._running[place] for place in places]
         counts = [min(self._running[place].left, pieces[place]) for place in places]
         try:
-            rows = self._step(places, chosen, counts)
+            rows, faults = self._step(places, chosen, counts)
         except Exception as error:  # noqa: BLE001 - logged where it is judged
             if len(places) == 1:
                 self._refuse([chosen[0].call], error)
                 return 0
             half = len(places) // 2
             return self._run(places[:half], pieces) + self._run(places[half:], pieces)
-        for one, count, part in zip(chosen, counts, rows, strict=True):
+        for place, (one, count, part) in enumerate(zip(chosen, counts, rows, strict=True)):
+            if place in faults:
+                self._metrics.not_finite()
+                _answer(one.call, faults[place])
+                continue
             one.parts.append(part[:count].copy())  # the others' shall not be kept with it
             one.done += count
         return sum(counts)
 
     def _step(
         self, places: Sequence[int], chosen: Sequence[_Running], counts: Sequence[int]
-    ) -> np.ndarray:
-        """Runs so many steps of each; output rows uint8[n, steps, output_row_bytes]."""
+    ) -> tuple[np.ndarray, dict[int, CarouselError]]:
+        """Runs so many steps of each.
+
+        Returns:
+            Output rows uint8[n, steps, output_row_bytes], and why some sequences, by their place, have
+            an output that is not finite.
+        """
         x = np.zeros((len(chosen), max(counts), chosen[0].x.shape[1]), chosen[0].x.dtype)
         for i, (one, count) in enumerate(zip(chosen, counts, strict=True)):
             x[i, :count] = one.x[one.done : one.done + count]
@@ -248,13 +260,28 @@ class Sequences:
         all_of_them = len(places) == len(self._running)
         before = self._state if all_of_them else tuple(s[index] for s in self._state)
         raw, after = self._model.sequence(inputs, lengths, before if self._view.causal else None)
+        faults = self._faults(chosen, raw)
         rows = fields_to_bytes(self._model.finish(raw.flatten(0, 1)))
         if all_of_them:
             self._state = after
         else:
             kept = zip(self._state, after, strict=True)
             self._state = tuple(s.index_copy(0, index, a) for s, a in kept)
-        return rows.reshape(*x.shape[:2], -1)
+        return rows.reshape(*x.shape[:2], -1), faults
+
+    def _faults(self, chosen: Sequence[_Running], raw: Tensor) -> dict[int, CarouselError]:
+        """Refusals of the sequences, by place, whose outputs [n, steps, W] are not all finite."""
+        if self._finite.hold(raw):
+            return {}
+        raw = self._finite.numbers(raw)
+        bad = bad_rows(raw.flatten(0, 1)).reshape(raw.shape[:2])
+        faults = {}
+        for place in np.flatnonzero(bad.any(axis=1)).tolist():
+            step = int(bad[place].argmax())
+            number, fault = chosen[place].done + step + 1, fault_of(raw[place, step])
+            message = f"step {number} of the sequence cannot be answered, because {fault} after it"
+            faults[place] = CarouselError("STEP_NOT_FINITE", message, field="inputs")
+        return faults
 
     def _leave(self) -> int:
         """Answers those that have ended, forgets those that nobody waits for; returns how many ended."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from carousel_models import StateSpec
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import ModelView
 from carousel_server.sessions import SessionTable, Window
@@ -89,6 +91,25 @@ class Snapshots:
                 "its tensors, window or tokens do not fit this model and its settings",
                 field="snapshot",
             )
+        self._check_finite(snapshot)
+
+    def _check_finite(self, snapshot: Snapshot) -> None:
+        """Refuses what no session can hold: a NaN or an infinity in its state, or in a kept output."""
+        bad = [
+            s.name for s in self._slab.specs if s.finite and not _finite(s, snapshot.state[s.name])
+        ]
+        if bad:
+            raise _not_finite(f"state {bad[0]!r}")
+        at = 0
+        for field in self._model.outputs:
+            size = math.prod(field.shape) * 4
+            kept = snapshot.kept_outputs[:, at : at + size]
+            if (
+                field.dtype == "<f4"
+                and not np.isfinite(np.ascontiguousarray(kept).view("<f4")).all()
+            ):
+                raise _not_finite(f"a kept output {field.name!r}")
+            at += size
 
     def _generation_fits(self, snapshot: Snapshot) -> bool:
         """Its tokens are the model's, and as many as its cursors say."""
@@ -127,3 +148,15 @@ class Snapshots:
             execution_class=self._model.execution_class,
             generation=self._generations.kept(row),
         )
+
+
+def _finite(spec: StateSpec, array: np.ndarray) -> bool:
+    """True if a float state, as a snapshot has it, holds finite numbers only."""
+    if spec.dtype == torch.bfloat16:  # as uint16: the exponent of what is not finite is all ones
+        return bool(((array & 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(array).all())
+
+
+def _not_finite(what: str) -> CarouselError:
+    message = f"{what} holds a NaN or an infinity: export the session again before it was spoilt"
+    return CarouselError("SNAPSHOT_INVALID", message, field="snapshot")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from carousel_server.sessions import Ledger, SessionTable, Window
 
 from .control import Control
 from .delivery import Delivery
+from .finite import FiniteSteps
 from .generation import Generations
 from .runner import BatchOutputs, Runner
 from .scheduler import Batch, Scheduler
@@ -83,15 +85,25 @@ class Stepping:
         fed = ~self._table.generating[batch.rows]
         started = time.monotonic()
         try:
-            outputs = self._runner.run(batch, self._inputs(batch, fed), fed)
+            drawing = partial(self._drawing, batch, fed)
+            outputs = self._runner.run(batch, self._inputs(batch, fed), fed, drawing)
         except Exception as error:  # noqa: BLE001 - logged where it is judged
             # Whatever a model raises, out of memory or a defect of a custom module, is its batch's alone.
             self._split(batch, now, error)
             return
-        steps = int(batch.counts.sum())
-        self._metrics.tick(len(batch.rows), outputs.bucket, steps, time.monotonic() - started)
-        self._count_by_tenant(batch, steps)
-        self._deliver(batch, fed, outputs, now)
+        seconds, finite = time.monotonic() - started, outputs.finite
+        whole = None if finite is None else finite.whole
+        done = batch if whole is None else Batch(batch.rows[whole], batch.counts[whole])
+        steps = int(done.counts.sum())
+        self._metrics.tick(len(batch.rows), outputs.bucket, steps, seconds)
+        if steps:
+            self._count_by_tenant(done, steps)
+        if finite is None or whole is None:
+            self._deliver(batch, fed, outputs, now)
+            return
+        if steps:
+            self._deliver(done, fed[whole], outputs.of(whole), now)
+        self._refuse_not_finite(batch, finite, now)
 
     def _count_by_tenant(self, batch: Batch, steps: int) -> None:
         table = self._table
@@ -160,6 +172,10 @@ class Stepping:
                 tokens[i, :count] = self._generations.inputs(int(batch.rows[i]), count)
         return inputs
 
+    def _drawing(self, batch: Batch, fed: np.ndarray) -> np.ndarray:
+        """Which rows draw a token after the batch: generations that have fed all they have; bool[n]."""
+        return np.asarray(~fed & (self._table.pending[batch.rows] == batch.counts))
+
     def _deliver(self, batch: Batch, fed: np.ndarray, outputs: BatchOutputs, now: float) -> None:
         """Moves the cursors, keeps the outputs, and hands everything out."""
         table = self._table
@@ -174,6 +190,23 @@ class Stepping:
                 self._deliver_fed(batch.rows[chosen], firsts[chosen], rows, now)
         if not fed.all():
             self._deliver_generated(batch, np.flatnonzero(~fed), outputs)
+
+    def _refuse_not_finite(self, batch: Batch, finite: FiniteSteps, now: float) -> None:
+        """Refuses the steps that are not finite. Those before such a one run again, without it.
+
+        It is then the next of its session, so a later tick refuses it.
+        """
+        assert finite.good is not None
+        begun = np.flatnonzero((finite.good > 0) & (finite.good < batch.counts))
+        again = Batch.of(batch.rows[begun], finite.good[begun])
+        if again is not None:
+            self.step(again, now)
+        for place, fault in finite.faults.items():
+            row = int(batch.rows[place])
+            seq = int(self._table.applied[row]) + 1
+            self._metrics.not_finite()
+            message = f"step {seq} does not count, because {fault} after it"
+            self.refuse(row, "STEP_NOT_FINITE", message)
 
     def _deliver_fed(
         self, rows: Int64s, firsts: Int64s, outputs: np.ndarray, started: float

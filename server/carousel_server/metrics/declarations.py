@@ -126,6 +126,12 @@ METRICS: dict[str, Declaration] = _registry(
     ),
     # -- throughput
     _engine("carousel_steps_total", _C, "steps", "Steps run in ticks, client-fed and generated."),
+    _engine(
+        "carousel_steps_not_finite_total",
+        _C,
+        "steps",
+        "Steps, and whole sequences, refused because an output or a state would be NaN or infinite.",
+    ),
     _engine("carousel_tokens_total", _C, "tokens", "Generated tokens delivered."),
     _engine("carousel_ticks_total", _C, "ticks", "Ticks that ran a batch."),
     _engine("carousel_infer_sequences_total", _C, "sequences", "Whole sequences of Infer run."),

@@ -42,6 +42,7 @@ class ModelMetrics:
         self._tick_s = families.histogram("carousel_tick_seconds", name)
         self._batch_size = families.histogram("carousel_batch_size", name)
         self._bucket_rows = families.scalar("carousel_bucket_rows_total", name)
+        self._not_finite = families.scalar("carousel_steps_not_finite_total", name)
         # -- latencies of what was delivered
         self._latency_s = families.histogram("carousel_step_seconds", name)
         self._queue_s = families.histogram("carousel_step_queue_seconds", name)
@@ -101,6 +102,10 @@ class ModelMetrics:
         self._sequences.add(sequences)
         self._sequence_steps.add(steps)
         self._infer_s.observe(seconds)
+
+    def not_finite(self) -> None:
+        """A step, or a whole sequence, was refused for a NaN or an infinity that it would make."""
+        self._not_finite.add()
 
     def opened(self) -> None:
         """A session was opened."""

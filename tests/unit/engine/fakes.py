@@ -41,6 +41,7 @@ class State(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    finite: bool = True
 
 
 class RunningSum:
@@ -68,6 +69,8 @@ class RunningSum:
         self.causal = causal
         self.parameters = 0
         self.state_specs = (State("sum", (width,), torch.float32),)
+        self.unseen_states: tuple[int, ...] = ()
+        self.plain = True
         self.state_bytes = width * 4
         self.tokenizer = tokenizer
         self.output_fields = (Field("y", torch.float32, (width,)),)
@@ -195,6 +198,7 @@ class CountingMetrics:
         self.sequences = 0
         self.by_tenant: Counter[str] = Counter()
         self.rows_by_tenant: dict[str, int] = {}
+        self.spoilt = 0
 
     def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
         self.ticks.append((rows, bucket, steps))
@@ -214,6 +218,9 @@ class CountingMetrics:
 
     def ended(self, how: str) -> None:
         self.ends.append(how)
+
+    def not_finite(self) -> None:
+        self.spoilt += 1
 
     def moved(self, how: str) -> None:
         self.moves.append(how)
