@@ -6,6 +6,7 @@ contradict itself; what could is checked here, before any tensor is made.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
@@ -284,10 +285,15 @@ class Architecture(Part):
 
 
 class TritonTensor(Part):
-    """Name and datatype of one field in Triton's protocol."""
+    """Name, datatype and dimensions of one field in Triton's protocol.
+
+    `dims`, as in a config.pbtxt, come behind the batch's dimension; empty for the field's own shape. With
+    (1, F) a row of F numbers has the shape [1, 1, F], as recurrent models with a time axis have it.
+    """
 
     name: Label
     datatype: Literal["FP32", "INT32", "INT64"]
+    dims: Annotated[tuple[Size, ...], Field(max_length=8)] = ()
 
 
 class TritonNames(Part):
@@ -298,6 +304,13 @@ class TritonNames(Part):
 
     input: TritonTensor | None = None
     outputs: Annotated[tuple[TritonTensor, ...], Field(max_length=2)] = ()
+
+
+def _check_dims(tensor: TritonTensor, numbers: int) -> None:
+    if tensor.dims and prod(tensor.dims) != numbers:
+        raise ValueError(
+            f"triton tensor {tensor.name!r} has dims {list(tensor.dims)}, but its field has {numbers} numbers"
+        )
 
 
 class Manifest(Architecture):
@@ -321,6 +334,12 @@ class Manifest(Architecture):
         tensor = self.triton.input
         if self.vocabulary and tensor is not None and tensor.datatype == "FP32":
             raise ValueError("tokens are integers: their triton datatype is INT32 or INT64")
+        select = self.output.select
+        one = select.k if isinstance(select, SelectTopK) else self.output_width
+        for called in self.triton.outputs:
+            _check_dims(called, 1 if isinstance(select, SelectArgmax) else one)
+        if tensor is not None:
+            _check_dims(tensor, 1 if self.vocabulary else self.input.raw_width)
         if len({output.name for output in self.triton.outputs}) != len(self.triton.outputs):
             raise ValueError("two triton outputs have the same name")
         return self

@@ -60,10 +60,14 @@ class TensorField:
 
 
 class TritonTensor(NamedTuple):
-    """How a field of a row is called in Triton's protocol, and its datatype there, such as "FP32"."""
+    """How a field of a row is called in Triton's protocol, and its datatype there, such as "FP32".
+
+    `dims` are its dimensions there, without the batch's; empty for those of the field.
+    """
 
     name: str
     datatype: str
+    dims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

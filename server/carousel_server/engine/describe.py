@@ -52,13 +52,13 @@ def describe(model: RecurrentModel, limits: EngineLimits, *, strict: bool) -> Mo
         execution_class=_execution_class(model, strict=strict),
         triton_input=_triton(manifest.triton.input),
         triton_outputs=tuple(
-            TritonTensor(tensor.name, tensor.datatype) for tensor in manifest.triton.outputs
+            TritonTensor(t.name, t.datatype, t.dims) for t in manifest.triton.outputs
         ),
     )
 
 
 def _triton(tensor: NamedTensor | None) -> TritonTensor | None:
-    return None if tensor is None else TritonTensor(tensor.name, tensor.datatype)
+    return None if tensor is None else TritonTensor(tensor.name, tensor.datatype, tensor.dims)
 
 
 def _execution_class(model: RecurrentModel, *, strict: bool) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from carousel_models import RecurrentModel
+from carousel_server.core import ticks
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.metering import EngineMetrics
@@ -238,6 +239,7 @@ class Engine:
     def tick(self) -> None:
         """One iteration: take what came, choose who steps, step them, hand out the results."""
         now = self._clock()
+        ticks.set_began(now)
         try:
             if self._keeper is not None:
                 self._keeper.look_at_lease(now)

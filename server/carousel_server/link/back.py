@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from carousel_server.core import ticks
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
     CancelGenerate,
@@ -229,7 +230,7 @@ class FarSteps:
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
         """Sends outputs."""
         number, known, firsts = self._number, tags.tobytes(), first_seqs.tobytes()
-        self._post("outputs", number, known, firsts, steps, rows.tobytes())
+        self._post("outputs", number, known, firsts, steps, rows.tobytes(), ticks.began_s())
 
     def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
         """Sends refusals."""

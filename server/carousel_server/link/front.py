@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from carousel_server.core import ticks
 from carousel_server.core.errors import CarouselError, not_served
 from carousel_server.core.late_acks import LateAcks
 from carousel_server.core.ports import (
@@ -176,8 +177,9 @@ class Front:
             raise ValueError(f"no message is a {kind}")
 
     def _outputs(
-        self, number: int, tags: bytes, first_seqs: bytes, steps: int, rows: bytes
+        self, number: int, tags: bytes, first_seqs: bytes, steps: int, rows: bytes, began_s: float
     ) -> None:
+        ticks.set_began(began_s)
         sink = self._sinks.get(number)
         if sink is not None:
             known = np.frombuffer(tags, np.int64)

@@ -31,7 +31,7 @@ from carousel_server.core.quotas import QuotaPort
 
 from .auth import Authenticator, certificate_names
 from .call_limits import AT_THE_DOOR, CallLimits
-from .errors import count_refusal, status_of
+from .errors import count_refusal, named, status_of
 from .lanes import Lane
 from .messages import first_message
 from .tenants import count_call
@@ -51,6 +51,9 @@ _FREQUENT = frozenset(
     }
 )
 """Logged at debug when they go well: probes come all day, steps and sequences by the thousand."""
+
+_SHOWS_TEXTS_ONLY = "inference.GRPCInferenceService"
+"""Clients of Triton's protocol show the text of a status, and none of its details."""
 
 _ONE_MESSAGE = frozenset({"unary", "server_stream"})
 """Kinds of methods whose request is one message."""
@@ -178,6 +181,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     "%s/%s failed, request %s", call.service, call.method, call.request_id
                 )
                 error = _defect(call)
+            if call.service == _SHOWS_TEXTS_ONLY:
+                error = named(error)
             code, call.reason = error.spec.code.name, error.reason
             self._limits.refused(error, call.peer)
             await self._abort(context, error, call)

@@ -51,6 +51,17 @@ def status_of(error: CarouselError, request_id: str = "") -> Status:
     return status
 
 
+def named(error: CarouselError, *facts: str) -> CarouselError:
+    """The same error with its reason, and facts, in its text: for clients that show nothing else of it."""
+    if f"({error.reason}" in error.message:
+        return error
+    text = f"{error.message} ({', '.join((error.reason, *facts))})"
+    return CarouselError(
+        error.reason, text, metadata=error.metadata, retry_after_s=error.retry_after_s,
+        field=error.field, seq=error.seq,
+    )  # fmt: skip
+
+
 def invalid(field: str, message: str) -> CarouselError:
     """A field is missing or out of its range."""
     return CarouselError("FIELD_INVALID", f"{field}: {message}", field=field)

@@ -14,6 +14,7 @@ from carousel_models.spec import (
     FeaturesInput,
     Manifest,
     Output,
+    SelectArgmax,
     SelectTopK,
     TokensInput,
     TritonNames,
@@ -67,6 +68,53 @@ def test_names_that_do_not_fit(triton: TritonNames, fields: dict[str, Any], mess
         manifest(triton, **fields)
 
 
+SHAPED = TritonTensor(name="INPUT", datatype="FP32", dims=(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("triton", "fields"),
+    [
+        (TritonNames(input=SHAPED), {}),
+        (TritonNames(outputs=(TritonTensor(name="Y", datatype="FP32", dims=(2, 1, 4)),)), {}),
+        (
+            TritonNames(input=TritonTensor(name="T", datatype="INT64", dims=(1, 1))),
+            {"input": TokensInput(vocabulary=9, embedding=4)},
+        ),
+        (
+            TritonNames(outputs=(TritonTensor(name="I", datatype="INT64", dims=(1, 1)),)),
+            {"output": Output(select=SelectArgmax())},
+        ),
+    ],
+)
+def test_dims_that_fit(triton: TritonNames, fields: dict[str, Any]) -> None:
+    assert manifest(triton, **fields).triton == triton
+
+
+@pytest.mark.parametrize(
+    ("triton", "fields", "message"),
+    [
+        (
+            TritonNames(input=SHAPED),
+            {"input": FeaturesInput(width=5)},
+            r"dims \[1, 4\], but its field has 5",
+        ),
+        (
+            TritonNames(outputs=(SHAPED,)),
+            {},
+            r"'INPUT' has dims \[1, 4\], but its field has 8 numbers",
+        ),
+        (
+            TritonNames(outputs=(SHAPED,)),
+            {"output": Output(select=SelectArgmax())},
+            "has 1 numbers",
+        ),
+    ],
+)
+def test_dims_that_do_not_fit(triton: TritonNames, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        manifest(triton, **fields)
+
+
 def test_a_datatype_that_the_door_does_not_speak() -> None:
     with pytest.raises(ValidationError):
         TritonTensor(name="x", datatype="BYTES")  # type: ignore[arg-type]
@@ -80,7 +128,7 @@ def test_names_travel_with_the_package_and_leave_its_fingerprint_alone(tmp_path:
     assert named.fingerprint == plain.fingerprint
     assert read_manifest(tmp_path / "named").triton == BOTH
     view = describe(load(tmp_path / "named"), EngineLimits(), strict=False)
-    assert view.triton_input == ("INPUT", "INT32")
-    assert view.triton_outputs == (("OUTPUT", "FP32"),)
+    assert view.triton_input == ("INPUT", "INT32", ())
+    assert view.triton_outputs == (("OUTPUT", "FP32", ()),)
     view = describe(load(tmp_path / "plain"), EngineLimits(), strict=False)
     assert (view.triton_input, view.triton_outputs) == (None, ())

@@ -13,7 +13,7 @@ from carousel_server.core.ports import NO_DEADLINE
 from carousel_server.core.types import Durability, SessionRef
 from carousel_server.wire.triton.sequence import Request, Sequence
 from carousel_server.wire.triton.sink import SequenceSink
-from carousel_server.wire.triton.tally import Tally
+from carousel_server.wire.triton.tally import Tallies
 
 
 class Answer:
@@ -38,7 +38,7 @@ class Rig:
             model=SimpleNamespace(output_row_bytes=4), submit=self.blocks.append
         )
         loop = asyncio.get_running_loop()
-        self.sink = SequenceSink(engine, loop, Tally(), lambda *_: None, lambda *_: None)
+        self.sink = SequenceSink(engine, loop, Tallies(), lambda *_: None, lambda *_: None)
         self.send = self.sink.send
         self.sequence = Sequence(self, "t", "m", 7, "triton:m:7")
 

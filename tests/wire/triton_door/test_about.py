@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 from support.fake_engine import WIDTH
+from support.server import FEATURES, LSTM, ServerProcess
 from support.triton import TritonStubs
 from support.wire import refused
 
@@ -72,6 +76,7 @@ async def test_an_unknown_model_is_told_so(fake, method):
     question = getattr(pb, f"{method}Request")(name="nope")
     error = await refused(fake.ask(method, question))
     assert error.message.startswith("Request for unknown model: 'nope' is not found")
+    assert "(MODEL_NOT_FOUND)" in error.message
 
 
 async def test_statistics_count_requests_and_ticks(fake):
@@ -86,6 +91,47 @@ async def test_statistics_count_requests_and_ticks(fake):
     assert told.inference_stats.fail.count == 1
     assert told.last_inference > 1_700_000_000_000
     assert len((await fake.ask("ModelStatistics")).model_stats) == 2
+
+
+def parts(stats):
+    """Nanoseconds of each part, after their counts have been compared."""
+    told = stats.inference_stats
+    each = (told.compute_input, told.queue, told.compute_infer, told.compute_output)
+    assert {part.count for part in each} == {told.success.count}
+    assert sum(part.ns for part in each) == told.success.ns
+    return [part.ns for part in each]
+
+
+async def test_statistics_have_the_time_of_each_part(real):
+    question = pb.ModelStatisticsRequest(name=LSTM)
+    (before,) = (await real.ask("ModelStatistics", question)).model_stats
+    count = before.inference_stats.success.count
+    for n in range(20):
+        await real.infer(LSTM, [0.0] * FEATURES, 991, start=n == 0, end=n == 19)
+    (told,) = (await real.ask("ModelStatistics", question)).model_stats
+    assert told.inference_stats.success.count == count + 20
+    found = [after - first for after, first in zip(parts(told), parts(before), strict=True)]
+    assert min(found) > 0
+
+
+async def test_statistics_are_the_callers_own(models_dir):
+    hashes = {n: hashlib.sha256(n.encode()).hexdigest() for n in ("one", "two")}
+    with ServerProcess(models_dir, tokens=json.dumps(hashes)) as server:
+        async with (
+            TritonStubs(server.target, "one") as one,
+            TritonStubs(server.target, "two") as two,
+        ):
+            for n in range(3):
+                await one.infer(LSTM, [0.0] * FEATURES, 1, start=n == 0)
+            await two.infer(LSTM, [0.0] * FEATURES, 1, start=True)
+            await refused(two.infer(LSTM, [0.0] * FEATURES, 2))
+            for stubs, steps, failed in ((one, 3, 0), (two, 1, 1)):
+                question = pb.ModelStatisticsRequest(name=LSTM)
+                (told,) = (await stubs.ask("ModelStatistics", question)).model_stats
+                assert (told.inference_count, told.execution_count) == (steps, steps)
+                assert told.inference_stats.success.count == steps
+                assert told.inference_stats.fail.count == failed
+                assert (told.last_inference > 0, min(parts(told)) > 0) == (True, True)
 
 
 @pytest.mark.unlinked
@@ -104,3 +150,4 @@ async def test_what_is_not_offered_says_why(fake, method):
     error = await refused(fake.raw(method)(b""))
     assert (error.reason, error.code) == ("METHOD_NOT_OFFERED", 12)
     assert error.message.startswith(f"{method} is not offered: {NOT_OFFERED[method]}")
+    assert "(METHOD_NOT_OFFERED)" in error.message

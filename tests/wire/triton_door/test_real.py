@@ -108,7 +108,9 @@ async def test_limits_and_tenants(models_dir):
             TritonStubs(server.target, "one") as one,
             TritonStubs(server.target, "two") as two,
         ):
-            assert (await refused(nobody.ask("ServerLive"))).reason == "TOKEN_INVALID"
+            unknown = await refused(nobody.ask("ServerLive"))
+            assert unknown.reason == "TOKEN_INVALID"
+            assert "(TOKEN_INVALID)" in unknown.message
             await one.infer(LSTM, X[0], 1, start=True)
             await one.infer(LSTM, X[0], 2, start=True)
             many = await refused(one.infer(LSTM, X[0], 3, start=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import CatalogPort
-from carousel_server.wire.calls import Context
+from carousel_server.wire.calls import Context, current_call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.options import WireOptions
 
@@ -113,10 +113,11 @@ class About:
     async def model_statistics(
         self, request: pb.ModelStatisticsRequest, _context: Context
     ) -> pb.ModelStatisticsResponse:
-        """Counts of one model, or of all of them."""
+        """Counts and times of one model, or of all of them: the caller's own."""
         name = request.name
         chosen = [self._models.find(name, request.version)] if name else self._models.all()
-        stats = [served.tally.statistics(served.engine.model.name) for served in chosen]
+        tenant = current_call().tenant
+        stats = [s.tallies.of(tenant).statistics(s.engine.model.name) for s in chosen]
         return pb.ModelStatisticsResponse(model_stats=stats)
 
     async def repository_index(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 from carousel_protos.triton import inference_pb2 as pb
@@ -59,23 +58,7 @@ def understood(
     return Asked(served, parameters, served.tensors.row_of(request), form)
 
 
-class Stopwatch:
-    """Times one request for ModelStatistics."""
-
-    __slots__ = ("_began_ns", "_served")
-
-    def __init__(self, served: ServedModel) -> None:
-        self._served = served
-        self._began_ns = time.perf_counter_ns()
-
-    def succeeded(self) -> None:
-        """The request has its output."""
-        tally = self._served.tally
-        tally.succeeded += 1
-        tally.success_ns += time.perf_counter_ns() - self._began_ns
-
-    def failed(self) -> None:
-        """The request has an error."""
-        tally = self._served.tally
-        tally.failed += 1
-        tally.failure_ns += time.perf_counter_ns() - self._began_ns
+def facts_of(asked: Asked | None, step: int) -> tuple[str, ...]:
+    """Which sequence and which step of it an error is about, as far as that is known."""
+    sequence = () if asked is None else (f"sequence {asked.parameters.sequence_id}",)
+    return (*sequence, f"step {step}") if step else sequence

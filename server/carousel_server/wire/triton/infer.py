@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.wire.calls import Context, current_call
+from carousel_server.wire.errors import named
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import parse
 from carousel_server.wire.options import WireOptions
 from carousel_server.wire.tenants import counted_stream, message_turn
 
-from .asking import Asked, Stopwatch, understood
+from .asking import Asked, facts_of, understood
 from .models import ServedModels
 from .stream import Replies
+from .tally import Stopwatch
 
 _LAST_WORDS_S = 5.0
 """How long a stream that was ended waits for its client to read what is ready."""
@@ -31,10 +34,11 @@ class Inference:
 
     async def infer(self, data: bytes, _context: Context) -> bytes:
         """ModelInfer: one step. A caller that gives up does not take its request back: it runs."""
+        began_s, tenant = time.monotonic(), current_call().tenant
         request = parse(pb.ModelInferRequest, data, self._options.max_message_bytes)
         asked = understood(self._models, self._gate, request, streamed=False)
-        answer = _Awaited(asked, request.id)
-        asked.go(current_call().tenant, answer)
+        answer = _Awaited(asked, request.id, Stopwatch(asked.served.tallies, tenant, began_s))
+        asked.go(tenant, answer)
         return await answer.reply
 
     async def stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
@@ -102,16 +106,16 @@ class Inference:
 class _Awaited:
     """The answer that a unary call waits for."""
 
-    def __init__(self, asked: Asked, request_id: str) -> None:
-        self._form = asked.form
+    def __init__(self, asked: Asked, request_id: str, watch: Stopwatch) -> None:
+        self._asked = asked
         self._request_id = request_id.encode()
-        self._watch = Stopwatch(asked.served)
+        self._watch = watch
         self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def done(self, row: bytes) -> None:
         """Takes the output row."""
         try:
-            reply = self._form.write(self._request_id, row)
+            reply = self._asked.form.write(self._request_id, row)
         except CarouselError as error:
             self.failed(error, 0)
             return
@@ -128,4 +132,4 @@ class _Awaited:
                 retry_after_s=error.retry_after_s, field=error.field, seq=error.seq,
             )  # fmt: skip
         if not self.reply.done():
-            self.reply.set_exception(error)
+            self.reply.set_exception(named(error, *facts_of(self._asked, step)))

@@ -14,7 +14,7 @@ from .parameters import SequenceId
 from .replies import VERSION, ReplyForm
 from .sequence import Sequence
 from .sessions import SequenceSessions
-from .tally import Tally
+from .tally import Tallies
 from .tensors import Tensors
 
 _MOST_FORMS = 16
@@ -26,8 +26,8 @@ class ServedModel:
     def __init__(self, catalog: CatalogPort, engine: EnginePort) -> None:
         self.engine = engine
         self.tensors = Tensors(engine.model)
-        self.tally = Tally()
-        self._sessions = SequenceSessions(catalog, engine, self.tally, self._leave)
+        self.tallies = Tallies()
+        self._sessions = SequenceSessions(catalog, engine, self.tallies, self._leave)
         self._sequences: dict[tuple[str, SequenceId], Sequence] = {}
         self._forms: dict[tuple[tuple[int, ...], bool], ReplyForm] = {}
 

@@ -26,7 +26,7 @@ from carousel_server.wire.replies import call_on, error_of, tell
 
 from .sequence import Sequence
 from .sink import SequenceSink
-from .tally import Tally
+from .tally import Tallies
 
 _MOST_TRIES = 4
 """A session may be parked, or its id be taken, just before it is used: then the verb is begun again."""
@@ -48,14 +48,14 @@ class SequenceSessions:
         self,
         catalog: CatalogPort,
         engine: EnginePort,
-        tally: Tally,
+        tallies: Tallies,
         leave: Callable[[Sequence], None],
     ) -> None:
         self._catalog = catalog
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self.window_steps = engine.model.window_steps
-        self._sink = SequenceSink(engine, self._loop, tally, self._parked, self._left)
+        self._sink = SequenceSink(engine, self._loop, tallies, self._parked, self._left)
         self._leave = leave
         # Sessions that may lose steps and of which none is lost: (tenant, session id) → the epoch in
         # which this door had it last, and how many steps had run when it was parked.

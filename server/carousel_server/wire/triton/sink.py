@@ -7,17 +7,19 @@ call, whatever streams they belong to. No task and no future is made for a step.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from contextlib import suppress
 from typing import Any
 
+from carousel_server.core import ticks
 from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.ports import EnginePort, StepBlock
 from carousel_server.core.types import Bytes2D, Int64s, SessionView
 
 from .sequence import Sequence
-from .tally import Tally
+from .tally import Tallies, TickTimes
 
 
 class SequenceSink:
@@ -27,14 +29,14 @@ class SequenceSink:
         self,
         engine: EnginePort,
         loop: asyncio.AbstractEventLoop,
-        tally: Tally,
+        tallies: Tallies,
         parked: Callable[[Sequence, SessionView], None],
         left: Callable[[Sequence, CarouselError], None],
     ) -> None:
         """`parked` and `left` hear of sequences that have lost their row, before these do."""
         self.engine = engine
         self._loop = loop
-        self._tally = tally
+        self._tallies = tallies
         self._parked_one = parked
         self._left = left
         self._row_bytes = engine.model.output_row_bytes
@@ -95,7 +97,8 @@ class SequenceSink:
 
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
         """Takes outputs."""
-        self._on_loop(self._outputs, tags, first_seqs, steps, rows)
+        times = TickTimes(ticks.began_s(), time.monotonic())
+        self._on_loop(self._outputs, tags, first_seqs, steps, rows, times)
 
     def failures(self, tags: Many[int], seqs: Many[int], error: CarouselError) -> None:
         """Takes refusals. A request that waits for the store waits for its own deadline."""
@@ -123,18 +126,23 @@ class SequenceSink:
 
     # -- the same on the loop
 
-    def _outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
+    def _outputs(
+        self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D, times: TickTimes
+    ) -> None:
         bound, width, data = self._bound, self._row_bytes, rows.tobytes()
-        self._tally.ran(len(tags) * steps)
+        ran: dict[str, int] = {}
+        self._tallies.tick = times
         at = 0
         for tag, seq in zip(tags.tolist(), first_seqs.tolist(), strict=True):
             sequence = bound.get(tag)
             if sequence is None or sequence.applied + 1 != seq:
                 at += steps * width
                 continue
+            ran[sequence.tenant] = ran.get(sequence.tenant, 0) + steps
             for _ in range(steps):
                 sequence.stepped(data[at : at + width])
                 at += width
+        self._tallies.ran(ran)
 
     def _failures(self, tags: Many[int], seqs: Many[int], error: CarouselError) -> None:
         for tag, seq in zip(tags, seqs, strict=True):

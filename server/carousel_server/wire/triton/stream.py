@@ -7,15 +7,17 @@ waits for the ones before it, as in Triton; who wants none to wait uses a stream
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.wire.calls import Context
-from carousel_server.wire.errors import count_refusal
+from carousel_server.wire.errors import count_refusal, named
 from carousel_server.wire.gate import Gate
 
-from .asking import Asked, Stopwatch
+from .asking import Asked, facts_of
 from .replies import stream_error
+from .tally import Stopwatch
 
 _PAUSE_READING_AT_REPLIES = 1024
 """So many requests whose reply the client has not read stop the stream from taking more."""
@@ -122,7 +124,16 @@ class Expected:
         size: of the request.
     """
 
-    __slots__ = ("_asked", "_replies", "_request_id", "_watch", "error", "reply", "size")
+    __slots__ = (
+        "_asked",
+        "_began_s",
+        "_replies",
+        "_request_id",
+        "_watch",
+        "error",
+        "reply",
+        "size",
+    )
 
     def __init__(self, replies: Replies, request_id: str, size: int) -> None:
         self._replies = replies
@@ -132,10 +143,12 @@ class Expected:
         self.error: CarouselError | None = None
         self._asked: Asked | None = None
         self._watch: Stopwatch | None = None
+        self._began_s = time.monotonic()
 
     def go(self, asked: Asked, tenant: str) -> None:
         """The request is understood: hands it on."""
-        self._asked, self._watch = asked, Stopwatch(asked.served)
+        self._asked = asked
+        self._watch = Stopwatch(asked.served.tallies, tenant, self._began_s)
         asked.go(tenant, self)
 
     def done(self, row: bytes) -> None:
@@ -154,14 +167,12 @@ class Expected:
         """Takes an error. The text names request, sequence and step: clients see nothing else of it."""
         if self._watch is not None:
             self._watch.failed()
-        self.error = error
+        facts = facts_of(self._asked, step)
+        self.error = named(error, *facts)
         text = (
-            f"[request id: {self._request_id or '<id_unknown>'}] {error.message}. {error.spec.fix}"
+            f"[request id: {self._request_id or '<id_unknown>'}] {error.message}. {error.spec.fix} "
+            f"({', '.join((error.reason, *facts))})"
         )
-        text += f" ({error.reason}"
-        if self._asked is not None:
-            text += f", sequence {self._asked.parameters.sequence_id}"
-        text += f", step {step})" if step else ")"
         self.reply = stream_error(self._request_id, text)
         count_refusal(self._replies.gate.metrics, error)
         self._replies.advance()

@@ -201,4 +201,5 @@ class Tensors:
 def _tensor(field: TensorField, name: TritonTensor | None) -> Tensor:
     """A field in Triton's words; a scalar has the dimension 1 there."""
     called = name or TritonTensor(field.name, _OWN[field.dtype])
-    return Tensor(called.name, called.datatype, field.shape or (1,), field.dtype)
+    dims = called.dims or field.shape or (1,)
+    return Tensor(called.name, called.datatype, dims, field.dtype)
