@@ -10,7 +10,6 @@ from carousel.cli.connect import connected
 from carousel.cli.exits import CliError
 from carousel.cli.options import Options, command
 from carousel.cli.printing import note, print_records
-from carousel.types import Health
 
 if TYPE_CHECKING:
     import carousel
@@ -33,7 +32,7 @@ def register(app: typer.Typer) -> None:
                 for name in model_names(client, options)
             ]
             store = client.health(store=True)
-            if store is not Health.UNKNOWN:  # it has one
+            if str(store) != "unknown":  # it has one
                 records.append({"model": "(store)", "health": str(store)})
         print_records(options, records, ("model", "health"))
         sick = [record["model"] for record in records if record["health"] != "serving"]
