@@ -2,8 +2,9 @@
 
 The steady tenant has five sessions with ten steps a second each. It runs alone, then beside a tenant at the
 server's peak in a closed loop, then beside one that offers ten times that peak in an open loop, as far as
-its windows have room. The load is a process of its own, on the same machine: so what is measured has the
-processor's share of the load in it too.
+its windows have room: without limits of its own, and on a server that takes 100 calls and blocks a second of
+each tenant (`tenant_calls_per_s`). The load is a process of its own on the same machine, so the figures have
+its share of the processors in them too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from . import models, processes
@@ -24,6 +26,8 @@ from .report import Summary
 from .witness import Witness
 
 ALONE, PEAK, FLOOD = "alone", "beside the peak, closed loop", "beside ten times that, open loop"
+LIMITED = "the same, 100 calls a second"
+CALLS_PER_S = 100.0
 TIMES = 10.0
 SESSIONS = 5
 """Each steps ten times a second."""
@@ -39,14 +43,17 @@ def workloads(
     stack: ExitStack,
     runner: asyncio.Runner,
 ) -> Sequence[Workload]:
-    """Alone, peak and flood, one after the other in each round, on one server."""
+    """Alone, peak and flood, one after the other in each round, on one server; then the limited one."""
     models.make(folder, options.dtype)
     hashes = {name: hashlib.sha256(t.encode()).hexdigest() for name, t in TOKENS.items()}
-    server = processes.carousel_server(folder, device, tokens=json.dumps(hashes))
-    address = stack.enter_context(server)
+    given = {"tokens": json.dumps(hashes)}
+    free, limited = (
+        stack.enter_context(processes.carousel_server(folder, device, **given, **more))
+        for more in ({}, {"tenant_calls_per_s": CALLS_PER_S})
+    )
     peaks: list[float] = []
 
-    def steady(pressure: Pressure | None) -> Measured:
+    def steady(address: str, pressure: Pressure | None) -> Measured:
         token = TOKENS["steady"]
         witness = Witness(address, models.STEPPED, token=token, sessions=SESSIONS)
         runner.run(witness.open())
@@ -57,34 +64,39 @@ def workloads(
         runner.run(witness.close())
         return measured
 
-    def pressure(rate_per_s: float = 0.0) -> Pressure:
+    def pressure(address: str, rate_per_s: float = 0.0) -> Pressure:
         return Pressure(
             address, models.STEPPED, models.WIDTH * 4, options.seconds,
             rate_per_s=rate_per_s, token=TOKENS["flood"],
         )  # fmt: skip
 
     def alone() -> Measured:
-        return steady(None)
+        return steady(free, None)
 
     def peak() -> Measured:
-        measured = steady(pressure())
+        measured = steady(free, pressure(free))
         peaks.append(measured["goodput_rows_per_s"])
         return measured
 
-    def flood() -> Measured:
-        return steady(pressure(TIMES * peaks[-1]))
+    def flood(address: str) -> Measured:
+        return steady(address, pressure(address, TIMES * peaks[-1]))
 
-    return [Workload(ALONE, alone), Workload(PEAK, peak), Workload(FLOOD, flood)]
+    return [
+        Workload(ALONE, alone),
+        Workload(PEAK, peak),
+        Workload(FLOOD, partial(flood, free)),
+        Workload(LIMITED, partial(flood, limited)),
+    ]
 
 
 def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
     """Each beside its target."""
-    alone, peak, flood = (figures[name]["others_p99_ms"]["median"] for name in (ALONE, PEAK, FLOOD))
-    yield (
-        f"the steady tenant's p99 beside the flood, over alone (at most {MOST_P99})",
-        flood / alone,
+    alone, peak, flood, limited = (
+        figures[name]["others_p99_ms"]["median"] for name in (ALONE, PEAK, FLOOD, LIMITED)
     )
-    yield f"the same over beside the peak (at most {MOST_P99})", flood / peak
+    yield f"p99 beside the flood over beside the peak (at most {MOST_P99})", flood / peak
+    yield f"p99 beside the flood over alone (at most {MOST_P99})", flood / alone
+    yield "p99 beside the flood with its calls limited, over alone", limited / alone
     offered = figures[FLOOD]["offered_rows_per_s"]["median"]
     goodput = figures[PEAK]["goodput_rows_per_s"]["median"]
     yield "steps offered over the peak", offered / goodput
