@@ -31,11 +31,11 @@ PROMPT_S = 90.0
 RUN = "import sys; from carousel_server.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 LOADS_FOR_EVER = """
-import time, carousel_server.assembly as assembly
+import time, carousel_server.model_folder as model_folder
 def load(*_, **__):
     print("loading", flush=True)
     time.sleep(3600)
-assembly.load = load
+model_folder.load = load
 """
 
 DIES = """
