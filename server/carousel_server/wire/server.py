@@ -125,6 +125,9 @@ def _channel_options(options: WireOptions) -> Sequence[tuple[str, Any]]:
         ("grpc.max_send_message_length", -1),
         # A client of gRPC keeps further calls back until others end; one that does not is refused by gRPC.
         ("grpc.max_concurrent_streams", options.calls_of_a_connection),
+        # gRPC also counts calls that have ended and are not cleaned up yet. A client that keeps to the limit
+        # would have some of its calls refused.
+        ("grpc.http.overload_protection", 0),
         # Each reset of a call asks for a ping, and gRPC takes little from a client that owes one.
         ("grpc.http2.ping_on_rst_stream_percent", 100),
         ("grpc.max_allowed_incoming_connections", options.max_connections),
