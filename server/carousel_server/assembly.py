@@ -23,6 +23,7 @@ from carousel_server.model_folder import load_models
 from carousel_server.sessions import Directory
 from carousel_server.store import StoreError, StoreThread, open_store
 from carousel_server.version import version
+from carousel_server.wire import read_tokens
 from carousel_server.wire.auth import DEFAULT_TENANT
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def assemble(settings: Settings) -> Assembly:
     log.info("steps run on %d threads; %d cores can be used", threads, usable_cores())
     folder = load_models(settings, device)
     build = {"version": version(), "torch": torch.__version__, "device": device}
-    metrics = Metrics(build, settings.tenants or (DEFAULT_TENANT,))
+    metrics = Metrics(build, tenant_names(settings))
     metrics.models_refused(len(folder.refused))
     directory, limits = Directory(), settings.limits()
     quotas = Quotas(settings.tenant_limits(), retry_after_s=settings.retry_after_s)
@@ -99,6 +100,13 @@ def assemble(settings: Settings) -> Assembly:
         engine.start()
     catalog = make_catalog(directory, engines, store, settings, quotas)
     return Assembly(engines, catalog, metrics, store, tuple(folder.refused))
+
+
+def tenant_names(settings: Settings) -> tuple[str, ...]:
+    """Tenants that have series of their own, as far as they are known at the start."""
+    path = settings.tokens_file
+    named = () if path is None else read_tokens(path).values()
+    return tuple(dict.fromkeys((*settings.tenants, *named))) or (DEFAULT_TENANT,)
 
 
 def make_catalog(

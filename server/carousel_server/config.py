@@ -296,13 +296,16 @@ class Settings(BaseSettings):
 
     @property
     def tenants(self) -> tuple[str, ...]:
-        """The tenants that are configured; none on a server that lets everybody in."""
-        return tuple(self.tokens)
+        """The tenants that are configured here, without those of `tokens_file`; none lets everybody in."""
+        return tuple(dict.fromkeys((*self.tokens, *self.certificates.values())))
 
     def tenant_limits(self) -> TenantLimits:
-        """What one tenant may have. A lone tenant shares with nobody, and no default limits it."""
+        """What one tenant may have. A lone tenant shares with nobody, and no default limits it.
+
+        Those of `tokens_file` may become more, so they count as several.
+        """
         names = set(TenantLimits.__dataclass_fields__)
-        if len(self.tenants) <= 1:
+        if len(self.tenants) <= 1 and self.tokens_file is None:
             names = (names & self.model_fields_set) - {"tenant_share"}
         return TenantLimits(**{name: getattr(self, name) for name in names})
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from carousel_server.config import ConfigError, Settings
 from carousel_server.config_sources import Source, load_settings
 from carousel_server.core.limits import EngineLimits
+from carousel_server.core.quotas import TenantLimits
 
 
 def load(cli=None, file=None, env=None):
@@ -217,3 +218,28 @@ def test_settings_that_contradict_each_other_are_refused(given, said):
 def test_free_ports_are_never_the_same():
     settings, _ = load({"port": 0, "metrics_port": 0})
     assert settings.port == settings.metrics_port == 0
+
+
+CERTIFICATES = {"tls_cert": "c.pem", "tls_key": "k.pem", "tls_client_ca": "ca.pem"}
+
+
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [
+        ({}, 0.0),
+        ({"tokens": {"a": "0" * 64}}, 0.0),
+        ({"tokens": {"a": "0" * 64, "b": "1" * 64}}, 0.75),
+        ({"tokens_file": "tokens.toml"}, 0.75),
+        ({"certificates": {"one.test": "a", "two.test": "b"}, **CERTIFICATES}, 0.75),
+        ({"certificates": {"one.test": "a", "two.test": "a"}, **CERTIFICATES}, 0.0),
+    ],
+)
+def test_tenants_share_where_there_may_be_several(given, share):
+    settings, _ = load(given)
+    assert settings.tenant_limits().tenant_share == share
+    assert bool(settings.tenant_limits().tenant_infer_steps) == (share > 0)
+
+
+def test_a_lone_tenant_has_the_limits_that_are_set():
+    settings, _ = load({"tenant_streams": 3})
+    assert settings.tenant_limits() == TenantLimits(tenant_streams=3)
