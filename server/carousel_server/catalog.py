@@ -15,6 +15,7 @@ from carousel_server.core.store import ListStored, Read, Record, SessionKey, Sto
 from carousel_server.core.types import Durability, OpenSpec, Phase, SessionView
 from carousel_server.sessions import Directory
 from carousel_server.sessions.directory import ended
+from carousel_server.state.snapshot import fingerprint_of
 
 T = TypeVar("T")
 
@@ -182,6 +183,8 @@ class Catalog:
         """A session of the store as its owner may see it."""
         session = record.session
         engine = self._engines.get(session.model)
+        # Its state belongs to the weights in its snapshot, whatever is served now. No snapshot, no state.
+        served = engine.model.fingerprint if engine else ""
         return SessionView(
             id=record.key.id,
             model=session.model,
@@ -193,7 +196,7 @@ class Catalog:
             durability=session.durability,
             idle_ttl_s=session.idle_ttl_s,
             created_at_unix_s=session.created_at_unix_s,
-            fingerprint=engine.model.fingerprint if engine else "",
+            fingerprint=fingerprint_of(record.head) or served,
             window_steps=engine.model.window_steps if engine else 0,
             seed=session.seed,
             execution_class=engine.model.execution_class if engine else "",

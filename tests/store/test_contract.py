@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.store import First, Outcome, SessionKey, Store, Verdict
+from carousel_server.core.store import HEAD_BYTES, First, Outcome, SessionKey, Store, Verdict
 from carousel_server.core.types import Durability
 
 from .media import KEY, NEW, Medium, commit
@@ -252,6 +252,18 @@ def test_reading_takes_no_epoch_and_no_snapshot(store: Store) -> None:
     assert (record.epoch, record.seq, record.snapshot) == (1, 4, b"")
     assert (record.session, record.held, record.created) == (NEW, True, False)
     assert store.read(KEY) == record
+
+
+def test_facts_come_with_the_beginning_of_the_snapshot(store: Store) -> None:
+    open_session(store)
+    assert store.read(KEY).head == b""
+    snapshot = bytes(range(256)) * 20
+    store.commit([commit(1, snapshot=snapshot)], fsync=False)
+    assert store.read(KEY).head == snapshot[:HEAD_BYTES]
+    assert [record.head for record in store.list(KEY.tenant, "", 9)] == [snapshot[:HEAD_BYTES]]
+    store.commit([commit(2, snapshot=b"short")], fsync=False)
+    assert store.read(KEY).head == b"short"
+    assert store.acquire(KEY, epoch_floor=0, new=None).snapshot == b"short"
 
 
 def test_reading_what_is_not_there(store: Store) -> None:

@@ -36,6 +36,7 @@ def test_old_sessions_are_refused_by_name_and_can_be_closed(
     ):
         for number in range(2):
             client.session(LSTM, session_id=f"s{number}", durability="sync").step(ROW)
+        former = client.model(LSTM).fingerprint
     if kind == "same name":
         write(models, LSTM, 8)
     else:
@@ -45,6 +46,10 @@ def test_old_sessions_are_refused_by_name_and_can_be_closed(
         ServerProcess(models, store=store, front_ends=front_ends) as server,
         carousel.Client(server.target) as client,
     ):
+        assert client.session_info("s0").fingerprint == former, (
+            "of its state, not of what is served"
+        )
+        assert {info.fingerprint for info in client.sessions()} == {former}
         refusal = carousel.CarouselError
         with pytest.raises(refusal) as caught:
             client.attach("s0")

@@ -47,6 +47,9 @@ class First(NamedTuple):
 
 NO_SNAPSHOT = First()
 
+HEAD_BYTES = 2048
+"""The beginning of a snapshot that comes with a session's facts; it names the weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -59,6 +62,7 @@ class Record:
         snapshot: bytes as `state.snapshot` makes them; empty before the first commit, and where only
             the facts were asked for.
         last_used_unix_s: of the newest commit, release or activation; it expires idle_ttl_s later.
+        head: the first HEAD_BYTES of the snapshot, where only the facts were asked for.
         held: True while a live replica holds it, this one included.
         created: True if the acquire that returned this has opened it.
     """
@@ -71,6 +75,7 @@ class Record:
     last_used_unix_s: float
     held: bool = True
     created: bool = False
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +173,13 @@ class Store(Protocol):
         """
 
     def read(self, key: SessionKey) -> Record:
-        """The facts of a session, without its snapshot. Raises as `acquire`, but never SESSION_HELD.
+        """The facts of a session, with the head of its snapshot. Raises as `acquire`, never SESSION_HELD.
 
         One that nobody holds and that was idle for too long has expired, swept or not.
         """
 
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
-        """A tenant's open sessions in the order of their ids behind `after`, without snapshots."""
+        """A tenant's open sessions in the order of their ids behind `after`; facts as in `read`."""
 
     def renew(self) -> bool:
         """Keeps this replica's leases for lease_ttl_s more.
@@ -299,6 +304,7 @@ class StorePort(Protocol):
 
 
 __all__ = [
+    "HEAD_BYTES",
     "NO_SNAPSHOT",
     "Acquire",
     "Commit",

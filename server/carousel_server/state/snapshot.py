@@ -11,6 +11,7 @@ generation; it is read as an empty one.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ _WITHOUT_CONTEXT = 2
 _PREFIX = struct.Struct("<4sHI")
 _DIGEST_BYTES = 16
 _MAX_HEADER_BYTES = 1 << 20
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_NAMED = re.compile(rb'\{"model":' + _TEXT + rb',"fingerprint":(' + _TEXT + rb")")
+"""How a header begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +233,14 @@ def decode(data: bytes) -> Snapshot:
     if run is not None and (run.context is None) != (version <= _WITHOUT_CONTEXT):
         raise _invalid(f"its generation is not one of version {version}")
     return _assemble(header, body[start:])
+
+
+def fingerprint_of(head: bytes) -> str:
+    """The weights that a snapshot belongs to, from its first bytes; "" where they are no snapshot's."""
+    if head[:4] != MAGIC:
+        return ""
+    found = _NAMED.match(head, _PREFIX.size)
+    return "" if found is None else str(json.loads(found[1]))
 
 
 def _assemble(header: _Header, raw: bytes) -> Snapshot:

@@ -1,4 +1,4 @@
-#!lua name=carousel_v1
+#!lua name=carousel_v2
 -- What the redis store asks of Redis 7 or Valkey: each function is one atomic step of the protocol.
 --
 -- Keys, all with one prefix (a hash tag, so that a cluster keeps them together):
@@ -13,6 +13,7 @@
 -- seqs, which are below 2^53. A change that an older server could not bear takes a new library name.
 
 local DAY_S = 86400
+local HEAD_BYTES = 2048 -- of a snapshot; core/store.py says what it is for
 local RECHECK_S = 10 -- how soon a sweep looks again at a session that is old, but held
 local FACTS = {'epoch', 'seq', 'last_used', 'model', 'durability', 'idle_ttl', 'seed', 'created_at'}
 local DONE, FENCED, STALE = 0, 1, 2
@@ -145,7 +146,7 @@ local function remove(keys, args)
   return not stored and former == epoch and DONE or FENCED
 end
 
--- held, and the facts; nil if the session is not there or has expired, swept or not.
+-- held, the facts and the snapshot's head; nil if the session is not there or has expired, swept or not.
 local function facts(prefix, name)
   local key = prefix .. 'session:' .. name
   local told = redis.call('HMGET', key, unpack(FACTS))
@@ -156,7 +157,8 @@ local function facts(prefix, name)
   if not is_held and is_expired(told[3], told[6], now()) then
     return nil, 'SESSION_EXPIRED'
   end
-  return {is_held and 1 or 0, told}
+  local snapshot = redis.call('HGET', key, 'snapshot')
+  return {is_held and 1 or 0, told, string.sub(snapshot, 1, HEAD_BYTES)}
 end
 
 -- prefix, tenant, id.
@@ -164,7 +166,7 @@ local function read(_, args)
   local name = args[2] .. '/' .. args[3]
   local told, expired = facts(args[1], name)
   if told then
-    return {'OK', told[1], told[2]}
+    return {'OK', told[1], told[2], told[3]}
   end
   local reason = remembered(args[1], name)
   return gone(expired or reason)
@@ -178,7 +180,7 @@ local function list(keys, args)
   for _, id in ipairs(ids) do
     local told = facts(args[1], args[2] .. '/' .. id)
     if told and (args[5] == '' or told[2][4] == args[5]) then
-      records[#records + 1] = {id, told[1], told[2]}
+      records[#records + 1] = {id, told[1], told[2], told[3]}
     end
   end
   return {#ids == tonumber(args[4]) and ids[#ids] or '', records}
@@ -226,13 +228,13 @@ local function count(keys)
 end
 
 -- Those that free memory, or keep what is there, run where memory has run out.
-redis.register_function('carousel_v1_acquire', acquire)
-redis.register_function('carousel_v1_commit', commit)
-redis.register_function{function_name = 'carousel_v1_release', callback = release, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v1_remove', callback = remove, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v1_read', callback = read, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v1_list', callback = list, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v1_renew', callback = renew, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v1_resign', callback = resign, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v1_sweep', callback = sweep, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v1_count', callback = count, flags = {'no-writes'}}
+redis.register_function('carousel_v2_acquire', acquire)
+redis.register_function('carousel_v2_commit', commit)
+redis.register_function{function_name = 'carousel_v2_release', callback = release, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v2_remove', callback = remove, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v2_read', callback = read, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v2_list', callback = list, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v2_renew', callback = renew, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v2_resign', callback = resign, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v2_sweep', callback = sweep, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v2_count', callback = count, flags = {'no-writes'}}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from carousel_server.core.store import (
+    HEAD_BYTES,
     NO_SNAPSHOT,
     Commit,
     First,
@@ -256,7 +257,9 @@ class MemoryStore:
     def _facts(self, key: SessionKey, kept: _Kept, now: float) -> Record:
         is_held = self._lease_left_s(kept.owner, now) > 0
         return Record(
-            key, kept.session, kept.epoch, kept.seq, b"", kept.last_used_unix_s, held=is_held
+            *(key, kept.session, kept.epoch, kept.seq, b"", kept.last_used_unix_s),
+            held=is_held,
+            head=kept.snapshot[:HEAD_BYTES],
         )
 
     def _take_lease(self) -> None:

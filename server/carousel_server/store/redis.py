@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from carousel_server.core.failpoints import armed, hit
@@ -86,7 +87,8 @@ class RedisStore:
         if answer[0] == b"HELD":
             raise held(key, answer[1] / 1000)
         _, created, facts, snapshot = _unless_gone(key, answer)
-        return _record(key, facts, snapshot, is_held=True, created=bool(created))
+        record = _record(key, facts, is_held=True, head=b"")
+        return replace(record, snapshot=snapshot, created=bool(created))
 
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
         """See `Store.commit`; each session's is a transaction of its own."""
@@ -132,8 +134,8 @@ class RedisStore:
     def read(self, key: SessionKey) -> Record:
         """See `Store.read`."""
         answer = self._link.call("read", [self._key(key)], (self._prefix, *key))
-        _, is_held, facts = _unless_gone(key, answer)
-        return _record(key, facts, b"", is_held=bool(is_held))
+        _, is_held, facts, head = _unless_gone(key, answer)
+        return _record(key, facts, is_held=bool(is_held), head=head)
 
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
         """See `Store.list`."""
@@ -142,9 +144,9 @@ class RedisStore:
         while len(records) < limit:
             page = (self._prefix, tenant, after, _LISTED_PER_CALL, model)
             last, found = self._link.call("list", ids, page)
-            for session_id, is_held, facts in found:
+            for session_id, is_held, facts, head in found:
                 key = SessionKey(tenant, session_id.decode())
-                records.append(_record(key, facts, b"", is_held=bool(is_held)))
+                records.append(_record(key, facts, is_held=bool(is_held), head=head))
             after = last.decode()
             if not after:
                 break
@@ -222,12 +224,10 @@ def _unless_gone(key: SessionKey, answer: Any) -> Any:
     return answer
 
 
-def _record(
-    key: SessionKey, facts: Any, snapshot: bytes, *, is_held: bool, created: bool = False
-) -> Record:
+def _record(key: SessionKey, facts: Any, *, is_held: bool, head: bytes) -> Record:
     """From the values of carousel.lua's FACTS."""
     epoch, seq, used, model, durability, ttl, seed, created_at = facts
     session = NewSession(
         model.decode(), Durability(int(durability)), float(ttl), int(seed), float(created_at)
     )
-    return Record(key, session, int(epoch), int(seq), snapshot, float(used), is_held, created)
+    return Record(*(key, session, int(epoch), int(seq), b"", float(used)), held=is_held, head=head)

@@ -29,7 +29,7 @@ from .faults import StoreError, unavailable
 
 log = logging.getLogger(__name__)
 
-LIBRARY = "carousel_v1"
+LIBRARY = "carousel_v2"
 _LEAST_VERSION = 7
 
 _NOT_PRIMARY: dict[type[RedisError], str] = {

@@ -11,6 +11,7 @@ from typing import Any
 
 from carousel_server.core.failpoints import hit
 from carousel_server.core.store import (
+    HEAD_BYTES,
     NO_SNAPSHOT,
     Commit,
     First,
@@ -28,11 +29,12 @@ from .backup import BackupDoor
 from .faults import TOMBSTONE_S, check_floor, check_reason, gone, unavailable
 from .steady import SteadyClock
 
-# ruff: noqa: S608 - statements are put together from these two constants; values are always bound
+# ruff: noqa: S608 - statements are put together from these constants; values are always bound
 _FACTS = (
     "tenant, id, epoch, seq, held, last_used_unix_s, "
     "idle_ttl_s, model, durability, seed, created_at_unix_s"
 )
+_HEAD = f"coalesce(substr(snapshot, 1, {HEAD_BYTES}), x'')"
 _EXPIRED = "held = 0 AND last_used_unix_s + idle_ttl_s < ?"
 _VACUUM_ABOVE_PAGES = 1024
 """Unused pages that the file may keep; they are the next snapshots' anyway."""
@@ -128,23 +130,23 @@ class SqliteStore:
         """See `Store.read`."""
         with self._faults():
             row = self._db.execute(
-                f"SELECT {_FACTS}, x'', {_EXPIRED} FROM sessions WHERE tenant = ? AND id = ?",
+                f"SELECT {_FACTS}, x'', {_HEAD}, {_EXPIRED} FROM sessions WHERE tenant = ? AND id = ?",
                 (self._now(), *key),
             ).fetchone()
             reason = None if row else self._why_gone(key)
         if row is None or row[-1]:
             raise gone(key, "SESSION_EXPIRED" if row else reason)
-        return _record(row)
+        return _record(row, row[12])
 
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
         """See `Store.list`."""
         with self._faults():
             rows = self._db.execute(
-                f"SELECT {_FACTS}, x'' FROM sessions WHERE tenant = ? AND id > ? "
+                f"SELECT {_FACTS}, x'', {_HEAD} FROM sessions WHERE tenant = ? AND id > ? "
                 f"AND (? = '' OR model = ?) AND NOT ({_EXPIRED}) ORDER BY id LIMIT ?",
                 (tenant, after, model, model, self._now(), limit),
             ).fetchall()
-        return [_record(row) for row in rows]
+        return [_record(row, row[12]) for row in rows]
 
     def renew(self) -> bool:
         """See `Store.renew`: the lock never runs out."""
@@ -292,7 +294,7 @@ class SqliteStore:
             raise unavailable("the store's disk is full" if full else "the store fails") from error
 
 
-def _record(row: tuple[Any, ...]) -> Record:
+def _record(row: tuple[Any, ...], head: bytes = b"") -> Record:
     """From the columns of `_FACTS` and a snapshot."""
     (
         tenant,
@@ -316,4 +318,5 @@ def _record(row: tuple[Any, ...]) -> Record:
         snapshot,
         used,
         held=bool(is_held),
+        head=head,
     )

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.state.snapshot import KeptGeneration, Snapshot, decode, encode
+from carousel_server.core.store import HEAD_BYTES
+from carousel_server.state.snapshot import KeptGeneration, Snapshot, decode, encode, fingerprint_of
 
 SNAPSHOT = Snapshot(
     model="m",
@@ -110,6 +111,15 @@ def test_version_2_is_read() -> None:
     assert read.state["0.h"].tolist() == [0.5, -1.0]
     assert_same_generation(read.generation, replace(GENERATION, context=()))
     assert_same_generation(decode(encode(read)).generation, replace(GENERATION, context=()))
+
+
+@pytest.mark.parametrize("name", ["lstm", 'a "quoted\\" name', "ü" * 256])
+def test_the_head_of_a_snapshot_names_its_weights(name: str) -> None:
+    written = encode(replace(SNAPSHOT, model=name))
+    assert fingerprint_of(written[:HEAD_BYTES]) == SNAPSHOT.fingerprint
+    assert fingerprint_of(base64.b64decode(VERSION_2)[:HEAD_BYTES])
+    for head in (b"", written[:20], b"CRSX" + written[4:HEAD_BYTES]):
+        assert fingerprint_of(head) == ""
 
 
 def test_a_generation_of_another_version_than_it_says_is_refused() -> None:
