@@ -11,11 +11,11 @@ from carousel_server.activation import Activation
 from carousel_server.core.errors import CarouselError, not_served
 from carousel_server.core.ports import EnginePort, Fork, Get, Import, Open, Opened, Place
 from carousel_server.core.quotas import Quotas
+from carousel_server.core.snapshot_header import fingerprint_of
 from carousel_server.core.store import ListStored, Read, Record, SessionKey, StorePort
 from carousel_server.core.types import Durability, OpenSpec, Phase, SessionView
 from carousel_server.sessions import Directory
 from carousel_server.sessions.directory import ended
-from carousel_server.state.snapshot import fingerprint_of
 
 T = TypeVar("T")
 

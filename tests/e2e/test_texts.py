@@ -108,6 +108,17 @@ def test_a_text_ends_at_eos_or_at_its_name(client) -> None:
         assert (str(generation.finish_reason), generation.usage.generated_tokens) == ("stop", 2)
 
 
+@pytest.mark.parametrize("model", ["ends", "endless"])
+def test_a_snapshot_goes_to_the_model_that_it_names(client, model: str) -> None:
+    """The two share their weights, and only one of them has an EOS."""
+    with client.session(model) as session:
+        session.generate("the", max_tokens=1, **GREEDY).text()
+        with client.import_session(session.export()) as copy:
+            assert copy.model == model
+        with client.import_session(session.export(), model="ends") as copy:
+            assert copy.model == "ends"
+
+
 @pytest.mark.parametrize("durability", ["async", "sync"])
 def test_texts_go_on_after_a_restart(packages: Path, tmp_path: Path, durability: str) -> None:
     store = f"sqlite:{tmp_path / 'sessions.db'}"

@@ -11,8 +11,6 @@ generation; it is read as an empty one.
 from __future__ import annotations
 
 import json
-import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,18 +21,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.snapshot_header import MAGIC, PREFIX
 from carousel_server.core.types import Bytes2D
 
-MAGIC = b"CRSL"
 VERSION = 3
 _OLDEST_VERSION = 2
 _WITHOUT_CONTEXT = 2
-_PREFIX = struct.Struct("<4sHI")
 _DIGEST_BYTES = 16
 _MAX_HEADER_BYTES = 1 << 20
-_TEXT = rb'"(?:[^"\\]|\\.)*"'
-_NAMED = re.compile(rb'\{"model":' + _TEXT + rb',"fingerprint":(' + _TEXT + rb")")
-"""How a header begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +170,7 @@ def encode(snapshot: Snapshot) -> bytes:
         "generation": None if run is None else _generation_header(run),
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    parts = [_PREFIX.pack(MAGIC, VERSION, len(text)), text]
+    parts = [PREFIX.pack(MAGIC, VERSION, len(text)), text]
     parts += [array.tobytes() for array in snapshot.state.values()]
     parts += [snapshot.kept_inputs.tobytes(), snapshot.kept_outputs.tobytes()]
     if run is not None:
@@ -212,9 +206,9 @@ def decode(data: bytes) -> Snapshot:
     Raises:
         CarouselError: SNAPSHOT_INVALID: no snapshot, damaged, or of an unknown version.
     """
-    if len(data) < _PREFIX.size + _DIGEST_BYTES or data[:4] != MAGIC:
+    if len(data) < PREFIX.size + _DIGEST_BYTES or data[:4] != MAGIC:
         raise _invalid("the bytes are no Carousel snapshot")
-    _, version, header_bytes = _PREFIX.unpack_from(data)
+    _, version, header_bytes = PREFIX.unpack_from(data)
     if not _OLDEST_VERSION <= version <= VERSION:
         raise _invalid(
             f"version {version} is unknown here; this server reads versions {_OLDEST_VERSION} to {VERSION}"
@@ -222,25 +216,17 @@ def decode(data: bytes) -> Snapshot:
     body = data[:-_DIGEST_BYTES]
     if data[-_DIGEST_BYTES:] != _digest(body):
         raise _invalid("the checksum does not match: bytes were lost or changed")
-    if header_bytes > min(_MAX_HEADER_BYTES, len(body) - _PREFIX.size):
+    if header_bytes > min(_MAX_HEADER_BYTES, len(body) - PREFIX.size):
         raise _invalid("the header's length is out of range")
-    start = _PREFIX.size + header_bytes
+    start = PREFIX.size + header_bytes
     try:
-        header = _Header.model_validate_json(body[_PREFIX.size : start])
+        header = _Header.model_validate_json(body[PREFIX.size : start])
     except (ValidationError, json.JSONDecodeError) as error:
         raise _invalid("the header cannot be read") from error
     run = header.generation
     if run is not None and (run.context is None) != (version <= _WITHOUT_CONTEXT):
         raise _invalid(f"its generation is not one of version {version}")
     return _assemble(header, body[start:])
-
-
-def fingerprint_of(head: bytes) -> str:
-    """The weights that a snapshot belongs to, from its first bytes; "" where they are no snapshot's."""
-    if head[:4] != MAGIC:
-        return ""
-    found = _NAMED.match(head, _PREFIX.size)
-    return "" if found is None else str(json.loads(found[1]))
 
 
 def _assemble(header: _Header, raw: bytes) -> Snapshot:

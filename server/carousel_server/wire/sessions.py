@@ -17,6 +17,7 @@ from carousel_server.core.ports import (
     Import,
     List,
 )
+from carousel_server.core.snapshot_header import model_of
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 
 from .calls import Context, current_call
@@ -122,7 +123,10 @@ class Sessions:
     async def import_session(
         self, request: pb.ImportSessionRequest, _context: Context
     ) -> pb.ImportSessionResponse:
-        """ImportSession. Without a model's name, the engine that knows the fingerprint takes it."""
+        """ImportSession. Without a model's name, one with the snapshot's fingerprint takes it.
+
+        The model that the snapshot names comes first: packages of other texts may share its weights.
+        """
         if not request.snapshot:
             raise invalid("snapshot", "must not be empty")
         spec = OpenSpec(
@@ -132,7 +136,9 @@ class Sessions:
         if request.model:
             engines = [find_engine(self._catalog, request.model)]
         else:
+            named = model_of(request.snapshot)
             engines = [engine for engine in self._catalog.engines() if engine.model.causal]
+            engines.sort(key=lambda engine: engine.model.name != named)
         refusal = CarouselError(
             "MODEL_NOT_FOUND", "the server has no model that runs sessions", field="model"
         )

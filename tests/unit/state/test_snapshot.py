@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.snapshot_header import fingerprint_of, model_of
 from carousel_server.core.store import HEAD_BYTES
-from carousel_server.state.snapshot import KeptGeneration, Snapshot, decode, encode, fingerprint_of
+from carousel_server.state.snapshot import KeptGeneration, Snapshot, decode, encode
 
 SNAPSHOT = Snapshot(
     model="m",
@@ -114,12 +115,16 @@ def test_version_2_is_read() -> None:
 
 
 @pytest.mark.parametrize("name", ["lstm", 'a "quoted\\" name', "ü" * 256])
-def test_the_head_of_a_snapshot_names_its_weights(name: str) -> None:
+def test_the_head_of_a_snapshot_names_its_model_and_weights(name: str) -> None:
     written = encode(replace(SNAPSHOT, model=name))
     assert fingerprint_of(written[:HEAD_BYTES]) == SNAPSHOT.fingerprint
+    assert model_of(written[:HEAD_BYTES]) == name
     assert fingerprint_of(base64.b64decode(VERSION_2)[:HEAD_BYTES])
-    for head in (b"", written[:20], b"CRSX" + written[4:HEAD_BYTES]):
-        assert fingerprint_of(head) == ""
+    no_escape = written[:10] + b'{"model":"\\q","fingerprint":"f"}'
+    no_text = written[:10] + b'{"model":"\xff","fingerprint":"f"}'
+    wrong = (b"", b"CRSL", written[:20], b"CRSX" + written[4:HEAD_BYTES], no_escape, no_text)
+    for head in wrong:
+        assert (model_of(head), fingerprint_of(head)) == ("", "")
 
 
 def test_a_generation_of_another_version_than_it_says_is_refused() -> None:
