@@ -7,6 +7,7 @@ from operator import index
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from .custom import make_again
 from .errors import PackageError
 from .exact import check_exact
 from .from_torch import Modules, Normalizing, RecurrentModule, convert
-from .loading import build
+from .loading import build_in_float32
 from .model import RecurrentModel
 from .probe import make_probe
 from .spec import (
@@ -29,7 +30,8 @@ from .spec import (
     Transform,
     TritonNames,
 )
-from .writing import rounded, write
+from .stack import HALF
+from .writing import write
 
 _KINDS: dict[str | Path, TokenizerKind] = {"none": "none", "bytes": "bytes"}
 
@@ -89,7 +91,7 @@ def save(
             int64[3, 32] tokens as clients send them, that gives the rows before `transform` and `select`,
             [3, 32, outputs] (alone or first of a tuple); or such a pair (inputs, outputs). It is compared,
             and its own rows become the probe. With it, any subclass and hook is accepted that makes no
-            difference.
+            difference. Float32 weights are compared before they are rounded to `dtype`.
         overwrite: replace an existing package.
 
     Raises:
@@ -117,8 +119,14 @@ def save(
 
     def probe(model: RecurrentModel) -> dict[str, Tensor]:
         if given is not None:
-            check_same(model, _on_given(model.manifest, tensors, given), given)
-        return make_probe(model) if reference is None else agreed_probe(model, reference)
+            check_same(
+                _in_float32(manifest, tensors, made), _in_float32(manifest, tensors, given), given
+            )
+        if reference is None:
+            return make_probe(model)
+        if dtype != "float32" and not _is_half(tensors):  # rounding would hide a small difference
+            agreed_probe(_in_float32(manifest, tensors, made), reference)
+        return agreed_probe(model, reference)
 
     file = Path(tokenizer) if kind == "huggingface" else None
     return write(
@@ -138,12 +146,14 @@ def _token_ids(ids: SupportsIndex | Sequence[SupportsIndex]) -> int | tuple[int,
         raise PackageError(f"eos must be a token id or several: {error}") from None
 
 
-def _on_given(
-    manifest: Manifest, tensors: Mapping[str, Tensor], given: nn.Module
+def _in_float32(
+    manifest: Manifest, tensors: Mapping[str, Tensor], custom: nn.Module | None
 ) -> RecurrentModel:
-    """The model on the user's own module, where that is."""
-    device = device_of(given)
-    moved = {
-        name: tensor.detach().to(device) for name, tensor in rounded(manifest, tensors).items()
-    }
-    return build(manifest, moved, custom=given)
+    """The model as it is before it is rounded, where its custom module is."""
+    device = torch.device("cpu") if custom is None else device_of(custom)
+    moved = {name: tensor.detach().to(device) for name, tensor in tensors.items()}
+    return build_in_float32(manifest, moved, custom)
+
+
+def _is_half(tensors: Mapping[str, Tensor]) -> bool:
+    return any(tensor.dtype in HALF for tensor in tensors.values())

@@ -19,7 +19,8 @@ from .packing import loop
 from .spec import CustomSpec, LayerSpec, StateDeclaration
 from .tensors import directions
 
-_HALF = (torch.bfloat16, torch.float16)
+HALF = (torch.bfloat16, torch.float16)
+"""Types whose rounding exceeds the tolerance of float32."""
 
 
 class StateSpec(NamedTuple):
@@ -215,7 +216,7 @@ class CustomStack:
     @property
     def half(self) -> bool:
         """True if some of the module's tensors have 16 bits, whatever type the manifest says."""
-        return any(t.dtype in _HALF for t in self._module.state_dict().values())
+        return any(t.dtype in HALF for t in self._module.state_dict().values())
 
     @property
     def unseen_states(self) -> tuple[int, ...]:
@@ -240,6 +241,13 @@ class CustomStack:
 
     def _check(self, batch: int, y: Tensor, new: State) -> None:
         """Foreign code must not write rows of another shape or type into the slab."""
+        given: tuple[object, ...] = (y, *new)
+        for tensor in given:
+            if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+                kind = tensor.layout if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise ValueError(
+                    f"the custom module's step gave a {kind}; y and each state must be a dense tensor"
+                )
         found = [(tuple(tensor.shape), tensor.dtype) for tensor in new]
         declared = [((batch, *spec.shape), spec.dtype) for spec in self._specs]
         if tuple(y.shape) != (batch, self._width) or found != declared:

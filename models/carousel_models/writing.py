@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .contract import check_contract
 from .custom import CUSTOM_PREFIX, custom_tensors
 from .errors import PackageError
-from .loading import build, prove
+from .loading import build, build_in_float32, prove
 from .model import RecurrentModel
 from .package import MANIFEST, PROBE, TOKENIZER, WEIGHTS
 from .probe import make_probe
@@ -59,7 +59,7 @@ def write(
             f"{path} exists; choose another name, or replace it with overwrite=True (--overwrite)"
         )
     expected = expected_tensors(manifest) | (custom_tensors(custom) if custom is not None else {})
-    ready = rounded(manifest, tensors)
+    ready = _rounded(manifest, tensors)
     _compare({name: info_of(tensor) for name, tensor in ready.items()}, expected)
     if tokenizer_file is not None:
         load_tokenizer(manifest.tokenizer, tokenizer_file)
@@ -67,7 +67,7 @@ def write(
     manifest = manifest.model_copy(update={"fingerprint": mark})
     model = build(manifest, ready, custom=custom)
     if custom is not None:
-        check_contract(model, custom)
+        check_contract(build_in_float32(manifest, ready, custom), custom)
     proof = probe(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -109,7 +109,7 @@ def _put(partial: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-def rounded(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rounded(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU: matrices in the model's type, vectors float32, a custom module's as they are.
 
     Raises:

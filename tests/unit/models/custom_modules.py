@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -238,6 +240,22 @@ class Complex(Cell):
 
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         return super().step((self.turn * x).real, state)
+
+
+class SparseRows(Cell):
+    """Gives rows that are no dense tensor."""
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h, state = super().step(x, state)
+        return h.to_sparse(), state
+
+
+class ArrayState(Cell):
+    """Gives its state as an array of NumPy."""
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        h, state = super().step(x, state)
+        return h, (h.numpy(),)
 
 
 class ComplexRows(Cell):

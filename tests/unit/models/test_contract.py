@@ -15,6 +15,7 @@ from carousel_models.model import RecurrentModel
 from carousel_models.spec import CustomSpec, StateDeclaration
 from tests.unit.models import custom_modules
 from tests.unit.models.custom_modules import (
+    ArrayState,
     BatchOf32,
     BatchOne,
     Cell,
@@ -31,6 +32,7 @@ from tests.unit.models.custom_modules import (
     MixesALittle,
     OneBuffer,
     Scaled,
+    SparseRows,
     Trained,
 )
 
@@ -119,6 +121,8 @@ def test_what_keeps_its_word_equals_the_plain_loop(tmp_path: Path, kind: type[Ce
         (Dropping, r"Dropping' gives other numbers when the same steps run again .* draws random"),
         (Drawing, r"Drawing' gives other numbers when the same steps run again .* draws random"),
         (ComplexRows, r"y of torch.complex64, whose imaginary part would be lost; give real rows"),
+        (SparseRows, r"step gave a torch.sparse_coo; y and each state must be a dense tensor"),
+        (ArrayState, r"step gave a ndarray; y and each state must be a dense tensor"),
         (Growing, r"Growing' gives NaN or infinity at step 3"),
     ],
 )
@@ -241,6 +245,19 @@ def test_a_class_of_the_running_program(tmp_path: Path, monkeypatch: pytest.Monk
     save_cell(tmp_path / "script", Local(3, 4), module="gestures:Local")
     with pytest.raises(PackageError, match=r"running program .* move the class to a module, a.py"):
         save_cell(tmp_path / "m", Local(3, 4), module="a:Local")
+
+
+@pytest.mark.parametrize("kind", [MixesALittle, Scaled])
+def test_rounding_of_the_head_hides_nothing(tmp_path: Path, kind: type[Cell]) -> None:
+    """A package in bfloat16 keeps its custom module's own types."""
+    given: Any = {"custom": spec_of(kind), "features": 3, "head": nn.Linear(4, 2)}
+    module = kind(3, 4)
+    if kind is Scaled:  # as it should be; what is not in its class is noticed
+        save(tmp_path / "m", stack=module, **given, dtype="bfloat16")
+        loaded(tmp_path / "m", kind)
+        module.cell.register_forward_hook(lambda _, __, h: h * 1.005)
+    with pytest.raises(PackageError, match=r"in a batch|differ at step 0 by .* a hook"):
+        save(tmp_path / "other", stack=module, **given, dtype="bfloat16")
 
 
 def test_half_precision_inside_a_custom_module(tmp_path: Path) -> None:
