@@ -164,14 +164,14 @@ def _call(reference: nn.Module | Callable[[Tensor], Any], x: Tensor) -> Tensor:
         raise PackageError(f"the reference gives {rows.dtype}; it must give real rows")
     if rows.dim() < 2:
         raise PackageError(f"the reference gives {list(rows.shape)} for x {list(x.shape)}; {_HINT}")
-    return rows.detach().cpu().float()
+    return rows.detach().cpu().to_dense().float()
 
 
 def _given(model: RecurrentModel, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
     """Inputs and outputs as tensors, sequences first."""
     if len(pair) != 2:
         raise PackageError(f"the reference is a tuple of {len(pair)}; give (inputs, outputs)")
-    x, expected = (torch.from_numpy(np.array(_host(part))) for part in pair)
+    x, expected = _tensor(pair[0], "inputs"), _tensor(pair[1], "outputs")
     if x.is_complex() or expected.is_complex():
         raise PackageError("the reference's arrays are complex; give real ones")
     source = model.manifest.input
@@ -184,9 +184,13 @@ def _given(model: RecurrentModel, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor
         raise PackageError(f"the reference's inputs are {shape}; give [{wanted}]")
     if not 0 < shape[1] <= MAX_STEPS:
         raise PackageError(f"the reference has {shape[1]} steps; give 1 to {MAX_STEPS}")
-    x = x.float() if isinstance(source, FeaturesInput) else x.long()
-    if not bool(x.isfinite().all()):
+    if not bool(x.float().isfinite().all()):
         raise PackageError("the reference's inputs hold NaN or infinity; give finite ones")
+    given, x = x, x.float() if isinstance(source, FeaturesInput) else x.long()
+    if not isinstance(source, FeaturesInput) and not bool((x == given).all()):
+        raise PackageError(
+            "the reference's inputs hold tokens that are not whole; give whole numbers"
+        )
     if not isinstance(source, FeaturesInput) and not tokens_valid(x, source.vocabulary):
         raise PackageError(
             f"the reference's inputs hold tokens outside 0 … {source.vocabulary - 1}; give others"
@@ -196,8 +200,22 @@ def _given(model: RecurrentModel, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor
     return x, expected
 
 
-def _host(part: Any) -> Any:
-    return part.detach().cpu().numpy() if isinstance(part, Tensor) else part
+def _tensor(part: Any, name: str) -> Tensor:
+    """What the user has as inputs or outputs: a tensor, an array, or lists of these or of numbers."""
+    if isinstance(part, Tensor):
+        return part.detach().cpu().to_dense()
+    parts = [part, *part] if isinstance(part, list | tuple) else [part]
+    if any(isinstance(one, np.ma.MaskedArray) for one in parts):
+        raise PackageError(
+            f"the reference's {name} are a masked array, whose masked elements have no value; fill them, as "
+            "with array.filled(0), or give other sequences"
+        )
+    try:
+        return torch.from_numpy(np.array(part))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PackageError(
+            f"the reference's {name} cannot become a tensor: {error}; give a tensor, or an array of numbers"
+        ) from error
 
 
 def _check_rows(model: RecurrentModel, expected: Tensor, x: Tensor) -> None:

@@ -110,7 +110,12 @@ def _input(
         return TokensInput(vocabulary=vocabulary, embedding=size, projection=projection)
     constants = None
     if normalization is not None:
-        mean, std = (tuple(float(value) for value in part) for part in normalization)
+        try:
+            mean, std = (tuple(float(value) for value in part) for part in normalization)
+        except (TypeError, ValueError) as error:
+            raise PackageError(
+                f"normalization must be (mean, std), each with one number per feature: {error}"
+            ) from error
         constants = Normalization(mean=mean, std=std)
     return FeaturesInput(width=width, projection=projection, normalization=constants)
 

@@ -198,12 +198,45 @@ def test_given_rows(tmp_path: Path, kind: Any, *, one: bool) -> None:
         (lambda x: x[0, 0], "gives .* for x"),
         (lambda x: x[..., :2] * 1j, "gives torch.complex64; it must give real rows"),
         ((np.zeros((1, 5, 3)), np.zeros((1, 5, 2), np.complex64)), "arrays are complex; give real ones"),
+        ((np.ma.masked_array(np.zeros((1, 5, 3)), True), np.zeros((1, 5, 2))), "inputs are a masked array"),
+        ((np.zeros((1, 5, 3)), [np.ma.masked_array(np.zeros((5, 2)), True)]), "outputs are a masked array"),
+        (([[[1.0] * 3], []], np.zeros((2, 1, 2))), "inputs cannot become a tensor: .*inhomogeneous"),
+        ((np.zeros((1, 5, 3)), None), "outputs cannot become a tensor: .* give a tensor, or an array"),
         (lambda _: "text", "gives a str; it must give a tensor of rows"),
         (lambda _: 1 // 0, r"fails on x \[.*\]: ZeroDivisionError"),
     ],
 )  # fmt: skip
 def test_what_is_no_reference(tmp_path: Path, reference: Any, message: str) -> None:
     refused(tmp_path, message, **parts(Whole()), reference=reference)
+
+
+@pytest.mark.parametrize("kind", [Tensor.bfloat16, Tensor.half, Tensor.double, Tensor.to_sparse])
+def test_tensors_of_any_kind(tmp_path: Path, kind: Any) -> None:
+    """Inputs that each of the types has exactly."""
+    model, x = Whole().eval(), torch.ones(1, 5, 3)
+    save(tmp_path / "pair", **parts(model), reference=(kind(x), model(x)[0]))
+    save(tmp_path / "rows", **parts(model), reference=lambda x: model(x)[0].to_sparse())
+
+
+@pytest.mark.parametrize("scale", [1.005, 1.02])
+def test_rounding_hides_no_difference(tmp_path: Path, scale: float) -> None:
+    model = Whole().eval()
+    refused(
+        tmp_path, "sequence 0 differs from step 0 on", **parts(model), dtype="bfloat16",
+        reference=lambda x: model(x)[0] * scale,
+    )  # fmt: skip
+
+
+def test_half_weights_may_have_a_reference_of_their_own_precision(tmp_path: Path) -> None:
+    model = Whole().eval().bfloat16()
+    reference = lambda x: model(x.bfloat16())[0]  # noqa: E731 - as users write it
+    save(tmp_path / "m", **parts(model), dtype="bfloat16", reference=reference)
+
+
+def test_tokens_that_are_not_whole(tmp_path: Path) -> None:
+    parts = {"embedding": nn.Embedding(9, 3), "stack": nn.GRU(3, 4)}
+    pair = np.array([[1.0, 1.5]]), np.zeros((1, 2, 4))
+    refused(tmp_path, "tokens that are not whole", **parts, reference=pair)
 
 
 def test_tokens_outside_the_vocabulary(tmp_path: Path) -> None:

@@ -236,6 +236,10 @@ def without_weight() -> nn.Linear:
         ({"embedding": nn.EmbeddingBag(9, 3)}, "the embedding is a EmbeddingBag; give an nn.Embedding"),
         ({"projection": nn.Conv1d(3, 3, 1)}, "the projection is a Conv1d; give an nn.Linear"),
         ({"stack": None}, "holds a NoneType"),
+        ({"normalization": (None, None)}, r"normalization must be \(mean, std\)"),
+        ({"normalization": ([0.0] * 3,)}, r"normalization must be \(mean, std\)"),
+        ({"normalization": (torch.zeros(1, 3), torch.ones(1, 3))}, "with one number per feature"),
+        ({"normalization": ("abc", "abc")}, "with one number per feature"),
     ],
 )  # fmt: skip
 def test_odd_modules(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
