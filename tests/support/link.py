@@ -23,7 +23,8 @@ async def linked(catalog: CatalogPort) -> AsyncIterator[Any]:
 
     async def tell_health() -> None:
         while True:
-            far.post("healthy", [engine.healthy for engine in catalog.engines()])
+            healthy = [engine.healthy for engine in catalog.engines()]
+            far.post("healthy", healthy, catalog.store_fault)
             await asyncio.sleep(0.01)
 
     front.back = back  # type: ignore[attr-defined]
