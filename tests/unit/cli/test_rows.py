@@ -46,6 +46,22 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
         rows(lines, 1)
 
 
+def test_rows_before_bytes_that_are_not_text_are_there(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"1\n2\n\xe9\n4\n")
+    with opened(str(path)) as lines:
+        found = parsed(lines, 1)
+        assert [next(found), next(found)] == [(1, [1.0]), (2, [2.0])]
+        with pytest.raises(CliError, match=r"rows.csv is not UTF-8 text in line 3"):
+            next(found)
+
+
+def test_lines_are_counted_as_an_editor_counts_them():
+    header = ['"time\n', '(s)",value\n']
+    with pytest.raises(CliError, match="line 4: 'x' is no number"):
+        rows([*header, "1,2\n", "1,x\n"], 2)
+
+
 @pytest.mark.parametrize("cell", ["nan", "NaN", "inf", "-inf", "1e999"])
 def test_what_is_not_finite_is_told_by_line(cell):
     with pytest.raises(CliError, match=f"line 2: '{cell}' is no finite number") as caught:
@@ -85,6 +101,8 @@ def test_inputs_have_the_models_shape_and_type():
         (["1,2,3\n"], "line 1 has 3 cells"),
         (["1,2\n", "3,four\n"], "line 2: 'four' is no number"),
         (["1,x\n"], "line 1: 'x' is no number"),
+        (["1,2\n", "3\r4,5\n"], "line 2 is no CSV: new-line character"),
+        (["1,2\n", '3,"4\n', *["5,6\n"] * 40_000], "line 2 is no CSV: field larger than"),
         ([], "no row of numbers"),
         (["year,value\n"], "no row of numbers"),
     ],

@@ -24,13 +24,13 @@ def opened(source: str) -> Iterator[TextIO]:
     """The file `source`, or stdin for "-".
 
     Raises:
-        CliError: there is no such file, or what was read from it is not UTF-8.
+        CliError: there is no such file, or stdin is not UTF-8. The bytes of a file are checked line by line.
     """
     try:
         if source == "-":
             yield sys.stdin
             return
-        with existing(source).open(encoding="utf-8", newline="") as file:
+        with existing(source).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield file
     except UnicodeDecodeError as error:
         raise not_text(source) from error
@@ -44,21 +44,21 @@ def existing(source: str) -> Path:
     return path
 
 
-def not_text(source: str) -> CliError:
+def not_text(source: str, where: str = "") -> CliError:
     """For bytes where text should be."""
-    name = "stdin" if source == "-" else source
-    return usage_error(f"{name} is not UTF-8 text", "convert it, as with iconv -t utf-8")
+    name = "stdin" if source in {"-", "<stdin>"} else source
+    return usage_error(f"{name} is not UTF-8 text{where}", "convert it, as with iconv -t utf-8")
 
 
 def parsed(lines: Iterable[str], width: int) -> Iterator[tuple[int, list[float]]]:
     """Lines by their number, as `width` numbers. A first line without any is a header: it is passed over.
 
     Raises:
-        CliError: a line has another number of cells, or a cell is no finite number, and names the line;
-            or there is no row at all.
+        CliError: a line is no CSV, has another number of cells, or a cell is no finite number, and names
+            the line; or there is no row at all.
     """
     rows = 0
-    for number, cells in enumerate(csv.reader(line_by_line(lines)), start=1):
+    for number, cells in records(lines):
         if not cells:
             continue
         row = [as_float(cell) for cell in cells]
@@ -76,6 +76,27 @@ def parsed(lines: Iterable[str], width: int) -> Iterator[tuple[int, list[float]]
         raise usage_error(
             "there is no row of numbers in the input", "a sequence has at least one step"
         )
+
+
+def records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Records by the number of their first line, each as its cells.
+
+    Raises:
+        CliError: a record is no CSV, or a line is not UTF-8.
+    """
+    reader = csv.reader(line_by_line(lines))
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise usage_error(
+                f"line {number} is no CSV: {error}",
+                "close the quotes, and end each line with a line feed",
+            ) from error
+        yield number, cells
 
 
 def counted(cells: int) -> str:
@@ -124,13 +145,17 @@ def line_by_line(lines: Iterable[str]) -> Iterator[str]:
     """Lines as they come: `readline` does not wait for a full buffer as iterating a pipe may.
 
     A byte order mark, which spreadsheets write, is dropped: it would make a header of the first row.
+
+    Raises:
+        CliError: a line is not UTF-8.
     """
     readline = getattr(lines, "readline", None)
-    each = iter(readline, "") if readline else iter(lines)
-    for first in each:
-        yield first.removeprefix(BYTE_ORDER_MARK)
-        break
-    yield from each
+    for number, line in enumerate(iter(readline, "") if readline else lines, start=1):
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:  # what "surrogateescape" has made of other bytes
+            raise not_text(getattr(lines, "name", "-"), f" in line {number}") from error
+        yield line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
 
 
 def as_float(cell: str) -> float | None:
