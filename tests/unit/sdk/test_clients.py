@@ -83,11 +83,26 @@ def test_the_outputs_of_rows_before_a_fault_come_before_it(
         assert session.applied == 5
 
 
-def test_the_outputs_of_rows_before_a_bad_row_come_before_its_refusal(client: Any) -> None:
+@pytest.mark.parametrize("block_steps", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ([1.0], carousel.InputShapeError),
+        (["a", "b"], carousel.InputDtypeError),
+        (np.ma.masked_array([1.0, 2.0], [True, False]), carousel.InputDtypeError),
+    ],
+)
+def test_the_outputs_of_rows_before_a_bad_row_come_before_its_refusal(
+    client: Any, block_steps: int, bad: Any, error: type[Exception]
+) -> None:
+    def rows() -> Iterator[Any]:
+        yield from (*ROWS[:3], bad)
+        raise OSError("the sensor broke")
+
     got: list[Any] = []
     with client.session("sum") as session:
-        with pytest.raises(carousel.InputShapeError):
-            got.extend(session.stream([*ROWS[:3], [1.0], *ROWS[3:]]))
+        with pytest.raises(error):
+            got.extend(session.stream(rows(), block_steps=block_steps))
         np.testing.assert_array_equal(got, sums(ROWS[:3]))
         np.testing.assert_array_equal(session.steps(ROWS[3:5]), sums(ROWS[:5])[3:])
 

@@ -159,7 +159,11 @@ class AsyncSession:
         try:
             async for taken in gathered(rows, block_steps):
                 await places.acquire()
-                sent.put_nowait(self._submit(self._rows.encode(taken, None)[None], limit_s))
+                block, refused = self._rows.encode_block(taken)
+                if block is not None:
+                    sent.put_nowait(self._submit(block[None], limit_s))
+                if refused is not None:
+                    raise refused
         finally:
             sent.put_nowait(None)
 

@@ -64,6 +64,26 @@ class ModelRows:
             raise InputDtypeError(f"model {self.name}: {error}") from None
         return np.frombuffer(data, np.uint8).reshape(*array.shape[: len(leading)], -1)
 
+    def encode_block(
+        self, rows: list[Any]
+    ) -> tuple[npt.NDArray[np.uint8] | None, Exception | None]:
+        """A block of a stream, up to the first row that is refused, and what that is refused with.
+
+        The block is uint8[n, input row bytes], or None without a good row; the error None if all are good.
+        """
+        try:
+            return self.encode(rows, None), None
+        except Exception as error:  # noqa: BLE001 - the rows before it are to be sent first
+            refused: Exception = error
+        good = 0
+        try:
+            for row in rows:
+                self.encode([row], None)
+                good += 1
+        except Exception as error:  # noqa: BLE001 - likewise
+            return (self.encode(rows[:good], None) if good else None), error
+        return None, refused  # each is good alone, but they do not go together
+
     def decode(self, data: bytes, *leading: int) -> Array:
         """Output rows of shape [*leading, *row shape]; a structured array if a row has several fields.
 

@@ -124,7 +124,7 @@ class Session:
             As `step`. Rows that were sent ahead have run, or will; `applied` tells. What `rows` raises,
             or a row that is refused before it is sent, is raised after the outputs of the rows before.
         """
-        source = BlockSource(rows, block_steps, lambda taken: self._rows.encode(taken, None))
+        source = BlockSource(rows, block_steps, self._rows)
         most = blocks_ahead(self._lane.window, ahead, block_steps)
         waiting: deque[Asked[StepTicket]] = deque()
         limit_s = self._client.calls.timeout_s(timeout_s)
