@@ -226,14 +226,15 @@ class CustomStack:
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One call of the module's `step`.
 
-        The module gets copies, and copies of its results are returned: whatever it writes in place, or hands
-        out again, reaches neither the caller's tensors nor earlier results.
+        The module gets copies, and contiguous copies of its results are returned: whatever it writes in
+        place, or hands out again, reaches neither the caller's tensors nor earlier results.
         """
         own = tuple(map(torch.clone, state)) if slots is None else gather(state, slots)
         y, new = self._module.step(x.clone(), own)  # type: ignore[operator]
         new = tuple(new)
         self._check(len(x), y, new)
-        return y.to(torch.float32, copy=True), tuple(map(torch.clone, new))
+        y = y.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        return y, tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in new)
 
     def sequence(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
         """The module's steps one after the other."""

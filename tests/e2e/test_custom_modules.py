@@ -12,10 +12,10 @@ from support.server import ServerProcess
 import carousel
 from carousel_models import save
 from carousel_models.spec import CustomSpec, StateDeclaration
-from tests.unit.models.custom_modules import Cell, InPlace, InPlaceInput, OneBuffer
+from tests.unit.models.custom_modules import Cell, InPlace, InPlaceInput, OneBuffer, Transposed
 
 MODULE = "tests.unit.models.custom_modules"
-KINDS = (Cell, InPlace, InPlaceInput, OneBuffer)
+KINDS = (Cell, InPlace, InPlaceInput, OneBuffer, Transposed)
 ROOT = Path(__file__).parents[2]
 STEPS, SESSIONS = 15, 5
 

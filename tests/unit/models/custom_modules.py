@@ -242,6 +242,14 @@ class Complex(Cell):
         return super().step((self.turn * x).real, state)
 
 
+class Transposed(Cell):
+    """Gives views whose rows are not contiguous, as a transpose does."""
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h, _ = super().step(x, state)
+        return h.T.contiguous().T, (h.T.contiguous().T,)
+
+
 class SparseRows(Cell):
     """Gives rows that are no dense tensor."""
 

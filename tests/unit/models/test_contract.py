@@ -34,6 +34,7 @@ from tests.unit.models.custom_modules import (
     Scaled,
     SparseRows,
     Trained,
+    Transposed,
 )
 
 MODULE = "tests.unit.models.custom_modules"
@@ -73,7 +74,7 @@ def _seeded() -> None:
 
 
 @torch.inference_mode()  # as a server runs it
-@pytest.mark.parametrize("kind", [Cell, InPlace, InPlaceInput, OneBuffer, Scaled])
+@pytest.mark.parametrize("kind", [Cell, InPlace, InPlaceInput, OneBuffer, Scaled, Transposed])
 def test_what_keeps_its_word_equals_the_plain_loop(tmp_path: Path, kind: type[Cell]) -> None:
     module = kind(3, 4)
     save_cell(tmp_path / "m", module)
@@ -90,6 +91,7 @@ def test_what_keeps_its_word_equals_the_plain_loop(tmp_path: Path, kind: type[Ce
         raw, after = model.step(x[:, t], state)
         for tensor, copy in zip(state, before, strict=True):
             torch.testing.assert_close(tensor, copy, rtol=0, atol=0)
+        assert all(tensor.is_contiguous() for tensor in (raw, *after))
         state = after
         rows.append(raw)
     torch.testing.assert_close(torch.stack(rows, dim=1), expected)
