@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import carousel
+from carousel._core.requests import generate_request
 from carousel.testing import FakeServer
 
 from .support import WINDOW, opened, sums
@@ -86,6 +87,25 @@ def test_tokens_of_any_integer_kind(client: Any) -> None:
         assert session.applied == 14
 
 
+@pytest.mark.parametrize(
+    "ends", [[99], (99,), {99}, b"c", np.array([99], np.uint8), [np.int64(99)]]
+)
+def test_stop_tokens_of_any_integer_kind(ends: Any) -> None:
+    request = generate_request(
+        "a", max_tokens=1, temperature=None, top_k=0, top_p=None, repetition_penalty=None, seed=None,
+        stop=(), stop_tokens=ends, logprobs=None,
+    )  # fmt: skip
+    assert list(request.stop_tokens) == [99]
+
+
+@pytest.mark.parametrize(
+    "ends", [[1.5], np.array([99.0]), "c", [True], [None], np.ma.masked_array([99], [True])]
+)
+def test_stop_tokens_that_are_none(client: Any, ends: Any) -> None:
+    with pytest.raises(carousel.InputDtypeError, match=r"token ids|masked"):
+        client.generate("letters", "a", stop_tokens=ends)
+
+
 def test_numbers_and_texts_that_the_wire_cannot_hold(client: Any) -> None:
     with client.session("letters") as session:
         for call in (
@@ -94,6 +114,7 @@ def test_numbers_and_texts_that_the_wire_cannot_hold(client: Any) -> None:
             lambda: client.generate("letters", LONE_SURROGATE),
             lambda: client.generate("letters", "a", stop=LONE_SURROGATE),
             lambda: client.generate("letters", [2**40]),
+            lambda: client.generate("letters", "a", stop_tokens=[2**40]),
             lambda: client.generate("letters", "a", seed=-1),
             lambda: client.generate("letters", "a", max_tokens=2**40),
             lambda: opened(client.session("sum", seed=2**64)),

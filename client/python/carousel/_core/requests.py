@@ -100,7 +100,7 @@ def generate_request(
         ),
         max_tokens=max_tokens,
         stop=[stop] if isinstance(stop, str) else stop,
-        stop_tokens=stop_tokens,
+        stop_tokens=_token_ids(list(stop_tokens), "stop_tokens is"),
         logprobs=logprobs,
     )
     if session_id:
@@ -110,14 +110,14 @@ def generate_request(
     if isinstance(prompt, str):
         request.text = unicode_of(prompt)
     elif prompt is not None:
-        request.tokens.ids.extend(_token_ids(prompt))
+        request.tokens.ids.extend(_token_ids(prompt, "a prompt is a text or"))
     return request
 
 
-def _token_ids(prompt: Sequence[int]) -> list[int]:
-    ids = array_of(prompt)
+def _token_ids(tokens: Sequence[int], role: str) -> list[int]:
+    ids = array_of(tokens, nested=1)
     if not ids.size:
         return []
     if ids.dtype.kind not in "iu" or ids.ndim != 1:
-        raise InputDtypeError("a prompt is a text or a flat sequence of integer token ids")
+        raise InputDtypeError(f"{role} a flat sequence of integer token ids")
     return [int(i) for i in ids]
