@@ -109,7 +109,15 @@ class SequenceQueue:
             (shares.take if sign > 0 else shares.give_back)(call.tenant, amount)
 
     def _forget_cancelled(self) -> None:
-        for call in [*self.drain()]:
-            if not call.reply.cancelled():
-                self._waiting.setdefault(call.tenant, deque()).append(call)
-                self._count_call(call, 1)
+        """Drops the calls that nobody waits for. Where there is none, it must cost little."""
+        for tenant, queue in [*self._waiting.items()]:
+            cancelled = [call for call in queue if call.reply.cancelled()]
+            if not cancelled:
+                continue
+            left = deque(call for call in queue if not call.reply.cancelled())
+            if left:
+                self._waiting[tenant] = left
+            else:
+                del self._waiting[tenant]
+            for call in cancelled:
+                self._count_call(call, -1)

@@ -172,6 +172,26 @@ def test_withdrawn_calls_make_room() -> None:
     assert len(waiting) == 2
 
 
+def test_refusals_leave_the_queue_as_it_is() -> None:
+    """Whoever is refused over and over must cost the engine little: nothing is queued anew."""
+    waiting = queue(share=0.75, max_infer_queue=8)
+    for _ in range(6):
+        waiting.put(call(1, "a"))
+    before = waiting._waiting["a"]
+    for _ in range(3):
+        with pytest.raises(CarouselError, match="QUOTA_EXCEEDED"):
+            waiting.put(call(1, "a"))
+    assert waiting._waiting["a"] is before
+    for one in [*before][1:]:
+        one.reply.cancel()
+    waiting.put(call(1, "a"))
+    assert (len(waiting), waiting._call_shares._taken["a"]) == (2, 2)
+    before[0].reply.cancel()
+    waiting._waiting["a"][1].reply.cancel()
+    waiting._forget_cancelled()
+    assert (len(waiting), waiting._bytes, dict(waiting._waiting)) == (0, 0, {})
+
+
 def test_turns_of_tenants_that_are_gone_are_forgotten() -> None:
     waiting = queue()
     for number in range(100):
