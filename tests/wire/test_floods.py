@@ -11,14 +11,20 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
-from support.http2 import LIST_MODELS, RST_STREAM, Http2
+from support.http2 import HEADERS, LIST_MODELS, RST_STREAM, Http2
 from support.wire import error_of, refused, settled
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.wire import lanes
+from carousel_server.wire.lanes import PROBE_PATIENCE_S
 
 MANY = 17_408
 ATTACH = "/carousel.v1.InferenceService/Attach"
+ABANDONED = (
+    LIST_MODELS,
+    ATTACH,
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 TOKENS = {hashlib.sha256(b"good").digest(): "one"}
 
@@ -105,12 +111,25 @@ async def test_the_limit_of_health_is_its_own(start_wire, monkeypatch):
 
 
 async def test_a_call_that_sends_nothing_makes_room(start_wire, monkeypatch):
-    monkeypatch.setattr(lanes, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr("carousel_server.wire.call_limits.PATIENCE_S", 0.0)
     wire = await start_wire(max_calls=1)
     waiting = silent(wire)
     await settled(lambda: len(wire.metrics.begun) == 1)
     await wire.stubs.models.ListModels(pb.ListModelsRequest())
     assert (await outcome(waiting)).reason == "TOO_MANY_CALLS"
+
+
+async def test_probes_that_send_nothing_keep_no_other_out(start_wire, monkeypatch):
+    """Anybody may start probes, without a token: the limit's worth of them on a connection, ever anew."""
+    monkeypatch.setattr("carousel_server.wire.call_limits.MOST_PROBES", 4)
+    monkeypatch.setattr("carousel_server.wire.call_limits.PATIENCE_S", 3600.0)
+    wire = await start_wire(tokens=TOKENS)
+    async with Http2(wire.server.port) as hostile:
+        await hostile.headers(4, path="/grpc.health.v1.Health/Check")
+        await settled(lambda: len(wire.metrics.begun) == 4)
+        await asyncio.sleep(PROBE_PATIENCE_S)
+        assert await healthy(wire)
+        await hostile.until(HEADERS)  # the oldest was refused
 
 
 async def test_but_not_at_once(start_wire):
@@ -139,10 +158,14 @@ async def test_nor_one_that_comes_in_part(start_wire):
         await settled(lambda: wire.metrics.refusals == ["MESSAGE_TIMEOUT"])
 
 
-async def test_a_call_that_ends_without_its_message(wire):
+async def test_a_call_that_ends_without_its_message(wire, caplog):
+    caplog.set_level(logging.INFO)
     call = wire.stubs.channel.stream_unary(LIST_MODELS)()
     await call.done_writing()
     assert (await outcome(call)).reason == "MALFORMED_MESSAGE"
+    assert wire.metrics.refusals == ["MALFORMED_MESSAGE"]
+    await settled(lambda: len(wire.metrics.ended) == 1)
+    assert not [r for r in caplog.records if r.name == "carousel.access"]  # there can be thousands
 
 
 async def test_an_attach_stream_that_does_not_say_hello_ends(start_wire):
@@ -172,15 +195,18 @@ async def test_headers_beyond_measure_are_refused(wire):
 # -- calls that are abandoned
 
 
-async def test_a_client_that_abandons_calls_over_and_over_is_cut_off(start_wire, caplog):
+@pytest.mark.parametrize("path", ABANDONED)
+async def test_a_client_that_abandons_calls_over_and_over_is_cut_off(start_wire, caplog, path):
+    caplog.set_level(logging.INFO)
     wire = await start_wire(max_streams=2, max_calls_per_connection=2, abandoned_calls_per_s=0.001)
     stream = await wire.stubs.attach()
     async with Http2(wire.server.port) as hostile:
         with suppress(ConnectionError):
             while not hostile.ended.is_set():
-                await hostile.headers(2, reset=True)
+                await hostile.headers(2, path=path, reset=True)
                 await asyncio.sleep(0)
     await settled(lambda: wire.metrics.closed == 1)
+    assert not [r for r in caplog.records if r.name == "carousel.access" and r.code == "CANCELLED"]
     assert len(notices(caplog, "ABANDONED_CALLS")) == 1
     await stream.bind(1, open=pb.OpenSessionRequest(model="echo"))  # another connection goes on
 

@@ -119,6 +119,7 @@ class Conversation:
         hello = await first_message(requests, self._options.message_timeout_s)
         if hello is None:
             return
+        current_call().heard = True
         self.take(parse(pb.AttachRequest, hello, most))
         async for data in requests:
             request = parse(pb.AttachRequest, data, most)

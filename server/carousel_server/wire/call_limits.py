@@ -9,7 +9,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import WireMetrics
 
 from .abandoned import AbandonedCalls, close_connection
-from .lanes import MOST_PROBES, Lane
+from .lanes import MOST_PROBES, PATIENCE_S, PROBE_PATIENCE_S, Lane
 from .notices import Notices
 from .options import WireOptions
 
@@ -35,8 +35,8 @@ class CallLimits:
     """
 
     def __init__(self, options: WireOptions, metrics: WireMetrics) -> None:
-        self._calls = Lane(options.max_calls, options)
-        self._probes = Lane(MOST_PROBES, options)
+        self._calls = Lane(options.max_calls, options, PATIENCE_S)
+        self._probes = Lane(MOST_PROBES, options, PROBE_PATIENCE_S)
         self._abandoned = AbandonedCalls(
             options.abandoned_calls_per_s, 2 * options.calls_of_a_connection
         )

@@ -61,6 +61,9 @@ _ONE_MESSAGE = frozenset({"unary", "server_stream"})
 _ABANDONED = "ABANDONED"
 """In the log: the client ended the call before its message was read."""
 
+_WORDLESS = frozenset({_ABANDONED, "MALFORMED_MESSAGE"})
+"""How a call ends whose client sends nothing at all, or breaks the connection."""
+
 _TOOLS = ("grpc.health.", "grpc.reflection.")
 """Services that no quota counts: probes must reach them."""
 
@@ -82,6 +85,8 @@ class Call:
     peer: str = ""
     tenant: str = ""
     reason: str = ""
+    heard: bool = False
+    """True once a message of the client has come; streams say so themselves."""
 
 
 _current: ContextVar[Call] = ContextVar("carousel_call")
@@ -144,7 +149,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             request_id = _request_id(metadata.get(REQUEST_ID))
             call = Call(service, method, kind, request_id, context.peer())
             if timely:
-                requests = _timely(requests, timeout_s)
+                requests = _timely(call, requests, timeout_s)
             token = metadata.get("authorization")
             return await self._run(call, token, inner, requests, context)
 
@@ -172,6 +177,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await count_call(self._quotas, call.tenant)
                 if call.kind in _ONE_MESSAGE:
                     request = await self._message(lane, context, call)
+                    call.heard = True
                 return await _reply(behaviour, request, context)
             finally:
                 lane.leave()
@@ -188,6 +194,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await self._abort(context, error, call)
         except asyncio.CancelledError:
             code = "CANCELLED"
+            self._cancelled(call)
             raise
         except grpc.aio.AbortError:  # a stock servicer (health, reflection) has answered by itself
             code = _name_of(context.code())
@@ -223,11 +230,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             message = await lane.message(context)
         finally:
             if message is None:
-                call.reason = _ABANDONED
-                self._limits.abandoned(call.peer)
+                self._abandoned(call)
         if message is None:
             raise CarouselError("MALFORMED_MESSAGE", "the call has ended without its message")
         return message
+
+    def _cancelled(self, call: Call) -> None:
+        """The client has ended a call before it was answered; `_message` sees to those without one."""
+        if not call.heard and call.kind not in _ONE_MESSAGE:
+            self._abandoned(call)
+
+    def _abandoned(self, call: Call) -> None:
+        """The client has ended a call before its first message came."""
+        call.reason = _ABANDONED
+        self._limits.abandoned(call.peer)
 
     async def _abort(self, context: Context, error: CarouselError, call: Call) -> None:
         count_refusal(self._metrics, error)
@@ -258,7 +274,7 @@ def _log_access(call: Call, code: str, seconds: float) -> None:
     name = f"{call.service}/{call.method}"
     quiet = code == "OK" and name in _FREQUENT
     # A flood must not fill the disk: CallLimits writes a line now and then for all of these.
-    quiet = quiet or call.reason in AT_THE_DOOR or (code, call.reason) == ("CANCELLED", _ABANDONED)
+    quiet = quiet or call.reason in AT_THE_DOOR or (not call.heard and call.reason in _WORDLESS)
     level = logging.DEBUG if quiet else logging.INFO
     if access.isEnabledFor(level):
         extra = {
@@ -310,10 +326,11 @@ def _typed(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return parse_or_refuse
 
 
-async def _timely(requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
+async def _timely(call: Call, requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
     """The requests of a stream, of which the first must come in time."""
     requests = aiter(requests)
     request = await first_message(requests, timeout_s)
+    call.heard = True
     while request is not None:
         yield request
         request = await anext(requests, None)

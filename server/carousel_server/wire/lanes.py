@@ -15,15 +15,20 @@ from .options import WireOptions
 MOST_PROBES = 1024
 """Calls of the health service at a time. They have a lane of their own, so that no load stops them."""
 
-_PATIENCE_S = 1.0
+PATIENCE_S = 1.0
 """At the limit, a call that has waited this long for its own message makes room for a new call."""
+
+PROBE_PATIENCE_S = 0.05
+"""The same for probes. Their messages are a few bytes, and anybody can start a thousand without a token."""
 
 
 class Lane:
     """Calls that share one limit. On the loop only."""
 
-    def __init__(self, limit: int, options: WireOptions) -> None:
+    def __init__(self, limit: int, options: WireOptions, patience_s: float) -> None:
+        """`patience_s`: at the limit, a call that waits longer for its message makes room for a new one."""
         self._limit = limit
+        self._patience_s = patience_s
         self._message_timeout_s = options.message_timeout_s
         self._retry_after_s = options.retry_after_s
         self._running = 0
@@ -84,7 +89,7 @@ class Lane:
 
     def _make_room(self) -> bool:
         """Ends the call that has waited longest for its message, if it has waited for too long."""
-        since_s = asyncio.get_running_loop().time() - _PATIENCE_S
+        since_s = asyncio.get_running_loop().time() - self._patience_s
         return self._end_oldest(since_s, self._too_many())
 
     def _end_oldest(self, since_s: float, error: CarouselError) -> bool:

@@ -12,6 +12,7 @@ from support.triton import request
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.quotas import Quotas
 from carousel_server.wire import WireOptions
+from carousel_server.wire.calls import Call
 from carousel_server.wire.triton.infer import Inference
 from carousel_server.wire.triton.models import ServedModels
 from carousel_server.wire.triton.stream import Replies
@@ -103,7 +104,7 @@ async def test_requests_behind_the_error_are_not_read(replies):
             read.append(n)
             yield request("no-such-model", [0.0], 7).SerializeToString()
 
-    await served._read(requests(), replies, "tenant")
+    await served._read(requests(), replies, Call("", "", "bidi_stream", "", tenant="tenant"))
     assert read == [0]
     with pytest.raises(CarouselError, match="unknown model"):
         await replies.write_to(Slow())

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.wire.calls import Context, current_call
+from carousel_server.wire.calls import Call, Context, current_call
 from carousel_server.wire.errors import named
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import parse
@@ -45,17 +45,17 @@ class Inference:
         """ModelStreamInfer. When the stream ends, its sequences go on: another may step them."""
         errors_end = ("triton_grpc_error", "true") in (context.invocation_metadata() or ())
         replies = Replies(self._gate, self._options.max_message_bytes, errors_end=errors_end)
-        tenant = current_call().tenant
-        async with counted_stream(self._gate.quotas, tenant):
-            with self._gate.admit(replies, tenant):
-                await self._run(requests, replies, tenant, context)
+        call = current_call()
+        async with counted_stream(self._gate.quotas, call.tenant):
+            with self._gate.admit(replies, call.tenant):
+                await self._run(requests, replies, call, context)
 
     async def _run(
-        self, requests: AsyncIterator[bytes], replies: Replies, tenant: str, context: Context
+        self, requests: AsyncIterator[bytes], replies: Replies, call: Call, context: Context
     ) -> None:
         """Reads and writes until the stream's end."""
         writer = asyncio.create_task(replies.write_to(context))
-        reader = asyncio.create_task(self._read(requests, replies, tenant))
+        reader = asyncio.create_task(self._read(requests, replies, call))
         try:
             await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
             if reader.done() and not writer.done():
@@ -67,14 +67,15 @@ class Inference:
                 task.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
 
-    async def _read(self, requests: AsyncIterator[bytes], replies: Replies, tenant: str) -> None:
+    async def _read(self, requests: AsyncIterator[bytes], replies: Replies, call: Call) -> None:
         """Takes requests until the client half-closes or an error ends the stream.
 
         Raises:
             CarouselError: MALFORMED_MESSAGE or MESSAGE_TOO_LARGE.
         """
-        most = self._options.max_message_bytes
+        tenant, most = call.tenant, self._options.max_message_bytes
         async for data in requests:
+            call.heard = True
             request = parse(pb.ModelInferRequest, data, most)
             await message_turn(self._gate.quotas, tenant)
             expected = replies.expect(request.id, len(data))
