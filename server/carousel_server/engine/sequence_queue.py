@@ -111,13 +111,14 @@ class SequenceQueue:
     def _forget_cancelled(self) -> None:
         """Drops the calls that nobody waits for. Where there is none, it must cost little."""
         for tenant, queue in [*self._waiting.items()]:
-            cancelled = [call for call in queue if call.reply.cancelled()]
+            cancelled = {id(call) for call in queue if call.reply.cancelled()}
             if not cancelled:
                 continue
-            left = deque(call for call in queue if not call.reply.cancelled())
+            for call in queue:
+                if id(call) in cancelled:
+                    self._count_call(call, -1)
+            left = deque(call for call in queue if id(call) not in cancelled)
             if left:
                 self._waiting[tenant] = left
             else:
                 del self._waiting[tenant]
-            for call in cancelled:
-                self._count_call(call, -1)

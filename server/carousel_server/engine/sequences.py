@@ -288,10 +288,12 @@ class Sequences:
         ended = [one for one in self._running if not one.left]
         for one in ended:
             _answer(one.call, one.parts[0] if len(one.parts) == 1 else np.concatenate(one.parts))
-        stay = [i for i, one in enumerate(self._running) if not one.call.reply.done()]
+        # Asked once of each: a caller may give up at any moment.
+        done = [one.call.reply.done() for one in self._running]
+        stay = [i for i, gone in enumerate(done) if not gone]
         if len(stay) < len(self._running):
-            for one in self._running:
-                if one.call.reply.done():
+            for one, gone in zip(self._running, done, strict=True):
+                if gone:
                     self._count(one, -1)
             self._running = [self._running[i] for i in stay]
             index = torch.tensor(stay, dtype=torch.int64, device=self._model.device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -90,6 +93,35 @@ def test_what_has_failed_gives_its_places_back() -> None:
         server.settle()
         assert isinstance(bad.reply.exception(timeout=0), CarouselError)
     sequences = server.engine._sequences
+    assert not sequences._places._taken
+    assert not sequences._output_bytes._taken
+
+
+class GivenUpLate(Future[Any]):
+    """A reply whose caller gives up just after somebody has looked whether it waits."""
+
+    def done(self) -> bool:
+        done = super().done()
+        self.cancel()
+        return done
+
+    def cancelled(self) -> bool:
+        cancelled = super().cancelled()
+        self.cancel()
+        return cancelled
+
+
+def test_a_caller_that_gives_up_while_another_leaves_is_counted_once() -> None:
+    server = rig()
+    late, ends = call(640, "a"), call(1, "a")
+    server.engine.submit(late)
+    server.tick()
+    late.reply = GivenUpLate()
+    server.engine.submit(ends)
+    server.settle()
+    assert_sums(ends, 1)
+    sequences = server.engine._sequences
+    assert not len(sequences)
     assert not sequences._places._taken
     assert not sequences._output_bytes._taken
 
@@ -190,6 +222,18 @@ def test_refusals_leave_the_queue_as_it_is() -> None:
     waiting._waiting["a"][1].reply.cancel()
     waiting._forget_cancelled()
     assert (len(waiting), waiting._bytes, dict(waiting._waiting)) == (0, 0, {})
+
+
+def test_a_call_that_is_withdrawn_while_others_are_forgotten_is_counted_once() -> None:
+    waiting = queue(max_infer_queue=2)
+    late, gone = call(1, "a"), call(1, "a")
+    late.reply = GivenUpLate()
+    gone.reply.cancel()
+    waiting.put(late)
+    waiting.put(gone)
+    waiting.put(call(1, "a"))
+    waiting.put(call(1, "a"))
+    assert len(waiting) == len(waiting._waiting["a"]) == 2
 
 
 def test_turns_of_tenants_that_are_gone_are_forgotten() -> None:
