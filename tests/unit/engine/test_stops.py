@@ -61,3 +61,25 @@ def test_the_text_shown_is_the_text_before_the_first_stop(
     assert stopped == bool(places)
     assert shown == (text[: min(places)] if places else text)
     assert not any(stop in "".join(pieces[: used - 1]) for stop in stops)
+
+
+@pytest.mark.parametrize(
+    ("stop", "shown"),
+    [
+        ("br本", "é"),  # as it is shown
+        ("r</s>", "éb"),  # with the name
+        ("</s>本", "ébr"),
+        ("</s>", "ébr"),
+        ("x", "ébr本ü"),
+    ],
+)
+def test_a_special_token_within_a_stop_text_hides_nothing(stop: str, shown: str) -> None:
+    watch, texts = StopTexts([stop, "never"]), list[str]()
+    pieces = [("é", ""), ("b", ""), ("r", ""), ("", "</s>"), ("本", ""), ("ü", "")]
+    for seq, (piece, special) in enumerate(pieces):
+        tokens, stopped = watch.push(GeneratedToken(seq, piece, seq), special)
+        texts += [token.text for token in tokens]
+        if stopped:
+            break
+    texts += [token.text for token in watch.flush()]
+    assert "".join(texts) == shown
