@@ -19,23 +19,37 @@ Pem = bytes | str | Path
 _PROBE_S = 1.0
 """How long a server may take to show that it speaks TLS."""
 
-_CLOSED = ("Socket closed", "reset by peer", "Broken pipe", "End of TCP stream")
-"""What gRPC says where a server has taken a connection and closed it at once."""
+_CLOSED = (
+    "Socket closed",
+    "reset by peer",
+    "Broken pipe",
+    "End of TCP stream",
+    "CERTIFICATE_REQUIRED",
+    "HANDSHAKE_FAILURE",
+)
+"""What gRPC and OpenSSL say where a server has taken a connection and closed it at once."""
+
+_HANDSHAKE_DONE = "the handshake is done"
 
 _HANDSHAKES = {
-    "WRONG_VERSION_NUMBER": (
+    ("WRONG_VERSION_NUMBER",): (
         "the server speaks no TLS",
         "Connect without TLS (command: no --tls, --ca, --cert, --key), or give the server a certificate.",
     ),
-    "CERTIFICATE_VERIFY_FAILED": (
-        "the server's certificate is not trusted",
-        "Name the authority that signed it: TLS(ca=FILE), or --ca FILE of the command.",
-    ),
-    "Hostname Verification": (
+    ("Hostname Verification", "Hostname mismatch", "IP address mismatch"): (
         "the server's certificate is for another name",
         "Connect to a name in the certificate, or name one: TLS(server_name=…), or --server-name.",
     ),
+    ("CERTIFICATE_VERIFY_FAILED",): (
+        "the server's certificate is not trusted",
+        "Name the authority that signed it: TLS(ca=FILE), or --ca FILE of the command.",
+    ),
 }
+
+_NO_TLS = (
+    "the server speaks TLS, and this client does not",
+    "Connect with TLS: Client(tls=True) or tls=TLS(ca=FILE); --tls or --ca FILE of the command.",
+)
 
 _ENDED = (
     "the server ended the TLS handshake; it may ask for a client's certificate",
@@ -87,38 +101,52 @@ class TLS:
 
 
 def disagreement(error: CarouselError, target: str, tls: TLS | None) -> TlsError | None:
-    """What TLS has to do with the error of a call; None if nothing. May take up to a second."""
+    """What TLS has to do with the error of a call; None if nothing. May take some seconds."""
     if not isinstance(error, ServerUnreachableError) or isinstance(error, TlsError):
         return None
-    cause, fix = _cause_of(error.message, target, tls)
-    return TlsError(f"{cause}: {error.message}", fix) if cause else None
+    cause, fix = _cause_of(error.message, tls)
+    if cause:
+        return TlsError(f"{cause}: {error.message}", fix)
+    # gRPC names the failure of one address only: a name such as localhost has several.
+    cause, fix = _cause_of(_handshake(target, tls), tls)
+    return TlsError(cause, fix) if cause else None
 
 
-def _cause_of(text: str, target: str, tls: TLS | None) -> tuple[str, str]:
-    closed = any(mark in text for mark in _CLOSED)
-    if tls is not None:
-        found = (told for mark, told in _HANDSHAKES.items() if mark in text)
-        return next(found, _ENDED if closed and tls.certificate is None else ("", ""))
-    if closed and _speaks_tls(target):
-        fix = "Connect with TLS: Client(tls=True) or tls=TLS(ca=FILE); --tls or --ca FILE of the command."
-        return "the server speaks TLS, and this client does not", fix
-    return "", ""
+def _cause_of(text: str, tls: TLS | None) -> tuple[str, str]:
+    if tls is None:
+        return _NO_TLS if _HANDSHAKE_DONE in text else ("", "")
+    found = (told for marks, told in _HANDSHAKES.items() if any(mark in text for mark in marks))
+    ended = tls.certificate is None and any(mark in text for mark in _CLOSED)
+    return next(found, _ENDED if ended else ("", ""))
 
 
-def _speaks_tls(target: str) -> bool:
+def _handshake(target: str, tls: TLS | None) -> str:
+    """How a handshake with the target ends, in OpenSSL's words; it shows no client certificate."""
     address = host_and_port(target)
     if address is None:
-        return False
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return ""
     try:
+        context = _context(tls)
+        name = (tls and tls.server_name) or address[0]
         with (
             socket.create_connection(address, _PROBE_S) as plain,
-            context.wrap_socket(plain, server_hostname=address[0]),
+            context.wrap_socket(plain, server_hostname=name) as encrypted,
         ):
-            return True
-    except (OSError, ValueError):
-        return False
+            # A server of HTTP/2 speaks first, unless it misses the client's certificate.
+            return _HANDSHAKE_DONE if tls is None or encrypted.recv(1) else _CLOSED[0]
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _context(tls: TLS | None) -> ssl.SSLContext:
+    if tls is None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    else:
+        ca = None if tls.ca is None else _bytes_of(tls.ca)
+        context = ssl.create_default_context(cadata=ca.decode("ascii") if ca else None)
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def _bytes_of(part: Pem | None) -> bytes | None:

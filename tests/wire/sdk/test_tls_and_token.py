@@ -15,6 +15,7 @@ from support.certificates import make_certificates, needs_openssl
 from support.server import FEATURES, GRU_BYTES, LSTM, ServerProcess
 
 import carousel
+from carousel._tls import disagreement
 
 pytestmark = needs_openssl
 
@@ -165,6 +166,31 @@ def failure(
     return asyncio.run(awaited())
 
 
+REFUSED = "failed to connect to all addresses; last error: ipv6:[::1]:50051: Connection refused"
+"""What gRPC may say of a name with several addresses, whatever happened at the others."""
+
+
+def test_another_address_of_the_name_does_not_hide_the_cause(
+    guarded: ServerProcess, server: ServerProcess, certificates: Path
+) -> None:
+    ca = certificates / "ca.pem"
+    for reached, tls, cause in (
+        (guarded, None, "the server speaks TLS"),
+        (guarded, carousel.TLS(), "certificate is not trusted"),
+        (guarded, carousel.TLS(ca=certificates / "client.pem"), "certificate is not trusted"),
+        (guarded, carousel.TLS(ca=ca, server_name="carousel.example"), "is for another name"),
+        (server, carousel.TLS(ca=ca), "the server speaks no TLS"),
+    ):
+        told = disagreement(carousel.ServerUnreachableError(REFUSED), reached.target, tls)
+        assert told is not None
+        assert cause in told.message
+        assert "ipv6" not in told.message
+    for reached, agreed in ((guarded, carousel.TLS(ca=ca)), (server, None)):
+        assert (
+            disagreement(carousel.ServerUnreachableError(REFUSED), reached.target, agreed) is None
+        )
+
+
 def test_a_client_with_tls_is_told_of_a_server_without(server: ServerProcess, tls: Any) -> None:
     told = failure("sync", server.target, tls, "models")
     assert isinstance(told, carousel.TlsError)
@@ -201,3 +227,8 @@ def test_a_server_that_asks_for_certificates(models_dir: Path, certificates: Pat
             client.models()
         assert isinstance(caught.value, carousel.TlsError)
         assert "client's certificate" in caught.value.message
+        told = disagreement(
+            carousel.ServerUnreachableError(REFUSED), server.target, carousel.TLS(ca=ca)
+        )
+        assert told is not None
+        assert "client's certificate" in told.message
