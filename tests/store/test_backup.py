@@ -121,7 +121,8 @@ def test_what_cannot_be_copied_is_named(store: SqliteStore, path: Path, tmp_path
     assert (tmp_path / "there.db").read_text() == "mine"
     assert "there is no store" in refusal(tmp_path / "none.db", tmp_path / "copy.db")
     assert not (tmp_path / "none.db").exists()
-    assert "cannot write" in refusal(path, tmp_path / "nowhere" / "copy.db")
+    assert f"no folder {tmp_path / 'nowhere'}" in refusal(path, tmp_path / "nowhere" / "copy.db")
+    assert "cannot write" in refusal(path, tmp_path / ("long" * 99))
     (tmp_path / "text.db").write_text("this is no database, but some text" * 100)
     assert "is no store" in refusal(tmp_path / "text.db", tmp_path / "copy.db")
 

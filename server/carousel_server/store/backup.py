@@ -129,10 +129,14 @@ def copy(db: sqlite3.Connection, destination: Path, stop: threading.Event | None
     Raises:
         StoreError: the destination is there already or cannot be written, or `stop` was set.
     """
-    if destination.exists():
-        raise StoreError(f"{destination} is there already\nname a new file")
     part = destination.with_name(destination.name + ".part")
     try:
+        if not destination.parent.is_dir():
+            raise StoreError(
+                f"there is no folder {destination.parent}\nmake it, or name another one"
+            )
+        if destination.exists():
+            raise StoreError(f"{destination} is there already\nname a new file")
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:

@@ -33,6 +33,5 @@ def register(app: typer.Typer) -> None:
         if options.output is Output.JSON:
             print_json({"file": str(destination), **asdict(copied)})
         else:
-            print_line(
-                f"copied {copied.sessions:,} sessions to {destination}, {copied.bytes:,} bytes"
-            )
+            what = "1 session" if copied.sessions == 1 else f"{copied.sessions:,} sessions"
+            print_line(f"copied {what} to {destination}, {copied.bytes:,} bytes")
