@@ -134,6 +134,19 @@ def test_a_file_is_opened_and_a_missing_one_is_named(tmp_path):
         pass
 
 
+def test_a_named_pipe_is_opened_and_a_folder_is_named(tmp_path):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as sink:
+        sink.write("1\n2\n")
+    try:
+        with opened(f"/dev/fd/{reading}") as lines:
+            assert rows(lines, 1) == [[1], [2]]
+    finally:
+        os.close(reading)
+    with pytest.raises(CliError, match="is a folder"), opened(str(tmp_path)):
+        pass
+
+
 def test_a_dash_is_stdin(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("7\n"))
     with opened("-") as lines:

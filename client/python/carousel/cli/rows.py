@@ -37,9 +37,11 @@ def opened(source: str) -> Iterator[TextIO]:
 
 
 def existing(source: str) -> Path:
-    """The path of a file that is there."""
+    """The path of a file or a pipe that is there."""
     path = Path(source)
-    if not path.is_file():
+    if path.is_dir():
+        raise usage_error(f"{source} is a folder", "name a file in it, or - for stdin")
+    if not path.exists():
         raise usage_error(f"there is no file {source}", "name a file, or - for stdin")
     return path
 
