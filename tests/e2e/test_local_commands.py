@@ -80,7 +80,7 @@ def test_each_package_that_cannot_be_served_is_named(tmp_path):
         (("models", "create", "m", "--hidden", "8", "--proj-size", "9"), "smaller than hidden", ""),
         (("compare", "--plot", "/nowhere/x.png"), "no folder /nowhere", "make it"),
         (("compare", "--plot", "x.doc"), "x.doc is no name of a picture", ".png"),
-        (("models", "check", "/nowhere"), "/nowhere", ""),
+        (("models", "check", "/nowhere"), "no folder /nowhere", "name a package"),
         (("models", "list", "--dir", "/nowhere"), "no folder /nowhere", ""),
         (("modles",), "no such command 'modles'", "did you mean 'models'?"),
         (("generate",), "missing argument", "carousel generate --help"),

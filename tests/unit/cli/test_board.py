@@ -151,7 +151,7 @@ def test_a_dead_server_is_said_until_a_new_one_listens():
         assert "mean batch" not in shown
     board.back(time.monotonic())
     assert "KILLED" not in line(board, 2.0)
-    assert "killed 1 times, away 2." in line(board, 2.0)
+    assert "killed once, away 2." in line(board, 2.0)
     assert board.server() is None, "the metrics of the new process start from zero"
 
 

@@ -11,6 +11,7 @@ from carousel.cli.options import (
     command,
     from_environment,
     merged,
+    unwrapped,
     wants_json,
 )
 
@@ -96,3 +97,15 @@ def test_a_command_without_options_first_is_our_bug():
 )
 def test_json_is_seen_in_a_command_line_that_cannot_be_read(line, wanted):
     assert wants_json(line.split()) is wanted
+
+
+def test_the_lines_of_a_docstring_do_not_break_the_help():
+    text = """Says what it is.
+
+        A second paragraph, which goes on
+        in another line.
+        """
+    assert (
+        unwrapped(text) == "Says what it is.\n\nA second paragraph, which goes on in another line."
+    )
+    assert unwrapped("") == ""

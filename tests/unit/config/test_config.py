@@ -121,8 +121,9 @@ def test_the_clients_own_variables_are_no_settings():
     ],
 )
 def test_values_out_of_range_name_their_key_and_source(key, value):
-    with pytest.raises(ConfigError, match=rf"setting {key} \(command line\)"):
+    with pytest.raises(ConfigError, match=rf"setting {key} \(command line\)") as caught:
         load({key: value})
+    assert str(caught.value).splitlines()[1].startswith("give it another value. It means: ")
 
 
 def test_secrets_are_not_repeated_in_messages():

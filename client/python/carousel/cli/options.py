@@ -192,7 +192,13 @@ def command(
                 ),
             ]
         )
-        app.command(name, **settings)(run)
+        app.command(name, help=unwrapped(function.__doc__ or ""), **settings)(run)
         return function
 
     return add
+
+
+def unwrapped(text: str) -> str:
+    """A docstring with one line a paragraph, since help is wrapped to the terminal's width."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

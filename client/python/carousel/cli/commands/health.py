@@ -22,8 +22,8 @@ def register(app: typer.Typer) -> None:
     def health(options: Options) -> None:
         """Ask the server whether it, each of its models and its store take work.
 
-        Exit code 0 if all do, 1 if one does not, 3 if nobody answers. A server that asks for a token
-        tells its own health without one, which is that of all its models.
+        Exit code 0 if all do, 1 if one does not, 3 if no server answers. A server with tokens answers
+        without one too, but then only for itself and its store.
         """
         with connected(options) as client:
             records = [{"model": "(server)", "health": str(client.health())}]

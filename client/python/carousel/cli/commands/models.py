@@ -187,6 +187,8 @@ def check_all(options: Options, path: Path, allow_custom: Sequence[str] = ()) ->
     """
     import carousel_models
 
+    if not path.is_dir():
+        raise usage_error(f"there is no folder {path}", "name a package, or a folder of packages")
     reports = [
         carousel_models.check(package, allow_custom=allow_custom)
         for package in carousel_models.discover(path)

@@ -36,7 +36,8 @@ def chaos(board: Board) -> str:
     """How often the server was killed, how long it was away, and what the clients have mended."""
     away_s = board.away_s()
     mended = sum(row.mended for row in board.sums())
+    times = "once" if len(away_s) == 1 else f"{len(away_s)} times"
     return (
-        f"killed {len(away_s)} times, away {as_latency(sum(away_s) / len(away_s))} on average; "
+        f"killed {times}, away {as_latency(sum(away_s) / len(away_s))} on average; "
         f"{mended:,} sessions went on where they stood"
     )
