@@ -64,7 +64,7 @@ def assemble(settings: Settings) -> Assembly:
     device = choose_device(settings.device)
     threads = torch_threads(settings.torch_threads)
     torch.set_num_threads(threads)
-    log.info("steps run on %d threads; %d cores can be used", threads, usable_cores())
+    log.info("threads for steps: %d; cores that can be used: %d", threads, usable_cores())
     folder = load_models(settings, device)
     build = {"version": version(), "torch": torch.__version__, "device": device}
     metrics = Metrics(build, tenant_names(settings))

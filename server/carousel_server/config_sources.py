@@ -136,4 +136,5 @@ def _explain(error: ValidationError, provenance: Mapping[str, Source]) -> str:
     key = str(fault["loc"][0])
     message = fault["msg"][:1].lower() + fault["msg"][1:]
     source = provenance.get(key, Source.DEFAULT)
-    return f"setting {key} ({source}): {message}\n{Settings.model_fields[key].description}"
+    meaning = Settings.model_fields[key].description
+    return f"setting {key} ({source}): {message}\ngive it another value. It means: {meaning}"
