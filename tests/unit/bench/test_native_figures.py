@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from bench.report import Summary
 
 def summary(names: Mapping[str, float]) -> Summary:
     return {
-        name: {key: {"median": value} for key in ("steps_per_s", "p50_ms", "p99_ms")}
+        name: {
+            key: {"median": value, "min": value, "max": value}
+            for key in ("steps_per_s", "p50_ms", "p99_ms")
+        }
         for name, value in names.items()
     }
 
@@ -58,6 +62,14 @@ def test_steps_are_compared_with_the_native_echo_where_there_was_one() -> None:
     }
 
 
+def watched(
+    draw: Any, drawn: dict[str, list[str]], axes: Any, labels: Any, series: Any, colors: Any
+) -> None:
+    """Draws, and notes which series a figure has."""
+    drawn[labels[0]] = list(series)
+    draw(axes, labels, series, colors)
+
+
 @pytest.mark.parametrize("native_rate", [{}, {"native_echo": 8.0}], ids=["without", "with"])
 def test_pictures_are_drawn_with_it_and_without(
     native_rate: dict[str, float], tmp_path: Path, monkeypatch: Any
@@ -65,13 +77,8 @@ def test_pictures_are_drawn_with_it_and_without(
     monkeypatch.setattr(plots, "RESULTS", tmp_path)
     monkeypatch.setattr(plots, "IMAGES", tmp_path)
     drawn: dict[str, list[str]] = {}
-    bars = plots._bars
-
-    def watch(axes: Any, labels: Any, series: Any, colors: Any) -> None:
-        drawn[labels[0]] = list(series)
-        bars(axes, labels, series, colors)
-
-    monkeypatch.setattr(plots, "_bars", watch)
+    for kind in ("_bars", "_dots"):
+        monkeypatch.setattr(plots, kind, partial(watched, getattr(plots, kind), drawn))
     figures = {
         "blocks": of_blocks(engine=4, echo=8, carousel=2, **native_rate),
         "triton": of_triton(carousel=2, triton=1, echo=4, **native_rate),
@@ -80,5 +87,5 @@ def test_pictures_are_drawn_with_it_and_without(
         (tmp_path / f"{name}-cpu.json").write_text(json.dumps({"figures": figure}))
     assert plots.main() == 0
     assert {file.name for file in tmp_path.glob("*.png")} == {"perf-blocks.png", "perf-triton.png"}
-    assert ("echo in C++" in drawn["1 × 1"]) == bool(native_rate)
-    assert ("the same in C++" in drawn["1 in flight"]) == bool(native_rate)
+    for first_label in ("1 × 1", "1"):
+        assert ("no model: gRPC echo in C++" in drawn[first_label]) == bool(native_rate)

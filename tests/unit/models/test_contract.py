@@ -242,8 +242,8 @@ def test_a_class_of_the_running_program(tmp_path: Path, monkeypatch: pytest.Monk
         """As a script or a notebook would have it."""
 
     Local.__module__, Local.__qualname__ = "__main__", "Local"
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/home/me/gestures.py")
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/home/me/gestures.py", raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
     save_cell(tmp_path / "script", Local(3, 4), module="gestures:Local")
     with pytest.raises(PackageError, match=r"running program .* move the class to a module, a.py"):
         save_cell(tmp_path / "m", Local(3, 4), module="a:Local")
