@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from panels import ROWS, Panel
+from panels import ROWS
+from queries import Panel
 
 TARGET = Path(__file__).parent / "dashboards" / "carousel.json"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}

@@ -70,7 +70,7 @@ def test_every_panel_of_the_picture_is_on_the_dashboard(monkeypatch: pytest.Monk
 def test_a_number_that_should_be_zero_is_green_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(GRAFANA)
     from dashboard import panel_json
-    from panels import stat
+    from queries import stat
     from render import NAMED_COLOURS, colour_of
 
     refusals = panel_json(stat("Refusals", "ops", "x", alarm=True), 1, 0, 0, 4)
