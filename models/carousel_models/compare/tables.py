@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from .results import Comparison
 
@@ -43,7 +44,9 @@ def _performance(comparison: Comparison) -> Table:
     for batch in dict.fromkeys(entry.batch for entry in comparison.speed):
         row = [entry for entry in comparison.speed if entry.batch == batch]
         spread = (
-            f"{seconds(entry.median_s)} [dim]({seconds(entry.low_s)} … {seconds(entry.high_s)})[/dim]"
+            Text(f"{seconds(entry.median_s)} ").append(
+                f"({seconds(entry.low_s)} … {seconds(entry.high_s)})", style="dim"
+            )
             for entry in row
         )
         table.add_row(f"step, {batch} session{'s' * (batch > 1)}", *spread)
@@ -71,12 +74,13 @@ def table(comparison: Comparison) -> RenderableType:
     """The three comparisons, one below the other, and how they were measured."""
     machine, quality = comparison.machine, comparison.quality[0]
     chance = comparison.recall[0].chance if comparison.recall else 0.0
-    busy = "[bold red]The machine was busy, so the times say little.[/bold red] " * machine.busy
-    foot = (
-        f"{busy}[dim]{machine.processor}, {machine.threads} thread{'s' * (machine.threads > 1)}, "
+    busy = Text("The machine was busy, so the times say little. " * machine.busy, style="bold red")
+    foot = busy.append(
+        f"{machine.processor}, {machine.threads} thread{'s' * (machine.threads > 1)}, "
         f"torch {machine.torch}. Bits per byte on {quality.predicted_bytes:,} held-out bytes of Python's "
         f"library after {quality.trained_steps:,} training steps each. Step times: median (quartiles), "
         f"measured in turns. Recall: share of first symbols named after a gap; guessing gives "
-        f"{chance:.0%}.[/dim]"
+        f"{chance:.0%}.",
+        style="not bold dim",
     )
     return Group(_structure(comparison), _performance(comparison), _fits(comparison), foot)
