@@ -1,12 +1,12 @@
-"""What calls return, besides arrays."""
+"""What calls take and return, besides arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Self
+from typing import Self, TypedDict
 
 from carousel_protos.tensors import WIRE_DTYPES
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -190,6 +190,36 @@ class Token:
             logprob=token.logprob if token.HasField("logprob") else None,
             alternatives=tuple(Alternative(a.id, a.logprob) for a in token.alternatives),
         )
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The options of every `generate`, all by keyword. Each may be left out.
+
+    Attributes:
+        max_tokens: most tokens to draw, at least 1. Default 256.
+        temperature: divides the logits; 0 takes the most probable token. Default 1.
+        top_k: keep the k most probable tokens. 0 keeps all, and is the default.
+        top_p: keep the fewest tokens with at least this probability in sum. Default 1.
+        repetition_penalty: makes recent tokens less probable if above 1. Default 1.
+        seed: the same seed repeats the text. A random one is the default.
+        stop: text, or texts, at which to end; not part of the result. A special token has its name for
+            a text, such as "</s>".
+        stop_tokens: token ids at which to end.
+        logprobs: report each token's log-probability and those of so many alternatives. None, the
+            default, reports none.
+        timeout_s: for the whole generation. None, the default, sets no limit.
+    """
+
+    max_tokens: int
+    temperature: float | None
+    top_k: int
+    top_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str]
+    stop_tokens: Sequence[int]
+    logprobs: int | None
+    timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

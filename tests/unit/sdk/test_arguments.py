@@ -15,6 +15,7 @@ import pytest
 import carousel
 from carousel._core.requests import generate_request
 from carousel.testing import FakeServer
+from carousel_protos.v1 import carousel_pb2 as pb
 
 from .support import WINDOW, opened, sums
 
@@ -91,10 +92,7 @@ def test_tokens_of_any_integer_kind(client: Any) -> None:
     "ends", [[99], (99,), {99}, b"c", np.array([99], np.uint8), [np.int64(99)]]
 )
 def test_stop_tokens_of_any_integer_kind(ends: Any) -> None:
-    request = generate_request(
-        "a", max_tokens=1, temperature=None, top_k=0, top_p=None, repetition_penalty=None, seed=None,
-        stop=(), stop_tokens=ends, logprobs=None,
-    )  # fmt: skip
+    request = generate_request("a", {"max_tokens": 1, "stop_tokens": ends}, model="letters")
     assert list(request.stop_tokens) == [99]
 
 
@@ -104,6 +102,37 @@ def test_stop_tokens_of_any_integer_kind(ends: Any) -> None:
 def test_stop_tokens_that_are_none(client: Any, ends: Any) -> None:
     with pytest.raises(carousel.InputDtypeError, match=r"token ids|masked"):
         client.generate("letters", "a", stop_tokens=ends)
+
+
+def test_a_generation_without_options() -> None:
+    request = generate_request("a", {}, model="letters")
+    assert request.max_tokens == 256
+    assert request.sampling == pb.Sampling(top_k=0)
+    for unset in ("temperature", "top_p", "repetition_penalty", "seed"):
+        assert not request.sampling.HasField(unset)
+    assert not request.HasField("logprobs")
+    assert (list(request.stop), list(request.stop_tokens)) == ([], [])
+
+
+def test_every_option_of_a_generation_reaches_the_wire() -> None:
+    options: carousel.GenerateOptions = {
+        "max_tokens": 3, "temperature": 0.5, "top_k": 4, "top_p": 0.25, "repetition_penalty": 1.5,
+        "seed": 7, "stop": "x", "stop_tokens": [9], "logprobs": 2, "timeout_s": 5.0,
+    }  # fmt: skip
+    assert options.keys() == carousel.GenerateOptions.__annotations__.keys()
+    sampling = pb.Sampling(temperature=0.5, top_k=4, top_p=0.25, repetition_penalty=1.5, seed=7)
+    assert generate_request([1], options, session_id="s") == pb.GenerateRequest(
+        session_id="s", tokens=pb.Tokens(ids=[1]), sampling=sampling, max_tokens=3, stop=["x"],
+        stop_tokens=[9], logprobs=2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["tempreature", "model", "session_id", "options"])
+def test_an_unknown_option_is_a_type_error(client: Any, name: str) -> None:
+    with client.session("letters") as session:
+        for generate in (lambda **o: client.generate("letters", "a", **o), session.generate):
+            with pytest.raises(TypeError, match=name):
+                generate(**{name: 1})
 
 
 def test_numbers_and_texts_that_the_wire_cannot_hold(client: Any) -> None:

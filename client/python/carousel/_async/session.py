@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from carousel._core.arguments import blocks_ahead
 from carousel._core.lane import Lane
@@ -14,7 +14,7 @@ from carousel._core.requests import Prompt, generate_request
 from carousel._core.rows import Array, ModelRows
 from carousel._core.tickets import Rows
 from carousel._error_bases import CarouselError
-from carousel.types import SessionInfo
+from carousel.types import GenerateOptions, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .generation import AsyncGeneration, AsyncWithin
@@ -182,38 +182,16 @@ class AsyncSession:
     def generate(
         self,
         prompt: Prompt = None,
-        *,
-        max_tokens: int = 256,
-        temperature: float | None = None,
-        top_k: int = 0,
-        top_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        stop_tokens: Sequence[int] = (),
-        logprobs: int | None = None,
-        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> AsyncGeneration:
         """Feeds the prompt and draws tokens, in this session, whose state then goes on from there.
 
-        Without a prompt it goes on where the last generation stopped. The arguments are those of
+        Without a prompt it goes on where the last generation stopped. The options are those of
         `AsyncClient.generate`. Don't step the session before the generation has ended.
         """
-        request = generate_request(
-            prompt,
-            session_id=self.id,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            stop_tokens=stop_tokens,
-            logprobs=logprobs,
-        )
+        request = generate_request(prompt, options, session_id=self.id)
         within = AsyncWithin(self._generation_begins, self._generated)
-        return AsyncGeneration(self._client, request, timeout_s, within)
+        return AsyncGeneration(self._client, request, options.get("timeout_s"), within)
 
     async def info(self) -> SessionInfo:
         """The session as the server sees it now."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from carousel._error_bases import CarouselError
 from carousel._errors import FieldInvalidError, InputDtypeError
-from carousel.types import WIRE_DURABILITIES, Durability
+from carousel.types import WIRE_DURABILITIES, Durability, GenerateOptions
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .arguments import idle_seconds, unicode_of
@@ -18,6 +18,8 @@ from .blocks import duration
 from .rows import ModelRows
 
 Prompt = str | Sequence[int] | None
+
+DEFAULT_MAX_TOKENS = 256
 
 
 def new_session_id() -> str:
@@ -73,35 +75,33 @@ def infer_request(rows: ModelRows, inputs: Any) -> pb.InferRequest:
 
 @fields_in_range()
 def generate_request(
-    prompt: Prompt,
-    *,
-    model: str = "",
-    session_id: str = "",
-    max_tokens: int,
-    temperature: float | None,
-    top_k: int,
-    top_p: float | None,
-    repetition_penalty: float | None,
-    seed: int | None,
-    stop: str | Sequence[str],
-    stop_tokens: Sequence[int],
-    logprobs: int | None,
+    prompt: Prompt, options: GenerateOptions, *, model: str = "", session_id: str = ""
 ) -> pb.GenerateRequest:
-    """A generation in a session of its own (`model`) or in a given one (`session_id`)."""
+    """A generation in a session of its own (`model`) or in a given one (`session_id`).
+
+    Raises:
+        TypeError: an option is unknown.
+        FieldInvalidError, InputDtypeError: an option, or the prompt, has a value that is refused.
+    """
+    for name in options:
+        if name not in GenerateOptions.__annotations__:
+            raise TypeError(f"generate() got an unexpected keyword argument {name!r}")
+    max_tokens = options.get("max_tokens", DEFAULT_MAX_TOKENS)
     if max_tokens < 1:
         raise FieldInvalidError(f"max_tokens is {max_tokens}; it must be at least 1")
+    stop = options.get("stop", ())
     request = pb.GenerateRequest(
         sampling=pb.Sampling(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
+            temperature=options.get("temperature"),
+            top_k=options.get("top_k", 0),
+            top_p=options.get("top_p"),
+            repetition_penalty=options.get("repetition_penalty"),
+            seed=options.get("seed"),
         ),
         max_tokens=max_tokens,
         stop=[stop] if isinstance(stop, str) else stop,
-        stop_tokens=_token_ids(list(stop_tokens), "stop_tokens is"),
-        logprobs=logprobs,
+        stop_tokens=_token_ids(list(options.get("stop_tokens", ())), "stop_tokens is"),
+        logprobs=options.get("logprobs"),
     )
     if session_id:
         request.session_id = session_id

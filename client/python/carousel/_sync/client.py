@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -32,7 +32,15 @@ from carousel._home import check_gevent
 from carousel._journal_file import JournalPath, open_journal
 from carousel._options import options_of
 from carousel._tls import TLS
-from carousel.types import HEALTHS, STORE_SERVICE, Durability, Health, ModelInfo, SessionInfo
+from carousel.types import (
+    HEALTHS,
+    STORE_SERVICE,
+    Durability,
+    GenerateOptions,
+    Health,
+    ModelInfo,
+    SessionInfo,
+)
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as services
 
@@ -147,49 +155,17 @@ class Client:
         self,
         model: str,
         prompt: Prompt,
-        *,
-        max_tokens: int = 256,
-        temperature: float | None = None,
-        top_k: int = 0,
-        top_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        stop_tokens: Sequence[int] = (),
-        logprobs: int | None = None,
-        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> Generation:
         """Feeds a prompt and yields the tokens that are drawn after it, as they come.
 
         Args:
             model: its name.
             prompt: a text, or token ids.
-            max_tokens: most tokens to draw.
-            temperature: divides the logits; 0 takes the most probable token. Default 1.
-            top_k: keep the k most probable tokens; 0 keeps all.
-            top_p: keep the fewest tokens with at least this probability in sum. Default 1.
-            repetition_penalty: makes recent tokens less probable if above 1.
-            seed: the same seed repeats the text; chosen for you if None.
-            stop: text, or texts, at which to end; not part of the result. A special token has its name for
-                a text, such as "</s>".
-            stop_tokens: token ids at which to end.
-            logprobs: report each token's log-probability and those of so many alternatives.
-            timeout_s: for the whole generation; none by default.
+            options: see `carousel.GenerateOptions`.
         """
-        request = generate_request(
-            prompt,
-            model=model,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            stop_tokens=stop_tokens,
-            logprobs=logprobs,
-        )
-        return Generation(self, request, timeout_s)
+        request = generate_request(prompt, options, model=model)
+        return Generation(self, request, options.get("timeout_s"))
 
     # -- sessions
 

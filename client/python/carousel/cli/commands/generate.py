@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,9 +51,15 @@ def register(app: typer.Typer) -> None:
         text = prompt_of(prompt)
         if not text and session is None:
             raise usage_error("the prompt is empty", "give some text to go on from")
-        sampling = Sampling(
-            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, tuple(stop or ())
-        )
+        sampling: carousel.GenerateOptions = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "repetition_penalty": repetition_penalty,
+            "seed": seed,
+            "stop": stop or (),
+        }
         live = options.output is not Output.JSON
         shown = "" if no_prompt else text
         with connected(options) as client:
@@ -76,27 +82,17 @@ def prompt_of(argument: str) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn; the names are those of `carousel.Client.generate`."""
-
-    max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    repetition_penalty: float
-    seed: int | None
-    stop: tuple[str, ...]
-
-
 def begin(
-    client: carousel.Client, model: str, text: str, sampling: Sampling, session: str | None
+    client: carousel.Client,
+    model: str,
+    text: str,
+    sampling: carousel.GenerateOptions,
+    session: str | None,
 ) -> carousel.Generation:
     """Starts the generation: in a session of its own, or in an open one."""
-    settings: dict[str, Any] = asdict(sampling)
     if session is None:
-        return client.generate(model, text, **settings)
-    return client.attach(session).generate(text or None, **settings)
+        return client.generate(model, text, **sampling)
+    return client.attach(session).generate(text or None, **sampling)
 
 
 def finish(live: bool, text: str, generation: carousel.Generation) -> None:
