@@ -98,13 +98,15 @@ simulate: $(STAMP) ## Run the protocol through random faults by the thousand; AR
 mutants: $(STAMP) ## Take out one rule after the other, and see that the simulation notices
 	@$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
-check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, stubs, protocol, generated files
+check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, sizes, stubs, protocol, generated files
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/mypy
 	$(BIN)/mypy -p bench -p models.recipes
 	$(BIN)/mypy examples
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy -p tests.checks
+	$(BIN)/python -m tests.checks
 	@mkdir -p $(dir $(IMAGE))
 	$(PROTOS_VENV)/bin/python protos/generate.py --check --image $(IMAGE)
 	$(BIN)/buf lint $(IMAGE) --config protos/buf.yaml --path carousel_protos

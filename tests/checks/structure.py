@@ -1,0 +1,51 @@
+"""Every part of the server has a layer, and the tests are at least as long as the code."""
+
+from __future__ import annotations
+
+import configparser
+from collections.abc import Iterator
+from pathlib import Path
+
+from .sources import PRODUCT, SERVER, Violation, sources
+
+CONTRACTS = Path(".importlinter")
+_LAYERS = "importlinter:contract:rooms"
+_LEAST_SHARE = 1.0
+
+
+def layers(root: Path) -> Iterator[Violation]:
+    """Each package and module of the server stands in a layer of the import contract."""
+    named = {name for layer in layer_names(root) for name in layer}
+    for part in parts(root):
+        if f"carousel_server.{part.stem}" not in named:
+            yield Violation(
+                "layer", part, 1, part.stem, f"stands in no layer of {CONTRACTS}",
+                f"add carousel_server.{part.stem} to the layer that it belongs to, or move it into a room",
+            )  # fmt: skip
+
+
+def parts(root: Path) -> list[Path]:
+    """The packages of the server, and its modules that lie in none."""
+    folder = root / SERVER
+    found = [path.parent for path in folder.glob("*/__init__.py")]
+    found += [path for path in folder.glob("*.py") if not path.stem.startswith("__")]
+    return sorted(path.relative_to(root) for path in found)
+
+
+def layer_names(root: Path) -> list[list[str]]:
+    """The layers from top to bottom, each with its modules."""
+    contracts = configparser.ConfigParser()
+    contracts.read_string((root / CONTRACTS).read_text(encoding="utf-8"))
+    lines = contracts[_LAYERS]["layers"].split("\n")
+    return [[name.strip(" ()") for name in line.split("|")] for line in lines if line.strip()]
+
+
+def share_of_tests(root: Path) -> Iterator[Violation]:
+    """There is at least one line of tests for each line of server, client and models."""
+    code = sum(source.lines for source in sources(root, *PRODUCT))
+    tests = sum(source.lines for source in sources(root, "tests"))
+    if tests < _LEAST_SHARE * code:
+        yield Violation(
+            "tests", Path("tests"), 1, "tests", f"{tests} lines for {code} lines of {', '.join(PRODUCT)}",
+            "test what is not tested yet, or delete code",
+        )  # fmt: skip
