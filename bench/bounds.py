@@ -22,7 +22,7 @@ from carousel_server.core.ports import (
 from carousel_server.core.types import OpenSpec, SessionRef, SessionView
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics
-from carousel_server.sessions import Directory
+from carousel_server.residency.directory import Directory
 
 from .figures import Measured, Workload
 from .models import STEPPED, WIDTH

@@ -21,7 +21,7 @@ from carousel_server.core.ports import Bind, Open, StepBlock
 from carousel_server.core.types import OpenSpec, SessionRef
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics
-from carousel_server.sessions import Directory
+from carousel_server.residency.directory import Directory
 
 from .bounds import Counting, rate
 from .figures import Measured, Workload

@@ -18,7 +18,7 @@ from carousel_server.core.ports import Generate, Open
 from carousel_server.core.types import GeneratedToken, GenerateSpec, OpenSpec, SessionRef
 from carousel_server.engine import Engine
 from carousel_server.metrics import Metrics
-from carousel_server.sessions import Directory
+from carousel_server.residency.directory import Directory
 
 from . import models, processes, served
 from .figures import Measured, Workload

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from carousel_server.cores import usable_cores
+from carousel_server.process.cores import usable_cores
 
 _LIBRARIES = ("torch", "grpcio", "protobuf", "numpy", "uvloop")
 _ON_A_GPU = ("triton",)

@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic_core import PydanticUndefined
 
 from carousel_protos.errors import ERRORS
-from carousel_server.config import PREFIX, Settings
 from carousel_server.metrics import METRICS
+from carousel_server.process.config import PREFIX, Settings
 
 REFERENCE = Path(__file__).parent / "reference"
 

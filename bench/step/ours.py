@@ -15,7 +15,7 @@ from carousel_models.creating import random_tensors
 from carousel_models.kernels import Kernel, choose
 from carousel_models.loading import build
 from carousel_models.spec import FeaturesInput, uniform_stack
-from carousel_server.state.slab import Slab
+from carousel_server.rows.slab import Slab
 
 from .cases import Case
 from .timing import Run

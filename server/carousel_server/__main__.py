@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from carousel_server.config import ConfigError, Settings
-from carousel_server.config_sources import load_settings
+from carousel_server.process.config import ConfigError, Settings
+from carousel_server.process.config_sources import load_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"carousel: {error}\n")
         return 2
-    from carousel_server.main import serve  # torch takes a second to import: not for --help
+    from carousel_server.process.main import serve
 
     return serve(settings)
 

@@ -12,7 +12,7 @@ import pytest
 from e2e.command import carousel
 from support.server import ServerProcess
 
-from carousel_server.sessions.lifecycle import diagram
+from carousel_server.rows.lifecycle import diagram
 
 from .pages import PAGES, ROOT, blocks, files, links
 

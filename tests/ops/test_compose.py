@@ -16,8 +16,8 @@ import yaml
 from support.certificates import make_certificates, needs_openssl
 from support.server import ServerProcess
 
-from carousel_server.config import PREFIX, Settings
-from carousel_server.config_sources import NOT_SETTINGS, load_settings
+from carousel_server.process.config import PREFIX, Settings
+from carousel_server.process.config_sources import NOT_SETTINGS, load_settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def test_every_variable_is_a_setting_and_the_server_takes_them_together(name: st
 
 
 def test_the_image_alone_refuses_to_listen_to_everybody() -> None:
-    from carousel_server.config import ConfigError
+    from carousel_server.process.config import ConfigError
 
     with pytest.raises(ConfigError, match="insecure"):
         load_settings(environment=image_environment())

@@ -17,7 +17,7 @@ from carousel_server.engine import sequences as whole
 from carousel_server.engine.buckets import Buckets
 from carousel_server.engine.runner import Runner
 from carousel_server.engine.scheduler import Batch
-from carousel_server.state.slab import Slab
+from carousel_server.rows.slab import Slab
 from tests.parity import reference
 from tests.parity.conftest import KERNELS
 from tests.unit.engine.fakes import RecordingSink, RecordingTokens, Rig

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from carousel_server.cores import usable_cores
+from carousel_server.process.cores import usable_cores
 
 # Before torch is imported: one thread a worker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

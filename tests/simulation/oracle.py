@@ -13,7 +13,7 @@ from carousel._core.faults import error_of
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.store import Commit, Outcome, Record, SessionKey, Verdict
 from carousel_server.core.types import Durability
-from carousel_server.state.snapshot import decode
+from carousel_server.rows.snapshot import decode
 from carousel_server.store.memory import MemoryMedium
 
 from .histories import History, Writer

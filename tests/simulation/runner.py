@@ -16,7 +16,7 @@ from itertools import islice
 # Before torch is imported: one thread a worker, as many workers as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from carousel_server.cores import usable_cores
+from carousel_server.process.cores import usable_cores
 
 from .quiet import hush
 from .schedule import Verdict, run

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.activation import Activation
-from carousel_server.catalog import Catalog
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.store import CommitGroup
 from carousel_server.core.types import SessionRef
 from carousel_server.engine import Engine
-from carousel_server.sessions import Directory
+from carousel_server.residency.activation import Activation
+from carousel_server.residency.catalog import Catalog
+from carousel_server.residency.directory import Directory
 from carousel_server.wire.attach import Conversation
 from carousel_server.wire.errors import status_of
 from carousel_server.wire.gate import Gate

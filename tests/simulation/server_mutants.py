@@ -13,18 +13,20 @@ import numpy as np
 from carousel_server.core.late_acks import LateAcks
 from carousel_server.core.ports import Close
 from carousel_server.core.store import Outcome, Verdict
-from carousel_server.engine import lifetimes, sampling
+from carousel_server.engine import sampling
 from carousel_server.engine.admission import Admission
 from carousel_server.engine.control import Control
 from carousel_server.engine.generation import Generations
 from carousel_server.engine.keeper import Keeper
-from carousel_server.engine.lifetimes import Lifetimes
-from carousel_server.engine.snapshots import Snapshots
 from carousel_server.engine.stepping import Stepping
 from carousel_server.engine.telling import Teller
-from carousel_server.sessions import Ledger, table
-from carousel_server.state.slab import Slab
-from carousel_server.state.slots import Slots
+from carousel_server.residency import lifetimes
+from carousel_server.residency.lifetimes import Lifetimes
+from carousel_server.rows import table
+from carousel_server.rows.ledger import Ledger
+from carousel_server.rows.slab import Slab
+from carousel_server.rows.slots import Slots
+from carousel_server.rows.snapshots import Snapshots
 from carousel_server.store.leftovers import Leftovers
 from carousel_server.store.memory import MemoryStore
 from carousel_server.wire import parking, stream

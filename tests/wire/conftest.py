@@ -55,7 +55,7 @@ def run(
 ) -> Iterator[Callable[..., tuple[int, str]]]:
     """Runs a server in this process that must not come up; returns its exit code and what it says."""
     monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"cut off with {code}"))
-    monkeypatch.setattr("carousel_server.main.configure_logging", lambda *_: None)
+    monkeypatch.setattr("carousel_server.process.main.configure_logging", lambda *_: None)
     for name in [name for name in os.environ if name.startswith("CAROUSEL_")]:
         monkeypatch.delenv(name)
 

@@ -23,7 +23,7 @@ from support.server import FEATURES, LSTM
 from support.wire import Stubs
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.server import LOADER, Server
+from carousel_server.process.server import LOADER, Server
 
 PROMPT_S = 90.0
 """What a test waits at most; on an idle machine nothing here takes a tenth of it."""
@@ -31,7 +31,7 @@ PROMPT_S = 90.0
 RUN = "import sys; from carousel_server.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 LOADS_FOR_EVER = """
-import time, carousel_server.model_folder as model_folder
+import time, carousel_server.process.model_folder as model_folder
 def load(*_, **__):
     print("loading", flush=True)
     time.sleep(3600)
@@ -142,7 +142,7 @@ def test_a_taken_port_is_found_before_anything_is_loaded(run, monkeypatch, model
     def assemble(_):
         raise AssertionError("was loaded")
 
-    monkeypatch.setattr("carousel_server.assembly.assemble", assemble)
+    monkeypatch.setattr("carousel_server.process.assembly.assemble", assemble)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -212,6 +212,6 @@ def test_a_manifest_that_is_no_json_is_refused_with_its_name(run, tmp_path):
 
 
 async def test_a_server_that_never_started_can_be_stopped(models_dir):
-    from carousel_server.config import Settings
+    from carousel_server.process.config import Settings
 
     await Server(Settings(models=models_dir)).stop()

@@ -73,3 +73,15 @@ def not_served(model: str, served: Iterable[str]) -> CarouselError:
     return CarouselError(
         "MODEL_NOT_FOUND", f"no model {model!r} is served here{hint}", field="model"
     )
+
+
+def ended(reason: str, session_id: str) -> CarouselError:
+    """The error that tells a caller why its session is not there."""
+    said = {
+        "SESSION_NOT_FOUND": "is not open here",
+        "SESSION_EXPIRED": "was idle for longer than its idle_ttl and has expired",
+        "SESSION_CLOSED": "was closed",
+        "SESSION_PARKED": "is in the store only, since just now",
+        "LEASE_LOST": "was let go of, since its lease was taken or has run out",
+    }[reason]
+    return CarouselError(reason, f"session {session_id!r} {said}", field="session_id")

@@ -17,14 +17,15 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import StepBlock
 from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import Float64s, Int64s, ModelView, SessionRef
-from carousel_server.sessions import SessionTable, Window
-from carousel_server.state.slots import Slots
+from carousel_server.rows.delivery import Delivery
+from carousel_server.rows.groups import alike
+from carousel_server.rows.sinks import Sinks
+from carousel_server.rows.slots import Slots
+from carousel_server.rows.table import SessionTable
+from carousel_server.rows.values import invalid_value, valid_rows
+from carousel_server.rows.window import Window
 
-from .delivery import Delivery
-from .groups import alike
-from .sinks import Sinks
 from .step_quota import StepQuota
-from .values import invalid_value, valid_rows
 
 _NO_ACK = -1
 

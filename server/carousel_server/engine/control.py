@@ -33,18 +33,20 @@ from carousel_server.core.ports import (
     Unbind,
 )
 from carousel_server.core.types import GenerateSpec, ModelView, SessionView
-from carousel_server.sessions import Event, Ledger, SessionTable
-from carousel_server.state import snapshot
+from carousel_server.residency.lifetimes import Lifetimes
+from carousel_server.residency.waiting_room import WaitingRoom
+from carousel_server.rows import snapshot
+from carousel_server.rows.delivery import Delivery
+from carousel_server.rows.ledger import Ledger
+from carousel_server.rows.lifecycle import Event
+from carousel_server.rows.rows import Rows
+from carousel_server.rows.sinks import Sinks
+from carousel_server.rows.table import SessionTable
 
 from .admission import Admission
-from .delivery import Delivery
 from .generation import Generations
 from .keeper import Keeper
-from .lifetimes import Lifetimes
-from .rows import Rows
 from .sequences import Sequences
-from .sinks import Sinks
-from .waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
 

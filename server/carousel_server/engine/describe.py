@@ -11,7 +11,7 @@ from carousel_models.spec import FeaturesInput
 from carousel_models.spec import TritonTensor as NamedTensor
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.types import ModelView, TensorField, TritonTensor
-from carousel_server.sessions import Window
+from carousel_server.rows.window import Window
 
 _DTYPES: dict[torch.dtype, Literal["<f4", "<i4"]] = {torch.float32: "<f4", torch.int32: "<i4"}
 

@@ -26,28 +26,31 @@ from carousel_server.core.ports import (
 from carousel_server.core.quotas import Quota, Quotas
 from carousel_server.core.store import StorePort
 from carousel_server.core.types import Int64s, ModelView
-from carousel_server.sessions import Directory, Ledger, SessionTable, Window
-from carousel_server.state.slab import Slab
-from carousel_server.state.slots import Slots
+from carousel_server.residency.directory import Directory
+from carousel_server.residency.lifetimes import Lifetimes
+from carousel_server.rows.delivery import Delivery
+from carousel_server.rows.ledger import Ledger
+from carousel_server.rows.room import Room
+from carousel_server.rows.rows import Rows
+from carousel_server.rows.sinks import Sinks
+from carousel_server.rows.slab import Slab
+from carousel_server.rows.slots import Slots
+from carousel_server.rows.snapshots import Snapshots
+from carousel_server.rows.table import SessionTable
+from carousel_server.rows.window import Window
 
 from .admission import Admission
 from .buckets import Buckets
 from .control import Control
-from .delivery import Delivery
 from .describe import describe
 from .generation import Generations
 from .inbox import Inbox
 from .intake import Intake
 from .keeper import Keeper
-from .lifetimes import Lifetimes
 from .prompts import encoded, tokenizer_of
-from .room import Room
-from .rows import Rows
 from .runner import DeviceLostError, Runner
 from .scheduler import Scheduler
 from .sequences import Sequences
-from .sinks import Sinks
-from .snapshots import Snapshots
 from .step_quota import StepQuota
 from .stepping import Stepping
 

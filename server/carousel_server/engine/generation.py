@@ -26,8 +26,9 @@ from carousel_server.core.types import (
     Int32s,
     Int64s,
 )
-from carousel_server.sessions import Ledger, SessionTable
-from carousel_server.state.snapshot import KeptGeneration, Snapshot
+from carousel_server.rows.ledger import Ledger
+from carousel_server.rows.snapshot import KeptGeneration, Snapshot
+from carousel_server.rows.table import SessionTable
 
 from .sampling import Sampling, details_of
 from .telling import Details, Kept, Teller, digest_of

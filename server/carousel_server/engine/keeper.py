@@ -25,15 +25,17 @@ from carousel_server.core.store import (
     Verdict,
 )
 from carousel_server.core.types import Durability, Float64s, Int64s, SessionRef
-from carousel_server.sessions import Ledger, SessionTable, Window
-from carousel_server.state import snapshot
-from carousel_server.state.snapshot import Snapshot
+from carousel_server.residency.lifetimes import Lifetimes
+from carousel_server.rows import snapshot
+from carousel_server.rows.delivery import Delivery
+from carousel_server.rows.ledger import Ledger
+from carousel_server.rows.rows import Rows
+from carousel_server.rows.snapshot import Snapshot
+from carousel_server.rows.snapshots import Snapshots
+from carousel_server.rows.table import SessionTable
+from carousel_server.rows.window import Window
 
-from .delivery import Delivery
 from .generation import Generations
-from .lifetimes import Lifetimes
-from .rows import Rows
-from .snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 

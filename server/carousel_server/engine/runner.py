@@ -13,7 +13,7 @@ from torch import Tensor
 from carousel_models import RecurrentModel
 from carousel_models.kernels import Reference
 from carousel_server.core.types import Int64s
-from carousel_server.state.slab import Slab
+from carousel_server.rows.slab import Slab
 
 from .buckets import Buckets
 from .finite import Drawing, FiniteRules, FiniteSteps

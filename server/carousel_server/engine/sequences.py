@@ -27,11 +27,11 @@ from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.ports import Infer
 from carousel_server.core.quotas import Shares
 from carousel_server.core.types import ModelView
+from carousel_server.rows.values import invalid_value, valid_rows
 
 from .finite import FiniteRules, bad_rows, fault_of
 from .runner import Runner, fields_to_bytes
 from .sequence_queue import SequenceQueue
-from .values import invalid_value, valid_rows
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import numpy as np
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.quotas import Quota, quota_exceeded
 from carousel_server.core.types import Int64s
-from carousel_server.sessions import SessionTable
+from carousel_server.rows.table import SessionTable
 
 
 class StepQuota:

@@ -13,10 +13,12 @@ import torch
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.types import Int64s, ModelView
-from carousel_server.sessions import Ledger, SessionTable, Window
+from carousel_server.rows.delivery import Delivery
+from carousel_server.rows.ledger import Ledger
+from carousel_server.rows.table import SessionTable
+from carousel_server.rows.window import Window
 
 from .control import Control
-from .delivery import Delivery
 from .finite import FiniteSteps
 from .generation import Generations
 from .runner import BatchOutputs, Runner

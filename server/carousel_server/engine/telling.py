@@ -11,7 +11,7 @@ import numpy as np
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.sinks import TokenSink
 from carousel_server.core.types import GeneratedToken, GenerateSpec, GenerationEnd, Int32s
-from carousel_server.state.snapshot import KeptGeneration
+from carousel_server.rows.snapshot import KeptGeneration
 
 _FIRST_ROOM = 64
 

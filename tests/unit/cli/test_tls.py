@@ -45,7 +45,7 @@ def test_a_variable_that_is_neither_is_refused() -> None:
 
 
 def test_the_server_passes_over_the_variables_of_the_command() -> None:
-    from carousel_server.config_sources import load_settings
+    from carousel_server.process.config_sources import load_settings
 
     names = ("TLS", "CA", "CERT", "KEY", "SERVER_NAME", "SERVER", "TOKEN")
     settings, _ = load_settings(environment={f"CAROUSEL_{name}": "x" for name in names})

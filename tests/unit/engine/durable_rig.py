@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from carousel_server.activation import Activation
-from carousel_server.catalog import Catalog
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.ports import Bind, Generate
 from carousel_server.core.quotas import Quotas
@@ -21,7 +19,9 @@ from carousel_server.core.types import (
     SessionView,
 )
 from carousel_server.engine import Engine
-from carousel_server.sessions import Directory
+from carousel_server.residency.activation import Activation
+from carousel_server.residency.catalog import Catalog
+from carousel_server.residency.directory import Directory
 from carousel_server.store.memory import MemoryMedium, MemoryStore
 from tests.support.manual_store import ManualStore
 

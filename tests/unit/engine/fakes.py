@@ -25,7 +25,7 @@ from carousel_server.core.types import (
     SessionView,
 )
 from carousel_server.engine import Engine
-from carousel_server.sessions import Directory
+from carousel_server.residency.directory import Directory
 
 WIDTH = 2
 VOCABULARY = 8

@@ -11,8 +11,8 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, Bind, Close, Export, Fork, Import, Replay, StepBlock
 from carousel_server.core.store import Commit, CommitGroup, SessionKey, Verdict
 from carousel_server.core.types import Durability, OpenSpec, Phase
-from carousel_server.engine.lifetimes import STAY_S
-from carousel_server.state.snapshot import encode
+from carousel_server.residency.lifetimes import STAY_S
+from carousel_server.rows.snapshot import encode
 from carousel_server.store.memory import MemoryStore
 
 from .durable_rig import DurableRig

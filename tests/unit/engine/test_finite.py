@@ -14,7 +14,7 @@ from carousel_models.spec import Output
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Export, Fork, Get, Import, Infer, StepBlock
 from carousel_server.core.types import OpenSpec
-from carousel_server.state import snapshot
+from carousel_server.rows import snapshot
 
 from .fakes import RecordingSink, RecordingTokens, Rig, RunningSum, State, block, rows
 from .test_generation import generate, ids

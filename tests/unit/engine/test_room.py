@@ -7,7 +7,7 @@ import pytest
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.quotas import Quota, Quotas, TenantLimits
 from carousel_server.core.types import Phase
-from carousel_server.engine.waiting_room import _MOST_WAITING, WaitingRoom
+from carousel_server.residency.waiting_room import _MOST_WAITING, WaitingRoom
 
 from .durable_rig import DurableRig
 from .fakes import RecordingSink

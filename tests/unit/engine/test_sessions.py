@@ -24,8 +24,8 @@ from carousel_server.core.ports import (
     StepBlock,
 )
 from carousel_server.core.types import Durability, GenerateSpec, OpenSpec, Phase
-from carousel_server.sessions import Directory
-from carousel_server.state.snapshot import decode, encode
+from carousel_server.residency.directory import Directory
+from carousel_server.rows.snapshot import decode, encode
 
 from .fakes import RecordingSink, RecordingTokens, Rig, RunningSum, block
 

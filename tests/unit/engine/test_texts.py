@@ -24,7 +24,7 @@ from carousel_server.core.types import (
     SamplingSpec,
     SessionRef,
 )
-from carousel_server.state.snapshot import encode
+from carousel_server.rows.snapshot import encode
 
 from .durable_rig import DurableRig
 from .fakes import RecordingSink, RecordingTokens

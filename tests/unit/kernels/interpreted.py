@@ -25,7 +25,7 @@ from carousel_models.kernels.cuda import Cuda, open_cuda
 from carousel_models.loading import build
 from carousel_models.spec import FeaturesInput, LayerSpec, LinearHead, MlpHead, Projection
 from carousel_models.writing import write
-from carousel_server.state.slab import Slab
+from carousel_server.rows.slab import Slab
 
 CELLS: list[Any] = ["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
 DTYPES = ["float32", "bfloat16"]

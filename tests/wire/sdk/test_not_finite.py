@@ -17,7 +17,7 @@ from torch import nn
 
 import carousel
 import carousel_models as cm
-from carousel_server.state import snapshot
+from carousel_server.rows import snapshot
 
 WIDTH, BAD_TOKEN = 8, 255
 ROWS = np.random.default_rng(1).standard_normal((40, WIDTH)).astype(np.float32) * 1e-3

@@ -29,8 +29,8 @@ def register(app: typer.Typer) -> None:
     @command(group, "show")
     def show(options: Options, config: ConfigFile = None, set_: Assignments = None) -> None:
         """Show each setting, its value and where that comes from; passwords and tokens as ***."""
-        from carousel_server.config_sources import load_settings
-        from carousel_server.shown_settings import shown
+        from carousel_server.process.config_sources import load_settings
+        from carousel_server.process.shown_settings import shown
 
         settings, provenance = load_settings(assignments(set_ or []), config)
         records = [
@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
         Loads every package, binds the addresses for a moment, and opens and closes the store.
         """
-        from carousel_server.config_sources import load_settings
+        from carousel_server.process.config_sources import load_settings
 
         settings, provenance = load_settings(assignments(set_ or []), config)
         changed = sum(source != "default" for source in provenance.values())
@@ -65,14 +65,14 @@ def register(app: typer.Typer) -> None:
     @command(group, "schema")
     def schema(_options: Options) -> None:
         """Print the settings as a JSON schema, for editors and deployment checks."""
-        from carousel_server.config import Settings
+        from carousel_server.process.config import Settings
 
         print_json(Settings.model_json_schema())
 
 
 def rehearsed(settings: Any) -> list[dict[str, str]]:
     """What would keep a server with these settings from starting."""
-    from carousel_server.rehearsal import rehearse
+    from carousel_server.process.rehearsal import rehearse
 
     return [asdict(problem) for problem in rehearse(settings)]
 

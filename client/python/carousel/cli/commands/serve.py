@@ -66,8 +66,8 @@ def register(app: typer.Typer) -> None:
 
 def run(given: dict[str, Any], config: Path | None) -> None:
     """Loads the settings and serves until a signal; ends the command with the server's exit code."""
-    from carousel_server.config_sources import load_settings
-    from carousel_server.main import serve
+    from carousel_server.process.config_sources import load_settings
+    from carousel_server.process.main import serve
 
     settings, _ = load_settings(given, config)
     if not Path(settings.models).is_dir():

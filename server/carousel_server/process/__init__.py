@@ -1,0 +1,1 @@
+"""The server as a process: settings, assembly, front ends, health watch, logs."""

@@ -1,0 +1,176 @@
+"""Models to engines: everything behind the wire, built from the settings."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from carousel_server.core.quotas import Quotas
+from carousel_server.engine import Engine
+from carousel_server.metrics import Metrics
+from carousel_server.residency.activation import Activation
+from carousel_server.residency.catalog import Catalog
+from carousel_server.residency.directory import Directory
+from carousel_server.store import StoreError, StoreThread, open_store
+from carousel_server.wire import read_tokens
+from carousel_server.wire.auth import DEFAULT_TENANT
+
+from .config import ConfigError, Settings
+from .cores import usable_cores
+from .model_folder import load_models
+from .version import version
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """Engines that run, and who knows them; `refused` names the models that could not be loaded."""
+
+    engines: Sequence[Engine]
+    catalog: Catalog
+    metrics: Metrics
+    store: StoreThread | None
+    refused: Sequence[str] = ()
+
+    def stop(self) -> None:
+        """Ends the engines' threads after the tick they are in, all at a time, then the store's.
+
+        Idempotent.
+        """
+        try:
+            with ThreadPoolExecutor(len(self.engines)) as pool:
+                list(
+                    pool.map(Engine.stop, self.engines)
+                )  # a list, so that what one raises is raised
+        finally:
+            if self.store is not None:
+                self.store.stop()
+
+
+def assemble(settings: Settings) -> Assembly:
+    """Loads every package of `settings.models` and starts an engine for each.
+
+    Raises:
+        PackageError: a package is refused, or there is none.
+        ConfigError: the device is not there, or the slots do not fit into its memory.
+    """
+    device = choose_device(settings.device)
+    threads = torch_threads(settings.torch_threads)
+    torch.set_num_threads(threads)
+    log.info("threads for steps: %d; cores that can be used: %d", threads, usable_cores())
+    folder = load_models(settings, device)
+    build = {"version": version(), "torch": torch.__version__, "device": device}
+    metrics = Metrics(build, tenant_names(settings))
+    metrics.models_refused(len(folder.refused))
+    directory, limits = Directory(), settings.limits()
+    quotas = Quotas(settings.tenant_limits(), retry_after_s=settings.retry_after_s)
+    store = start_store(settings, metrics)
+    try:
+        engines = [
+            Engine(
+                model,
+                limits,
+                directory=directory,
+                metrics=partial(metrics.engine, slots=limits.slots),
+                store=store,
+                strict=settings.strict,
+                quotas=quotas,
+            )
+            for model in folder.models
+        ]
+    except (
+        ValueError,
+        MemoryError,
+        RuntimeError,
+    ) as error:  # torch: out of memory is a RuntimeError
+        if store is not None:
+            store.stop()
+        raise ConfigError(
+            f"{settings.slots} slots do not fit: {str(error).splitlines()[0] or 'out of memory'}\n"
+            "lower slots, or window_steps"
+        ) from error
+    for engine in engines:
+        engine.start()
+    catalog = make_catalog(directory, engines, store, settings, quotas)
+    return Assembly(engines, catalog, metrics, store, tuple(folder.refused))
+
+
+def tenant_names(settings: Settings) -> tuple[str, ...]:
+    """Tenants that have series of their own, as far as they are known at the start."""
+    path = settings.tokens_file
+    named = () if path is None else read_tokens(path).values()
+    return tuple(dict.fromkeys((*settings.tenants, *named))) or (DEFAULT_TENANT,)
+
+
+def make_catalog(
+    directory: Directory,
+    engines: Sequence[Engine],
+    store: StoreThread | None,
+    settings: Settings,
+    quotas: Quotas,
+) -> Catalog:
+    """Who finds sessions, on rows and in the store."""
+    if store is None:
+        return Catalog(directory, engines, quotas=quotas)
+    activation = Activation(
+        directory,
+        {engine.model.name: engine for engine in engines},
+        store,
+        default_idle_ttl_s=settings.idle_ttl_s,
+        max_idle_ttl_s=settings.max_idle_ttl_s,
+    )
+    return Catalog(directory, engines, store, activation, quotas)
+
+
+def start_store(settings: Settings, metrics: Metrics) -> StoreThread | None:
+    """The store of the settings, with the thread in front of it; None if there is to be none.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if not settings.store:
+        return None
+    replica = settings.replica or default_replica(settings.port)
+    try:
+        store = open_store(settings.store, replica=replica, lease_ttl_s=settings.lease_ttl_s)
+    except StoreError as error:
+        raise ConfigError(str(error)) from error
+    thread = StoreThread(
+        store,
+        queue_requests=settings.store_requests,
+        metrics=metrics.store(),
+        limits=settings.tenant_limits(),
+    )
+    thread.start()
+    return thread
+
+
+def default_replica(port: int) -> str:
+    """This machine's name and the port: whoever has bound it is the only one of that name."""
+    number = str(port) if port else f"free-{secrets.token_hex(4)}"
+    return f"{socket.gethostname()}:{number}"
+
+
+def choose_device(wanted: str) -> str:
+    """Where models run: cpu or cuda.
+
+    Raises:
+        ConfigError: cuda is asked for and not there.
+    """
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise ConfigError("torch finds no CUDA device here\nset device=cpu or device=auto")
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def torch_threads(setting: int) -> int:
+    """Threads for matrix products: as set, or all usable cores but the one that gRPC needs."""
+    return setting or max(1, usable_cores() - 1)

@@ -1,0 +1,140 @@
+"""Where settings come from: command line > environment (`CAROUSEL_…`) > TOML file > default.
+
+An unknown key is an error that names the nearest real one. Variables of Services beside us are passed over.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .config import PREFIX, ConfigError, Settings
+from .service_variables import service_variables
+
+CONFIG_VARIABLE = "CAROUSEL_CONFIG"
+"""Names the settings file where the command line does not."""
+
+NOT_SETTINGS = frozenset(
+    {
+        *(CONFIG_VARIABLE, "CAROUSEL_SERVER", "CAROUSEL_TOKEN", "CAROUSEL_FAILPOINT"),
+        *("CAROUSEL_TLS", "CAROUSEL_CA", "CAROUSEL_CERT", "CAROUSEL_KEY", "CAROUSEL_SERVER_NAME"),
+    }
+)
+"""Variables with our prefix that belong to the client's command line, and to tests (failpoints)."""
+
+
+_TABLES = {
+    "tokens": '{"tenant": "sha256 in hex"}',
+    "certificates": '{"name in a certificate": "tenant"}',
+}
+"""Settings that are tables, with an example as JSON."""
+
+
+class Source(StrEnum):
+    """Where a setting's value comes from."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    COMMAND_LINE = "command line"
+
+
+def load_settings(
+    cli: Mapping[str, object] | None = None,
+    config_file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Settings, dict[str, Source]]:
+    """Merges all sources.
+
+    Args:
+        cli: settings given on the command line, by name.
+        config_file: TOML file; CAROUSEL_CONFIG names one if this is None.
+        environment: variables; the process's own if None.
+
+    Returns:
+        The settings, and for each of them where its value comes from.
+
+    Raises:
+        ConfigError: an unknown key, a value out of range, or a file that cannot be read.
+    """
+    variables = os.environ if environment is None else environment
+    if config_file is None and CONFIG_VARIABLE in variables:
+        config_file = Path(variables[CONFIG_VARIABLE])
+    sources: dict[Source, Mapping[str, object]] = {
+        Source.FILE: {} if config_file is None else _read_file(config_file),
+        Source.ENVIRONMENT: _read_environment(variables),
+        Source.COMMAND_LINE: cli or {},
+    }
+    values: dict[str, Any] = {}
+    provenance = dict.fromkeys(Settings.model_fields, Source.DEFAULT)
+    for source, given in sources.items():
+        _check_keys(source, given)
+        for key, value in given.items():
+            values[key] = _structured(key, value)
+            provenance[key] = source
+    try:
+        return Settings(**values), provenance
+    except ValidationError as error:
+        raise ConfigError(_explain(error, provenance)) from error
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}\nname a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML: {error}\ncorrect it there") from error
+
+
+def _read_environment(variables: Mapping[str, str]) -> dict[str, object]:
+    others = NOT_SETTINGS.union(service_variables(variables, PREFIX))
+    return {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in variables.items()
+        if name.startswith(PREFIX) and name not in others
+    }
+
+
+def _check_keys(source: Source, keys: Iterable[str]) -> None:
+    """An unknown key is a typing error or an old name: ignoring it would be a silent surprise."""
+    for key in keys:
+        if key in Settings.model_fields:
+            continue
+        shown = PREFIX + key.upper() if source is Source.ENVIRONMENT else key
+        near = difflib.get_close_matches(key, Settings.model_fields, n=1)
+        fix = f"did you mean {near[0]}?" if near else "see: carousel config show"
+        raise ConfigError(f"unknown setting {shown} ({source})\n{fix}")
+
+
+def _structured(key: str, value: object) -> object:
+    """A list or table that was given as text (environment, --set) is JSON, or items with commas."""
+    if key not in (*_TABLES, "allow_custom") or not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        if key == "allow_custom":
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        raise ConfigError(f"{key} is no JSON object\nwrite it as {key}={_TABLES[key]}") from None
+
+
+def _explain(error: ValidationError, provenance: Mapping[str, Source]) -> str:
+    """The first fault, as cause and fix. Values are not repeated: some are secrets."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    if not fault["loc"]:
+        cause, _, fix = fault["msg"].removeprefix("Value error, ").partition(": ")
+        return f"{cause}\n{fix or 'correct one of them'}"
+    key = str(fault["loc"][0])
+    message = fault["msg"][:1].lower() + fault["msg"][1:]
+    source = provenance.get(key, Source.DEFAULT)
+    meaning = Settings.model_fields[key].description
+    return f"setting {key} ({source}): {message}\ngive it another value. It means: {meaning}"

@@ -1,0 +1,166 @@
+"""The server as a program: signals, exit codes, and what it says when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from carousel_models import PackageError
+from carousel_server.wire import ListenError
+
+from .config import PREFIX, ConfigError, Settings
+from .files import raise_file_limit
+from .logs import configure_logging
+from .loops import run
+from .server import LOADER, Server
+from .service_variables import service_variables
+from .version import version
+
+log = logging.getLogger(__name__)
+
+_STORES = {"none": "none: sessions end with the server; --store sqlite:FILE keeps them"}
+"""What people are told of a store, where its name does not say it."""
+
+_LAST_MOMENT_S = 0.5
+"""For threads that have told their result and are about to end."""
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_SETTINGS = 2
+
+
+def serve(settings: Settings) -> int:
+    """Runs a server until SIGTERM or SIGINT; returns the exit code.
+
+    0 after a signal, 1 if an address is taken or the server is hopeless, 2 if a setting or a
+    model package cannot be used. Does not return if a thread is left that nothing can end, in a dead
+    device or a large file: the process ends here then, with the same code.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    raise_file_limit()
+    if passed_over := service_variables(os.environ, PREFIX):
+        log.info("passed over, since they describe Services: %s", ", ".join(passed_over))
+    try:
+        code = run(_serve(settings))
+    except (PackageError, ConfigError) as error:
+        _say_why(error)
+        code = EXIT_SETTINGS
+    except ListenError as error:
+        _say_why(error)
+        code = EXIT_FAILED
+    _leave_behind(code)
+    return code
+
+
+async def _serve(settings: Settings) -> int:
+    server = Server(settings)
+    asked = _signals()
+    code = EXIT_OK
+    try:
+        if await _first_of(server.start(), asked.wait()) == 1:
+            log.info("stopped before it was ready")
+            return EXIT_OK
+        _say_ready(server)
+        if await _first_of(asked.wait(), server.hopeless()) == 1:
+            code = EXIT_FAILED
+        log.info(
+            "draining: %g s at most; a second signal ends it at once", settings.drain_timeout_s
+        )
+        asked.clear()
+        await _first_of(server.drain(), asked.wait())
+    finally:
+        await server.stop()
+    log.info("stopped")
+    return code
+
+
+def _say_why(error: Exception) -> None:
+    """Cause and fix, each on its line, as the command line tells them."""
+    cause, *more = str(error).splitlines()
+    sys.stderr.write(f"carousel: {cause}\n")
+    if len(more) == 1:
+        more = [f"  fix: {more[0].strip()}"]
+    sys.stderr.writelines(f"{line}\n" for line in more)
+
+
+def _signals() -> asyncio.Event:
+    """An event that every SIGTERM and SIGINT sets."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    return asked
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> int:
+    """Waits for the first to end, cancels the others; returns its place, or raises what it raised."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        place = next(i for i, task in enumerate(tasks) if task.done())
+        await tasks[place]
+        return place
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _leave_behind(code: int) -> None:
+    """Ends the process if one of our threads runs on, beyond a moment to end in.
+
+    Such a thread is inside the device's driver or a file; the interpreter's own end would run into it.
+    """
+    until_s = time.monotonic() + _LAST_MOMENT_S
+    left = []
+    for thread in threading.enumerate():
+        if thread.name == LOADER or thread.name.startswith("engine-"):
+            thread.join(max(0.0, until_s - time.monotonic()))
+            if thread.is_alive():
+                left.append(thread.name)
+    if left:
+        log.warning("left behind: %s", ", ".join(left))
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _say_ready(server: Server) -> None:
+    """Tells people how to talk to the server; tells programs in one JSON line."""
+    host, metrics_host = server.settings.host, server.settings.metrics_host
+    facts = {
+        "event": "ready",
+        "pid": os.getpid(),
+        "host": host,
+        "port": server.port,
+        "metrics_port": server.metrics_port,
+        "models": server.models,
+        "refused": server.refused,
+        "store": server.store,
+    }
+    log.info("ready", extra=facts)
+    if sys.stdout.isatty():
+        target = f"{host}:{server.port}"
+        names = ", ".join(server.refused)
+        refused = f"  REFUSED   {names}: the log says why\n" if names else ""
+        sys.stdout.write(
+            f"carousel {version()} serves {len(server.models)} models: {', '.join(server.models)}\n"
+            f"{refused}"
+            f"  gRPC      {target}\n"
+            f"  metrics   http://{metrics_host}:{server.metrics_port}/metrics\n"
+            f"  store     {_STORES.get(server.store, server.store)}\n"
+            f"  try       carousel models list --server {target}\n"
+            f"  stop      Ctrl-C, or kill {os.getpid()}\n"
+        )
+    else:
+        sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,105 @@
+"""What would keep a server from starting, found without starting one: for `carousel config check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from carousel_models import PackageError
+from carousel_server.store import StoreError, check_store
+from carousel_server.wire import ListenError, check_address
+
+from .config import ConfigError, Settings
+from .server import METRICS_PORT, wire_options
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that a start would meet.
+
+    Attributes:
+        setting: what it concerns.
+        cause: what is wrong.
+        fix: what to do.
+    """
+
+    setting: str
+    cause: str
+    fix: str
+
+
+def rehearse(settings: Settings) -> list[Problem]:
+    """Does what a start does, as far as it leaves nothing behind.
+
+    Files of TLS are read, both addresses bound for a moment, the store opened and closed, custom modules
+    imported, every package loaded and proven. Slots are not allocated.
+    """
+    return [
+        *_certificates(settings),
+        *_addresses(settings),
+        *_store(settings),
+        *_models(settings),
+    ]
+
+
+def _certificates(settings: Settings) -> Iterator[Problem]:
+    try:
+        wire_options(settings)
+    except ConfigError as error:
+        yield _problem("tls_cert", error)
+
+
+def _addresses(settings: Settings) -> Iterator[Problem]:
+    addresses = (
+        ("port", settings.host, settings.port, "port"),
+        ("metrics_port", settings.metrics_host, settings.metrics_port, METRICS_PORT),
+    )
+    for setting, host, port, shown in addresses:
+        try:
+            check_address(host, port, shown)
+        except ListenError as error:
+            yield _problem(setting, error)
+
+
+def _store(settings: Settings) -> Iterator[Problem]:
+    if not settings.store:
+        return
+    try:
+        check_store(settings.store, lease_ttl_s=settings.lease_ttl_s)
+    except StoreError as error:
+        yield _problem("store", error)
+
+
+def _models(settings: Settings) -> Iterator[Problem]:
+    # These bring torch along.
+    from carousel_models.custom import import_class
+
+    from .assembly import choose_device
+    from .model_folder import read_folder
+
+    for name in settings.allow_custom:
+        try:
+            import_class(name)
+        except PackageError as error:
+            yield _problem("allow_custom", error)
+    try:
+        device = choose_device(settings.device)
+    except ConfigError as error:
+        yield _problem("device", error)
+        return
+    try:
+        folder = read_folder(settings, device)
+    except PackageError as error:
+        yield _problem("models", error)
+    except ConfigError as error:
+        yield _problem("kernel", error)
+    else:
+        for why in folder.refused.values():
+            yield _problem("models", PackageError(why))
+
+
+def _problem(setting: str, error: Exception) -> Problem:
+    """Settings' errors have their fix in a second line, packages' behind a semicolon."""
+    text = str(error)
+    cause, _, fix = text.partition("\n") if "\n" in text else text.rpartition("; ")
+    return Problem(setting, cause or fix, fix if cause else "")

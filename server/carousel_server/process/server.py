@@ -1,0 +1,297 @@
+"""A server in a process: loading, listening, draining, stopping.
+
+The drain, in order: health says NOT_SERVING and nothing new begins; attached clients are told; engines
+finish what they have accepted, up to drain_timeout_s. Then the stop: engines end and answer what is left,
+streams end, the wire stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import List
+from carousel_server.metrics import Check, MetricsServer, Probes
+from carousel_server.wire import (
+    SecretError,
+    TlsFiles,
+    TlsPaths,
+    WireOptions,
+    WireServer,
+    check_address,
+    listen_error,
+    read_tls,
+    read_tokens,
+)
+
+from .config import ConfigError, Settings
+from .front_ends import FrontEnds
+from .health_watch import HealthWatch
+from .version import version
+
+if (
+    TYPE_CHECKING
+):  # torch takes seconds to import: the loading thread does it, after the quick checks
+    from carousel_server.engine import Engine
+
+    from .assembly import Assembly
+
+log = logging.getLogger(__name__)
+
+LOADER = "carousel-load"
+"""Name of the thread that loads the models."""
+
+_POLL_S = 0.02
+_WATCH_S = 0.25
+_STOP_GRACE_S = 2.0
+_STUCK_S = 30.0
+"""An event loop that has not turned for so long answers nobody."""
+
+
+METRICS_PORT = "metrics-port"
+"""What people call that setting on the command line."""
+
+
+class Server:
+    """One server in this process: engines on threads of their own, the wire on the running loop.
+
+    `start` and `stop` once each; `stop` is idempotent and also right after a failed `start`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._assembly: Assembly | None = None
+        self._wire: WireServer | FrontEnds | None = None
+        self._endpoint: MetricsServer | None = None
+        self._draining = False
+        # When the event loop ran last, as far as `hopeless` has seen. Read by the probes' thread.
+        self._turned_s = math.inf
+
+    @property
+    def port(self) -> int:
+        """Where gRPC listens."""
+        assert self._wire is not None, "the server was not started"
+        return self._wire.port
+
+    @property
+    def metrics_port(self) -> int:
+        """Where /metrics listens."""
+        assert self._endpoint is not None, "the server was not started"
+        return self._endpoint.port
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models served."""
+        assert self._assembly is not None, "the server was not started"
+        return [engine.model.name for engine in self._assembly.engines]
+
+    @property
+    def refused(self) -> list[str]:
+        """Names of the models whose packages could not be loaded."""
+        assert self._assembly is not None, "the server was not started"
+        return list(self._assembly.refused)
+
+    @property
+    def store(self) -> str:
+        """Which kind of store keeps the sessions: "sqlite", "redis", "memory" or "none"."""
+        kind = self.settings.store.partition(":")[0]
+        return kind if kind in ("redis", "rediss", "memory") else "sqlite" if kind else "none"
+
+    async def start(self) -> None:
+        """Loads the models, starts the engines, listens. What fails quickly is tried first.
+
+        Raises:
+            PackageError: a model cannot be served.
+            ConfigError: a setting or a file named in one cannot be used.
+            ListenError: an address cannot be listened on.
+        """
+        settings = self.settings
+        options = wire_options(settings)
+        check_address(settings.host, settings.port)
+        check_address(settings.metrics_host, settings.metrics_port, METRICS_PORT)
+        if settings.front_ends:
+            self._wire = front_ends = FrontEnds(
+                settings.front_ends, log_level=settings.log_level, log_format=settings.log_format
+            )
+            assembly = self._assembly = await _load(settings)
+            options = replace(options, refused_models=tuple(assembly.refused))
+            measured = assembly.metrics
+            await front_ends.start(
+                assembly.catalog, options, measured.wire(), measured.front_end_replaced
+            )
+        else:
+            assembly = self._assembly = await _load(settings)
+            options = replace(options, refused_models=tuple(assembly.refused))
+            self._wire = wire = WireServer(assembly.catalog, options, assembly.metrics.wire())
+            await wire.start()
+        metrics = assembly.metrics
+        try:
+            self._endpoint = metrics.serve(
+                settings.metrics_host, settings.metrics_port, Probes(self._live, self._ready)
+            )
+        except OSError as error:
+            host, port = settings.metrics_host, settings.metrics_port
+            raise listen_error(host, port, error, METRICS_PORT) from error
+
+    async def hopeless(self) -> None:
+        """Returns once no model has been healthy for unhealthy_grace_s, or the wire has failed."""
+        assert self._assembly is not None, "the server was not started"
+        assert self._wire is not None, "the server was not started"
+        health_watch = HealthWatch(self._assembly.engines, self.settings.unhealthy_grace_s)
+        while not self._wire.failed:
+            self._turned_s = time.monotonic()
+            if health_watch.hopeless(time.monotonic()):
+                log.error("no model is healthy: the server ends, to be started afresh")
+                return
+            await asyncio.sleep(_WATCH_S)
+        log.error("%s: the server ends, to be started afresh", self._wire.failed)
+
+    def _live(self) -> list[Check]:
+        """What only a new process mends. On the probes' thread."""
+        stuck = time.monotonic() - self._turned_s > _STUCK_S
+        return [Check("event loop", f"has not turned for {_STUCK_S:g} s" if stuck else "")]
+
+    def _ready(self) -> list[Check]:
+        """Whether calls should be sent here now. On the probes' thread."""
+        assert self._assembly is not None, "the server was not started"
+        catalog = self._assembly.catalog
+        checks = [Check("accepting calls", "the server drains" if self._draining else "")]
+        checks += [
+            Check(f"model {engine.model.name}", "" if engine.healthy else "is unhealthy")
+            for engine in catalog.engines()
+        ]
+        if (fault := catalog.store_fault) is not None:
+            checks.append(Check("store", fault))
+        return checks
+
+    async def drain(self) -> None:
+        """Finishes what was accepted, up to drain_timeout_s."""
+        self._draining = True
+        if self._wire is None or self._assembly is None:
+            return
+        timeout_s = self.settings.drain_timeout_s
+        for engine in self._assembly.engines:
+            engine.drain()
+        await self._wire.drain(timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(_finish(engine) for engine in self._assembly.engines))
+        except TimeoutError:
+            log.warning("drain: work is left after %g s and is dropped", timeout_s)
+
+    async def stop(self) -> None:
+        """Ends engines, streams, the wire and metrics. Engines first: their last words are answers."""
+        if self._wire is not None:
+            await self._wire.drain(_STOP_GRACE_S)
+        if self._assembly is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._assembly.stop)
+        if self._wire is not None:
+            await self._wire.stop(_STOP_GRACE_S)
+        if self._endpoint is not None:
+            self._endpoint.stop()
+
+
+async def _load(settings: Settings) -> Assembly:
+    """Assembles on a daemon thread, so that a signal need not wait for a large model to load."""
+    loop = asyncio.get_running_loop()
+    loaded: asyncio.Future[Assembly] = loop.create_future()
+
+    def settle(result: Assembly | Exception) -> None:
+        if not loaded.done():
+            if isinstance(result, Exception):
+                loaded.set_exception(result)
+            else:
+                loaded.set_result(result)
+        elif not isinstance(result, Exception):
+            result.stop()  # nobody waits any more
+
+    def load() -> None:
+        result: Assembly | Exception
+        try:
+            from .assembly import assemble
+
+            result = assemble(settings)
+        except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+            result = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result)
+
+    threading.Thread(target=load, name=LOADER, daemon=True).start()
+    return await loaded
+
+
+async def _finish(engine: Engine) -> None:
+    """Returns when an engine has answered all that it has accepted.
+
+    `pending` counts what waits and what runs, but not what is between the two, nor outputs that are just
+    leaving. A command that the engine answers after both settles it.
+    """
+    with suppress(CarouselError):
+        while engine.healthy:
+            if not engine.pending():
+                round_trip = List(tenant="")
+                engine.submit(round_trip)
+                await asyncio.wrap_future(round_trip.reply)
+                if not engine.pending():
+                    return
+            await asyncio.sleep(_POLL_S)
+
+
+def wire_options(settings: Settings) -> WireOptions:
+    """What the wire needs of the settings.
+
+    Raises:
+        ConfigError: a certificate, a key or a file of tokens cannot be used.
+    """
+    return WireOptions(
+        host=settings.host,
+        port=settings.port,
+        max_message_bytes=settings.max_message_bytes,
+        max_streams=settings.max_streams,
+        max_handles=settings.max_handles,
+        max_calls=settings.max_streams + settings.inbox_commands,
+        max_calls_per_connection=settings.max_calls_per_connection,
+        max_connections=settings.max_connections,
+        message_timeout_s=settings.message_timeout_s,
+        abandoned_calls_per_s=settings.abandoned_calls_per_s,
+        max_idle_ttl_s=settings.max_idle_ttl_s,
+        max_generate_tokens=settings.max_generate_tokens,
+        max_token_delay_s=settings.max_token_delay_s,
+        retry_after_s=settings.retry_after_s,
+        default_idle_ttl_s=settings.idle_ttl_s,
+        slots=settings.slots,
+        triton=settings.triton,
+        reflection=settings.reflection,
+        tls=_tls(settings),
+        tenants=settings.tenant_limits(),
+        tokens=_tokens(settings),
+        tokens_file=settings.tokens_file,
+        certificates=settings.certificates,
+        server_version=version(),
+    )
+
+
+def _tls(settings: Settings) -> TlsFiles | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    paths = TlsPaths(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    try:
+        return read_tls(paths)
+    except SecretError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _tokens(settings: Settings) -> dict[bytes, str]:
+    if settings.tokens_file is None:
+        return {bytes.fromhex(digest): tenant for tenant, digest in settings.tokens.items()}
+    try:
+        return read_tokens(settings.tokens_file)
+    except SecretError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,222 @@
+"""All engines of a server, and the way from a session's id to its row; implements `CatalogPort`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from carousel_server.core.errors import CarouselError, ended, not_served
+from carousel_server.core.ports import EnginePort, Fork, Get, Import, Open, Opened, Place
+from carousel_server.core.quotas import Quotas
+from carousel_server.core.snapshot_header import fingerprint_of
+from carousel_server.core.store import ListStored, Read, Record, SessionKey, StorePort
+from carousel_server.core.types import Durability, OpenSpec, Phase, SessionView
+
+from .activation import Activation
+from .directory import Directory
+
+T = TypeVar("T")
+
+_LEFT = ("SESSION_PARKED", "LEASE_LOST")
+"""Why a session may be gone from its row between two questions, and still be open."""
+
+
+class Catalog:
+    """Engines by model name. Any thread."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        engines: Sequence[EnginePort],
+        store: StorePort | None = None,
+        activation: Activation | None = None,
+        quotas: Quotas | None = None,
+    ) -> None:
+        self.quotas = quotas or Quotas()
+        self._directory = directory
+        self._engines = {e.model.name: e for e in sorted(engines, key=lambda e: e.model.name)}
+        self._store = store
+        self._activation = activation
+
+    def engines(self) -> Sequence[EnginePort]:
+        """Ordered by model name."""
+        return list(self._engines.values())
+
+    @property
+    def store_fault(self) -> str | None:
+        """See `CatalogPort.store_fault`."""
+        return None if self._store is None else self._store.fault
+
+    def engine(self, model: str) -> EnginePort:
+        """Raises CarouselError MODEL_NOT_FOUND."""
+        found = self._engines.get(model)
+        if found is None:
+            raise not_served(model, self._engines)
+        return found
+
+    def locate(self, tenant: str, session_id: str) -> Place | None:
+        """Where a session is, if it is on a row now."""
+        found = self._directory.find(tenant, session_id)
+        return None if found is None else (self._engines[found[0]], found[1])
+
+    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[Place]:
+        """See `CatalogPort.resume`."""
+        if self._activation is not None:
+            return self._activation.resume(SessionKey(tenant, session_id), epoch_floor)
+        place = self.locate(tenant, session_id)
+        if place is None:
+            return _failed(ended(self._directory.why_gone(tenant, session_id), session_id))
+        return _done(place)
+
+    def open(self, engine: EnginePort, spec: OpenSpec) -> Opened:
+        """See `CatalogPort.open`."""
+        if self._activation is None:
+            command = Open(spec)
+            engine.submit(command)
+            return command.reply
+        durability = self._durability(spec.durability)
+        if durability is Durability.NONE:
+            return self._activation.open_unkept(engine, replace(spec, durability=durability))
+        return self._activation.open(engine, spec, durability)
+
+    def copy(self, engine: EnginePort, command: Import | Fork) -> Opened:
+        """See `CatalogPort.copy`."""
+        durability = self._durability(command.spec.durability)
+        if self._activation is None or durability is Durability.NONE:
+            engine.submit(command)
+            return command.reply
+        return self._activation.copy(engine, command, durability)
+
+    def discard(self, tenant: str, session_id: str) -> Future[SessionView]:
+        """See `CatalogPort.discard`."""
+        if self._activation is None:
+            return _failed(ended(self._directory.why_gone(tenant, session_id), session_id))
+        closed: Future[SessionView] = Future()
+
+        def answer(reply: Future[Record]) -> None:
+            if (error := reply.exception()) is not None:
+                closed.set_exception(error)
+            else:
+                closed.set_result(replace(self._view(reply.result()), phase=Phase.CLOSED))
+
+        self._activation.discard(SessionKey(tenant, session_id)).add_done_callback(answer)
+        return closed
+
+    def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
+        """See `CatalogPort.peek`."""
+        place = self.locate(tenant, session_id)
+        if place is None:
+            return self._read(tenant, session_id)
+        seen: Future[SessionView] = Future()
+
+        def answer(reply: Future[SessionView]) -> None:
+            error = reply.exception()
+            left = isinstance(error, CarouselError) and error.reason in _LEFT
+            after = self._read(tenant, session_id) if left else reply
+            after.add_done_callback(lambda reply: _pass_on(reply, seen))
+
+        command = Get(place[1])
+        command.reply.add_done_callback(answer)
+        place[0].submit(command)
+        return seen
+
+    def _read(self, tenant: str, session_id: str) -> Future[SessionView]:
+        """A session that is on no row, as the store has it."""
+        gone = ended(self._directory.why_gone(tenant, session_id), session_id)
+        if self._store is None:
+            return _failed(gone)
+        seen: Future[SessionView] = Future()
+        read = Read(SessionKey(tenant, session_id))
+
+        def answer(reply: Future[Record]) -> None:
+            error = reply.exception()
+            if error is None:
+                seen.set_result(self._view(reply.result()))
+            elif isinstance(error, CarouselError) and error.reason == "SESSION_NOT_FOUND":
+                seen.set_exception(gone)
+            else:
+                seen.set_exception(error)
+
+        read.reply.add_done_callback(answer)
+        self._store.submit(read)
+        return seen
+
+    def stored(self, tenant: str, after: str, limit: int, model: str) -> Future[list[SessionView]]:
+        """See `CatalogPort.stored`."""
+        if self._store is None:
+            return _done([])
+        listed: Future[list[SessionView]] = Future()
+        request = ListStored(tenant, after, limit, model)
+
+        def answer(reply: Future[list[Record]]) -> None:
+            if (error := reply.exception()) is not None:
+                listed.set_exception(error)
+            else:
+                listed.set_result([self._view(record) for record in reply.result()])
+
+        request.reply.add_done_callback(answer)
+        self._store.submit(request)
+        return listed
+
+    def _durability(self, asked: Durability) -> Durability:
+        """What an unspecified durability means here, and whether the store can offer it.
+
+        Raises:
+            CarouselError: DURABILITY_UNAVAILABLE.
+        """
+        if asked is Durability.UNSPECIFIED:
+            return Durability.NONE if self._store is None else Durability.ASYNC
+        if asked is not Durability.NONE and (
+            self._store is None or asked not in self._store.levels
+        ):
+            offered = sorted(level.name for level in self._store.levels) if self._store else []
+            raise CarouselError(
+                "DURABILITY_UNAVAILABLE",
+                f"this server cannot offer {asked.name}, only {', '.join(['NONE', *offered])}",
+                field="durability",
+            )
+        return asked
+
+    def _view(self, record: Record) -> SessionView:
+        """A session of the store as its owner may see it."""
+        session = record.session
+        engine = self._engines.get(session.model)
+        # Its state belongs to the weights in its snapshot, whatever is served now. No snapshot, no state.
+        served = engine.model.fingerprint if engine else ""
+        return SessionView(
+            id=record.key.id,
+            model=session.model,
+            phase=Phase.PARKED,
+            applied=record.seq,
+            ack=0,
+            durable=record.seq,
+            epoch=record.epoch,
+            durability=session.durability,
+            idle_ttl_s=session.idle_ttl_s,
+            created_at_unix_s=session.created_at_unix_s,
+            fingerprint=fingerprint_of(record.head) or served,
+            window_steps=engine.model.window_steps if engine else 0,
+            seed=session.seed,
+            execution_class=engine.model.execution_class if engine else "",
+        )
+
+
+def _done(value: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(value)
+    return future
+
+
+def _pass_on(reply: Future[T], target: Future[T]) -> None:
+    if (error := reply.exception()) is not None:
+        target.set_exception(error)
+    else:
+        target.set_result(reply.result())
+
+
+def _failed(error: CarouselError) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future

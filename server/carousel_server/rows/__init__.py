@@ -1,0 +1,1 @@
+"""What stands on a row: table, window, ledger, slots, slab, snapshot, listeners."""

@@ -1,0 +1,163 @@
+"""From rows to snapshots and back: everything that a session is, between two steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from carousel_models import StateSpec
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.types import ModelView
+from carousel_server.engine.generation import Generations
+
+from .slab import Slab
+from .snapshot import Snapshot
+from .table import SessionTable
+from .values import valid_rows
+from .window import Window
+
+_MOST_ALTERNATIVES = 32
+"""As many as a request may ask for: a snapshot comes from outside."""
+
+
+class Snapshots:
+    """Takes and fills rows. Used on the engine's thread only."""
+
+    def __init__(
+        self,
+        model: ModelView,
+        table: SessionTable,
+        slab: Slab,
+        window: Window,
+        generations: Generations,
+    ) -> None:
+        self._model = model
+        self._table = table
+        self._slab = slab
+        self._window = window
+        self._generations = generations
+        self._layout = slab.layout()
+
+    def take(self, rows: Sequence[int]) -> list[Snapshot]:
+        """Rows as they are now; steps that wait are not part of them. One copy from the device."""
+        at = torch.as_tensor(rows, dtype=torch.int64, device=self._slab.device)
+        states = self._slab.take(at)
+        return [
+            self._snapshot(row, {name: array[i] for name, array in states.items()})
+            for i, row in enumerate(rows)
+        ]
+
+    def fill(self, row: int, snapshot: Snapshot, epoch: int) -> None:
+        """Makes a fresh row go on where a snapshot stands, which has been checked."""
+        self._slab.restore(row, snapshot.state)
+        self._table.set_cursors(row, applied=snapshot.applied, ack=snapshot.ack, epoch=epoch)
+        if snapshot.applied > snapshot.ack:
+            rows, firsts = np.asarray([row]), np.asarray([snapshot.ack + 1])
+            never = np.full(1, np.inf)
+            self._window.write_inputs(rows, firsts, snapshot.kept_inputs[None], never, never)
+            self._window.write_outputs(rows, firsts, snapshot.kept_outputs[None])
+        self._generations.restore(row, snapshot)
+
+    def check_fits(self, snapshot: Snapshot) -> None:
+        """Refuses a snapshot of other weights, or one that does not fit the settings.
+
+        Raises:
+            CarouselError: FINGERPRINT_MISMATCH or SNAPSHOT_INVALID.
+        """
+        model = self._model
+        if snapshot.fingerprint != model.fingerprint:
+            raise CarouselError(
+                "FINGERPRINT_MISMATCH",
+                f"the snapshot belongs to weights {snapshot.fingerprint[:12]}… of model "
+                f"{snapshot.model!r}; model {model.name!r} has {model.fingerprint[:12]}…",
+                field="snapshot",
+            )
+        layout = {name: (a.shape, a.dtype.str) for name, a in snapshot.state.items()}
+        fits = (
+            layout == self._layout
+            and snapshot.applied - snapshot.ack <= self._window.steps
+            and snapshot.kept_inputs.shape[1] == model.input_row_bytes
+            and snapshot.kept_outputs.shape[1] == model.output_row_bytes
+            and snapshot.next_token < max(model.vocabulary, 1)
+            and all(0 <= token < model.vocabulary for token in snapshot.recent_tokens)
+            and valid_rows(model, snapshot.kept_inputs).all()
+            and (snapshot.generation is None or self._generation_fits(snapshot))
+        )
+        if not fits:
+            raise CarouselError(
+                "SNAPSHOT_INVALID",
+                "its tensors, window or tokens do not fit this model and its settings",
+                field="snapshot",
+            )
+        self._check_finite(snapshot)
+
+    def _check_finite(self, snapshot: Snapshot) -> None:
+        """Refuses what no session can hold: a NaN or an infinity in its state, or in a kept output."""
+        bad = [
+            s.name for s in self._slab.specs if s.finite and not _finite(s, snapshot.state[s.name])
+        ]
+        if bad:
+            raise _not_finite(f"state {bad[0]!r}")
+        at = 0
+        for field in self._model.outputs:
+            size = math.prod(field.shape) * 4
+            kept = snapshot.kept_outputs[:, at : at + size]
+            if (
+                field.dtype == "<f4"
+                and not np.isfinite(np.ascontiguousarray(kept).view("<f4")).all()
+            ):
+                raise _not_finite(f"a kept output {field.name!r}")
+            at += size
+
+    def _generation_fits(self, snapshot: Snapshot) -> bool:
+        """Its tokens are the model's, and as many as its cursors say."""
+        run, vocabulary = snapshot.generation, self._model.vocabulary
+        assert run is not None
+        drawn = max(snapshot.applied - run.base - run.prompt_tokens + 1, 0)
+        tokens = np.concatenate((run.ids, [max(run.carry, 0)], np.asarray(run.context, np.int64)))
+        return bool(
+            self._model.generative
+            and snapshot.applied >= run.base
+            and len(run.ids) == drawn
+            and run.alternative_ids.shape[1] <= _MOST_ALTERNATIVES
+            and (run.alternative_ids < vocabulary).all()
+            and ((tokens >= 0) & (tokens < vocabulary)).all()
+        )
+
+    def _snapshot(self, row: int, state: dict[str, np.ndarray]) -> Snapshot:
+        table = self._table
+        applied, ack = int(table.applied[row]), int(table.ack[row])
+        recent = self._generations.recent[row]
+        at = np.asarray([row]), np.asarray([ack + 1])
+        return Snapshot(
+            model=self._model.name,
+            fingerprint=self._model.fingerprint,
+            epoch=int(table.epoch[row]),
+            applied=applied,
+            ack=ack,
+            seed=int(table.seed[row]),
+            next_token=int(self._generations.next_token[row]),
+            idle_ttl_s=float(table.idle_ttl_s[row]),
+            state=state,
+            recent_tokens=tuple(recent[recent >= 0].tolist()),
+            kept_inputs=self._window.read_inputs(*at, applied - ack)[0],
+            kept_outputs=self._window.read_outputs(*at, applied - ack)[0],
+            attach_id=int(table.attach_id[row]),
+            execution_class=self._model.execution_class,
+            generation=self._generations.kept(row),
+        )
+
+
+def _finite(spec: StateSpec, array: np.ndarray) -> bool:
+    """True if a float state, as a snapshot has it, holds finite numbers only."""
+    if spec.dtype == torch.bfloat16:  # as uint16: the exponent of what is not finite is all ones
+        return bool(((array & 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(array).all())
+
+
+def _not_finite(what: str) -> CarouselError:
+    message = f"{what} holds a NaN or an infinity: export the session again before it was spoilt"
+    return CarouselError("SNAPSHOT_INVALID", message, field="snapshot")
