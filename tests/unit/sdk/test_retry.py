@@ -74,6 +74,47 @@ def test_what_does_not_pass_is_not_tried_again() -> None:
     assert clock.slept == []
 
 
+def test_what_the_server_refuses_for_the_moment_is_tried_until_the_timeout() -> None:
+    clock = Clock()
+    lefts, attempt = refusing(carousel.QueueFullError("m", retry_after_s=0.5), 12)
+    assert calls_with(clock, timeout_s=30.0).retrying(attempt) == "done"
+    assert len(lefts) == 13
+    lefts, attempt = refusing(carousel.QueueFullError("m", retry_after_s=0.5), 1000)
+    with pytest.raises(carousel.QueueFullError):
+        calls_with(clock, timeout_s=30.0).retrying(attempt)
+    assert 20 <= len(lefts) <= 60
+    assert lefts[-1] < 0.75 + 0.5
+
+
+@pytest.mark.parametrize("retries", [RetryPolicy(attempts=3), 2])
+def test_a_number_of_tries_that_was_asked_for_is_kept(retries: RetryPolicy | int) -> None:
+    lefts, attempt = refusing(carousel.QueueFullError("m", retry_after_s=0.1), 1000)
+    with pytest.raises(carousel.QueueFullError):
+        calls_with(Clock(), retries=retries).retrying(attempt)
+    assert len(lefts) == 3
+
+
+def test_a_server_that_never_answered_is_looked_for_a_few_times() -> None:
+    lefts, attempt = refusing(carousel.ServerUnreachableError("m"), 1000)
+    with pytest.raises(carousel.ServerUnreachableError):
+        calls_with(Clock(), timeout_s=1000.0).retrying(attempt)
+    assert len(lefts) == 5
+
+
+def test_a_server_that_has_refused_a_call_is_looked_for_until_the_timeout() -> None:
+    """It drains, is away for longer than five tries take, and comes back."""
+    draining = carousel.DrainingError("m", retry_after_s=0.5)
+    away = [carousel.ServerUnreachableError("m")] * 12
+    answers = iter([draining, draining, *away])
+
+    def attempt(_left_s: float) -> str:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return "done"
+
+    assert calls_with(Clock(), timeout_s=60.0).retrying(attempt) == "done"
+
+
 def test_a_hint_beyond_the_limit_ends_the_tries() -> None:
     schedule = RetrySchedule(RetryPolicy(max_delay_s=1.0), 100.0)
     assert schedule.delay_s(carousel.QueueFullError("m", retry_after_s=1.1), 0.0) is None

@@ -13,6 +13,7 @@ import carousel
 from carousel import RetryPolicy
 
 CLIENTS, SESSIONS, ROUNDS = 2, 24, 3
+OPENS = 300
 RETRIES = RetryPolicy(attempts=1000, max_delay_s=2.0, reconnect_s=60.0)
 
 
@@ -77,6 +78,25 @@ def test_a_full_inbox_is_no_error_of_an_application(models_dir: Path, tmp_path: 
         expected = asyncio.run(_expected(server.target))
     with ServerProcess(models_dir, store=store, inbox_commands=2, strict=True) as server:
         _same(asyncio.run(_Load(server.target).run()), expected)
+
+
+def test_many_opens_at_once_are_no_error_of_an_application(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    rows = np.zeros((ROUNDS, FEATURES), np.float32)
+
+    async def open_and_step(client: carousel.AsyncClient) -> int:
+        async with await client.session(LSTM, durability="async") as session:
+            await session.steps(rows)
+            return session.applied
+
+    async def opened(target: str) -> list[int]:
+        async with carousel.AsyncClient(target, timeout_s=60.0) as client:
+            return await asyncio.gather(*(open_and_step(client) for _ in range(OPENS)))
+
+    store = f"sqlite:{tmp_path}/sessions.db"
+    with ServerProcess(models_dir, store=store, inbox_commands=2) as server:
+        assert asyncio.run(opened(server.target)) == [ROUNDS] * OPENS
 
 
 def test_a_restart_under_load_is_no_error_of_an_application(

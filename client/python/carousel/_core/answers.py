@@ -162,7 +162,7 @@ class Answers(Stepping):
 
     def _on_taken_away(self, lane: Lane, error: CarouselError, effects: Effects) -> None:
         leaves = lane.leaving is not None and not (lane.leaving.close or lane.owes)
-        if error.retryable and self._persists and not leaves:
+        if error.retryable and self._policy.mends and not leaves:
             self._come_again(lane, LanePhase.WAITING, error)
         else:
             self._end_lane(lane, error, effects)
@@ -255,7 +255,7 @@ class Answers(Stepping):
         if lane.bound_before and isinstance(error, SessionNotFoundError):
             error = not_found(lane, error)
         first = lane.binding is not None and not lane.bound_before
-        if error.retryable and self._persists and not first:
+        if error.retryable and self._policy.mends and not first:
             self._come_again(lane, LanePhase.WAITING, error)
         else:
             self._end_lane(lane, error, effects)
@@ -268,7 +268,7 @@ class Answers(Stepping):
         # What names no step is a Replay: the steps have run, so none of them has failed.
         outlived = seq == 0 or (lane.tracks_durable and error.reason in PASSING)
         passes = went_back or (error.retryable and (again or outlived))
-        if passes and self._persists:
+        if passes and self._policy.mends:
             if lane.phase is LanePhase.BOUND:
                 self._come_again(lane, LanePhase.HELD, error)
             return

@@ -102,7 +102,7 @@ class AttachCore(Answers):
         self._up = self.draining = False
         passes = error.retryable or isinstance(error, ConnectionLostError)
         for lane in list(self._lanes.values()):
-            if passes and self._persists and (self._welcomed or lane.bound_before):
+            if passes and self._policy.mends and (self._welcomed or lane.bound_before):
                 self._cut_off(lane, error, effects)
                 if drained:
                     self._wait_from_now(lane)

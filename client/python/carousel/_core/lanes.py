@@ -55,11 +55,6 @@ class Lanes:
     def _may_bind(self) -> bool:
         return self._up and not self.draining
 
-    @property
-    def _persists(self) -> bool:
-        """Whether a lost connection is mended at all."""
-        return self._policy.attempts > 1 and self._policy.reconnect_s > 0
-
     def _new_lane(self) -> Lane:
         # A handle is never used twice, so that a late message cannot reach another session.
         lane = Lane(self._next_handle, attach_id=self._major(0) << ATTACH_BITS)

@@ -6,7 +6,12 @@ import math
 import random
 from dataclasses import dataclass
 
-from carousel._error_bases import CarouselError, ConnectionLostError, ReplyTimeoutError
+from carousel._error_bases import (
+    CarouselError,
+    ClientSideError,
+    ConnectionLostError,
+    ReplyTimeoutError,
+)
 
 _RECONNECT_MAX_S = 1.0
 """Longest pause between two looks for a server that is away, where it has named none."""
@@ -18,12 +23,18 @@ _LONGEST_PAUSE_S = 1.0
 """Between two looks for a server: one that is back should not wait for its clients."""
 
 
+_MOST_LOOKS = 5
+"""Tries of a call that no server has answered. The target may be wrong, and the caller should know soon."""
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How refused calls are tried again. Steps carry a seq, so that a repeat never counts twice.
 
     Attributes:
-        attempts: most tries of one call, the first included; 1 never tries again.
+        attempts: most tries of one call, the first included; 1 never tries again. None sets no number:
+            a call that the server refuses for the moment is tried again until its timeout, and a server
+            that has never answered the call is looked for 5 times.
         first_delay_s: pause before the second try where the server names none; doubles each time.
         max_delay_s: longest pause that is waited for; a longer hint of the server ends the tries.
         reconnect_s: how long each session, and each generation, looks for its server again after a
@@ -31,18 +42,23 @@ class RetryPolicy:
             from the end of a drain. A server under another address takes a second or two to be found.
     """
 
-    attempts: int = 5
+    attempts: int | None = None
     first_delay_s: float = 0.05
     max_delay_s: float = 5.0
     reconnect_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
+        if self.attempts is not None and self.attempts < 1:
             raise ValueError(f"attempts is {self.attempts}; it must be at least 1")
         if not 0 < self.first_delay_s <= self.max_delay_s:
             raise ValueError("first_delay_s must be above 0 and at most max_delay_s")
         if not self.reconnect_s >= 0:
             raise ValueError(f"reconnect_s is {self.reconnect_s}; it must not be negative")
+
+    @property
+    def mends(self) -> bool:
+        """True if a lost connection is mended at all."""
+        return self.attempts != 1 and self.reconnect_s > 0
 
 
 def backoff_s(
@@ -85,6 +101,8 @@ class RetrySchedule:
         self._rng = rng or random.Random()  # noqa: S311 - jitter needs no secrecy
         self._passing = passing
         self._tries = 1
+        # True once a server has refused the call: one that is away now will come back.
+        self._refused = False
         # The server's word on its store, at the last try that it answered.
         self._store_fault: CarouselError | None = None
 
@@ -95,7 +113,8 @@ class RetrySchedule:
         """
         if error.reason == "STORE_UNAVAILABLE":
             self._store_fault = error
-        if not self._reconnecting and self._tries >= self._policy.attempts:
+        self._refused |= not isinstance(error, ClientSideError)
+        if self._tries >= self._most_tries:
             return None
         lost = self._reconnecting and isinstance(error, ConnectionLostError)
         if not (error.retryable or lost or error.reason in self._passing):
@@ -105,6 +124,14 @@ class RetrySchedule:
             return None
         self._tries += 1
         return delay_s
+
+    @property
+    def _most_tries(self) -> float:
+        if self._reconnecting:
+            return math.inf
+        if self._policy.attempts is not None:
+            return self._policy.attempts
+        return math.inf if self._refused else _MOST_LOOKS
 
     def put_off(self, deadline_s: float) -> None:
         """Gives the tries until a later instant."""
