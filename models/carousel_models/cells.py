@@ -8,11 +8,15 @@ products run in the weights' type, everything else in float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
+
+from .errors import KernelError
+from .lookup import entry
 
 State = tuple[Tensor, ...]
 
@@ -86,14 +90,6 @@ def gru_reset_before(gates_x: Tensor, state: State, w: Weights) -> tuple[Tensor,
 
 CellStep = Callable[[Tensor, State, Weights], tuple[Tensor, State]]
 
-CELLS: dict[str, CellStep] = {
-    "rnn_tanh": rnn_tanh,
-    "rnn_relu": rnn_relu,
-    "lstm": lstm,
-    "gru": gru,
-    "gru_reset_before": gru_reset_before,
-}
-
 
 class GRUResetBefore(nn.Module):
     """The textbook GRU, which torch.nn.GRU cannot express; same arguments, weights and results.
@@ -166,3 +162,42 @@ class GRUResetBefore(nn.Module):
             h, _ = gru_reset_before(step, (h,), weights)
             outputs.append(h)
         return torch.stack(outputs[::-1] if reverse else outputs), h
+
+
+class CellCode(NamedTuple):
+    """The code of one cell.
+
+    Attributes:
+        step: one step, by the equations.
+        module: the torch module that trains it.
+        mode: the `mode` of such a module.
+        fused: makes a module of torch that runs whole sequences on the same weights; None where there is
+            none. It takes what nn.RNN takes, and `proj_size` if the cell projects.
+    """
+
+    step: CellStep
+    module: type[nn.RNNBase] | type[GRUResetBefore]
+    mode: str
+    fused: Callable[..., nn.RNNBase] | None
+
+
+CELLS: dict[str, CellCode] = {
+    "rnn_tanh": CellCode(rnn_tanh, nn.RNN, "RNN_TANH", partial(nn.RNN, nonlinearity="tanh")),
+    "rnn_relu": CellCode(rnn_relu, nn.RNN, "RNN_RELU", partial(nn.RNN, nonlinearity="relu")),
+    "lstm": CellCode(lstm, nn.LSTM, "LSTM", nn.LSTM),
+    "gru": CellCode(gru, nn.GRU, "GRU", nn.GRU),
+    "gru_reset_before": CellCode(gru_reset_before, GRUResetBefore, GRUResetBefore.mode, None),
+}
+"""One entry for each cell of `cell_facts`."""
+
+MODULES = tuple(dict.fromkeys(code.module for code in CELLS.values()))
+"""The recurrent modules that a package can be made of."""
+
+
+def code_of(cell: str) -> CellCode:
+    """The code of a cell.
+
+    Raises:
+        KernelError: there is none.
+    """
+    return entry(CELLS, cell, "cell", KernelError, "add its code to cells.CELLS")

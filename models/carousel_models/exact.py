@@ -14,12 +14,13 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
-from .cells import GRUResetBefore
+from .cells import MODULES
 from .errors import PackageError
 from .from_torch import ACTIVATIONS, Modules
 
 _KINDS: tuple[type[nn.Module], ...] = (
-    *(nn.LSTM, nn.GRU, nn.RNN, GRUResetBefore, nn.Linear, nn.Embedding, nn.LayerNorm),
+    *MODULES,
+    *(nn.Linear, nn.Embedding, nn.LayerNorm),
     *(nn.Sequential, nn.Dropout, nn.Identity, *ACTIVATIONS),
 )
 _TENSORS = re.compile(r"(weight|bias)(_(ih|hh|hr)_l\d+(_reverse)?)?")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsFloat, TypeVar
+from typing import Any, SupportsFloat, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .cells import GRUResetBefore
+from .cell_facts import Cell
+from .cells import CELLS, MODULES, GRUResetBefore
 from .custom import CUSTOM_PREFIX, tensors_of
 from .errors import PackageError
+from .lookup import entry
 from .spec import (
     Activation,
     CustomSpec,
@@ -33,13 +35,7 @@ Tensors = dict[str, Tensor]
 Normalizing = tuple[Iterable[SupportsFloat], Iterable[SupportsFloat]]
 RecurrentModule = nn.RNNBase | GRUResetBefore
 
-_CELLS = {
-    "RNN_TANH": "rnn_tanh",
-    "RNN_RELU": "rnn_relu",
-    "LSTM": "lstm",
-    "GRU": "gru",
-    "GRU_RESET_BEFORE": "gru_reset_before",
-}
+_BY_MODE = {code.mode: name for name, code in CELLS.items()}
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.ReLU: "relu",
     nn.Tanh: "tanh",
@@ -148,7 +144,7 @@ def convert_stack(
         norm = norms[number]
         specs.append(
             LayerSpec(
-                cell=_CELLS[module.mode],  # type: ignore[arg-type]
+                cell=_cell(module),
                 hidden=module.hidden_size,
                 bias=module.bias,
                 bidirectional=module.bidirectional,
@@ -212,12 +208,19 @@ def _head_problem(parts: Sequence[nn.Module]) -> str:
 
 
 def _recurrent(module: nn.Module) -> RecurrentModule:
-    if not isinstance(module, nn.RNN | nn.LSTM | nn.GRU | GRUResetBefore):
+    if not isinstance(module, MODULES):
         raise PackageError(
             f"the stack holds a {type(module).__name__}; give nn.RNN, nn.LSTM, nn.GRU or "
             "carousel_models.cells.GRUResetBefore, or save it with `custom`"
         )
     return module
+
+
+def _cell(module: RecurrentModule) -> Cell:
+    name: Any = entry(
+        _BY_MODE, module.mode, "mode of a recurrent module", PackageError, "save it with `custom`"
+    )
+    return cast(Cell, name)
 
 
 def _layer_tensors(number: int, module: RecurrentModule, layer: int) -> Tensors:

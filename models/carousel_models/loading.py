@@ -19,7 +19,7 @@ from .probe import check_probe
 from .spec import Manifest
 from .stack import CustomStack, RecurrentStack, Stack, build_layer
 from .tensors import expected_tensors
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer, has_file, load_tokenizer
 from .weights import check_finite, fingerprint, read_tensors
 
 
@@ -182,7 +182,7 @@ def prove(
 
 
 def _tokenizer(package: Path, manifest: Manifest) -> Tokenizer | None:
-    path = package_file(package, TOKENIZER) if manifest.tokenizer == "huggingface" else package
+    path = package_file(package, TOKENIZER) if has_file(manifest.tokenizer) else package
     tokenizer = load_tokenizer(manifest.tokenizer, path)
     if tokenizer is not None and tokenizer.vocabulary > manifest.vocabulary:
         raise PackageError(

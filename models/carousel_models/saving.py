@@ -26,14 +26,12 @@ from .spec import (
     Output,
     Select,
     SelectFull,
-    TokenizerKind,
     Transform,
     TritonNames,
 )
 from .stack import HALF
+from .tokenizer import has_file, kind_of
 from .writing import write
-
-_KINDS: dict[str | Path, TokenizerKind] = {"none": "none", "bytes": "bytes"}
 
 
 def save(
@@ -99,7 +97,7 @@ def save(
             from the reference or would not load, or the folder exists. Nothing is written then.
     """
     path = Path(path)
-    kind = _KINDS.get(tokenizer, "huggingface")
+    kind = kind_of(tokenizer)
     modules = Modules(stack, embedding, projection, head, residual, norms, custom, features)
     if reference is None:
         check_exact(modules)
@@ -128,7 +126,7 @@ def save(
             agreed_probe(_in_float32(manifest, tensors, made), reference)
         return agreed_probe(model, reference)
 
-    file = Path(tokenizer) if kind == "huggingface" else None
+    file = Path(tokenizer) if has_file(kind) else None
     return write(
         path, manifest, tensors, custom=made, probe=probe, tokenizer_file=file, overwrite=overwrite
     )

@@ -11,9 +11,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
+from .cell_facts import FACTS, facts_of
+from .cell_facts import Cell as Cell  # noqa: PLC0414 - also a name of this module
 from .custom_spec import CustomSpec as CustomSpec  # noqa: PLC0414 - also a name of this module
 from .custom_spec import StateDeclaration as StateDeclaration  # noqa: PLC0414 - likewise
 from .parts import MAX_SIZE, Name, Part, Size
+from .tokenizer import NO_TOKENIZER, TokenizerKind, form_of
 
 FORMAT: Literal[1] = 1
 """Version of the package format that this code reads and writes."""
@@ -23,19 +26,13 @@ MAX_EOS = 64
 MAX_LAYERS = 64
 MAX_PARAMETERS = 1 << 31
 
-Cell = Literal["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
 Dtype = Literal["float32", "bfloat16"]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu"]
 Transform = Literal["identity", "softmax", "sigmoid", "log_softmax"]
-TokenizerKind = Literal["none", "bytes", "huggingface"]
 
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Token = Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)]
 Label = Annotated[str, StringConstraints(max_length=256)]
-
-GATES: dict[str, int] = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
-"""Number of gate blocks in a cell's weight matrices."""
-
 
 MIN_FLOAT32, MAX_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """Smallest normal and greatest number of float32."""
@@ -109,6 +106,8 @@ class FeaturesInput(Part):
         return self
 
 
+_PROJECTING = tuple(name for name, facts in FACTS.items() if facts.projects)
+
 Input = Annotated[TokensInput | FeaturesInput, Field(discriminator="kind")]
 
 
@@ -124,9 +123,11 @@ class LayerSpec(Part):
     layer_norm: bool = False
 
     @model_validator(mode="after")
-    def _projection_is_for_lstm(self) -> Self:
-        if self.proj_size and self.cell != "lstm":
-            raise ValueError("proj_size is an option of lstm only; use 0 for other cells")
+    def _projection_fits_the_cell(self) -> Self:
+        if self.proj_size and not facts_of(self.cell).projects:
+            raise ValueError(
+                f"proj_size is an option of {' and '.join(_PROJECTING)} only; use 0 for other cells"
+            )
         if self.proj_size >= self.hidden:
             raise ValueError("proj_size must be smaller than hidden")
         return self
@@ -135,11 +136,11 @@ class LayerSpec(Part):
     def unseen(self) -> tuple[str, ...]:
         """Names of the states that may become infinite in a step whose outputs are finite.
 
-        A layer after this one may turn an infinite h into finite numbers. h is unbounded in rnn_relu and
-        after a projection only; elsewhere |h| ≤ 1, and c grows by at most 1 a step. A NaN is never
-        unseen: each sum that it enters is NaN, up to the outputs of the same step.
+        A layer after this one may turn an infinite h into finite numbers. h is unbounded after a projection
+        and in a cell that is not `bounded`. A NaN is never unseen: each sum that it enters is NaN, up to the
+        outputs of the same step.
         """
-        return ("h",) if self.cell == "rnn_relu" or self.proj_size else ()
+        return () if facts_of(self.cell).bounded and not self.proj_size else ("h",)
 
     @property
     def recurrent_width(self) -> int:
@@ -155,7 +156,7 @@ class LayerSpec(Part):
     def states(self) -> tuple[tuple[str, int], ...]:
         """Name and width of each state tensor of one direction."""
         h = ("h", self.recurrent_width)
-        return (h, ("c", self.hidden)) if self.cell == "lstm" else (h,)
+        return (h, ("c", self.hidden)) if facts_of(self.cell).memory else (h,)
 
 
 class NoHead(Part):
@@ -348,10 +349,14 @@ class Manifest(Architecture):
     def _names_fit(self) -> Self:
         if self.labels and len(self.labels) != self.output_width:
             raise ValueError(f"{len(self.labels)} labels for {self.output_width} outputs")
-        if self.tokenizer != "none" and not self.vocabulary:
+        if self.tokenizer != NO_TOKENIZER and not self.vocabulary:
             raise ValueError("a tokenizer needs an input of kind tokens")
-        if self.tokenizer == "bytes" and self.vocabulary < 256:
-            raise ValueError("the bytes tokenizer needs a vocabulary of at least 256")
+        if self.tokenizer != NO_TOKENIZER:
+            least = form_of(self.tokenizer).least_vocabulary
+            if self.vocabulary < least:
+                raise ValueError(
+                    f"the {self.tokenizer} tokenizer needs a vocabulary of at least {least}"
+                )
         if self.eos_tokens and not self.generative:
             raise ValueError(
                 "eos ends generated texts, but this model cannot feed its outputs back"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 from torch.nn.utils.rnn import PackedSequence
 
-from .cells import CELLS, State, Weights, linear
+from .cell_facts import facts_of
+from .cells import State, Weights, code_of, linear
 from .kernels import Kernel, Link
 from .kernels.reference import gather
 from .packing import loop
@@ -73,7 +74,7 @@ class Layer:
         self.spec = spec
         self.weights = weights
         self._norm = norm
-        self._cell = CELLS[spec.cell]
+        self._cell = code_of(spec.cell).step
         self._step = kernel.layer(spec, weights[0])
         # Whole sequences: with the bits of steps where the kernel has them, else as torch has them.
         self._stepwise = kernel.batch_invariant and not spec.bidirectional
@@ -293,17 +294,14 @@ def build_layer(
 def _fused(spec: LayerSpec, weights: tuple[Weights, ...]) -> nn.RNNBase | None:
     """The layer of torch on the same memory, where there is one and it keeps to float32."""
     first = weights[0]
-    if spec.cell == "gru_reset_before" or first.ih.dtype != torch.float32:
+    fused = code_of(spec.cell).fused
+    if fused is None or first.ih.dtype != torch.float32:
         return None
-    options = {"bias": spec.bias, "bidirectional": spec.bidirectional, "device": "meta"}
-    sizes = first.ih.shape[1], spec.hidden
-    module: nn.RNNBase
-    if spec.cell == "lstm":
-        module = nn.LSTM(*sizes, proj_size=spec.proj_size, **options)
-    elif spec.cell == "gru":
-        module = nn.GRU(*sizes, **options)
-    else:
-        module = nn.RNN(*sizes, nonlinearity=spec.cell.removeprefix("rnn_"), **options)
+    projection = {"proj_size": spec.proj_size} if facts_of(spec.cell).projects else {}
+    module = fused(
+        *(first.ih.shape[1], spec.hidden),
+        **{"bias": spec.bias, "bidirectional": spec.bidirectional, "device": "meta", **projection},
+    )
     for direction, suffix in zip(weights, ("", "_reverse"), strict=False):
         values = zip(
             ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"), direction, strict=True

@@ -8,8 +8,9 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from .cell_facts import facts_of
 from .errors import PackageError
-from .spec import GATES, MAX_PARAMETERS, Architecture, LayerSpec, MlpHead, NoHead, TokensInput
+from .spec import MAX_PARAMETERS, Architecture, LayerSpec, MlpHead, NoHead, TokensInput
 
 
 class TensorInfo(NamedTuple):
@@ -77,7 +78,7 @@ def _linear(
 
 
 def _layer(shapes: dict[str, tuple[int, ...]], number: int, layer: LayerSpec, width: int) -> None:
-    rows = GATES[layer.cell] * layer.hidden
+    rows = facts_of(layer.cell).gates * layer.hidden
     for direction in directions(layer):
         prefix = f"stack.{number}.{direction}"
         shapes[f"{prefix}.weight_ih"] = (rows, width)

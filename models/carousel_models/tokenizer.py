@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import PackageError
+from .lookup import entry
 
 if TYPE_CHECKING:
     import tokenizers
 
 Int64s = npt.NDArray[np.int64]
+
+TokenizerKind = Literal["none", "bytes", "huggingface"]
+"""As a manifest has it; `FORMS` says how each is made."""
 
 CONTEXT_TOKENS = 16
 """How many of the tokens before it a new decoder looks at."""
@@ -216,12 +220,77 @@ class _WindowDecoder:
         return text
 
 
+class TokenizerForm(NamedTuple):
+    """How a tokenizer of one kind is made.
+
+    Attributes:
+        load: makes it from its file, or raises PackageError; the path means nothing where there is none.
+        has_file: whether a package holds a file of it.
+        least_vocabulary: how many tokens a model must know at least.
+    """
+
+    load: Callable[[Path], Tokenizer]
+    has_file: bool
+    least_vocabulary: int = 0
+
+
+NO_TOKENIZER: Literal["none"] = "none"
+
+FORMS: dict[TokenizerKind, TokenizerForm] = {
+    "bytes": TokenizerForm(
+        lambda _: BytesTokenizer(), has_file=False, least_vocabulary=BytesTokenizer.vocabulary
+    ),
+    "huggingface": TokenizerForm(HuggingFaceTokenizer.load, has_file=True),
+}
+"""One entry for each name in `TokenizerKind` but "none"."""
+
+
+def form_of(kind: str) -> TokenizerForm:
+    """How a tokenizer of a kind is made.
+
+    Raises:
+        PackageError: there is no such kind.
+    """
+    fix = "update carousel-serving, or save the model with one of these"
+    return entry(FORMS, kind, "tokenizer", PackageError, fix)
+
+
+def has_file(kind: str) -> bool:
+    """Whether a package with this kind of tokenizer holds a file of it."""
+    return kind != NO_TOKENIZER and form_of(kind).has_file
+
+
 def load_tokenizer(kind: str, path: Path) -> Tokenizer | None:
     """The tokenizer that a manifest names; `path` is the package's tokenizer.json.
 
     Raises:
-        PackageError: the file cannot be used.
+        PackageError: there is no such kind, or the file cannot be used.
     """
-    if kind == "none":
-        return None
-    return BytesTokenizer() if kind == "bytes" else HuggingFaceTokenizer.load(path)
+    return None if kind == NO_TOKENIZER else form_of(kind).load(path)
+
+
+def kind_of(tokenizer: str | Path) -> TokenizerKind:
+    """The kind of what `save` was given: the name of a kind that needs no file, or the path of a file.
+
+    Raises:
+        PackageError: it is neither, or no kind can read the file.
+    """
+    without_file = [name for name, form in FORMS.items() if not form.has_file]
+    for name in (NO_TOKENIZER, *without_file):
+        if tokenizer == name:
+            return name
+    path, refusals = Path(tokenizer), []
+    if not path.is_file():
+        raise PackageError(
+            f"there is no tokenizer {str(tokenizer)!r} and no such file; give {NO_TOKENIZER}, "
+            f"{', '.join(without_file)} or the path of a tokenizer.json"
+        )
+    for name, form in FORMS.items():
+        if form.has_file:
+            try:
+                form.load(path)
+            except PackageError as refusal:
+                refusals.append(str(refusal))
+            else:
+                return name
+    raise PackageError("; ".join(refusals))

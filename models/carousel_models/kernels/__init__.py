@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 
 from carousel_models.errors import KernelError
+from carousel_models.lookup import entry
 
 from .cpu import Cpu
 from .graphs import CudaRecorder
@@ -30,11 +32,29 @@ def choose(wanted: str, device: torch.device) -> Kernel:
     Raises:
         KernelError: what is wanted by name cannot be had here.
     """
-    if wanted == "reference" or (wanted == "auto" and device.type != "cpu"):
-        return Reference()
-    if wanted not in ("auto", device.type):
+    if wanted == "auto":
+        return _auto(device)
+    open_kernel = entry(KERNELS, wanted, "kernel", KernelError, "choose one of these, or auto")
+    if wanted not in ("reference", device.type):
         raise KernelError(f"the kernel {wanted!r} does not run on {device.type}")
-    return _cuda(device) if wanted == "cuda" else _cpu(wanted)
+    return open_kernel(device)
+
+
+def _auto(device: torch.device) -> Kernel:
+    if device.type == "cpu":
+        try:
+            return _cpu(device)
+        except KernelError as unavailable:
+            log.info("steps are computed by the reference kernel: %s", unavailable)
+    return Reference()
+
+
+def _reference(_: torch.device) -> Kernel:
+    return Reference()
+
+
+def _cpu(_: torch.device) -> Kernel:
+    return Cpu(load_library())
 
 
 def _cuda(device: torch.device) -> Kernel:
@@ -48,11 +68,9 @@ def _cuda(device: torch.device) -> Kernel:
     return open_cuda(device, CudaRecorder())
 
 
-def _cpu(wanted: str) -> Kernel:
-    try:
-        return Cpu(load_library())
-    except KernelError as unavailable:
-        if wanted != "auto":
-            raise
-        log.info("steps are computed by the reference kernel: %s", unavailable)
-        return Reference()
+KERNELS: dict[str, Callable[[torch.device], Kernel]] = {
+    "reference": _reference,
+    "cpu": _cpu,
+    "cuda": _cuda,
+}
+"""What opens each kernel. Their names are those of torch's devices, but for the reference."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from carousel_models.cells import State, Weights
+from carousel_models.errors import KernelError
+from carousel_models.lookup import entry
 from carousel_models.spec import LayerSpec
 
 from .interface import Function, Linear, Link, Scatter, Step, Unrolled
 from .library import Library, NativeLayer, NativeTargets
 from .reference import gather
+
+Form = Callable[[Library, Weights], Step]
+"""Makes the step of a layer from its weights."""
 
 
 class Cpu:
@@ -27,18 +32,17 @@ class Cpu:
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """A packed matrix; see `Kernel.linear`."""
-        nothing = weight.new_empty(len(weight), 0)
-        layer = NativeLayer(self._library, "linear", Weights(weight, nothing, bias, None))
-        return partial(_linear, layer)
+        return _product(self._library, weight, bias)
 
     def layer(self, spec: LayerSpec, weights: Weights) -> Step:
-        """Packed weights; see `Kernel.layer`."""
-        if spec.cell == "gru_reset_before":
-            return self._reset_before(weights)
-        layer = NativeLayer(self._library, spec.cell, weights)
-        if weights.hr is None:
-            return _Direct(layer)
-        return partial(_step_projected, layer, self.linear(weights.hr, None))
+        """Packed weights; see `Kernel.layer`.
+
+        Raises:
+            KernelError: the cell is not known here.
+        """
+        fix = "add it to kernels/cpu.FORMS, or serve with kernel=reference"
+        form = entry(FORMS, spec.cell, "native form of a cell", KernelError, fix)
+        return form(self._library, weights)
 
     def unrolled(self, step: Step) -> Unrolled | None:
         """The library's own loop, where a layer's state is what it computes; see `Kernel.unrolled`."""
@@ -55,12 +59,40 @@ class Cpu:
         """The function itself; see `Kernel.recorded`."""
         return function
 
-    def _reset_before(self, w: Weights) -> Step:
-        """Its gates are a layer of σ, its candidate is that of an rnn whose state is r∘h."""
-        two = 2 * w.hh.shape[1]
-        gates = NativeLayer(self._library, "sigmoid", _rows(w, slice(None, two)))
-        candidate = NativeLayer(self._library, "rnn_tanh", _rows(w, slice(two, None)))
-        return partial(_step_reset_before, gates, candidate)
+
+def _native(cell: str) -> Form:
+    """A cell that the library steps by itself."""
+    return lambda library, w: _Direct(NativeLayer(library, cell, w))
+
+
+def _lstm(library: Library, w: Weights) -> Step:
+    layer = NativeLayer(library, "lstm", w)
+    if w.hr is None:
+        return _Direct(layer)
+    return partial(_step_projected, layer, _product(library, w.hr, None))
+
+
+def _reset_before(library: Library, w: Weights) -> Step:
+    """Its gates are a layer of σ, its candidate is that of an rnn whose state is r∘h."""
+    two = 2 * w.hh.shape[1]
+    gates = NativeLayer(library, "sigmoid", _rows(w, slice(None, two)))
+    candidate = NativeLayer(library, "rnn_tanh", _rows(w, slice(two, None)))
+    return partial(_step_reset_before, gates, candidate)
+
+
+FORMS: dict[str, Form] = {
+    "rnn_tanh": _native("rnn_tanh"),
+    "rnn_relu": _native("rnn_relu"),
+    "lstm": _lstm,
+    "gru": _native("gru"),
+    "gru_reset_before": _reset_before,
+}
+"""What steps each cell: the library, or a composition of its layers."""
+
+
+def _product(library: Library, weight: Tensor, bias: Tensor | None) -> Linear:
+    nothing = weight.new_empty(len(weight), 0)
+    return partial(_linear, NativeLayer(library, "linear", Weights(weight, nothing, bias, None)))
 
 
 def _rows(w: Weights, rows: slice) -> Weights:

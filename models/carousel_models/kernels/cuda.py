@@ -45,10 +45,11 @@ class Cuda:
         return partial(products.linear, weight=weight, bias=bias)
 
     def layer(self, spec: LayerSpec, weights: Weights) -> Step:
-        """Packed weights; see `Kernel.layer`. A projection is left to the reference."""
+        """Packed weights; see `Kernel.layer`. What has no packed form is left to the reference."""
         layer = packed(spec, weights)
         if layer is None:
-            log.info("layers with a projection are stepped by the reference kernel")
+            projecting = " with a projection" if spec.proj_size else ""
+            log.info("%s layers%s are stepped by the reference kernel", spec.cell, projecting)
             return Reference().layer(spec, weights)
         return _Single(PackedLink(layer), len(spec.states))
 

@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,20 +15,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 
-from carousel_models.cells import CELLS, Weights
+from carousel_models.cell_facts import FACTS, facts_of
+from carousel_models.cells import Weights, code_of
 from carousel_models.errors import KernelError
+from carousel_models.lookup import entry
 
 from .compiling import is_whole, level, library_files
 from .operands import check_slots, check_source, check_targets, check_weights, checked
 
 log = logging.getLogger(__name__)
 
-CELLS_NATIVE = ("linear", "sigmoid", "rnn_tanh", "rnn_relu", "lstm", "gru")
-"""In the order of the library's enum. The first two have no cell: W·[h, x] + b, and σ of it."""
+_WITHOUT_CELL: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda sums: sums,
+    "sigmoid": torch.sigmoid,
+}
+"""Layers that are no cell, and what they make of W·[h, x] + b."""
+
+CELLS_NATIVE: dict[str, int] = dict.fromkeys(_WITHOUT_CELL, 1) | {
+    cell: facts_of(cell).gates for cell in ("rnn_tanh", "rnn_relu", "lstm", "gru")
+}
+"""Number of gate blocks of each native layer, in the order of the library's enum."""
 
 _NO_MEMORY, _OUTSIDE = 1, 2
-
-_GATES = {"lstm": 4, "gru": 3}
 
 _NANS = (0x7FC00000, 0x7FC00001, 0x7FFFFFFF, -0x00001000)
 _INFINITIES = (0x7F800000, -0x00800000)
@@ -82,24 +90,30 @@ class NativeLayer:
 
     Args:
         library: the library.
-        cell: one of CELLS_NATIVE.
+        cell: a name in CELLS_NATIVE.
         weights: as in `cells`; for "linear" with an `hh` of no columns.
 
     Raises:
         ValueError: the weights' shapes are no layer's.
-        KernelError: torch's memory does not begin where the library wants it.
+        KernelError: the library has no such layer, or torch's memory does not begin where it wants it.
     """
 
     def __init__(self, library: Library, cell: str, weights: Weights) -> None:
-        gates = _GATES.get(cell, 1)
+        gates = entry(CELLS_NATIVE, cell, "native layer", KernelError, "add it to layer.cpp")
         check_weights(weights, cell, gates)
         self.inputs, self.recurrent = weights.ih.shape[1], weights.hh.shape[1]
         self.units = len(weights.ih) // gates
-        self._has_c = cell == "lstm"
+        self._has_c = _has_c(cell)
         self._run, self._unroll = library.step, library.sequence
         bf16 = weights.ih.dtype == torch.bfloat16
         layer = _Layer(
-            CELLS_NATIVE.index(cell), bf16, self.inputs, self.recurrent, self.units, None, None
+            list(CELLS_NATIVE).index(cell),
+            bf16,
+            self.inputs,
+            self.recurrent,
+            self.units,
+            None,
+            None,
         )
         self._layer = layer
         self._address = address = ctypes.addressof(layer)
@@ -295,20 +309,20 @@ def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
 
     numbers, inputs, units = 5, 19, 21
     rows = numbers + 2 * len(_NANS) + len(_INFINITIES)
-    gates = _GATES.get(cell, 1) * units
+    gates = CELLS_NATIVE[cell] * units
     weights = Weights(matrix(gates, inputs), matrix(gates, units), matrix(gates), matrix(gates))
     x, h, c = matrix(rows, inputs), matrix(rows, units), matrix(rows, units)
     odd = torch.tensor(_NANS + _INFINITIES + _NANS, dtype=torch.int32).view(torch.float32)
     x[numbers : -len(_NANS), 3] = odd[: -len(_NANS)]
     h[-len(_NANS) :, 20] = odd[-len(_NANS) :]
-    state = (h, c) if cell == "lstm" else (h,)
+    state = (h, c) if _has_c(cell) else (h,)
     gates_x = F.linear(x, weights.ih, weights.bias_ih)
     expected: tuple[Tensor, ...]
-    if cell in CELLS:
-        expected = CELLS[cell](gates_x, state, weights)[1]
+    if cell in _WITHOUT_CELL:
+        sums = gates_x + F.linear(h, weights.hh, weights.bias_hh)
+        expected = (_WITHOUT_CELL[cell](sums),)
     else:
-        both = gates_x + F.linear(h, weights.hh, weights.bias_hh)
-        expected = (torch.sigmoid(both) if cell == "sigmoid" else both,)
+        expected = code_of(cell).step(gates_x, state, weights)[1]
     typed = weights._replace(ih=weights.ih.to(dtype), hh=weights.hh.to(dtype))
     layer = NativeLayer(library, cell, typed)
     after = layer.step(x, *state)
@@ -316,7 +330,7 @@ def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
         torch.allclose(found, right, rtol=1e-5, atol=1e-5, equal_nan=True)
         for found, right in zip(after, expected, strict=True)
     )
-    if cell in CELLS:
+    if cell not in _WITHOUT_CELL:
         _, *unrolled = layer.sequence(torch.cat((x, x[:numbers])), (rows, numbers), *state)
         twice = layer.step(x[:numbers], *(tensor[:numbers] for tensor in after))
         good = good and all(
@@ -325,6 +339,10 @@ def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
         )
     if not good:
         raise KernelError(f"the native kernel computes {cell} in {dtype} wrongly here")
+
+
+def _has_c(cell: str) -> bool:
+    return cell in FACTS and FACTS[cell].memory
 
 
 def _memory(size: int) -> Tensor:

@@ -6,12 +6,16 @@ the shares of x and h apart (gru), one above the other, so that both products ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from carousel_models.cells import State, Weights
+from carousel_models.errors import KernelError
+from carousel_models.lookup import entry
 from carousel_models.spec import LayerSpec
 
 from . import gates
@@ -192,15 +196,25 @@ class Gru:
         return h_new if y is None else y, (h_new,)
 
 
+FORMS: dict[str, Callable[[Weights], PackedLayer] | None] = {
+    "rnn_tanh": partial(Rnn, relu=False),
+    "rnn_relu": partial(Rnn, relu=True),
+    "lstm": Lstm,
+    "gru": Gru,
+    "gru_reset_before": ResetBefore,
+}
+"""The packed form of each cell; None for a cell that the reference kernel steps on a GPU too."""
+
+
 def packed(spec: LayerSpec, w: Weights) -> PackedLayer | None:
-    """A layer's weights, packed; None for an lstm with a projection, which there are no gates for."""
-    if spec.cell == "lstm":
-        return None if spec.proj_size else Lstm(w)
-    if spec.cell == "gru":
-        return Gru(w)
-    if spec.cell == "gru_reset_before":
-        return ResetBefore(w)
-    return Rnn(w, relu=spec.cell == "rnn_relu")
+    """A layer's weights, packed; None if there are no gates for it, such as those of a projection.
+
+    Raises:
+        KernelError: the cell is not known here.
+    """
+    fix = "add it to kernels/packed.FORMS, or serve with kernel=reference"
+    form = entry(FORMS, spec.cell, "packed form of a cell", KernelError, fix)
+    return None if form is None or spec.proj_size else form(w)
 
 
 def pack(x: Tensor, slots: Tensor | None, after: After) -> None:

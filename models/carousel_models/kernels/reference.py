@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from carousel_models.cells import CELLS, CellStep, State, Weights, linear
+from carousel_models.cells import CellStep, State, Weights, code_of, linear
 from carousel_models.spec import LayerSpec
 
 from .interface import Function, Linear, Link, Scatter, Step
@@ -25,7 +25,7 @@ class Reference:
 
     def layer(self, spec: LayerSpec, weights: Weights) -> Step:
         """The cell's step; see `Kernel.layer`."""
-        return partial(_step, CELLS[spec.cell], weights)
+        return partial(_step, code_of(spec.cell).step, weights)
 
     def unrolled(self, step: Step) -> None:
         """None; see `Kernel.unrolled`."""

@@ -121,11 +121,11 @@ def known_input(form: str) -> str:
 
 def known_cell(name: str) -> Any:
     """A cell's name; "rnn" means rnn_tanh, as in torch."""
-    from carousel_models.spec import GATES
+    from carousel_models.cell_facts import FACTS
 
     name = "rnn_tanh" if name == "rnn" else name
-    if name not in GATES:
-        raise usage_error(f"there is no cell '{name}'", did_you_mean(name, GATES))
+    if name not in FACTS:
+        raise usage_error(f"there is no cell '{name}'", did_you_mean(name, FACTS))
     return name
 
 
