@@ -33,11 +33,14 @@ def parts(root: Path) -> list[Path]:
 
 
 def layer_names(root: Path) -> list[list[str]]:
-    """The layers from top to bottom, each with its modules."""
+    """The layers from top to bottom, each with the full names of its modules."""
     contracts = configparser.ConfigParser()
     contracts.read_string((root / CONTRACTS).read_text(encoding="utf-8"))
-    lines = contracts[_LAYERS]["layers"].split("\n")
-    return [[name.strip(" ()") for name in line.split("|")] for line in lines if line.strip()]
+    contract = contracts[_LAYERS]
+    container = contract.get("containers", "").strip()
+    prefix = f"{container}." if container else ""
+    lines = [line for line in contract["layers"].split("\n") if line.strip()]
+    return [[prefix + name.strip(" ()") for name in line.split("|")] for line in lines]
 
 
 def share_of_tests(root: Path) -> Iterator[Violation]:

@@ -168,6 +168,16 @@ def test_a_room_without_a_layer(write: Write, tmp_path: Path) -> None:
     ]
 
 
+def test_layers_inside_a_container(write: Write, tmp_path: Path) -> None:
+    contract = (tmp_path / ".importlinter").read_text().replace(" carousel_server.", " ")
+    write(
+        ".importlinter", contract.replace("layers =", "containers =\n    carousel_server\nlayers =")
+    )
+    assert found(tmp_path) == []
+    write("server/carousel_server/attic/__init__.py", "")
+    assert found(tmp_path) == ["layer server/carousel_server/attic:1 attic"]
+
+
 def test_too_few_tests(write: Write, tmp_path: Path) -> None:
     write("tests/test_all.py", "assert True\n" * 99)
     write("models/a.py", "x = 1\n" * 88)

@@ -24,7 +24,7 @@ from carousel_models.lookup import entry
 from carousel_models.spec import LayerSpec
 from carousel_models.stack import Layer
 from carousel_models.tokenizer import TokenizerKind, form_of, kind_of, load_tokenizer
-from carousel_server.config import Settings
+from carousel_server.process.config import Settings
 
 CPU = torch.device("cpu")
 NEW = "leaky"
