@@ -5,7 +5,10 @@ Run it after a change of carousel_protos/errors.py:  python client/python/genera
 
 from __future__ import annotations
 
+import argparse
+import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from carousel_protos.errors import ERRORS, Actor, Code, ErrorSpec
@@ -78,5 +81,19 @@ def render() -> str:
     return header + "".join(render_class(spec) for spec in ERRORS.values())
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the module, or compares it; 1 if it is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    if not parser.parse_args(argv).check:
+        TARGET.write_text(render(), encoding="utf-8")
+    elif TARGET.read_text(encoding="utf-8") != render():
+        sys.stderr.write(
+            f"out of date: {TARGET.name}; run python client/python/generate_errors.py\n"
+        )
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    TARGET.write_text(render(), encoding="utf-8")
+    sys.exit(main())

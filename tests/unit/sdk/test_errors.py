@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import inspect
 import itertools
 from pathlib import Path
@@ -18,23 +17,29 @@ from carousel._core.faults import error_of
 from carousel.testing.refusals import Refusal
 from carousel_protos.errors import ERRORS, Actor, Code
 
-ROOT = Path(__file__).parents[3]
+from .scripts import script
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "generate_errors", ROOT / "client" / "python" / "generate_errors.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("generate_errors")
 
 
 def test_the_committed_classes_are_those_of_the_registry(generator: ModuleType) -> None:
     assert generator.TARGET.read_text(encoding="utf-8") == generator.render()
+    assert generator.main(["--check"]) == 0
+
+
+def test_a_check_names_what_is_out_of_date_and_writes_nothing(
+    generator: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator.TARGET = tmp_path / "_errors.py"
+    generator.TARGET.write_text("stale", encoding="utf-8")
+    assert generator.main(["--check"]) == 1
+    assert "out of date: _errors.py" in capsys.readouterr().err
+    assert generator.TARGET.read_text(encoding="utf-8") == "stale"
+    assert generator.main([]) == 0
+    assert generator.main(["--check"]) == 0
 
 
 @pytest.mark.parametrize("reason", ERRORS)
