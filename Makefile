@@ -112,7 +112,7 @@ check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, sizes, st
 	$(BIN)/buf lint $(IMAGE) --config protos/buf.yaml --path carousel_protos
 	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config protos/buf.yaml \
 		--path carousel_protos
-	@for script in docs/generate.py client/python/generate_errors.py; do \
+	@for script in docs/generate.py client/python/generate_errors.py client/python/generate_sync.py; do \
 		if [ -f $$script ]; then echo "$$script --check"; $(BIN)/python $$script --check; fi; done
 
 bench: $(STAMP) ## Measure every published figure and write bench/results

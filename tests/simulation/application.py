@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from google.rpc.status_pb2 import Status
 
 from carousel._core.faults import error_of
-from carousel._core.retelling import Retelling
+from carousel._core.generation_replay import GenerationReplay
 from carousel._core.retry import RetryPolicy
 from carousel._error_bases import CarouselError, ConnectionLostError
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -235,7 +235,7 @@ class Application:
             self.fail(error)
             return
         request = self._request(first_seq)
-        retelling = Retelling(
+        replay = GenerationReplay(
             request,
             POLICY,
             first_answer_by_s=self.world.now_s + POLICY.reconnect_s,
@@ -246,10 +246,10 @@ class Application:
         self.history.generating = True
         self.oracle.sent(self._writer, first_seq, [*carry, *request.tokens.ids])
         while True:
-            error, applied = yield from self._hear(client, retelling, request)
+            error, applied = yield from self._hear(client, replay, request)
             if applied is not None:
                 break
-            delay_s = retelling.delay_s(error, self.world.now_s)
+            delay_s = replay.delay_s(error, self.world.now_s)
             if delay_s is None and error.reason == "QUEUE_FULL":  # nothing has run: it slows down
                 delay_s = 0.05 + self.world.rng.random() * 0.1
             if delay_s is None:
@@ -271,10 +271,10 @@ class Application:
         )
 
     def _hear(
-        self, client: ClientProcess, retelling: Retelling, request: pb.GenerateRequest
+        self, client: ClientProcess, replay: GenerationReplay, request: pb.GenerateRequest
     ) -> Work:
         """One call: why it ended badly, or the last step if it went well."""
-        retelling.call_begins()
+        replay.call_begins()
         call, applied = client.generate(request), None
         while True:
             yield call
@@ -286,7 +286,7 @@ class Application:
                     return (error_of(status) if status.code else lost), applied
                 response = pb.GenerateResponse.FromString(payload)
                 try:
-                    tokens = retelling.take(response)
+                    tokens = replay.take(response)
                 except CarouselError as error:
                     return error, None
                 for token in tokens:

@@ -11,9 +11,14 @@ from ._error_bases import ClientClosedError, EventLoopError
 
 
 class HomeProcess:
-    """The process that made a client. A copy in a forked child has neither its threads nor its connection."""
+    """The process that made a client. A copy in a forked child has neither its threads nor its connection.
+
+    Attributes:
+        closed: the client was closed.
+    """
 
     def __init__(self) -> None:
+        self.closed = False
         self._pid = os.getpid()
 
     @property
@@ -26,15 +31,26 @@ class HomeProcess:
         if self.left:
             raise ClientClosedError("the client belongs to another process; make one after a fork")
 
+    def check_open(self) -> None:
+        """Raises ClientClosedError if the client was closed, else as `check`."""
+        if self.closed and not self.left:
+            raise ClientClosedError("the client was closed")
+        self.check()
 
-class HomeLoop:
-    """The event loop of an asyncio client: the one that uses it first."""
+
+class HomeLoop(HomeProcess):
+    """The process and the event loop of an asyncio client: the loop that uses it first."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check(self) -> None:
-        """Raises EventLoopError outside the client's loop. Takes the running loop the first time."""
+        """Raises ClientClosedError in a forked child, and EventLoopError outside the client's loop.
+
+        Takes the running loop the first time.
+        """
+        super().check()
         running = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = running

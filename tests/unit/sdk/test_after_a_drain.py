@@ -8,7 +8,7 @@ import pytest
 
 import carousel
 from carousel._core.attach import AttachCore
-from carousel._core.retelling import Retelling
+from carousel._core.generation_replay import GenerationReplay
 from carousel._core.retry import RetryPolicy
 from carousel._core.tickets import BindTicket
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -57,7 +57,7 @@ def test_a_server_that_says_that_it_drains_is_there() -> None:
 
 @pytest.mark.parametrize("error", [DRAINING, LOST])
 def test_a_text_waits_for_the_end_of_a_drain_too(error: carousel.CarouselError) -> None:
-    told = Retelling(
+    told = GenerationReplay(
         pb.GenerateRequest(model="m"),
         POLICY,
         first_answer_by_s=10.0,

@@ -401,7 +401,7 @@ def test_refusals_that_pass_are_tried_again(fake: FakeServer, client: Any) -> No
 
 def test_a_hint_is_honoured_and_jitter_goes_on_top(fake: FakeServer, client: Any) -> None:
     slept = []
-    calls = client.calls.wrapped if hasattr(client.calls, "wrapped") else client.calls
+    calls = getattr(client, "wrapped", client)._calls
 
     def sleep(seconds: float) -> Any:
         slept.append(seconds)

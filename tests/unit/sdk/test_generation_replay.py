@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import carousel
-from carousel._core.retelling import Retelling
+from carousel._core.generation_replay import GenerationReplay
 from carousel._core.retry import RetryPolicy
 from carousel.types import Token
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -18,8 +18,8 @@ from carousel_protos.v1 import carousel_pb2 as pb
 LOST = carousel.ConnectionLostError("reset")
 
 
-def retelling(request: pb.GenerateRequest | None = None, **policy: float) -> Retelling:
-    return Retelling(
+def replay(request: pb.GenerateRequest | None = None, **policy: float) -> GenerationReplay:
+    return GenerationReplay(
         request or pb.GenerateRequest(model="m"),
         RetryPolicy(**policy),  # type: ignore[arg-type]
         first_answer_by_s=10.0,
@@ -51,7 +51,7 @@ def test_every_token_is_told_once_wherever_the_calls_break(
     ids: list[int], tries: list[list[int]]
 ) -> None:
     tokens = [pb.Token(id=i, text=f"<{i}>", seq=k + 5) for k, i in enumerate(ids)]
-    heard, told = retelling(), list[Token]()
+    heard, told = replay(), list[Token]()
     for number, sizes in enumerate(tries):
         heard.call_begins()
         messages = pieces(tokens, sizes)
@@ -65,7 +65,7 @@ def test_every_token_is_told_once_wherever_the_calls_break(
 
 
 def test_another_token_at_a_known_place_is_a_divergence() -> None:
-    heard = retelling()
+    heard = replay()
     heard.call_begins()
     heard.take(message((1, "a"), (2, "b")))
     heard.call_begins()
@@ -74,7 +74,7 @@ def test_another_token_at_a_known_place_is_a_divergence() -> None:
 
 
 def test_text_that_was_held_back_at_the_break_is_told_with_the_last_token() -> None:
-    heard = retelling()
+    heard = replay()
     heard.call_begins()
     assert [t.text for t in heard.take(message((1, "a"), (200, "")))] == ["a", ""]
     heard.call_begins()
@@ -84,16 +84,16 @@ def test_text_that_was_held_back_at_the_break_is_told_with_the_last_token() -> N
 
 def test_the_seed_is_chosen_here_so_that_it_can_be_repeated() -> None:
     request = pb.GenerateRequest(model="m")
-    retelling(request)
+    replay(request)
     assert request.sampling.HasField("seed")
     chosen = pb.GenerateRequest(model="m", sampling=pb.Sampling(seed=7))
-    retelling(chosen)
+    replay(chosen)
     assert chosen.sampling.seed == 7
 
 
 def test_a_generation_in_a_callers_session_is_not_begun_again() -> None:
     request = pb.GenerateRequest(session_id="s")
-    heard = retelling(request)
+    heard = replay(request)
     assert not request.sampling.HasField("seed")
     heard.call_begins()
     assert heard.delay_s(carousel.SlabFullError("full"), 0.0) is not None  # nothing has moved yet
@@ -102,7 +102,7 @@ def test_a_generation_in_a_callers_session_is_not_begun_again() -> None:
 
 
 def test_one_that_names_its_step_waits_while_the_steps_before_it_are_sent_again() -> None:
-    heard = retelling(pb.GenerateRequest(session_id="s", first_seq=4), attempts=3)
+    heard = replay(pb.GenerateRequest(session_id="s", first_seq=4), attempts=3)
     heard.call_begins()
     busy = carousel.SessionBusyError("steps are on their way")
     assert heard.delay_s(busy, 0.0) is not None
@@ -112,14 +112,14 @@ def test_one_that_names_its_step_waits_while_the_steps_before_it_are_sent_again(
 
 @pytest.mark.parametrize("policy", [{"attempts": 1}, {"reconnect_s": 0.0}])
 def test_it_can_be_switched_off(policy: dict[str, float]) -> None:
-    heard = retelling(**policy)
+    heard = replay(**policy)
     heard.call_begins()
     heard.take(message((1, "a")))
     assert heard.delay_s(LOST, 0.0) is None
 
 
 def test_the_patience_starts_at_a_break_and_anew_once_the_place_is_reached() -> None:
-    heard = retelling(reconnect_s=5.0)
+    heard = replay(reconnect_s=5.0)
     heard.call_begins()
     heard.take(message((1, "a")))
     assert heard.delay_s(LOST, 100.0) is not None
@@ -135,7 +135,7 @@ def test_the_patience_starts_at_a_break_and_anew_once_the_place_is_reached() -> 
 
 
 def test_what_no_try_can_mend_ends_it() -> None:
-    heard = retelling()
+    heard = replay()
     heard.call_begins()
     heard.take(message((1, "a")))
     assert heard.delay_s(carousel.UnknownTokenError("who?"), 0.0) is None

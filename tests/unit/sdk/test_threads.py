@@ -15,7 +15,7 @@ import carousel
 from carousel._core.attach import AttachCore
 from carousel._core.effects import Effects
 from carousel._core.tickets import Ticket
-from carousel._sync.asked import Asked
+from carousel._sync.pending import Pending
 from carousel.testing import FakeServer
 
 from .support import sums
@@ -113,8 +113,8 @@ def test_a_finaliser_may_run_on_the_streams_own_threads(fake: FakeServer) -> Non
     with carousel.Client(fake.target) as client, client.session("letters") as session:
         held = [session.generate("a", max_tokens=50_000)]
         next(held[0])
-        asked: Asked[Ticket] = Asked(lambda core: (held.clear(), Effects()))
-        session._stream.ask(asked).wait(60.0)
+        pending: Pending[Ticket] = Pending(lambda core: (held.clear(), Effects()))
+        session._stream.ask(pending).wait(60.0)
         with client.session("sum") as other:
             assert other.step([1, 1], timeout_s=60.0).tolist() == [2, 1]
 

@@ -155,7 +155,7 @@ def test_a_full_server_is_waited_for(models_dir: object) -> None:
                 first.close()
                 time.sleep(seconds)  # the slot is free only when the engine has come by
 
-            client.calls.sleep = sleep
+            client._calls.sleep = sleep
             with client.session(LSTM) as second:
                 second.step(ROWS[0])
 

@@ -1,8 +1,7 @@
-"""Unary calls with deadlines, typed errors and tries, for asyncio."""
+"""Unary calls of the asyncio client: deadlines, typed errors and tries."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -11,44 +10,38 @@ import grpc
 
 from carousel._core.arguments import bounded_timeout_s
 from carousel._core.retry import RetrySchedule
-from carousel._error_bases import CarouselError, ClientClosedError, ServerUnreachableError, TlsError
-from carousel._home import HomeLoop, HomeProcess
+from carousel._error_bases import CarouselError, ServerUnreachableError, TlsError
+from carousel._home import HomeLoop
 from carousel._options import Options
 from carousel._rpc_errors import error_of_call
 from carousel._tls import disagreement
 from carousel._watch import ServerWatch
 
+from .primitives import away_from_the_loop, reply_of, sleep
+
 T = TypeVar("T")
 
 
 class AsyncCalls:
-    """Makes calls as one client's options say. The clock can be replaced for tests."""
+    """Makes calls as one client's options say. Tests replace the clock and the sleep.
+
+    Attributes:
+        options: the client's.
+        home: the place where the client may be used.
+        watch: logs that the server was lost, and found again.
+    """
 
     def __init__(
         self,
         options: Options,
         monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = sleep,
     ) -> None:
         self.options = options
-        self.closed = False
-        self.home = HomeProcess()
+        self.home = HomeLoop()
         self.watch = ServerWatch(options.target)
-        self.loop = HomeLoop()
         self.monotonic = monotonic
         self.sleep = sleep
-
-    def check_home(self) -> None:
-        """Raises ClientClosedError in a forked child, EventLoopError outside the client's loop."""
-        self.home.check()
-        self.loop.check()
-
-    def check_open(self) -> None:
-        """Raises ClientClosedError if the client was closed too; else as `check_home`."""
-        self.home.check()
-        if self.closed:
-            raise ClientClosedError("the client was closed")
-        self.loop.check()
 
     def cancel(self, call: Any) -> None:
         """Cancels one of gRPC's calls. In a forked child it does nothing: the call is the parent's."""
@@ -59,7 +52,7 @@ class AsyncCalls:
         """What TLS has to do with an error; see `carousel._tls.disagreement`."""
         if not isinstance(error, ServerUnreachableError):
             return None
-        return await asyncio.to_thread(disagreement, error, self.options.target, self.options.tls)
+        return await away_from_the_loop(disagreement, error, self.options.target, self.options.tls)
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """The caller's, or the client's."""
@@ -69,13 +62,13 @@ class AsyncCalls:
         """One call; a refusal is tried again while the deadline allows."""
 
         async def attempt(left_s: float) -> Any:
-            call = method(request, timeout=left_s, metadata=self.options.metadata)
             try:
-                reply = await call
+                reply = await reply_of(
+                    lambda: method(request, timeout=left_s, metadata=self.options.metadata),
+                    self.home,
+                )
             except grpc.RpcError as error:
                 raise error_of_call(error) from None
-            finally:
-                call.cancel()  # gRPC no longer does so by itself for a call that was given up
             self.watch.answered()
             return reply
 
@@ -89,7 +82,7 @@ class AsyncCalls:
         schedule = RetrySchedule(self.options.retries, deadline_s)
         while True:
             try:
-                self.check_open()
+                self.home.check_open()
                 return await attempt(max(deadline_s - self.monotonic(), 0.0))
             except CarouselError as error:
                 delay_s = schedule.delay_s(error, self.monotonic())

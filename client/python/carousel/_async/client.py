@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any, Self, Unpack
 from grpc_health.v1 import health_pb2
 
 from carousel._core.attach import AttachCore, BindTarget
+from carousel._core.effects import Effects
 from carousel._core.journal import Journal
 from carousel._core.requests import (
     Prompt,
@@ -23,6 +25,7 @@ from carousel._core.restoring import journaled_target
 from carousel._core.retry import RetryPolicy
 from carousel._core.rows import Array, ModelRows
 from carousel._core.statistics import ClientStatistics
+from carousel._core.tickets import BindTicket
 from carousel._error_bases import CarouselError, NotFoundError
 from carousel._journal_file import JournalPath, open_journal
 from carousel._options import options_of
@@ -41,7 +44,8 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from .batch import AsyncBatch
 from .calls import AsyncCalls
 from .generation import AsyncGeneration
-from .opening import Opening
+from .opening import Opening, opening
+from .pending import AsyncPending
 from .services import AsyncServices
 from .session import AsyncSession
 from .stream import AsyncAttachStream
@@ -86,10 +90,12 @@ class AsyncClient:
             journal_fsync=journal_fsync,
         )
         self._core = AttachCore(options.retries)
-        self.calls = AsyncCalls(options)
-        self.services = AsyncServices(self.calls)
+        self._calls = AsyncCalls(options)
+        self._services = AsyncServices(self._calls)
         self._rows: dict[str, ModelRows] = {}
         self._stream: AsyncAttachStream | None = None
+        # Guards `_stream`, and that none is made once the client is closed.
+        self._lock = threading.Lock()
 
     # -- models
 
@@ -97,7 +103,7 @@ class AsyncClient:
         """All models that the server serves, by name."""
         return [
             ModelInfo.of(model)
-            async for page in self._pages(self.services.models.ListModels, pb.ListModelsRequest())
+            async for page in self._pages(self._services.models.ListModels, pb.ListModelsRequest())
             for model in page.models
         ]
 
@@ -110,7 +116,7 @@ class AsyncClient:
         service = STORE_SERVICE if store else f"model/{model}" if model else ""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
-            reply = await self.calls.unary(self.services.health.Check, request)
+            reply = await self._calls.unary(self._services.health.Check, request)
         except CarouselError as error:
             if error.code != "NOT_FOUND":
                 raise
@@ -133,8 +139,8 @@ class AsyncClient:
             values and indices of its top k: `result["indices"]`.
         """
         rows = await self._model_rows(model)
-        reply = await self.calls.unary(
-            self.services.inference.Infer, infer_request(rows, inputs), timeout_s
+        reply = await self._calls.unary(
+            self._services.inference.Infer, infer_request(rows, inputs), timeout_s
         )
         return rows.decode(reply.outputs, reply.steps)
 
@@ -152,7 +158,7 @@ class AsyncClient:
             options: see `carousel.GenerateOptions`.
         """
         request = generate_request(prompt, options, model=model)
-        return AsyncGeneration(self, request, options.get("timeout_s"))
+        return AsyncGeneration(self._services, request, options.get("timeout_s"))
 
     # -- sessions
 
@@ -191,7 +197,7 @@ class AsyncClient:
                 named=session_id is not None,
             )
 
-        return Opening(opened)
+        return opening(opened)
 
     def attach(
         self,
@@ -204,30 +210,30 @@ class AsyncClient:
 
         With a journal of that session it goes on from there; see `session`.
         """
-        return Opening(
+        return opening(
             lambda: self._bind(session_id, owned=False, timeout_s=timeout_s, journal=journal)
         )
 
     def batch(self, sessions: Sequence[AsyncSession]) -> AsyncBatch:
         """Steps many sessions of one model with one message: the way to high throughput."""
-        return AsyncBatch(self, sessions)
+        return AsyncBatch(sessions)
 
     async def sessions(self, model: str = "") -> AsyncIterator[SessionInfo]:
         """All your open sessions by id, of one model if named; pages are fetched as you go."""
         request = pb.ListSessionsRequest(model=model)
-        async for page in self._pages(self.services.sessions.ListSessions, request):
+        async for page in self._pages(self._services.sessions.ListSessions, request):
             for session in page.sessions:
                 yield SessionInfo.of(session)
 
     async def session_info(self, session_id: str) -> SessionInfo:
         """One session, without attaching it."""
-        reply = await self.unary("GetSession", pb.GetSessionRequest(session_id=session_id))
+        reply = await self._unary("GetSession", pb.GetSessionRequest(session_id=session_id))
         return SessionInfo.of(reply.session)
 
     async def close_session(self, session_id: str) -> SessionInfo:
         """Ends any of your sessions and forgets its state."""
         request = pb.CloseSessionRequest(session_id=session_id)
-        return SessionInfo.of((await self.unary("CloseSession", request)).session)
+        return SessionInfo.of((await self._unary("CloseSession", request)).session)
 
     def import_session(
         self, snapshot: bytes, *, session_id: str | None = None, model: str = ""
@@ -236,14 +242,14 @@ class AsyncClient:
         request = pb.ImportSessionRequest(
             snapshot=snapshot, session_id=session_id or new_session_id(), model=model
         )
-        return Opening(lambda: self._made("ImportSession", request))
+        return opening(lambda: self._made("ImportSession", request))
 
     def fork_session(
         self, source_id: str, *, session_id: str | None = None, seed: int | None = None
     ) -> Opening:
         """Opens a session with a copy of another's state."""
         request = fork_request(source_id, session_id, seed)
-        return Opening(lambda: self._made("ForkSession", request))
+        return opening(lambda: self._made("ForkSession", request))
 
     # -- life
 
@@ -256,17 +262,19 @@ class AsyncClient:
 
         Does nothing in a forked child. Raises EventLoopError outside the client's loop.
         """
-        if self.calls.home.left:
+        home = self._calls.home
+        if home.left:
             return
-        self.calls.loop.check()
-        self.calls.closed = True
-        stream, self._stream = self._stream, None
+        home.check()
+        with self._lock:
+            home.closed = True
+            stream, self._stream = self._stream, None
         if stream is not None:
             await stream.close()
-        await self.services.close()
+        await self._services.close()
 
     async def __aenter__(self) -> Self:
-        self.calls.check_home()
+        self._calls.home.check()
         return self
 
     async def __aexit__(
@@ -277,12 +285,12 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def unary(self, method: str, request: Any) -> Any:
+    async def _unary(self, method: str, request: Any) -> Any:
         """A call of the session service."""
-        return await self.calls.unary(getattr(self.services.sessions, method), request)
+        return await self._calls.unary(getattr(self._services.sessions, method), request)
 
     async def _made(self, method: str, request: Any) -> AsyncSession:
-        reply = await self.unary(method, request)
+        reply = await self._unary(method, request)
         return await self._bind(reply.session.id, owned=True)
 
     async def _bind(
@@ -299,27 +307,28 @@ class AsyncClient:
             known, whose = None, target
             if journal is not None:
                 known, whose = await self._journal(journal, target, named=named)
-            asked = stream.ask(lambda core: core.bind(whose, journal=known))
-            assert asked is not None
-            ticket = asked[0]
+            pending: AsyncPending[BindTicket] = AsyncPending(
+                lambda core: core.bind(whose, journal=known)
+            )
             try:
-                await stream.wait(asked, left_s)
+                ticket = await stream.ask(pending).wait(left_s)
+                assert ticket is not None
                 assert ticket.session is not None
                 rows = await self._model_rows(ticket.session.model)
             except BaseException:
                 close = owned and known is None
-                stream.ask(lambda core: core.unbind(ticket.lane, close=close))
+                stream.tell(lambda core: _given_up(core, pending.ticket, close=close))
                 raise
-            ticket.lane.alike = rows.alike(self.calls.options.replay_tolerance)
+            ticket.lane.alike = rows.alike(self._calls.options.replay_tolerance)
             return AsyncSession(self, stream, ticket.lane, rows, owned=owned)
 
-        return await self.calls.retrying(attempt, timeout_s)
+        return await self._calls.retrying(attempt, timeout_s)
 
     async def _journal(
         self, path: JournalPath, target: BindTarget, *, named: bool
     ) -> tuple[Journal, BindTarget]:
         """A journal, and the session that it is of."""
-        journal = open_journal(path, fsync=self.calls.options.journal_fsync)
+        journal = open_journal(path, fsync=self._calls.options.journal_fsync)
         try:
             if journal.closing:  # the process died before it knew whether the server had heard
                 with suppress(NotFoundError):
@@ -331,13 +340,16 @@ class AsyncClient:
 
     def _attach_stream(self) -> AsyncAttachStream:
         """The client's stream, from the first time that it is needed."""
-        self.calls.check_open()
-        if self._stream is None:
-            self._stream = AsyncAttachStream(self._core, self.services.inference, self.calls)
-        return self._stream
+        with self._lock:
+            self._calls.home.check_open()
+            if self._stream is None:
+                self._stream = AsyncAttachStream(self._core, self._services)
+            return self._stream
 
     async def _get_model(self, name: str) -> pb.Model:
-        reply = await self.calls.unary(self.services.models.GetModel, pb.GetModelRequest(name=name))
+        reply = await self._calls.unary(
+            self._services.models.GetModel, pb.GetModelRequest(name=name)
+        )
         model: pb.Model = reply.model
         return model
 
@@ -348,8 +360,13 @@ class AsyncClient:
 
     async def _pages(self, method: Callable[..., Any], request: Any) -> AsyncIterator[Any]:
         while True:
-            page = await self.calls.unary(method, request)
+            page = await self._calls.unary(method, request)
             yield page
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+
+def _given_up(core: AttachCore, ticket: BindTicket | None, *, close: bool) -> Effects:
+    """Gives up a binding that no one waits for any more, if it was asked for at all."""
+    return Effects() if ticket is None else core.unbind(ticket.lane, close=close)[1]

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import grpc
 
-from carousel._core.retelling import Retelling
+from carousel._core.generation_replay import GenerationReplay
 from carousel._rpc_errors import error_of_call
 from carousel.types import FINISH_REASONS, FinishReason, Token, Usage
 from carousel_protos.v1 import carousel_pb2 as pb
 
-if TYPE_CHECKING:
-    from .client import AsyncClient
+from .primitives import Tokens, cancel_when_dropped
+from .services import AsyncServices
 
 
-class AsyncWithin(NamedTuple):
-    """What the session that a generation runs in wants to know of it.
+class AsyncSessionHooks(NamedTuple):
+    """Calls into the session that a generation runs in.
 
-    `begins` gives the first_seq of the request; `ended` gets the session's last step, if it is known.
+    `begins` gives the first_seq of the request. `ended` takes the session's last step, if it is known,
+    and whether the generation came to its end by itself.
     """
 
-    begins: Callable[[], int]
-    ended: Callable[[int | None], None]
+    begins: Callable[[], Awaitable[int]]
+    ended: Callable[[int | None, bool], Awaitable[None]]
 
 
 class AsyncGeneration(AsyncIterator[Token]):
@@ -42,33 +43,31 @@ class AsyncGeneration(AsyncIterator[Token]):
 
     def __init__(
         self,
-        client: AsyncClient,
+        services: AsyncServices,
         request: pb.GenerateRequest,
         timeout_s: float | None,
-        within: AsyncWithin | None = None,
+        session: AsyncSessionHooks | None = None,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
-        self._calls = client.calls
-        self._running: list[Any] = []
+        self._calls = services.calls
+        # A generator, so that `break`, an error and the end of the last reference run its `finally`.
+        # It must not hold this object, or the two would keep each other alive.
         self._results: list[pb.GenerateResponse] = []
-        self._tokens = _tokens(client, request, timeout_s, within, self._results, self._running)
+        running: list[Any] = []
+        self._tokens = _tokens(services, request, timeout_s, session, self._results, running)
+        cancel_when_dropped(self, self._tokens, running, self._calls)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Token:
-        self._calls.check_home()
+        self._calls.home.check()
         try:
             return await anext(self._tokens)
         finally:
             if self._results:
                 self._finish(self._results.pop())
-
-    def __del__(self) -> None:
-        # The event loop finishes the generator only later, if at all; the server should know now.
-        for call in self._running:
-            self._calls.cancel(call)
 
     async def text(self) -> str:
         """The text of all tokens that are still to come."""
@@ -76,7 +75,7 @@ class AsyncGeneration(AsyncIterator[Token]):
 
     async def aclose(self) -> None:
         """Cancels what is still to come."""
-        self._calls.check_home()
+        self._calls.home.check()
         await self._tokens.aclose()
 
     async def __aenter__(self) -> Self:
@@ -97,58 +96,61 @@ class AsyncGeneration(AsyncIterator[Token]):
 
 
 async def _tokens(
-    client: AsyncClient,
+    services: AsyncServices,
     request: pb.GenerateRequest,
     timeout_s: float | None,
-    within: AsyncWithin | None,
+    session: AsyncSessionHooks | None,
     results: list[pb.GenerateResponse],
     running: list[Any],
-) -> AsyncGenerator[Token, None]:
+) -> Tokens:
     """Tokens of all the calls that the generation takes, each token once."""
-    calls = client.calls
+    calls = services.calls
     limit_s = None if timeout_s is None else calls.timeout_s(timeout_s)
     applied: int | None = None
+    finished = False
     try:
-        request.first_seq = within.begins() if within is not None else 0
+        request.first_seq = await session.begins() if session is not None else 0
         now_s = calls.monotonic()
-        retelling = Retelling(
+        replay = GenerationReplay(
             request,
             calls.options.retries,
             first_answer_by_s=now_s + calls.timeout_s(timeout_s),
             deadline_s=math.inf if limit_s is None else now_s + limit_s,
         )
         while True:
-            calls.check_open()
-            retelling.call_begins()
-            left_s = retelling.left_s(calls.monotonic())
-            call = client.services.inference.Generate(
+            calls.home.check_open()
+            replay.call_begins()
+            left_s = replay.left_s(calls.monotonic())
+            call = services.inference.Generate(
                 request, timeout=left_s, metadata=calls.options.metadata
             )
             running.append(call)
             try:
                 async for response in call:
                     calls.watch.answered()
-                    fresh = retelling.take(response)
+                    fresh = replay.take(response)
                     if response.finish_reason:
                         results.append(response)
                         applied = response.usage.applied
                     for token in fresh:
                         yield token
             except grpc.RpcError as failure:
-                if applied is not None:  # all was said; only the goodbye was lost
+                if applied is not None:  # all was received; only the status was lost
+                    finished = True
                     return
-                error = error_of_call(failure, on_stream=retelling.started)
-                delay_s = retelling.delay_s(error, calls.monotonic())
+                error = error_of_call(failure, on_stream=replay.started)
+                delay_s = replay.delay_s(error, calls.monotonic())
                 if delay_s is None:
-                    last = retelling.last_word(error)
+                    last = replay.last_word(error)
                     raise (await calls.disagreement(last) or last) from None
                 calls.watch.looking(error)
             else:
+                finished = True
                 return
             finally:
                 calls.cancel(call)
                 running.clear()
             await calls.sleep(delay_s)
     finally:
-        if within is not None:
-            within.ended(applied)
+        if session is not None:
+            await session.ended(applied, finished)

@@ -33,3 +33,8 @@ class Opening:
     ) -> None:
         assert self._session is not None
         await self._session.__aexit__(kind, error, trace)
+
+
+def opening(opened: Callable[[], Coroutine[Any, Any, AsyncSession]]) -> Opening:
+    """A session that `opened` opens, later."""
+    return Opening(opened)

@@ -14,10 +14,14 @@ from .calls import AsyncCalls
 
 
 class AsyncServices:
-    """gRPC binds an asyncio channel to the running loop, so a client at import time has none yet."""
+    """gRPC binds an asyncio channel to the running loop, so a client at import time has none yet.
+
+    Attributes:
+        calls: make the calls of these services.
+    """
 
     def __init__(self, calls: AsyncCalls) -> None:
-        self._calls = calls
+        self.calls = calls
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
 
@@ -47,14 +51,14 @@ class AsyncServices:
             await self._channel.close()
 
     def _stub(self, name: str) -> Any:
-        self._calls.check_open()
+        self.calls.home.check_open()
         if self._channel is None:
             self._open()
         return self._stubs[name]
 
     def _open(self) -> None:
         check_gevent()
-        options = self._calls.options
+        options = self.calls.options
         self._channel = channel = (
             grpc.aio.insecure_channel(options.target, options.channel_options)
             if options.tls is None

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from carousel._core.arguments import blocks_ahead
+from carousel._core.attach import AttachCore
+from carousel._core.effects import Effects
 from carousel._core.lane import Lane
 from carousel._core.pieces import Pieces, patience_s
 from carousel._core.requests import Prompt, generate_request
 from carousel._core.rows import Array, ModelRows
-from carousel._core.tickets import Rows
+from carousel._core.tickets import Rows, StepTicket, Ticket, UnbindTicket
 from carousel._error_bases import CarouselError
 from carousel.types import GenerateOptions, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .generation import AsyncGeneration, AsyncWithin
-from .source import gathered
+from .generation import AsyncGeneration, AsyncSessionHooks
+from .pending import AsyncPending
+from .services import AsyncServices
+from .source import AsyncFeed
 from .stream import AsyncAttachStream
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ class AsyncSession:
     ) -> None:
         self._client = client
         self._stream = stream
+        self._services = stream.services
+        self._calls = stream.services.calls
         self._lane = lane
         self._rows = rows
         self._owned = owned
@@ -96,7 +101,8 @@ class AsyncSession:
             ReplyTimeoutError, ConnectionLostError: the step may have run; see the classes.
         """
         outputs = await self._run(self._rows.encode(x)[None, None], timeout_s)
-        return outputs[0]  # type: ignore[no-any-return]
+        output: Array = outputs[0]
+        return output
 
     async def steps(self, X: Any, *, timeout_s: float | None = None) -> Array:  # noqa: N803
         """Consecutive steps: X is [T, *row] and the result [T, *output row].
@@ -129,55 +135,40 @@ class AsyncSession:
             As `step`. Rows that were sent ahead have run, or will; `applied` tells. What `rows` raises,
             or a row that is refused before it is sent, is raised after the outputs of the rows before.
         """
-        most = blocks_ahead(self._lane.window, ahead, block_steps)
-        limit_s = self._client.calls.timeout_s(timeout_s)
-        # What the feeding task has sent; its places are given back when an output was yielded.
-        sent: asyncio.Queue[Any] = asyncio.Queue()
-        places = asyncio.Semaphore(most)
-        feeding = asyncio.create_task(self._feed(rows, block_steps, limit_s, sent, places))
-        feeding.add_done_callback(lambda task: task.cancelled() or task.exception())
+        most_blocks = blocks_ahead(self._lane.window, ahead, block_steps)
+        limit_s = self._calls.timeout_s(timeout_s)
+        feed = AsyncFeed(
+            rows,
+            block_steps,
+            most_blocks,
+            self._rows,
+            lambda block: self._submit(block[None], limit_s),
+        )
         try:
-            while (asked := await sent.get()) is not None:
-                await self._stream.wait(asked, patience_s(limit_s))
-                outputs = self._rows.decode(asked[0].outputs[0].tobytes(), -1)
-                for self._handed, output in enumerate(outputs, asked[0].first_seqs[0]):
+            while (pending := await feed.next()) is not None:
+                ticket = await pending.wait(patience_s(limit_s))
+                assert ticket is not None
+                outputs = self._rows.decode(ticket.outputs[0].tobytes(), -1)
+                for self._handed, output in enumerate(outputs, ticket.first_seqs[0]):
                     yield output
-                    self._confirm()
-                places.release()
-            await feeding  # raises what the source, or a row, was at fault with
+                    await self._confirm()
         finally:
-            feeding.cancel()  # and no await: a loop that is ending could not wait for it
-
-    async def _feed(
-        self,
-        rows: AsyncIterable[Any] | Iterable[Any],
-        block_steps: int,
-        limit_s: float,
-        sent: asyncio.Queue[Any],
-        places: asyncio.Semaphore,
-    ) -> None:
-        try:
-            async for taken in gathered(rows, block_steps):
-                await places.acquire()
-                block, refused = self._rows.encode_block(taken)
-                if block is not None:
-                    sent.put_nowait(self._submit(block[None], limit_s))
-                if refused is not None:
-                    raise refused
-        finally:
-            sent.put_nowait(None)
+            feed.end()
 
     async def replay(self, *, timeout_s: float | None = None) -> Array:
         """The outputs from before this object was attached: [unread, *output row].
 
         Call it before the first step, which gives them up.
         """
-        asked = self._stream.ask(lambda core: core.replay(self._lane, self._rows.outputs.row_bytes))
-        if asked is None:
+        row_bytes = self._rows.outputs.row_bytes
+        pending: AsyncPending[StepTicket] = AsyncPending(
+            lambda core: core.replay(self._lane, row_bytes)
+        )
+        ticket = await self._stream.ask(pending).wait(self._calls.timeout_s(timeout_s))
+        if ticket is None:
             return self._rows.decode(b"", 0)
-        await self._stream.wait(asked, self._client.calls.timeout_s(timeout_s))
-        self._handed = asked[0].last_seq(0)
-        return self._rows.decode(asked[0].outputs[0].tobytes(), -1)
+        self._handed = ticket.last_seq(0)
+        return self._rows.decode(ticket.outputs[0].tobytes(), -1)
 
     def generate(
         self,
@@ -190,8 +181,8 @@ class AsyncSession:
         `AsyncClient.generate`. Don't step the session before the generation has ended.
         """
         request = generate_request(prompt, options, session_id=self.id)
-        within = AsyncWithin(self._generation_begins, self._generated)
-        return AsyncGeneration(self._client, request, options.get("timeout_s"), within)
+        hooks = AsyncSessionHooks(self._generation_begins, self._generated)
+        return AsyncGeneration(self._services, request, options.get("timeout_s"), hooks)
 
     async def info(self) -> SessionInfo:
         """The session as the server sees it now."""
@@ -199,8 +190,7 @@ class AsyncSession:
 
     async def export(self) -> bytes:
         """A snapshot of state and cursors, for `AsyncClient.import_session` at the same weights."""
-        request = pb.ExportSessionRequest(session_id=self.id)
-        return bytes((await self._client.unary("ExportSession", request)).snapshot)
+        return await snapshot_of(self._services, self.id)
 
     def fork(self, *, session_id: str | None = None, seed: int | None = None) -> Opening:
         """A new session that goes on from a copy of this one's state."""
@@ -236,44 +226,69 @@ class AsyncSession:
             if error is None:
                 raise
 
-    def _confirm(self) -> None:
+    async def _confirm(self) -> None:
         """The application asks for more: what it was given is not wanted again after a crash."""
         if self._journaled:
-            self._stream.tell(lambda core: core.taken(self._lane, self._handed))
+            pending: AsyncPending[Ticket] = AsyncPending(lambda core: (None, self._taken(core)))
+            await self._stream.ask(pending).wait(self._calls.options.timeout_s)
+
+    def _taken(self, core: AttachCore) -> Effects:
+        return core.taken(self._lane, self._handed)
 
     async def _unbind(self, *, close: bool) -> None:
-        self._confirm()
-        asked = self._stream.ask(lambda core: core.unbind(self._lane, close=close))
-        if asked is not None:
-            await self._stream.wait(asked, self._client.calls.options.timeout_s)
-
-    def _generation_begins(self) -> int:
-        self._confirm()
-        return self._stream.core.generation_begins(self._lane)
-
-    def _generated(self, applied: int | None) -> None:
-        self._stream.tell(lambda core: core.generated(self._lane, applied))
-
-    def _submit(self, inputs: Rows, timeout_s: float) -> Any:
-        self._confirm()
-        row_bytes = self._rows.outputs.row_bytes
-        asked = self._stream.ask(
-            lambda core: core.submit([self._lane], inputs, row_bytes, timeout_s)
+        await self._confirm()
+        pending: AsyncPending[UnbindTicket] = AsyncPending(
+            lambda core: core.unbind(self._lane, close=close)
         )
-        assert asked is not None
-        return asked
+        await self._stream.ask(pending).wait(self._calls.options.timeout_s)
+
+    async def _generation_begins(self) -> int:
+        firsts: list[int] = []
+
+        def begin(core: AttachCore) -> tuple[None, Effects]:
+            firsts.append(core.generation_begins(self._lane))
+            return None, self._taken(core)
+
+        pending: AsyncPending[Ticket] = AsyncPending(begin)
+        await self._stream.ask(pending).wait(self._calls.options.timeout_s)
+        return firsts[0]
+
+    async def _generated(self, applied: int | None, finished: bool) -> None:
+        pending: AsyncPending[Ticket] = AsyncPending(
+            lambda core: (None, core.generated(self._lane, applied))
+        )
+        self._stream.tell(pending.tell)
+        if finished:  # else it may be the garbage collector that calls, which must not wait
+            await pending.wait(self._calls.options.timeout_s)
+
+    def _submit(self, inputs: Rows, timeout_s: float) -> AsyncPending[StepTicket]:
+        row_bytes = self._rows.outputs.row_bytes
+
+        def submit(core: AttachCore) -> tuple[StepTicket, Effects]:
+            self._taken(core)
+            return core.submit([self._lane], inputs, row_bytes, timeout_s)
+
+        return self._stream.ask(AsyncPending(submit))
 
     async def _run(self, inputs: Rows, timeout_s: float | None) -> Array:
         pieces = Pieces(inputs)
 
         async def attempt(left_s: float) -> int:
-            asked = self._submit(pieces.left, left_s)
+            pending = self._submit(pieces.left, left_s)
             try:
-                await self._stream.wait(asked, patience_s(left_s))
-                return int(asked[0].last_seq(0))
+                ticket = await pending.wait(patience_s(left_s))
+                assert ticket is not None
+                return ticket.last_seq(0)
             finally:
-                if asked[1].is_set():
-                    pieces.take(asked[0])
+                if pending.ended and pending.ticket is not None:
+                    pieces.take(pending.ticket)
 
-        self._handed = await self._client.calls.retrying(attempt, timeout_s)
+        self._handed = await self._calls.retrying(attempt, timeout_s)
         return self._rows.decode(pieces.outputs().tobytes(), -1)
+
+
+async def snapshot_of(services: AsyncServices, session_id: str) -> bytes:
+    """A snapshot of a session's state and cursors, without attaching it."""
+    request = pb.ExportSessionRequest(session_id=session_id)
+    reply = await services.calls.unary(services.sessions.ExportSession, request)
+    return bytes(reply.snapshot)

@@ -1,12 +1,73 @@
-"""Rows from any source, some at a time."""
+"""Rows from any source, submitted in blocks by a task of their own."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any
 
+from carousel._core.rows import ModelRows
+from carousel._core.tickets import Rows, StepTicket
 
-async def gathered(
+from .pending import AsyncPending
+
+Submit = Callable[[Rows], AsyncPending[StepTicket]]
+
+
+class AsyncFeed:
+    """Takes rows as they come, at most `most_blocks` blocks ahead of the outputs that were given."""
+
+    def __init__(
+        self,
+        rows: AsyncIterable[Any] | Iterable[Any],
+        block_steps: int,
+        most_blocks: int,
+        model: ModelRows,
+        submit: Submit,
+    ) -> None:
+        self._rows = rows
+        self._block_steps = block_steps
+        self._model = model
+        self._submit = submit
+        self._sent: asyncio.Queue[AsyncPending[StepTicket] | None] = asyncio.Queue()
+        # A place is given back once the outputs of its block were given.
+        self._places = asyncio.Semaphore(most_blocks)
+        self._given = False
+        self._feeding = asyncio.create_task(self._feed())
+        self._feeding.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def next(self) -> AsyncPending[StepTicket] | None:
+        """The next block that was submitted, once the one before it is done with; None at the end.
+
+        Raises:
+            Exception: what the source, or a row, was at fault with, after the blocks before it.
+        """
+        if self._given:
+            self._places.release()
+        pending = await self._sent.get()
+        self._given = pending is not None
+        if pending is None:
+            await self._feeding
+        return pending
+
+    def end(self) -> None:
+        """Takes no more rows. Does not wait, since a loop that is ending could not."""
+        self._feeding.cancel()
+
+    async def _feed(self) -> None:
+        try:
+            async for taken in _gathered(self._rows, self._block_steps):
+                await self._places.acquire()
+                block, refused = self._model.encode_block(taken)
+                if block is not None:
+                    self._sent.put_nowait(self._submit(block))
+                if refused is not None:
+                    raise refused
+        finally:
+            self._sent.put_nowait(None)
+
+
+async def _gathered(
     rows: AsyncIterable[Any] | Iterable[Any], block_steps: int
 ) -> AsyncIterator[list[Any]]:
     """Lists of `block_steps` rows; the last may be shorter, and is given before what `rows` raises."""

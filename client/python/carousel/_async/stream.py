@@ -21,7 +21,8 @@ from carousel._error_bases import (
 from carousel._rpc_errors import error_of_call
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .calls import AsyncCalls
+from .pending import AsyncPending
+from .services import AsyncServices
 
 T = TypeVar("T", bound=Ticket)
 Outgoing = asyncio.Queue[pb.AttachRequest | None]
@@ -31,13 +32,15 @@ class AsyncAttachStream:
     """Shared by all tasks and sessions of a client, for its whole life.
 
     Attributes:
-        core: what is decided.
+        core: decides what the messages mean.
+        services: the server that the streams lead to.
     """
 
-    def __init__(self, core: AttachCore, stub: Any, calls: AsyncCalls) -> None:
+    def __init__(self, core: AttachCore, services: AsyncServices) -> None:
         self.core = core
-        self._calls = calls
-        self._stub = stub
+        self.services = services
+        self._calls = services.calls
+        self._stub = services.inference
         self._loop = asyncio.get_running_loop()
         self._outgoing: Outgoing = asyncio.Queue()
         self._call: Any = None
@@ -49,47 +52,22 @@ class AsyncAttachStream:
         self._begin()
         self._reader = asyncio.create_task(self._run(), name="carousel-attach")
 
-    def ask(
-        self, event: Callable[[AttachCore], tuple[T | None, Effects]]
-    ) -> tuple[T, asyncio.Event] | None:
-        """Tells the core of an event; the ticket and what is set at its end. None: nothing to do.
+    def ask(self, pending: AsyncPending[T]) -> AsyncPending[T]:
+        """Hands an event that has an answer to the core.
 
         Raises:
             ClientClosedError, EventLoopError: this process or loop is not the stream's.
+            CarouselError: the core refused it, and nothing was sent.
         """
-        self._calls.check_home()
-        done = asyncio.Event()
-        ticket, effects = event(self.core)
-        if ticket is not None:
-            ticket.wake = done.set
-        self._perform(effects)
-        return None if ticket is None else (ticket, done)
+        self._calls.home.check()
+        self._perform(pending.tell(self.core))
+        return pending
 
     def tell(self, event: Callable[[AttachCore], Effects]) -> None:
         """Tells the core of an event that has no answer. In a forked child it does nothing."""
         if self._calls.home.left:
             return
         self._perform(event(self.core))
-
-    @staticmethod
-    async def wait_done(asked: tuple[Ticket, asyncio.Event], timeout_s: float) -> None:
-        """Waits for the end of a ticket, good or bad.
-
-        Raises:
-            ReplyTimeoutError: it has not ended in time; what it was for may still happen.
-            StoreUnavailableError: the same, and the server has said that its store is why.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asked[1].wait()
-        except TimeoutError:
-            raise asked[0].overdue(timeout_s) from None
-
-    @classmethod
-    async def wait(cls, asked: tuple[Ticket, asyncio.Event], timeout_s: float) -> None:
-        """Waits for the end of a ticket and raises its error. Raises as `wait_done`."""
-        await cls.wait_done(asked, timeout_s)
-        asked[0].check()
 
     async def close(self) -> None:
         """Ends the stream. Sessions live on at the server; whoever waits gets ClientClosedError."""

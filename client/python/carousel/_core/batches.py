@@ -1,4 +1,4 @@
-"""What both clients know of sessions that are stepped together."""
+"""Sessions that are stepped together, for both clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .rows import Array, ModelRows
 from .tickets import StepTicket
 
 
-class Crowd:
+class BatchLanes:
     """Sessions of one model on one stream; none twice.
 
     Attributes:
@@ -35,7 +35,7 @@ class Crowd:
             raise ConflictError("a batch takes sessions of one client", reason="BATCH_STREAMS")
 
 
-def answer(ticket: StepTicket, rows: ModelRows, shaped: Callable[[Array], Array]) -> Array:
+def outputs_of(ticket: StepTicket, rows: ModelRows, shaped: Callable[[Array], Array]) -> Array:
     """The outputs of a ticket that ended.
 
     Raises:

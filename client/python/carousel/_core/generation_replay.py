@@ -49,7 +49,7 @@ _OF_STEPS_BEFORE = frozenset(("SESSION_BUSY",))
 """Said also of steps that this client has the outputs of, and has just sent again to another server."""
 
 
-class Retelling:
+class GenerationReplay:
     """What one generation's caller has heard, and when to ask again. Time comes in as an argument."""
 
     def __init__(

@@ -1,4 +1,5 @@
-"""Unary calls with deadlines, typed errors and tries."""
+# Made by generate_sync.py from _async/calls.py: do not edit.
+"""Unary calls of the blocking client: deadlines, typed errors and tries."""
 
 from __future__ import annotations
 
@@ -10,37 +11,38 @@ import grpc
 
 from carousel._core.arguments import bounded_timeout_s
 from carousel._core.retry import RetrySchedule
-from carousel._error_bases import CarouselError, ClientClosedError, TlsError
+from carousel._error_bases import CarouselError, ServerUnreachableError, TlsError
 from carousel._home import HomeProcess
 from carousel._options import Options
 from carousel._rpc_errors import error_of_call
 from carousel._tls import disagreement
 from carousel._watch import ServerWatch
 
+from .primitives import away_from_the_loop, reply_of, sleep
+
 T = TypeVar("T")
 
 
 class Calls:
-    """Makes calls as one client's options say. The clock can be replaced for tests."""
+    """Makes calls as one client's options say. Tests replace the clock and the sleep.
+
+    Attributes:
+        options: the client's.
+        home: the place where the client may be used.
+        watch: logs that the server was lost, and found again.
+    """
 
     def __init__(
         self,
         options: Options,
         monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = sleep,
     ) -> None:
         self.options = options
-        self.closed = False
         self.home = HomeProcess()
         self.watch = ServerWatch(options.target)
         self.monotonic = monotonic
         self.sleep = sleep
-
-    def check_open(self) -> None:
-        """Raises ClientClosedError if the client was closed, or made before a fork."""
-        self.home.check()
-        if self.closed:
-            raise ClientClosedError("the client was closed")
 
     def cancel(self, call: Any) -> None:
         """Cancels one of gRPC's calls. In a forked child it does nothing: the call is the parent's."""
@@ -49,7 +51,9 @@ class Calls:
 
     def disagreement(self, error: CarouselError) -> TlsError | None:
         """What TLS has to do with an error; see `carousel._tls.disagreement`."""
-        return disagreement(error, self.options.target, self.options.tls)
+        if not isinstance(error, ServerUnreachableError):
+            return None
+        return away_from_the_loop(disagreement, error, self.options.target, self.options.tls)
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """The caller's, or the client's."""
@@ -60,12 +64,12 @@ class Calls:
 
         def attempt(left_s: float) -> Any:
             try:
-                reply = method(request, timeout=left_s, metadata=self.options.metadata)
+                reply = reply_of(
+                    lambda: method(request, timeout=left_s, metadata=self.options.metadata),
+                    self.home,
+                )
             except grpc.RpcError as error:
                 raise error_of_call(error) from None
-            except ValueError:  # gRPC's word for a channel that another thread has just closed
-                self.check_open()
-                raise
             self.watch.answered()
             return reply
 
@@ -77,7 +81,7 @@ class Calls:
         schedule = RetrySchedule(self.options.retries, deadline_s)
         while True:
             try:
-                self.check_open()
+                self.home.check_open()
                 return attempt(max(deadline_s - self.monotonic(), 0.0))
             except CarouselError as error:
                 delay_s = schedule.delay_s(error, self.monotonic())

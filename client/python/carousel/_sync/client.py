@@ -1,3 +1,4 @@
+# Made by generate_sync.py from _async/client.py: do not edit.
 """The blocking client."""
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from carousel._core.attach import AttachCore, BindTarget
 from carousel._core.effects import Effects
@@ -28,7 +28,6 @@ from carousel._core.rows import Array, ModelRows
 from carousel._core.statistics import ClientStatistics
 from carousel._core.tickets import BindTicket
 from carousel._error_bases import CarouselError, NotFoundError
-from carousel._home import check_gevent
 from carousel._journal_file import JournalPath, open_journal
 from carousel._options import options_of
 from carousel._tls import TLS
@@ -42,18 +41,21 @@ from carousel.types import (
     SessionInfo,
 )
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_protos.v1 import carousel_pb2_grpc as services
 
-from .asked import Asked
 from .batch import Batch
 from .calls import Calls
 from .generation import Generation
+from .opening import opening
+from .pending import Pending
+from .services import Services
 from .session import Session
 from .stream import AttachStream
 
 
 class Client:
-    """A connection to a Carousel server. Opens nothing before it is needed; safe for threads.
+    """A connection to a Carousel server. Opens nothing before it is needed, so it may be made anywhere.
+
+    It is safe for threads.
 
     Args:
         target: host:port, or any gRPC target.
@@ -89,18 +91,8 @@ class Client:
             journal_fsync=journal_fsync,
         )
         self._core = AttachCore(options.retries)
-        self.calls = Calls(options)
-        check_gevent()
-        self._channel = (
-            grpc.insecure_channel(target, options.channel_options)
-            if options.tls is None
-            else grpc.secure_channel(target, options.tls.credentials(), options.channel_options)
-        )
-        self.inference = services.InferenceServiceStub(self._channel)
-        self._sessions = services.SessionServiceStub(self._channel)
-        self._models = services.ModelServiceStub(self._channel)
-        # Made here, not where it is used: gRPC ends the process if the channel is closed by then.
-        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self._calls = Calls(options)
+        self._services = Services(self._calls)
         self._rows: dict[str, ModelRows] = {}
         self._stream: AttachStream | None = None
         # Guards `_stream`, and that none is made once the client is closed.
@@ -112,7 +104,7 @@ class Client:
         """All models that the server serves, by name."""
         return [
             ModelInfo.of(model)
-            for page in self._pages(self._models.ListModels, pb.ListModelsRequest())
+            for page in self._pages(self._services.models.ListModels, pb.ListModelsRequest())
             for model in page.models
         ]
 
@@ -125,7 +117,7 @@ class Client:
         service = STORE_SERVICE if store else f"model/{model}" if model else ""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
-            reply = self.calls.unary(self._health.Check, request)
+            reply = self._calls.unary(self._services.health.Check, request)
         except CarouselError as error:
             if error.code != "NOT_FOUND":
                 raise
@@ -148,7 +140,9 @@ class Client:
             values and indices of its top k: `result["indices"]`.
         """
         rows = self._model_rows(model)
-        reply = self.calls.unary(self.inference.Infer, infer_request(rows, inputs), timeout_s)
+        reply = self._calls.unary(
+            self._services.inference.Infer, infer_request(rows, inputs), timeout_s
+        )
         return rows.decode(reply.outputs, reply.steps)
 
     def generate(
@@ -165,7 +159,7 @@ class Client:
             options: see `carousel.GenerateOptions`.
         """
         request = generate_request(prompt, options, model=model)
-        return Generation(self, request, options.get("timeout_s"))
+        return Generation(self._services, request, options.get("timeout_s"))
 
     # -- sessions
 
@@ -192,11 +186,19 @@ class Client:
             journal: a file of this session, in which its inputs and outputs outlive this process. If it
                 holds a session already, that one is gone on with.
         """
-        self._model_rows(model)  # an unknown model is refused before anything is opened
         request = open_request(model, session_id, Durability(durability), idle_ttl_s, seed)
-        return self._bind(
-            request, owned=True, timeout_s=timeout_s, journal=journal, named=session_id is not None
-        )
+
+        def opened() -> Session:
+            self._model_rows(model)  # an unknown model is refused before anything is opened
+            return self._bind(
+                request,
+                owned=True,
+                timeout_s=timeout_s,
+                journal=journal,
+                named=session_id is not None,
+            )
+
+        return opening(opened)
 
     def attach(
         self,
@@ -209,27 +211,30 @@ class Client:
 
         With a journal of that session it goes on from there; see `session`.
         """
-        return self._bind(session_id, owned=False, timeout_s=timeout_s, journal=journal)
+        return opening(
+            lambda: self._bind(session_id, owned=False, timeout_s=timeout_s, journal=journal)
+        )
 
     def batch(self, sessions: Sequence[Session]) -> Batch:
         """Steps many sessions of one model with one message: the way to high throughput."""
-        return Batch(self, sessions)
+        return Batch(sessions)
 
     def sessions(self, model: str = "") -> Iterator[SessionInfo]:
         """All your open sessions by id, of one model if named; pages are fetched as you go."""
         request = pb.ListSessionsRequest(model=model)
-        for page in self._pages(self._sessions.ListSessions, request):
-            yield from map(SessionInfo.of, page.sessions)
+        for page in self._pages(self._services.sessions.ListSessions, request):
+            for session in page.sessions:
+                yield SessionInfo.of(session)
 
     def session_info(self, session_id: str) -> SessionInfo:
         """One session, without attaching it."""
-        reply = self.unary("GetSession", pb.GetSessionRequest(session_id=session_id))
+        reply = self._unary("GetSession", pb.GetSessionRequest(session_id=session_id))
         return SessionInfo.of(reply.session)
 
     def close_session(self, session_id: str) -> SessionInfo:
         """Ends any of your sessions and forgets its state."""
         request = pb.CloseSessionRequest(session_id=session_id)
-        return SessionInfo.of(self.unary("CloseSession", request).session)
+        return SessionInfo.of((self._unary("CloseSession", request)).session)
 
     def import_session(
         self, snapshot: bytes, *, session_id: str | None = None, model: str = ""
@@ -238,14 +243,14 @@ class Client:
         request = pb.ImportSessionRequest(
             snapshot=snapshot, session_id=session_id or new_session_id(), model=model
         )
-        return self._bind(self.unary("ImportSession", request).session.id, owned=True)
+        return opening(lambda: self._made("ImportSession", request))
 
     def fork_session(
         self, source_id: str, *, session_id: str | None = None, seed: int | None = None
     ) -> Session:
         """Opens a session with a copy of another's state."""
         request = fork_request(source_id, session_id, seed)
-        return self._bind(self.unary("ForkSession", request).session.id, owned=True)
+        return opening(lambda: self._made("ForkSession", request))
 
     # -- life
 
@@ -258,16 +263,19 @@ class Client:
 
         Does nothing in a forked child.
         """
-        if self.calls.home.left:
+        home = self._calls.home
+        if home.left:
             return
+        home.check()
         with self._lock:
-            self.calls.closed = True
+            home.closed = True
             stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
-        self._channel.close()
+        self._services.close()
 
     def __enter__(self) -> Self:
+        self._calls.home.check()
         return self
 
     def __exit__(
@@ -278,9 +286,13 @@ class Client:
     ) -> None:
         self.close()
 
-    def unary(self, method: str, request: Any) -> Any:
+    def _unary(self, method: str, request: Any) -> Any:
         """A call of the session service."""
-        return self.calls.unary(getattr(self._sessions, method), request)
+        return self._calls.unary(getattr(self._services.sessions, method), request)
+
+    def _made(self, method: str, request: Any) -> Session:
+        reply = self._unary(method, request)
+        return self._bind(reply.session.id, owned=True)
 
     def _bind(
         self,
@@ -296,26 +308,26 @@ class Client:
             known, whose = None, target
             if journal is not None:
                 known, whose = self._journal(journal, target, named=named)
-            asked: Asked[BindTicket] = Asked(lambda core: core.bind(whose, journal=known))
+            pending: Pending[BindTicket] = Pending(lambda core: core.bind(whose, journal=known))
             try:
-                ticket = stream.ask(asked).wait(left_s)
+                ticket = stream.ask(pending).wait(left_s)
                 assert ticket is not None
                 assert ticket.session is not None
                 rows = self._model_rows(ticket.session.model)
             except BaseException:
                 close = owned and known is None
-                stream.tell(lambda core: _let_go(core, asked.ticket, close=close))
+                stream.tell(lambda core: _given_up(core, pending.ticket, close=close))
                 raise
-            ticket.lane.alike = rows.alike(self.calls.options.replay_tolerance)
+            ticket.lane.alike = rows.alike(self._calls.options.replay_tolerance)
             return Session(self, stream, ticket.lane, rows, owned=owned)
 
-        return self.calls.retrying(attempt, timeout_s)
+        return self._calls.retrying(attempt, timeout_s)
 
     def _journal(
         self, path: JournalPath, target: BindTarget, *, named: bool
     ) -> tuple[Journal, BindTarget]:
         """A journal, and the session that it is of."""
-        journal = open_journal(path, fsync=self.calls.options.journal_fsync)
+        journal = open_journal(path, fsync=self._calls.options.journal_fsync)
         try:
             if journal.closing:  # the process died before it knew whether the server had heard
                 with suppress(NotFoundError):
@@ -328,15 +340,14 @@ class Client:
     def _attach_stream(self) -> AttachStream:
         """The client's stream, from the first time that it is needed."""
         with self._lock:
-            self.calls.check_open()
+            self._calls.home.check_open()
             if self._stream is None:
-                self._stream = AttachStream(self._core, self.inference, self.calls)
+                self._stream = AttachStream(self._core, self._services)
             return self._stream
 
     def _get_model(self, name: str) -> pb.Model:
-        model: pb.Model = self.calls.unary(
-            self._models.GetModel, pb.GetModelRequest(name=name)
-        ).model
+        reply = self._calls.unary(self._services.models.GetModel, pb.GetModelRequest(name=name))
+        model: pb.Model = reply.model
         return model
 
     def _model_rows(self, name: str) -> ModelRows:
@@ -346,13 +357,13 @@ class Client:
 
     def _pages(self, method: Callable[..., Any], request: Any) -> Iterator[Any]:
         while True:
-            page = self.calls.unary(method, request)
+            page = self._calls.unary(method, request)
             yield page
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
 
 
-def _let_go(core: AttachCore, ticket: BindTicket | None, *, close: bool) -> Effects:
-    """Gives up a binding that nobody waits for any more, if it was asked for at all."""
+def _given_up(core: AttachCore, ticket: BindTicket | None, *, close: bool) -> Effects:
+    """Gives up a binding that no one waits for any more, if it was asked for at all."""
     return Effects() if ticket is None else core.unbind(ticket.lane, close=close)[1]

@@ -1,30 +1,29 @@
+# Made by generate_sync.py from _async/generation.py: do not edit.
 """Tokens as they come, for the blocking client."""
 
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import grpc
 
-from carousel._core.retelling import Retelling
+from carousel._core.generation_replay import GenerationReplay
 from carousel._rpc_errors import error_of_call
 from carousel.types import FINISH_REASONS, FinishReason, Token, Usage
 from carousel_protos.v1 import carousel_pb2 as pb
 
-if TYPE_CHECKING:
-    from .client import Client
+from .primitives import Tokens, cancel_when_dropped
+from .services import Services
 
 
-class Within(NamedTuple):
-    """What the session that a generation runs in wants to know of it.
+class SessionHooks(NamedTuple):
+    """Calls into the session that a generation runs in.
 
-    `begins` gives the first_seq of the request; `ended` gets the session's last step, if it is known, and
-    whether the generation came to its end by itself.
+    `begins` gives the first_seq of the request. `ended` takes the session's last step, if it is known,
+    and whether the generation came to its end by itself.
     """
 
     begins: Callable[[], int]
@@ -32,11 +31,11 @@ class Within(NamedTuple):
 
 
 class Generation(Iterator[Token]):
-    """An iterator over the tokens of one generation. Starts at the first `next`.
+    """An iterator over the tokens of one generation. Starts at the first token.
 
     A broken connection is mended, and the text goes on.
-    Leaving it early cancels it at the server: by `close`, by its `with` block, or when it is no
-    longer referred to, as after a `break` out of `for token in client.generate(…)`.
+    Leaving it early cancels it at the server: by `close`, by its `with` block, or when it is
+    no longer referred to, as after a `break` out of `for token in client.generate(…)`.
 
     Attributes:
         finish_reason: why it ended; None before its end.
@@ -45,21 +44,20 @@ class Generation(Iterator[Token]):
 
     def __init__(
         self,
-        client: Client,
+        services: Services,
         request: pb.GenerateRequest,
         timeout_s: float | None,
-        within: Within | None = None,
+        session: SessionHooks | None = None,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
-        self._calls = client.calls
+        self._calls = services.calls
         # A generator, so that `break`, an error and the end of the last reference run its `finally`.
         # It must not hold this object, or the two would keep each other alive.
         self._results: list[pb.GenerateResponse] = []
-        self._tokens = _tokens(client, request, timeout_s, within, self._results)
-        # Also at the end of the program, and then before the interpreter stops the threads of gRPC:
-        # a cancel after that may wait for ever for a lock that such a thread holds.
-        weakref.finalize(self, _close, self._tokens)
+        running: list[Any] = []
+        self._tokens = _tokens(services, request, timeout_s, session, self._results, running)
+        cancel_when_dropped(self, self._tokens, running, self._calls)
 
     def __iter__(self) -> Self:
         return self
@@ -74,7 +72,7 @@ class Generation(Iterator[Token]):
 
     def text(self) -> str:
         """The text of all tokens that are still to come."""
-        return "".join(token.text for token in self)
+        return "".join([token.text for token in self])
 
     def close(self) -> None:
         """Cancels what is still to come."""
@@ -98,55 +96,52 @@ class Generation(Iterator[Token]):
         self.usage = Usage(usage.prompt_tokens, usage.generated_tokens, usage.applied)
 
 
-def _close(tokens: Generator[Token, None, None]) -> None:
-    with suppress(ValueError):  # a thread is just reading it; that ends with the program
-        tokens.close()
-
-
 def _tokens(
-    client: Client,
+    services: Services,
     request: pb.GenerateRequest,
     timeout_s: float | None,
-    within: Within | None,
+    session: SessionHooks | None,
     results: list[pb.GenerateResponse],
-) -> Generator[Token, None, None]:
+    running: list[Any],
+) -> Tokens:
     """Tokens of all the calls that the generation takes, each token once."""
-    calls = client.calls
+    calls = services.calls
     limit_s = None if timeout_s is None else calls.timeout_s(timeout_s)
     applied: int | None = None
     finished = False
     try:
-        request.first_seq = within.begins() if within is not None else 0
+        request.first_seq = session.begins() if session is not None else 0
         now_s = calls.monotonic()
-        retelling = Retelling(
+        replay = GenerationReplay(
             request,
             calls.options.retries,
             first_answer_by_s=now_s + calls.timeout_s(timeout_s),
             deadline_s=math.inf if limit_s is None else now_s + limit_s,
         )
         while True:
-            calls.check_open()
-            retelling.call_begins()
-            left_s = retelling.left_s(calls.monotonic())
-            call = client.inference.Generate(
+            calls.home.check_open()
+            replay.call_begins()
+            left_s = replay.left_s(calls.monotonic())
+            call = services.inference.Generate(
                 request, timeout=left_s, metadata=calls.options.metadata
             )
+            running.append(call)
             try:
                 for response in call:
                     calls.watch.answered()
-                    fresh = retelling.take(response)
+                    fresh = replay.take(response)
                     if response.finish_reason:
                         results.append(response)
                         applied = response.usage.applied
                     yield from fresh
             except grpc.RpcError as failure:
-                if applied is not None:  # all was said; only the goodbye was lost
+                if applied is not None:  # all was received; only the status was lost
                     finished = True
                     return
-                error = error_of_call(failure, on_stream=retelling.started)
-                delay_s = retelling.delay_s(error, calls.monotonic())
+                error = error_of_call(failure, on_stream=replay.started)
+                delay_s = replay.delay_s(error, calls.monotonic())
                 if delay_s is None:
-                    last = retelling.last_word(error)
+                    last = replay.last_word(error)
                     raise (calls.disagreement(last) or last) from None
                 calls.watch.looking(error)
             else:
@@ -154,7 +149,8 @@ def _tokens(
                 return
             finally:
                 calls.cancel(call)
+                running.clear()
             calls.sleep(delay_s)
     finally:
-        if within is not None:
-            within.ended(applied, finished)
+        if session is not None:
+            session.ended(applied, finished)

@@ -1,4 +1,4 @@
-"""One request of a caller to the core of a stream, and the wait for what comes of it."""
+"""One request of a caller to the core of a stream, and the wait for its end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LONGEST_WAIT_S = 1.0
 T = TypeVar("T", bound=Ticket)
 
 
-class Asked(Generic[T]):
-    """What is told to the core, on the stream's thread, and waited for, on the caller's.
+class Pending(Generic[T]):
+    """An event for the core, which the stream's thread hands over. The caller's thread waits for its end.
 
     Attributes:
-        ticket: what the core gave for it; None before, and if there was nothing to do.
+        ticket: the core's answer; None before, and if there was nothing to do.
         ended: whether the wait is over.
     """
 
@@ -38,7 +38,7 @@ class Asked(Generic[T]):
         self._gate.acquire()
 
     def tell(self, core: AttachCore) -> Effects:
-        """Tells the core; what is then to be done. On the stream's thread."""
+        """Hands the event to the core. Runs on the stream's thread."""
         try:
             self.ticket, effects = self._event(core)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
@@ -52,7 +52,7 @@ class Asked(Generic[T]):
         return effects
 
     def end(self) -> None:
-        """Wakes whoever waits."""
+        """Wakes the caller."""
         self.ended = True
         self._gate.release()
 

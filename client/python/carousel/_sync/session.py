@@ -1,8 +1,8 @@
+# Made by generate_sync.py from _async/session.py: do not edit.
 """A session of the blocking client."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -19,9 +19,10 @@ from carousel._error_bases import CarouselError
 from carousel.types import GenerateOptions, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .asked import Asked
-from .generation import Generation, Within
-from .source import BlockSource
+from .generation import Generation, SessionHooks
+from .pending import Pending
+from .services import Services
+from .source import Feed
 from .stream import AttachStream
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class Session:
     """One conversation with one model: its recurrent state lives on the server.
 
-    Made by `Client.session`, `Client.attach`, `Client.import_session` and `fork`. May be used from
+    Made by `session`, `attach`, `import_session` and `fork` of Client. May be used by
     several threads; steps are numbered in the order of the calls.
 
     Leaving its `with` block closes the session and forgets its state, except for one got by
@@ -39,10 +40,18 @@ class Session:
     """
 
     def __init__(
-        self, client: Client, stream: AttachStream, lane: Lane, rows: ModelRows, *, owned: bool
+        self,
+        client: Client,
+        stream: AttachStream,
+        lane: Lane,
+        rows: ModelRows,
+        *,
+        owned: bool,
     ) -> None:
         self._client = client
         self._stream = stream
+        self._services = stream.services
+        self._calls = stream.services.calls
         self._lane = lane
         self._rows = rows
         self._owned = owned
@@ -91,7 +100,9 @@ class Session:
             StoreUnavailableError: the server's store takes nothing; the step may have run, and is kept.
             ReplyTimeoutError, ConnectionLostError: the step may have run; see the classes.
         """
-        return self._run(self._rows.encode(x)[None, None], timeout_s)[0]  # type: ignore[no-any-return]
+        outputs = self._run(self._rows.encode(x)[None, None], timeout_s)
+        output: Array = outputs[0]
+        return output
 
     def steps(self, X: Any, *, timeout_s: float | None = None) -> Array:  # noqa: N803
         """Consecutive steps: X is [T, *row] and the result [T, *output row].
@@ -115,7 +126,7 @@ class Session:
         Args:
             rows: each [*row]; taken one by one, on the thread that iterates.
             ahead: steps sent before their outputs are asked for; at most, and by default, the
-                window. 1 waits for each output before the next row is taken: for a live source.
+                window. 1 waits for each output before the next row is taken.
             block_steps: rows gathered into one message; more make it faster, and the first output
                 later.
             timeout_s: for each block.
@@ -124,25 +135,25 @@ class Session:
             As `step`. Rows that were sent ahead have run, or will; `applied` tells. What `rows` raises,
             or a row that is refused before it is sent, is raised after the outputs of the rows before.
         """
-        source = BlockSource(rows, block_steps, self._rows)
-        most = blocks_ahead(self._lane.window, ahead, block_steps)
-        waiting: deque[Asked[StepTicket]] = deque()
-        limit_s = self._client.calls.timeout_s(timeout_s)
-        while True:
-            inputs = source.take()
-            if inputs is not None:
-                waiting.append(self._submit(inputs[None], limit_s))
-            while waiting and (inputs is None or len(waiting) >= most or waiting[0].ended):
-                ticket = waiting.popleft().wait(patience_s(limit_s))
+        most_blocks = blocks_ahead(self._lane.window, ahead, block_steps)
+        limit_s = self._calls.timeout_s(timeout_s)
+        feed = Feed(
+            rows,
+            block_steps,
+            most_blocks,
+            self._rows,
+            lambda block: self._submit(block[None], limit_s),
+        )
+        try:
+            while (pending := feed.next()) is not None:
+                ticket = pending.wait(patience_s(limit_s))
                 assert ticket is not None
                 outputs = self._rows.decode(ticket.outputs[0].tobytes(), -1)
                 for self._handed, output in enumerate(outputs, ticket.first_seqs[0]):
                     yield output
                     self._confirm()
-            if source.error is not None and inputs is None:
-                raise source.error
-            if inputs is None:
-                return
+        finally:
+            feed.end()
 
     def replay(self, *, timeout_s: float | None = None) -> Array:
         """The outputs from before this object was attached: [unread, *output row].
@@ -150,8 +161,8 @@ class Session:
         Call it before the first step, which gives them up.
         """
         row_bytes = self._rows.outputs.row_bytes
-        asked: Asked[StepTicket] = Asked(lambda core: core.replay(self._lane, row_bytes))
-        ticket = self._stream.ask(asked).wait(self._client.calls.timeout_s(timeout_s))
+        pending: Pending[StepTicket] = Pending(lambda core: core.replay(self._lane, row_bytes))
+        ticket = self._stream.ask(pending).wait(self._calls.timeout_s(timeout_s))
         if ticket is None:
             return self._rows.decode(b"", 0)
         self._handed = ticket.last_seq(0)
@@ -168,8 +179,8 @@ class Session:
         `Client.generate`. Don't step the session before the generation has ended.
         """
         request = generate_request(prompt, options, session_id=self.id)
-        within = Within(self._generation_begins, self._generated)
-        return Generation(self._client, request, options.get("timeout_s"), within)
+        hooks = SessionHooks(self._generation_begins, self._generated)
+        return Generation(self._services, request, options.get("timeout_s"), hooks)
 
     def info(self) -> SessionInfo:
         """The session as the server sees it now."""
@@ -177,8 +188,7 @@ class Session:
 
     def export(self) -> bytes:
         """A snapshot of state and cursors, for `Client.import_session` at the same weights."""
-        request = pb.ExportSessionRequest(session_id=self.id)
-        return bytes(self._client.unary("ExportSession", request).snapshot)
+        return snapshot_of(self._services, self.id)
 
     def fork(self, *, session_id: str | None = None, seed: int | None = None) -> Session:
         """A new session that goes on from a copy of this one's state."""
@@ -217,16 +227,16 @@ class Session:
     def _confirm(self) -> None:
         """The application asks for more: what it was given is not wanted again after a crash."""
         if self._journaled:
-            asked: Asked[Ticket] = Asked(lambda core: (None, self._taken(core)))
-            self._stream.ask(asked).wait(self._client.calls.options.timeout_s)
+            pending: Pending[Ticket] = Pending(lambda core: (None, self._taken(core)))
+            self._stream.ask(pending).wait(self._calls.options.timeout_s)
 
     def _taken(self, core: AttachCore) -> Effects:
         return core.taken(self._lane, self._handed)
 
     def _unbind(self, *, close: bool) -> None:
         self._confirm()
-        asked: Asked[UnbindTicket] = Asked(lambda core: core.unbind(self._lane, close=close))
-        self._stream.ask(asked).wait(self._client.calls.options.timeout_s)
+        pending: Pending[UnbindTicket] = Pending(lambda core: core.unbind(self._lane, close=close))
+        self._stream.ask(pending).wait(self._calls.options.timeout_s)
 
     def _generation_begins(self) -> int:
         firsts: list[int] = []
@@ -235,37 +245,44 @@ class Session:
             firsts.append(core.generation_begins(self._lane))
             return None, self._taken(core)
 
-        asked: Asked[Ticket] = Asked(begin)
-        self._stream.ask(asked).wait(self._client.calls.options.timeout_s)
+        pending: Pending[Ticket] = Pending(begin)
+        self._stream.ask(pending).wait(self._calls.options.timeout_s)
         return firsts[0]
 
     def _generated(self, applied: int | None, finished: bool) -> None:
-        asked: Asked[Ticket] = Asked(lambda core: (None, core.generated(self._lane, applied)))
-        self._stream.tell(asked.tell)
+        pending: Pending[Ticket] = Pending(lambda core: (None, core.generated(self._lane, applied)))
+        self._stream.tell(pending.tell)
         if finished:  # else it may be the garbage collector that calls, which must not wait
-            asked.wait(self._client.calls.options.timeout_s)
+            pending.wait(self._calls.options.timeout_s)
 
-    def _submit(self, inputs: Rows, timeout_s: float) -> Asked[StepTicket]:
+    def _submit(self, inputs: Rows, timeout_s: float) -> Pending[StepTicket]:
         row_bytes = self._rows.outputs.row_bytes
 
         def submit(core: AttachCore) -> tuple[StepTicket, Effects]:
             self._taken(core)
             return core.submit([self._lane], inputs, row_bytes, timeout_s)
 
-        return self._stream.ask(Asked(submit))
+        return self._stream.ask(Pending(submit))
 
     def _run(self, inputs: Rows, timeout_s: float | None) -> Array:
         pieces = Pieces(inputs)
 
         def attempt(left_s: float) -> int:
-            asked = self._submit(pieces.left, left_s)
+            pending = self._submit(pieces.left, left_s)
             try:
-                ticket = asked.wait(patience_s(left_s))
+                ticket = pending.wait(patience_s(left_s))
                 assert ticket is not None
                 return ticket.last_seq(0)
             finally:
-                if asked.ended and asked.ticket is not None:
-                    pieces.take(asked.ticket)
+                if pending.ended and pending.ticket is not None:
+                    pieces.take(pending.ticket)
 
-        self._handed = self._client.calls.retrying(attempt, timeout_s)
+        self._handed = self._calls.retrying(attempt, timeout_s)
         return self._rows.decode(pieces.outputs().tobytes(), -1)
+
+
+def snapshot_of(services: Services, session_id: str) -> bytes:
+    """A snapshot of a session's state and cursors, without attaching it."""
+    request = pb.ExportSessionRequest(session_id=session_id)
+    reply = services.calls.unary(services.sessions.ExportSession, request)
+    return bytes(reply.snapshot)

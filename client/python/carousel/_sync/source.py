@@ -1,40 +1,69 @@
-"""Rows from any source, as the blocks of a stream."""
+"""Rows from any source, submitted in blocks by the thread that asks for their outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
 from carousel._core.rows import ModelRows
-from carousel._core.tickets import Rows
+from carousel._core.tickets import Rows, StepTicket
+
+from .pending import Pending
+
+Submit = Callable[[Rows], Pending[StepTicket]]
 
 
-class BlockSource:
-    """Takes rows from an iterable, `block_steps` at a time, and encodes them.
+class Feed:
+    """Takes rows as they are asked for, at most `most_blocks` blocks ahead of the outputs."""
 
-    Attributes:
-        error: what the iterable, or a row, was at fault with. Nothing more is taken after it.
-    """
-
-    def __init__(self, rows: Iterable[Any], block_steps: int, model: ModelRows) -> None:
-        self.error: Exception | None = None
+    def __init__(
+        self,
+        rows: Iterable[Any],
+        block_steps: int,
+        most_blocks: int,
+        model: ModelRows,
+        submit: Submit,
+    ) -> None:
         self._rows = iter(rows)
         self._block_steps = block_steps
+        self._most_blocks = most_blocks
         self._model = model
+        self._submit = submit
+        self._sent: deque[Pending[StepTicket]] = deque()
+        self._error: Exception | None = None
+        self._ended = False
 
-    def take(self) -> Rows | None:
-        """The next block; shorter than `block_steps` at the end or before a fault, and None after it."""
+    def next(self) -> Pending[StepTicket] | None:
+        """The next block that was submitted, once the one before it is done with; None at the end.
+
+        Raises:
+            Exception: what the source, or a row, was at fault with, after the blocks before it.
+        """
+        while not self._ended:
+            if self._sent and (len(self._sent) >= self._most_blocks or self._sent[0].ended):
+                break
+            self._take()
+        if self._sent:
+            return self._sent.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def end(self) -> None:
+        """Takes no more rows: only `next` takes any."""
+
+    def _take(self) -> None:
+        """Submits the next block; a shorter one at the end or before a fault."""
         taken: list[Any] = []
-        if self.error is not None:
-            return None
         try:
             for row in islice(self._rows, self._block_steps):
                 taken.append(row)  # noqa: PERF402 - those before an error are to be sent
         except Exception as error:  # noqa: BLE001 - it is raised when their outputs have been given
-            self.error = error
-        if not taken:
-            return None
-        block, refused = self._model.encode_block(taken)
-        self.error = refused or self.error
-        return block
+            self._error = error
+        block, refused = self._model.encode_block(taken) if taken else (None, None)
+        self._error = refused or self._error
+        self._ended = not taken or self._error is not None
+        if block is not None:
+            self._sent.append(self._submit(block))

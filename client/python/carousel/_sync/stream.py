@@ -29,10 +29,9 @@ from carousel._error_bases import (
 )
 from carousel._rpc_errors import error_of_call
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_protos.v1.carousel_pb2_grpc import InferenceServiceStub
 
-from .asked import Asked
-from .calls import Calls
+from .pending import Pending
+from .services import Services
 
 JOIN_TIMEOUT_S = 60.0
 """For a reader whose call is cancelled already: gRPC ends it at once, if the machine lets it."""
@@ -76,12 +75,14 @@ class AttachStream:
 
     Attributes:
         core: touched by this object's threads only, under its lock; `statistics` may be read.
+        services: the server that the streams lead to.
     """
 
-    def __init__(self, core: AttachCore, stub: InferenceServiceStub, calls: Calls) -> None:
+    def __init__(self, core: AttachCore, services: Services) -> None:
         self.core = core
-        self._calls = calls
-        self._stub = stub
+        self.services = services
+        self._calls = services.calls
+        self._stub = services.inference
         # Guards the core, the order of events, and which connection is the present one.
         self._lock = threading.RLock()
         self._events: deque[Event] = deque()
@@ -93,15 +94,15 @@ class AttachStream:
         self._reader = threading.Thread(target=self._run, name="carousel-attach", daemon=True)
         self._reader.start()
 
-    def ask(self, asked: Asked[T]) -> Asked[T]:
+    def ask(self, pending: Pending[T]) -> Pending[T]:
         """Tells the core of an event that has an answer, to be waited for.
 
         Raises:
             ClientClosedError: in a forked child, which has none of this object's threads.
         """
         self._calls.home.check()
-        self.tell(asked.tell)
-        return asked
+        self.tell(pending.tell)
+        return pending
 
     def tell(self, event: Event) -> None:
         """Tells the core of an event, soon; never waits. Safe in a finaliser, on any thread.

@@ -88,11 +88,10 @@ def register_moving(group: typer.Typer) -> None:
         file: Annotated[Path, typer.Argument(help="Where to write the snapshot.")],
     ) -> None:
         """Write a snapshot of a session to a file. Its client may go on meanwhile."""
-        from carousel_protos.v1 import carousel_pb2 as pb
+        from carousel._sync.session import snapshot_of
 
-        request = pb.ExportSessionRequest(session_id=session_id)
         with connected(options) as client:
-            snapshot = client.unary("ExportSession", request).snapshot
+            snapshot = snapshot_of(client._services, session_id)  # noqa: SLF001 - attaches nothing
         file.write_bytes(snapshot)
         say(options, "exported", session_id, file=str(file), snapshot_bytes=len(snapshot))
 
