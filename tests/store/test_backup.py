@@ -170,6 +170,8 @@ def test_a_path_that_is_too_long_for_a_socket_starts_all_the_same(tmp_path: Path
         ("unix:///run/redis.sock", "BGSAVE"),
         ("memory", "--store sqlite:FILE"),
         ("", "--store sqlite:FILE"),
+        ("postgres://u:hunter2@host/db", "of no known kind"),
+        ("sqlite", "sqlite"),
     ],
 )
 def test_other_stores_say_how_they_are_copied(url: str, words: str, tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from carousel_server.store import StoreError, open_store
+from carousel_server.store import (
+    MemoryStore,
+    StoreError,
+    back_up_store,
+    check_store,
+    open_store,
+    opening,
+)
+from carousel_server.store.backup import Copied
+from carousel_server.store.opening import FORMS
 
 
 def test_memory() -> None:
@@ -43,6 +52,10 @@ def test_sqlite_takes_a_path_from_here(tmp_path: Path, monkeypatch: pytest.Monke
         "postgres://u:hunter2@host/db",
         "http://u:hunter2@host/x.db",
         "hunter2",
+        "memory:",
+        "memory://",
+        "unix:/run/redis.sock",
+        "Redis://host/0",
     ],
 )
 def test_what_is_no_store_is_refused_and_not_repeated(url: str) -> None:
@@ -52,6 +65,35 @@ def test_what_is_no_store_is_refused_and_not_repeated(url: str) -> None:
     assert cause
     assert "sqlite:PATH" in fix
     assert "hunter2" not in str(error.value)
+
+
+def test_the_error_lists_every_form() -> None:
+    with pytest.raises(StoreError) as error:
+        open_store("postgres://host/db", replica="r", lease_ttl_s=10.0)
+    assert all(form.example in str(error.value) for form in FORMS)
+
+
+def test_a_new_kind_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Opening, checking and copying read the same table."""
+    seen: list[str] = []
+
+    def opened(url: str, replica: str, lease_ttl_s: float) -> MemoryStore:
+        seen.append(f"open {url} {replica} {lease_ttl_s:g}")
+        return MemoryStore(owner=replica)
+
+    def checked(url: str, replica: str, lease_ttl_s: float) -> None:
+        seen.append(f"check {url} {replica.partition('-')[0]} {lease_ttl_s:g}")
+
+    def copied(url: str, destination: Path) -> Copied:
+        seen.append(f"copy {url} {destination.name}")
+        return Copied(1, 2)
+
+    new = opening.Form("etcd://", "etcd://HOST", opening.StoreKind(opened, checked, copied))
+    monkeypatch.setattr(opening, "FORMS", (*FORMS, new))
+    open_store("etcd://a", replica="r", lease_ttl_s=3.0).close()
+    check_store("etcd://b", lease_ttl_s=4.0)
+    assert back_up_store("etcd://c", tmp_path / "copy").sessions == 1
+    assert seen == ["open etcd://a r 3", "check etcd://b check 4", "copy etcd://c copy"]
 
 
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0, math.inf, math.nan])

@@ -41,6 +41,7 @@ class ServerProcess:
     Attributes:
         port, metrics_port: where it listens.
         models: names of what it serves.
+        store: the name of its store.
         log: lines of stderr so far.
     """
 
@@ -64,6 +65,7 @@ class ServerProcess:
         self.log: list[str] = []
         self.port = self.metrics_port = 0
         self.models: list[str] = []
+        self.store = ""
 
     def __enter__(self) -> ServerProcess:
         self.process = subprocess.Popen(
@@ -87,7 +89,7 @@ class ServerProcess:
         ready = json.loads(line)
         assert ready["event"] == "ready"
         self.port, self.metrics_port = ready["port"], ready["metrics_port"]
-        self.models = ready["models"]
+        self.models, self.store = ready["models"], ready["store"]
         return self
 
     def __exit__(self, *_: object) -> None:

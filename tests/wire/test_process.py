@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.redis import RedisServer
 from support.server import BILSTM, FEATURES, GRU_BYTES, LSTM, ServerProcess
 from support.wire import Stubs
 
@@ -121,6 +122,29 @@ async def test_a_second_signal_ends_the_drain_at_once(models_dir):
                     pass
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
         assert await asyncio.to_thread(process.wait) == 0
+
+
+@pytest.mark.parametrize(
+    ("store", "name"),
+    [
+        ("", "none"),
+        ("memory", "memory"),
+        ("sqlite:{folder}/a", "sqlite"),
+        ("{folder}/b.db", "sqlite"),
+    ],
+)
+def test_the_ready_line_names_the_store(models_dir, tmp_path, store, name):
+    with ServerProcess(models_dir, store=store.format(folder=tmp_path)) as process:
+        assert process.store == name
+
+
+def test_a_redis_behind_a_unix_socket_is_named_redis(models_dir, tmp_path):
+    place = tmp_path / "redis.sock"
+    with (
+        RedisServer(tmp_path, "--unixsocket", str(place)),
+        ServerProcess(models_dir, store=f"unix://{place}?db=0") as process,
+    ):
+        assert process.store == "redis"
 
 
 @pytest.mark.parametrize("which", ["port", "metrics_port"])

@@ -100,9 +100,10 @@ class Server:
 
     @property
     def store(self) -> str:
-        """Which kind of store keeps the sessions: "sqlite", "redis", "memory" or "none"."""
-        kind = self.settings.store.partition(":")[0]
-        return kind if kind in ("redis", "rediss", "memory") else "sqlite" if kind else "none"
+        """The name of the store that keeps the sessions: "sqlite", "redis", "memory"; or "none"."""
+        assert self._assembly is not None, "the server was not started"
+        store = self._assembly.store
+        return "none" if store is None else store.name
 
     async def start(self) -> None:
         """Loads the models, starts the engines, listens. What fails quickly is tried first.

@@ -102,6 +102,11 @@ class StoreThread:
     # -- any thread
 
     @property
+    def name(self) -> str:
+        """See `Store`."""
+        return self._store.name
+
+    @property
     def levels(self) -> frozenset[Durability]:
         """What the store can promise."""
         return self._store.levels
