@@ -1,15 +1,14 @@
-"""A server in miniature, in one process and in virtual time: sessions, a store, crashes, streams that lag.
+"""The fake server in virtual time, without a transport, and the client's core on the other side.
 
-It keeps the protocol's rules, and asserts that the client does. Sessions fold their inputs, so that an
-output shows whatever was lost, repeated or out of order before it.
+Sessions fold their inputs, so each output depends on all steps before it. Streams assert that the client
+keeps the protocol's rules, where the fake server alone would refuse or ignore the message.
 """
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,232 +20,121 @@ from carousel._core.lane import Lane
 from carousel._core.retry import RetryPolicy
 from carousel._core.tickets import BindTicket, StepTicket
 from carousel._error_bases import CarouselError, ConnectionLostError
-from carousel.testing.refusals import Refusal
+from carousel.testing import FakeModel
+from carousel.testing.attach import FakeStream
+from carousel.testing.refusals import Injections
+from carousel.testing.sessions import FakeSession, FakeSessions
 from carousel_protos.v1 import carousel_pb2 as pb
 
 MODULUS = 1 << 20
 OUTPUT_BYTES = 8
-TRACKED = (pb.DURABILITY_ASYNC, pb.DURABILITY_SYNC)
+
+
+def _step(x: Any, state: Any) -> tuple[Any, Any]:
+    """The state has the fold, and all inputs."""
+    folded, inputs = state
+    folded, inputs = (folded * 31 + int(x)) % MODULUS, (*inputs, int(x))
+    return {"seq": len(inputs), "fold": folded}, (folded, inputs)
+
+
+def _other_step(x: Any, state: Any) -> tuple[Any, Any]:
+    y, (folded, inputs) = _step(x, state)
+    return {**y, "fold": y["fold"] + 1}, (folded + 1, inputs)
+
+
+FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {"seq": ("<i4", ()), "fold": ("<i4", ())}
+FOLD = FakeModel("m", _step, fields=FIELDS, initial=(0, ()), window_steps=8)
 
 
 def fold(inputs: list[int]) -> list[list[int]]:
     """The outputs of a session that was fed these."""
-    state, outputs = 0, []
-    for seq, x in enumerate(inputs, 1):
-        state = (state * 31 + x) % MODULUS
-        outputs.append([seq, state])
+    state, outputs = FOLD.initial, []
+    for x in inputs:
+        y, state = FOLD.step(x, state)
+        outputs.append([y["seq"], y["fold"]])
     return outputs
 
 
-@dataclass
-class State:
-    """What a snapshot holds."""
-
-    applied: int = 0
-    ack: int = 0
-    fold: int = 0
-    attach_id: int = 0
-    inputs: dict[int, int] = field(default_factory=dict)
-    outputs: dict[int, int] = field(default_factory=dict)
+def inputs_of(session: FakeSession) -> list[int]:
+    """All inputs that the session has run."""
+    return list(session.state[1])
 
 
-@dataclass
-class MiniSession:
-    """One session, as its server and its store have it."""
-
-    id: str
-    durability: int
-    window: int
-    now: State = field(default_factory=State)
-    stored: State = field(default_factory=State)
-    epoch: int = 1
-    owner: tuple[MiniStream, int] | None = None
-    class_: str = "cpu"
-    spoils: int = 0  # added to every fold: a server that computes otherwise
-
-    def message(self) -> pb.Session:
-        return pb.Session(
-            id=self.id,
-            applied=self.now.applied,
-            ack=self.now.ack,
-            durable=self.stored.applied if self.durability in TRACKED else 0,
-            epoch=self.epoch,
-            durability=self.durability,
-            window_steps=self.window,
-            seed=7,
-            execution_class=self.class_,
-        )
-
-    def commit(self) -> None:
-        self.stored = copy.deepcopy(self.now)
+def compute_otherwise(session: FakeSession) -> None:
+    """From now on the session's device gives other outputs."""
+    session.model = replace(session.model, step=_other_step)
+    session.execution_class = "cuda"
 
 
-class MiniStream:
-    """One stream at the server; what it says waits in `out` until it is delivered."""
+def roll_back_store(session: FakeSession, applied: int = 0) -> None:
+    """The store has an earlier state of the session."""
+    earlier = FakeSession("", FOLD, FOLD.initial, 0, applied=applied)
+    session.stored = earlier.taken() | {"begun": None}
 
-    def __init__(self, server: MiniServer) -> None:
-        self.server = server
+
+class StrictStream(FakeStream):
+    """A stream that asserts what a client must never do. Its responses wait in `out`."""
+
+    def __init__(self, sessions: FakeSessions, injections: Injections) -> None:
         self.out: deque[pb.AttachResponse] = deque()
-        self.bound: dict[int, MiniSession] = {}
+        super().__init__(sessions, injections, self._keep, chunk_steps=1, commits=False)
 
-    def say(self, **event: Any) -> None:
-        self.out.append(pb.AttachResponse(**event))
-
-    def refuse(self, handle: int, refusal: Refusal, seq: int = 0) -> None:
-        self.say(failure=pb.Failure(handle=handle, seq=seq, status=refusal.status()))
-
-    def take(self, request: pb.AttachRequest) -> None:
-        event = str(request.WhichOneof("event"))
-        getattr(self, f"_{event}")(getattr(request, event))
-
-    def _hello(self, _hello: pb.Hello) -> None:
-        self.say(welcome=pb.Welcome(max_message_bytes=4 << 20))
+    def _keep(self, response: pb.AttachResponse | None) -> None:
+        if response is not None:
+            self.out.append(response)
 
     def _bind(self, bind: pb.Bind) -> None:
         assert bind.handle not in self.bound
-        server, opens = self.server, bind.WhichOneof("target") == "open"
-        session_id = bind.open.session_id if opens else bind.session_id
-        session = server.sessions.get(session_id)
-        try:
-            if server.refuse_binds:
-                raise server.refuse_binds.popleft()
-            if session is None and not opens:
-                raise Refusal("SESSION_NOT_FOUND")
-            if session is None:
-                session = MiniSession(session_id, server.durability, server.window)
-                server.sessions[session_id] = session
-            if 0 < bind.attach_id < session.now.attach_id:
-                raise Refusal("SUPERSEDED", attach_id=session.now.attach_id)
-        except Refusal as refusal:
-            self.refuse(bind.handle, refusal)
-            return
-        if session.owner is not None:
-            session.owner[0].lose(session, Refusal("SUPERSEDED"))
-        session.now.attach_id = max(session.now.attach_id, bind.attach_id)
-        session.epoch = max(session.epoch, bind.epoch_floor)
-        if session.durability in TRACKED:
-            session.commit()  # Bound is a barrier
-        session.owner = self, bind.handle
-        self.bound[bind.handle] = session
-        self.say(bound=pb.Bound(handle=bind.handle, session=session.message()))
-
-    def lose(self, session: MiniSession, refusal: Refusal | None) -> None:
-        """A handle is given back, or taken away."""
-        for handle in [h for h, bound in self.bound.items() if bound is session]:
-            del self.bound[handle]
-            session.owner = None
-            status = refusal.status() if refusal else None
-            self.say(unbound=pb.Unbound(handle=handle, status=status))
-
-    def _unbind(self, unbind: pb.Unbind) -> None:
-        session = self.bound.get(unbind.handle)
-        if session is None:
-            self.refuse(unbind.handle, Refusal("HANDLE_NOT_BOUND"))
-            return
-        self.lose(session, None)
-        if unbind.close:
-            del self.server.sessions[session.id]
+        super()._bind(bind)
 
     def _acks(self, acks: pb.Acks) -> None:
         for handle, ack in zip(acks.handles, acks.acks, strict=True):
-            if handle in self.bound:
-                self._ack(self.bound[handle], ack)
-
-    def _ack(self, session: MiniSession, ack: int) -> None:
-        assert session.now.ack <= ack <= session.now.applied, "not told by this activation"
-        session.now.ack = ack
-
-    def _replay(self, replay: pb.Replay) -> None:
-        session = self.bound.get(replay.handle)
-        if session is None:
-            self.refuse(replay.handle, Refusal("HANDLE_NOT_BOUND"))
-            return
-        for seq in range(session.now.ack + 1, self._visible(session) + 1):
-            self._tell(replay.handle, session, seq)
-
-    @staticmethod
-    def _visible(session: MiniSession) -> int:
-        sync = session.durability == pb.DURABILITY_SYNC
-        return session.stored.applied if sync else session.now.applied
-
-    def _tell(self, handle: int, session: MiniSession, seq: int) -> None:
-        data = np.array([seq, session.now.outputs[seq]], "<i4").tobytes()
-        result = pb.BlockResult(handles=[handle], first_seqs=[seq], steps=1, outputs=data)
-        self.say(outputs=result)
+            self._check_ack(handle, ack)
+        super()._acks(acks)
 
     def _block(self, block: pb.Block) -> None:
+        acks = block.acks or [0] * len(block.handles)
         rows = np.frombuffer(block.inputs, "<i4").reshape(len(block.handles), block.steps)
-        for place, (handle, first) in enumerate(zip(block.handles, block.first_seqs, strict=True)):
-            session = self.bound.get(handle)
-            if session is None:
-                self.refuse(handle, Refusal("HANDLE_NOT_BOUND"), first)
-                continue
+        for handle, first, ack, xs in zip(block.handles, block.first_seqs, acks, rows, strict=True):
             if block.acks:
-                self._ack(session, block.acks[place])
-            if self.server.refuse_steps:
-                self.refuse(handle, self.server.refuse_steps.popleft(), first)
-                continue
-            self._steps(session, handle, first, rows[place].tolist())
+                self._check_ack(handle, ack)
+            if handle in self.bound:
+                self._check_steps(self.bound[handle], first, ack, xs.tolist())
+        super()._block(block)
 
-    def _steps(self, session: MiniSession, handle: int, first: int, xs: list[int]) -> None:
-        now = session.now
-        if first > now.applied + 1:
-            self.refuse(handle, Refusal("SEQUENCE_GAP"), first)
-            return
-        assert first + len(xs) - 1 <= now.ack + session.window, "beyond the window"
-        for seq, x in enumerate(xs, first):
-            if seq <= now.applied:
-                assert now.inputs[seq] == x, "reused"
-                if now.ack < seq <= self._visible(session):
-                    self._tell(handle, session, seq)
-                continue
-            now.fold = (now.fold * 31 + x + session.spoils) % MODULUS
-            now.applied, now.inputs[seq], now.outputs[seq] = seq, x, now.fold
-            if session.durability != pb.DURABILITY_SYNC:
-                self._tell(handle, session, seq)
+    def _check_ack(self, handle: int, ack: int) -> None:
+        if handle in self.bound:
+            session = self.bound[handle]
+            assert session.ack <= ack <= session.applied, "this activation has not sent that output"
+
+    @staticmethod
+    def _check_steps(session: FakeSession, first: int, ack: int, xs: list[int]) -> None:
+        last = first + len(xs) - 1
+        if first > session.applied + 1:
+            return  # a gap, which the server refuses
+        assert last <= max(session.ack, ack) + session.model.window_steps, "beyond the window"
+        inputs = inputs_of(session)
+        assert inputs[first - 1 : last] == xs[: session.applied + 1 - first], "reused"
 
 
 class MiniServer:
     """Sessions, their store, and the streams to them."""
 
-    def __init__(self, durability: int = pb.DURABILITY_ASYNC, window: int = 8) -> None:
-        self.durability = durability
-        self.window = window
-        self.sessions: dict[str, MiniSession] = {}
-        self.refuse_binds: deque[Refusal] = deque()
-        self.refuse_steps: deque[Refusal] = deque()
+    def __init__(self, durability: int = pb.DURABILITY_ASYNC) -> None:
+        self.injections = Injections()
+        self.refuse_binds = self.injections.waiting["Bind"]
+        self.refuse_steps = self.injections.waiting["Step"]
+        self.all = FakeSessions({"": FOLD, "m": FOLD}, durability)
+        self.sessions = self.all.by_id
+        self.commit = self.all.commit
+        self.crash = self.all.crash
 
-    def commit(self, session_id: str = "") -> None:
-        """The store takes all that ran."""
-        for session in list(self.sessions.values()):
-            if session_id in ("", session.id) and session.durability in TRACKED:
-                before, session.stored = session.stored, copy.deepcopy(session.now)
-                if session.owner is not None:
-                    self._tell_durable(session, before.applied)
-
-    @staticmethod
-    def _tell_durable(session: MiniSession, before: int) -> None:
-        assert session.owner is not None
-        stream, handle = session.owner
-        durable = session.stored.applied
-        stream.say(durable=pb.Durable(handles=[handle], durables=[durable]))
-        if session.durability == pb.DURABILITY_SYNC:
-            for seq in range(max(before, session.now.ack) + 1, durable + 1):
-                stream._tell(handle, session, seq)
-
-    def crash(self) -> None:
-        """The process dies and comes back: what the store has goes on in a new epoch."""
-        for session in list(self.sessions.values()):
-            session.owner = None
-            if session.durability not in TRACKED:
-                del self.sessions[session.id]
-                continue
-            session.now = copy.deepcopy(session.stored)
-            session.epoch += 1
+    def stream(self) -> StrictStream:
+        return StrictStream(self.all, self.injections)
 
 
 class World:
-    """A core, a server, and what is on its way between them. Time is `now_s`."""
+    """A core, a server, and the messages in flight between them. Time is `now_s`."""
 
     def __init__(
         self, server: MiniServer | None = None, policy: RetryPolicy | None = None, seed: int = 0
@@ -257,7 +145,7 @@ class World:
         )
         self.now_s = 0.0
         self.checked = True
-        self.stream: MiniStream | None = None
+        self.stream: StrictStream | None = None
         self.sent: list[pb.AttachRequest] = []
         self.ended: list[object] = []
         self.reconnect_in_s: float | None = 0.0
@@ -269,7 +157,7 @@ class World:
         for request in effects.send:
             assert self.stream is not None
             self.sent.append(request)
-            self.stream.take(request)
+            self.stream.receive(request)
         if effects.reconnect_in_s is not None:
             self.reconnect_in_s = effects.reconnect_in_s
         self.check()
@@ -285,8 +173,8 @@ class World:
                 assert lane.kept[0].first <= owed
 
     def connect(self) -> None:
-        """Opens a stream; its answers wait."""
-        self.stream, self.reconnect_in_s = MiniStream(self.server), None
+        """Opens a stream. Its responses wait."""
+        self.stream, self.reconnect_in_s = self.server.stream(), None
         self.do(self.core.connected())
 
     def deliver(self, count: int = 1 << 30) -> None:
@@ -296,10 +184,9 @@ class World:
             self.do(self.core.receive(self.stream.out.popleft(), self.now_s))
 
     def break_(self, error: CarouselError | None = None) -> Effects:
-        """The stream is gone, with all that was on its way."""
+        """The stream is gone, with all messages in flight."""
         if self.stream is not None:
-            for session in self.stream.bound.values():
-                session.owner = None
+            self.stream.end()
         self.stream = None
         return self.do(self.core.broken(error or ConnectionLostError("reset"), self.now_s))
 

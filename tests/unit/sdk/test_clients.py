@@ -256,13 +256,17 @@ def test_leaving_closes_own_sessions_and_detaches_attached_ones(
     fake: FakeServer, client: Any
 ) -> None:
     with client.session("sum", session_id="mine") as session:
-        assert session.id == "mine"
         session.step([1, 1])
         with client.attach("mine") as again:
             assert again.applied == 1
             assert again.step([1, 1]).tolist() == [4, 1]
         assert [info.id for info in fake.sessions()] == ["mine"]
         assert session.info().applied == 2
+        with pytest.raises(carousel.SupersededError):
+            session.step([1, 1])
+    assert [info.id for info in fake.sessions()] == ["mine"], "it was taken away from `session`"
+    with client.session("sum", session_id="mine") as session:
+        assert session.applied == 2
     assert fake.sessions() == []
 
 

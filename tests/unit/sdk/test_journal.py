@@ -19,7 +19,7 @@ from carousel._journal_file import open_journal
 from carousel.testing.refusals import Refusal
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .miniature import OUTPUT_BYTES, MiniServer, World, fold, outputs_of
+from .miniature import OUTPUT_BYTES, MiniServer, World, fold, inputs_of, outputs_of
 
 
 class Memory:
@@ -357,7 +357,7 @@ def test_no_input_is_lost_or_applied_twice_whoever_dies(seed: int) -> None:
     last = app.lane.received
     assert list(app.told) and sorted(app.told) == list(range(1, last + 1)) if last else True
     assert [app.told[seq] for seq in sorted(app.told)] == fold(list(range(1, last + 1)))
-    assert list(server.sessions["s"].now.inputs.values()) == list(range(1, last + 1))
+    assert inputs_of(server.sessions["s"]) == list(range(1, last + 1))
 
 
 def test_unread_outputs_are_told_again_and_no_others() -> None:
@@ -424,7 +424,7 @@ def test_a_full_disk_ends_that_session_and_no_other() -> None:
     assert isinstance(lane.error, carousel.JournalError)
     assert list(ticket.errors) == [1]
     assert outputs_of(ticket, 0) == fold([1, 2])
-    assert world.server.sessions["s"].now.applied == 0
+    assert world.server.sessions["s"].applied == 0
 
 
 def test_a_generation_moves_the_journal_along() -> None:
@@ -435,7 +435,7 @@ def test_a_generation_moves_the_journal_along() -> None:
     app.settle()
     app.world.core.generation_begins(app.lane)
     session = server.sessions["s"]
-    session.now.applied = session.now.ack = 20
+    session.applied = session.ack = 20
     session.commit()
     app.world.do(app.world.core.generated(app.lane, 20))
     app.world.break_()

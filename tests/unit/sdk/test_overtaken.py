@@ -18,8 +18,8 @@ def test_a_bound_from_before_the_end_of_a_generation_is_no_loss(durability: int)
     assert world.core.generation_begins(lane) == 1
     world.break_()
     world.connect()
-    world.server.sessions["s"].now.applied = 20
-    world.server.sessions["s"].now.ack = 20
+    world.server.sessions["s"].applied = 20
+    world.server.sessions["s"].ack = 20
     world.server.commit()
     world.kinds()
     world.do(world.core.generated(lane, 20))
@@ -39,8 +39,8 @@ def test_a_bound_that_knows_of_the_generation_is_taken_as_it_is() -> None:
     lane = world.open()
     world.core.generation_begins(lane)
     world.break_()
-    world.server.sessions["s"].now.applied = 20
-    world.server.sessions["s"].now.ack = 20
+    world.server.sessions["s"].applied = 20
+    world.server.sessions["s"].ack = 20
     world.connect()
     world.kinds()
     world.do(world.core.generated(lane, 20))

@@ -16,9 +16,9 @@ XS = list(range(1, 13))
 
 def store_notice(world: World, session_id: str = "s") -> None:
     """The server says that the session's steps wait for its store."""
-    owner = world.server.sessions[session_id].owner
-    assert owner is not None
-    stream, handle = owner
+    session, stream = world.server.sessions[session_id], world.stream
+    assert stream is not None
+    (handle,) = [handle for handle, bound in stream.bound.items() if bound is session]
     stream.refuse(handle, Refusal("STORE_UNAVAILABLE", "the disk is full", accepted=1), 1)
     world.deliver()
 
@@ -59,7 +59,7 @@ def test_a_session_that_cannot_be_bound_for_its_store_says_so() -> None:
     lane = world.open()
     ticket = world.submit(lane, XS[:2])
     assert world.stream is not None
-    world.stream.lose(world.server.sessions["s"], Refusal("LEASE_LOST"))
+    world.stream.unbind(world.server.sessions["s"], Refusal("LEASE_LOST"))
     world.server.refuse_binds.append(Refusal("STORE_UNAVAILABLE", "no disk"))
     world.deliver()
     world.wait_until_due()

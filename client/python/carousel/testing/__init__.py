@@ -1,4 +1,4 @@
-"""A Carousel server for your own tests: a real gRPC server on a loopback port, with a model of yours.
+"""A Carousel server for your own tests: a gRPC server on a loopback port, with a model of yours.
 
     from carousel.testing import FakeModel, FakeServer
 
@@ -7,9 +7,8 @@
         server.inject("Step", "QUEUE_FULL", retry_after_s=0.01)
         ...
 
-It keeps sessions, numbers steps and answers repeats as a real server does; it has no limits and no speed.
-With `FakeServer(…, durable=True)` its sessions have a store: `crash` and `drain` end the server, and
-another one is there at once.
+It keeps sessions, checks step numbers and answers repeated steps as a real server does. It has no quotas.
+With `FakeServer(…, durable=True)` sessions have a store. `crash` and `drain` then restart the server.
 """
 
 from .model import FakeModel

@@ -1,10 +1,11 @@
-"""A model made of a plain function."""
+"""A model for the fake server, made of a plain function."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,21 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 @dataclass(frozen=True)
 class FakeModel:
-    """What a FakeServer serves.
+    """A model that a FakeServer serves.
 
     Attributes:
         name: unique on the server.
-        step: from (input row, state) to (output row, new state); must not change its arguments. The
-            output row is [outputs] floats, or a dict of the `fields`.
-        features: width of an input row; 0 for tokens.
+        step: from (input row, state) to (output row, new state). It must not change its arguments.
+            The output row is an array [outputs] of float32, or a dict with the names in `fields`.
+        features: width of an input row of float32. 0 means that a row is one int32 token.
         outputs: width of an output row.
-        fields: several output fields instead: name → (NumPy type string, shape).
+        fields: output fields, instead of `outputs`: name → (NumPy type string, shape).
         initial: state of a new session.
-        vocabulary: number of tokens, if features is 0.
-        tokenizer: "bytes", or "" for no text.
-        labels: names of output indices.
+        vocabulary: number of tokens, if features is 0. 0 accepts every token.
+        tokenizer: "bytes", or "" for a model without text.
+        labels: names of the output indices.
         causal: False refuses sessions.
-        window_steps: most steps un-acknowledged.
+        window_steps: most steps that a client may have unacknowledged.
     """
 
     name: str
@@ -45,7 +46,7 @@ class FakeModel:
     window_steps: int = 128
 
     def message(self) -> pb.Model:
-        """As ListModels tells it."""
+        """The protocol's Model."""
         tokens = not self.features
         fields = self.fields or {"y": ("<f4", (self.outputs,))}
         return pb.Model(
@@ -72,14 +73,15 @@ class FakeModel:
             max_sequence_steps=65_536,
         )
 
+    @cached_property
     def codecs(self) -> tuple[RowCodec, RowCodec]:
-        """Of input and output rows."""
+        """The codecs of input rows and of output rows."""
         message = self.message()
         return RowCodec.of([message.input]), RowCodec.of(message.outputs)
 
     def run(self, rows: Array, state: Any) -> tuple[bytes, Any]:
-        """Steps rows one after the other: their output bytes, and the state after the last."""
-        _, codec = self.codecs()
+        """Steps rows [T, …] one after the other. Returns the bytes of the outputs, and the state."""
+        _, codec = self.codecs
         answers = []
         for row in rows:
             y, state = self.step(row, state)

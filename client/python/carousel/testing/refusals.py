@@ -1,4 +1,4 @@
-"""Refusals of the fake server, as a real one words them, and those that a test asks for."""
+"""Refusals of the fake server: its own, and those that a test injects."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from carousel._core.blocks import duration
 from carousel_protos.errors import DOMAIN, ERRORS
 
 
-class Refusal(Exception):  # noqa: N818 - it is told to the client, not raised there
-    """A refusal with a reason from the registry."""
+class Refusal(Exception):  # noqa: N818 - it travels as a status
+    """A refusal of the fake server.
+
+    Args:
+        reason: from the registry of errors.
+        message: what is wrong. By default the reason's meaning.
+        retry_after_s: the hint that goes with it.
+        metadata: of the ErrorInfo.
+    """
 
     def __init__(
         self,
@@ -32,7 +39,7 @@ class Refusal(Exception):  # noqa: N818 - it is told to the client, not raised t
         self.metadata = {key: str(value) for key, value in metadata.items()}
 
     def status(self) -> Status:
-        """As it travels."""
+        """The rich status, with ErrorInfo, RequestInfo and RetryInfo."""
         spec = ERRORS[self.reason]
         status = Status(code=spec.code.value, message=f"{self.message} {spec.fix}")
         found: list[Message] = [
@@ -49,19 +56,19 @@ class Refusal(Exception):  # noqa: N818 - it is told to the client, not raised t
 
 
 class Injections:
-    """Refusals that wait for their call. Any thread."""
+    """Refusals for calls that are still to come. Any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: defaultdict[str, deque[Refusal]] = defaultdict(deque)
+        self.waiting: defaultdict[str, deque[Refusal]] = defaultdict(deque)
 
     def add(self, call: str, refusal: Refusal, times: int) -> None:
-        """The next `times` calls of this name are refused."""
+        """Refuses the next `times` calls of this name."""
         with self._lock:
-            self._waiting[call].extend([refusal] * times)
+            self.waiting[call].extend([refusal] * times)
 
     def check(self, call: str) -> None:
-        """Raises the next refusal for this call, if one waits."""
+        """Raises the next refusal for this call, if there is one."""
         with self._lock:
-            if self._waiting[call]:
-                raise self._waiting[call].popleft()
+            if self.waiting[call]:
+                raise self.waiting[call].popleft()

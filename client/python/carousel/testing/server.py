@@ -1,4 +1,4 @@
-"""The fake server: what a test holds."""
+"""The fake server that a test starts and stops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from grpc_health.v1 import health_pb2_grpc
 from carousel.types import SessionInfo
 from carousel_protos.v1 import carousel_pb2_grpc as services
 
-from .attach import FakeStream
 from .model import FakeModel
 from .refusals import Refusal
 from .services import FakeServices
@@ -26,13 +25,14 @@ class FakeServer:
     """A gRPC server on a free loopback port. Start and stop it with `with`.
 
     Args:
-        models: what it serves.
-        chunk_steps: longest piece in which outputs come back.
-        durable: it has a store: every level of durability is taken, and sessions outlive `crash`.
-        commits: the store takes each block as soon as it has run; else when the test says `commit`.
+        models: the models that it serves.
+        chunk_steps: most steps in one message of outputs.
+        durable: True for a server with a store. It accepts every durability, and its sessions
+            survive `crash`.
+        commits: True commits each block as soon as it has run. False waits for `commit`.
 
     Attributes:
-        target: for `Client(target)`.
+        target: the argument of `Client`.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class FakeServer:
     def inject(
         self, call: str, reason: str, *, times: int = 1, retry_after_s: float | None = None
     ) -> None:
-        """Refuses the next calls.
+        """Refuses the next calls of one kind.
 
         Args:
-            call: a method's name, such as "Infer"; or "Bind", or "Step" for the steps of one
-                session in a block, or "Token" for the next message of a generation.
+            call: a method's name, such as "Infer". "Bind" is a Bind on a stream, "Step" the steps
+                of one session in a block, "Token" the next message of a generation.
             reason: from the registry of errors, such as "SLAB_FULL".
-            times: how many calls.
-            retry_after_s: the hint that goes with it.
+            times: how many calls are refused.
+            retry_after_s: the hint in the error.
         """
         self._services.injections.add(call, Refusal(reason, retry_after_s=retry_after_s), times)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing on a stream is answered inside the block; all that came is answered after it."""
+        """Holds back all answers on streams until the end of the `with` block."""
         self._services.gate.clear()
         try:
             yield
@@ -79,62 +79,61 @@ class FakeServer:
             self._services.gate.set()
 
     def expire(self, session_id: str) -> None:
-        """Ends a session as if it had been idle for too long."""
+        """Ends a session as if its idle TTL had passed."""
         with self._services.sessions.lock:
             session = self._services.sessions.close(session_id)
             for stream in list(self._services.streams):
-                stream.taken_away(session, Refusal("SESSION_EXPIRED"))
+                stream.unbind(session, Refusal("SESSION_EXPIRED"))
 
     def break_streams(self) -> None:
-        """Breaks every Attach stream and generation, as a lost connection does; sessions stay."""
+        """Breaks every Attach stream and generation, as a lost connection does. Sessions stay open."""
         self._services.breaks += 1
         for stream in list(self._services.streams):
             stream.cut()
 
     def commit(self) -> None:
-        """The store takes all that has run."""
+        """Commits all steps that have run to the store."""
         with self._services.sessions.lock:
-            for session in self._services.sessions.all():
-                if isinstance(session.owner, FakeStream) and session.stored is not None:
-                    session.owner.committed(session)
-                elif session.stored is not None:
-                    session.commit()
+            self._services.sessions.commit()
 
     def crash(self) -> None:
-        """The server dies and is back at once: streams break, and sessions go back to what the store has
-        of them. Sessions without durability are gone.
+        """Kills the server and starts it again at once.
+
+        Streams break. Sessions are restored from the store. Sessions without durability are gone.
         """
         with self._services.sessions.lock:
             self._services.sessions.crash()
             self.break_streams()
 
     def drain(self) -> None:
-        """The server stops in order, and the next one is there at once: clients are told, all is
-        committed, streams end. Sessions without durability are gone.
+        """Shuts the server down in order and starts it again at once.
+
+        All steps are committed, clients receive Drain, and streams end. Sessions without durability
+        are gone.
         """
         with self._services.sessions.lock:
             self.commit()
             self._services.breaks += 1
             for stream in list(self._services.streams):
-                stream.drained()
+                stream.drain()
             self._services.sessions.crash()
 
     def sessions(self) -> list[SessionInfo]:
-        """The open sessions, by id."""
+        """The open sessions, sorted by id."""
         with self._services.sessions.lock:
             found = self._services.sessions.page("", "", 1_000_000)
             return [SessionInfo.of(session.message()) for session in found]
 
     def calls(self) -> list[str]:
-        """Names of the unary calls and generations so far; "Generate ended" when one is over."""
+        """Names of the unary calls and generations so far, and "Generate ended" for each end of one."""
         return self._services.log.names()
 
     def wait_for_call(self, name: str, timeout_s: float = 10.0) -> None:
-        """Returns once a call of this name has come. Raises TimeoutError."""
+        """Waits until a call of this name was received. Raises TimeoutError."""
         self._services.log.wait_for(name, timeout_s)
 
     def stop(self) -> None:
-        """Breaks all calls and frees the port; again, it does nothing."""
+        """Breaks all calls and frees the port. A second call does nothing."""
         self._services.gate.set()
         self._server.stop(None).wait()
         self._pool.shutdown()

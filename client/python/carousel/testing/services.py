@@ -1,9 +1,10 @@
-"""The fake server's unary calls and its generation."""
+"""The fake server's services: unary calls, generations, and the transport of Attach."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,14 +18,13 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as services
 
 from .attach import FakeStream
-from .log import CallLog
 from .model import FakeModel
 from .refusals import Injections, Refusal
 from .sessions import FakeSession, FakeSessions
 
 
 def answering(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A unary method: injected refusals first, then one at a time, refusals as rich errors."""
+    """Makes a unary method: logs the call, raises injected refusals, and sends refusals as errors."""
 
     @functools.wraps(method)
     def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
@@ -39,24 +39,49 @@ def answering(method: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
+class CallLog:
+    """Names of calls, in order. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._names: list[str] = []
+
+    def add(self, name: str) -> None:
+        """Adds a call."""
+        with self._changed:
+            self._names.append(name)
+            self._changed.notify_all()
+
+    def wait_for(self, name: str, timeout_s: float) -> None:
+        """Waits until a call of this name was added. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: name in self._names, timeout_s):
+                raise TimeoutError(f"{name} was not called. Calls so far: {self._names}")
+
+    def names(self) -> list[str]:
+        """All calls so far."""
+        with self._changed:
+            return list(self._names)
+
+
 class FakeServices(
     services.InferenceServiceServicer,
     services.SessionServiceServicer,
     services.ModelServiceServicer,
     health_pb2_grpc.HealthServicer,
 ):
-    """All services in one. Used on gRPC's threads; `sessions.lock` guards the state."""
+    """All services of the protocol. gRPC's threads call them, and `sessions.lock` guards the state."""
 
     def __init__(
         self, models: dict[str, FakeModel], chunk_steps: int, *, durable: bool, commits: bool
     ) -> None:
         self.models = models
-        self.sessions = FakeSessions(models, durable=durable)
+        self.sessions = FakeSessions(models, pb.DURABILITY_ASYNC if durable else pb.DURABILITY_NONE)
         self._commits = commits
         self.injections = Injections()
         self.gate = threading.Event()
         self.gate.set()
-        # How often connections were broken; a generation that sees it grow is cut.
+        # How often connections were broken. A generation breaks when it grows.
         self.breaks = 0
         self.streams: set[FakeStream] = set()
         self.log = CallLog()
@@ -72,8 +97,13 @@ class FakeServices(
             self.injections.check("Attach")
         except Refusal as refusal:
             context.abort_with_status(rpc_status.to_status(refusal.status()))
+        responses: queue.SimpleQueue[pb.AttachResponse | None] = queue.SimpleQueue()
         stream = FakeStream(
-            self.sessions, self.injections, self._chunk_steps, commits=self._commits
+            self.sessions,
+            self.injections,
+            responses.put,
+            self._chunk_steps,
+            commits=self._commits,
         )
         self.streams.add(stream)
         context.add_callback(stream.end)
@@ -82,14 +112,14 @@ class FakeServices(
             try:
                 for request in requests:
                     self.gate.wait()
-                    stream.take(request)
+                    stream.receive(request)
             except grpc.RpcError:
                 return  # the client has gone
             finally:
                 stream.end()
 
         threading.Thread(target=read, name="fake-attach", daemon=True).start()
-        yield from iter(stream.out.get, None)
+        yield from iter(responses.get, None)
         self.streams.discard(stream)
         if stream.cut_by is not None:
             context.abort_with_status(rpc_status.to_status(stream.cut_by.status()))
@@ -101,7 +131,7 @@ class FakeServices(
         """Step."""
         session = self.sessions.get(request.session_id)
         session.acknowledge(request.ack)
-        row_bytes = session.model.codecs()[0].row_bytes
+        row_bytes = session.model.codecs[0].row_bytes
         data = request.inputs
         rows = [data[i : i + row_bytes] for i in range(0, len(data), row_bytes)]
         first = request.first_seq
@@ -115,7 +145,7 @@ class FakeServices(
     def Infer(self, request: pb.InferRequest) -> pb.InferResponse:  # noqa: N802
         """Infer."""
         model = self.sessions.model(request.model)
-        codec, _ = model.codecs()
+        codec, _ = model.codecs
         if request.WhichOneof("input") == "text":
             rows = np.frombuffer(request.text.encode(), np.uint8).astype("<i4")
         else:
@@ -126,7 +156,7 @@ class FakeServices(
     def Generate(  # noqa: N802
         self, request: pb.GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GenerateResponse]:
-        """Generate: greedy, or drawn with NumPy by (seed, seq)."""
+        """Generate: greedy, or sampled with NumPy by (seed, seq)."""
         self.log.add("Generate")
         context.add_callback(lambda: self.log.add("Generate ended"))
         try:
@@ -165,13 +195,13 @@ class FakeServices(
     def CloseSession(self, request: pb.CloseSessionRequest) -> pb.CloseSessionResponse:  # noqa: N802
         """CloseSession."""
         session = self.sessions.close(request.session_id)
-        if isinstance(session.owner, FakeStream):
-            session.owner.taken_away(session, Refusal("SESSION_CLOSED"))
+        if session.owner is not None:
+            session.owner.unbind(session, Refusal("SESSION_CLOSED"))
         return pb.CloseSessionResponse(session=session.message())
 
     @answering
     def ListSessions(self, request: pb.ListSessionsRequest) -> pb.ListSessionsResponse:  # noqa: N802
-        """ListSessions: two a page, so that clients have to page."""
+        """ListSessions: two a page by default, so that clients must page."""
         size = request.page_size or 2
         found = self.sessions.page(request.model, request.page_token, size + 1)
         return pb.ListSessionsResponse(
@@ -229,9 +259,9 @@ def _generate(
     model = session.model
     if not model.message().generative:
         raise Refusal("MODEL_NOT_GENERATIVE")
-    text = request.WhichOneof("prompt") == "text"
-    prompt = list(request.text.encode()) if text else list(request.tokens.ids)
-    codec, out = model.codecs()
+    has_text = request.WhichOneof("prompt") == "text"
+    prompt = list(request.text.encode()) if has_text else list(request.tokens.ids)
+    codec, out = model.codecs
     greedy = request.sampling.HasField("temperature") and request.sampling.temperature == 0
     todo = prompt or session.drawn
     if not todo:
@@ -249,11 +279,11 @@ def _generate(
             weights = np.exp(logits - logits.max())
             token = int(rng.choice(len(weights), p=weights / weights.sum()))
         todo = session.drawn = [token]
-        said = session.text_of([token])
+        text = session.text_of([token])
         if session.stored is not None:
             session.commit()
-        yield pb.GenerateResponse(tokens=[pb.Token(id=token, text=said, seq=session.applied)])
-    if not session.id and session.unfinished:  # the session ends here, and nothing can finish it
+        yield pb.GenerateResponse(tokens=[pb.Token(id=token, text=text, seq=session.applied)])
+    if not session.id and session.unfinished:  # no later token can complete it
         yield pb.GenerateResponse(
             tokens=[pb.Token(id=session.drawn[0], text="\ufffd", seq=session.applied)]
         )

@@ -1,4 +1,4 @@
-"""The fake server's sessions: cursors and kept outputs, by the protocol's rules R1 and R2."""
+"""The fake server's sessions: their cursors, states and unacknowledged outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,21 +18,30 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from .model import FakeModel
 from .refusals import Refusal
 
-EXECUTION_CLASS = "fake"
-
 STORED = (
     "state", "applied", "ack", "attach_id", "drawn", "unfinished", "begun", "inputs", "outputs",
 )  # fmt: skip
-"""What a snapshot holds."""
+"""Names of the facts that the store has of a session."""
+
+
+class Owner(Protocol):
+    """The stream that a session is bound to."""
+
+    def unbind(self, session: FakeSession, refusal: Refusal | None) -> None:
+        """Ends the binding, and sends Unbound."""
+
+    def commit(self, session: FakeSession) -> None:
+        """Commits the session to the store, and sends Durable."""
 
 
 @dataclass
 class FakeSession:
-    """One session. The lock is its owner's, FakeSessions.
+    """One session. The lock of FakeSessions guards it.
 
     Attributes:
-        begun: request of the last generation, and the STORED things as they were before it.
-        stored: the STORED things as of the last commit; None in a session that no store keeps.
+        execution_class: as in the protocol's Session.
+        begun: request of the last generation, and the STORED facts from before it.
+        stored: the STORED facts of the last commit. None where the session has no store.
     """
 
     id: str
@@ -44,9 +53,10 @@ class FakeSession:
     ack: int = 0
     epoch: int = 1
     attach_id: int = 0
-    owner: object = None
-    drawn: list[int] = field(default_factory=list)  # by a generation, and not fed back yet
-    unfinished: bytes = b""  # of a character, in the text of a model of bytes
+    owner: Owner | None = None
+    execution_class: str = "fake"
+    drawn: list[int] = field(default_factory=list)  # tokens of a generation, not fed back yet
+    unfinished: bytes = b""  # bytes of a character that is not complete
     begun: tuple[bytes, dict[str, Any]] | None = None
     inputs: dict[int, bytes] = field(default_factory=dict)
     outputs: dict[int, bytes] = field(default_factory=dict)
@@ -59,29 +69,29 @@ class FakeSession:
 
     @property
     def durable(self) -> int:
-        """Last step that the store has."""
+        """Last step that the store has confirmed."""
         return self.stored["applied"] if self.stored is not None else 0
 
     @property
     def visible(self) -> int:
-        """Last step that the client may be told of."""
+        """Last step whose output may be sent."""
         return self.durable if self.durability >= pb.DURABILITY_SYNC else self.applied
 
     def taken(self) -> dict[str, Any]:
-        """A copy of all that a snapshot holds."""
+        """A copy of the STORED facts, without `begun`."""
         return copy.deepcopy({name: getattr(self, name) for name in STORED if name != "begun"})
 
     def commit(self) -> None:
-        """The store has all that ran."""
+        """Commits all steps that have run to the store."""
         self.stored = self.taken() | {"begun": self.begun}
 
     def roll_back(self, stored: dict[str, Any]) -> None:
-        """Goes back to what `taken` gave."""
+        """Restores the facts of a `taken` or a `stored`."""
         for name, value in copy.deepcopy(stored).items():
             setattr(self, name, value)
 
     def text_of(self, tokens: Sequence[int]) -> str:
-        """The text that tokens complete, of a model of bytes; otherwise a character per token."""
+        """The text that these tokens complete. Without a tokenizer, one character a token."""
         if self.model.tokenizer != "bytes":
             return "".join(map(chr, tokens))
         data = self.unfinished + bytes(token for token in tokens if token < 256)
@@ -90,7 +100,7 @@ class FakeSession:
         return text
 
     def begin_generation(self, request: pb.GenerateRequest) -> None:
-        """Goes back to where the last generation began, if the same one is asked for again."""
+        """Begins a generation, or restores the beginning of the last one if it is repeated."""
         same = request.SerializeToString(deterministic=True)
         if self.begun is not None and request.first_seq and self.begun[0] == same:
             begun = self.begun
@@ -104,7 +114,7 @@ class FakeSession:
         self.begun = same, self.taken()
 
     def message(self) -> pb.Session:
-        """As GetSession tells it."""
+        """The protocol's Session."""
         message = pb.Session(
             id=self.id,
             model=self.model.name,
@@ -117,21 +127,25 @@ class FakeSession:
             fingerprint=self.model.message().fingerprint,
             window_steps=self.model.window_steps,
             seed=self.seed,
-            execution_class=EXECUTION_CLASS,
+            execution_class=self.execution_class,
         )
         message.idle_ttl.FromSeconds(3600)
         message.created_at.FromNanoseconds(self.created_at_ns)
         return message
 
     def acknowledge(self, ack: int) -> None:
-        """Forgets outputs up to `ack`."""
+        """Forgets inputs and outputs up to step `ack`."""
         self.ack = max(self.ack, min(ack, self.visible))
         for kept in (self.inputs, self.outputs):
             for seq in [seq for seq in kept if seq <= self.ack]:
                 del kept[seq]
 
     def steps(self, first: int, rows: list[bytes]) -> None:
-        """Runs what is new; what ran before must be the same, and its outputs kept."""
+        """Runs the steps that are new. Repeated steps must have the bytes from before.
+
+        Raises:
+            Refusal: by the rules of the protocol; no step of the call has run.
+        """
         if first > self.applied + 1:
             raise Refusal("SEQUENCE_GAP", expected=self.applied + 1)
         if first <= self.ack:
@@ -143,17 +157,17 @@ class FakeSession:
             if self.inputs.get(seq, row) != row:
                 raise Refusal("SEQUENCE_REUSED")
             if seq == self.applied + 1:
-                codec, _ = self.model.codecs()
+                codec, _ = self.model.codecs
                 self.outputs[seq], self.state = self.model.run(codec.decode(row, 1), self.state)
                 self.inputs[seq] = row
                 self.applied = seq
 
     def kept(self, first: int, last: int) -> bytes:
-        """Outputs that were computed and not acknowledged."""
+        """The outputs of steps `first` to `last`, which are not acknowledged."""
         return b"".join(self.outputs[seq] for seq in range(first, last + 1))
 
     def snapshot(self) -> bytes:
-        """State and cursors as JSON."""
+        """Model, state and cursor as JSON."""
         state = np.asarray(self.state)
         return json.dumps(
             {
@@ -166,7 +180,7 @@ class FakeSession:
         ).encode()
 
     def _check(self, rows: list[bytes]) -> None:
-        codec, _ = self.model.codecs()
+        codec, _ = self.model.codecs
         if any(len(row) != codec.row_bytes for row in rows):
             raise Refusal("INPUT_SHAPE")
         values = codec.decode(b"".join(rows), -1)
@@ -177,32 +191,39 @@ class FakeSession:
 
 
 class FakeSessions:
-    """All sessions of a fake server, and the lock that guards them and each of them."""
+    """All sessions of a fake server.
 
-    def __init__(self, models: dict[str, FakeModel], *, durable: bool) -> None:
+    Args:
+        models: by name.
+        durability: of a session that names none. NONE means that there is no store.
+
+    Attributes:
+        lock: guards the sessions, and each of them.
+        by_id: the open sessions.
+    """
+
+    def __init__(self, models: dict[str, FakeModel], durability: Any) -> None:
         self.lock = threading.RLock()
-        self._durable = durable
+        self.by_id: dict[str, FakeSession] = {}
+        self._durability = durability
         self._models = models
-        self._open: dict[str, FakeSession] = {}
         self._numbers = 0
 
     def model(self, name: str) -> FakeModel:
-        """By its name."""
+        """The model of this name. Raises Refusal."""
         if name not in self._models:
             raise Refusal("MODEL_NOT_FOUND", model=name)
         return self._models[name]
 
     def open(self, request: pb.OpenSessionRequest) -> FakeSession:
-        """A new one, or the open one of this id."""
+        """A new session, or the open one of this id. Raises Refusal."""
         model = self.model(request.model)
         if not model.causal:
             raise Refusal("MODEL_NOT_CAUSAL")
-        durability = request.durability or (
-            pb.DURABILITY_ASYNC if self._durable else pb.DURABILITY_NONE
-        )
-        if durability > pb.DURABILITY_NONE and not self._durable:
+        durability = request.durability or self._durability
+        if durability > pb.DURABILITY_NONE == self._durability:
             raise Refusal("DURABILITY_UNAVAILABLE")
-        known = self._open.get(request.session_id)
+        known = self.by_id.get(request.session_id)
         if known is not None:
             if known.model is not model:
                 raise Refusal("SESSION_EXISTS")
@@ -211,37 +232,44 @@ class FakeSessions:
         return self._add(request.session_id, model, state, request.seed, durability)
 
     def get(self, session_id: str) -> FakeSession:
-        """An open one."""
-        if session_id not in self._open:
+        """The open session of this id. Raises Refusal."""
+        if session_id not in self.by_id:
             raise Refusal("SESSION_NOT_FOUND", session=session_id)
-        return self._open[session_id]
+        return self.by_id[session_id]
 
     def close(self, session_id: str) -> FakeSession:
-        """Ends one."""
-        self.get(session_id)
-        return self._open.pop(session_id)
+        """Removes a session and returns it. Raises Refusal."""
+        session = self.get(session_id)
+        del self.by_id[session_id]
+        return session
 
     def crash(self) -> None:
-        """All processes die: sessions go back to what the store has of them, or are gone."""
-        for session in list(self._open.values()):
+        """Restores every session from the store. Sessions without a store are gone."""
+        for session in list(self.by_id.values()):
             session.owner = None
             if session.stored is None:
-                del self._open[session.id]
+                del self.by_id[session.id]
             else:
                 session.roll_back(session.stored)
                 session.epoch += 1
 
-    def all(self) -> list[FakeSession]:
-        """Every open one."""
-        return list(self._open.values())
+    def commit(self, session_id: str = "") -> None:
+        """Commits one session, or all (""), and notifies its stream."""
+        for session in self.by_id.values():
+            if session_id not in ("", session.id) or session.stored is None:
+                continue
+            if session.owner is None:
+                session.commit()
+            else:
+                session.owner.commit(session)
 
     def page(self, model: str, after: str, size: int) -> list[FakeSession]:
-        """The next `size` by id."""
-        found = [s for s in self._open.values() if s.id > after and model in ("", s.model.name)]
+        """The next `size` sessions by id, of one model or of all ("")."""
+        found = [s for s in self.by_id.values() if s.id > after and model in ("", s.model.name)]
         return sorted(found, key=lambda session: session.id)[:size]
 
     def restore(self, snapshot: bytes, session_id: str) -> FakeSession:
-        """From a snapshot."""
+        """Opens a session from a snapshot. Raises Refusal."""
         try:
             taken = json.loads(snapshot)
             state = np.asarray(taken["state"], taken["dtype"])[()]
@@ -259,9 +287,9 @@ class FakeSessions:
         seed: int,
         durability: Any = pb.DURABILITY_NONE,
     ) -> FakeSession:
-        if session_id in self._open:
+        if session_id in self.by_id:
             raise Refusal("SESSION_EXISTS")
         self._numbers += 1
         session = FakeSession(session_id or f"fake-{self._numbers}", model, state, seed, durability)
-        self._open[session.id] = session
+        self.by_id[session.id] = session
         return session
