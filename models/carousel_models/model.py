@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
+from typing import NamedTuple, assert_never
 
 import torch
 from torch import Tensor
@@ -21,17 +22,35 @@ from .tokenizer import Tokenizer
 OutputField = tuple[str, torch.dtype, tuple[int, ...]]
 """Name, type (float32 or int32) and shape for one step."""
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "gelu": F.gelu,
-    "silu": F.silu,
+
+class RowFunction(NamedTuple):
+    """A function of the head's rows.
+
+    Attributes:
+        run: computes it.
+        positional: whether torch computes it otherwise at the end of a tensor, where no whole vector is left.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    positional: bool
+
+
+ACTIVATIONS = {
+    "relu": RowFunction(torch.relu, positional=False),
+    "tanh": RowFunction(torch.tanh, positional=False),
+    "sigmoid": RowFunction(torch.sigmoid, positional=True),
+    "gelu": RowFunction(F.gelu, positional=True),
+    "silu": RowFunction(F.silu, positional=True),
 }
+"""One entry for each name in `spec.Activation`."""
 
-
-_POSITIONAL = {"sigmoid", "gelu", "silu"}
-"""Functions that torch computes otherwise at the end of a tensor, where no whole vector is left."""
+TRANSFORMS = {
+    "identity": RowFunction(lambda raw: raw, positional=False),
+    "softmax": RowFunction(partial(torch.softmax, dim=-1), positional=False),
+    "sigmoid": RowFunction(torch.sigmoid, positional=True),
+    "log_softmax": RowFunction(partial(torch.log_softmax, dim=-1), positional=False),
+}
+"""One entry for each name in `spec.Transform`."""
 
 
 class RecurrentModel:
@@ -115,13 +134,8 @@ class RecurrentModel:
     @property
     def output_fields(self) -> tuple[OutputField, ...]:
         """What `finish` returns, in its order."""
-        select = self.manifest.output.select
-        if isinstance(select, SelectTopK):
-            shape = (select.k,)
-            return (("values", torch.float32, shape), ("indices", torch.int32, shape))
-        if isinstance(select, SelectArgmax):
-            return (("index", torch.int32, ()),)
-        return (("y", torch.float32, (self.manifest.output_width,)),)
+        fields = self.manifest.output.select.fields(self.manifest.output_width)
+        return tuple((field.name, getattr(torch, field.dtype), field.shape) for field in fields)
 
     @property
     def batch_invariant(self) -> bool:
@@ -130,10 +144,12 @@ class RecurrentModel:
         Those of a whole sequence are then the same too, and those of its steps.
         """
         manifest = self.manifest
-        functions = {manifest.output.transform, getattr(manifest.head, "activation", "")}
+        functions = [TRANSFORMS[manifest.output.transform]]
+        if isinstance(manifest.head, MlpHead):
+            functions.append(ACTIVATIONS[manifest.head.activation])
         built_in = manifest.custom is None
         stepped = self.causal and built_in and self.kernel.batch_invariant
-        return stepped and not functions & _POSITIONAL
+        return stepped and not any(function.positional for function in functions)
 
     def initial_state(self, batch: int) -> State:
         """Zeros: one tensor [batch, *shape] per state spec."""
@@ -218,18 +234,17 @@ class RecurrentModel:
             One tensor [..., *shape] per output field, float32 or int32.
         """
         output = self.manifest.output
-        if output.transform == "softmax":
-            raw = torch.softmax(raw, dim=-1)
-        elif output.transform == "log_softmax":
-            raw = torch.log_softmax(raw, dim=-1)
-        elif output.transform == "sigmoid":
-            raw = torch.sigmoid(raw)
-        if isinstance(output.select, SelectTopK):
-            values, indices = raw.topk(output.select.k, dim=-1)
-            return values, indices.to(torch.int32)
-        if isinstance(output.select, SelectArgmax):
-            return (raw.argmax(dim=-1).to(torch.int32),)
-        return (raw,)
+        raw = TRANSFORMS[output.transform].run(raw)
+        match output.select:
+            case SelectFull():
+                return (raw,)
+            case SelectTopK(k=k):
+                values, indices = raw.topk(k, dim=-1)
+                return values, indices.to(torch.int32)
+            case SelectArgmax():
+                return (raw.argmax(dim=-1).to(torch.int32),)
+            case unknown:
+                assert_never(unknown)
 
     def _enter(self, x: Tensor) -> Tensor:
         if self._embedding is not None:
@@ -244,7 +259,7 @@ class RecurrentModel:
         for number, linear in enumerate(self._head, start=1):
             y = linear(y)
             if isinstance(head, MlpHead) and number < len(self._head):
-                y = _ACTIVATIONS[head.activation](y)
+                y = ACTIVATIONS[head.activation].run(y)
         return y
 
 

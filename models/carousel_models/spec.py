@@ -7,7 +7,7 @@ contradict itself; what could is checked here, before any tensor is made.
 from __future__ import annotations
 
 from math import prod
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
@@ -186,10 +186,22 @@ class MlpHead(Part):
 Head = Annotated[NoHead | LinearHead | MlpHead, Field(discriminator="kind")]
 
 
+class SelectedField(NamedTuple):
+    """A field of an output row: its name, its type, its shape for one step."""
+
+    name: str
+    dtype: Literal["float32", "int32"]
+    shape: tuple[int, ...]
+
+
 class SelectFull(Part):
     """The whole row: field `y`, float32[width]."""
 
     kind: Literal["full"] = "full"
+
+    def fields(self, width: int) -> tuple[SelectedField, ...]:
+        """What a row of this width becomes."""
+        return (SelectedField("y", "float32", (width,)),)
 
 
 class SelectTopK(Part):
@@ -198,11 +210,20 @@ class SelectTopK(Part):
     kind: Literal["top_k"] = "top_k"
     k: Size
 
+    def fields(self, width: int) -> tuple[SelectedField, ...]:  # noqa: ARG002 - as all have it
+        """What a row becomes."""
+        shape = (self.k,)
+        return SelectedField("values", "float32", shape), SelectedField("indices", "int32", shape)
+
 
 class SelectArgmax(Part):
     """The place of the largest: field `index`, int32 scalar."""
 
     kind: Literal["argmax"] = "argmax"
+
+    def fields(self, width: int) -> tuple[SelectedField, ...]:  # noqa: ARG002 - as all have it
+        """What a row becomes."""
+        return (SelectedField("index", "int32", ()),)
 
 
 Select = Annotated[SelectFull | SelectTopK | SelectArgmax, Field(discriminator="kind")]
@@ -329,16 +350,14 @@ class Manifest(Architecture):
 
     @model_validator(mode="after")
     def _triton_names_fit(self) -> Self:
-        fields = 2 if isinstance(self.output.select, SelectTopK) else 1
-        if len(self.triton.outputs) not in (0, fields):
-            raise ValueError(f"{len(self.triton.outputs)} triton outputs for {fields} fields")
+        fields = self.output.select.fields(self.output_width)
+        if len(self.triton.outputs) not in (0, len(fields)):
+            raise ValueError(f"{len(self.triton.outputs)} triton outputs for {len(fields)} fields")
         tensor = self.triton.input
         if self.vocabulary and tensor is not None and tensor.datatype == "FP32":
             raise ValueError("tokens are integers: their triton datatype is INT32 or INT64")
-        select = self.output.select
-        one = select.k if isinstance(select, SelectTopK) else self.output_width
-        for called in self.triton.outputs:
-            _check_dims(called, 1 if isinstance(select, SelectArgmax) else one)
+        for called, field in zip(self.triton.outputs, fields, strict=False):
+            _check_dims(called, prod(field.shape))
         if tensor is not None:
             _check_dims(tensor, 1 if self.vocabulary else self.input.raw_width)
         if len({output.name for output in self.triton.outputs}) != len(self.triton.outputs):

@@ -6,11 +6,11 @@ Layout of a layer's matrices is torch's: rows are gate blocks, i f g o for lstm,
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from .cell_facts import facts_of
 from .errors import PackageError
-from .spec import MAX_PARAMETERS, Architecture, LayerSpec, MlpHead, NoHead, TokensInput
+from .spec import MAX_PARAMETERS, Architecture, LayerSpec, LinearHead, MlpHead, NoHead, TokensInput
 
 
 class TensorInfo(NamedTuple):
@@ -27,10 +27,15 @@ def directions(layer: LayerSpec) -> tuple[str, ...]:
 
 def head_widths(architecture: Architecture) -> tuple[int, ...]:
     """Widths of the head's linear layers, first to last; empty without a head."""
-    head = architecture.head
-    if isinstance(head, NoHead):
-        return ()
-    return (*head.hidden, head.width) if isinstance(head, MlpHead) else (head.width,)
+    match architecture.head:
+        case NoHead():
+            return ()
+        case LinearHead(width=width):
+            return (width,)
+        case MlpHead(hidden=hidden, width=width):
+            return (*hidden, width)
+        case unknown:
+            assert_never(unknown)
 
 
 def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:

@@ -14,14 +14,29 @@ from carousel_models import PackageError, save
 from carousel_models import tokenizer as tokenizers
 from carousel_models.cell_facts import FACTS, Cell, CellFacts, facts_of
 from carousel_models.cells import CELLS, CellCode, Weights, code_of
+from carousel_models.creating import random_tensors
 from carousel_models.errors import KernelError
 from carousel_models.from_torch import convert_stack
 from carousel_models.kernels import KERNELS, choose
 from carousel_models.kernels import cpu as native
 from carousel_models.kernels.library import CELLS_NATIVE, Library, NativeLayer, load_library
 from carousel_models.kernels.reference import Reference
+from carousel_models.loading import build
 from carousel_models.lookup import entry
-from carousel_models.spec import LayerSpec
+from carousel_models.model import ACTIVATIONS, TRANSFORMS
+from carousel_models.spec import (
+    Activation,
+    FeaturesInput,
+    LayerSpec,
+    Manifest,
+    NoHead,
+    Output,
+    SelectArgmax,
+    SelectFull,
+    SelectTopK,
+    Transform,
+    uniform_stack,
+)
 from carousel_models.stack import Layer
 from carousel_models.tokenizer import TokenizerKind, form_of, kind_of, load_tokenizer
 from carousel_server.process.config import Settings
@@ -144,6 +159,24 @@ def test_only_cells_that_project_may_project() -> None:
     for cell in set(get_args(Cell)) - {"lstm"}:
         with pytest.raises(ValueError, match="proj_size is an option of lstm only"):
             LayerSpec(cell=cell, hidden=4, proj_size=2)
+
+
+def test_every_function_of_rows_stands_in_its_table() -> None:
+    assert set(ACTIVATIONS) == set(get_args(Activation))
+    assert set(TRANSFORMS) == set(get_args(Transform))
+
+
+def test_every_selection_finishes_a_row_into_the_fields_that_it_names() -> None:
+    raw = torch.rand(3, 4)
+    for select in (SelectFull(), SelectTopK(k=2), SelectArgmax()):
+        manifest = Manifest(
+            name="m", fingerprint="0" * 64, input=FeaturesInput(width=4),
+            stack=uniform_stack("gru", 1, 4), head=NoHead(), output=Output(select=select),
+        )  # fmt: skip
+        model = build(manifest, random_tensors(manifest, 0), kernel=Reference())
+        found = [(str(t.dtype), tuple(t.shape[1:])) for t in model.finish(raw)]
+        assert found == [(f"torch.{f.dtype}", f.shape) for f in select.fields(4)]
+        assert found == [(str(dtype), shape) for _, dtype, shape in model.output_fields]
 
 
 def test_the_setting_and_the_table_name_the_same_kernels() -> None:
