@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.sinks import TokenSink
 from carousel_server.core.types import GeneratedToken, GenerateSpec, GenerationEnd, Int32s
 from carousel_server.rows.snapshot import KeptGeneration
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _FIRST_ROOM = 64
 
@@ -119,15 +124,40 @@ class Kept:
         self._other_ids, self._other_logprobs = grown(self._other_ids), grown(self._other_logprobs)
 
 
+_OF_THE_CALL = frozenset(("prompt", "opening_tokens", "first_seq", "deadline_s"))
+"""Fields that do not tell one request from another. The prompt counts by the token ids that it gives."""
+
+_PINNED = (
+    ("max_tokens",),
+    ("temperature", "top_k", "top_p", "repetition_penalty"),
+    ("seed", "stop", "stop_tokens", "logprobs"),
+)
+"""How the first options are written. Snapshots hold digests, so this form stays as it is."""
+
+
 def digest_of(spec: GenerateSpec, prompt: Int32s) -> str:
-    """What tells one request from another: all of it but its first_seq and its deadline."""
-    sampling = spec.sampling
-    parts = (
-        spec.max_tokens,
-        (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty),
-        (sampling.seed, spec.stop, spec.stop_tokens, spec.logprobs),
-    )
-    return blake2b(prompt.tobytes() + repr(parts).encode(), digest_size=16).hexdigest()
+    """What tells one request from another: the prompt's token ids, and every option of the request.
+
+    An option that is not pinned counts where it differs from its default. So the digests of older snapshots
+    stay right when an option is added.
+    """
+    options = {name: value for name, value in _options(spec) if name not in _OF_THE_CALL}
+    (most,), *pairs = (tuple(options.pop(name)[0] for name in names) for names in _PINNED)
+    text = repr((most, *pairs))
+    added = [(name, value) for name, (value, default) in options.items() if value != default]
+    if added:
+        text += repr(sorted(added))
+    return blake2b(prompt.tobytes() + text.encode(), digest_size=16).hexdigest()
+
+
+def _options(spec: DataclassInstance) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Name, value and default of each field, also of those inside a field that is a dataclass."""
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield from _options(value)
+        else:
+            yield field.name, (value, field.default)
 
 
 class Teller:

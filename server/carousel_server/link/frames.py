@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import fields
-from typing import Any
+from operator import attrgetter
+from typing import Any, get_args
 
-from carousel_server.core import ports
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Command, StepBlock
+from carousel_server.core.ports import Activate, Command, Committed, StepBlock
 from carousel_server.core.types import GeneratedToken, SessionRef
 
 log = logging.getLogger(__name__)
 
+_NOT_SENT = (StepBlock, Activate, Committed)
+"""Blocks have a form of their own. The other two come from the store, in the engine's process."""
+
 _COMMANDS: dict[str, type[Command]] = {
-    kind.__name__: kind
-    for kind in (
-        ports.Ack, ports.Bind, ports.CancelGenerate, ports.Close, ports.Export, ports.Fork,
-        ports.Generate, ports.Get, ports.Import, ports.Infer, ports.List, ports.Open, ports.Replay,
-        ports.Unbind,
-    )
-}  # fmt: skip
-"""What a front end submits, beside blocks. Activate and Committed are the store's."""
+    kind.__name__: kind for kind in get_args(Command) if kind not in _NOT_SENT
+}
+"""What a front end submits, beside blocks."""
 
 _PLAIN = {
     name: tuple(field.name for field in fields(kind) if field.name not in ("reply", "sink"))
@@ -61,9 +59,10 @@ def make_block(sink: Any, values: Sequence[Any]) -> StepBlock:
     return StepBlock(sink, tags, refs, first_seqs, steps, inputs, *rest)
 
 
-def token_fields(token: GeneratedToken) -> tuple[Any, ...]:
-    """A token as a plain tuple."""
-    return (token.id, token.text, token.seq, token.logprob, token.alternatives)
+token_fields: Callable[[GeneratedToken], tuple[Any, ...]] = attrgetter(
+    *(field.name for field in fields(GeneratedToken))
+)
+"""A token as a plain tuple."""
 
 
 def settle(future: Future[Any], value: Any, error: CarouselError | None) -> None:
