@@ -9,7 +9,7 @@ import torch
 
 from bench.figures import Measured
 from carousel_models.kernels.graphs import CudaRecorder, Recorder
-from carousel_models.kernels.products import product
+from carousel_models.kernels.packed import product
 
 from .cases import Case
 from .device_timing import device_us

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from ._core.retry import RetryPolicy
 from ._errors import FieldInvalidError
-from ._targets import is_local
-from ._tls import TLS
+from ._tls import TLS, is_local
 from ._version import __version__
 
 MAX_MESSAGE_BYTES = 64 << 20

@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 import torch
 
+from carousel_models.cell_facts import facts_of
 from carousel_models.errors import PackageError
 from carousel_models.loading import load
 from carousel_models.model import RecurrentModel
 from carousel_models.package import zoo_path
+from carousel_models.tensors import expected_tensors
 
 from .corpus import standard_library
 from .fitness import fits
 from .quality import text_quality
 from .recall import RecallTask, recall
-from .results import Comparison, Machine
+from .results import Comparison, Machine, Structure
 from .speed import speed
-from .structure import structure
 
 CELLS = ("rnn", "lstm", "gru")
 PREFIX = "pychar-"
@@ -140,3 +142,24 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def structure(model: RecurrentModel, cell: str, package: Path) -> Structure:
+    """Reads it off the package's manifest and tensors; nothing is run."""
+    manifest = model.manifest
+    layer = manifest.stack[0]
+    facts = facts_of(layer.cell)
+    tensors = expected_tensors(manifest)
+    stack = [info for name, info in tensors.items() if name.startswith("stack.")]
+    return Structure(
+        cell=cell,
+        equation=facts.equation,
+        gates=facts.gates,
+        state_tensors=tuple(name for name, _ in layer.states),
+        layers=len(manifest.stack),
+        hidden=manifest.hidden,
+        stack_parameters=sum(prod(info.shape) for info in stack),
+        parameters=model.parameters,
+        state_bytes=model.state_bytes,
+        package_bytes=sum(file.stat().st_size for file in package.iterdir() if file.is_file()),
+    )

@@ -14,11 +14,11 @@ from carousel_models.cells import Weights
 from carousel_models.errors import KernelError
 from carousel_models.spec import LayerSpec
 
-from . import gates, products
+from . import gates
 from .chain import Chain, PackedLink
 from .graphs import Graphs, Recorder
 from .interface import Function, Linear, Link, Scatter, Step
-from .packed import launch, packed
+from .packed import launch, linear, packed
 from .reference import Reference
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Cuda:
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Torch's product, with sums in float32; see `Kernel.linear`."""
-        return partial(products.linear, weight=weight, bias=bias)
+        return partial(linear, weight=weight, bias=bias)
 
     def layer(self, spec: LayerSpec, weights: Weights) -> Step:
         """Packed weights; see `Kernel.layer`. What has no packed form is left to the reference."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 
 from carousel_models.cells import State, Weights
 from carousel_models.errors import KernelError
@@ -19,7 +20,6 @@ from carousel_models.lookup import entry
 from carousel_models.spec import LayerSpec
 
 from . import gates
-from .products import product
 
 _MOST_UNITS = 512
 """Of one program; four for each thread."""
@@ -232,3 +232,25 @@ def launch(kernel: Any, rows: int, width: int, *arguments: Any, **flags: Any) ->
 
 def _bias(bias: Tensor | None, w: Weights) -> Tensor:
     return w.ih.new_zeros(len(w.ih), dtype=torch.float32) if bias is None else bias
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """X · Wᵀ: x [B, in] and weight [out, in], or one of each for each of [N, …], → float32[…, B, out].
+
+    Both have one type. On CUDA bfloat16 goes through tensor cores, which add in float32 and are asked for it.
+    """
+    if weight.dtype == torch.float32:
+        return torch.matmul(x, weight.mT)
+    if x.is_cuda:
+        multiply = torch.mm if x.dim() == 2 else torch.bmm
+        return multiply(x, weight.mT, out_dtype=torch.float32)
+    return torch.matmul(x.float(), weight.float().mT)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W x + b: float32[…, in] → float32[…, out]."""
+    if weight.dtype == torch.float32:
+        return F.linear(x, weight, bias)
+    rows = product(x.reshape(-1, x.shape[-1]).to(weight.dtype), weight)
+    y = rows.view(*x.shape[:-1], len(weight))
+    return y if bias is None else y.add_(bias)

@@ -1,7 +1,8 @@
-"""What an engine asks of the wire: the places where results go. See `ports` for the threads."""
+"""Sinks: what an engine calls with results. See `ports` for the threads."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,3 +62,23 @@ class TokenSink(Protocol):
 
     def failed(self, error: CarouselError) -> None:
         """The last call, if not."""
+
+
+class _Tick(threading.local):
+    began_s = 0.0
+
+
+_tick = _Tick()
+
+
+def set_tick_began(at_s: float) -> None:
+    """Sets the start of the tick that runs on this thread, by the engine's clock.
+
+    Sinks are called in the middle of a tick. A link sets it again in the other process.
+    """
+    _tick.began_s = at_s
+
+
+def tick_began_s() -> float:
+    """Start of this thread's current or last tick. 0 if it has run none."""
+    return _tick.began_s

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from carousel_models import RecurrentModel
-from carousel_server.core import ticks
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.metering import EngineMetrics
@@ -24,6 +23,7 @@ from carousel_server.core.ports import (
     Infer,
 )
 from carousel_server.core.quotas import Quota, Quotas
+from carousel_server.core.sinks import set_tick_began
 from carousel_server.core.store import StorePort
 from carousel_server.core.types import Int64s, ModelView
 from carousel_server.residency.directory import Directory
@@ -242,7 +242,7 @@ class Engine:
     def tick(self) -> None:
         """One iteration: take what came, choose who steps, step them, hand out the results."""
         now = self._clock()
-        ticks.set_began(now)
+        set_tick_began(now)
         try:
             if self._keeper is not None:
                 self._keeper.look_at_lease(now)

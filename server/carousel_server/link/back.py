@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from carousel_server.core import ticks
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
     CancelGenerate,
@@ -24,6 +23,7 @@ from carousel_server.core.ports import (
     Replay,
     StepBlock,
 )
+from carousel_server.core.sinks import tick_began_s
 from carousel_server.core.types import (
     Bytes2D,
     GeneratedToken,
@@ -230,7 +230,7 @@ class FarSteps:
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
         """Sends outputs."""
         number, known, firsts = self._number, tags.tobytes(), first_seqs.tobytes()
-        self._post("outputs", number, known, firsts, steps, rows.tobytes(), ticks.began_s())
+        self._post("outputs", number, known, firsts, steps, rows.tobytes(), tick_began_s())
 
     def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
         """Sends refusals."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from carousel_server.core import ticks
 from carousel_server.core.errors import CarouselError, not_served
 from carousel_server.core.late_acks import LateAcks
 from carousel_server.core.ports import (
@@ -29,6 +28,7 @@ from carousel_server.core.ports import (
     StepBlock,
 )
 from carousel_server.core.quotas import NO_LIMITS, TenantLimits
+from carousel_server.core.sinks import set_tick_began
 from carousel_server.core.types import (
     GeneratedToken,
     Int64s,
@@ -179,7 +179,7 @@ class Front:
     def _outputs(
         self, number: int, tags: bytes, first_seqs: bytes, steps: int, rows: bytes, began_s: float
     ) -> None:
-        ticks.set_began(began_s)
+        set_tick_began(began_s)
         sink = self._sinks.get(number)
         if sink is not None:
             known = np.frombuffer(tags, np.int64)

@@ -11,12 +11,10 @@ from carousel_server.core.metering import EngineMetrics, StoreMetrics, WireMetri
 from carousel_server.core.types import ModelView
 
 from .declarations import METRICS, Declaration, Kind, Owner
-from .endpoint import NO_PROBES, MetricsServer
+from .endpoint import NO_PROBES, Check, MetricsServer, Probes
 from .engine import ModelMetrics
-from .families import Families
-from .probes import Check, Probes
+from .families import Families, TenantMetrics
 from .store import KeepingMetrics
-from .tenants import TenantMetrics
 from .wire import CallMetrics
 
 

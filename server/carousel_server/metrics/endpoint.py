@@ -6,7 +6,8 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from socketserver import TCPServer
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -14,9 +15,50 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from .probes import Probes, answer
-
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `fault` says why it is not well; "" where it is."""
+
+    name: str
+    fault: str = ""
+
+    def __str__(self) -> str:
+        return f"failed {self.name}: {self.fault}" if self.fault else f"ok {self.name}"
+
+
+Checks = Callable[[], Sequence[Check]]
+"""Looks now. Any thread; must not wait."""
+
+
+def none() -> Sequence[Check]:
+    """No checks: whoever answers is well."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """The checks behind each path.
+
+    Attributes:
+        live: what only a new process mends.
+        ready: whether calls should be sent here now.
+    """
+
+    live: Checks = none
+    ready: Checks = none
+
+
+def answer(checks: Sequence[Check]) -> tuple[str, bytes]:
+    """The HTTP status and the text: 200 where every check is well, else 503."""
+    well = not any(check.fault for check in checks)
+    lines = [*map(str, checks), "ok" if well else "failed"]
+    return "200 OK" if well else "503 Service Unavailable", "".join(
+        f"{x}\n" for x in lines
+    ).encode()
+
 
 READ_TIMEOUT_S = 10.0
 """A connection that sends nothing for so long is closed."""

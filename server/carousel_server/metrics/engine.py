@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from carousel_server.core.types import Float64s, ModelView, Phase
 
-from .families import Families
-from .tenants import TenantMetrics
+from .families import Families, TenantMetrics
 
 ENDINGS = ("closed", "expired")
 LOSSES = ("DATA_LOSS", "SNAPSHOT_DAMAGED")

@@ -10,8 +10,7 @@ from carousel_protos.errors import ERRORS, Code
 from carousel_protos.triton import inference_pb2
 from carousel_protos.v1 import carousel_pb2
 
-from .families import Families
-from .tenants import TenantMetrics
+from .families import Families, TenantMetrics
 
 OTHER = "other"
 """Stands for every service and method that is not ours: a caller must not be able to make series."""

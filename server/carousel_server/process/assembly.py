@@ -25,7 +25,7 @@ from carousel_server.wire.auth import DEFAULT_TENANT
 from .config import ConfigError, Settings
 from .cores import usable_cores
 from .model_folder import load_models
-from .version import version
+from .runtime import version
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """Where settings come from: command line > environment (`CAROUSEL_…`) > TOML file > default.
 
-An unknown key is an error that names the nearest real one. Variables of Services beside us are passed over.
+An unknown key is an error that names the nearest setting. Variables that Kubernetes sets for a Service are
+ignored.
 """
 
 from __future__ import annotations
@@ -8,16 +9,17 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic import ValidationError
 
 from .config import PREFIX, ConfigError, Settings
-from .service_variables import service_variables
 
 CONFIG_VARIABLE = "CAROUSEL_CONFIG"
 """Names the settings file where the command line does not."""
@@ -138,3 +140,66 @@ def _explain(error: ValidationError, provenance: Mapping[str, Source]) -> str:
     source = provenance.get(key, Source.DEFAULT)
     meaning = Settings.model_fields[key].description
     return f"setting {key} ({source}): {message}\ngive it another value. It means: {meaning}"
+
+
+_LINK = re.compile(r"(?:tcp|udp|sctp)://.+", re.IGNORECASE)
+_OF_A_PORT = re.compile(r".*_PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?")
+_OF_A_SERVICE = re.compile(r"(.*_SERVICE)_(?:HOST|PORT(?:_[A-Z0-9_]+)?)")
+
+
+def service_variables(variables: Mapping[str, str], prefix: str) -> list[str]:
+    """Names with the prefix that describe a service, in order.
+
+    A name alone does not make one: NAME_PORT must hold an address such as tcp://10.0.0.1:50051, and the
+    those of NAME_SERVICE always come as a HOST and a PORT at least.
+    """
+    return sorted(
+        name
+        for name, value in variables.items()
+        if name.startswith(prefix) and _describes_a_service(name, value, variables)
+    )
+
+
+def _describes_a_service(name: str, value: str, variables: Mapping[str, str]) -> bool:
+    if name.endswith("_PORT") and _LINK.fullmatch(value):
+        return True
+    if _OF_A_PORT.fullmatch(name):
+        return True
+    service = _OF_A_SERVICE.fullmatch(name)
+    return service is not None and {f"{service[1]}_HOST", f"{service[1]}_PORT"} <= variables.keys()
+
+
+HIDDEN = "***"
+_CREDENTIALS = ("username", "password")
+"""Options of a Redis URL that say what its userinfo says."""
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """Each setting by name, as JSON has it; `HIDDEN` stands where a secret is."""
+    values = settings.model_dump(mode="json")
+    values["store"] = without_password(settings.store)
+    values["tokens"] = dict.fromkeys(settings.tokens, HIDDEN)
+    return values
+
+
+def without_password(url: str) -> str:
+    """The URL of a store without user and password; what is no URL stays as it is.
+
+    A URL that cannot be read is hidden as a whole: no one knows where its password is.
+    """
+    scheme, separator, place = url.partition("://")
+    if not separator:
+        return url
+    try:
+        parts = urlsplit(url)
+        options = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        return f"{scheme}://{HIDDEN}"
+    # All before the last @: a password with an @ or a / that was not percent-encoded is one too.
+    path, mark, query = place.partition("?")
+    _, at, host = path.rpartition("@")
+    path = f"{HIDDEN}@{host}" if at else path
+    if mark and any(name in _CREDENTIALS for name, _ in options):
+        hidden = [(name, HIDDEN if name in _CREDENTIALS else value) for name, value in options]
+        query = urlencode(hidden, safe="*/:")
+    return f"{scheme}://{path}{mark}{query}"

@@ -22,9 +22,8 @@ from carousel_server.link.meters import PostedMetrics
 from carousel_server.link.pipe import Message, Pipe
 from carousel_server.wire import ListenError, WireOptions, WireServer
 
-from .files import raise_file_limit
 from .logs import configure_logging
-from .loops import run
+from .runtime import raise_file_limit, run
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,10 @@ from carousel_models import PackageError
 from carousel_server.wire import ListenError
 
 from .config import PREFIX, ConfigError, Settings
-from .files import raise_file_limit
+from .config_sources import service_variables
 from .logs import configure_logging
-from .loops import run
+from .runtime import raise_file_limit, run, version
 from .server import LOADER, Server
-from .service_variables import service_variables
-from .version import version
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from carousel_server.wire import (
 from .config import ConfigError, Settings
 from .front_ends import FrontEnds
 from .health_watch import HealthWatch
-from .version import version
+from .runtime import version
 
 if (
     TYPE_CHECKING

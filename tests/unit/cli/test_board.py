@@ -6,12 +6,10 @@ from rich.console import Console
 
 from carousel.cli.demo.board import RATE_OVER_S, TEXT_CHARACTERS, Board
 from carousel.cli.demo.exposition import Scrape
-from carousel.cli.demo.histogram import Histogram
-from carousel.cli.demo.messages import Report, decode
-from carousel.cli.demo.plain import line
+from carousel.cli.demo.plain import following, line, summary
 from carousel.cli.demo.plan import CREWS
 from carousel.cli.demo.screen import LiveScreen
-from carousel.cli.demo.summary import following, summary
+from carousel.cli.demo.tally import Histogram, Report, decode
 
 WRITERS, FORECASTERS, TAGGERS = CREWS
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from carousel.cli.demo import crew
-from carousel.cli.demo.data import python_files, sunspot_rows
+from carousel.cli.demo.crew import python_files, sunspot_rows
 from carousel.cli.demo.plan import CREWS, Role
 from carousel.cli.demo.tally import Tally
 

@@ -4,7 +4,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carousel.cli.demo.histogram import RATIO, SMALLEST_S, Histogram
+from carousel.cli.demo.tally import RATIO, SMALLEST_S, Histogram
 
 latencies = st.floats(min_value=SMALLEST_S, max_value=1000.0)
 

@@ -7,12 +7,10 @@ import pytest
 from rich.console import Console
 
 from carousel.cli import printing
-from carousel.cli.demo.wording import as_latency, as_rate
-from carousel.cli.exits import CliError
-from carousel.cli.options import Options, Output
+from carousel.cli.demo.plain import as_latency, as_rate
+from carousel.cli.exits import CliError, did_you_mean
+from carousel.cli.options import Options, Output, assignments
 from carousel.cli.printing import as_cell, print_record, print_records
-from carousel.cli.settings import assignments
-from carousel.cli.suggest import did_you_mean
 
 
 def test_a_typo_gets_the_closest_name():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carousel_server.process.config import ConfigError
-from carousel_server.process.config_sources import load_settings
-from carousel_server.process.service_variables import service_variables
+from carousel_server.process.config_sources import load_settings, service_variables
 
 
 def of_service(name: str, address: str = "10.0.0.1", port: int = 50051) -> dict[str, str]:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from carousel_server.process.config import Settings
-from carousel_server.process.shown_settings import shown, without_password
+from carousel_server.process.config_sources import shown, without_password
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 import carousel
 from carousel._options import options_of
-from carousel._targets import host_and_port, is_local
+from carousel._tls import host_and_port, is_local
 from carousel.testing import FakeServer
 
 LOCAL = [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .exits import CliError, ExitCode, usage_error
-from .log import noted
+from .exits import CliError, ExitCode, did_you_mean, usage_error
 from .options import Options, resolved
-from .suggest import did_you_mean
+from .printing import note
 
 if TYPE_CHECKING:
     import carousel
@@ -68,3 +68,25 @@ def no_such_model(
     cause = f"{options.server} serves no model '{wanted}'" if wanted else error.message
     hint = did_you_mean(wanted, served) or "the server has no models: serve --models DIR"
     return CliError(cause, hint, ExitCode.REFUSED)
+
+
+class Notes(logging.Handler):
+    """Writes each record as a line for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record."""
+        note(f"carousel: {record.getMessage()}")
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """Inside the block the SDK's log goes to stderr."""
+    logger, notes = logging.getLogger("carousel"), Notes(logging.INFO)
+    former = logger.level
+    logger.addHandler(notes)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
+        logger.setLevel(former)

@@ -1,7 +1,9 @@
-"""How the command ends: exit codes, and the one error that carries cause and fix."""
+"""How the command ends: exit codes, the error with cause and fix, and hints for mistyped names."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import IntEnum
 
 
@@ -42,3 +44,18 @@ class CliError(Exception):
 def usage_error(cause: str, fix: str = "") -> CliError:
     """The user's command line or file is at fault."""
     return CliError(cause, fix, ExitCode.USAGE)
+
+
+SHOWN_NAMES = 8
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the closest of `known`, or a list of them; "" if there are none."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if not names:
+        return ""
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return "there are: " + ", ".join(names[:SHOWN_NAMES]) + more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import wraps
@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from .exits import usage_error
 from .tls import TlsOptions, own_address, own_tls
 
 DEFAULT_SERVER = "localhost:50051"
@@ -202,3 +203,18 @@ def unwrapped(text: str) -> str:
     """A docstring with one line a paragraph, since help is wrapped to the terminal's width."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def assignments(pairs: Iterable[str]) -> dict[str, str]:
+    """KEY=VALUE pairs as a mapping; a dash in a key is as good as an underscore.
+
+    Raises:
+        CliError: a pair has no "=" or no key.
+    """
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise usage_error(f"--set {pair} names no value", "write it as --set KEY=VALUE")
+        values[key.strip().replace("-", "_")] = value
+    return values

@@ -13,9 +13,9 @@ from collections.abc import Sequence as Many
 from contextlib import suppress
 from typing import Any
 
-from carousel_server.core import ticks
 from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.ports import EnginePort, StepBlock
+from carousel_server.core.sinks import tick_began_s
 from carousel_server.core.types import Bytes2D, Int64s, SessionView
 
 from .sequence import Sequence
@@ -97,7 +97,7 @@ class SequenceSink:
 
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
         """Takes outputs."""
-        times = TickTimes(ticks.began_s(), time.monotonic())
+        times = TickTimes(tick_began_s(), time.monotonic())
         self._on_loop(self._outputs, tags, first_seqs, steps, rows, times)
 
     def failures(self, tags: Many[int], seqs: Many[int], error: CarouselError) -> None:

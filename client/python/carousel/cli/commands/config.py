@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from carousel.cli.exits import usage_error
-from carousel.cli.options import Options, Output, command
+from carousel.cli.options import Options, Output, assignments, command
 from carousel.cli.printing import note, print_json, print_line, print_records
-from carousel.cli.settings import assignments
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
 Assignments = Annotated[
@@ -29,8 +28,7 @@ def register(app: typer.Typer) -> None:
     @command(group, "show")
     def show(options: Options, config: ConfigFile = None, set_: Assignments = None) -> None:
         """Show each setting, its value and where that comes from; passwords and tokens as ***."""
-        from carousel_server.process.config_sources import load_settings
-        from carousel_server.process.shown_settings import shown
+        from carousel_server.process.config_sources import load_settings, shown
 
         settings, provenance = load_settings(assignments(set_ or []), config)
         records = [

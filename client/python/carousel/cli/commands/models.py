@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from carousel.cli.connect import connected
-from carousel.cli.exits import CliError, ExitCode, usage_error
+from carousel.cli.exits import CliError, ExitCode, did_you_mean, usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import Record, note, print_json, print_line, print_record, print_records
-from carousel.cli.suggest import did_you_mean
 
 if TYPE_CHECKING:
     import carousel

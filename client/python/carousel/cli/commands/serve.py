@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from carousel.cli.exits import usage_error
-from carousel.cli.options import Options, command, from_environment
-from carousel.cli.settings import assignments
+from carousel.cli.options import Options, assignments, command, from_environment
 
 
 def register(app: typer.Typer) -> None:

@@ -7,9 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from .exposition import Scrape
-from .histogram import Histogram
-from .messages import Report
 from .plan import CREWS, Crew
+from .tally import Histogram, Report
 
 RATE_OVER_S = 3.0
 TEXT_CHARACTERS = 4_000

@@ -8,13 +8,15 @@ from __future__ import annotations
 import itertools
 import random
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
 
 import carousel
 
-from .data import PROMPTS, python_files, sunspot_rows
 from .plan import Role
 from .tally import Tally
 
@@ -25,6 +27,40 @@ RETRIES = carousel.RetryPolicy(attempts=1000, max_delay_s=1.0, reconnect_s=PATIE
 """For a server that is killed again and again, and takes its time to start on a busy machine."""
 
 Work = Callable[[carousel.Client, str, Tally, int], None]
+
+
+PROMPTS = (
+    "def ",
+    "class ",
+    "import ",
+    "    for ",
+    "    if ",
+    "def __init__(self",
+    "    return ",
+    "try:\n",
+)
+LARGEST_FILE_BYTES = 16_384
+FILES = 40
+
+
+def sunspot_rows() -> list[list[float]]:
+    """Mean sunspot number of each year from 1700 to 2008, one row a year (NOAA; public domain)."""
+    text = files(__package__).joinpath("sunspots.csv").read_text(encoding="utf-8")
+    return [[float(line.split(",")[1])] for line in text.splitlines()[1:]]
+
+
+def python_files(number: int) -> list[bytes]:
+    """Some files of Python's standard library; another order for each client.
+
+    Raises:
+        FileNotFoundError: this Python carries no sources.
+    """
+    library = Path(sysconfig.get_path("stdlib"))
+    small = sorted(p for p in library.glob("*.py") if 0 < p.stat().st_size <= LARGEST_FILE_BYTES)
+    if not small:
+        raise FileNotFoundError(f"no Python source files in {library}")
+    start = number * 7 % len(small)
+    return [path.read_bytes() for path in (small[start:] + small[:start])[:FILES]]
 
 
 def generate(client: carousel.Client, model: str, tally: Tally, number: int) -> None:

@@ -1,14 +1,18 @@
-"""The view where stdout is no terminal: a line now and then."""
+"""The demo in plain text: numbers as people read them, a line now and then, and the summary."""
 
 from __future__ import annotations
 
+import math
+import shutil
+import sys
 import threading
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from carousel.cli.printing import print_line
 
 from .board import Board
-from .wording import as_latency, as_rate, chaos, dead
 
 LINE_EVERY_S = 2.0
 
@@ -50,3 +54,86 @@ def line(board: Board, elapsed_s: float) -> str:
     if board.away_s():
         parts.append(chaos(board))
     return " | ".join(parts)
+
+
+if TYPE_CHECKING:
+    from .board import Board
+
+
+def as_latency(seconds: float | None) -> str:
+    """A latency with a unit that fits: 340 µs, 2.1 ms, 1.3 s."""
+    if seconds is None:
+        return "–"
+    if math.isinf(seconds):
+        return "> 2.5 s"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    return (
+        f"{seconds * 1e3:.{1 if seconds < 0.1 else 0}f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    )
+
+
+def as_rate(value: float) -> str:
+    """A rate without false precision: 1,234 or 3.4."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def dead(killed_for_s: float) -> str:
+    """What is shown while no server listens."""
+    return f"server: KILLED with signal 9, no server for {as_latency(killed_for_s)}"
+
+
+def chaos(board: Board) -> str:
+    """How often the server was killed, how long it was away, and what the clients have mended."""
+    away_s = board.away_s()
+    mended = sum(row.mended for row in board.sums())
+    times = "once" if len(away_s) == 1 else f"{len(away_s)} times"
+    return (
+        f"killed {times}, away {as_latency(sum(away_s) / len(away_s))} on average; "
+        f"{mended:,} sessions went on where they stood"
+    )
+
+
+def summary(board: Board, seconds: float) -> str:
+    """A few lines, in plain text."""
+    lines = [f"In {seconds:.0f} s, by the clients' own count:"]
+    for row in board.sums():
+        crew = row.crew
+        p50, p99 = (as_latency(row.latencies.quantile(q)) for q in (0.5, 0.99))
+        done = f"{row.units:,} {crew.unit} ({as_rate(row.units / seconds)} a second)"
+        lines += [
+            f"  {crew.clients} clients {crew.title} with {crew.model}: {done}",
+            f"     {crew.timed}: p50 {p50}, p99 {p99}",
+        ]
+    server = board.server(whole=True)
+    if server:
+        p50, p99 = as_latency(server.step_p50_s), as_latency(server.step_p99_s)
+        lines += [
+            f"  the server ran {server.mean_batch:.1f} sessions together in a mean batch",
+            f"     a step, by its own count: p50 at most {p50}, p99 at most {p99}",
+        ]
+    if board.away_s():
+        lines.append(f"  the server was {chaos(board)}; no client has failed")
+    return "\n".join(lines)
+
+
+def following(chaos: bool) -> str:
+    """What to try next: commands that work where this one did."""
+    command = this_command()
+    lines = [] if chaos else [f"  {command} demo --chaos    the same, while the server is killed"]
+    return "\n".join(
+        [
+            "Next:",
+            *lines,
+            f"  {command} serve           a server of your own, until Ctrl-C",
+            f'  {command} generate pychar-lstm "def "    in another terminal: text from that server',
+        ]
+    )
+
+
+def this_command() -> str:
+    """The command as the user can type it: its name where PATH finds it, else its path."""
+    path = Path(sys.argv[0])
+    if path.name != "carousel" or shutil.which("carousel") == str(path):
+        return "carousel"
+    return str(path)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from carousel.cli.exits import CliError
 
-from .messages import Report, decode
 from .plan import Crew
+from .tally import Report, decode
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0

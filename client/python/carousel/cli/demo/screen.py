@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .board import Board, CrewSum, ServerView
-from .wording import as_latency, as_rate, chaos, dead
+from .plain import as_latency, as_rate, chaos, dead
 
 FRAMES_A_SECOND = 8
 FRAME_LINES = 2

@@ -18,12 +18,11 @@ from carousel.cli.printing import note, print_line
 
 from .board import Board
 from .exposition import fetch
-from .messages import Report
-from .plain import PlainLines
+from .plain import PlainLines, following, summary
 from .plan import CREWS, MODELS, Crew
 from .processes import CrewProcess, ServerProcess
 from .screen import LiveScreen
-from .summary import following, summary
+from .tally import Report
 
 LOOK_EVERY_S = 0.5
 SMALLEST_HEIGHT = 12

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from carousel_server.process.files import raise_file_limit
+from carousel_server.process.runtime import raise_file_limit
 
 
 @pytest.fixture
