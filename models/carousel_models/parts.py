@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 MAX_SIZE = 1 << 16
 
 Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
+Label = Annotated[str, StringConstraints(max_length=256)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 

@@ -15,8 +15,10 @@ from .cell_facts import FACTS, facts_of
 from .cell_facts import Cell as Cell  # noqa: PLC0414 - also a name of this module
 from .custom_spec import CustomSpec as CustomSpec  # noqa: PLC0414 - also a name of this module
 from .custom_spec import StateDeclaration as StateDeclaration  # noqa: PLC0414 - likewise
-from .parts import MAX_SIZE, Name, Part, Size
+from .parts import MAX_SIZE, Label, Name, Part, Size
 from .tokenizer import NO_TOKENIZER, TokenizerKind, form_of
+from .triton_names import TritonNames as TritonNames  # noqa: PLC0414 - also a name of this module
+from .triton_names import TritonTensor as TritonTensor  # noqa: PLC0414 - likewise
 
 FORMAT: Literal[1] = 1
 """Version of the package format that this code reads and writes."""
@@ -32,7 +34,6 @@ Transform = Literal["identity", "softmax", "sigmoid", "log_softmax"]
 
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Token = Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)]
-Label = Annotated[str, StringConstraints(max_length=256)]
 
 MIN_FLOAT32, MAX_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """Smallest normal and greatest number of float32."""
@@ -306,35 +307,6 @@ class Architecture(Part):
         return max((layer.hidden for layer in self.stack), default=0)
 
 
-class TritonTensor(Part):
-    """Name, datatype and dimensions of one field in Triton's protocol.
-
-    `dims`, as in a config.pbtxt, come behind the batch's dimension; empty for the field's own shape. With
-    (1, F) a row of F numbers has the shape [1, 1, F], as recurrent models with a time axis have it.
-    """
-
-    name: Label
-    datatype: Literal["FP32", "INT32", "INT64"]
-    dims: Annotated[tuple[Size, ...], Field(max_length=8)] = ()
-
-
-class TritonNames(Part):
-    """What Triton's clients call the input and the outputs; the fields' own names where it is missing.
-
-    Integers may stand for float fields that hold whole numbers, INT64 for tokens and indices.
-    """
-
-    input: TritonTensor | None = None
-    outputs: Annotated[tuple[TritonTensor, ...], Field(max_length=2)] = ()
-
-
-def _check_dims(tensor: TritonTensor, numbers: int) -> None:
-    if tensor.dims and prod(tensor.dims) != numbers:
-        raise ValueError(
-            f"triton tensor {tensor.name!r} has dims {list(tensor.dims)}, but its field has {numbers} numbers"
-        )
-
-
 class Manifest(Architecture):
     """The file `manifest.json` of a package."""
 
@@ -357,9 +329,9 @@ class Manifest(Architecture):
         if self.vocabulary and tensor is not None and tensor.datatype == "FP32":
             raise ValueError("tokens are integers: their triton datatype is INT32 or INT64")
         for called, field in zip(self.triton.outputs, fields, strict=False):
-            _check_dims(called, prod(field.shape))
+            called.check_dims(prod(field.shape))
         if tensor is not None:
-            _check_dims(tensor, 1 if self.vocabulary else self.input.raw_width)
+            tensor.check_dims(1 if self.vocabulary else self.input.raw_width)
         if len({output.name for output in self.triton.outputs}) != len(self.triton.outputs):
             raise ValueError("two triton outputs have the same name")
         return self
