@@ -29,7 +29,7 @@ PYTHON ?= $(FOUND)
 # One thread for each operation: the suite runs several servers beside each other on few cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test chaos floor simulate mutants check bench gpu protos baseline clean
+.PHONY: help install demo serve test chaos floor simulate mutants check measure bench gpu protos baseline clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,6 +114,9 @@ check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, sizes, st
 		--path carousel_protos
 	@for script in docs/generate.py client/python/generate_errors.py client/python/generate_sync.py; do \
 		if [ -f $$script ]; then echo "$$script --check"; $(BIN)/python $$script --check; fi; done
+
+measure: $(STAMP) ## Print how simple the code and the prose are; ARGS='--before TREE' compares
+	@$(BIN)/python -m tests.checks.measures $(ARGS)
 
 bench: $(STAMP) ## Measure every published figure and write bench/results
 	$(BIN)/python -m bench $(ARGS)
