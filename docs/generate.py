@@ -1,4 +1,4 @@
-"""Writes docs/reference/{metrics,errors,settings}.md from the registries in code; --check compares.
+"""Writes docs/reference/{metrics,errors,settings}.md and the diagrams from the code; --check compares.
 
 python docs/generate.py [--check]
 """
@@ -6,17 +6,20 @@ python docs/generate.py [--check]
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
+from carousel._core import lifecycle as lanes
 from carousel_protos.errors import ERRORS
 from carousel_server.metrics import METRICS
 from carousel_server.process.config import PREFIX, Settings
+from carousel_server.rows import lifecycle as sessions
 
-REFERENCE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parents[1]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -107,7 +110,20 @@ def settings() -> str:
     )
 
 
-PAGES: dict[str, Callable[[], str]] = {"metrics": metrics, "errors": errors, "settings": settings}
+def drawn(page: str, diagram: str) -> str:
+    """A page with `diagram` as its Mermaid block."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.sub(r"(?s)(?<=\n```mermaid\n).*?(?=\n```\n)", lambda _: diagram, text, count=1)
+
+
+NOTE = "<!-- Made by docs/generate.py; do not edit. -->\n\n"
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/reference/metrics.md": lambda: NOTE + metrics(),
+    "docs/reference/errors.md": lambda: NOTE + errors(),
+    "docs/reference/settings.md": lambda: NOTE + settings(),
+    "ARCHITECTURE.md": lambda: drawn("ARCHITECTURE.md", sessions.diagram()),
+    "docs/guides/sdk.md": lambda: drawn("docs/guides/sdk.md", lanes.diagram()),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,13 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = parser.parse_args(argv).check
     stale = []
     for name, page in PAGES.items():
-        path = REFERENCE / f"{name}.md"
-        note = f"<!-- Made by docs/generate.py; do not edit. -->\n\n{page()}"
-        if check and (not path.exists() or path.read_text(encoding="utf-8") != note):
-            stale.append(path.name)
-        elif not check:
-            REFERENCE.mkdir(exist_ok=True)
-            path.write_text(note, encoding="utf-8")
+        path, text = ROOT / name, page()
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
     if stale:
         sys.stderr.write(f"out of date: {', '.join(stale)}; run python docs/generate.py\n")
     return int(bool(stale))

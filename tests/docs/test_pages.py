@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from e2e.command import carousel
 from support.server import ServerProcess
 
-from carousel_server.rows.lifecycle import diagram
+from carousel._core import lifecycle as lanes
+from carousel_server.rows import lifecycle as sessions
 
 from .pages import PAGES, ROOT, blocks, files, links
 
@@ -67,8 +69,11 @@ def test_commands_exist(page: Path) -> None:
             assert done.returncode == 0, f"no such command: {line}: {done.stderr}"
 
 
-def test_the_lifecycle_diagram_is_current() -> None:
-    assert blocks(ROOT / "ARCHITECTURE.md", "mermaid") == [diagram() + "\n"]
+@pytest.mark.parametrize(
+    ("page", "lifecycle"), [("ARCHITECTURE.md", sessions), ("docs/guides/sdk.md", lanes)]
+)
+def test_the_lifecycle_diagrams_are_current(page: str, lifecycle: ModuleType) -> None:
+    assert blocks(ROOT / page, "mermaid") == [lifecycle.diagram() + "\n"]
 
 
 def test_the_readme_is_short() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carousel._core.lane import LanePhase
+from carousel._core.lifecycle import LanePhase
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .miniature import MiniServer, World

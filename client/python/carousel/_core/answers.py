@@ -20,8 +20,9 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from .blocks import acknowledgement, acks_of, ask_again
 from .effects import Effects
 from .faults import error_of
-from .lane import Lane, LanePhase
+from .lane import Lane
 from .lanes import ATTACH_BITS
+from .lifecycle import LaneEvent, LanePhase
 from .resume import not_found, obstacle, owed_blocks, take_up
 from .retry import RetryPolicy
 from .stepping import Stepping
@@ -35,6 +36,9 @@ PASSING = frozenset(
 )
 """Refusals of steps that a durable session outlives: it goes on elsewhere, or later."""
 
+
+IN_FLIGHT = (LanePhase.BINDING, LanePhase.OVERTAKEN)
+"""A Bind is in flight."""
 
 STORE_WAITS = "accepted"
 """Metadata of a STORE_UNAVAILABLE that refuses nothing: steps up to there were accepted, and wait for the
@@ -98,16 +102,17 @@ class Answers(Stepping):
             unbind = pb.Unbind(handle=bound.handle)
             effects.send.append(pb.AttachRequest(unbind=unbind))
             return
-        if lane.phase is not LanePhase.BINDING:
+        if lane.phase not in IN_FLIGHT:
             return
         if session.epoch < lane.epoch:
             raise ProtocolViolationError(
                 f"session {session.id} is bound in epoch {session.epoch}, but {lane.epoch} was seen"
             )
-        if lane.overtaken and session.applied < lane.sent:
+        is_old = lane.phase is LanePhase.OVERTAKEN and session.applied < lane.sent
+        lane.advance(LaneEvent.BOUND)
+        if is_old:
             self._fence(lane, effects)
             return
-        lane.phase = LanePhase.BOUND
         self._recovered(lane)
         if lane.bound_before:
             self._counters.rebinds += 1
@@ -151,7 +156,7 @@ class Answers(Stepping):
         if unbound.HasField("status"):
             self._on_taken_away(lane, error_of(unbound.status), effects)
         elif lane.phase is LanePhase.FENCING:
-            lane.phase = LanePhase.WAITING
+            lane.advance(LaneEvent.UNBOUND)
             if lane.leaving is None:
                 self._bind(lane, effects)
             else:
@@ -163,7 +168,7 @@ class Answers(Stepping):
     def _on_taken_away(self, lane: Lane, error: CarouselError, effects: Effects) -> None:
         leaves = lane.leaving is not None and not (lane.leaving.close or lane.owes)
         if error.retryable and self._policy.mends and not leaves:
-            self._come_again(lane, LanePhase.WAITING, error)
+            self._come_again(lane, LaneEvent.PUT_OFF, error)
         else:
             self._end_lane(lane, error, effects)
 
@@ -171,7 +176,7 @@ class Answers(Stepping):
         """Gives the handle back as soon as that is safe: nothing that was received may be undone."""
         assert lane.leaving is not None
         close = lane.leaving.close
-        if lane.phase in (LanePhase.FENCING, LanePhase.CLOSING, LanePhase.GONE):
+        if lane.gone or lane.phase in (LanePhase.FENCING, LanePhase.CLOSING):
             return
         if lane.phase is LanePhase.WAITING:
             if not lane.session_id or not (close or lane.owes):
@@ -180,7 +185,7 @@ class Answers(Stepping):
             self._bind(lane, effects)
         if lane.phase is LanePhase.WAITING or (lane.owes and not close):
             return
-        lane.phase = LanePhase.CLOSING  # an Unbind may follow its Bind at once
+        lane.advance(LaneEvent.LEAVE)  # an Unbind may follow its Bind at once
         self._send_unbind(lane, effects, close=close)
 
     # -- steps
@@ -232,7 +237,7 @@ class Answers(Stepping):
         lane = self._lanes.get(handle)
         if lane is None:  # it has just ended, and Unbound has said why
             return
-        if lane.phase is LanePhase.BINDING and seq == 0:
+        if lane.phase in IN_FLIGHT and seq == 0:
             if not isinstance(error, HandleNotBoundError):  # that is of an Unbind before it
                 self._bind_refused(lane, error, effects)
         elif lane.phase is LanePhase.CLOSING and seq == 0:
@@ -250,13 +255,14 @@ class Answers(Stepping):
                 lane.binding is not None
             ):  # the clocks differ: the application asks later than that one
                 lane.attach_id = self._major(int(newest) >> ATTACH_BITS) << ATTACH_BITS
+                lane.advance(LaneEvent.PUT_OFF)
                 self._bind(lane, effects)
                 return
         if lane.bound_before and isinstance(error, SessionNotFoundError):
             error = not_found(lane, error)
         first = lane.binding is not None and not lane.bound_before
         if error.retryable and self._policy.mends and not first:
-            self._come_again(lane, LanePhase.WAITING, error)
+            self._come_again(lane, LaneEvent.PUT_OFF, error)
         else:
             self._end_lane(lane, error, effects)
 
@@ -270,7 +276,7 @@ class Answers(Stepping):
         passes = went_back or (error.retryable and (again or outlived))
         if passes and self._policy.mends:
             if lane.phase is LanePhase.BOUND:
-                self._come_again(lane, LanePhase.HELD, error)
+                self._come_again(lane, LaneEvent.HOLD, error)
             return
         if lane.phase is LanePhase.HELD:
             return

@@ -18,12 +18,13 @@ from carousel._errors import SessionBusyError, SessionClosedError
 from carousel._version import __version__
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .answers import Answers
+from .answers import IN_FLIGHT, Answers
 from .blocks import ask_again, steps_per_message
 from .effects import Effects
 from .journal import Journal
-from .lane import Lane, LanePhase, Leaving
+from .lane import Lane, Leaving
 from .lanes import ATTACH_BITS
+from .lifecycle import LaneEvent, LanePhase
 from .restoring import replay, restore
 from .retry import RetryPolicy, backoff_s
 from .statistics import ClientStatistics
@@ -153,7 +154,7 @@ class AttachCore(Answers):
         if leaving is not None and not (opened and (leaving.close or lane.owes)):
             self._end_lane(lane, SessionClosedError("closed here"), effects)
             return
-        lane.phase = LanePhase.WAITING
+        lane.advance(LaneEvent.CUT_OFF)
         lane.replaying = False
         self._trouble(lane, error).retry_at_s = None
 
@@ -247,12 +248,13 @@ class AttachCore(Answers):
         A durable session is given back only when all that was received of it is durable.
         """
         effects = Effects()
-        if lane.undone and not close:
-            lane.undone, told = False, UnbindTicket(lane)
+        if lane.phase is LanePhase.UNDONE and not close:
+            lane.advance(LaneEvent.REPORT)
+            told = UnbindTicket(lane)
             told.error = lane.error
             effects.ended.append(told)
             return told, effects
-        if self._closed or lane.phase is LanePhase.GONE or lane.leaving is not None:
+        if self._closed or lane.gone or lane.leaving is not None:
             return None, effects
         lane.leaving = Leaving(close, UnbindTicket(lane))
         ticket = lane.leaving.ticket
@@ -282,7 +284,7 @@ class AttachCore(Answers):
         """A generation has run in the session; `applied` is its last step, None if unknown."""
         effects = Effects()
         lane.generations = max(lane.generations - 1, 0)
-        if lane.phase is LanePhase.GONE or lane.leaving is not None:
+        if lane.gone or lane.leaving is not None:
             return effects
         if lane.sent > lane.received:
             lane.adopts = True
@@ -298,7 +300,8 @@ class AttachCore(Answers):
                 self._fence(lane, effects)
         else:
             lane.move_to(applied)
-            lane.overtaken = lane.phase is LanePhase.BINDING
+            if lane.phase in IN_FLIGHT:
+                lane.advance(LaneEvent.OVERTAKE)
             if lane.tracks_durable:  # an end is told only when it is; the notice may have missed us
                 lane.durable = max(lane.durable, applied)
             if lane.journal is not None:
@@ -310,7 +313,7 @@ class AttachCore(Answers):
             raise self._closed
 
     def _check_lane(self, lane: Lane) -> None:
-        if lane.phase is LanePhase.GONE:
+        if lane.gone:
             assert lane.error is not None
             raise lane.error
         if lane.leaving is not None:

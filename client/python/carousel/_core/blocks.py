@@ -10,7 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from carousel._errors import MessageTooLargeError
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .lane import Kept, Lane, LanePhase
+from .lane import Kept, Lane
+from .lifecycle import LanePhase
 from .tickets import StepTicket
 
 ENVELOPE_BYTES = 256

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
 
 from carousel._error_bases import CarouselError
 from carousel_protos.v1 import carousel_pb2 as pb
 
+from .lifecycle import LaneEvent, LanePhase, advance
 from .tickets import BindTicket, Rows, StepTicket, UnbindTicket
 
 if TYPE_CHECKING:
@@ -18,23 +18,6 @@ if TYPE_CHECKING:
 
 UNTRACKED = (pb.DURABILITY_NONE, pb.DURABILITY_UNSPECIFIED)
 """Levels of sessions that live with their server only."""
-
-
-class LanePhase(Enum):
-    """Where a lane is in its life; `docs/guides/sdk.md` draws it."""
-
-    WAITING = auto()
-    """Not bound: there is no stream, or the server said to come again later."""
-    BINDING = auto()
-    """A Bind is on its way."""
-    BOUND = auto()
-    HELD = auto()
-    """Bound, but the server takes no steps just now; it is to be bound again."""
-    FENCING = auto()
-    """An Unbind is on its way, to be bound again when it comes back."""
-    CLOSING = auto()
-    """An Unbind is on its way, and that is the end."""
-    GONE = auto()
 
 
 class Kept(NamedTuple):
@@ -115,17 +98,16 @@ class Lane:
         careful: outputs are looked at one session at a time: they may have come before, or are journaled.
         generations: how many run in the session; the server's cursors are theirs.
         adopts: a generation was left, so the server's next word on the cursors counts.
-        overtaken: a generation ended while a Bind was on its way, whose answer may be from before.
         trouble: why it is not bound, while that may pass.
         store_fault: why the server's store does not keep what has run, as long as it does not.
         tries: how often it was refused since it last got on.
         retried: a clash of attach ids was settled once.
         execution_class, former_class: how the server computes, and how it did before.
         identity: seed and instant of the opening; another session of the same id has others.
-        error: why the lane is GONE.
+        phase: changed by `advance` only.
+        error: why the lane is gone.
         binding: who waits for Bound.
         leaving: set once the application has given it back.
-        undone: it is gone with steps whose outputs were received, and nobody has been told.
         journal: where inputs and outputs outlive this process.
     """
 
@@ -156,7 +138,6 @@ class Lane:
     careful: bool = False
     generations: int = 0
     adopts: bool = False
-    overtaken: bool = False
     trouble: Trouble | None = None
     store_fault: CarouselError | None = None
     tries: int = 0
@@ -167,7 +148,6 @@ class Lane:
     error: CarouselError | None = None
     binding: BindTicket | None = None
     leaving: Leaving | None = None
-    undone: bool = False
     journal: Journal | None = None
 
     @property
@@ -203,6 +183,15 @@ class Lane:
     def listens(self) -> bool:
         """Whether outputs that come are its."""
         return self.phase is LanePhase.BOUND or self.phase is LanePhase.HELD
+
+    @property
+    def gone(self) -> bool:
+        """Whether its life is over."""
+        return self.phase is LanePhase.GONE or self.phase is LanePhase.UNDONE
+
+    def advance(self, event: LaneEvent) -> None:
+        """Changes the phase, as the table of `lifecycle` says."""
+        self.phase = advance(self.phase, event)
 
     def enqueue(self, ticket: StepTicket, place: int) -> None:
         """Gives a ticket the next seqs."""

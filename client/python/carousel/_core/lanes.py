@@ -9,7 +9,8 @@ from carousel._error_bases import CarouselError, ClientSideError, ConnectionLost
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .effects import Effects
-from .lane import Lane, LanePhase, Trouble
+from .lane import Lane, Trouble
+from .lifecycle import LaneEvent
 from .retry import RetryPolicy, backoff_s
 from .statistics import Counters
 
@@ -72,9 +73,8 @@ class Lanes:
     def _bind(self, lane: Lane, effects: Effects) -> None:
         """Binds a lane now, or as soon as a stream allows it."""
         if not self._may_bind:
-            lane.phase = LanePhase.WAITING
             return
-        lane.phase, lane.overtaken = LanePhase.BINDING, False
+        lane.advance(LaneEvent.BIND)
         lane.attach_id += 1
         bind = pb.Bind(handle=lane.handle, epoch_floor=lane.epoch, attach_id=lane.attach_id)
         if lane.opens is None or lane.bound_before or lane.leaving is not None:
@@ -87,7 +87,7 @@ class Lanes:
 
     def _fence(self, lane: Lane, effects: Effects) -> None:
         """Unbinds and binds again: only so is it known which steps have run, and none is late."""
-        lane.phase = LanePhase.FENCING
+        lane.advance(LaneEvent.FENCE)
         self._send_unbind(lane, effects, close=False)
 
     @staticmethod
@@ -97,9 +97,9 @@ class Lanes:
 
     # -- trouble
 
-    def _come_again(self, lane: Lane, phase: LanePhase, error: CarouselError) -> None:
+    def _come_again(self, lane: Lane, event: LaneEvent, error: CarouselError) -> None:
         """Binds a lane again after a while: at the next stream at the latest."""
-        lane.phase = phase
+        lane.advance(event)
         if self.draining:
             return  # this stream will end, and no other is to be had before
         pause_s = backoff_s(self._policy, lane.tries, error, self._rng)

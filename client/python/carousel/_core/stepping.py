@@ -9,8 +9,9 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .blocks import next_block
 from .effects import Effects
-from .lane import KeptOutputs, Lane, LanePhase
+from .lane import KeptOutputs, Lane
 from .lanes import Lanes
+from .lifecycle import LaneEvent, LanePhase
 from .resume import compare
 from .tickets import Rows, StepTicket
 
@@ -193,14 +194,15 @@ class Stepping(Lanes):
         self._end_lane(lane, error, effects)
 
     def _end_lane(self, lane: Lane, error: CarouselError, effects: Effects) -> None:
-        if lane.phase is LanePhase.GONE:
+        if lane.gone:
             return
         leaving, binding, journal = lane.leaving, lane.binding, lane.journal
         if leaving is not None and lane.owes and not leaving.close:
             leaving.ticket.error = error  # what was received may have been undone
-        # Where nobody waits who would hear of it, a later detach does.
-        lane.undone = lane.owes and leaving is None and binding is None and not lane.tickets
-        lane.phase, lane.error = LanePhase.GONE, error
+        # Where no caller waits, a later detach raises the error.
+        waited_for = leaving is not None or binding is not None or lane.tickets
+        lane.advance(LaneEvent.LOSE if lane.owes and not waited_for else LaneEvent.END)
+        lane.error = error
         lane.leaving = lane.binding = lane.journal = None
         self._lanes.pop(lane.handle, None)
         self._recovered(lane)
