@@ -11,12 +11,12 @@ from google.rpc.status_pb2 import Status
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import CancelGenerate, Place
+from carousel_server.core.ports import CancelGenerate, Place, ask
 from carousel_server.core.ports import Generate as GenerateCommand
 from carousel_server.wire.errors import status_of
 from carousel_server.wire.generate import TokenQueue
 from carousel_server.wire.prompts import generate_spec
-from carousel_server.wire.replies import call_on, tell
+from carousel_server.wire.replies import call_on
 
 from .network import Connection, Payload
 
@@ -136,7 +136,7 @@ class ServerCall:
 
     def _give_up(self) -> None:
         if self._place is not None and not self._queue.ended:
-            tell(self._place[0], CancelGenerate(self._place[1], self._queue))
+            ask(self._place[0], CancelGenerate(self._place[1], self._queue))
 
     def _end(self, status: Status) -> None:
         self._process.world.note(self.life.name, "> call over", status.message)

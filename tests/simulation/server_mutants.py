@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from carousel_server.core.late_acks import LateAcks
-from carousel_server.core.ports import Close
+from carousel_server.core.ports import Close, ask
 from carousel_server.core.store import Outcome, Verdict
 from carousel_server.engine import sampling
 from carousel_server.engine.admission import Admission
@@ -278,7 +278,7 @@ def _loses_late_closes(patches: Patches) -> None:
     def close(_catalog: Any, _tenant: str, binding: Any) -> Any:
         command, done = Close(binding.ref), Future[None]()
         command.reply.add_done_callback(lambda _: done.set_result(None))
-        stream.tell(binding.engine, command)
+        ask(binding.engine, command)
         return done
 
     patches.put(stream, "close_session", close)

@@ -155,10 +155,7 @@ class FakeEngine:
         try:
             result = getattr(self, f"_{type(command).__name__.lower()}")(command)
         except CarouselError as error:
-            if reply is not None:
-                reply.set_exception(error)
-            elif isinstance(command, ports.Generate):
-                command.sink.failed(error)
+            command.refuse(error)
         else:
             if reply is not None and not reply.cancelled():
                 reply.set_result(result)

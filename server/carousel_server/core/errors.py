@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Mapping
 
 from carousel_protos.errors import ERRORS, ErrorSpec
+
+log = logging.getLogger(__name__)
 
 STORE_WAITS = "accepted"
 """Metadata of a STORE_UNAVAILABLE that refuses nothing: the first step that waits for the store. It has run,
@@ -85,3 +88,11 @@ def ended(reason: str, session_id: str) -> CarouselError:
         "LEASE_LOST": "was let go of, since its lease was taken or has run out",
     }[reason]
     return CarouselError(reason, f"session {session_id!r} {said}", field="session_id")
+
+
+def refusal_of(error: BaseException) -> CarouselError:
+    """An error as a caller may see it. What is no error of the registry is a defect, and is logged."""
+    if isinstance(error, CarouselError):
+        return error
+    log.error("a defect of the server", exc_info=error)
+    return CarouselError("INTERNAL", "the server failed")

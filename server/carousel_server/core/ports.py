@@ -1,19 +1,19 @@
 """The seams: what the wire asks of an engine, and what an engine asks of the wire.
 
-Threads: the wire lives on the event loop, each engine on a thread of its own. Everything that goes from
-the wire to an engine is one `submit` of a command into a bounded inbox; everything that comes back is a
-call of a sink or the result of a future. Sinks are called on the engine's thread: they must return at
-once, never raise, and hand over to their own loop.
+Threads: the wire lives on the event loop, each engine on a thread of its own. What goes to an engine is
+one `submit` of a command into a bounded inbox. What comes back is a call of a sink or the result of a
+future. Sinks are called on the engine's thread: they return at once, never raise, and use their own loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
-from .errors import CarouselError
+from .errors import CarouselError, refusal_of
 from .quotas import QuotaPort
 from .sinks import StepSink, TokenSink
 from .store import Outcome, Record, SessionKey
@@ -27,14 +27,37 @@ from .types import (
     SessionView,
 )
 
+T = TypeVar("T")
+
 NO_DEADLINE = float("inf")
+
+
+class WithReply(Generic[T]):
+    """A command whose caller waits for its future, `reply`."""
+
+    __slots__ = ()
+    reply: Future[T]
+
+    def refuse(self, error: CarouselError) -> None:
+        """Fails the future, unless it is settled or cancelled."""
+        with suppress(InvalidStateError):
+            self.reply.set_exception(error)
+
+
+class WithoutReply:
+    """A command whose outcome has no reader. A time limit does later what it asks for."""
+
+    __slots__ = ()
+
+    def refuse(self, error: CarouselError) -> None:
+        """Does nothing: no one waits."""
 
 
 # -- commands: what an engine's inbox takes. The futures resolve on the engine's thread.
 
 
 @dataclass(slots=True)
-class Open:
+class Open(WithReply[tuple[SessionRef, SessionView]]):
     """Opens a session. Repeating it with the same id and settings yields the open session."""
 
     spec: OpenSpec
@@ -42,7 +65,7 @@ class Open:
 
 
 @dataclass(slots=True)
-class Get:
+class Get(WithReply[SessionView]):
     """Reads a session."""
 
     ref: SessionRef
@@ -50,7 +73,7 @@ class Get:
 
 
 @dataclass(slots=True)
-class List:
+class List(WithReply[list[SessionView]]):
     """Reads sessions of a tenant on this engine: the `limit` first ones whose ids come after `after`."""
 
     tenant: str
@@ -60,7 +83,7 @@ class List:
 
 
 @dataclass(slots=True)
-class Close:
+class Close(WithReply[SessionView]):
     """Closes a session; its pending steps are dropped."""
 
     ref: SessionRef
@@ -68,7 +91,7 @@ class Close:
 
 
 @dataclass(slots=True)
-class Bind:
+class Bind(WithReply[SessionView]):
     """Sends a session's outputs to `sink` under `tag` from now on; an older sink is told SUPERSEDED.
 
     Outputs of ack+1 … applied that were kept are not sent by themselves: see Replay. A session that a
@@ -92,7 +115,7 @@ class Bind:
 
 
 @dataclass(slots=True)
-class Unbind:
+class Unbind(WithoutReply):
     """Stops sending a session's outputs to `sink`, if it is still the one. The session lives on.
 
     With a `tag`, only if the session is bound under that: the sink may have bound it again meanwhile.
@@ -131,12 +154,16 @@ class StepBlock:
     deadline_s: float = NO_DEADLINE
     tenant: str = ""
 
+    def refuse(self, error: CarouselError) -> None:
+        """Sends the error to the sink for each session."""
+        self.sink.failures(self.tags, self.first_seqs, error)
+
 
 @dataclass(slots=True)
-class Ack:
+class Ack(WithoutReply):
     """Outputs of each session up to `acks` were received and may be forgotten.
 
-    Counts for sessions that are bound to `sink`; an older stream's news are old news.
+    Counts for sessions that are bound to `sink`, not to a newer stream.
     """
 
     sink: StepSink
@@ -155,6 +182,10 @@ class Replay:
     sink: StepSink
     tag: int = 0
 
+    def refuse(self, error: CarouselError) -> None:
+        """Sends the error to the sink under the tag."""
+        self.sink.failures([self.tag], [error.seq], error)
+
 
 @dataclass(slots=True)
 class Generate:
@@ -170,9 +201,13 @@ class Generate:
     close_after: bool = False
     asked_s: float = 0.0
 
+    def refuse(self, error: CarouselError) -> None:
+        """Ends the sink's generation."""
+        self.sink.failed(error)
+
 
 @dataclass(slots=True)
-class CancelGenerate:
+class CancelGenerate(WithoutReply):
     """Ends the generation of a session if it is `sink`'s; the session's state stays where it is."""
 
     ref: SessionRef
@@ -180,7 +215,7 @@ class CancelGenerate:
 
 
 @dataclass(slots=True)
-class Infer:
+class Infer(WithReply[Bytes2D]):
     """A whole sequence. The result is uint8[steps, output_row_bytes].
 
     `inputs` are raw bytes of shape [steps, input row]. Cancelling the future withdraws it. Sequences of
@@ -194,7 +229,7 @@ class Infer:
 
 
 @dataclass(slots=True)
-class Export:
+class Export(WithReply[tuple[bytes, SessionView]]):
     """Takes a snapshot between two ticks."""
 
     ref: SessionRef
@@ -202,7 +237,7 @@ class Export:
 
 
 @dataclass(slots=True)
-class Import:
+class Import(WithReply[tuple[SessionRef, SessionView]]):
     """Opens a session that no store keeps from a snapshot. `spec.session_id` as in Open."""
 
     snapshot: bytes
@@ -211,7 +246,7 @@ class Import:
 
 
 @dataclass(slots=True)
-class Fork:
+class Fork(WithReply[tuple[SessionRef, SessionView]]):
     """Opens a session that no store keeps with a copy of another's state and cursors.
 
     Pending steps are not copied.
@@ -223,7 +258,7 @@ class Fork:
 
 
 @dataclass(slots=True)
-class Activate:
+class Activate(WithReply[SessionRef]):
     """Brings a session that the store has given to this replica onto a row."""
 
     record: Record
@@ -231,7 +266,7 @@ class Activate:
 
 
 @dataclass(slots=True)
-class Committed:
+class Committed(WithoutReply):
     """The store's answer to the snapshots of `refs`, taken at `seqs`; or why there is none."""
 
     refs: Sequence[SessionRef]
@@ -287,6 +322,21 @@ class EnginePort(Protocol):
 
     async def encode_prompt(self, text: str) -> tuple[Int64s, int]:
         """Token ids of a text to go on from, and how many of them open a text; as `encode_text`."""
+
+
+@overload
+def ask(engine: EnginePort, command: WithReply[T]) -> Future[T]: ...
+@overload
+def ask(engine: EnginePort, command: StepBlock | Replay | Generate | WithoutReply) -> None: ...
+def ask(engine: EnginePort, command: Any) -> Future[Any] | None:
+    """Submits a command; returns its future. Never raises: a refusal, or a defect, is its answer."""
+    try:
+        engine.submit(cast("Command", command))
+    except Exception as error:  # noqa: BLE001 - a caller must learn of a defect too
+        command.refuse(refusal_of(error))
+        if isinstance(command, Generate) and command.close_after:
+            ask(engine, Close(command.ref))
+    return getattr(command, "reply", None)
 
 
 Place = tuple[EnginePort, SessionRef]

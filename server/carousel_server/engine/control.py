@@ -29,7 +29,6 @@ from carousel_server.core.ports import (
     List,
     Open,
     Replay,
-    StepBlock,
     Unbind,
 )
 from carousel_server.core.types import GenerateSpec, ModelView, SessionView
@@ -129,27 +128,15 @@ class Control:
         try:
             result = self._verbs[type(command)](command, now)
         except CarouselError as error:
-            self.refuse(command, error)
+            command.refuse(error)
             return
         except Exception:
             # A defect of ours in one command must not cost the others their model.
             log.exception("model %s: %s failed", self._model.name, type(command).__name__)
-            self.refuse(command, CarouselError("INTERNAL", "the server failed on this call"))
+            command.refuse(CarouselError("INTERNAL", "the server failed on this call"))
             return
         if reply is not None and result is not _LATER and not isinstance(command, Infer):
             _settle(reply, result)
-
-    def refuse(self, command: Command, error: CarouselError) -> None:
-        """Answers a command with an error, wherever its caller listens."""
-        if isinstance(command, StepBlock):
-            told = CarouselError(error.reason, error.message)
-            command.sink.failures(command.tags, command.first_seqs, told)
-        elif isinstance(command, Generate):
-            command.sink.failed(error)
-        elif (reply := getattr(command, "reply", None)) is not None:
-            _settle(reply, error)
-        elif isinstance(command, Replay):
-            command.sink.failures([command.tag], [error.seq], error)
 
     def end_generation(self, row: int, error: CarouselError | None) -> None:
         """Takes a generation off its session, and closes the session if it was its only purpose."""

@@ -333,8 +333,8 @@ class Engine:
         """At the end of the thread: nobody is left waiting."""
         error = self._broken or CarouselError("DRAINING", "the server is shutting down")
         answers: list[Callable[[], object]] = [
-            *(partial(self._control.refuse, command, error) for command in self._intake.rest()),
-            *(partial(self._control.refuse, command, error) for command in self._control.rest()),
+            *(partial(command.refuse, error) for command in self._intake.rest()),
+            *(partial(command.refuse, error) for command in self._control.rest()),
             *(partial(self._generations.end, row, error) for row in self._generations.rows()),
             *(
                 partial(self._stepping.refuse, row, error.reason, error.message)

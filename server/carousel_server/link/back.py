@@ -6,11 +6,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from carousel_server.core.errors import CarouselError
+from carousel_server.core.errors import CarouselError, refusal_of
 from carousel_server.core.ports import (
     CancelGenerate,
     CatalogPort,
@@ -20,8 +19,8 @@ from carousel_server.core.ports import (
     Infer,
     Open,
     Place,
-    Replay,
     StepBlock,
+    ask,
 )
 from carousel_server.core.sinks import tick_began_s
 from carousel_server.core.types import (
@@ -39,7 +38,6 @@ from .frames import (
     make_block,
     make_command,
     outcome_of,
-    refusal_of,
     token_fields,
 )
 from .pipe import Message
@@ -115,7 +113,7 @@ class Back:
     # -- commands
 
     def _block(self, index: int, sink: int, values: Sequence[Any]) -> None:
-        self._submit(self._engines[index], make_block(self._sink(sink, StepBlock.__name__), values))
+        ask(self._engines[index], make_block(self._sink(sink, StepBlock.__name__), values))
 
     def _command(self, index: int, sink: int, reply: int, name: str, values: Sequence[Any]) -> None:
         command = make_command(name, values, self._sink(sink, name) if sink else None)
@@ -129,7 +127,7 @@ class Back:
         elif isinstance(command, Generate):
             assert isinstance(command.sink, FarTokens)
             command.sink.begun(engine, command.ref)
-        self._submit(engine, command)
+        ask(engine, command)
 
     def _sink(self, number: int, command: str) -> FarSteps | FarTokens:
         sink = self._sinks.get(number)
@@ -138,24 +136,6 @@ class Back:
             sink = (FarTokens if tokens else FarSteps)(number, self._post)
             self._sinks[number] = sink
         return sink
-
-    def _submit(self, engine: EnginePort, command: Any) -> None:
-        """Submits; a refusal goes where the command's answer would go."""
-        try:
-            engine.submit(command)
-        except Exception as raised:  # noqa: BLE001 - whoever asked must hear of a defect too
-            error = refusal_of(raised)
-            if isinstance(command, StepBlock):
-                command.sink.failures(command.tags, command.first_seqs, error)
-            elif hasattr(command, "reply"):
-                command.reply.set_exception(error)
-            elif isinstance(command, Replay):
-                command.sink.failures([command.tag], [0], error)
-            elif isinstance(command, Generate):
-                command.sink.failed(error)
-                if command.close_after:
-                    with suppress(CarouselError):
-                        engine.submit(Close(command.ref))
 
     # -- questions
 
@@ -216,8 +196,7 @@ class Back:
 
 def _close_unnamed(engine: EnginePort, opened: Future[Any]) -> None:
     if not opened.cancelled() and opened.exception() is None:
-        with suppress(CarouselError):
-            engine.submit(Close(opened.result()[0]))
+        ask(engine, Close(opened.result()[0]))
 
 
 class FarSteps:
@@ -273,8 +252,7 @@ class FarTokens:
         under_way = self._under_way  # once: the engine may end it meanwhile
         if under_way is not None:
             engine, ref = under_way
-            with suppress(CarouselError):
-                engine.submit(CancelGenerate(ref, self))
+            ask(engine, CancelGenerate(ref, self))
 
     def tokens(self, tokens: Sequence[GeneratedToken]) -> None:
         """Sends tokens."""

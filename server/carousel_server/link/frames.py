@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any, get_args
 
-from carousel_server.core.errors import CarouselError
+from carousel_server.core.errors import CarouselError, refusal_of
 from carousel_server.core.ports import Activate, Command, Committed, StepBlock
 from carousel_server.core.types import GeneratedToken, SessionRef
-
-log = logging.getLogger(__name__)
 
 _NOT_SENT = (StepBlock, Activate, Committed)
 """Blocks have a form of their own. The other two come from the store, in the engine's process."""
@@ -83,11 +80,3 @@ def outcome_of(future: Future[Any]) -> tuple[Any, CarouselError | None]:
     if error is None:
         return future.result(), None
     return None, refusal_of(error)
-
-
-def refusal_of(error: BaseException) -> CarouselError:
-    """An error as the other process may hear it; the log has what that leaves out."""
-    if isinstance(error, CarouselError):
-        return error
-    log.error("a defect behind the link", exc_info=error)
-    return CarouselError("INTERNAL", "the server failed")

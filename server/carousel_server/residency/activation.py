@@ -21,6 +21,7 @@ from carousel_server.core.ports import (
     Open,
     Opened,
     Place,
+    ask,
 )
 from carousel_server.core.store import (
     Acquire,
@@ -96,9 +97,7 @@ class Activation:
         """Opens a session that the store keeps, or finds the one that an earlier try opened."""
         spec = replace(spec, session_id=spec.session_id or secrets.token_urlsafe(12))
         if not engine.model.causal:
-            refused = Open(spec)
-            _submit_to(engine, refused)
-            return refused.reply
+            return ask(engine, Open(spec))
         opened: Opened = Future()
         self._open(spec, self._new(engine, spec, durability), opened, tries=_MOST_TRIES)
         return opened
@@ -123,9 +122,7 @@ class Activation:
             if engine.model.name != new.model:
                 opened.set_exception(_exists(key, engine))
                 return
-            command = Open(spec)
-            command.reply.add_done_callback(answer)
-            _submit_to(engine, command)
+            ask(engine, Open(spec)).add_done_callback(answer)
 
         self.resume(key, new=new).add_done_callback(find)
 
@@ -133,8 +130,7 @@ class Activation:
         """Opens a session that dies with the server, unless the store has one of its name."""
         command = Open(spec)
         if not spec.session_id:
-            _submit_to(engine, command)
-            return command.reply
+            return ask(engine, command)
 
         def unknown(reply: Future[Record]) -> None:
             error = reply.exception()
@@ -143,7 +139,7 @@ class Activation:
                 taken = CarouselError("SESSION_EXISTS", message, field="session_id")
                 command.reply.set_exception(taken)
             elif isinstance(error, CarouselError) and error.spec.code.name == "NOT_FOUND":
-                _submit_to(engine, command)
+                ask(engine, command)
             else:
                 command.reply.set_exception(error)
 
@@ -167,9 +163,7 @@ class Activation:
             else:
                 self._copy(engine, command, reply.result()[0], durability)
 
-        export = Export(command.ref)
-        export.reply.add_done_callback(exported)
-        _submit_to(engine, export)
+        ask(engine, Export(command.ref)).add_done_callback(exported)
         return command.reply
 
     def _copy(
@@ -200,9 +194,8 @@ class Activation:
             if (error := reply.exception()) is not None:
                 opened.set_exception(_of_a_copy(error))
                 return
-            get = Get(reply.result()[1])
-            get.reply.add_done_callback(partial(_settle_copy, opened, get.ref))
-            _submit_to(engine, get)
+            ref = reply.result()[1]
+            ask(engine, Get(ref)).add_done_callback(partial(_settle_copy, opened, ref))
 
         asked.add_done_callback(settled)
         acquire = Acquire(key, 0, new, First(taken.applied, data))
@@ -260,9 +253,8 @@ class Activation:
             missing = f"session {key.id!r} belongs to model {name!r}, which is not served here"
             self._over(key, asked, CarouselError("MODEL_NOT_FOUND", missing))
             return
-        activate = Activate(record)
-        activate.reply.add_done_callback(partial(self._activated, asked, engine, record))
-        _submit_to(engine, activate)
+        activated = ask(engine, Activate(record))
+        activated.add_done_callback(partial(self._activated, asked, engine, record))
 
     def _activated(
         self, asked: Future[Place], engine: EnginePort, record: Record, reply: Future[SessionRef]
@@ -327,14 +319,6 @@ class Activation:
             self._store.submit(request)
         except CarouselError as error:
             request.reply.set_exception(error)
-
-
-def _submit_to(engine: EnginePort, command: Any) -> None:
-    """Asks an engine; a refusal at its door is the answer."""
-    try:
-        engine.submit(command)
-    except CarouselError as error:
-        command.reply.set_exception(error)
 
 
 def _pass_on(reply: Future[Any], target: Future[Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError, ended, not_served
-from carousel_server.core.ports import EnginePort, Fork, Get, Import, Open, Opened, Place
+from carousel_server.core.ports import EnginePort, Fork, Get, Import, Open, Opened, Place, ask
 from carousel_server.core.quotas import Quotas
 from carousel_server.core.snapshot_header import fingerprint_of
 from carousel_server.core.store import ListStored, Read, Record, SessionKey, StorePort
@@ -73,9 +73,7 @@ class Catalog:
     def open(self, engine: EnginePort, spec: OpenSpec) -> Opened:
         """See `CatalogPort.open`."""
         if self._activation is None:
-            command = Open(spec)
-            engine.submit(command)
-            return command.reply
+            return ask(engine, Open(spec))
         durability = self._durability(spec.durability)
         if durability is Durability.NONE:
             return self._activation.open_unkept(engine, replace(spec, durability=durability))
@@ -85,8 +83,7 @@ class Catalog:
         """See `CatalogPort.copy`."""
         durability = self._durability(command.spec.durability)
         if self._activation is None or durability is Durability.NONE:
-            engine.submit(command)
-            return command.reply
+            return ask(engine, command)
         return self._activation.copy(engine, command, durability)
 
     def discard(self, tenant: str, session_id: str) -> Future[SessionView]:
@@ -117,9 +114,7 @@ class Catalog:
             after = self._read(tenant, session_id) if left else reply
             after.add_done_callback(lambda reply: _pass_on(reply, seen))
 
-        command = Get(place[1])
-        command.reply.add_done_callback(answer)
-        place[0].submit(command)
+        ask(place[0], Get(place[1])).add_done_callback(answer)
         return seen
 
     def _read(self, tenant: str, session_id: str) -> Future[SessionView]:

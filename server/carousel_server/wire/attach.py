@@ -9,7 +9,7 @@ from functools import partial
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Ack, CatalogPort, EnginePort, Opened, Place, Replay
+from carousel_server.core.ports import Ack, CatalogPort, EnginePort, Opened, Place, Replay, ask
 from carousel_server.core.types import OpenSpec, SessionRef
 
 from .blocks import Blocks, not_bound, too_many_handles
@@ -21,7 +21,6 @@ from .messages import first_message, parse
 from .options import WireOptions
 from .outbox import Outbox
 from .places import find_engine
-from .replies import tell
 from .sessions import open_spec
 from .stream import Stream
 from .tenants import counted_stream, message_turn
@@ -224,7 +223,7 @@ class Conversation:
                 self._stream.acked[handle] = seq
             for engine, refs, upto in by_engine.values():
                 # A server that stops may refuse it. The next Bound tells the client what is known.
-                tell(engine, Ack(self._stream, refs, upto))
+                ask(engine, Ack(self._stream, refs, upto))
         except CarouselError as error:
             self._stream.refuse(0, error)
 
@@ -243,10 +242,7 @@ class Conversation:
         if binding is None:
             self._stream.refuse(replay.handle, not_bound())
             return
-        try:
-            binding.engine.submit(Replay(binding.ref, self._stream, binding.tag))
-        except CarouselError as error:
-            self._stream.refuse(replay.handle, error)
+        ask(binding.engine, Replay(binding.ref, self._stream, binding.tag))
 
     def _unbind(self, unbind: pb.Unbind) -> None:
         if unbind.handle in self._stream.bound or unbind.handle in self._stream.parked_handles:

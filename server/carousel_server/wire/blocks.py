@@ -9,7 +9,7 @@ import numpy as np
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import NO_DEADLINE, StepBlock
+from carousel_server.core.ports import NO_DEADLINE, StepBlock, ask
 from carousel_server.core.types import ModelView
 
 from .errors import invalid
@@ -73,7 +73,8 @@ class Blocks:
         _check_size(model, len(handles), steps, inputs)
         check_reply_size(model, len(handles) * steps, self._max_message_bytes)
         deadline_s = _deadline_s(block)
-        engine.submit(
+        ask(
+            engine,
             StepBlock(
                 sink=self._stream,
                 tags=[binding.tag for binding in bindings],
@@ -84,7 +85,7 @@ class Blocks:
                 acks=acks,
                 deadline_s=deadline_s,
                 tenant=self._stream.tenant,
-            )
+            ),
         )
 
     def _bound_part(

@@ -11,7 +11,7 @@ from typing import cast
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import CancelGenerate, CatalogPort, Close, EnginePort, Open
+from carousel_server.core.ports import CancelGenerate, CatalogPort, EnginePort, Open, ask
 from carousel_server.core.ports import Generate as GenerateCommand
 from carousel_server.core.types import (
     Durability,
@@ -30,7 +30,7 @@ from .options import WireOptions
 from .pace import Pace
 from .places import ask_session, find_engine, find_session
 from .prompts import generate_spec
-from .replies import opening, tell
+from .replies import opening
 from .views import token_message
 
 _TOKENS_PER_MESSAGE = 256
@@ -165,9 +165,7 @@ class Generate:
         if ref is None:
             # Such a session needs no store: the request says all, so it can be asked again.
             own = OpenSpec(current_call().tenant, "", Durability.NONE)
-            opened = Open(own)
-            engine.submit(opened)
-            ref, _ = await opening(engine, opened.reply, keep_if_cancelled=False)
+            ref, _ = await opening(engine, ask(engine, Open(own)), keep_if_cancelled=False)
             await self._run(engine, ref, spec, context, asked_s, close_after=True)
             return
 
@@ -189,15 +187,10 @@ class Generate:
         """Generates, and writes the tokens as they come."""
 
         def give_up() -> None:
-            tell(engine, CancelGenerate(ref, queue))
+            ask(engine, CancelGenerate(ref, queue))
 
         queue = TokenQueue(asyncio.get_running_loop(), give_up)
-        try:
-            engine.submit(GenerateCommand(ref, spec, queue, close_after, asked_s))
-        except CarouselError:
-            if close_after:
-                tell(engine, Close(ref))
-            raise
+        ask(engine, GenerateCommand(ref, spec, queue, close_after, asked_s))
         try:
             last = False
             while not last:

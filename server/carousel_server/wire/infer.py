@@ -8,7 +8,7 @@ import numpy as np
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import CatalogPort, EnginePort
+from carousel_server.core.ports import CatalogPort, EnginePort, ask
 from carousel_server.core.ports import Infer as InferCommand
 from carousel_server.core.types import ModelView
 
@@ -38,8 +38,7 @@ class Infer:
         check_reply_size(engine.model, steps, self._options.max_message_bytes)
         deadline_s = deadline_after(context.time_remaining())
         command = InferCommand(inputs, deadline_s, current_call().tenant)
-        engine.submit(command)
-        rows = await asyncio.wrap_future(command.reply)
+        rows = await asyncio.wrap_future(ask(engine, command))  # cancelling it withdraws it
         return pb.InferResponse(outputs=rows.tobytes(), steps=len(rows))
 
     async def _inputs(self, engine: EnginePort, request: pb.InferRequest) -> bytes:

@@ -11,12 +11,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Ack, CatalogPort, Close, Place, Replay, StepBlock
+from carousel_server.core.ports import Ack, CatalogPort, Close, Place, Replay, StepBlock, ask
 from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import SessionView
 
 from .binding import Binding
-from .replies import tell
 
 _ELSEWHERE = ("SESSION_PARKED", "SESSION_CLOSED")
 """Of a session that another close has just ended too: the store may not have heard of it yet."""
@@ -73,7 +72,7 @@ class Parked:
         block is refused too, since it could only meet a gap.
         """
         engine = binding.engine
-        tell(engine, Ack(sink, [binding.ref], [self.ack]))
+        ask(engine, Ack(sink, [binding.ref], [self.ack]))
         refused: CarouselError | None = None
         if self.replay:
             try:
@@ -107,12 +106,7 @@ def close_session(catalog: CatalogPort, tenant: str, binding: Binding) -> Future
         else:
             _settle(done, error)
 
-    command = Close(binding.ref)
-    command.reply.add_done_callback(closed)
-    try:
-        binding.engine.submit(command)
-    except CarouselError as error:
-        _settle(done, error)
+    ask(binding.engine, Close(binding.ref)).add_done_callback(closed)
     return done
 
 

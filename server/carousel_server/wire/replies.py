@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Close, Command, EnginePort, Opened
+from carousel_server.core.ports import Close, EnginePort, Opened, WithReply, ask
 from carousel_server.core.types import SessionRef, SessionView
 
 T = TypeVar("T")
@@ -26,6 +26,11 @@ def _seen(answer: asyncio.Future[Any]) -> None:
     """An error that comes after the caller has left has no reader, and is no defect to be logged."""
     if not answer.cancelled():
         answer.exception()
+
+
+async def answer_of(engine: EnginePort, command: WithReply[T]) -> T:
+    """Submits a command and waits for its answer. Raises CarouselError if it is refused."""
+    return await reply_of(ask(engine, command))
 
 
 async def opening(
@@ -48,13 +53,7 @@ def _close_orphan(engine: EnginePort, reply: Opened) -> None:
     """Closes the session that `reply` has brought, if it has; on any thread."""
     if reply.cancelled() or reply.exception() is not None:
         return
-    tell(engine, Close(reply.result()[0]))
-
-
-def tell(engine: EnginePort, command: Command) -> None:
-    """Submits a command whose failure changes nothing for anybody: the session ends by its TTL."""
-    with suppress(CarouselError):
-        engine.submit(command)
+    ask(engine, Close(reply.result()[0]))
 
 
 def error_of(reply: Future[Any]) -> CarouselError | None:

@@ -16,6 +16,7 @@ from carousel_server.core.ports import (
     Fork,
     Import,
     List,
+    ask,
 )
 from carousel_server.core.snapshot_header import model_of
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
@@ -27,7 +28,7 @@ from .options import WireOptions
 from .paging import check_page, page_token
 from .parking import CANNOT_RUN
 from .places import ask_session, find_engine
-from .replies import opening, reply_of
+from .replies import answer_of, opening, reply_of
 from .views import session_message
 
 T = TypeVar("T")
@@ -72,14 +73,12 @@ class Sessions:
         engines = self._catalog.engines()
         if request.model:
             engines = [find_engine(self._catalog, request.model)]
-        commands = [List(tenant, after, size + 1) for _ in engines]
-        for engine, command in zip(engines, commands, strict=True):
-            engine.submit(command)
+        asked = [ask(engine, List(tenant, after, size + 1)) for engine in engines]
         stored = self._catalog.stored(tenant, after, size + 1, request.model)
         found: dict[str, SessionView] = {view.id: view for view in await reply_of(stored)}
-        for command in commands:
+        for listed in asked:
             # What an engine says of its sessions is newer.
-            found |= {view.id: view for view in await reply_of(command.reply)}
+            found |= {view.id: view for view in await reply_of(listed)}
         page = heapq.nsmallest(size + 1, found.values(), key=lambda view: view.id)
         last = page[size - 1].id if len(page) > size else ""
         return pb.ListSessionsResponse(
@@ -93,9 +92,7 @@ class Sessions:
         """CloseSession."""
 
         async def close(engine: EnginePort, ref: SessionRef) -> SessionView:
-            command = Close(ref)
-            engine.submit(command)
-            return await reply_of(command.reply)
+            return await answer_of(engine, Close(ref))
 
         try:
             view = await self._ask(request.session_id, close)
@@ -112,9 +109,7 @@ class Sessions:
         """ExportSession."""
 
         async def export(engine: EnginePort, ref: SessionRef) -> tuple[bytes, SessionView]:
-            command = Export(ref)
-            engine.submit(command)
-            return await reply_of(command.reply)
+            return await answer_of(engine, Export(ref))
 
         snapshot, view = await self._ask(request.session_id, export)
         check_reply_bytes(len(snapshot), self._options.max_message_bytes)

@@ -25,6 +25,7 @@ from carousel_server.core.ports import (
     Place,
     StepBlock,
     Unbind,
+    ask,
 )
 from carousel_server.core.types import Bytes2D, Int64s, SessionRef, SessionView
 
@@ -39,7 +40,7 @@ from .parking import (
     not_fetched,
     went_back,
 )
-from .replies import call_on, error_of, tell
+from .replies import call_on, error_of
 from .views import duration_of, session_message
 
 _HANDLE_MASK = 0xFFFF_FFFF
@@ -129,10 +130,10 @@ class Stream:
     def _failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
         refused: dict[int, int] = {}
         for tag, seq in zip(tags, seqs, strict=True):
-            if self._owns(tag):
-                refused[tag & _HANDLE_MASK] = seq
-            elif error.reason == "SESSION_PARKED" and self._is_parked(tag):  # a Replay, too late
+            if self._is_parked(tag) and error.reason == "SESSION_PARKED":  # a Replay, too late
                 self.wake(tag & _HANDLE_MASK)
+            elif self._owns(tag) or self._is_parked(tag):  # refused at the door, and parked since
+                refused[tag & _HANDLE_MASK] = seq
         if refused and not (STORE_WAITS in error.metadata and self.outbox.crowded()):
             self.refuse_all(refused, error)
 
@@ -255,24 +256,17 @@ class Stream:
         engine, ref = reply.result()
         if self._closed:
             if self._unwanted(wish):
-                tell(engine, Close(ref))
+                ask(engine, Close(ref))
             return
         command = Bind(ref, self, wish.tag, wish.attach_id, wish.epoch_floor, wish.ack)
-        try:
-            engine.submit(command)
-        except CarouselError as refusal:
-            if wish.orphan:
-                tell(engine, Close(ref))
-            self._fail(wish, refusal)
-            return
-        call_on(self._loop, command.reply, partial(self._answered, wish, engine, ref))
+        call_on(self._loop, ask(engine, command), partial(self._answered, wish, engine, ref))
 
     def _answered(
         self, wish: Wish, engine: EnginePort, ref: SessionRef, reply: Future[SessionView]
     ) -> None:
         error = error_of(reply)
         if self._closed:
-            tell(engine, Close(ref) if self._unwanted(wish) else Unbind(ref, self, wish.tag))
+            ask(engine, Close(ref) if self._unwanted(wish) else Unbind(ref, self, wish.tag))
         elif error is None:
             view = reply.result()
             self._bind(wish, Binding(engine, ref, wish.tag, view.id, wish.attach_id), view)
@@ -280,7 +274,7 @@ class Stream:
             self._seek(wish)
         else:
             if wish.orphan:
-                tell(engine, Close(ref))
+                ask(engine, Close(ref))
             self._fail(wish, error)
 
     def _unwanted(self, wish: Wish) -> bool:
@@ -303,10 +297,10 @@ class Stream:
         """A parked session is back: what waited for it goes on."""
         parked = self.parked_handles.get(handle)
         if parked is None or parked.waking != binding.tag:  # the handle was given back meanwhile
-            tell(binding.engine, Unbind(binding.ref, self, binding.tag))
+            ask(binding.engine, Unbind(binding.ref, self, binding.tag))
             return
         if view.applied < parked.applied:  # the client must look at what it still has (R9)
-            tell(binding.engine, Unbind(binding.ref, self, binding.tag))
+            ask(binding.engine, Unbind(binding.ref, self, binding.tag))
             self._give_back(handle, went_back(view.applied, parked.applied))
             return
         del self.parked_handles[handle]
@@ -314,7 +308,7 @@ class Stream:
         self.acked[handle] = parked.ack  # should the session be parked again before it hears of it
         for seq, error in parked.go_on(binding, self):
             if not seq:  # a failure names steps that were sent; here the client waits for others
-                tell(binding.engine, Unbind(binding.ref, self, binding.tag))
+                ask(binding.engine, Unbind(binding.ref, self, binding.tag))
                 self._give_back(handle, not_fetched(error))
                 return
             self.refuse(handle, error, seq)
@@ -347,7 +341,7 @@ class Stream:
         self._leave(handle)
         if not close:
             if binding is not None:
-                tell(binding.engine, Unbind(binding.ref, self, binding.tag))
+                ask(binding.engine, Unbind(binding.ref, self, binding.tag))
             self._tell_unbound(handle, None)
             return
         self.closing.add(handle)
@@ -395,6 +389,6 @@ class Stream:
         self._closed = True
         self.outbox.end(None)
         for binding in self.bound.values():
-            tell(binding.engine, Unbind(binding.ref, self, binding.tag))
+            ask(binding.engine, Unbind(binding.ref, self, binding.tag))
         self.bound.clear()
         self.parked_handles.clear()

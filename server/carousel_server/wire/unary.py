@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import STORE_WAITS, CarouselError
-from carousel_server.core.ports import Bind, CatalogPort, EnginePort, StepBlock
+from carousel_server.core.ports import Bind, CatalogPort, EnginePort, StepBlock, ask
 from carousel_server.core.types import Bytes2D, Durability, Int64s, SessionRef, SessionView
 
 from .calls import Context, current_call
@@ -24,7 +24,7 @@ from .fields import (
 from .gate import Gate
 from .options import WireOptions
 from .places import ask_session
-from .replies import reply_of
+from .replies import answer_of
 
 _WAITS_FOR_STORE = (Durability.SYNC, Durability.SYNC_FSYNC)
 
@@ -149,10 +149,8 @@ class CallSink:
         return seat
 
     async def _bind(self, ref: SessionRef, seat: _Seat) -> None:
-        command = Bind(ref, self, seat.tag)
         try:
-            self._engine.submit(command)
-            view = await reply_of(command.reply)
+            view = await answer_of(self._engine, Bind(ref, self, seat.tag))
             seat.durable, seat.sync = view.durable, view.durability in _WAITS_FOR_STORE
         except BaseException:
             # Refused, or the caller has gone: if the engine has bound it after all, it may tell so to
@@ -166,7 +164,7 @@ class CallSink:
         waiter = seat.waiter = _Waiter(block.first_seqs[0], block.steps, row_bytes)
         try:
             block.tags = [seat.tag]
-            self._engine.submit(block)
+            ask(self._engine, block)
             return await waiter.done, seat.durable
         finally:
             seat.waiter = None

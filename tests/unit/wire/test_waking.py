@@ -116,6 +116,13 @@ def test_a_replay_that_came_just_as_the_session_was_parked_fetches_it() -> None:
     assert rig.stream.bound[1].tag != tag
 
 
+def test_a_refusal_that_comes_just_after_the_session_was_parked_is_told() -> None:
+    rig = Rig(applied=0)
+    tag = rig.stream.parked_handles[1].binding.tag
+    rig.stream.failures([tag], [4], CarouselError("QUEUE_FULL", "full", retry_after_s=0.1))
+    assert (rig.news().failure.handle, rig.news().failure.seq) == (1, 4)
+
+
 @pytest.mark.parametrize("reason", ["SESSION_PARKED", "SESSION_CLOSED"])
 def test_a_close_that_came_just_as_the_session_had_left_its_row_asks_the_store(reason: str) -> None:
     rig = Rig(applied=0)

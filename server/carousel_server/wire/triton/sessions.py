@@ -18,11 +18,12 @@ from carousel_server.core.ports import (
     Opened,
     Place,
     Unbind,
+    ask,
 )
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 from carousel_server.wire.parking import close_parked
-from carousel_server.wire.replies import call_on, error_of, tell
+from carousel_server.wire.replies import call_on, error_of
 
 from .sequence import Sequence
 from .sink import SequenceSink
@@ -122,9 +123,7 @@ class SequenceSessions:
         """Closes the session that has the id, then tries once more."""
 
         def close(engine: EnginePort, ref: SessionRef) -> None:
-            command = Close(ref)
-            if self._submitted(engine, command, sequence.opened):
-                call_on(self._loop, command.reply, closed)
+            call_on(self._loop, ask(engine, Close(ref)), closed)
 
         def found(reply: Future[Place]) -> None:
             if (error := error_of(reply)) is None:
@@ -189,7 +188,7 @@ class SequenceSessions:
             sequence.found((ref, tag, view))
         else:  # nothing is remembered of it, so that the next request without START is told the same
             self._sink.unbind(tag)
-            tell(self._engine, Unbind(ref, self._sink, tag))
+            ask(self._engine, Unbind(ref, self._sink, tag))
             sequence.found(_may_lack_steps(sequence, view))
 
     def _bind(
@@ -201,16 +200,12 @@ class SequenceSessions:
         key = SessionKey(sequence.tenant, sequence.session_id)
         command = Bind(ref, self._sink, tag, key=key)
 
-        def refused(error: CarouselError) -> None:
-            command.reply.set_exception(error)
-
         def bound(reply: Future[SessionView]) -> None:
             if reply.exception() is not None:
                 self._sink.unbind(tag)
             then(ref, tag, reply)
 
-        call_on(self._loop, command.reply, bound)
-        self._submitted(engine, command, refused)
+        call_on(self._loop, ask(engine, command), bound)
 
     # -- the end
 
@@ -219,7 +214,6 @@ class SequenceSessions:
         self._sink.unbind(sequence.tag)
         self._seen.pop((sequence.tenant, sequence.session_id), None)
         assert sequence.ref is not None, "only a bound sequence ends"
-        command = Close(sequence.ref)
 
         def closed(reply: Future[SessionView]) -> None:
             error = error_of(reply)
@@ -227,11 +221,8 @@ class SequenceSessions:
                 close_parked(self._catalog, sequence.tenant, sequence.session_id)
             sequence.ended()
 
-        def refused(_error: CarouselError) -> None:  # it ends by its idle_ttl, or at the next START
-            self._loop.call_soon(sequence.ended)
-
-        if self._submitted(self._engine, command, refused):
-            call_on(self._loop, command.reply, closed)
+        # If it is refused, the session ends by its idle_ttl or at the next START.
+        call_on(self._loop, ask(self._engine, Close(sequence.ref)), closed)
 
     def _parked(self, sequence: Sequence, view: SessionView) -> None:
         self._keep_in_mind(sequence, view, view.applied)
@@ -249,17 +240,6 @@ class SequenceSessions:
     def _left(self, sequence: Sequence, error: CarouselError) -> None:
         if error.reason != "SUPERSEDED":  # then it is on its row, and may come back to the door
             self._seen.pop((sequence.tenant, sequence.session_id), None)
-
-    @staticmethod
-    def _submitted(
-        engine: EnginePort, command: Bind | Close, refused: Callable[[CarouselError], None]
-    ) -> bool:
-        try:
-            engine.submit(command)
-        except CarouselError as error:
-            refused(error)
-            return False
-        return True
 
 
 def not_started(sequence: Sequence) -> CarouselError:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from carousel_server.core.errors import STORE_WAITS, CarouselError
-from carousel_server.core.ports import EnginePort, StepBlock
+from carousel_server.core.ports import EnginePort, StepBlock, ask
 from carousel_server.core.sinks import tick_began_s
 from carousel_server.core.types import Bytes2D, Int64s, SessionView
 
@@ -87,11 +87,7 @@ class SequenceSink:
             deadline_s=deadline_s,
             tenant=sequences[0].tenant,
         )
-        try:
-            self.engine.submit(block)
-        except CarouselError as error:
-            for sequence in sequences:
-                sequence.refused(error)
+        ask(self.engine, block)
 
     # -- from the engine, on its thread
 
