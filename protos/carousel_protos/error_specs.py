@@ -1,4 +1,4 @@
-"""What an error is: its status code, who must act, its texts. The registry in `errors` is made of these."""
+"""The parts of an error: its status code, who must act, and its texts. `errors` has the registry."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """The registry of metrics: every series that a Carousel server exposes, declared once.
 
-The objects that count, docs/reference/metrics.md and the tests of dashboard and alerts are all made
-from this table. A name is a promise: dashboards and alerts of others are built on it.
+The counters, docs/reference/metrics.md and the tests of dashboard and alerts are made from this table. A
+name is never changed, since the dashboards and alerts of users depend on it.
 
-Rules: prefix `carousel_` (the `grpc_server_` and `process_` names are those of the community, so that
-stock dashboards work), base units, `_total` for counters, and no label whose values a client can choose.
+Names have the prefix `carousel_`. The names of `grpc_server_` and `process_` are those of the community, so
+that stock dashboards work. Units are base units, counters end with `_total`, and no client can choose the
+values of a label.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Owner(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One metric. `unit` is for people; `buckets` are upper bounds, without +Inf."""
+    """One metric. `unit` is shown to people. `buckets` are upper bounds, without +Inf."""
 
     name: str
     kind: Kind
@@ -45,12 +46,12 @@ class Declaration:
 
     @property
     def base_name(self) -> str:
-        """The family's name: without the `_total` of counters."""
+        """The name without the `_total` of counters."""
         return self.name.removesuffix("_total")
 
     @property
     def exposed_unit(self) -> str:
-        """What the `# UNIT` line says: the unit if the name ends with it, as OpenMetrics asks."""
+        """The unit of the `# UNIT` line: set if the name ends with it, as OpenMetrics requires."""
         return self.unit if self.base_name.endswith(f"_{self.unit}") else ""
 
 
@@ -58,14 +59,14 @@ STEP_BUCKETS_S = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01),
     *(0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
-"""Fit for recurrent steps: from a small GPU tick to a queue that has become a problem."""
+"""For recurrent steps: from a small GPU tick to an overlong queue."""
 CALL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""For calls as a whole."""
+"""For whole calls."""
 STORE_BUCKETS_S = (
     *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
-"""From a look into memory to a time-out of the network."""
+"""From a read of memory to a network time-out."""
 ROW_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 """For batch sizes."""
 
@@ -94,19 +95,19 @@ def _process(name: str, kind: Kind, unit: str, text: str) -> Declaration:
 
 def _registry(*declarations: Declaration) -> dict[str, Declaration]:
     table = {declaration.name: declaration for declaration in declarations}
-    assert len(table) == len(declarations), "a metric stands twice in the registry"
+    assert len(table) == len(declarations), "a metric is in the registry twice"
     return table
 
 
 _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
 METRICS: dict[str, Declaration] = _registry(
-    # -- what is running
+    # -- build and models
     Declaration(
         "carousel_build_info",
         _G,
         Owner.SERVER,
-        "Always 1; the labels say what runs.",
+        "Always 1. The labels have the versions and the device.",
         "info",
         ("version", "python", "torch", "device"),
     ),
@@ -114,18 +115,20 @@ METRICS: dict[str, Declaration] = _registry(
         "carousel_model_info",
         _G,
         "info",
-        "Always 1; the labels say which weights are served.",
+        "Always 1. The labels have the weights that are served.",
         *("fingerprint", "cell", "layers", "hidden", "compute_dtype"),
     ),
     Declaration(
         "carousel_models_refused",
         _G,
         Owner.SERVER,
-        "Packages that could not be loaded at the start; the log names them and says why.",
+        "Packages that could not be loaded at the start. The log has their names and the causes.",
         "packages",
     ),
     # -- throughput
-    _engine("carousel_steps_total", _C, "steps", "Steps run in ticks, client-fed and generated."),
+    _engine(
+        "carousel_steps_total", _C, "steps", "Steps run in ticks, of clients and of generations."
+    ),
     _engine(
         "carousel_steps_not_finite_total",
         _C,
@@ -137,11 +140,11 @@ METRICS: dict[str, Declaration] = _registry(
     _engine("carousel_infer_sequences_total", _C, "sequences", "Whole sequences of Infer run."),
     _engine("carousel_infer_steps_total", _C, "steps", "Steps of whole sequences run."),
     # -- latency
-    _seconds("carousel_step_seconds", "A client-fed step, from arrival to delivery."),
-    _seconds("carousel_step_queue_seconds", "A client-fed step, from arrival to its tick."),
+    _seconds("carousel_step_seconds", "A client's step, from arrival to delivery."),
+    _seconds("carousel_step_queue_seconds", "A client's step, from arrival to its tick."),
     _seconds("carousel_tick_seconds", "One tick on the device."),
     _seconds("carousel_first_token_seconds", "A generation, from request to first token."),
-    _seconds("carousel_inter_token_seconds", "A generated token, since the one before it."),
+    _seconds("carousel_inter_token_seconds", "A generated token, from the one before it."),
     _seconds("carousel_infer_batch_seconds", "One whole-sequence batch, or a chunk of one."),
     # -- batching
     _engine(
@@ -166,7 +169,7 @@ METRICS: dict[str, Declaration] = _registry(
         "carousel_sessions_moved_total",
         _C,
         "sessions",
-        "Sessions parked in the store, resumed from it, or let go of because their lease was lost.",
+        "Sessions parked in the store, resumed from it, or released because their lease was lost.",
         "how",
     ),
     _engine(
@@ -180,15 +183,16 @@ METRICS: dict[str, Declaration] = _registry(
         "carousel_undurable_steps",
         _G,
         "steps",
-        "Most steps that a session has run and the store has not confirmed; durable_steps at most.",
+        "Most steps that a session has run and the store has not confirmed. At most durable_steps.",
     ),
     _seconds(
-        "carousel_durable_lag_seconds", "What a session ran, until the store had confirmed it."
+        "carousel_durable_lag_seconds",
+        "Steps of a session, from running to the store's confirmation.",
     ),
     _engine("carousel_slots_used", _G, "slots", "Slots of the slab that hold a session."),
     _engine("carousel_slots_capacity", _G, "slots", "Slots of the slab."),
     _engine("carousel_state_bytes", _G, "bytes", "Recurrent state of open sessions.", "tier"),
-    # -- tenants: those beyond the first 32 that are configured are "other"
+    # -- tenants: the first 32 that are configured; the others are "other"
     _engine("carousel_tenant_steps_total", _C, "steps", "Steps run in ticks, by tenant.", "tenant"),
     _engine("carousel_tenant_sessions", _G, "sessions", "Resident sessions, by tenant.", "tenant"),
     # -- the store
@@ -196,7 +200,7 @@ METRICS: dict[str, Declaration] = _registry(
         "carousel_store_requests_total",
         _C,
         "requests",
-        "What the store was asked, and whether it answered; a refusal is an answer.",
+        "Requests to the store, and whether it answered. A refusal is an answer.",
         *("kind", "answer"),
     ),
     _store(
@@ -222,8 +226,8 @@ METRICS: dict[str, Declaration] = _registry(
         buckets=ROW_BUCKETS,
     ),
     _store("carousel_store_commit_bytes_total", _C, "bytes", "Bytes of the snapshots committed."),
-    _store("carousel_store_sessions", _G, "sessions", "Sessions in the store; -1 if unknown."),
-    _store("carousel_store_bytes", _G, "bytes", "Size of the store; -1 if unknown."),
+    _store("carousel_store_sessions", _G, "sessions", "Sessions in the store. -1 if unknown."),
+    _store("carousel_store_bytes", _G, "bytes", "Size of the store. -1 if unknown."),
     # -- the wire
     Declaration(
         "carousel_refusals_total",
@@ -237,7 +241,7 @@ METRICS: dict[str, Declaration] = _registry(
         "carousel_tenant_refusals_total",
         _C,
         Owner.WIRE,
-        "Of these, QUOTA_EXCEEDED by tenant and setting; tenants beyond the first 32 configured are other.",
+        "QUOTA_EXCEEDED by tenant and setting. Tenants beyond the first 32 configured ones are other.",
         "refusals",
         ("tenant", "quota"),
     ),
@@ -252,15 +256,15 @@ METRICS: dict[str, Declaration] = _registry(
         "carousel_connections_closed_total",
         _C,
         Owner.WIRE,
-        "Connections closed because their clients started calls and abandoned them, over and over.",
+        "Connections closed because their clients started and abandoned too many calls.",
         "connections",
     ),
     Declaration(
         "carousel_secret_reloads_total",
         _C,
         Owner.WIRE,
-        "Changed files of tokens and certificates that were read again, or found broken; each front end "
-        "counts for itself.",
+        "Changed files of tokens and certificates that were read again, or could not be read. Each front "
+        "end counts its own.",
         "reloads",
         ("what", "outcome"),
     ),
@@ -275,12 +279,12 @@ METRICS: dict[str, Declaration] = _registry(
         "carousel_event_loop_lag_seconds",
         _H,
         Owner.WIRE,
-        "How late the event loop ran a timer; every call waits this on top of its own work.",
+        "How late the event loop ran a timer. Every call waits this in addition to its own work.",
         "seconds",
         (),
         STEP_BUCKETS_S,
     ),
-    Declaration("grpc_server_started_total", _C, Owner.WIRE, "Calls begun.", "calls", _CALL),
+    Declaration("grpc_server_started_total", _C, Owner.WIRE, "Calls started.", "calls", _CALL),
     Declaration(
         "grpc_server_handled_total",
         _C,
@@ -293,12 +297,12 @@ METRICS: dict[str, Declaration] = _registry(
         "grpc_server_handling_seconds",
         _H,
         Owner.WIRE,
-        "A call, from its start to its end; for a stream its whole life.",
+        "A call, from its start to its end. For a stream, its whole life.",
         "seconds",
         _CALL,
         CALL_BUCKETS_S,
     ),
-    # -- the process, by prometheus-client; only where the system has /proc
+    # -- the process, by prometheus-client, where the system has /proc
     _process("process_cpu_seconds_total", _C, "seconds", "Processor time, user and system."),
     _process("process_resident_memory_bytes", _G, "bytes", "Memory in RAM."),
     _process("process_virtual_memory_bytes", _G, "bytes", "Address space."),

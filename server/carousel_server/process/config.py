@@ -1,4 +1,4 @@
-"""Settings of a server: each declared once, here, with its default, range and description.
+"""Settings of a server, each declared once with its default, range and description.
 
 `config_sources` reads them from the command line, the environment and a file. The reference page, the JSON
 schema and `carousel config show` are made from this file.
@@ -31,7 +31,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class ConfigError(ValueError):
-    """Settings that cannot be used. The first line says the cause, the second the fix."""
+    """Settings that cannot be used. The first line has the cause, the second the fix."""
 
 
 def _setting(default: Any, description: str) -> Any:
@@ -39,7 +39,7 @@ def _setting(default: Any, description: str) -> Any:
 
 
 class Settings(BaseSettings):
-    """Everything that an operator can choose; frozen."""
+    """All settings of a server. Frozen."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True
@@ -48,26 +48,26 @@ class Settings(BaseSettings):
     # -- what is served, and where
     models: Path = Field(
         default_factory=zoo_path,
-        description="Folder of model packages, or one package; by default the shipped zoo.",
+        description="Folder of model packages, or one package. The default is the shipped zoo.",
     )
     host: str = _setting("127.0.0.1", "Address that gRPC listens on.")
-    port: Port = _setting(50051, "Port of gRPC; 0 takes a free one.")
+    port: Port = _setting(50051, "Port of gRPC. 0 uses a free one.")
     metrics_host: str = _setting("127.0.0.1", "Address that /metrics listens on.")
-    metrics_port: Port = _setting(9464, "Port of /metrics; 0 takes a free one.")
+    metrics_port: Port = _setting(9464, "Port of /metrics. 0 uses a free one.")
     device: Literal["auto", "cpu", "cuda"] = _setting(
-        "auto", "Where models run; auto takes cuda where there is one."
+        "auto", "Where models run. auto uses cuda where there is a CUDA device."
     )
     kernel: Literal["auto", "reference", "cpu", "cuda"] = _setting(
         "auto",
-        "What computes steps: torch (reference), native code (cpu), Triton's and graphs (cuda); auto takes "
-        "cpu where it can be had on a CPU, and reference on a GPU, where cuda has not been measured.",
+        "What computes steps: torch (reference), native code (cpu), or Triton's code and graphs (cuda). auto "
+        "uses cpu on a CPU where it is available, and reference on a GPU, where cuda has not been measured.",
     )
     strict: bool = _setting(
-        False, "One batch size for every tick, so that a row's bits never depend on its batch."
+        False, "Use one batch size for every tick, so that a row's bits never depend on its batch."
     )
     torch_threads: Annotated[int, Field(ge=0, le=1024)] = _setting(
         0,
-        "Threads of one matrix product on the CPU; 0 takes all cores but one that affinity and quota allow.",
+        "Threads of one matrix product on the CPU. 0 uses all cores but one that affinity and quota allow.",
     )
     allow_custom: tuple[str, ...] = _setting(
         (), 'Custom modules ("package.module:Class") that model packages may import and run.'
@@ -75,74 +75,76 @@ class Settings(BaseSettings):
 
     bad_models: Literal["skip", "refuse"] = _setting(
         "skip",
-        "What a package that cannot be loaded does: skip serves the others and says so, refuse ends the "
-        "start; a start without any model fails in both cases.",
+        "What happens if a package cannot be loaded: skip serves the others and logs it, refuse ends the "
+        "start. A start without any model fails in both cases.",
     )
 
     # -- the store
     store: str = _setting(
         "",
-        "Where sessions outlive the server: sqlite:FILE, redis://HOST:PORT/DB, rediss://…, or memory "
-        "(parks idle sessions, but ends with the server); empty keeps them on the device only.",
+        "Where sessions survive a restart: sqlite:FILE, redis://HOST:PORT/DB or rediss://…. memory parks "
+        "idle sessions, but ends with the server. Empty keeps sessions on the device only.",
     )
     replica: str = _setting(
         "",
-        "This server's name at a shared store; the machine's and the port if empty. Started again under it, "
-        "it takes over its sessions at once.",
+        "This server's name at a shared store. Empty is the machine's name and the port. A server that is "
+        "started again with the same name has its sessions back at once.",
     )
     lease_ttl_s: Seconds = _setting(
-        10.0, "Time after which another server may take the sessions of one that is silent."
+        10.0, "Time after which another server may take the sessions of one that does not answer."
     )
-    store_requests: Count = _setting(65_536, "Requests waiting for the store.")
+    store_requests: Count = _setting(65_536, "Most requests waiting for the store.")
 
     # -- limits of each engine
-    slots: Count = _setting(_LIMITS.slots, "Sessions of one model resident on the device.")
-    max_batch: Count = _setting(_LIMITS.max_batch, "Sessions stepped together in one tick.")
+    slots: Count = _setting(_LIMITS.slots, "Most sessions of one model resident on the device.")
+    max_batch: Count = _setting(_LIMITS.max_batch, "Most sessions stepped together in one tick.")
     chunk_steps: Count = _setting(
-        _LIMITS.chunk_steps, "Steps that one session advances in one tick at most."
+        _LIMITS.chunk_steps, "Most steps that one session advances in one tick."
     )
     window_steps: Count = _setting(
-        _LIMITS.window_steps, "Steps of one session sent but not acknowledged."
+        _LIMITS.window_steps, "Most steps of one session sent but not acknowledged."
     )
     window_bytes: Size = _setting(
-        _LIMITS.window_bytes, "Memory for the windows of one model; shrinks window_steps if needed."
+        _LIMITS.window_bytes,
+        "Memory for the windows of one model. It reduces window_steps if needed.",
     )
-    inbox_commands: Count = _setting(_LIMITS.inbox_commands, "Commands waiting for one model.")
-    inbox_bytes: Size = _setting(_LIMITS.inbox_bytes, "Bytes of inputs in those commands.")
+    inbox_commands: Count = _setting(_LIMITS.inbox_commands, "Most commands waiting for one model.")
+    inbox_bytes: Size = _setting(_LIMITS.inbox_bytes, "Most bytes of inputs in those commands.")
     sessions_per_tenant: Count = _setting(
-        _LIMITS.sessions_per_tenant, "Sessions of one tenant on one model."
+        _LIMITS.sessions_per_tenant, "Most sessions of one tenant on one model."
     )
     idle_ttl_s: Seconds = _setting(
-        _LIMITS.idle_ttl_s, "Idle time after which a session expires, unless it asks for another."
+        _LIMITS.idle_ttl_s, "Idle time after which a session expires, unless it requests another."
     )
     max_idle_ttl_s: Seconds = _setting(
-        _LIMITS.max_idle_ttl_s, "Longest idle time that a session may ask for."
+        _LIMITS.max_idle_ttl_s, "Longest idle time that a session may request."
     )
     park_after_s: Seconds = _setting(
-        _LIMITS.park_after_s, "Idle time after which a session that the store keeps frees its slot."
+        _LIMITS.park_after_s,
+        "Idle time after which a session with a store is parked and frees its slot.",
     )
     durable_steps: Count = _setting(
-        _LIMITS.durable_steps, "Steps that an async session may run ahead of the store."
+        _LIMITS.durable_steps, "Most steps that an async session may run ahead of the store."
     )
     durable_s: Seconds = _setting(
-        _LIMITS.durable_s, "Time within which its steps reach the store, while that answers."
+        _LIMITS.durable_s, "Time within which its steps reach the store, while the store answers."
     )
     max_sequence_steps: Count = _setting(
         _LIMITS.max_sequence_steps, "Longest sequence of Infer and longest prompt of Generate."
     )
-    max_infer_queue: Count = _setting(_LIMITS.max_infer_queue, "Whole sequences waiting.")
+    max_infer_queue: Count = _setting(_LIMITS.max_infer_queue, "Most whole sequences waiting.")
     infer_batch_steps: Count = _setting(
-        _LIMITS.infer_batch_steps, "Padded steps of whole sequences that run at once."
+        _LIMITS.infer_batch_steps, "Most padded steps of whole sequences that run at once."
     )
     max_generate_tokens: Count = _setting(
-        _LIMITS.max_generate_tokens, "Tokens of one generation at most."
+        _LIMITS.max_generate_tokens, "Most tokens of one generation."
     )
     max_token_delay_s: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = _setting(
         0.2,
-        "The longest that a generated token waits for others of its stream, so that with many streams a "
-        "message has several; 0 sends each at once.",
+        "Longest time that a generated token waits for others of its stream. With many streams, a message "
+        "then has several tokens. 0 sends each token at once.",
     )
-    retry_after_s: Seconds = _setting(_LIMITS.retry_after_s, "Hint that goes with a refusal.")
+    retry_after_s: Seconds = _setting(_LIMITS.retry_after_s, "The retry hint in a refusal.")
     tick_timeout_s: Seconds = _setting(
         _LIMITS.tick_timeout_s, "A tick that takes longer makes its model unhealthy."
     )
@@ -152,105 +154,109 @@ class Settings(BaseSettings):
 
     # -- the wire
     max_message_bytes: Annotated[int, Field(ge=1 << 12, le=1 << 30)] = _setting(
-        4 << 20, "Greatest message; clients of grpc take 4 MiB unless told otherwise."
+        4 << 20, "Greatest message. By default, gRPC clients accept 4 MiB."
     )
     front_ends: Annotated[int, Field(ge=0, le=64)] = _setting(
-        0, "Processes for gRPC, beside the one that has the engines; 0 is one process for both."
+        0, "Processes for gRPC, beside the one with the engines. 0 is one process for both."
     )
     max_streams: Count = _setting(
-        1024, "Streams of sessions open at a time, of both protocols; of each front end."
+        1024,
+        "Most streams of sessions open at a time, of both protocols. Each front end has this limit.",
     )
     max_calls_per_connection: Count = _setting(
         256,
-        "Calls in flight on one connection, beside the streams that max_streams allows; clients of gRPC "
-        "keep further ones back.",
+        "Most calls in flight on one connection, beside the streams that max_streams allows. gRPC clients "
+        "hold back further ones.",
     )
     max_connections: Count = _setting(
-        8192, "Connections open at a time; further ones are closed; of each front end."
+        8192,
+        "Most connections open at a time. Further ones are closed. Each front end has this limit.",
     )
     message_timeout_s: Seconds = _setting(
-        30.0, "Time in which the message of a call, or the first of a stream, must arrive whole."
+        30.0, "Time in which the whole message of a call, or the first of a stream, must arrive."
     )
     abandoned_calls_per_s: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = _setting(
         100.0,
-        "Calls a second that one address may start and abandon before their message is read; beyond it, "
-        "after a burst, their connections are closed; 0 sets no limit.",
+        "Calls a second that one address may start and abandon before their message is read. Beyond that, "
+        "after a burst, its connections are closed. 0 is no limit.",
     )
-    max_handles: Count = _setting(4096, "Sessions bound at a time on one stream.")
+    max_handles: Count = _setting(4096, "Most sessions bound at a time on one stream.")
     triton: bool = _setting(True, "Serve NVIDIA Triton's gRPC protocol too, on the same port.")
     reflection: bool = _setting(True, "Describe the services to tools such as grpcurl.")
     drain_timeout_s: Seconds = _setting(
-        30.0, "Time for accepted work to finish after SIGTERM; a second signal ends it at once."
+        30.0,
+        "Time for accepted work to finish after SIGTERM. A second signal ends the server at once.",
     )
 
-    # -- what one tenant may have; with one tenant, only what is set counts
+    # -- quotas of one tenant; with one tenant, only those that are set
     tenant_share: Annotated[float, Field(gt=0, le=1)] = _setting(
         0.75,
-        "Part of the slots, streams and queues that the other tenants leave free, which one tenant may take. "
-        "Counts where more than one tenant is configured.",
+        "Share that one tenant may use of the slots, streams and queues that the other tenants leave free. "
+        "It applies where more than one tenant is configured.",
     )
     tenant_sessions: Most = _setting(
-        0, "Sessions of one tenant resident on the device, of all models; 0 is no limit."
+        0, "Most sessions of one tenant resident on the device, of all models. 0 is no limit."
     )
     tenant_state_bytes: Most = _setting(
-        0, "Bytes of recurrent state of one tenant's resident sessions; 0 is no limit."
+        0, "Most bytes of recurrent state of one tenant's resident sessions. 0 is no limit."
     )
     tenant_streams: Most = _setting(
-        0, "Streams of one tenant, of both protocols and all front ends; 0 is no limit."
+        0, "Most streams of one tenant, of both protocols and all front ends. 0 is no limit."
     )
     tenant_steps: Most = _setting(
-        0, "Steps of one tenant accepted and not yet run, on one model; 0 is no limit."
+        0, "Most steps of one tenant accepted and not yet run, on one model. 0 is no limit."
     )
     tenant_infer_steps: Most = _setting(
         64 * _LIMITS.max_sequence_steps,
-        "Steps of one tenant's whole sequences that wait or run; 0 is no limit, and so is one tenant alone "
-        "unless this is set.",
+        "Most steps of one tenant's whole sequences that wait or run. 0 is no limit. A tenant alone has no "
+        "limit unless this is set.",
     )
     tenant_calls_per_s: Annotated[float, Field(ge=0, le=1e9)] = _setting(
         0.0,
-        "Calls of one tenant in a second. Blocks and bindings of its streams count too, and wait for their "
-        "turn; 0 is no limit.",
+        "Most calls of one tenant in a second. Blocks and bindings of its streams count too, and wait for "
+        "their turn. 0 is no limit.",
     )
     tenant_stored_sessions: Most = _setting(
         1_000_000,
-        "Sessions of one tenant in the store; 0 is no limit, and so is one tenant alone unless this is set.",
+        "Most sessions of one tenant in the store. 0 is no limit. A tenant alone has no limit unless this is "
+        "set.",
     )
     tenant_store_bytes: Most = _setting(
         64 << 30,
-        "Bytes of one tenant's snapshots in the store; 0 is no limit, and so is one tenant alone unless this "
-        "is set.",
+        "Most bytes of one tenant's snapshots in the store. 0 is no limit. A tenant alone has none unless "
+        "this is set.",
     )
 
-    # -- who may come in
+    # -- authentication
     tls_cert: Path | None = _setting(None, "PEM file of the server's certificate chain.")
     tls_key: Path | None = _setting(None, "PEM file of the certificate's key.")
     tls_client_ca: Path | None = _setting(
-        None, "PEM file of the authority that clients' certificates must be signed by."
+        None, "PEM file of the authority that must have signed the clients' certificates."
     )
     insecure: bool = _setting(False, "Allow an address that other machines can reach, without TLS.")
     tokens: dict[Tenant, Sha256] = Field(
         default_factory=dict,
-        description="Tenant to SHA-256 (hex) of its bearer token; empty lets everybody in.",
+        description="Tenant to SHA-256 (hex) of its bearer token. Empty requires no token.",
     )
 
     tokens_file: Path | None = _setting(
         None,
-        'TOML file in place of `tokens`, with lines such as tenant = "SHA-256 of its token", or a list of '
-        "them; it is read again when it changes.",
+        'TOML file instead of `tokens`, with lines such as tenant = "SHA-256 of its token", or a list of '
+        "them. It is read again when it changes.",
     )
     certificates: dict[CertificateName, Tenant] = Field(
         default_factory=dict,
-        description="Name in a client's certificate (DNS name, URI, e-mail or common name) to the tenant "
-        "that has it; needs tls_client_ca.",
+        description="Name in a client's certificate (DNS name, URI, e-mail or common name) to its tenant. "
+        "It needs tls_client_ca.",
     )
 
     # -- logs
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info",
-        "Least severity that is logged; info logs one line a call, save for probes, steps and whole "
-        "sequences that went well.",
+        "Least severity that is logged. info logs one line a call, except for probes, steps and whole "
+        "sequences without errors.",
     )
-    log_format: Literal["text", "json"] = _setting("text", "How log lines are written.")
+    log_format: Literal["text", "json"] = _setting("text", "Format of log lines.")
 
     @classmethod
     def settings_customise_sources(
@@ -261,48 +267,50 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Takes the given values only: `config_sources.load_settings` has merged the sources."""
+        """Only the given values: `config_sources.load_settings` has merged the sources."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
-        """What one field cannot know alone."""
+        """Checks that need more than one field."""
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key belong together: set both or none")
+            raise ValueError("tls_cert and tls_key belong together: set both or neither")
         if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+            raise ValueError("tls_client_ca needs tls_cert and tls_key: set them too")
         if self.port and (self.host, self.port) == (self.metrics_host, self.metrics_port):
-            raise ValueError("port and metrics_port are the same: choose another for one of them")
+            raise ValueError("port and metrics_port are the same: change one of them")
         if len({digest.lower() for digest in self.tokens.values()}) < len(self.tokens):
-            raise ValueError("tokens: two tenants have the same token")
+            raise ValueError("tokens: two tenants have the same token, so change one of them")
         if self.tokens and self.tokens_file is not None:
-            raise ValueError("tokens and tokens_file say the same: set one of them")
+            raise ValueError("tokens and tokens_file are both set: set one of them")
         if self.certificates and self.tls_client_ca is None:
-            raise ValueError("certificates needs tls_client_ca: only then clients present one")
+            raise ValueError(
+                "certificates needs tls_client_ca: without it clients present no certificate"
+            )
         if self.idle_ttl_s > self.max_idle_ttl_s:
-            raise ValueError("idle_ttl_s is above max_idle_ttl_s: raise the latter")
+            raise ValueError("idle_ttl_s is above max_idle_ttl_s: raise max_idle_ttl_s")
         if self.tls_cert is None and not self.insecure and not _is_loopback(self.host):
             raise ValueError(
-                f"host {self.host} can be reached by other machines, without TLS: set tls_cert and "
-                "tls_key, or insecure=true if the network is yours alone"
+                f"other machines can reach host {self.host} without TLS: set tls_cert and tls_key, or "
+                "insecure=true if the network is private"
             )
         return self
 
     def limits(self) -> EngineLimits:
-        """The settings that an engine needs."""
+        """The limits of an engine."""
         names = EngineLimits.__dataclass_fields__
         return EngineLimits(**{name: getattr(self, name) for name in names})
 
     @property
     def tenants(self) -> tuple[str, ...]:
-        """The tenants that are configured here, without those of `tokens_file`; none lets everybody in."""
+        """The configured tenants, without those of `tokens_file`. Empty means that no token is required."""
         return tuple(dict.fromkeys((*self.tokens, *self.certificates.values())))
 
     def tenant_limits(self) -> TenantLimits:
-        """What one tenant may have. A lone tenant shares with nobody, and no default limits it.
+        """The quotas of one tenant. With a single tenant, the defaults do not apply.
 
-        Those of `tokens_file` may become more, so they count as several.
+        With `tokens_file` tenants can be added, so it counts as several.
         """
         names = set(TenantLimits.__dataclass_fields__)
         if len(self.tenants) <= 1 and self.tokens_file is None:

@@ -21,9 +21,9 @@ COMMANDS = {
     "MODEL_NOT_CAUSAL": "run whole sequences: carousel infer MODEL FILE",
     "MODEL_NOT_GENERATIVE": "stream rows through it: carousel stream MODEL FILE.csv; "
     "carousel models list says which model is a language model",
-    "INPUT_NOT_FINITE": "clean the row; the session is unharmed",
-    "STEP_NOT_FINITE": "the row is outside the range that the model can compute; send another row, "
-    "the session is unharmed",
+    "INPUT_NOT_FINITE": "correct the row; the session is unchanged",
+    "STEP_NOT_FINITE": "the row is outside the range that the model can compute; send another row; "
+    "the session is unchanged",
     "SESSION_NOT_FOUND": "see what is open: carousel sessions list",
 }
 
