@@ -3,11 +3,11 @@
 isort:skip_file
 The Carousel protocol: recurrent sessions over gRPC.
 
-A session is one client's conversation with one model. The server keeps its recurrent state; a client
+A session is one client's sequence of steps on one model. The server stores its recurrent state. A client
 sends steps, numbered 1, 2, 3, … by `seq`, and gets one output row for each. Two cursors bound what each
-side must remember: the server may forget output k once k <= ack; the client may forget input k once
-k <= durable. Errors are `google.rpc.Status` with an ErrorInfo whose `reason` is listed in
-docs/reference/errors.md; its domain is "carousel".
+side must store. The server may drop output k once k <= ack. The client may drop input k once k <= durable.
+Errors are `google.rpc.Status` with an ErrorInfo, whose domain is "carousel". Its `reason` is listed in
+docs/reference/errors.md.
 """
 
 import builtins
@@ -70,7 +70,7 @@ class _PhaseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     PHASE_DRAINING: _Phase.ValueType  # 4
     """The server is handing the session over."""
     PHASE_CLOSED: _Phase.ValueType  # 5
-    """The session is over."""
+    """The session has ended."""
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
     """Where a session is in its life."""
@@ -86,7 +86,7 @@ PHASE_PARKED: Phase.ValueType  # 3
 PHASE_DRAINING: Phase.ValueType  # 4
 """The server is handing the session over."""
 PHASE_CLOSED: Phase.ValueType  # 5
-"""The session is over."""
+"""The session has ended."""
 global___Phase = Phase
 
 class _Durability:
@@ -128,7 +128,7 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """The generation goes on."""
+    """The generation continues."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 1
     """max_tokens were generated."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 2
@@ -138,7 +138,7 @@ class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""The generation goes on."""
+"""The generation continues."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 1
 """max_tokens were generated."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 2
@@ -309,8 +309,8 @@ class Session(google.protobuf.message.Message):
     seed: builtins.int
     """Seed of the session's random numbers."""
     execution_class: builtins.str
-    """How the server computes, such as "cpu float32 torch-2.13.0 bucketed": a step that is run again under
-    the same class and in strict mode gives the same bits, elsewhere within rounding.
+    """How the server computes, such as "cpu float32 torch-2.13.0 bucketed". A step that runs again under the
+    same class and in strict mode gives the same bits. Otherwise it is equal within rounding.
     """
     @property
     def idle_ttl(self) -> google.protobuf.duration_pb2.Duration:
@@ -345,7 +345,7 @@ global___Session = Session
 
 @typing.final
 class AttachRequest(google.protobuf.message.Message):
-    """What a client says on an Attach stream. The first message is a Hello."""
+    """A client's message on an Attach stream. The first message is a Hello."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -377,7 +377,7 @@ class AttachRequest(google.protobuf.message.Message):
 
     @property
     def unbind(self) -> global___Unbind:
-        """Gives a handle back."""
+        """Releases a handle."""
 
     def __init__(
         self,
@@ -397,7 +397,7 @@ global___AttachRequest = AttachRequest
 
 @typing.final
 class AttachResponse(google.protobuf.message.Message):
-    """What the server says on an Attach stream. The first message is a Welcome."""
+    """A server's message on an Attach stream. The first message is a Welcome."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -422,7 +422,7 @@ class AttachResponse(google.protobuf.message.Message):
 
     @property
     def failure(self) -> global___Failure:
-        """A refusal or failure of one handle, or of one message; the stream goes on."""
+        """A refusal or failure of one handle, or of one message. The stream continues."""
 
     @property
     def durable(self) -> global___Durable:
@@ -434,7 +434,7 @@ class AttachResponse(google.protobuf.message.Message):
 
     @property
     def unbound(self) -> global___Unbound:
-        """Answers Unbind, or tells that a handle was taken away."""
+        """Answers Unbind, or reports that the server has released a handle."""
 
     def __init__(
         self,
@@ -499,8 +499,8 @@ global___Welcome = Welcome
 
 @typing.final
 class Bind(google.protobuf.message.Message):
-    """Binds a session to a handle of this stream. The newest binding of a session wins: an older stream
-    gets Unbound with reason SUPERSEDED for it. A session that is in the store only is brought back.
+    """Binds a session to a handle of this stream. The newest binding of a session wins. An older stream gets
+    Unbound with reason SUPERSEDED for it. A parked session is activated.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -517,8 +517,8 @@ class Bind(google.protobuf.message.Message):
     epoch_floor: builtins.int
     """Highest epoch that the client has seen for this session."""
     attach_id: builtins.int
-    """Grows with each binding of the session: a Bind with a lower one than the session has seen comes from
-    the past, and is refused as SUPERSEDED with metadata `attach_id`. 0 always wins.
+    """Grows with each binding of the session. A Bind with a lower one than the session has seen is an old
+    message. It is refused as SUPERSEDED with metadata `attach_id`. 0 always wins.
     """
     @property
     def open(self) -> global___OpenSessionRequest:
@@ -541,8 +541,8 @@ global___Bind = Bind
 
 @typing.final
 class Bound(google.protobuf.message.Message):
-    """The session is bound. For a session with a store, `durable` equals `applied`: whoever binds a session
-    owes it no inputs of steps that ran before.
+    """The session is bound. For a durable session, `durable` equals `applied`. So its client needs no inputs of
+    steps that ran before.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -599,8 +599,8 @@ class Block(google.protobuf.message.Message):
 
     @property
     def timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """Steps that have not run after this time from their arrival are refused with DEADLINE_EXCEEDED, and
-        so are the steps queued behind them. Unset: no deadline.
+        """Steps that have not run within this time from their arrival are refused with DEADLINE_EXCEEDED. So are
+        the steps queued behind them. Unset means no deadline.
         """
 
     def __init__(
@@ -655,7 +655,7 @@ global___BlockResult = BlockResult
 
 @typing.final
 class Acks(google.protobuf.message.Message):
-    """Confirms outputs, so that the server may forget them."""
+    """Confirms outputs, so that the server may drop them."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -681,7 +681,7 @@ global___Acks = Acks
 
 @typing.final
 class Replay(google.protobuf.message.Message):
-    """Asks again for the outputs of ack+1 … applied of one session; nothing is run."""
+    """Asks again for the outputs of ack+1 … applied of one session. No step runs."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -699,7 +699,7 @@ global___Replay = Replay
 
 @typing.final
 class Unbind(google.protobuf.message.Message):
-    """Gives a handle back. The session lives on unless `close` is set. May follow its Bind at once."""
+    """Releases a handle. The session stays open unless `close` is set. May follow its Bind at once."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -748,7 +748,7 @@ global___Unbound = Unbound
 
 @typing.final
 class Failure(google.protobuf.message.Message):
-    """A refused or failed message. Nothing that was accepted before it is lost."""
+    """A refused or failed message. Steps that were accepted before it are not lost."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -767,7 +767,7 @@ class Failure(google.protobuf.message.Message):
 
     @property
     def handles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """If the same was refused to several sessions: all their handles, the one above first. Else empty."""
+        """All handles, if several sessions have the same refusal; `handle` comes first. Else empty."""
 
     @property
     def seqs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -789,7 +789,7 @@ global___Failure = Failure
 
 @typing.final
 class Durable(google.protobuf.message.Message):
-    """The store has confirmed these steps, so their inputs may be forgotten."""
+    """The store has confirmed these steps, so the client may drop their inputs."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -815,7 +815,7 @@ global___Durable = Durable
 
 @typing.final
 class Drain(google.protobuf.message.Message):
-    """The server will stop. Accepted steps are still answered; new bindings are refused."""
+    """The server will stop. Accepted steps still get their outputs. New bindings are refused."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -990,8 +990,8 @@ class Sampling(google.protobuf.message.Message):
     repetition_penalty: builtins.float
     """Divides positive and multiplies negative logits of recent tokens. Default 1 changes nothing."""
     seed: builtins.int
-    """Seed of this call's random numbers; the session's seed if unset. Draws are keyed by (seed, seq), so
-    the same seed repeats a text whatever else the server does.
+    """Seed of this call's random numbers; the session's seed if unset. Draws depend on (seed, seq) only. So
+    the same seed repeats a text, whatever other work the server has.
     """
     def __init__(
         self,
@@ -1017,8 +1017,8 @@ global___Sampling = Sampling
 
 @typing.final
 class GenerateRequest(google.protobuf.message.Message):
-    """A prompt and how to go on from it. Outputs of earlier steps of the session count as received (ack moves
-    to applied), since generated tokens take their place.
+    """A prompt and how to continue it. Outputs of earlier steps of the session count as received (ack moves to
+    applied), since generated tokens replace them.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -1036,7 +1036,7 @@ class GenerateRequest(google.protobuf.message.Message):
     model: builtins.str
     """In a session of its own, closed at the end."""
     session_id: builtins.str
-    """In this session, whose state then goes on from there."""
+    """In this session, which then continues from the new state."""
     text: builtins.str
     """Text, for a model with a tokenizer. The special tokens that open a text, such as a BOS, are fed only
     where a session begins; those that end a text are not fed.
@@ -1046,13 +1046,13 @@ class GenerateRequest(google.protobuf.message.Message):
     logprobs: builtins.int
     """Report the log-probability of each token, and of this many most probable alternatives."""
     first_seq: builtins.int
-    """The seq of the first step that this call runs, for a given session; 0 takes what comes next. With a
-    first_seq the call is safe to repeat: the same request tells the same tokens again from the first one
-    on, and goes on where the generation stopped, be it finished, cancelled or cut off by a restart.
+    """The seq of the first step that this call runs, for a given session. 0 means the next one. With a
+    first_seq the call is safe to repeat. The same request gets the same tokens again from the first one on.
+    It then continues where the generation stopped, whether it was finished, cancelled or cut by a restart.
     """
     @property
     def tokens(self) -> global___Tokens:
-        """Token ids, fed as they are."""
+        """Token ids, fed unchanged."""
 
     @property
     def sampling(self) -> global___Sampling:
@@ -1138,14 +1138,14 @@ class Token(google.protobuf.message.Message):
     id: builtins.int
     """Its id."""
     text: builtins.str
-    """The text that it completes; may be empty inside a multi-byte character. Bytes that are unfinished at the
-    end of a generation are the beginning of the session's next one; if the session ends too, they are shown
-    as U+FFFD.
+    """The text that it completes; may be empty inside a multi-byte character. A generation may end with bytes of
+    an unfinished character. The session's next generation begins with them. If the session ends too, they are
+    shown as U+FFFD.
     """
     seq: builtins.int
     """The step whose output it was drawn from."""
     logprob: builtins.float
-    """Natural logarithm of its probability under the model (before temperature and truncation)."""
+    """Natural logarithm of its probability under the model, before temperature and truncation."""
     @property
     def alternatives(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Alternative]:
         """The most probable tokens at this place, best first."""
@@ -1189,7 +1189,7 @@ global___Alternative = Alternative
 
 @typing.final
 class Usage(google.protobuf.message.Message):
-    """What a generation took."""
+    """The cost of a generation, in steps."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1323,7 +1323,7 @@ class ListSessionsRequest(google.protobuf.message.Message):
     page_size: builtins.int
     """Greatest number to return; 100 if 0; at most 1000."""
     page_token: builtins.str
-    """From the answer before; empty for the first page."""
+    """From the reply before; empty for the first page."""
     model: builtins.str
     """Only sessions of this model, if set."""
     def __init__(
@@ -1445,7 +1445,7 @@ global___ExportSessionResponse = ExportSessionResponse
 
 @typing.final
 class ImportSessionRequest(google.protobuf.message.Message):
-    """A session to be."""
+    """A new session from a snapshot."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1550,7 +1550,7 @@ class ListModelsRequest(google.protobuf.message.Message):
     page_size: builtins.int
     """Greatest number to return; 100 if 0; at most 1000."""
     page_token: builtins.str
-    """From the answer before; empty for the first page."""
+    """From the reply before; empty for the first page."""
     def __init__(
         self,
         *,

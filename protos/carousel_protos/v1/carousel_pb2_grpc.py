@@ -43,17 +43,17 @@ class InferenceServiceServicer(object):
 
     def Attach(self, request_iterator, context):
         """One stream for any number of sessions. The client binds sessions to stream-local handles, then sends
-        blocks of steps; results come back as they are ready, in order within a session and in any order
-        between sessions. An error of one session is a Failure on the stream, which goes on. A client that
-        half-closes wants nothing more: outputs on their way stay with the session, for a later Replay.
+        blocks of steps. Results come back as they are ready, in order within a session and in any order
+        between sessions. An error of one session is a Failure on the stream, and the stream continues. When a
+        client half-closes, outputs in flight stay with the session, for a later Replay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Step(self, request, context):
-        """Consecutive steps of one session, for clients that want no stream. Same cursors and same guarantees
-        as a block: a repeated call with the same seq and inputs gets the same outputs and steps nothing.
+        """Consecutive steps of one session, for clients without a stream. The cursors and guarantees are those of
+        a block. A repeated call with the same seq and inputs gets the same outputs and runs no step.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,7 +68,7 @@ class InferenceServiceServicer(object):
 
     def Generate(self, request, context):
         """Feeds a prompt, then samples tokens on the device and feeds each back. Runs in a session of its own,
-        or in a given one, whose state then goes on from there.
+        or in a given session, which then continues from the new state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -250,7 +250,7 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Closes a session and forgets its state. Pending steps are dropped.
+        """Closes a session and deletes its state. Pending steps are dropped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,11 +3,11 @@
 isort:skip_file
 The Carousel protocol: recurrent sessions over gRPC.
 
-A session is one client's conversation with one model. The server keeps its recurrent state; a client
+A session is one client's sequence of steps on one model. The server stores its recurrent state. A client
 sends steps, numbered 1, 2, 3, … by `seq`, and gets one output row for each. Two cursors bound what each
-side must remember: the server may forget output k once k <= ack; the client may forget input k once
-k <= durable. Errors are `google.rpc.Status` with an ErrorInfo whose `reason` is listed in
-docs/reference/errors.md; its domain is "carousel".
+side must store. The server may drop output k once k <= ack. The client may drop input k once k <= durable.
+Errors are `google.rpc.Status` with an ErrorInfo, whose domain is "carousel". Its `reason` is listed in
+docs/reference/errors.md.
 """
 
 import abc
@@ -33,17 +33,17 @@ class InferenceServiceStub:
         carousel_protos.v1.carousel_pb2.AttachResponse,
     ]
     """One stream for any number of sessions. The client binds sessions to stream-local handles, then sends
-    blocks of steps; results come back as they are ready, in order within a session and in any order
-    between sessions. An error of one session is a Failure on the stream, which goes on. A client that
-    half-closes wants nothing more: outputs on their way stay with the session, for a later Replay.
+    blocks of steps. Results come back as they are ready, in order within a session and in any order
+    between sessions. An error of one session is a Failure on the stream, and the stream continues. When a
+    client half-closes, outputs in flight stay with the session, for a later Replay.
     """
 
     Step: grpc.UnaryUnaryMultiCallable[
         carousel_protos.v1.carousel_pb2.StepRequest,
         carousel_protos.v1.carousel_pb2.StepResponse,
     ]
-    """Consecutive steps of one session, for clients that want no stream. Same cursors and same guarantees
-    as a block: a repeated call with the same seq and inputs gets the same outputs and steps nothing.
+    """Consecutive steps of one session, for clients without a stream. The cursors and guarantees are those of
+    a block. A repeated call with the same seq and inputs gets the same outputs and runs no step.
     """
 
     Infer: grpc.UnaryUnaryMultiCallable[
@@ -57,7 +57,7 @@ class InferenceServiceStub:
         carousel_protos.v1.carousel_pb2.GenerateResponse,
     ]
     """Feeds a prompt, then samples tokens on the device and feeds each back. Runs in a session of its own,
-    or in a given one, whose state then goes on from there.
+    or in a given session, which then continues from the new state.
     """
 
 class InferenceServiceAsyncStub:
@@ -68,17 +68,17 @@ class InferenceServiceAsyncStub:
         carousel_protos.v1.carousel_pb2.AttachResponse,
     ]
     """One stream for any number of sessions. The client binds sessions to stream-local handles, then sends
-    blocks of steps; results come back as they are ready, in order within a session and in any order
-    between sessions. An error of one session is a Failure on the stream, which goes on. A client that
-    half-closes wants nothing more: outputs on their way stay with the session, for a later Replay.
+    blocks of steps. Results come back as they are ready, in order within a session and in any order
+    between sessions. An error of one session is a Failure on the stream, and the stream continues. When a
+    client half-closes, outputs in flight stay with the session, for a later Replay.
     """
 
     Step: grpc.aio.UnaryUnaryMultiCallable[
         carousel_protos.v1.carousel_pb2.StepRequest,
         carousel_protos.v1.carousel_pb2.StepResponse,
     ]
-    """Consecutive steps of one session, for clients that want no stream. Same cursors and same guarantees
-    as a block: a repeated call with the same seq and inputs gets the same outputs and steps nothing.
+    """Consecutive steps of one session, for clients without a stream. The cursors and guarantees are those of
+    a block. A repeated call with the same seq and inputs gets the same outputs and runs no step.
     """
 
     Infer: grpc.aio.UnaryUnaryMultiCallable[
@@ -92,7 +92,7 @@ class InferenceServiceAsyncStub:
         carousel_protos.v1.carousel_pb2.GenerateResponse,
     ]
     """Feeds a prompt, then samples tokens on the device and feeds each back. Runs in a session of its own,
-    or in a given one, whose state then goes on from there.
+    or in a given session, which then continues from the new state.
     """
 
 class InferenceServiceServicer(metaclass=abc.ABCMeta):
@@ -105,9 +105,9 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[carousel_protos.v1.carousel_pb2.AttachResponse], collections.abc.AsyncIterator[carousel_protos.v1.carousel_pb2.AttachResponse]]:
         """One stream for any number of sessions. The client binds sessions to stream-local handles, then sends
-        blocks of steps; results come back as they are ready, in order within a session and in any order
-        between sessions. An error of one session is a Failure on the stream, which goes on. A client that
-        half-closes wants nothing more: outputs on their way stay with the session, for a later Replay.
+        blocks of steps. Results come back as they are ready, in order within a session and in any order
+        between sessions. An error of one session is a Failure on the stream, and the stream continues. When a
+        client half-closes, outputs in flight stay with the session, for a later Replay.
         """
 
     @abc.abstractmethod
@@ -116,8 +116,8 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request: carousel_protos.v1.carousel_pb2.StepRequest,
         context: _ServicerContext,
     ) -> typing.Union[carousel_protos.v1.carousel_pb2.StepResponse, collections.abc.Awaitable[carousel_protos.v1.carousel_pb2.StepResponse]]:
-        """Consecutive steps of one session, for clients that want no stream. Same cursors and same guarantees
-        as a block: a repeated call with the same seq and inputs gets the same outputs and steps nothing.
+        """Consecutive steps of one session, for clients without a stream. The cursors and guarantees are those of
+        a block. A repeated call with the same seq and inputs gets the same outputs and runs no step.
         """
 
     @abc.abstractmethod
@@ -135,7 +135,7 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[carousel_protos.v1.carousel_pb2.GenerateResponse], collections.abc.AsyncIterator[carousel_protos.v1.carousel_pb2.GenerateResponse]]:
         """Feeds a prompt, then samples tokens on the device and feeds each back. Runs in a session of its own,
-        or in a given one, whose state then goes on from there.
+        or in a given session, which then continues from the new state.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
@@ -166,7 +166,7 @@ class SessionServiceStub:
         carousel_protos.v1.carousel_pb2.CloseSessionRequest,
         carousel_protos.v1.carousel_pb2.CloseSessionResponse,
     ]
-    """Closes a session and forgets its state. Pending steps are dropped."""
+    """Closes a session and deletes its state. Pending steps are dropped."""
 
     ExportSession: grpc.UnaryUnaryMultiCallable[
         carousel_protos.v1.carousel_pb2.ExportSessionRequest,
@@ -211,7 +211,7 @@ class SessionServiceAsyncStub:
         carousel_protos.v1.carousel_pb2.CloseSessionRequest,
         carousel_protos.v1.carousel_pb2.CloseSessionResponse,
     ]
-    """Closes a session and forgets its state. Pending steps are dropped."""
+    """Closes a session and deletes its state. Pending steps are dropped."""
 
     ExportSession: grpc.aio.UnaryUnaryMultiCallable[
         carousel_protos.v1.carousel_pb2.ExportSessionRequest,
@@ -264,7 +264,7 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: carousel_protos.v1.carousel_pb2.CloseSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[carousel_protos.v1.carousel_pb2.CloseSessionResponse, collections.abc.Awaitable[carousel_protos.v1.carousel_pb2.CloseSessionResponse]]:
-        """Closes a session and forgets its state. Pending steps are dropped."""
+        """Closes a session and deletes its state. Pending steps are dropped."""
 
     @abc.abstractmethod
     def ExportSession(
