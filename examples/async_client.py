@@ -1,4 +1,4 @@
-"""The same with asyncio: many conversations on one connection.
+"""Many sessions on one connection, with asyncio.
 
 python examples/async_client.py [host:port]
 """
@@ -15,7 +15,7 @@ import carousel
 async def sensor(number: int) -> AsyncIterator[list[float]]:
     """A live source."""
     for t in range(20):
-        await asyncio.sleep(0)  # where a real one would wait
+        await asyncio.sleep(0)  # a real source waits here
         yield [10.0 * number + t]
 
 
@@ -33,7 +33,7 @@ async def main(target: str) -> None:
             async for token in generation:
                 print(token.text, end="", flush=True)
                 if token.text == "\n":
-                    break  # leaving the block cancels the rest at the server
+                    break  # leaving the block cancels the generation at the server
         print()
 
 

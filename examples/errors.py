@@ -1,4 +1,4 @@
-"""What goes wrong has a name, a cause and a fix; and a session survives it.
+"""Each error has a name, a cause and a fix. A session survives it.
 
 python examples/errors.py [host:port]
 """
@@ -26,9 +26,9 @@ def main(target: str) -> None:
             session.step([5.0])
             try:
                 session.step([float("nan")])
-            except carousel.InvalidInputError as error:  # a category: what was sent is wrong
+            except carousel.InvalidInputError as error:  # a category of errors: the input is wrong
                 print(error, "\n")
-            session.step([11.0])  # unharmed, and still in sequence
+            session.step([11.0])  # the session did not change, and continues
             print(f"{session.applied} steps have run\n")
             session.close()
             try:
@@ -36,8 +36,8 @@ def main(target: str) -> None:
             except carousel.NotFoundError as error:
                 print(f"{type(error).__name__}: {error.reason}")
 
-    # Refusals that pass (RefusedError: no slot, queue full) were tried again inside the calls,
-    # after the delay that the server asked for, until timeout_s.
+    # The client tries refusals that pass (RefusedError, such as a full queue) again inside the call,
+    # after the server's delay, until timeout_s.
 
 
 if __name__ == "__main__":

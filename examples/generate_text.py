@@ -26,7 +26,7 @@ def main(target: str) -> None:
         print(f"\n\n{usage.generated_tokens} tokens, ended by {generation.finish_reason}")
         print(f"mean log-probability {logprob / usage.generated_tokens:.2f}")
 
-        # In a session of your own, a second call goes on where the first stopped.
+        # In a session of your own, a second call continues where the first stopped.
         with client.session("pychar-lstm", seed=7) as session:
             first = session.generate("class ", max_tokens=20).text()
             second = session.generate(max_tokens=20).text()

@@ -1,4 +1,4 @@
-"""Many sessions in one message each way: how a gateway feeds hundreds of sensors.
+"""Steps of many sessions in one message, as a gateway of hundreds of sensors sends them.
 
 python examples/many_sessions.py [host:port]
 """
@@ -30,7 +30,7 @@ def main(target: str) -> None:
         print(f"{total} steps of {SESSIONS} sessions, {total / seconds:.0f} a second")
         print(f"the first session expects {forecasts[0, -1, 0]:.1f}")
 
-        # A session that fails does not take the others with it.
+        # The failure of one session does not fail the others.
         rows[3] = np.nan
         try:
             batch.steps(rows)

@@ -1,4 +1,4 @@
-"""A session's state as a value: copy it, save it, go on from it elsewhere.
+"""A session's state as a value: copy it, save it, continue from it elsewhere.
 
 python examples/snapshot_and_fork.py [host:port]
 """
@@ -15,7 +15,7 @@ def main(target: str) -> None:
         session.steps("class Counter:\n    def __init__(self")  # text is steps, too
         print(f"{session.applied} bytes read, state of {client.model(session.model).state_bytes}")
 
-        # Two ways on from one state, without reading the prompt twice.
+        # Two texts continue from one state. The prompt is read once.
         for seed in (1, 2):
             with session.fork(seed=seed) as fork:
                 print(f"seed {seed}: {fork.generate(')', max_tokens=40).text()!r}")
@@ -26,7 +26,7 @@ def main(target: str) -> None:
             same = copy.step(ord(")")).argmax() == session.step(ord(")")).argmax()
             print(f"both expect the same next byte: {same}")
 
-        # Leave a session at the server, and find it again by its id.
+        # Leave a session open at the server, and attach to it again by its id.
         kept = client.session("pychar-lstm", session_id="kept-for-later")
         kept.steps("import ")
         kept.detach()

@@ -1,4 +1,4 @@
-"""Rows as they come, outputs as they come: pipelined within the session's window.
+"""Sends rows as they come and gets outputs as they come, pipelined within the session's window.
 
 python examples/stream_rows.py [host:port]
 """
@@ -15,7 +15,7 @@ STEPS = 200
 
 
 def sensor() -> Iterator[list[float]]:
-    """A source of rows; a socket or a file would do as well."""
+    """A source of rows. It could be a socket or a file as well."""
     for t in range(STEPS):
         yield [60.0 + 50.0 * math.sin(2 * math.pi * t / 11)]
 
@@ -25,7 +25,7 @@ def main(target: str) -> None:
         forecasts = [forecast[0] for forecast in session.stream(sensor())]
         print(f"{session.applied} rows went through; the last forecast is {forecasts[-1]:.1f}")
 
-        # A live source wants each output before its next row: one step ahead, not a window.
+        # A live source needs each output before its next row. So only one step is in flight, not a window.
         for forecast, _ in zip(session.stream(sensor(), ahead=1), range(3), strict=False):
             print(f"live: {forecast[0]:.1f}")
 

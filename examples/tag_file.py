@@ -1,4 +1,4 @@
-"""A whole file through a bidirectional model: the lexical class of each byte of a Python program.
+"""Runs a whole file through a bidirectional model: the lexical class of each byte of a Python program.
 
 python examples/tag_file.py [host:port [file]]
 """

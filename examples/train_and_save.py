@@ -3,8 +3,8 @@
     python examples/train_and_save.py models/mine
     carousel serve --models models/mine
 
-The task: the next value of a noisy sine wave from the values so far. The data has an offset and a scale,
-which travel with the model, so that clients send raw values.
+The model predicts the next value of a noisy sine wave from the values so far. The data has an offset and a
+scale. The package stores both, so clients send raw values.
 """
 
 from __future__ import annotations
