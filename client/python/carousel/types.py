@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self, TypedDict
+
+from google.protobuf.message import Message
 
 from carousel_protos.tensors import WIRE_DTYPES
 from carousel_protos.v1 import carousel_pb2 as pb
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Phase(StrEnum):
@@ -54,6 +59,11 @@ class Health(StrEnum):
     UNKNOWN = "unknown"
 
 
+def _plain(info: type[DataclassInstance], message: Message, *apart: str) -> dict[str, Any]:
+    """The fields of an info that its message has under the same names, and as the info has them."""
+    return {f.name: getattr(message, f.name) for f in fields(info) if f.name not in apart}
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One field of a row. `dtype` is a NumPy type string, "<f4" or "<i4"; `shape` is for one step."""
@@ -95,24 +105,10 @@ class ModelInfo:
     def of(cls, model: pb.Model) -> Self:
         """From its message."""
         return cls(
-            name=model.name,
-            fingerprint=model.fingerprint,
-            description=model.description,
-            cell=model.cell,
-            layers=model.layers,
-            hidden=model.hidden,
+            **_plain(cls, model, "input", "outputs", "labels"),
             input=TensorInfo.of(model.input),
             outputs=tuple(TensorInfo.of(spec) for spec in model.outputs),
-            causal=model.causal,
-            vocabulary=model.vocabulary,
-            generative=model.generative,
-            tokenizer=model.tokenizer,
             labels=tuple(model.labels),
-            parameters=model.parameters,
-            state_bytes=model.state_bytes,
-            compute_dtype=model.compute_dtype,
-            window_steps=model.window_steps,
-            max_sequence_steps=model.max_sequence_steps,
         )
 
     def label_names(self, indices: Iterable[int]) -> list[str]:
@@ -145,20 +141,11 @@ class SessionInfo:
     def of(cls, session: pb.Session) -> Self:
         """From its message."""
         return cls(
-            id=session.id,
-            model=session.model,
+            **_plain(cls, session, "phase", "durability", "idle_ttl_s", "created_at"),
             phase=PHASES.get(session.phase, Phase.UNKNOWN),
-            applied=session.applied,
-            ack=session.ack,
-            durable=session.durable,
-            epoch=session.epoch,
             durability=DURABILITIES.get(session.durability, Durability.DEFAULT),
             idle_ttl_s=session.idle_ttl.seconds + session.idle_ttl.nanos / 1e9,
             created_at=session.created_at.ToDatetime(UTC),
-            fingerprint=session.fingerprint,
-            window_steps=session.window_steps,
-            seed=session.seed,
-            execution_class=session.execution_class,
         )
 
 

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from carousel_server.core.errors import CarouselError
@@ -251,30 +251,14 @@ def wire_options(settings: Settings) -> WireOptions:
     Raises:
         ConfigError: a certificate, a key or a file of tokens cannot be used.
     """
+    shared = {field.name for field in fields(WireOptions)} & Settings.model_fields.keys()
     return WireOptions(
-        host=settings.host,
-        port=settings.port,
-        max_message_bytes=settings.max_message_bytes,
-        max_streams=settings.max_streams,
-        max_handles=settings.max_handles,
+        **{name: getattr(settings, name) for name in shared - {"tokens"}},
         max_calls=settings.max_streams + settings.inbox_commands,
-        max_calls_per_connection=settings.max_calls_per_connection,
-        max_connections=settings.max_connections,
-        message_timeout_s=settings.message_timeout_s,
-        abandoned_calls_per_s=settings.abandoned_calls_per_s,
-        max_idle_ttl_s=settings.max_idle_ttl_s,
-        max_generate_tokens=settings.max_generate_tokens,
-        max_token_delay_s=settings.max_token_delay_s,
-        retry_after_s=settings.retry_after_s,
         default_idle_ttl_s=settings.idle_ttl_s,
-        slots=settings.slots,
-        triton=settings.triton,
-        reflection=settings.reflection,
         tls=_tls(settings),
         tenants=settings.tenant_limits(),
         tokens=_tokens(settings),
-        tokens_file=settings.tokens_file,
-        certificates=settings.certificates,
         server_version=version(),
     )
 

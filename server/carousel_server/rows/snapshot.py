@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from math import prod
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.snapshot_header import MAGIC, PREFIX
 from carousel_server.core.types import Bytes2D
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 VERSION = 3
 _OLDEST_VERSION = 2
@@ -146,29 +149,29 @@ class _Header(BaseModel):
     generation: _Generation | None
 
 
+def _shared(value: type[DataclassInstance], header: type[BaseModel], *apart: str) -> list[str]:
+    """Fields that a header holds as the value has them, in the header's order."""
+    named = {field.name for field in fields(value)} - set(apart)
+    return [name for name in header.model_fields if name in named]
+
+
+_PLAIN = _shared(Snapshot, _Header, "generation")
+_PLAIN_OF_GENERATION = _shared(KeptGeneration, _Generation)
+
+
 def encode(snapshot: Snapshot) -> bytes:
     """The bytes of a snapshot; `decode` gives it back."""
     run = snapshot.generation
-    header = {
-        "model": snapshot.model,
-        "fingerprint": snapshot.fingerprint,
-        "epoch": snapshot.epoch,
-        "applied": snapshot.applied,
-        "ack": snapshot.ack,
-        "seed": snapshot.seed,
-        "next_token": snapshot.next_token,
-        "idle_ttl_s": snapshot.idle_ttl_s,
-        "recent_tokens": snapshot.recent_tokens,
+    values = {name: getattr(snapshot, name) for name in _PLAIN} | {
         "tensors": [
             {"name": name, "shape": array.shape, "dtype": array.dtype.str}
             for name, array in snapshot.state.items()
         ],
         "input_row_bytes": snapshot.kept_inputs.shape[1],
         "output_row_bytes": snapshot.kept_outputs.shape[1],
-        "attach_id": snapshot.attach_id,
-        "execution_class": snapshot.execution_class,
         "generation": None if run is None else _generation_header(run),
     }
+    header = {name: values[name] for name in _Header.model_fields}
     text = json.dumps(header, separators=(",", ":")).encode()
     parts = [PREFIX.pack(MAGIC, VERSION, len(text)), text]
     parts += [array.tobytes() for array in snapshot.state.values()]
@@ -180,16 +183,8 @@ def encode(snapshot: Snapshot) -> bytes:
 
 
 def _generation_header(run: KeptGeneration) -> dict[str, object]:
-    return {
-        "base": run.base,
-        "carry": run.carry,
-        "prompt_tokens": run.prompt_tokens,
-        "digest": run.digest,
-        "context": run.context,
-        "finish": run.finish,
-        "drawn": len(run.ids),
-        "alternatives": run.alternative_ids.shape[1],
-    }
+    counts = {"drawn": len(run.ids), "alternatives": run.alternative_ids.shape[1]}
+    return {name: getattr(run, name) for name in _PLAIN_OF_GENERATION} | counts
 
 
 def _columns(run: KeptGeneration) -> Iterator[np.ndarray]:
@@ -244,24 +239,16 @@ def _assemble(header: _Header, raw: bytes) -> Snapshot:
     for size in sizes:
         parts.append(raw[at : at + size])
         at += size
+    plain = {name: getattr(header, name) for name in _PLAIN}
+    plain["recent_tokens"] = tuple(header.recent_tokens)
     return Snapshot(
-        model=header.model,
-        fingerprint=header.fingerprint,
-        epoch=header.epoch,
-        applied=header.applied,
-        ack=header.ack,
-        seed=header.seed,
-        next_token=header.next_token,
-        idle_ttl_s=header.idle_ttl_s,
+        **plain,
         state={
             tensor.name: np.frombuffer(part, tensor.dtype).reshape(tensor.shape)
             for tensor, part in zip(header.tensors, parts, strict=False)
         },
-        recent_tokens=tuple(header.recent_tokens),
         kept_inputs=np.frombuffer(parts[-3], np.uint8).reshape(kept_rows, header.input_row_bytes),
         kept_outputs=np.frombuffer(parts[-2], np.uint8).reshape(kept_rows, header.output_row_bytes),
-        attach_id=header.attach_id,
-        execution_class=header.execution_class,
         generation=None if run is None else _generation(run, parts[-1]),
     )
 
@@ -269,13 +256,10 @@ def _assemble(header: _Header, raw: bytes) -> Snapshot:
 def _generation(run: _Generation, raw: bytes) -> KeptGeneration:
     n, k = run.drawn, run.alternatives
     ids, logprobs, others = np.split(np.frombuffer(raw, "<i4"), [n, 2 * n])
+    plain = {name: getattr(run, name) for name in _PLAIN_OF_GENERATION}
+    plain["context"] = tuple(run.context or ())
     return KeptGeneration(
-        base=run.base,
-        carry=run.carry,
-        prompt_tokens=run.prompt_tokens,
-        digest=run.digest,
-        context=tuple(run.context or ()),
-        finish=run.finish,
+        **plain,
         ids=ids,
         logprobs=logprobs.view("<f4"),
         alternative_ids=others[: n * k].reshape(n, k),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
+from google.protobuf.message import Message
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
@@ -67,27 +69,27 @@ def sampling_spec(sampling: pb.Sampling) -> SamplingSpec:
     Raises:
         CarouselError: FIELD_INVALID.
     """
-    temperature = sampling.temperature if sampling.HasField("temperature") else 1.0
-    top_p = sampling.top_p if sampling.HasField("top_p") else 1.0
-    has_penalty = sampling.HasField("repetition_penalty")
-    penalty = sampling.repetition_penalty if has_penalty else 1.0
-    if not 0.0 <= temperature <= 100.0:
-        raise invalid("sampling.temperature", f"must be from 0 to 100, but is {temperature:g}")
-    if not 0.0 < top_p <= 1.0:
-        raise invalid("sampling.top_p", f"must be above 0 and at most 1, but is {top_p:g}")
+    # What the message leaves out has the default of the value type. Fields without presence are always set.
+    message: Message = sampling
+    absent = {
+        field.name
+        for field in message.DESCRIPTOR.fields
+        if field.has_presence and not message.HasField(field.name)
+    }
+    given = {field.name for field in fields(SamplingSpec)} - absent
+    spec = SamplingSpec(**{name: getattr(sampling, name) for name in given})
+    if not 0.0 <= spec.temperature <= 100.0:
+        raise invalid("sampling.temperature", f"must be from 0 to 100, but is {spec.temperature:g}")
+    if not 0.0 < spec.top_p <= 1.0:
+        raise invalid("sampling.top_p", f"must be above 0 and at most 1, but is {spec.top_p:g}")
+    penalty = spec.repetition_penalty
     if not (math.isfinite(penalty) and 0.0 < penalty <= 100.0):
         raise invalid(
             "sampling.repetition_penalty", f"must be above 0 and at most 100, but is {penalty:g}"
         )
-    if sampling.top_k > np.iinfo(np.int32).max:
-        raise invalid("sampling.top_k", f"must fit 31 bits, but is {sampling.top_k}")
-    return SamplingSpec(
-        temperature=temperature,
-        top_k=sampling.top_k,
-        top_p=top_p,
-        repetition_penalty=penalty,
-        seed=sampling.seed if sampling.HasField("seed") else None,
-    )
+    if spec.top_k > np.iinfo(np.int32).max:
+        raise invalid("sampling.top_k", f"must fit 31 bits, but is {spec.top_k}")
+    return spec
 
 
 def _check_stop_tokens(stop_tokens: Sequence[int], vocabulary: int) -> None:

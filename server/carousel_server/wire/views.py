@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from carousel_protos.tensors import DATA_TYPES
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.types import GeneratedToken, ModelView, SessionView, TensorField
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def _shared(view: type[DataclassInstance], message: type[Message], *apart: str) -> tuple[str, ...]:
+    """Fields that a message has under the view's own names, and as the view has them."""
+    named = message.DESCRIPTOR.fields_by_name
+    return tuple(f.name for f in fields(view) if f.name in named and f.name not in apart)
+
+
+_SESSION = _shared(SessionView, pb.Session)
+_MODEL = _shared(ModelView, pb.Model, "input", "outputs")
 
 
 def duration_of(seconds: float) -> Duration:
@@ -22,46 +37,15 @@ def session_message(view: SessionView) -> pb.Session:
     """A session as its owner sees it."""
     created_at = Timestamp()
     created_at.FromNanoseconds(int(view.created_at_unix_s * 1e9))
-    return pb.Session(
-        id=view.id,
-        model=view.model,
-        phase=cast("pb.Phase.ValueType", int(view.phase)),
-        applied=view.applied,
-        ack=view.ack,
-        durable=view.durable,
-        epoch=view.epoch,
-        durability=cast("pb.Durability.ValueType", int(view.durability)),
-        idle_ttl=duration_of(view.idle_ttl_s),
-        created_at=created_at,
-        fingerprint=view.fingerprint,
-        window_steps=view.window_steps,
-        seed=view.seed,
-        execution_class=view.execution_class,
-    )
+    plain = {name: getattr(view, name) for name in _SESSION}
+    return pb.Session(**plain, idle_ttl=duration_of(view.idle_ttl_s), created_at=created_at)
 
 
 def model_message(view: ModelView) -> pb.Model:
     """A model as clients need to know it."""
-    return pb.Model(
-        name=view.name,
-        fingerprint=view.fingerprint,
-        description=view.description,
-        cell=view.cell,
-        layers=view.layers,
-        hidden=view.hidden,
-        input=_tensor_message(view.input),
-        outputs=[_tensor_message(field) for field in view.outputs],
-        causal=view.causal,
-        vocabulary=view.vocabulary,
-        generative=view.generative,
-        tokenizer=view.tokenizer,
-        labels=view.labels,
-        parameters=view.parameters,
-        state_bytes=view.state_bytes,
-        compute_dtype=view.compute_dtype,
-        window_steps=view.window_steps,
-        max_sequence_steps=view.max_sequence_steps,
-    )
+    plain = {name: getattr(view, name) for name in _MODEL}
+    outputs = [_tensor_message(field) for field in view.outputs]
+    return pb.Model(**plain, input=_tensor_message(view.input), outputs=outputs)
 
 
 def token_message(token: GeneratedToken) -> pb.Token:

@@ -6,8 +6,9 @@ import base64
 import json
 import struct
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,17 +65,24 @@ VERSION_2 = (
 """As version 2 wrote it: `GENERATION`, without its context."""
 
 
-def assert_same(a: Snapshot, b: Snapshot) -> None:
-    for name in ("model", "fingerprint", "epoch", "applied", "ack", "seed", "next_token"):
-        assert getattr(a, name) == getattr(b, name)
-    assert a.idle_ttl_s == b.idle_ttl_s
-    assert a.recent_tokens == b.recent_tokens
-    assert list(a.state) == list(b.state)
-    for name, array in a.state.items():
-        assert b.state[name].dtype == array.dtype
-        np.testing.assert_array_equal(b.state[name], array)
-    np.testing.assert_array_equal(a.kept_inputs, b.kept_inputs)
-    np.testing.assert_array_equal(a.kept_outputs, b.kept_outputs)
+def assert_same(a: Any, b: Any) -> None:
+    """Every field is the same, also those of a generation and of arrays in a dictionary."""
+    assert type(a) is type(b)
+    for field in fields(b):
+        one, other = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(other, dict):
+            assert list(one) == list(other)
+            one, other = list(one.values()), list(other.values())
+        else:
+            one, other = [one], [other]
+        for found, wanted in zip(one, other, strict=True):
+            if is_dataclass(wanted):
+                assert_same(found, wanted)
+            elif isinstance(wanted, np.ndarray):
+                assert found.dtype == wanted.dtype, field.name
+                np.testing.assert_array_equal(found, wanted, field.name)
+            else:
+                assert found == wanted, field.name
 
 
 def refusal(data: bytes) -> CarouselError:
@@ -92,17 +100,75 @@ def test_what_was_written_is_read() -> None:
     assert_same(decode(DATA), SNAPSHOT)
 
 
-def assert_same_generation(a: KeptGeneration | None, b: KeptGeneration) -> None:
-    assert a is not None
-    for name in ("base", "carry", "prompt_tokens", "digest", "context", "finish"):
-        assert getattr(a, name) == getattr(b, name)
-    for name in ("ids", "logprobs", "alternative_ids", "alternative_logprobs"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-
-
 def test_a_generation_is_read_as_it_was_written() -> None:
     read = decode(encode(replace(SNAPSHOT, generation=GENERATION)))
-    assert_same_generation(read.generation, GENERATION)
+    assert_same(read.generation, GENERATION)
+
+
+OTHER: dict[str, Any] = {
+    "model": "n",
+    "fingerprint": "e" * 64,
+    "epoch": 4,
+    "applied": 8,
+    "ack": 4,
+    "seed": 1,
+    "next_token": 9,
+    "idle_ttl_s": 61.5,
+    "state": {"0.h": np.zeros((2, 3), "<f4")},
+    "recent_tokens": (),
+    "kept_inputs": np.ones((2, 4), np.uint8),
+    "kept_outputs": np.ones((2, 8), np.uint8),
+    "attach_id": 2**63,
+    "execution_class": "cpu float32",
+    "generation": GENERATION,
+}
+OTHER_GENERATION: dict[str, Any] = {
+    "base": 3,
+    "carry": 8,
+    "prompt_tokens": 4,
+    "digest": "1e" * 16,
+    "context": (),
+    "finish": 2,
+    "ids": np.asarray([1, 2, 3], "<i4"),
+    "logprobs": np.asarray([0, -1, -2], "<f4"),
+    "alternative_ids": np.asarray([[9], [8], [7]], "<i4"),
+    "alternative_logprobs": np.asarray([[0], [-1], [-3]], "<f4"),
+}
+_ROWS = {"applied": 1, "ack": 1}
+"""Cursors that keep so many more rows than `SNAPSHOT` where they are changed."""
+
+
+def test_every_field_is_varied_below() -> None:
+    assert set(OTHER) == {field.name for field in fields(Snapshot)}
+    assert set(OTHER_GENERATION) == {field.name for field in fields(KeptGeneration)}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_every_field_of_a_snapshot_is_written_and_read(name: str) -> None:
+    changed = replace(SNAPSHOT, **{name: OTHER[name]})
+    more = _ROWS.get(name, 0)
+    kept = {
+        part: np.ones((2 + more, w), np.uint8)
+        for part, w in (("kept_inputs", 4), ("kept_outputs", 8))
+    }
+    changed = replace(changed, **kept) if more else changed
+    assert encode(changed) != DATA
+    assert_same(decode(encode(changed)), changed)
+
+
+@pytest.mark.parametrize("name", OTHER_GENERATION)
+def test_every_field_of_a_generation_is_written_and_read(name: str) -> None:
+    changed = replace(SNAPSHOT, generation=replace(GENERATION, **{name: OTHER_GENERATION[name]}))
+    assert encode(changed) != encode(replace(SNAPSHOT, generation=GENERATION))
+    assert_same(decode(encode(changed)), changed)
+
+
+def test_the_bytes_of_a_snapshot_stay_what_they_are() -> None:
+    """A newer server must write what an older one reads."""
+    whole = encode(replace(SNAPSHOT, generation=GENERATION))
+    assert (len(DATA), len(whole)) == (530, 711)
+    assert DATA[-16:].hex() == "e99fe55f971f7a6b6be4984b996d267d"
+    assert whole[-16:].hex() == "4fc675a72ee9cd2dddfe4dbb895f5357"
 
 
 def test_version_2_is_read() -> None:
@@ -110,8 +176,8 @@ def test_version_2_is_read() -> None:
     assert (read.applied, read.next_token, read.attach_id) == (7, 7, 4)
     assert read.recent_tokens == (1, 2, 3, 5, 6)
     assert read.state["0.h"].tolist() == [0.5, -1.0]
-    assert_same_generation(read.generation, replace(GENERATION, context=()))
-    assert_same_generation(decode(encode(read)).generation, replace(GENERATION, context=()))
+    assert_same(read.generation, replace(GENERATION, context=()))
+    assert_same(decode(encode(read)).generation, replace(GENERATION, context=()))
 
 
 @pytest.mark.parametrize("name", ["lstm", 'a "quoted\\" name', "ü" * 256])

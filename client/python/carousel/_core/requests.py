@@ -73,6 +73,10 @@ def infer_request(rows: ModelRows, inputs: Any) -> pb.InferRequest:
     return pb.InferRequest(model=rows.name, inputs=rows.encode(inputs, None).tobytes())
 
 
+_SAMPLING = tuple(field.name for field in pb.Sampling.DESCRIPTOR.fields)
+"""Options of a generation that say how tokens are drawn."""
+
+
 @fields_in_range()
 def generate_request(
     prompt: Prompt, options: GenerateOptions, *, model: str = "", session_id: str = ""
@@ -90,14 +94,9 @@ def generate_request(
     if max_tokens < 1:
         raise FieldInvalidError(f"max_tokens is {max_tokens}; it must be at least 1")
     stop = options.get("stop", ())
+    sampling: dict[str, Any] = {name: options.get(name) for name in _SAMPLING}
     request = pb.GenerateRequest(
-        sampling=pb.Sampling(
-            temperature=options.get("temperature"),
-            top_k=options.get("top_k", 0),
-            top_p=options.get("top_p"),
-            repetition_penalty=options.get("repetition_penalty"),
-            seed=options.get("seed"),
-        ),
+        sampling=pb.Sampling(**sampling),
         max_tokens=max_tokens,
         stop=[stop] if isinstance(stop, str) else stop,
         stop_tokens=_token_ids(list(options.get("stop_tokens", ())), "stop_tokens is"),
