@@ -73,6 +73,11 @@ def test_each_package_that_cannot_be_served_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "cause", "fix"),
     [
+        (
+            ("models", "create", "m", "--cell", "help"),
+            "no cell 'help'",
+            "there are: gru, gru_reset_before, lstm, rnn_relu, rnn_tanh",
+        ),
         (("models", "create", "m", "--cell", "lsmt"), "no cell 'lsmt'", "did you mean 'lstm'?"),
         (("models", "create", "m", "--input", "foo"), "'foo' is no input", "features:64"),
         (("models", "create", "a/b"), "name: string should match pattern", ""),

@@ -74,7 +74,7 @@ def register_create(group: typer.Typer) -> None:
         options: Options,
         name: str,
         cell: Annotated[
-            str, typer.Option(help="rnn_tanh, rnn_relu, lstm, gru or gru_reset_before.")
+            str, typer.Option(help="Such as rnn, lstm or gru. The name help lists all.")
         ] = "lstm",
         layers: Annotated[int, typer.Option(min=1, help="Number of layers.")] = 1,
         hidden: Annotated[int, typer.Option(min=1, help="Hidden size of each.")] = 256,
