@@ -20,7 +20,7 @@ from carousel_server.core.ports import (
     StepBlock,
 )
 from carousel_server.core.types import OpenSpec, SessionRef, SessionView
-from carousel_server.engine import Engine
+from carousel_server.engine import Engine, Environment
 from carousel_server.metrics import Metrics
 from carousel_server.residency.directory import Directory
 
@@ -111,7 +111,7 @@ class EngineTick:
             return metrics.engine(view, slots=batch)
 
         limits = EngineLimits(slots=batch)
-        self._engine = Engine(model, limits, directory=Directory(), metrics=measured)
+        self._engine = Engine(model, limits, Environment(Directory(), measured))
         self._sink = Counting()
         self._inputs = np.random.rand(block, steps, WIDTH).astype("<f4").tobytes()
         self._seqs = count(1, steps)

@@ -19,7 +19,7 @@ from carousel_models import create, load
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.ports import Bind, Open, StepBlock
 from carousel_server.core.types import OpenSpec, SessionRef
-from carousel_server.engine import Engine
+from carousel_server.engine import Engine, Environment
 from carousel_server.metrics import Metrics
 from carousel_server.residency.directory import Directory
 
@@ -94,7 +94,7 @@ class _Crowd:
         def measured(view: Any) -> Any:
             return metrics.engine(view, slots=self._size)
 
-        self._engine = engine = Engine(model, limits, directory=Directory(), metrics=measured)
+        self._engine = engine = Engine(model, limits, Environment(Directory(), measured))
         draw = np.random.default_rng(1)
         count_active = max(self._size // 100, STEPPED)
         active = set(draw.choice(self._size, count_active, replace=False).tolist())

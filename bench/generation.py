@@ -16,7 +16,7 @@ from carousel_models import RecurrentModel, load
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.ports import Generate, Open
 from carousel_server.core.types import GeneratedToken, GenerateSpec, OpenSpec, SessionRef
-from carousel_server.engine import Engine
+from carousel_server.engine import Engine, Environment
 from carousel_server.metrics import Metrics
 from carousel_server.residency.directory import Directory
 
@@ -96,7 +96,7 @@ class _Generating:
             return metrics.engine(view, slots=streams)
 
         limits = EngineLimits(slots=streams)
-        self._engine = Engine(model, limits, directory=Directory(), metrics=measured)
+        self._engine = Engine(model, limits, Environment(Directory(), measured))
         self._sinks = [_Tokens() for _ in range(streams)]
         self._refs = self._open()
 

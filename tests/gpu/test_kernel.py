@@ -80,7 +80,7 @@ def test_a_tick_that_fails_leaves_every_state_as_it_was(
         rig.settle()
 
     step(1)
-    before = [tensor.clone() for tensor in rig.engine._slab.tensors]
+    before = [tensor.clone() for tensor in rig.engine._rows.slab.tensors]
     assert any(tensor.any() for tensor in before)
 
     def lost(_raw: Tensor) -> tuple[Tensor, ...]:
@@ -90,7 +90,7 @@ def test_a_tick_that_fails_leaves_every_state_as_it_was(
         failing.setattr(model, "finish", lost)
         step(2)
     assert sink.reasons == ["STEP_FAILED"] * 3
-    after = rig.engine._slab.tensors
+    after = rig.engine._rows.slab.tensors
     assert all(torch.equal(a[:-1], b[:-1]) for a, b in zip(before, after, strict=True))
 
 

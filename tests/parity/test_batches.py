@@ -14,8 +14,7 @@ import carousel_models
 from carousel_server.core.ports import Generate, Infer, StepBlock
 from carousel_server.core.types import GenerateSpec, SamplingSpec
 from carousel_server.engine import sequences as whole
-from carousel_server.engine.buckets import Buckets
-from carousel_server.engine.runner import Runner
+from carousel_server.engine.runner import Buckets, Runner
 from carousel_server.engine.scheduler import Batch
 from carousel_server.rows.slab import Slab
 from tests.parity import reference

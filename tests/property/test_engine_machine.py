@@ -75,7 +75,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert len(set(batch.rows.tolist())) == len(batch.rows), "two steps of one session"
             assert len(batch.rows) <= 3
             assert batch.counts.max() <= 2
-            assert (batch.counts <= engine._table.pending[batch.rows]).all()
+            assert (batch.counts <= engine._rows.table.pending[batch.rows]).all()
             step(batch, now)
 
         engine._stepping.step = checked  # type: ignore[method-assign]
@@ -197,7 +197,7 @@ class EngineMachine(RuleBasedStateMachine):
             expected = set(range(client.inherited + 1, len(client.sent) + 1))
             assert expected <= seen, "an output was lost"
         self.outputs_are_the_running_sums()
-        self.rig.engine._rows.check_integrity()
+        self.rig.engine.check_integrity()
 
     def _submit(
         self,
@@ -220,7 +220,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.expected_refusals += 1
 
     def _applied(self, client: Client) -> int:
-        return int(self.rig.engine._table.applied[client.ref.row])
+        return int(self.rig.engine._rows.table.applied[client.ref.row])
 
 
 EngineMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

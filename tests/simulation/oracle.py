@@ -116,27 +116,29 @@ class Oracle:
         self._ticks += 1
         if self._ticks % _TICKS_PER_CHECK == 0:
             self.check_integrity(process)
-        if (engine._table.ack > engine._table.applied).any():
+        if (engine._rows.table.ack > engine._rows.table.applied).any():
             self.fail("an output was acknowledged before it existed")
         if engine._broken is not None:
             self.fail(f"the engine broke: {engine._broken}")
-        if engine._ledger.tracked:
-            if (ahead := engine._ledger.most_ahead()) > engine._limits.durable_steps:
+        if engine._rows.ledger.tracked:
+            if (ahead := engine._rows.ledger.most_ahead()) > engine._context.limits.durable_steps:
                 self.fail(f"a session is {ahead} steps ahead of the store")
             self._check_leases(process)
 
     def check_integrity(self, process: Process) -> None:
         """Looks at all that an engine holds: now and then, as it costs more than a tick, and at the end."""
         try:
-            process.engine._rows.check_integrity()
+            process.engine.check_integrity()
         except AssertionError as error:
             self.fail(f"integrity: {error}")
 
     def _check_leases(self, process: Process) -> None:
         """Nothing of the store's may have run without a lease (R5)."""
         engine, before = process.engine, process.applied
-        rows = engine._table.tracked.nonzero()[0].tolist()
-        process.applied = now = {engine._rows.ref(r): int(engine._table.applied[r]) for r in rows}
+        rows = engine._rows.table.tracked.nonzero()[0].tolist()
+        process.applied = now = {
+            engine._rows.ref(r): int(engine._rows.table.applied[r]) for r in rows
+        }
         ran = any(applied > before.get(ref, applied) for ref, applied in now.items())
         if ran and not self._leases_forgotten and self.world.wall() > process.lease():
             self.fail(f"R5: {process.life.name} ran steps without a lease")

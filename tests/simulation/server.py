@@ -11,7 +11,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.store import CommitGroup
 from carousel_server.core.types import SessionRef
-from carousel_server.engine import Engine
+from carousel_server.engine import Engine, Environment
 from carousel_server.residency.activation import Activation
 from carousel_server.residency.catalog import Catalog
 from carousel_server.residency.directory import Directory
@@ -162,10 +162,12 @@ class Process:
         self.engine = Engine(
             replica.model,
             replica.limits,
-            directory=directory,
-            metrics=lambda _view: QuietEngineMetrics(),
-            store=self.store,
-            clock=world.clock,
+            Environment(
+                directory,
+                lambda _view: QuietEngineMetrics(),
+                self.store,
+                clock=world.clock,
+            ),
         )
         activation = Activation(
             directory,
@@ -272,7 +274,7 @@ class Process:
         except AssertionError as error:
             self.oracle.fail(f"integrity: {error}")
         self.oracle.ticked(self)
-        self._schedule_tick(engine._rest_s() or self.world.rng.random() * self._tick_s)
+        self._schedule_tick(engine._idle_for_s() or self.world.rng.random() * self._tick_s)
 
     def _wake_store(self) -> None:
         delay_s = self.world.rng.random() * self.storage.slow_s

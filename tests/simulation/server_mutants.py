@@ -19,14 +19,15 @@ from carousel_server.engine.control import Control
 from carousel_server.engine.generation import Generations
 from carousel_server.engine.keeper import Keeper
 from carousel_server.engine.stepping import Stepping
-from carousel_server.engine.telling import Teller
-from carousel_server.residency import lifetimes
-from carousel_server.residency.lifetimes import Lifetimes
+from carousel_server.residency import room
+from carousel_server.residency.residency import Residency
 from carousel_server.rows import table
 from carousel_server.rows.ledger import Ledger
+from carousel_server.rows.rows import Rows
 from carousel_server.rows.slab import Slab
 from carousel_server.rows.slots import Slots
 from carousel_server.rows.snapshots import Snapshots
+from carousel_server.rows.tokens import TokenOutbox
 from carousel_server.store.leftovers import Leftovers
 from carousel_server.store.memory import MemoryStore
 from carousel_server.wire import parking, stream
@@ -127,23 +128,24 @@ def _snapshots_without_outputs(patches: Patches) -> None:
 def _tells_durable_when_sent(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def keep(self: Any, now: float) -> None:
-            rows = self._ledger.due(now, 512, everything=self._lifetimes.draining)
+            rows = self._ledger.due(now, 512, everything=self._rows.draining)
             real(self, now)
             if len(rows):
-                self._let_out(rows, self._table.applied[rows], now)
+                self._rows.confirm(rows, self._rows.table.applied[rows], now)
 
         return keep
 
-    patches.wrap(Keeper, "keep", make)
+    patches.wrap(Keeper, "commit_due", make)
 
 
 def _tells_sync_at_once(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def deliver(self: Any, *what: Any) -> None:
-            sync = self._table.sync.copy()
-            self._table.sync[:] = False
+            table = self._rows._table
+            sync = table.sync.copy()
+            table.sync[:] = False
             real(self, *what)
-            self._table.sync[:] = sync
+            table.sync[:] = sync
 
         return deliver
 
@@ -178,9 +180,7 @@ def _leaves_pending(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def bind(self: Any, command: Any, now: float) -> object:
             with Patches() as inner:
-                inner.put(
-                    table.SessionTable, "drop_pending", lambda _table, _row: np.zeros(1, np.int64)
-                )
+                inner.put(Rows, "drop_pending", lambda _rows, _row: np.zeros(1, np.int64))
                 return real(self, command, now)
 
         return bind
@@ -189,15 +189,15 @@ def _leaves_pending(patches: Patches) -> None:
 
 
 def _believes_acks(patches: Patches) -> None:
-    def acknowledge(self: Any, chosen: Any, rows: Any, acks: Any) -> None:
-        np.maximum.at(self._table.ack, rows[chosen], acks[chosen])
+    def acknowledge(self: Any, rows: Any, acks: Any) -> None:
+        np.maximum.at(self._table.ack, rows, acks)
 
-    patches.put(Admission, "_acknowledge", acknowledge)
+    patches.put(Rows, "acknowledge", acknowledge)
 
 
 def _ignores_generations(patches: Patches) -> None:
     patches.put(Slots, "is_live", lambda self, ref: bool(self.taken[ref.row]))
-    patches.put(Admission, "_live", lambda self, rows, _: np.asarray(self._slots.taken[rows]))
+    patches.put(Slots, "live", lambda self, rows, _: np.asarray(self.taken[rows]))
 
 
 def _draws_from_a_stream(patches: Patches) -> None:
@@ -212,7 +212,7 @@ def _ends_early(patches: Patches) -> None:
 
         return init
 
-    patches.wrap(Teller, "__init__", make)
+    patches.wrap(TokenOutbox, "__init__", make)
 
 
 def _tokens_early(patches: Patches) -> None:
@@ -222,14 +222,14 @@ def _tokens_early(patches: Patches) -> None:
 
         return init
 
-    patches.wrap(Teller, "__init__", make)
+    patches.wrap(TokenOutbox, "__init__", make)
 
 
 def _keeps_lapsed(patches: Patches) -> None:
     def let_lapse(self: Any, row: int, error: Any, _now: float) -> None:
         self.revoke(row, error)
 
-    patches.put(Lifetimes, "let_lapse", let_lapse)
+    patches.put(Residency, "let_lapse", let_lapse)
 
 
 def _wakes_binder_first(patches: Patches) -> None:
@@ -293,15 +293,15 @@ def _unbinds_any(patches: Patches) -> None:
 
 def _tells_generated_steps(patches: Patches) -> None:
     def make(real: Real) -> Real:
-        def let_out(self: Any, rows: Any, seqs: Any, now: float) -> None:
+        def confirm(self: Any, rows: Any, seqs: Any, now: float) -> None:
             acks = self._table.ack.copy()
             self._table.ack[rows] = 0
             real(self, rows, seqs, now)
             self._table.ack[:] = acks
 
-        return let_out
+        return confirm
 
-    patches.wrap(Keeper, "_let_out", make)
+    patches.wrap(Rows, "confirm", make)
 
 
 SERVER_MUTANTS = [
@@ -326,7 +326,7 @@ SERVER_MUTANTS = [
     Mutant(
         "Sessions are used without looking at the lease",
         "R5",
-        lambda p: p.put(Keeper, "look_at_lease", lambda _self, _now: None),
+        lambda p: p.put(Keeper, "check_lease", lambda _self, _now: None),
     ),
     Mutant("Snapshots lack the outputs that nobody confirmed", "R6", _snapshots_without_outputs),
     Mutant("Durable is told when the snapshot is sent", "R7", _tells_durable_when_sent),
@@ -373,7 +373,7 @@ SERVER_MUTANTS = [
     Mutant(
         "A session may be pushed out before its first step",
         "parking",
-        lambda p: p.put(lifetimes, "STAY_S", 0.0),
+        lambda p: p.put(room, "STAY_S", 0.0),
     ),
     Mutant("A Replay that meets a parking session is lost", "parking", _loses_late_replays),
     Mutant("A close that meets a parking session is lost", "parking", _loses_late_closes),

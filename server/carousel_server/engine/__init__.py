@@ -1,5 +1,5 @@
 """The engine: one model's heartbeat, from inbox to device to sinks."""
 
-from .engine import Engine
+from .engine import Engine, Environment
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Environment"]

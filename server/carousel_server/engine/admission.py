@@ -13,25 +13,20 @@ from itertools import chain, repeat
 
 import numpy as np
 
+from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import StepBlock
 from carousel_server.core.sinks import StepSink
-from carousel_server.core.types import Float64s, Int64s, ModelView, SessionRef
-from carousel_server.rows.delivery import Delivery
-from carousel_server.rows.groups import alike
-from carousel_server.rows.sinks import Sinks
-from carousel_server.rows.slots import Slots
-from carousel_server.rows.table import SessionTable
-from carousel_server.rows.values import invalid_value, valid_rows
-from carousel_server.rows.window import Window
-
-from .step_quota import StepQuota
+from carousel_server.core.types import Float64s, Int64s, SessionRef
+from carousel_server.rows.listeners import alike
+from carousel_server.rows.rows import Rows
+from carousel_server.rows.window import invalid_value, valid_rows
 
 _NO_ACK = -1
 
 
 @dataclass(slots=True)
-class _Rows:
+class _Arrivals:
     """Rows of one or more blocks with the same number of steps; arrays of length n."""
 
     senders: Sequence[StepSink]
@@ -53,33 +48,20 @@ class _Rows:
     def last_seqs(self) -> Int64s:
         return self.first_seqs + (self.steps - 1)
 
-    def where(self, chosen: np.ndarray) -> _Rows:
+    def where(self, chosen: np.ndarray) -> _Arrivals:
         columns = (getattr(self, field.name)[chosen] for field in fields(self)[1:])
-        return _Rows(self.senders, *columns)
+        return _Arrivals(self.senders, *columns)
 
 
 class Admission:
     """Rules R1 and R2 of the protocol, and the window. Used on the engine's thread only."""
 
-    def __init__(
-        self,
-        model: ModelView,
-        table: SessionTable,
-        slots: Slots,
-        window: Window,
-        sinks: Sinks,
-        delivery: Delivery,
-        retry_after_s: float,
-        quota: StepQuota,
-    ) -> None:
-        self._model = model
-        self._table = table
-        self._slots = slots
-        self._window = window
-        self._sinks = sinks
-        self._delivery = delivery
-        self._retry_after_s = retry_after_s
-        self._quota = quota
+    def __init__(self, context: Context, rows: Rows) -> None:
+        self._model = context.model
+        self._retry_after_s = context.limits.retry_after_s
+        self._rows = rows
+        self._table = rows.table
+        self._window = rows.window
 
     def admit(self, blocks: Sequence[tuple[StepBlock, float]], now: float) -> None:
         """Takes blocks in order of arrival; every row of each is accepted or answered."""
@@ -88,30 +70,6 @@ class Admission:
             if end == len(blocks) or blocks[end][0].steps != blocks[start][0].steps:
                 self._admit_joined(blocks[start:end], now)
                 start = end
-
-    def acknowledge(self, sink: StepSink, rows: Int64s, generations: Int64s, acks: Int64s) -> None:
-        """Moves ack cursors of live rows bound to `sink`, never back and never beyond applied."""
-        bound = self._table.sink[rows] == self._sinks.number(sink)
-        self._acknowledge(self._live(rows, generations) & bound, rows, acks)
-
-    def acknowledge_row(self, row: int, ack: int) -> None:
-        """The same for one row, whoever it is bound to."""
-        self._acknowledge(np.asarray([True]), np.asarray([row]), np.asarray([ack]))
-
-    def check_quota(self, row: int, steps: int, first_seq: int = 0) -> None:
-        """Raises CarouselError QUOTA_EXCEEDED if the row's tenant may not have so many steps more."""
-        if self._quota and not self._quota.fits(np.asarray([row]), steps)[0]:
-            refusal = self._quota.refusal(row)
-            refusal.seq = first_seq
-            raise refusal
-
-    def replay(self, row: int, first_seq: int, last_seq: int) -> None:
-        """Sends kept outputs again to the session's sink, as far as they may be told."""
-        last_seq = min(last_seq, int(self._table.visible(np.asarray([row]))[0]))
-        if last_seq >= first_seq and self._table.sink[row] >= 0:
-            rows, firsts = np.asarray([row]), np.asarray([first_seq])
-            kept = self._window.read_outputs(rows, firsts, last_seq - first_seq + 1)
-            self._delivery.outputs(rows, firsts, kept)
 
     # -- many rows at a time
 
@@ -125,13 +83,13 @@ class Admission:
         for number in range(int(rounds.max()) + 1):
             self._admit_once(joined.where(np.flatnonzero(rounds == number)), now)
 
-    def _join(self, blocks: Sequence[tuple[StepBlock, float]]) -> _Rows:
+    def _join(self, blocks: Sequence[tuple[StepBlock, float]]) -> _Arrivals:
         sizes = [len(block.refs) for block, _ in blocks]
         named = chain.from_iterable(chain.from_iterable(block.refs) for block, _ in blocks)
         refs = np.fromiter(named, np.int64, 2 * sum(sizes)).reshape(-1, 2)
         acks = [a for b, _ in blocks for a in b.acks or repeat(_NO_ACK, len(b.refs))]
         data = blocks[0][0].inputs if len(blocks) == 1 else b"".join(b.inputs for b, _ in blocks)
-        return _Rows(
+        return _Arrivals(
             senders=[block.sink for block, _ in blocks],
             sender=_spread(range(len(blocks)), sizes),
             tags=np.asarray([tag for block, _ in blocks for tag in block.tags], np.int64),
@@ -146,12 +104,14 @@ class Admission:
             ),
         )
 
-    def _admit_once(self, new: _Rows, now: float) -> None:
+    def _admit_once(self, new: _Arrivals, now: float) -> None:
         """One round: no row twice."""
         table = self._table
-        numbers = np.asarray([self._sinks.number(sink) for sink in new.senders])
-        ours = self._live(new.rows, new.generations) & (table.sink[new.rows] == numbers[new.sender])
-        self._acknowledge(ours & (new.acks != _NO_ACK), new.rows, new.acks)
+        numbers = np.asarray([self._rows.listeners.number(sink) for sink in new.senders])
+        live = self._rows.slots.live(new.rows, new.generations)
+        ours = live & (table.sink[new.rows] == numbers[new.sender])
+        told = ours & (new.acks != _NO_ACK)
+        self._rows.acknowledge(new.rows[told], new.acks[told])
         simple = (
             ours
             & ~table.generating[new.rows]
@@ -160,7 +120,7 @@ class Admission:
             & (new.deadline_s > now)
             & valid_rows(self._model, new.inputs)
         )
-        refused = self._refuse_over_quota(new, simple) if self._quota else None
+        refused = self._refuse_over_quota(new, simple) if self._rows.step_quota else None
         if simple.all():
             self._accept(new, now)
             return
@@ -171,23 +131,23 @@ class Admission:
         for i in np.flatnonzero(odd):
             self._admit_odd(new.where(np.asarray([i])), now)
 
-    def _refuse_over_quota(self, new: _Rows, simple: np.ndarray) -> np.ndarray:
+    def _refuse_over_quota(self, new: _Arrivals, simple: np.ndarray) -> np.ndarray:
         """Refuses, of rows that could be accepted, those of tenants at their limit; returns which.
 
         They are no longer `simple` then.
         """
         refused = np.zeros_like(simple)
         where = np.flatnonzero(simple)
-        where = where[~self._quota.fits(new.rows[where], new.steps)]
+        where = where[~self._rows.step_quota.fits(new.rows[where], new.steps)]
         refused[where], simple[where] = True, False
         for group in alike(new.sender[where], self._table.tenant[new.rows[where]]):
             chosen = where[group]
             sink = new.senders[int(new.sender[chosen[0]])]
-            error = self._quota.refusal(int(new.rows[chosen[0]]))
+            error = self._rows.step_quota.refusal(int(new.rows[chosen[0]]))
             sink.failures(new.tags[chosen].tolist(), new.first_seqs[chosen].tolist(), error)
         return refused
 
-    def _refuse_gaps(self, new: _Rows, streaming: np.ndarray) -> np.ndarray:
+    def _refuse_gaps(self, new: _Arrivals, streaming: np.ndarray) -> np.ndarray:
         """Refuses, together, the rows that come behind a step that did not; returns which these are.
 
         Under overload there are many: behind a step that came too late, all that were on their way.
@@ -203,26 +163,12 @@ class Admission:
             sink.failures(new.tags[chosen].tolist(), [first] * len(chosen), error)
         return gaps
 
-    def _acknowledge(self, chosen: np.ndarray, rows: Int64s, acks: Int64s) -> None:
-        rows = rows[chosen]
-        told = self._table.visible(rows)
-        np.maximum.at(self._table.ack, rows, np.minimum(acks[chosen], told))
-
-    def _accept(self, new: _Rows, now: float) -> None:
-        self._window.write_inputs(
-            new.rows, new.first_seqs, new.inputs, new.arrived_s, new.deadline_s
-        )
-        self._table.received[new.rows] = new.last_seqs
-        self._table.pending[new.rows] += new.steps
-        self._table.ready.add(new.rows)
-        self._table.last_used_s[new.rows] = now
-
-    def _live(self, rows: Int64s, generations: Int64s) -> np.ndarray:
-        return np.asarray(self._slots.taken[rows] & (self._slots.generation[rows] == generations))
+    def _accept(self, new: _Arrivals, now: float) -> None:
+        self._rows.accept(new.rows, new.first_seqs, new.inputs, new.arrived_s, new.deadline_s, now)
 
     # -- one row at a time
 
-    def _admit_odd(self, new: _Rows, now: float) -> None:
+    def _admit_odd(self, new: _Arrivals, now: float) -> None:
         """A row that is not simply next: refuses it, or answers what is known and takes the rest."""
         sink = new.senders[int(new.sender[0])]
         if self._table.was_parked(SessionRef(int(new.rows[0]), int(new.generations[0]))):
@@ -231,12 +177,12 @@ class Admission:
         try:
             fresh = self._resolve(new, sink, now)
         except CarouselError as error:
-            self._delivery.failure(sink, int(new.tags[0]), error)
+            sink.failures([int(new.tags[0])], [error.seq], error)
             return
         if fresh is not None:
             self._accept(fresh, now)
 
-    def _resolve(self, new: _Rows, sink: StepSink, now: float) -> _Rows | None:
+    def _resolve(self, new: _Arrivals, sink: StepSink, now: float) -> _Arrivals | None:
         """The part of a row that is new, or None; sends again what was computed before."""
         row, first, last = int(new.rows[0]), int(new.first_seqs[0]), int(new.last_seqs[0])
         self._check_session(new, sink, first)
@@ -244,7 +190,7 @@ class Admission:
         assert first <= received + 1, "gaps are refused before, together"
         if first <= received:
             self._check_repeated(new, row, first, min(last, received))
-            self.replay(row, first, last)
+            self._rows.replay(row, first, last)
             if last <= received:
                 return None
             new = self._tail(new, received + 1)
@@ -263,21 +209,20 @@ class Admission:
                 "DEADLINE_EXCEEDED", "the deadline had passed on arrival", seq=first
             )
         self._check_values(new, first)
-        self.check_quota(row, new.steps, first)
+        self._rows.step_quota.check(row, new.steps, first)
         return new
 
-    def _check_session(self, new: _Rows, sink: StepSink, first: int) -> None:
+    def _check_session(self, new: _Arrivals, sink: StepSink, first: int) -> None:
         row = int(new.rows[0])
-        if not self._live(new.rows, new.generations)[0]:
-            raise self._table.why_gone(SessionRef(row, int(new.generations[0])))
-        if self._table.sink[row] != self._sinks.number(sink):
+        self._rows.row_of(SessionRef(row, int(new.generations[0])))
+        if not self._rows.listeners.is_bound(row, sink):
             raise CarouselError(
                 "SUPERSEDED", "the session is bound to another stream or call", seq=first
             )
         if self._table.generating[row]:
             raise CarouselError("SESSION_BUSY", "the session is generating", seq=first)
 
-    def _check_repeated(self, new: _Rows, row: int, first: int, last: int) -> None:
+    def _check_repeated(self, new: _Arrivals, row: int, first: int, last: int) -> None:
         """A repeated seq must carry the same bytes, and its output must still be kept."""
         ack = int(self._table.ack[row])
         if first <= ack:
@@ -296,13 +241,13 @@ class Admission:
                 "SEQUENCE_REUSED", f"step {seq} was accepted before with other inputs", seq=seq
             )
 
-    def _check_values(self, new: _Rows, first: int) -> None:
+    def _check_values(self, new: _Arrivals, first: int) -> None:
         for step in range(new.steps):
             if not valid_rows(self._model, new.inputs[:, step])[0]:
                 raise invalid_value(self._model, f"step {first + step}", first)
 
     @staticmethod
-    def _tail(new: _Rows, first: int) -> _Rows:
+    def _tail(new: _Arrivals, first: int) -> _Arrivals:
         """The steps of a single row from `first` on."""
         cut = first - int(new.first_seqs[0])
         inputs = np.ascontiguousarray(new.inputs[:, cut:])
@@ -323,7 +268,7 @@ def _gap(first: int, expected: int) -> CarouselError:
     )
 
 
-def _block_of(new: _Rows, sink: StepSink) -> StepBlock:
+def _block_of(new: _Arrivals, sink: StepSink) -> StepBlock:
     """A single row as the block that it came in."""
     return StepBlock(
         sink=sink,

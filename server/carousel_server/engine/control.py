@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.limits import EngineLimits
+from carousel_server.core.futures import settle
 from carousel_server.core.ports import (
     Ack,
     Activate,
@@ -31,18 +32,12 @@ from carousel_server.core.ports import (
     Replay,
     Unbind,
 )
-from carousel_server.core.types import GenerateSpec, ModelView, SessionView
-from carousel_server.residency.lifetimes import Lifetimes
-from carousel_server.residency.waiting_room import WaitingRoom
+from carousel_server.core.types import GenerateSpec, SessionView
+from carousel_server.residency.residency import Residency
 from carousel_server.rows import snapshot
-from carousel_server.rows.delivery import Delivery
-from carousel_server.rows.ledger import Ledger
 from carousel_server.rows.lifecycle import Event
 from carousel_server.rows.rows import Rows
-from carousel_server.rows.sinks import Sinks
-from carousel_server.rows.table import SessionTable
 
-from .admission import Admission
 from .generation import Generations
 from .keeper import Keeper
 from .sequences import Sequences
@@ -61,36 +56,21 @@ class Control:
 
     def __init__(
         self,
-        model: ModelView,
-        limits: EngineLimits,
-        table: SessionTable,
-        ledger: Ledger,
+        context: Context,
         rows: Rows,
-        lifetimes: Lifetimes,
-        keeper: Keeper | None,
-        admission: Admission,
-        delivery: Delivery,
-        sinks: Sinks,
+        residency: Residency,
+        keeper: Keeper,
         generations: Generations,
         sequences: Sequences,
-        share: float = 0.0,
     ) -> None:
-        self._model = model
-        self._limits = limits
-        self._table = table
-        self._ledger = ledger
+        self._model = context.model
+        self._retry_after_s = context.limits.retry_after_s
         self._rows = rows
-        self._lifetimes = lifetimes
-        self._admission = admission
-        self._delivery = delivery
-        self._sinks = sinks
+        self._table = rows.table
+        self._residency = residency
         self._generations = generations
-        self._sequences = sequences
-        self._waiting_room = WaitingRoom(
-            lifetimes, lambda command, result: _settle(command.reply, result), share
-        )
         self._verbs: dict[type, Callable[[Any, float], object]] = {
-            Open: lambda c, now: lifetimes.open(c.spec, now),
+            Open: lambda c, now: residency.open(c.spec, now),
             Get: lambda c, _: rows.view(c.ref),
             List: lambda c, _: rows.views(c.tenant, c.after, c.limit),
             Close: self._close,
@@ -102,25 +82,11 @@ class Control:
             CancelGenerate: self._cancel_generate,
             Infer: lambda c, _: sequences.submit(c),
             Export: self._export,
-            Import: lambda c, now: lifetimes.restore(snapshot.decode(c.snapshot), c.spec, now),
-            Fork: lambda c, now: lifetimes.restore(lifetimes.take(c.ref), c.spec, now),
+            Import: lambda c, now: residency.restore(snapshot.decode(c.snapshot), c.spec, now),
+            Fork: lambda c, now: residency.restore(residency.take(c.ref), c.spec, now),
             Activate: self._activate,
+            Committed: keeper.committed,
         }
-        if keeper is not None:
-            self._verbs[Committed] = keeper.committed
-
-    @property
-    def waiting(self) -> int:
-        """How many sessions wait for a slot."""
-        return len(self._waiting_room)
-
-    def look_for_room(self, now: float) -> None:
-        """Slots may have come free."""
-        self._waiting_room.look(now)
-
-    def rest(self) -> list[Activate]:
-        """At the end: who waits for a slot."""
-        return self._waiting_room.rest()
 
     def run(self, command: Command, now: float) -> None:
         """Runs one command and settles its future, if it has one and is not an Infer."""
@@ -136,20 +102,15 @@ class Control:
             command.refuse(CarouselError("INTERNAL", "the server failed on this call"))
             return
         if reply is not None and result is not _LATER and not isinstance(command, Infer):
-            _settle(reply, result)
-
-    def end_generation(self, row: int, error: CarouselError | None) -> None:
-        """Takes a generation off its session, and closes the session if it was its only purpose."""
-        if self._generations.end(row, error).close_after:
-            self._lifetimes.end(row, Event.CLOSE, _nobody)
+            settle(reply, result)
 
     def _close(self, command: Close, _now: float) -> object:
         row = self._rows.row_of(command.ref)
-        self._lifetimes.end(row, Event.CLOSE, partial(_settle, command.reply))
+        self._residency.end(row, Event.CLOSE, partial(settle, command.reply))
         return _LATER
 
     def _activate(self, command: Activate, now: float) -> object:
-        self._waiting_room.enter(command, now)
+        self._residency.activate(command, now)
         return _LATER
 
     def _bind(self, command: Bind, now: float) -> object:
@@ -159,24 +120,24 @@ class Control:
             return self._bind_now(command, now)
         # The older binding ends here. What it sent and has not run is forgotten: it was not durable, so
         # its sender has it still.
-        self._delivery.unbind(row, _superseded())
+        self._rows.listeners.unbind(row, _superseded())
         if not self._table.generating[row]:
-            self._table.drop_pending(row)
-        self._ledger.when_durable(row, partial(self._bind_later, command, now), now)
+            self._rows.drop_pending(row)
+        self._rows.ledger.when_durable(row, partial(self._bind_later, command, now), now)
         return _LATER
 
     def _bind_later(self, command: Bind, now: float, error: CarouselError | None) -> None:
         """The store has all that ran before, or cannot have it."""
         if error is None and not self._rows.is_live(command.ref):
             error = self._table.why_gone(command.ref)
-        _settle(command.reply, error or self._bind_now(command, now))
+        settle(command.reply, error or self._bind_now(command, now))
 
     def _bind_now(self, command: Bind, now: float) -> SessionView:
         row = command.ref.row
-        self._delivery.bind(row, command.sink, command.tag, _superseded())
-        self._table.last_used_s[row] = now
+        self._rows.listeners.bind(row, command.sink, command.tag, _superseded())
+        self._rows.use(row, now)
         if command.ack:
-            self._admission.acknowledge_row(row, command.ack)
+            self._rows.acknowledge(np.asarray([row]), np.asarray([command.ack]))
         return self._rows.view(command.ref)
 
     def _check_bind(self, row: int, command: Bind, now: float) -> None:
@@ -189,9 +150,9 @@ class Control:
                 "LEASE_LOST",
                 f"epoch {command.epoch_floor} of the session was seen elsewhere; here it is in "
                 f"{table.epoch[row]}",
-                retry_after_s=self._limits.retry_after_s,
+                retry_after_s=self._retry_after_s,
             )
-            self._lifetimes.revoke(row, lost)
+            self._residency.revoke(row, lost)
             raise lost
         newest = int(table.attach_id[row])
         if 0 < command.attach_id < newest:
@@ -201,46 +162,43 @@ class Control:
                 metadata={"attach_id": newest},
             )
         if command.attach_id > newest:
-            table.attach_id[row] = command.attach_id
-            self._ledger.touch(row, now)
+            self._rows.attach(row, command.attach_id, now)
 
     def _unbind(self, command: Unbind, _now: float) -> None:
         if not self._rows.is_live(command.ref):
             return
         row = command.ref.row
         same = command.tag is None or self._table.tag[row] == command.tag
-        if same and self._table.sink[row] == self._sinks.number(command.sink):
-            self._delivery.unbind(row, None)
+        if same and self._rows.listeners.is_bound(row, command.sink):
+            self._rows.listeners.unbind(row, None)
 
     def _ack(self, command: Ack, _now: float) -> None:
         rows, generations = np.asarray(command.refs, np.int64).reshape(-1, 2).T
         acks = np.asarray(command.acks, np.int64)
-        self._admission.acknowledge(command.sink, rows, generations, acks)
+        bound = self._table.sink[rows] == self._rows.listeners.number(command.sink)
+        told = bound & self._rows.slots.live(rows, generations)
+        self._rows.acknowledge(rows[told], acks[told])
 
     def _replay(self, command: Replay, _now: float) -> None:
         row = self._rows.row_of(command.ref)
-        if self._table.sink[row] == self._sinks.number(command.sink):
-            first, last = int(self._table.ack[row]) + 1, int(self._table.applied[row])
-            self._admission.replay(row, first, last)
+        if self._rows.listeners.is_bound(row, command.sink):
+            self._rows.replay(row, int(self._table.ack[row]) + 1, int(self._table.applied[row]))
 
     def _generate(self, command: Generate, now: float) -> None:
         try:
             self._start_generation(command, now)
         except CarouselError:
             if command.close_after and self._rows.is_live(command.ref):
-                self._lifetimes.end(command.ref.row, Event.CLOSE, _nobody)
+                self._residency.close(command.ref.row)
             raise
 
     def _start_generation(self, command: Generate, now: float) -> None:
         row, spec = self._rows.row_of(command.ref), command.spec
         if spec.deadline_s <= now:
             raise CarouselError("DEADLINE_EXCEEDED", "the deadline had passed on arrival")
-        if self._lifetimes.draining:
-            raise CarouselError(
-                "DRAINING", "the server is shutting down", retry_after_s=self._limits.retry_after_s
-            )
+        self._residency.refuse_if_draining()
         self._start_on_row(command, row, now)
-        self._table.last_used_s[row] = now
+        self._rows.use(row, now)
 
     def _start_on_row(self, command: Generate, row: int, now: float) -> None:
         spec = command.spec
@@ -250,13 +208,14 @@ class Control:
             # waited for the session for longer, and come second.
             if self._generations.is_newer(row, command.asked_s):
                 raise _superseded()
-            self._generations.end(row, _superseded())
+            self._generations.stop(row, _superseded())
         told = int(self._table.visible(np.asarray([row]))[0])
         if self._table.pending[row] or (told < self._table.applied[row] and not again):
             raise CarouselError("SESSION_BUSY", "the session has steps or a generation to run")
         if not again:
             self._check_first_seq(row, spec)
-            self._admission.check_quota(row, 1 if spec.prompt is None else max(1, len(spec.prompt)))
+            steps = 1 if spec.prompt is None else max(1, len(spec.prompt))
+            self._rows.step_quota.check(row, steps)
         self._generations.start(command, now)
 
     def _check_first_seq(self, row: int, spec: GenerateSpec) -> None:
@@ -278,27 +237,12 @@ class Control:
     def _cancel_generate(self, command: CancelGenerate, _now: float) -> None:
         row = command.ref.row
         if self._generations.is_run_by(row, command.sink):
-            self.end_generation(row, None)
+            self._generations.end(row, None)
 
     def _export(self, command: Export, _now: float) -> object:
-        taken = self._lifetimes.take(command.ref)
+        taken = self._residency.take(command.ref)
         return snapshot.encode(taken), self._rows.view(command.ref)
 
 
 def _superseded() -> CarouselError:
     return CarouselError("SUPERSEDED", "a newer stream or call has bound this session")
-
-
-def _nobody(_answer: object) -> None:
-    """Stands for a caller where there is none."""
-
-
-def _settle(reply: Future[Any], result: object) -> None:
-    """Settles a future; one that was cancelled meanwhile stays cancelled."""
-    try:
-        if isinstance(result, CarouselError):
-            reply.set_exception(result)
-        else:
-            reply.set_result(result)
-    except InvalidStateError:
-        pass

@@ -6,41 +6,28 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import torch
 
 from carousel_models import RecurrentModel
+from carousel_server.core.context import Context, NoStore
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.metering import EngineMetrics
-from carousel_server.core.ports import (
-    Ack,
-    Command,
-    Generate,
-    Infer,
-)
+from carousel_server.core.ports import Ack, Command, Generate, Infer
 from carousel_server.core.quotas import Quota, Quotas
 from carousel_server.core.sinks import set_tick_began
 from carousel_server.core.store import StorePort
 from carousel_server.core.types import Int64s, ModelView
 from carousel_server.residency.directory import Directory
-from carousel_server.residency.lifetimes import Lifetimes
-from carousel_server.rows.delivery import Delivery
-from carousel_server.rows.ledger import Ledger
-from carousel_server.rows.room import Room
+from carousel_server.residency.residency import Residency
 from carousel_server.rows.rows import Rows
-from carousel_server.rows.sinks import Sinks
 from carousel_server.rows.slab import Slab
-from carousel_server.rows.slots import Slots
-from carousel_server.rows.snapshots import Snapshots
-from carousel_server.rows.table import SessionTable
-from carousel_server.rows.window import Window
 
 from .admission import Admission
-from .buckets import Buckets
 from .control import Control
 from .describe import describe
 from .generation import Generations
@@ -48,10 +35,8 @@ from .inbox import Inbox
 from .intake import Intake
 from .keeper import Keeper
 from .prompts import encoded, tokenizer_of
-from .runner import DeviceLostError, Runner
-from .scheduler import Scheduler
+from .runner import Buckets, DeviceLostError, Runner
 from .sequences import Sequences
-from .step_quota import StepQuota
 from .stepping import Stepping
 
 log = logging.getLogger(__name__)
@@ -66,6 +51,27 @@ _SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S = 0.01, 2.0
 _JOIN_S = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the engines of a server share.
+
+    Attributes:
+        directory: which session is where.
+        metrics: makes the metrics of a model.
+        store: keeps sessions; without one they die with the process.
+        quotas: the limits of each tenant.
+        strict: a row's bits may not depend on the other rows of its batch.
+        clock: the monotonic clock, in seconds.
+    """
+
+    directory: Directory
+    metrics: Callable[[ModelView], EngineMetrics]
+    store: StorePort | None = None
+    quotas: Quotas = field(default_factory=Quotas)
+    strict: bool = False
+    clock: Callable[[], float] = time.monotonic
+
+
 class Engine:
     """One model's sessions, state and heartbeat; implements `core.ports.EnginePort`.
 
@@ -75,79 +81,39 @@ class Engine:
     """
 
     def __init__(
-        self,
-        model: RecurrentModel,
-        limits: EngineLimits,
-        *,
-        directory: Directory,
-        metrics: Callable[[ModelView], EngineMetrics],
-        store: StorePort | None = None,
-        strict: bool = False,
-        quotas: Quotas | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        self, model: RecurrentModel, limits: EngineLimits, environment: Environment
     ) -> None:
-        self._quotas = quotas = quotas or Quotas()
-        if store is not None:
-            wall = store.now_unix_s
+        view = describe(model, limits, strict=environment.strict)
         self._loaded = model
-        self._limits = limits
-        self._clock = clock
-        self._view = view = describe(model, limits, strict=strict)
-        self._metrics = measured = metrics(view)
-        self._table = table = SessionTable(limits.slots)
-        window = Window(
-            limits.slots, view.window_steps, view.input_row_bytes, view.output_row_bytes
+        self._context = context = Context(
+            view,
+            limits,
+            environment.quotas,
+            environment.metrics(view),
+            environment.store or NoStore(),
+            environment.clock,
+            environment.strict,
         )
-        slots, sinks = Slots(limits.slots), Sinks()
-        self._slots = slots
-        self._slab = slab = Slab(model.state_specs, limits.slots, model.device, model.kernel)
-        self._ledger = ledger = Ledger(table, limits.durable_steps, limits.durable_s)
-        share = quotas.limits.tenant_share
-        self._inbox = Inbox(limits.inbox_commands, limits.inbox_bytes, limits.retry_after_s, share)
-        delivery = Delivery(table, sinks)
-        step_quota = StepQuota(table, quotas.limits.tenant_steps, limits.retry_after_s)
-        admission = Admission(
-            view, table, slots, window, sinks, delivery, limits.retry_after_s, step_quota
-        )
-        buckets = Buckets(limits.max_batch, strict=strict, invariant=model.batch_invariant)
+        slab = Slab(model.state_specs, limits.slots, model.device, model.kernel)
+        buckets = Buckets(limits.max_batch, strict=context.strict, invariant=model.batch_invariant)
         runner = Runner(model, slab, buckets)
-        self._generations = generations = Generations(
-            table, ledger, model.tokenizer, measured,
-            generative=view.generative, eos=model.manifest.eos_tokens,
-        )  # fmt: skip
-        snapshots = Snapshots(view, table, slab, window, generations)
-        self._sequences = Sequences(
-            model, runner, view, limits, measured, strict=strict, share=share
+        self._inbox = Inbox(
+            limits.inbox_commands, limits.inbox_bytes, limits.retry_after_s, context.share
         )
-        room = Room(view, limits, table, slots, quotas)
-        self._rows = rows = Rows(
-            view, room, table, slots, slab, directory, ledger, delivery, generations
+        self._rows = rows = Rows(context, slab)
+        self._residency = residency = Residency(context, rows, environment.directory)
+        self._keeper = Keeper(context, rows, residency, self._inbox.put)
+        self._generations = Generations(context, rows, residency, model)
+        self._sequences = Sequences(context, model, runner)
+        self._stepping = Stepping(context, rows, runner, self._generations)
+        control = Control(
+            context, rows, residency, self._keeper, self._generations, self._sequences
         )
-        self._lifetimes = lifetimes = Lifetimes(
-            view, limits, table, rows, directory, ledger, snapshots, delivery, measured, store, wall
-        )
-        self._keeper: Keeper | None = None
-        if store is not None:
-            self._keeper = Keeper(
-                table, rows, window, ledger, lifetimes, snapshots, delivery, generations, measured,
-                store, self._inbox.put, wall,
-            )  # fmt: skip
-        self._control = control = Control(
-            view, limits, table, ledger, rows, lifetimes, self._keeper, admission, delivery, sinks,
-            generations, self._sequences, share,
-        )  # fmt: skip
-        self._intake = Intake(self._inbox, admission, control)
-        scheduler = Scheduler(limits.max_batch, limits.chunk_steps)
-        self._stepping = Stepping(
-            view, table, window, ledger, scheduler, runner, generations, delivery, control,
-            measured, clock,
-        )  # fmt: skip
+        self._intake = Intake(self._inbox, Admission(context, rows), control)
         self._thread = threading.Thread(target=self._turn, name=f"engine-{view.name}", daemon=True)
         self._stopping = threading.Event()
         self._drain_asked = False
-        self._next_housekeeping_s = 0.0
-        self._next_sweep_s = 0.0
+        self._next_housekeeping_s = self._next_sweep_s = 0.0
         # Why the engine no longer steps; set once.
         self._broken: CarouselError | None = None
         # Instant at which the running tick began; None between ticks. Read by `healthy`.
@@ -160,7 +126,7 @@ class Engine:
     @property
     def model(self) -> ModelView:
         """The model served; constant."""
-        return self._view
+        return self._context.model
 
     @property
     def healthy(self) -> bool:
@@ -170,14 +136,19 @@ class Engine:
     @property
     def _stuck(self) -> bool:
         began = self._tick_began_s
-        return began is not None and self._clock() - began > self._limits.tick_timeout_s
+        return (
+            began is not None
+            and self._context.clock() - began > self._context.limits.tick_timeout_s
+        )
 
     def submit(self, command: Command) -> None:
         """Puts a command into the inbox; see `EnginePort.submit`."""
         if self._stuck and not isinstance(command, Ack):  # nobody would say that again
-            raise CarouselError("MODEL_UNHEALTHY", f"model {self._view.name!r} does not move")
+            raise CarouselError(
+                "MODEL_UNHEALTHY", f"model {self._context.model.name!r} does not move"
+            )
         if isinstance(command, Generate) and isinstance(command.spec.prompt, str):
-            tokenizer = tokenizer_of(self._loaded, self._view)
+            tokenizer = tokenizer_of(self._loaded, self._context.model)
             ids, opening = tokenizer.encode_prompt(command.spec.prompt)
             prompt = ids.astype(np.int32)
             command.spec = replace(command.spec, prompt=prompt, opening_tokens=opening)
@@ -188,8 +159,8 @@ class Engine:
 
     def _submit_sequence(self, call: Infer) -> None:
         """Counts the steps of a whole sequence until it is answered."""
-        quotas, tenant = self._quotas, call.tenant
-        steps = len(call.inputs) // self._view.input_row_bytes
+        quotas, tenant = self._context.quotas, call.tenant
+        steps = len(call.inputs) // self._context.model.input_row_bytes
         quotas.take(tenant, Quota.INFER_STEPS, "steps of whole sequences", steps)
 
         def answered(_reply: object) -> None:
@@ -204,16 +175,16 @@ class Engine:
 
     async def encode_text(self, text: str) -> Int64s:
         """Token ids of a text; see `EnginePort.encode_text`."""
-        return await encoded(tokenizer_of(self._loaded, self._view).encode, text)
+        return await encoded(tokenizer_of(self._loaded, self._context.model).encode, text)
 
     async def encode_prompt(self, text: str) -> tuple[Int64s, int]:
         """Token ids of a text to go on from; see `EnginePort.encode_prompt`."""
-        return await encoded(tokenizer_of(self._loaded, self._view).encode_prompt, text)
+        return await encoded(tokenizer_of(self._loaded, self._context.model).encode_prompt, text)
 
     def pending(self) -> int:
         """About how much accepted work has not been answered, or has not reached the store."""
-        undone = len(self._inbox) + int(self._table.pending.sum()) + len(self._sequences)
-        return undone + self._ledger.undurable_rows()
+        undone = len(self._inbox) + int(self._rows.table.pending.sum()) + len(self._sequences)
+        return undone + self._rows.ledger.undurable_rows()
 
     def drain(self) -> None:
         """Refuses new sessions and generations from now on; what was accepted goes on."""
@@ -235,28 +206,24 @@ class Engine:
             return
         self._thread.join(_JOIN_S)
         if self._thread.is_alive():
-            log.error("model %s: the engine is stuck and was left behind", self._view.name)
+            log.error("model %s: the engine is stuck and was left behind", self._context.model.name)
 
     # -- the engine's thread
 
     def tick(self) -> None:
         """One iteration: take what came, choose who steps, step them, hand out the results."""
-        now = self._clock()
+        now = self._context.clock()
         set_tick_began(now)
         try:
-            if self._keeper is not None:
-                self._keeper.look_at_lease(now)
+            self._keeper.check_lease(now)
             self._intake.run(now)
-            if self._control.waiting:
-                self._control.look_for_room(now)
+            self._residency.make_room(now)
             batch = self._stepping.select(now)
             if batch is not None:
                 self._quiet = False
                 self._stepping.step(batch, now)
-            if len(self._sequences):
-                self._sequences.advance(now, idle=batch is None)
-            if self._keeper is not None:
-                self._keeper.keep(self._clock())
+            self._sequences.advance(now, idle=batch is None)
+            self._keeper.commit_due(self._context.clock())
         except DeviceLostError as error:
             self._break(str(error))
         if now >= self._next_housekeeping_s:
@@ -265,17 +232,18 @@ class Engine:
     @property
     def idle(self) -> bool:
         """True if a tick would find nothing to do."""
-        return self._rest_s() > 0
+        return self._idle_for_s() > 0
 
-    def _rest_s(self) -> float:
+    def _idle_for_s(self) -> float:
         """How long there is nothing to do, if no command comes; 0 if there is something now."""
-        now = self._clock()
+        now = self._context.clock()
         if len(self._inbox) or len(self._sequences):
             return 0.0
-        ready = self._table.ready.where(self._table.pending)
-        if len(ready) and self._ledger.limited(ready, now).any():
+        table, ledger = self._rows.table, self._rows.ledger
+        ready = table.ready.where(table.pending)
+        if len(ready) and ledger.limited(ready, now).any():
             return 0.0
-        return min(self._ledger.wait_s(now), _ROOM_S if self._control.waiting else _HOUSEKEEPING_S)
+        return min(ledger.wait_s(now), _ROOM_S if self._residency.waiting else _HOUSEKEEPING_S)
 
     def _turn(self) -> None:
         """The thread: ticks until stopped or broken."""
@@ -283,75 +251,83 @@ class Engine:
         with torch.inference_mode():
             try:
                 while not self._stopping.is_set() and self._broken is None:
-                    if (rest_s := self._rest_s()) > 0:
-                        self._inbox.wait(rest_s)
-                    self._tick_began_s = self._clock()
+                    if (idle_s := self._idle_for_s()) > 0:
+                        self._inbox.wait(idle_s)
+                    self._tick_began_s = self._context.clock()
                     self.tick()
                     self._tick_began_s = None
             except Exception:
-                log.exception("model %s: a defect in the engine", self._view.name)
+                log.exception("model %s: a defect in the engine", self._context.model.name)
                 self._break("the engine has failed")
             self._answer_rest()
 
     def _keep_house(self, now: float) -> None:
         """What need not happen at every tick."""
         self._next_housekeeping_s = now + _HOUSEKEEPING_S
-        if self._drain_asked and not self._lifetimes.draining:
-            self._lifetimes.drain()
+        if self._drain_asked and not self._rows.draining:
+            self._rows.drain()
         late = CarouselError("DEADLINE_EXCEEDED", "the deadline passed while generating")
         for row in self._generations.late(now):
-            self._control.end_generation(row, late)
+            self._generations.end(row, late)
         if now >= self._next_sweep_s:
             self._sweep(now)
 
     def _sweep(self, now: float) -> None:
         """What looks at all slots: the more there are, the rarer."""
-        began = self._clock()
-        self._lifetimes.expire(now)
-        self._lifetimes.park_idle(now)
+        began = self._context.clock()
+        self._residency.expire(now)
+        self._residency.park_idle(now)
         if self._quiet and self.idle:
-            self._rows.check_integrity()
+            self.check_integrity()
         self._quiet = True
-        self._metrics.gauges(
-            resident=self._slots.used,
+        rows, metrics = self._rows, self._context.metrics
+        metrics.gauges(
+            resident=rows.slots.used,
             generating=len(self._generations),
-            pending_steps=int(self._table.pending.sum()),
+            pending_steps=int(rows.table.pending.sum()),
             inbox=len(self._inbox),
-            undurable_steps=self._ledger.most_ahead(),
+            undurable_steps=rows.ledger.most_ahead(),
         )
-        self._metrics.tenant_sessions(self._table.tenancy.rows)
-        pause_s = min((self._clock() - began) / _SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S)
+        metrics.tenant_sessions(rows.table.tenancy.rows)
+        pause_s = min((self._context.clock() - began) / _SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S)
         self._next_sweep_s = now + max(_HOUSEKEEPING_S, pause_s)
+
+    def check_integrity(self) -> None:
+        """Asserts that everything agrees on which sessions are on the rows, and on what they do."""
+        self._rows.check_integrity()
+        self._generations.check_integrity()
 
     def _break(self, why: str) -> None:
         """Stops stepping for good: every later command is refused as MODEL_UNHEALTHY."""
-        log.error("model %s is unhealthy from now on: %s", self._view.name, why)
-        self._broken = CarouselError("MODEL_UNHEALTHY", f"model {self._view.name!r} has failed")
+        log.error("model %s is unhealthy from now on: %s", self._context.model.name, why)
+        self._broken = CarouselError(
+            "MODEL_UNHEALTHY", f"model {self._context.model.name!r} has failed"
+        )
         self._inbox.close(self._broken)
 
     def _answer_rest(self) -> None:
         """At the end of the thread: nobody is left waiting."""
         error = self._broken or CarouselError("DRAINING", "the server is shutting down")
+        table, refuse = self._rows.table, self._stepping.refuse
         answers: list[Callable[[], object]] = [
-            *(partial(command.refuse, error) for command in self._intake.rest()),
-            *(partial(command.refuse, error) for command in self._control.rest()),
-            *(partial(self._generations.end, row, error) for row in self._generations.rows()),
+            *(partial(command.refuse, error) for command in self._intake.drain()),
+            *(partial(command.refuse, error) for command in self._residency.drain_waiting()),
+            *(partial(self._generations.stop, row, error) for row in self._generations.rows()),
             *(
-                partial(self._stepping.refuse, row, error.reason, error.message)
-                for row in np.flatnonzero(self._table.pending * ~self._table.generating).tolist()
+                partial(refuse, row, error.reason, error.message)
+                for row in np.flatnonzero(table.pending * ~table.generating).tolist()
             ),
             partial(self._sequences.fail_all, error),
-            partial(self._ledger.give_up, error),
-            partial(self._generations.give_up, error),
+            partial(self._rows.ledger.give_up, error),
+            partial(self._generations.fail_all, error),
         ]
         if self._broken is not None:
             # Another replica may have them at once.
-            rows = np.flatnonzero(self._table.tracked).tolist()
-            answers += [
-                partial(self._lifetimes.let_lapse, row, error, self._clock()) for row in rows
-            ]
+            rows = np.flatnonzero(table.tracked).tolist()
+            now = self._context.clock()
+            answers += [partial(self._residency.let_lapse, row, error, now) for row in rows]
         for answer in answers:
             try:
                 answer()
             except Exception:
-                log.exception("model %s: an answer at the end failed", self._view.name)
+                log.exception("model %s: an answer at the end failed", self.model.name)

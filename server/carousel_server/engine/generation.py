@@ -7,7 +7,7 @@ stopped, be it cancelled, cut off with its stream, or restored from the store in
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,36 +15,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carousel_models.tokenizer import CONTEXT_TOKENS, Tokenizer
+from carousel_models import RecurrentModel
+from carousel_models.tokenizer import CONTEXT_TOKENS
+from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.ports import Generate
 from carousel_server.core.sinks import TokenSink
-from carousel_server.core.types import (
-    GenerateSpec,
-    GenerationEnd,
-    Int32s,
-    Int64s,
-)
-from carousel_server.rows.ledger import Ledger
-from carousel_server.rows.snapshot import KeptGeneration, Snapshot
-from carousel_server.rows.table import SessionTable
+from carousel_server.core.types import GenerateSpec, GenerationEnd, Int32s, Int64s
+from carousel_server.residency.residency import Residency
+from carousel_server.rows.rows import Rows
+from carousel_server.rows.tokens import Details, GenerationLog, TokenOutbox
 
+from .digests import digest_of
 from .sampling import Sampling, details_of
-from .telling import Details, Kept, Teller, digest_of
 from .texts import GeneratedText
-
-RECENT_TOKENS = 64
-"""How many tokens back the repetition penalty looks."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """One generation on its way."""
+    """One generation that runs."""
 
     command: Generate
-    kept: Kept
-    teller: Teller
+    log: GenerationLog
+    outbox: TokenOutbox
     queue: Int32s  # tokens to feed before the next draw
     text: GeneratedText
     started_s: float
@@ -61,75 +54,30 @@ class _Times:
 
 
 class Generations:
-    """All generations of an engine. Used on the engine's thread only.
+    """The generations that run. Used on the engine's thread only.
 
     Settings that the sampler needs stand in arrays by row; everything that is touched once per token
-    and generation stands in a `_Run`.
+    and generation stands in a `_Run`. What was drawn stands in the rows.
     """
 
     def __init__(
-        self,
-        table: SessionTable,
-        ledger: Ledger,
-        tokenizer: Tokenizer | None,
-        metrics: EngineMetrics,
-        *,
-        generative: bool,
-        eos: Collection[int] = (),
+        self, context: Context, rows: Rows, residency: Residency, model: RecurrentModel
     ) -> None:
-        self._table = table
-        self._ledger = ledger
-        self._tokenizer = tokenizer
-        self._metrics = metrics
-        self._eos = frozenset(eos)
+        self._metrics = context.metrics
+        self._rows = rows
+        self._table = rows.table
+        self._tokens = rows.tokens
+        self._residency = residency
+        self._tokenizer = model.tokenizer
+        self._eos = frozenset(model.manifest.eos_tokens)
         self._runs: dict[int, _Run] = {}
-        # The last generation of each row, running or over, while it can be asked for again.
-        self._kept: dict[int, Kept] = {}
-        # Who still hears of each row's last generation; longer than it runs if the end must wait.
-        self._tellers: dict[int, Teller] = {}
-        slots = table.slots
         # Of a model that generates no text, no row draws.
-        self._sampling = Sampling(slots if generative else 0)
-        # Token drawn last but not fed yet, -1 if none: where a later generation goes on.
-        self.next_token = np.full(slots, -1, np.int32)
-        # The last tokens of each session, newest last, -1 where there is none.
-        self.recent = np.full((slots, RECENT_TOKENS if generative else 0), -1, np.int32)
+        self._sampling = Sampling(context.limits.slots if context.model.generative else 0)
+        rows.leaving = self._forget_run
 
     def __len__(self) -> int:
         """Number of generations running."""
         return len(self._runs)
-
-    def reset(self, row: int) -> None:
-        """Forgets a row's tokens, when a session begins."""
-        self.next_token[row] = -1
-        self.recent[row] = -1
-        self._kept.pop(row, None)
-
-    def restore(self, row: int, snapshot: Snapshot) -> None:
-        """Sets a row's tokens, and its last generation, as a snapshot has them."""
-        self.reset(row)
-        self.next_token[row] = snapshot.next_token
-        self.remember(np.asarray([row]), np.asarray([snapshot.recent_tokens], np.int32))
-        if snapshot.generation is not None:
-            self._kept[row] = Kept.of(snapshot.generation)
-
-    def kept(self, row: int) -> KeptGeneration | None:
-        """A row's last generation, for its snapshot."""
-        kept = self._kept.get(row)
-        return None if kept is None else kept.to_snapshot()
-
-    def remember(self, rows: Int64s, tokens: Int32s) -> None:
-        """Adds int32[n, k] tokens that were fed to the last ones of n sessions."""
-        recent = np.concatenate((self.recent[rows], tokens), axis=1)
-        self.recent[rows] = recent[:, recent.shape[1] - self.recent.shape[1] :]
-
-    def fed(self, rows: Int64s, tokens: Int32s) -> None:
-        """The client itself fed int32[n, k] tokens to n sessions: it decides what comes next."""
-        self.next_token[rows] = -1
-        self.remember(rows, tokens)
-        if self._kept:
-            for row in rows.tolist():
-                self._kept.pop(row, None)
 
     def continues(self, row: int, spec: GenerateSpec) -> bool:
         """True if a request asks for the row's last generation again.
@@ -137,11 +85,11 @@ class Generations:
         Raises:
             CarouselError: SEQUENCE_REUSED: it has that one's first_seq, but is another request.
         """
-        kept = self._kept.get(row)
-        if kept is None or spec.first_seq != kept.base + 1:
+        log = self._tokens.logs.get(row)
+        if log is None or spec.first_seq != log.base + 1:
             return False
-        if digest_of(spec, _prompt_ids(spec, kept.base)) != kept.digest:
-            if int(self._table.applied[row]) == kept.base:
+        if digest_of(spec, _prompt_ids(spec, log.base)) != log.digest:
+            if int(self._table.applied[row]) == log.base:
                 return False  # it has not run a step, so nothing is reused
             raise CarouselError(
                 "SEQUENCE_REUSED",
@@ -159,10 +107,38 @@ class Generations:
             CarouselError: FIELD_INVALID without anything to feed; TEXT_UNAVAILABLE.
         """
         row, spec = command.ref.row, command.spec
+        log, queue = self._log_of(row, spec)
+        self._sampling.set(row, spec.sampling, int(self._table.seed[row]))
+        tracked, sync = bool(self._table.tracked[row]), bool(self._table.sync[row])
+        run = _Run(
+            command=command,
+            log=log,
+            outbox=TokenOutbox(command.sink, tokens_wait=sync, end_waits=tracked),
+            queue=queue,
+            text=GeneratedText(
+                self._tokenizer,
+                self._eos,
+                spec,
+                [*log.context, *queue[-CONTEXT_TOKENS:].tolist()],
+                ends_session=command.close_after,
+            ),
+            started_s=now,
+        )
+        self._tokens.send_to(row, run.outbox)
+        self._rows.generate(row)
+        if self._replay(row, run):
+            self._rows.end_generation(row)
+            return
+        self._rows.feed(np.asarray([row]), len(run.queue) - run.fed)
+        self._runs[row] = run
+
+    def _log_of(self, row: int, spec: GenerateSpec) -> tuple[GenerationLog, Int32s]:
+        """The log of a request's generation, a new one unless it is asked for again, and what it feeds."""
         again = self.continues(row, spec)
-        base = self._kept[row].base if again else int(self._table.applied[row])
+        log = self._tokens.logs[row] if again else None
+        base = int(self._table.applied[row]) if log is None else log.base
+        carry = int(self._tokens.next_token[row]) if log is None else log.carry
         prompt = _prompt_ids(spec, base)
-        carry = self._kept[row].carry if again else int(self.next_token[row])
         queue = np.concatenate((np.full(int(carry >= 0), carry, np.int32), prompt))
         if not len(queue):
             raise CarouselError(
@@ -170,42 +146,13 @@ class Generations:
                 "a first generation needs a prompt of at least one token",
                 field="prompt",
             )
-        if not again:
-            digest, context = digest_of(spec, prompt), self._fed_last(row)
-            self._kept[row] = Kept(base, carry, len(queue), digest, spec.logprobs or 0, context)
-        elif not self._kept[row].fits(len(queue), spec.logprobs or 0):
+        if log is None:
+            digest, context = digest_of(spec, prompt), self._tokens.last(row, CONTEXT_TOKENS)
+            log = GenerationLog(base, carry, len(queue), digest, spec.logprobs or 0, context)
+            self._tokens.logs[row] = log
+        elif not log.fits(len(queue), spec.logprobs or 0):
             raise CarouselError("SEQUENCE_REUSED", "the session's snapshot is of another request")
-        self._sampling.set(row, spec.sampling, int(self._table.seed[row]))
-        tracked, sync = bool(self._table.tracked[row]), bool(self._table.sync[row])
-        kept = self._kept[row]
-        run = _Run(
-            command=command,
-            kept=kept,
-            teller=Teller(command.sink, tokens_wait=sync, end_waits=tracked),
-            queue=queue,
-            text=GeneratedText(
-                self._tokenizer,
-                self._eos,
-                spec,
-                [*kept.context, *queue[-CONTEXT_TOKENS:].tolist()],
-                ends_session=command.close_after,
-            ),
-            started_s=now,
-        )
-        self._replace_teller(row, run.teller)
-        self._table.ack[row] = self._table.applied[row]
-        if self._retell(row, run):
-            return
-        self._table.generating[row] = True
-        self._table.pending[row] = len(run.queue) - run.fed
-        self._table.ready.add_row(row)
-        self._runs[row] = run
-
-    def _fed_last(self, row: int) -> list[int]:
-        """The last tokens that the row was fed, as many as a text that follows them depends on."""
-        recent = self.recent[row, -CONTEXT_TOKENS:]
-        last: list[int] = recent[recent >= 0].tolist()
-        return last
+        return log, queue
 
     def inputs(self, row: int, steps: int) -> Int32s:
         """The next tokens to feed, int32[steps]; after the prompt, the token drawn last."""
@@ -228,54 +175,58 @@ class Generations:
         Returns:
             Rows whose generation has ended.
         """
-        drawing = []
-        for i, (row, count) in enumerate(zip(rows.tolist(), counts.tolist(), strict=True)):
-            run = self._runs[row]
-            self.remember(rows[i : i + 1], run.queue[None, run.fed : run.fed + count])
-            run.fed += count
-            self._table.pending[row] = len(run.queue) - run.fed
-            if run.fed == len(run.queue):
-                drawing.append(i)
-        if not drawing:
+        runs = [self._runs[row] for row in rows.tolist()]
+        self._remember(rows, counts, runs)
+        left = np.asarray([len(run.queue) - run.fed for run in runs])
+        # One that has fed all it had draws, and feeds what it draws.
+        self._rows.feed(rows, np.maximum(left, 1))
+        chosen = np.flatnonzero(left == 0)
+        if not len(chosen):
             return []
-        chosen = np.asarray(drawing)
         return self._draw(rows[chosen], raw[torch.from_numpy(chosen)], now)
 
-    def end(self, row: int, error: CarouselError | None) -> Generate:
-        """Takes a generation off its session; with an error, tells its sink."""
+    def _remember(self, rows: Int64s, counts: Int64s, runs: Sequence[_Run]) -> None:
+        """Takes what has run from the queues; mostly it is one token of each."""
+        fed = []
+        for run, count in zip(runs, counts.tolist(), strict=True):
+            fed.append(run.queue[run.fed : run.fed + count])
+            run.fed += count
+        if counts[0] == counts[-1]:  # they descend
+            self._tokens.remember(rows, np.stack(fed))
+            return
+        for i, tokens in enumerate(fed):
+            self._tokens.remember(rows[i : i + 1], tokens[None])
+
+    def end(self, row: int, error: CarouselError | None) -> None:
+        """Ends a row's generation, and the session if that was its only purpose.
+
+        With an error, the sink is told; without one, whoever asked has cancelled it or has had its end.
+        """
+        if self.stop(row, error).close_after:
+            self._residency.close(row)
+
+    def stop(self, row: int, error: CarouselError | None) -> Generate:
+        """The same, but the session stays."""
         run = self._runs.pop(row)
-        table = self._table
-        table.generating[row] = False
-        table.pending[row] = 0
-        if error is not None and not run.teller.ending:
-            run.teller.fail(error)
-        if run.teller.done or not run.teller.ending:
-            self._tellers.pop(row, None)
+        self._rows.end_generation(row)
+        if error is not None and not run.outbox.ending:
+            run.outbox.fail(error)
+        if run.outbox.done or not run.outbox.ending:
+            self._tokens.outboxes.pop(row, None)
         return run.command
 
     def forget(self, row: int) -> None:
         """The row's last generation cannot be gone on with."""
-        self._kept.pop(row, None)
+        self._tokens.logs.pop(row, None)
 
-    def leave(self, row: int, error: CarouselError) -> None:
-        """The row's session leaves: whoever still hears of a generation is told `error`."""
-        if row in self._runs:
-            self.end(row, error)
-        self._replace_teller(row, None, error)
-        self._kept.pop(row, None)
+    def _forget_run(self, row: int) -> None:
+        """The row's session leaves; the row tells the sink."""
+        self._runs.pop(row, None)
 
-    def give_up(self, error: CarouselError) -> None:
+    def fail_all(self, error: CarouselError) -> None:
         """The engine ends: whoever still waits for the store's word is told so."""
-        for row in list(self._tellers):
-            self._replace_teller(row, None, error)
-
-    def durable(self, row: int) -> None:
-        """The store has confirmed steps of the row: tells what waited for it."""
-        teller = self._tellers.get(row)
-        if teller is not None:
-            teller.let_out(int(self._table.durable[row]))
-            if teller.done:
-                del self._tellers[row]
+        for row in list(self._tokens.outboxes):
+            self._tokens.fail(row, error)
 
     def rows(self) -> list[int]:
         """Rows that are generating."""
@@ -300,10 +251,10 @@ class Generations:
     def _draw(self, rows: Int64s, logits: Tensor, now: float) -> list[int]:
         runs = [self._runs[row] for row in rows.tolist()]
         seqs = self._table.applied[rows]
-        tokens = self._sampling.draw(rows, seqs, logits, self.recent[rows])
+        tokens = self._sampling.draw(rows, seqs, logits, self._tokens.recent[rows])
         details = details_of([run.command.spec.logprobs for run in runs], logits, tokens)
         ids = tokens.cpu().numpy().astype(np.int32)
-        self.next_token[rows] = ids
+        self._tokens.drew(rows, ids)
         times, ended = _Times(), []
         for i, (row, run) in enumerate(zip(rows.tolist(), runs, strict=True)):
             if self._hand_out(row, run, int(ids[i]), details[i], times, now):
@@ -315,73 +266,57 @@ class Generations:
         self, row: int, run: _Run, token_id: int, details: Details, times: _Times, now: float
     ) -> bool:
         """Gives one drawn token to its sink; returns True if the generation has ended with it."""
-        run.kept.add(token_id, details)
-        if len(run.kept) == 1:
+        run.log.add(token_id, details)
+        if len(run.log) == 1:
             times.first.append(now - run.started_s)
         else:
             times.inter.append(now - run.last_token_s)
         run.last_token_s = now
-        run.queue, run.fed = self.next_token[row : row + 1].copy(), 0
-        self._table.pending[row] = 1
-        ended = self._show(row, run, len(run.kept) - 1)
-        if ended and not run.teller.done:
-            self._ledger.when_durable(row, partial(self._ended, row, run.teller), now)
-        return ended
+        run.queue, run.fed = np.asarray([token_id], np.int32), 0
+        return self._show(row, run, len(run.log) - 1, now)
 
-    def _show(self, row: int, run: _Run, place: int) -> bool:
-        """Tells a drawn token, as far as its text is known; True if the generation ends with it."""
-        seq, durable = run.kept.seq(place), int(self._table.durable[row])
-        token_id, details = run.kept.token(place)
+    def _show(self, row: int, run: _Run, place: int, now: float) -> bool:
+        """Sends a drawn token, as far as its text is known; True if the generation ends with it."""
+        seq, durable = run.log.seq(place), int(self._table.durable[row])
+        token_id, details = run.log.token(place)
         shown, reason = run.text.push(token_id, seq, details)
-        run.teller.tell(seq, shown, durable)
+        run.outbox.add(seq, shown, durable)
         if reason is None:
             return False
-        run.kept.finish = int(reason)
+        run.log.finish = int(reason)
         end = GenerationEnd(
             reason=reason,
-            prompt_tokens=run.kept.prompt_tokens,
+            prompt_tokens=run.log.prompt_tokens,
             generated_tokens=place + 1,
             applied=seq,
             text=run.text.rest,
         )
-        run.teller.finish(seq, end, durable)
+        run.outbox.finish(seq, end, durable)
+        if not run.outbox.done:
+            self._rows.ledger.when_durable(row, partial(self._ended, row, run.outbox), now)
         return True
 
-    def _retell(self, row: int, run: _Run) -> bool:
-        """Tells what was drawn before, and finds the place to go on from; True if that was all."""
-        kept = run.kept
-        fed = int(self._table.applied[row]) - kept.base
-        if fed < kept.prompt_tokens:
+    def _replay(self, row: int, run: _Run) -> bool:
+        """Sends what was drawn before, and finds the place to go on from; True if that was all."""
+        log = run.log
+        fed = int(self._table.applied[row]) - log.base
+        if fed < log.prompt_tokens:
             run.fed = fed
             return False
-        for place in range(len(kept)):
-            if self._show(row, run, place):
-                if not run.teller.done:
-                    waiter = partial(self._ended, row, run.teller)
-                    self._ledger.when_durable(row, waiter, run.started_s)
-                return True
-        run.queue = np.asarray([kept.token(len(kept) - 1)[0]], np.int32)
+        if any(self._show(row, run, place, run.started_s) for place in range(len(log))):
+            return True
+        run.queue = np.asarray([log.token(len(log) - 1)[0]], np.int32)
         run.last_token_s = run.started_s
         return False
 
-    def _ended(self, row: int, teller: Teller, error: CarouselError | None) -> None:
+    def _ended(self, row: int, outbox: TokenOutbox, error: CarouselError | None) -> None:
         """The store has, or cannot have, all of a generation that has ended."""
         if error is None:
-            teller.let_out(int(self._table.durable[row]))
+            outbox.release(int(self._table.durable[row]))
         else:
-            teller.fail(error)
-        if self._tellers.get(row) is teller:
-            del self._tellers[row]
-
-    def _replace_teller(
-        self, row: int, teller: Teller | None, error: CarouselError | None = None
-    ) -> None:
-        """From now on `teller` hears of the row's generation; whoever heard of one before is told so."""
-        former = self._tellers.pop(row, None)
-        if former is not None:
-            former.fail(error or CarouselError("SUPERSEDED", "a newer call goes on with this"))
-        if teller is not None:
-            self._tellers[row] = teller
+            outbox.fail(error)
+        if self._tokens.outboxes.get(row) is outbox:
+            del self._tokens.outboxes[row]
 
 
 def _prompt_ids(spec: GenerateSpec, base: int) -> Int32s:

@@ -40,7 +40,7 @@ class Intake:
             self._control.run(command, now)
         self._admit(now)
 
-    def rest(self) -> Iterator[Command]:
+    def drain(self) -> Iterator[Command]:
         """At the end: what nobody has answered, here and in the inbox."""
         yield from (block for block, _ in self._blocks)
         yield from (command for command, _ in self._taken)

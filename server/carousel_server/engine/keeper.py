@@ -10,32 +10,15 @@ from typing import overload
 
 import numpy as np
 
+from carousel_server.core.context import Context
 from carousel_server.core.errors import STORE_WAITS, CarouselError
-from carousel_server.core.metering import EngineMetrics
-from carousel_server.core.ports import (
-    Command,
-    Committed,
-)
-from carousel_server.core.store import (
-    Commit,
-    CommitGroup,
-    Outcome,
-    SessionKey,
-    StorePort,
-    Verdict,
-)
+from carousel_server.core.ports import Command, Committed
+from carousel_server.core.store import Commit, CommitGroup, Outcome, SessionKey, Verdict
 from carousel_server.core.types import Durability, Float64s, Int64s, SessionRef
-from carousel_server.residency.lifetimes import Lifetimes
+from carousel_server.residency.residency import Residency
 from carousel_server.rows import snapshot
-from carousel_server.rows.delivery import Delivery
-from carousel_server.rows.ledger import Ledger
 from carousel_server.rows.rows import Rows
 from carousel_server.rows.snapshot import Snapshot
-from carousel_server.rows.snapshots import Snapshots
-from carousel_server.rows.table import SessionTable
-from carousel_server.rows.window import Window
-
-from .generation import Generations
 
 log = logging.getLogger(__name__)
 
@@ -75,65 +58,48 @@ class _Commits(Sequence[Commit]):
 
 
 class Keeper:
-    """What the engine does for durability. Used on the engine's thread only.
+    """Keeps sessions in the store. Used on the engine's thread only.
 
-    The ledger decides what is due; this takes the snapshots, hands them to the store's thread, and lets
-    out what waited for its answer: Durable notices, outputs of sync sessions, ends of generations.
+    The ledger decides what is due. This takes the snapshots, hands them to the store's thread, and acts on
+    its answers. Where there is no store, no row is ever due.
     """
 
     def __init__(
-        self,
-        table: SessionTable,
-        rows: Rows,
-        window: Window,
-        ledger: Ledger,
-        lifetimes: Lifetimes,
-        snapshots: Snapshots,
-        delivery: Delivery,
-        generations: Generations,
-        metrics: EngineMetrics,
-        store: StorePort,
-        submit: Callable[[Command], None],
-        wall: Callable[[], float],
+        self, context: Context, rows: Rows, residency: Residency, submit: Callable[[Command], None]
     ) -> None:
-        self._table = table
+        """`submit` brings a command to the engine's thread."""
+        self._metrics = context.metrics
+        self._store = context.store
         self._rows = rows
-        self._window = window
-        self._ledger = ledger
-        self._lifetimes = lifetimes
-        self._snapshots = snapshots
-        self._delivery = delivery
-        self._generations = generations
-        self._metrics = metrics
-        self._store = store
+        self._ledger = rows.ledger
+        self._residency = residency
         self._submit = submit
-        self._wall = wall
-        # Leases lost as of the last look.
-        self._lease_lost = store.lease_lost
-        # Since when the store has lacked what is on its way to it.
+        # Leases lost as of the last check.
+        self._lease_lost = context.store.lease_lost
+        # Since when the store has lacked what is in flight to it.
         self._since_s: Float64s = np.empty(0)
 
-    def look_at_lease(self, now: float) -> None:
+    def check_lease(self, now: float) -> None:
         """Before anything is run: whether the sessions of the store may still be used (R5)."""
         self._ledger.lease_until_s = self._store.lease_until_s
         lost = self._store.lease_lost
         if lost == self._lease_lost:
             return
         self._lease_lost = lost
-        rows = np.flatnonzero(self._table.tracked).tolist()
+        rows = np.flatnonzero(self._rows.table.tracked).tolist()
         log.warning("leases ran out: %d sessions are let go of", len(rows))
         for row in rows:
-            self._lifetimes.let_lapse(row, _lease_lost("the server's leases ran out"), now)
+            self._residency.let_lapse(row, _lease_lost("the server's leases ran out"), now)
 
-    def keep(self, now: float) -> None:
+    def commit_due(self, now: float) -> None:
         """Sends the snapshots that are due, as one group."""
-        rows = self._ledger.due(now, _MOST_IN_GROUP, everything=self._lifetimes.draining)
+        rows = self._ledger.due(now, _MOST_IN_GROUP, everything=self._rows.draining)
         if not len(rows):
             return
-        table, wall_s = self._table, self._wall()
+        table, wall_s = self._rows.table, self._store.now_unix_s()
         taken = [
             (self._rows.key(row), one, wall_s - (now - float(table.last_used_s[row])))
-            for row, one in zip(rows.tolist(), self._snapshots.take(rows.tolist()), strict=True)
+            for row, one in zip(rows.tolist(), self._rows.take(rows.tolist()), strict=True)
         ]
         fsync = int(Durability.SYNC_FSYNC) in table.durability[rows].tolist()
         refs = [self._rows.ref(row) for row in rows.tolist()]
@@ -154,7 +120,7 @@ class Keeper:
             self._ledger.pause(now + _PAUSE_S)
             for row in rows.tolist():
                 self._ledger.failed(row, command.answer, now)
-            self._tell_waiting(command.answer, now)
+            self._report_fault(command.answer, now)
             return
         seqs = command.seqs[live]
         ours = [
@@ -163,15 +129,13 @@ class Keeper:
         ]
         chosen = np.flatnonzero(ours)
         self._metrics.durable(now - self._since_s)
-        self._let_out(rows[chosen], seqs[chosen], now)
+        self._rows.confirm(rows[chosen], seqs[chosen], now)
 
-    def _tell_waiting(self, fault: CarouselError, now: float) -> None:
-        """Tells whoever waits for the store that it is at fault. What was accepted stays accepted."""
+    def _report_fault(self, fault: CarouselError, now: float) -> None:
+        """Tells clients whose steps wait for the store of its fault. What was accepted stays accepted."""
         rows = self._ledger.to_be_told(now)
         if not len(rows):
             return
-        table = self._table
-        seqs = table.durable[rows] + 1
 
         def notice(seq: int) -> CarouselError:
             return CarouselError(
@@ -182,43 +146,18 @@ class Keeper:
                 retry_after_s=fault.retry_after_s,
             )
 
-        self._delivery.failures_of(rows, seqs, notice)
+        self._rows.listeners.failures(rows, self._rows.table.durable[rows] + 1, notice)
 
     def _is_ours(self, row: int, seq: int, outcome: Outcome) -> bool:
         """Acts on one verdict; True if the row's session is still ours."""
-        epoch = int(self._table.epoch[row])
+        epoch = int(self._rows.table.epoch[row])
         ours = outcome.verdict is Verdict.DONE or (
             outcome.verdict is Verdict.STALE and outcome.epoch == epoch and outcome.seq >= seq
         )
         if not ours:
             why = f"a newer activation (epoch {outcome.epoch}) has the session"
-            self._lifetimes.revoke(row, _lease_lost(why))
+            self._residency.revoke(row, _lease_lost(why))
         return ours
-
-    def _let_out(self, rows: Int64s, seqs: Int64s, now: float) -> None:
-        """Moves `durable`, then tells: the notice first, then what had waited for it.
-
-        Those who wait come last: a new binding must not get outputs that it has not asked for.
-        """
-        # Steps of generations have no outputs to tell; they count as acknowledged.
-        before = np.maximum(self._table.durable[rows], self._table.ack[rows])
-        for row, seq in zip(rows.tolist(), seqs.tolist(), strict=True):
-            self._ledger.confirm(row, seq)
-        self._delivery.durable(rows)
-        counts = np.where(self._table.sync[rows], self._table.durable[rows] - before, 0)
-        for count in np.unique(counts[counts > 0]).tolist():
-            chosen = counts == count
-            self._let_out_outputs(rows[chosen], before[chosen] + 1, count, now)
-        for row in rows.tolist():
-            self._generations.durable(row)
-            self._ledger.settle(row)
-
-    def _let_out_outputs(self, rows: Int64s, firsts: Int64s, steps: int, now: float) -> None:
-        """Outputs of sync sessions that the store has confirmed now."""
-        self._delivery.outputs(rows, firsts, self._window.read_outputs(rows, firsts, steps))
-        arrived_s = self._window.arrived_s(rows, firsts, steps).ravel()
-        fed = np.isfinite(arrived_s)
-        self._metrics.stepped(np.zeros(int(fed.sum())), now - arrived_s[fed])
 
     def _answered(
         self, refs: Sequence[SessionRef], seqs: Int64s, reply: Future[list[Outcome]]

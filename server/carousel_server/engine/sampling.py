@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from carousel_server.core.types import Int32s, Int64s, SamplingSpec
+from carousel_server.rows.tokens import Details
 
 from .philox import uniform
 from .sampler import SamplingRows, log_probabilities, sample
-from .telling import Details
 
 
 class Sampling:

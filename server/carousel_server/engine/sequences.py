@@ -12,7 +12,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,13 +20,12 @@ from torch import Tensor
 
 from carousel_models import RecurrentModel
 from carousel_models.cells import State
+from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.limits import EngineLimits
-from carousel_server.core.metering import EngineMetrics
+from carousel_server.core.futures import settle
 from carousel_server.core.ports import Infer
 from carousel_server.core.quotas import Shares
-from carousel_server.core.types import ModelView
-from carousel_server.rows.values import invalid_value, valid_rows
+from carousel_server.rows.window import invalid_value, valid_rows
 
 from .finite import FiniteRules, bad_rows, fault_of
 from .runner import Runner, fields_to_bytes
@@ -65,26 +63,17 @@ class _Running:
 class Sequences:
     """The queue of Infer calls and those that are running. Used on the engine's thread only."""
 
-    def __init__(
-        self,
-        model: RecurrentModel,
-        runner: Runner,
-        view: ModelView,
-        limits: EngineLimits,
-        metrics: EngineMetrics,
-        *,
-        strict: bool,
-        share: float = 0.0,
-    ) -> None:
+    def __init__(self, context: Context, model: RecurrentModel, runner: Runner) -> None:
+        limits, share = context.limits, context.share
         self._model = model
         self._finite = FiniteRules.of(model)
         self._runner = runner
-        self._view = view
+        self._view = context.model
         self._limits = limits
-        self._metrics = metrics
+        self._metrics = context.metrics
         # Others in the batch, and where a sequence is cut, change its rounding, and must not.
-        self._strict = strict and not model.batch_invariant
-        self._waiting = SequenceQueue(limits, share, view.input_row_bytes)
+        self._strict = context.strict and not model.batch_invariant
+        self._waiting = SequenceQueue(limits, share, self._view.input_row_bytes)
         self._running: list[_Running] = []
         # Places of those that run, and the bytes that their outputs will have.
         self._places = Shares(min(limits.max_batch, limits.infer_batch_steps), share)
@@ -104,7 +93,7 @@ class Sequences:
             self._check(call)
             self._waiting.put(call)
         except CarouselError as error:
-            _answer(call, error)
+            settle(call.reply, error)
 
     def advance(self, now: float, *, idle: bool) -> None:
         """Runs the next piece; `idle` if no session wants to step.
@@ -127,7 +116,7 @@ class Sequences:
             self._count(one, -1)
         self._running, self._state = [], ()
         for call in calls:
-            _answer(call, error)
+            settle(call.reply, error)
 
     def _check(self, call: Infer) -> None:
         if not valid_rows(self._view, np.frombuffer(call.inputs, np.uint8)[None])[0]:
@@ -140,7 +129,7 @@ class Sequences:
             while call := self._waiting.pop(lambda call: self._has_room(call, new)):
                 if call.deadline_s <= now:
                     late = "waited for too long in the queue"
-                    _answer(call, CarouselError("DEADLINE_EXCEEDED", late))
+                    settle(call.reply, CarouselError("DEADLINE_EXCEEDED", late))
                 elif not call.reply.cancelled():
                     new.append(_Running(call, self._rows(call)))
                     self._count(new[-1], 1)
@@ -161,7 +150,7 @@ class Sequences:
         log.warning("model %s: whole sequences failed", self._view.name, exc_info=error)
         self._runner.check_device()
         for call in calls:
-            _answer(call, CarouselError("STEP_FAILED", "the device refused the sequence"))
+            settle(call.reply, CarouselError("STEP_FAILED", "the device refused the sequence"))
 
     def _has_room(self, call: Infer, new: Sequence[_Running]) -> bool:
         """Whether a call that waits may run beside those that run and these."""
@@ -234,7 +223,7 @@ class Sequences:
         for place, (one, count, part) in enumerate(zip(chosen, counts, rows, strict=True)):
             if place in faults:
                 self._metrics.not_finite()
-                _answer(one.call, faults[place])
+                settle(one.call.reply, faults[place])
                 continue
             one.parts.append(part[:count].copy())  # the others' shall not be kept with it
             one.done += count
@@ -287,7 +276,9 @@ class Sequences:
         """Answers those that have ended, forgets those that nobody waits for; returns how many ended."""
         ended = [one for one in self._running if not one.left]
         for one in ended:
-            _answer(one.call, one.parts[0] if len(one.parts) == 1 else np.concatenate(one.parts))
+            settle(
+                one.call.reply, one.parts[0] if len(one.parts) == 1 else np.concatenate(one.parts)
+            )
         # Asked once of each: a caller may give up at any moment.
         done = [one.call.reply.done() for one in self._running]
         stay = [i for i, gone in enumerate(done) if not gone]
@@ -306,14 +297,3 @@ class Sequences:
 
 def _joined(running: State, new: State) -> State:
     return tuple(torch.cat(tensors) for tensors in zip(running, new, strict=True))
-
-
-def _answer(call: Infer, result: np.ndarray | CarouselError) -> None:
-    """Settles a call; one that was cancelled meanwhile stays cancelled."""
-    try:
-        if isinstance(result, CarouselError):
-            call.reply.set_exception(result)
-        else:
-            call.reply.set_result(result)
-    except InvalidStateError:
-        pass

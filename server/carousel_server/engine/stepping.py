@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import torch
 
+from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.metering import EngineMetrics
-from carousel_server.core.types import Int64s, ModelView
-from carousel_server.rows.delivery import Delivery
-from carousel_server.rows.ledger import Ledger
-from carousel_server.rows.table import SessionTable
-from carousel_server.rows.window import Window
+from carousel_server.core.types import Int64s
+from carousel_server.rows.rows import Rows
 
-from .control import Control
 from .finite import FiniteSteps
 from .generation import Generations
 from .runner import BatchOutputs, Runner
@@ -31,30 +27,20 @@ class Stepping:
     """What a tick does with sessions. Used on the engine's thread only, in inference mode."""
 
     def __init__(
-        self,
-        view: ModelView,
-        table: SessionTable,
-        window: Window,
-        ledger: Ledger,
-        scheduler: Scheduler,
-        runner: Runner,
-        generations: Generations,
-        delivery: Delivery,
-        control: Control,
-        metrics: EngineMetrics,
-        clock: Callable[[], float],
+        self, context: Context, rows: Rows, runner: Runner, generations: Generations
     ) -> None:
-        self._view = view
-        self._table = table
-        self._window = window
-        self._ledger = ledger
-        self._scheduler = scheduler
+        limits = context.limits
+        self._view = context.model
+        self._metrics = context.metrics
+        self._clock = context.clock
+        self._rows = rows
+        self._table = rows.table
+        self._window = rows.window
+        self._ledger = rows.ledger
+        self._listeners = rows.listeners
+        self._scheduler = Scheduler(limits.max_batch, limits.chunk_steps)
         self._runner = runner
         self._generations = generations
-        self._delivery = delivery
-        self._control = control
-        self._metrics = metrics
-        self._clock = clock
 
     def select(self, now: float) -> Batch | None:
         """The batch of this tick: up to the first step of each row whose deadline has passed.
@@ -119,11 +105,11 @@ class Stepping:
     def refuse(self, row: int, reason: str, message: str) -> None:
         """Gives up what a session wanted to run; its state stays where it is."""
         if self._table.generating[row]:
-            self._control.end_generation(row, CarouselError(reason, message))
+            self._generations.end(row, CarouselError(reason, message))
             return
-        seq = int(self._table.drop_pending(row))
+        seq = int(self._rows.drop_pending(row))
         error = CarouselError(reason, message, metadata={"expected": seq}, seq=seq)
-        self._delivery.failure_of(row, error)
+        self._listeners.failure(row, error)
 
     def _refuse_late(self, rows: Int64s, now: float) -> Int64s:
         """Gives up what rows wanted to run whose next step is late; returns the other rows."""
@@ -137,7 +123,7 @@ class Stepping:
             message = "the deadline passed before the step ran"
             return CarouselError("DEADLINE_EXCEEDED", message, metadata={"expected": seq}, seq=seq)
 
-        self._delivery.failures_of(rows[late], self._table.drop_pending(rows[late]), refusal)
+        self._listeners.failures(rows[late], self._rows.drop_pending(rows[late]), refusal)
         return np.asarray(rows[~late])
 
     def _late(self, rows: Int64s, firsts: Int64s, steps: int, now: float) -> np.ndarray:
@@ -180,13 +166,9 @@ class Stepping:
 
     def _deliver(self, batch: Batch, fed: np.ndarray, outputs: BatchOutputs, now: float) -> None:
         """Moves the cursors, keeps the outputs, and hands everything out."""
-        table = self._table
-        firsts = table.applied[batch.rows] + 1
-        table.applied[batch.rows] += batch.counts
-        table.last_used_s[batch.rows] = now
-        self._ledger.ran(batch.rows, now)
+        firsts = self._table.applied[batch.rows] + 1
+        self._rows.ran(batch.rows, batch.counts, fed, now)
         if fed.any():
-            table.pending[batch.rows[fed]] -= batch.counts[fed]
             for chosen, count in _alike(batch.counts, fed):
                 rows = outputs.rows[chosen, :count]
                 self._deliver_fed(batch.rows[chosen], firsts[chosen], rows, now)
@@ -214,22 +196,18 @@ class Stepping:
         self, rows: Int64s, firsts: Int64s, outputs: np.ndarray, started: float
     ) -> None:
         steps = outputs.shape[1]
-        if self._view.generative:
-            tokens = self._window.read_inputs(rows, firsts, steps).view("<i4")[:, :, 0]
-            self._generations.fed(rows, tokens)
-        self._window.write_outputs(rows, firsts, outputs)
+        self._rows.keep_outputs(rows, firsts, outputs)
         if self._ledger.tracked and (sync := self._table.sync[rows]).any():
             # The keeper lets these out of the window once the store has them.
             rows, firsts, outputs = rows[~sync], firsts[~sync], outputs[~sync]
             if not len(rows):
                 return
-        self._delivery.outputs(rows, firsts, outputs)
+        self._listeners.outputs(rows, firsts, outputs)
         arrived = self._window.arrived_s(rows, firsts, steps).ravel()
         self._metrics.stepped(started - arrived, self._clock() - arrived)
 
     def _deliver_generated(self, batch: Batch, chosen: Int64s, outputs: BatchOutputs) -> None:
-        rows, table = batch.rows[chosen], self._table
-        table.received[rows] = table.ack[rows] = table.applied[rows]
+        rows = batch.rows[chosen]
         try:
             raw = outputs.last[torch.from_numpy(chosen)]
             ended = self._generations.advance(rows, batch.counts[chosen], raw, self._clock())
@@ -241,7 +219,7 @@ class Stepping:
                 self.refuse(row, "INTERNAL", "the server failed to draw a token")
             return
         for row in ended:
-            self._control.end_generation(row, None)
+            self._generations.end(row, None)
 
 
 def _alike(counts: Int64s, fed: np.ndarray) -> Iterator[tuple[slice | Int64s, int]]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from carousel_models.tokenizer import Tokenizer
 from carousel_server.core.types import FinishReason, GeneratedToken, GenerateSpec
+from carousel_server.rows.tokens import Details
 
 from .stops import StopTexts
-from .telling import Details
 
 
 class GeneratedText:

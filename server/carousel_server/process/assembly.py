@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from carousel_server.core.quotas import Quotas
-from carousel_server.engine import Engine
+from carousel_server.engine import Engine, Environment
 from carousel_server.metrics import Metrics
 from carousel_server.residency.activation import Activation
 from carousel_server.residency.catalog import Catalog
@@ -73,19 +73,15 @@ def assemble(settings: Settings) -> Assembly:
     directory, limits = Directory(), settings.limits()
     quotas = Quotas(settings.tenant_limits(), retry_after_s=settings.retry_after_s)
     store = start_store(settings, metrics)
+    environment = Environment(
+        directory,
+        partial(metrics.engine, slots=limits.slots),
+        store,
+        quotas,
+        strict=settings.strict,
+    )
     try:
-        engines = [
-            Engine(
-                model,
-                limits,
-                directory=directory,
-                metrics=partial(metrics.engine, slots=limits.slots),
-                store=store,
-                strict=settings.strict,
-                quotas=quotas,
-            )
-            for model in folder.models
-        ]
+        engines = [Engine(model, limits, environment) for model in folder.models]
     except (
         ValueError,
         MemoryError,

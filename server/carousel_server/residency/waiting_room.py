@@ -1,7 +1,7 @@
-"""Sessions that come from the store and find no slot for them: they wait a moment, tenants in turn.
+"""Sessions that come from the store and find no row: they wait a moment, tenants in turn.
 
-A slot is given back by parking, and only what the store has all of, and has had its turn, can be parked.
-Under pressure that is a matter of one commit, so it would be a pity to refuse at once.
+Parking frees a row. It needs a session that the store has all of and that has had its turn. Under pressure
+that takes one commit, so a session waits for it before it is refused.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.futures import settle
 from carousel_server.core.ports import Activate
 from carousel_server.core.quotas import Shares
+from carousel_server.core.store import Record
 from carousel_server.core.types import SessionRef
 
-from .lifetimes import STAY_S, Lifetimes
+from .room import STAY_S, Room
 
 log = logging.getLogger(__name__)
 
 _MOST_WAITING = 4096
 
 _PATIENCE_S = 5 * STAY_S
-"""How long a session waits: some turns of those who have the slots."""
+"""How long a session waits: a few turns of the sessions that have the rows."""
 
 _FULL = "SLAB_FULL"
 _NO_ROOM = (_FULL, "QUOTA_EXCEEDED")
 """What may pass when a session is parked: any, or one of the same tenant."""
-
-Answer = Callable[[Activate, SessionRef | CarouselError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,12 @@ class _Waiting:
 class WaitingRoom:
     """Activates sessions as slots come free, tenants in turn. Used on the engine's thread only."""
 
-    def __init__(self, lifetimes: Lifetimes, answer: Answer, share: float = 0.0) -> None:
-        self._lifetimes = lifetimes
-        self._answer = answer
+    def __init__(
+        self, activate: Callable[[Record, float], SessionRef], room: Room, share: float = 0.0
+    ) -> None:
+        """`activate` brings a session onto a row, or raises."""
+        self._activate = activate
+        self._room = room
         self._shares = Shares(_MOST_WAITING, share)
         # Of each tenant with sessions that wait, in the order of their turns.
         self._waiting: dict[str, deque[_Waiting]] = {}
@@ -63,8 +66,8 @@ class WaitingRoom:
             self._add(tenant, _Waiting(command, now + _PATIENCE_S))
             self._hurry()
 
-    def look(self, now: float) -> None:
-        """Lets in who can be, and turns away who has waited for too long."""
+    def admit(self, now: float) -> None:
+        """Activates waiting sessions that fit. Refuses those past their deadline."""
         turns, full = deque(self._waiting), False
         while turns:
             tenant = turns.popleft()
@@ -81,8 +84,8 @@ class WaitingRoom:
         if self._waiting:
             self._hurry()
 
-    def rest(self) -> list[Activate]:
-        """At the end: who waits still."""
+    def drain(self) -> list[Activate]:
+        """Takes all that wait, at the end."""
         left = [waiting.command for queue in self._waiting.values() for waiting in queue]
         while self._waiting:
             self._remove(next(iter(self._waiting)))
@@ -103,19 +106,19 @@ class WaitingRoom:
         self._count -= 1
 
     def _hurry(self) -> None:
-        self._lifetimes.hurry_room({tenant: len(q) for tenant, q in self._waiting.items()})
+        self._room.hurry({tenant: len(q) for tenant, q in self._waiting.items()})
 
     def _try(self, command: Activate, now: float, *, last: bool) -> str:
         """Answers a command, or gives the reason why it has to wait: no slot, or not for its tenant."""
         try:
-            result: SessionRef | CarouselError = self._lifetimes.activate(command.record, now)
+            result: SessionRef | CarouselError = self._activate(command.record, now)
         except CarouselError as error:
-            if error.reason in _NO_ROOM and not last and self._lifetimes.may_get_room:
+            if error.reason in _NO_ROOM and not last and self._room.can_come_free:
                 return error.reason
             result = error
         except Exception:
             # A defect of ours in one session must not cost the others their model.
             log.exception("activating a session failed")
             result = CarouselError("INTERNAL", "the server failed on this session")
-        self._answer(command, result)
+        settle(command.reply, result)
         return ""

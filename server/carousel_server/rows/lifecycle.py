@@ -1,4 +1,4 @@
-"""The life of a session, as a table. Every change of phase goes through `advance`."""
+"""The life of a session on a row, as a table. A session leaves its row through `advance` only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from carousel_server.core.types import Phase
 
 
 class Event(StrEnum):
-    """What can happen to a session's phase."""
+    """What can happen to a session on a row."""
 
-    OPENED = "opened"
-    """Its slot is ready and zeroed, or restored from a snapshot."""
     DRAIN = "drain"
     """The server is shutting down: what was accepted is finished, nothing new begins."""
     CLOSE = "close"
@@ -22,22 +20,17 @@ class Event(StrEnum):
     """It gives its slot back; the store has all of it."""
     REVOKE = "revoke"
     """The lease was taken or has run out: what the store has counts from now on."""
-    RESUME = "resume"
-    """Somebody wants it: a slot is filled from the store, in a new epoch."""
 
 
 TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
-    (Phase.OPENING, Event.OPENED): Phase.RESIDENT,
-    (Phase.OPENING, Event.CLOSE): Phase.CLOSED,
     (Phase.RESIDENT, Event.DRAIN): Phase.DRAINING,
     (Phase.RESIDENT, Event.CLOSE): Phase.CLOSED,
     (Phase.RESIDENT, Event.EXPIRE): Phase.CLOSED,
-    (Phase.DRAINING, Event.CLOSE): Phase.CLOSED,
-    (Phase.DRAINING, Event.EXPIRE): Phase.CLOSED,
     (Phase.RESIDENT, Event.PARK): Phase.PARKED,
     (Phase.RESIDENT, Event.REVOKE): Phase.PARKED,
+    (Phase.DRAINING, Event.CLOSE): Phase.CLOSED,
+    (Phase.DRAINING, Event.EXPIRE): Phase.CLOSED,
     (Phase.DRAINING, Event.REVOKE): Phase.PARKED,
-    (Phase.PARKED, Event.RESUME): Phase.OPENING,
 }
 """(phase, event) → phase. What is not here cannot happen."""
 
@@ -50,7 +43,10 @@ def advance(phase: Phase, event: Event) -> Phase:
 
 
 def diagram() -> str:
-    """The table as a Mermaid state diagram, for ARCHITECTURE.md."""
-    lines = ["stateDiagram-v2", "    [*] --> OPENING"]
+    """The table as a Mermaid state diagram, for ARCHITECTURE.md.
+
+    Sessions begin on a row in phase RESIDENT. A parked one does so when it is used again, in a new epoch.
+    """
+    lines = ["stateDiagram-v2", "    [*] --> RESIDENT: open"]
     lines += [f"    {p.name} --> {after.name}: {e.value}" for (p, e), after in TRANSITIONS.items()]
-    return "\n".join([*lines, "    CLOSED --> [*]"])
+    return "\n".join([*lines, "    PARKED --> RESIDENT: resume", "    CLOSED --> [*]"])

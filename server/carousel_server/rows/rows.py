@@ -1,54 +1,97 @@
-"""Who is on which row: the one place where a row gets or loses its session."""
+"""What stands on the rows of one engine, and the only writer of it."""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+
+from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.store import SessionKey
-from carousel_server.core.types import ModelView, OpenSpec, Phase, SessionRef, SessionView
-from carousel_server.engine.generation import Generations
-from carousel_server.residency.directory import Directory
+from carousel_server.core.types import (
+    Float64s,
+    Int64s,
+    OpenSpec,
+    Phase,
+    SessionRef,
+    SessionView,
+)
 
-from .delivery import Delivery
 from .ledger import Ledger
-from .lifecycle import Event
-from .room import MakeRoom, Room
+from .lifecycle import Event, advance
+from .listeners import Listeners
 from .slab import Slab
 from .slots import Slots
+from .snapshot import Snapshot
+from .snapshots import Snapshots
+from .step_quota import StepQuota
 from .table import SessionTable
+from .tokens import Tokens
+from .window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a session begins on a row.
+
+    Attributes:
+        spec: with its id, seed, durability and idle_ttl_s.
+        created_at_unix_s: when it was opened first.
+        epoch: of this activation.
+        snapshot: where it goes on, which has been checked; None for a state of zeros.
+    """
+
+    spec: OpenSpec
+    created_at_unix_s: float
+    epoch: int = 1
+    snapshot: Snapshot | None = None
 
 
 class Rows:
-    """Gives rows out, zeroed, and takes them back. Used on the engine's thread only."""
+    """The sessions of one engine, a row each. Used on the engine's thread only.
 
-    def __init__(
-        self,
-        model: ModelView,
-        room: Room,
-        table: SessionTable,
-        slots: Slots,
-        slab: Slab,
-        directory: Directory,
-        ledger: Ledger,
-        delivery: Delivery,
-        generations: Generations,
-    ) -> None:
+    Whatever changes a row is a verb here, for one row or for arrays of them. Others read.
+
+    Attributes:
+        table: facts of each row, in arrays that cannot be written.
+        slots: which rows are whose.
+        window: steps in flight.
+        ledger: what the store has yet to confirm.
+        listeners: who gets the outputs.
+        tokens: what generations have drawn.
+        step_quota: how many steps of a tenant may wait.
+        leaving: called with the row of a session that is about to leave.
+    """
+
+    def __init__(self, context: Context, slab: Slab) -> None:
+        limits, model = context.limits, context.model
         self._model = model
-        self._room = room
-        self._table = table
-        self._slots = slots
-        self._slab = slab
-        self._directory = directory
-        self._ledger = ledger
-        self._delivery = delivery
-        self._generations = generations
+        self._metrics = context.metrics
+        self._table = SessionTable(limits.slots)
+        self.table = self._table.read_only()
+        self.slots = Slots(limits.slots)
+        self.slab = slab
+        self.window = Window(
+            limits.slots, model.window_steps, model.input_row_bytes, model.output_row_bytes
+        )
+        self.ledger = Ledger(self._table, limits.durable_steps, limits.durable_s)
+        self.listeners = Listeners(self._table)
+        self.tokens = Tokens(limits.slots, generative=model.generative)
+        most_steps = context.quotas.limits.tenant_steps
+        self.step_quota = StepQuota(self.table, most_steps, limits.retry_after_s)
+        self._snapshots = Snapshots(model, self._table, slab, self.window, self.tokens)
+        # Of all sessions on rows.
+        self._phase = Phase.RESIDENT
+        self.leaving: Callable[[int], None] = _nothing
 
     # -- reading
 
     def is_live(self, ref: SessionRef) -> bool:
         """True while the session that `ref` names is on its row."""
-        return self._slots.is_live(ref)
+        return self.slots.is_live(ref)
 
     def row_of(self, ref: SessionRef) -> int:
         """The row of a live session.
@@ -57,90 +100,212 @@ class Rows:
             CarouselError: SESSION_EXPIRED, SESSION_CLOSED, SESSION_PARKED, LEASE_LOST or
                 SESSION_NOT_FOUND.
         """
-        if not self._slots.is_live(ref):
-            raise self._table.why_gone(ref)
+        if not self.slots.is_live(ref):
+            raise self.table.why_gone(ref)
         return ref.row
 
     def ref(self, row: int) -> SessionRef:
         """The session that is on a row now."""
-        return SessionRef(int(row), int(self._slots.generation[row]))
+        return SessionRef(int(row), int(self.slots.generation[row]))
 
     def key(self, row: int) -> SessionKey:
         """Its name at the store."""
-        return SessionKey(self._table.tenants[row], self._table.ids[row])
+        return SessionKey(self.table.tenants[row], self.table.ids[row])
 
     def view(self, ref: SessionRef) -> SessionView:
-        """A live session as its owner may see it."""
-        self.row_of(ref)
-        return self._table.view(ref, self._model)
+        """A live session as its owner may see it; raises as `row_of`."""
+        return self.table.view(self.row_of(ref), self._model, self._phase)
 
     def views(self, tenant: str, after: str, limit: int) -> list[SessionView]:
         """A tenant's sessions in the order of their ids: the `limit` first ones behind `after`."""
-        ids = self._table.ids
-        rows = (row for row in self._table.rows_of(tenant) if ids[row] > after)
-        page = heapq.nsmallest(limit, rows, key=ids.__getitem__)
-        return [self._table.view(self.ref(row), self._model) for row in page]
+        ids, tenants = self.table.ids, self.table.tenants
+        rows = np.flatnonzero(self.slots.taken).tolist()
+        chosen = (row for row in rows if tenants[row] == tenant and ids[row] > after)
+        page = heapq.nsmallest(limit, chosen, key=ids.__getitem__)
+        return [self.table.view(row, self._model, self._phase) for row in page]
+
+    def expired(self, now: float) -> Int64s:
+        """Rows whose session has been idle for longer than its idle_ttl_s; int64[n].
+
+        A session with steps to run is not idle, however long ago they came.
+        """
+        table = self.table
+        idle = self.slots.taken & (table.pending == 0)
+        return np.flatnonzero(idle & (now - table.last_used_s > table.idle_ttl_s))
+
+    @property
+    def draining(self) -> bool:
+        """True once the server is shutting down."""
+        return self._phase is Phase.DRAINING
 
     # -- coming and going
 
-    def begin(
-        self,
-        spec: OpenSpec,
-        *,
-        idle_ttl_s: float,
-        seed: int,
-        created_at_unix_s: float,
-        now: float,
-        make_room: MakeRoom,
-    ) -> SessionRef:
-        """Puts a session whose id has been claimed onto a zeroed row.
-
-        `make_room` frees a row, if it can, where the tenant may have no more or none is free.
-
-        Raises:
-            CarouselError: TOO_MANY_SESSIONS, QUOTA_EXCEEDED or SLAB_FULL; the claim is given up.
-        """
-        try:
-            ref = self._room.allocate(spec.tenant, make_room)
-        except CarouselError:
-            self._directory.release(spec.tenant, spec.session_id)
-            raise
-        self._slab.zero(ref.row)
-        self._generations.reset(ref.row)
-        self._table.open(
-            ref.row,
-            spec,
-            seed=seed,
-            idle_ttl_s=idle_ttl_s,
-            now=now,
-            created_at_unix_s=created_at_unix_s,
-        )
-        self._table.advance(ref.row, Event.OPENED)
-        self._directory.settle(spec.tenant, spec.session_id, ref)
+    def begin(self, start: Start, now: float) -> SessionRef:
+        """Puts a session onto a free row."""
+        ref = self.slots.allocate()
+        assert ref is not None, "no row is free"
+        row = ref.row
+        self.slab.zero(row)
+        self.tokens.reset(row)
+        self._table.open(row, start.spec, start.epoch, start.created_at_unix_s, now)
+        if start.snapshot is not None:
+            self._snapshots.fill(row, start.snapshot)
+        if self._table.tracked[row]:
+            self.ledger.begin(row)
         return ref
 
     def leave(self, row: int, event: Event, error: CarouselError) -> SessionView:
         """Takes a session off its row, however that comes; `error` is told to whoever listens."""
-        ref, tenant = self.ref(row), self._table.tenants[row]
-        self._generations.leave(row, error)
-        self._table.drop_pending(row)
-        self._table.advance(row, event)
-        view = self._table.view(ref, self._model)
-        self._delivery.unbind(row, error)
-        self._ledger.end(row, error)
-        # What a store keeps is asked there: another replica may have it, or have ended it, by now.
-        remembered = "" if self._table.tracked[row] else error.reason
-        self._directory.release(tenant, view.id, remembered)
+        ref, after = self.ref(row), advance(self._phase, event)
+        self.leaving(row)
+        self._table.generating[row] = False
+        self.drop_pending(row)
+        self.tokens.leave(row, error)
+        view = self._table.view(row, self._model, after)
+        self.listeners.unbind(row, error)
+        self.ledger.end(row, error)
         self._table.close(ref, error.reason)
-        self._slab.zero(row)
-        self._room.free(ref, tenant)
+        self.slab.zero(row)
+        self.slots.free(ref)
         return view
+
+    def take(self, rows: Sequence[int]) -> list[Snapshot]:
+        """Snapshots of rows as they are now, without steps that wait. One copy from the device."""
+        return self._snapshots.take(rows)
+
+    def check_fits(self, snapshot: Snapshot) -> None:
+        """Refuses a snapshot of other weights, or one that does not fit the settings.
+
+        Raises:
+            CarouselError: FINGERPRINT_MISMATCH or SNAPSHOT_INVALID.
+        """
+        self._snapshots.check_fits(snapshot)
+
+    # -- steps
+
+    def accept(
+        self,
+        rows: Int64s,
+        first_seqs: Int64s,
+        inputs: np.ndarray,
+        arrived_s: Float64s,
+        deadline_s: Float64s,
+        now: float,
+    ) -> None:
+        """Takes the next steps of n rows, none twice; see `Window.write_inputs` for the arrays."""
+        table, steps = self._table, inputs.shape[1]
+        self.window.write_inputs(rows, first_seqs, inputs, arrived_s, deadline_s)
+        table.received[rows] = first_seqs + (steps - 1)
+        table.pending[rows] += steps
+        table.ready.add(rows)
+        table.last_used_s[rows] = now
+
+    def ran(self, rows: Int64s, counts: Int64s, fed: np.ndarray, now: float) -> None:
+        """Steps have run: `counts` of each row. Those not `fed` by a client have no outputs to send."""
+        table = self._table
+        table.applied[rows] += counts
+        table.last_used_s[rows] = now
+        self.ledger.ran(rows, now)
+        if fed.all():
+            table.pending[rows] -= counts
+            return
+        table.pending[rows[fed]] -= counts[fed]
+        drawn = rows[~fed]
+        table.received[drawn] = table.ack[drawn] = table.applied[drawn]
+
+    def keep_outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
+        """Keeps outputs uint8[n, steps, row bytes] of steps that clients fed, until they have them."""
+        if self._model.generative:
+            inputs = self.window.read_inputs(rows, first_seqs, outputs.shape[1])
+            self.tokens.fed(rows, inputs.view("<i4")[:, :, 0])
+        self.window.write_outputs(rows, first_seqs, outputs)
+
+    def acknowledge(self, rows: Int64s, acks: Int64s) -> None:
+        """Moves ack cursors, never back and never beyond what was told."""
+        np.maximum.at(self._table.ack, rows, np.minimum(acks, self._table.visible(rows)))
+
+    def replay(self, row: int, first_seq: int, last_seq: int) -> None:
+        """Sends kept outputs again to the session's sink, as far as they may be told."""
+        last_seq = min(last_seq, int(self._table.visible(np.asarray([row]))[0]))
+        if last_seq >= first_seq and self._table.sink[row] >= 0:
+            rows, firsts = np.asarray([row]), np.asarray([first_seq])
+            kept = self.window.read_outputs(rows, firsts, last_seq - first_seq + 1)
+            self.listeners.outputs(rows, firsts, kept)
+
+    def drop_pending(self, rows: Int64s | int) -> Int64s:
+        """Forgets the accepted steps that have not run; returns the seqs of the first of each."""
+        table = self._table
+        table.received[rows] = table.applied[rows]
+        table.pending[rows] = 0
+        return np.asarray(table.applied[rows] + 1)
+
+    # -- use
+
+    def use(self, row: int, now: float) -> None:
+        """A client has just used the session, so it is not idle."""
+        self._table.last_used_s[row] = now
+
+    def attach(self, row: int, attach_id: int, now: float) -> None:
+        """A newer stream or call has bound the session; the store learns of it soon."""
+        self._table.attach_id[row] = attach_id
+        self.ledger.touch(row, now)
+
+    def drain(self) -> None:
+        """The server is shutting down: the phase of all sessions changes, and none begins any more."""
+        self._phase = advance(self._phase, Event.DRAIN)
+
+    # -- generations
+
+    def generate(self, row: int) -> None:
+        """A generation drives the session from now on. Outputs of steps before it count as received."""
+        self._table.ack[row] = self._table.applied[row]
+        self._table.generating[row] = True
+
+    def feed(self, rows: Int64s, steps: Int64s | int) -> None:
+        """The generations of these rows, none twice, have so many tokens to feed."""
+        self._table.pending[rows] = steps
+        self._table.ready.add(rows)
+
+    def end_generation(self, row: int) -> None:
+        """The session is its client's again."""
+        self._table.generating[row] = False
+        self._table.pending[row] = 0
+
+    # -- the store
+
+    def confirm(self, rows: Int64s, seqs: Int64s, now: float) -> None:
+        """The store has these rows up to `seqs` (R7); sends what waited for that, the notice first.
+
+        Those who wait for the store's word come last: a new binding must not get outputs that it has not
+        asked for.
+        """
+        table = self._table
+        # Steps of generations have no outputs to send; they count as acknowledged.
+        before = np.maximum(table.durable[rows], table.ack[rows])
+        for row, seq in zip(rows.tolist(), seqs.tolist(), strict=True):
+            self.ledger.confirm(row, seq)
+        self.listeners.durable(rows)
+        counts = np.where(table.sync[rows], table.durable[rows] - before, 0)
+        for count in np.unique(counts[counts > 0]).tolist():
+            chosen = counts == count
+            self._send_durable(rows[chosen], before[chosen] + 1, count, now)
+        for row in rows.tolist():
+            self.tokens.release(row, int(table.durable[row]))
+            self.ledger.settle(row)
+
+    def _send_durable(self, rows: Int64s, firsts: Int64s, steps: int, now: float) -> None:
+        """Sends outputs of sync sessions that the store has confirmed now."""
+        self.listeners.outputs(rows, firsts, self.window.read_outputs(rows, firsts, steps))
+        arrived_s = self.window.arrived_s(rows, firsts, steps).ravel()
+        fed = np.isfinite(arrived_s)
+        self._metrics.stepped(np.zeros(int(fed.sum())), now - arrived_s[fed])
 
     def check_integrity(self) -> None:
         """Asserts that slots, table, ledger and counts agree on who is there."""
-        free = self._table.in_phase(Phase.CLOSED)
-        assert (free != self._slots.taken).all(), "table and slots disagree on who is there"
-        self._slots.check_integrity()
-        self._table.check_integrity(self._model.window_steps)
-        self._ledger.check_integrity()
-        self._generations.check_integrity()
+        self.slots.check_integrity()
+        self.table.check_integrity(self.slots.taken, self._model.window_steps)
+        self.ledger.check_integrity()
+
+
+def _nothing(_row: int) -> None:
+    """Stands for what is done when a session leaves, where there is nothing to do."""

@@ -52,6 +52,10 @@ class Slots:
         """True while `ref` names the session that its row belongs to."""
         return bool(self.taken[ref.row]) and int(self.generation[ref.row]) == ref.generation
 
+    def live(self, rows: Int64s, generations: Int64s) -> np.ndarray:
+        """The same for many sessions; bool[n]."""
+        return np.asarray(self.taken[rows] & (self.generation[rows] == generations))
+
     def check_integrity(self) -> None:
         """Asserts that every row is either free or taken, and none is both or twice."""
         free = self._free[: self._spare]

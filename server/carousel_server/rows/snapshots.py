@@ -11,13 +11,12 @@ import torch
 from carousel_models import StateSpec
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import ModelView
-from carousel_server.engine.generation import Generations
 
 from .slab import Slab
 from .snapshot import Snapshot
 from .table import SessionTable
-from .values import valid_rows
-from .window import Window
+from .tokens import RECENT_TOKENS, Tokens
+from .window import Window, valid_rows
 
 _MOST_ALTERNATIVES = 32
 """As many as a request may ask for: a snapshot comes from outside."""
@@ -32,13 +31,13 @@ class Snapshots:
         table: SessionTable,
         slab: Slab,
         window: Window,
-        generations: Generations,
+        tokens: Tokens,
     ) -> None:
         self._model = model
         self._table = table
         self._slab = slab
         self._window = window
-        self._generations = generations
+        self._tokens = tokens
         self._layout = slab.layout()
 
     def take(self, rows: Sequence[int]) -> list[Snapshot]:
@@ -50,16 +49,20 @@ class Snapshots:
             for i, row in enumerate(rows)
         ]
 
-    def fill(self, row: int, snapshot: Snapshot, epoch: int) -> None:
+    def fill(self, row: int, snapshot: Snapshot) -> None:
         """Makes a fresh row go on where a snapshot stands, which has been checked."""
+        table = self._table
         self._slab.restore(row, snapshot.state)
-        self._table.set_cursors(row, applied=snapshot.applied, ack=snapshot.ack, epoch=epoch)
+        for cursor in (table.applied, table.received, table.begun_applied):
+            cursor[row] = snapshot.applied
+        table.ack[row] = snapshot.ack
+        table.attach_id[row] = snapshot.attach_id
         if snapshot.applied > snapshot.ack:
             rows, firsts = np.asarray([row]), np.asarray([snapshot.ack + 1])
             never = np.full(1, np.inf)
             self._window.write_inputs(rows, firsts, snapshot.kept_inputs[None], never, never)
             self._window.write_outputs(rows, firsts, snapshot.kept_outputs[None])
-        self._generations.restore(row, snapshot)
+        self._tokens.restore(row, snapshot)
 
     def check_fits(self, snapshot: Snapshot) -> None:
         """Refuses a snapshot of other weights, or one that does not fit the settings.
@@ -130,7 +133,7 @@ class Snapshots:
     def _snapshot(self, row: int, state: dict[str, np.ndarray]) -> Snapshot:
         table = self._table
         applied, ack = int(table.applied[row]), int(table.ack[row])
-        recent = self._generations.recent[row]
+        log = self._tokens.logs.get(row)
         at = np.asarray([row]), np.asarray([ack + 1])
         return Snapshot(
             model=self._model.name,
@@ -139,15 +142,15 @@ class Snapshots:
             applied=applied,
             ack=ack,
             seed=int(table.seed[row]),
-            next_token=int(self._generations.next_token[row]),
+            next_token=int(self._tokens.next_token[row]),
             idle_ttl_s=float(table.idle_ttl_s[row]),
             state=state,
-            recent_tokens=tuple(recent[recent >= 0].tolist()),
+            recent_tokens=tuple(self._tokens.last(row, RECENT_TOKENS)),
             kept_inputs=self._window.read_inputs(*at, applied - ack)[0],
             kept_outputs=self._window.read_outputs(*at, applied - ack)[0],
             attach_id=int(table.attach_id[row]),
             execution_class=self._model.execution_class,
-            generation=self._generations.kept(row),
+            generation=None if log is None else log.to_snapshot(),
         )
 
 

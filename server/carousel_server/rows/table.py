@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
+from collections.abc import Mapping
+from copy import copy
 
 import numpy as np
 
@@ -17,9 +20,7 @@ from carousel_server.core.types import (
     SessionView,
 )
 
-from .lifecycle import Event, advance
 from .row_set import RowSet
-from .tenancy import Tenancy
 
 _FORMER_PER_SLOT = 16
 """A slot that is short may have had several sessions before a command to the first of them arrives."""
@@ -28,14 +29,12 @@ _FORMER_PER_SLOT = 16
 class SessionTable:
     """Cursors and settings of every session of one engine. Used on the engine's thread only.
 
-    Row r is row r of the slab and of the window. Arrays are public: the hot path reads and writes them
-    for many rows at a time. A row's content means something only while `phase` is not CLOSED.
+    Row r is row r of the slab and of the window. Its entries mean something only while a session is on it.
+    `Rows` and its parts are the only writers.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        # Where each session is in its life.
-        self.phase = np.full(slots, Phase.CLOSED, np.int8)
         # Last step that ran.
         self.applied: Int64s = np.zeros(slots, np.int64)
         # Last step accepted into the window; received - applied steps wait there.
@@ -52,6 +51,9 @@ class SessionTable:
         self.generating = np.zeros(slots, np.bool_)
         # Fencing token: grows at each activation.
         self.epoch: Int64s = np.zeros(slots, np.int64)
+        # When the session came onto the row, and the last step that it had run by then.
+        self.begun_s = np.zeros(slots, np.float64)
+        self.begun_applied: Int64s = np.zeros(slots, np.int64)
         # Monotonic instant of the last use, and the pause after which the session expires.
         self.last_used_s = np.zeros(slots, np.float64)
         self.idle_ttl_s = np.zeros(slots, np.float64)
@@ -75,67 +77,17 @@ class SessionTable:
         # Sessions that have left, oldest first: id and reason, for late commands to each, and to no other.
         self._former: OrderedDict[SessionRef, tuple[str, str]] = OrderedDict()
 
-    def open(
-        self,
-        row: int,
-        spec: OpenSpec,
-        *,
-        seed: int,
-        idle_ttl_s: float,
-        now: float,
-        created_at_unix_s: float,
-    ) -> None:
-        """Starts a session on a row: cursors at 0, phase OPENING."""
-        assert self.phase_of(row) is Phase.CLOSED, f"row {row} is in use"
-        for cursor in (self.applied, self.received, self.ack, self.durable, self.pending):
-            cursor[row] = 0
-        self.generating[row] = False
-        self.phase[row] = Phase.OPENING
-        self.epoch[row] = 1
-        self.last_used_s[row] = now
-        self.idle_ttl_s[row] = idle_ttl_s
-        self.created_at_unix_s[row] = created_at_unix_s
-        self.seed[row] = seed
-        self.durability[row] = spec.durability
-        self.tracked[row] = spec.durability >= Durability.ASYNC
-        self.sync[row] = spec.durability >= Durability.SYNC
-        self.attach_id[row] = 0
-        self.sink[row] = -1
-        self.ids[row] = spec.session_id
-        self.tenants[row] = spec.tenant
-        self.tenant[row] = self.tenancy.enter(spec.tenant)
+    # -- reading
 
-    def set_cursors(self, row: int, *, applied: int, ack: int, epoch: int) -> None:
-        """Moves a fresh session to where a snapshot stands."""
-        self.applied[row] = self.received[row] = applied
-        self.ack[row] = ack
-        self.epoch[row] = epoch
-
-    def phase_of(self, row: int) -> Phase:
-        """Where a row's session is in its life."""
-        return Phase(int(self.phase[row]))
-
-    def in_phase(self, phase: Phase) -> np.ndarray:
-        """Rows whose session is there in its life; bool[slots]."""
-        # As a plain integer, which numpy compares five times as fast as a member of an enumeration.
-        return np.asarray(self.phase == int(phase))
-
-    def advance(self, row: int, event: Event) -> Phase:
-        """Changes a session's phase by the table of lifecycle.py."""
-        after = advance(self.phase_of(row), event)
-        self.phase[row] = after
-        return after
-
-    def close(self, ref: SessionRef, reason: str) -> None:
-        """Ends a row's session, here at least; remembers why, for late commands to it."""
-        assert self.phase_of(ref.row) in (Phase.CLOSED, Phase.PARKED), "advance the phase first"
-        self.phase[ref.row] = Phase.CLOSED
-        self.tracked[ref.row] = self.sync[ref.row] = False
-        self._former[ref] = (self.ids[ref.row], reason)
-        if len(self._former) > self.slots * _FORMER_PER_SLOT:
-            self._former.popitem(last=False)
-        self.tenancy.leave(self.tenants[ref.row])
-        self.ids[ref.row] = self.tenants[ref.row] = ""
+    def read_only(self) -> SessionTable:
+        """The same table through arrays that cannot be written."""
+        table = copy(self)
+        for name, array in vars(self).items():
+            if isinstance(array, np.ndarray):
+                view = array.view()
+                view.flags.writeable = False
+                setattr(table, name, view)
+        return table
 
     def why_gone(self, ref: SessionRef) -> CarouselError:
         """What to tell a command to a session that is no longer there."""
@@ -152,35 +104,12 @@ class SessionTable:
         """Last step of each row whose output may be told: the applied one or, for sync, the durable."""
         return np.where(self.sync[rows], self.durable[rows], self.applied[rows])
 
-    def drop_pending(self, rows: Int64s | int) -> Int64s:
-        """Forgets the accepted steps that have not run; returns the seqs of the first of each."""
-        self.received[rows] = self.applied[rows]
-        self.pending[rows] = 0
-        return np.asarray(self.applied[rows] + 1)
-
-    def expired(self, now: float) -> Int64s:
-        """Rows whose session has been idle for too long; int64[n].
-
-        A session with steps to run is not idle, however long ago they came.
-        """
-        idle = ~self.in_phase(Phase.CLOSED) & (self.pending == 0)
-        return np.flatnonzero(idle & (now - self.last_used_s > self.idle_ttl_s))
-
-    def rows_of(self, tenant: str) -> list[int]:
-        """Rows of a tenant's sessions."""
-        return [
-            r
-            for r in np.flatnonzero(~self.in_phase(Phase.CLOSED)).tolist()
-            if self.tenants[r] == tenant
-        ]
-
-    def view(self, ref: SessionRef, model: ModelView) -> SessionView:
+    def view(self, row: int, model: ModelView, phase: Phase) -> SessionView:
         """A session as its owner may see it."""
-        row = ref.row
         return SessionView(
             id=self.ids[row],
             model=model.name,
-            phase=self.phase_of(row),
+            phase=phase,
             applied=int(self.applied[row]),
             ack=int(self.ack[row]),
             durable=int(self.durable[row]),
@@ -194,11 +123,46 @@ class SessionTable:
             execution_class=model.execution_class,
         )
 
-    def check_integrity(self, window_steps: int) -> None:
-        """Asserts what must hold of every row between two ticks."""
-        closed = self.in_phase(Phase.CLOSED)
-        left = closed & (self.tracked | (self.pending != 0))
-        assert not left.any(), "a closed row has steps to run, or counts as durable"
+    # -- a row gets a session, and loses it
+
+    def open(
+        self, row: int, spec: OpenSpec, epoch: int, created_at_unix_s: float, now: float
+    ) -> None:
+        """Starts a session on a free row, with its cursors at 0. `spec` has its seed and idle_ttl_s."""
+        assert not self.ids[row], f"row {row} is in use"
+        assert spec.seed is not None, "a session begins with a seed"
+        for cursor in (self.applied, self.received, self.ack, self.durable, self.pending):
+            cursor[row] = 0
+        self.generating[row] = False
+        self.epoch[row] = epoch
+        self.begun_s[row] = self.last_used_s[row] = now
+        self.begun_applied[row] = 0
+        self.idle_ttl_s[row] = spec.idle_ttl_s
+        self.created_at_unix_s[row] = created_at_unix_s
+        self.seed[row] = spec.seed
+        self.durability[row] = spec.durability
+        self.tracked[row] = spec.durability >= Durability.ASYNC
+        self.sync[row] = spec.durability >= Durability.SYNC
+        self.attach_id[row] = 0
+        self.sink[row] = -1
+        self.ids[row] = spec.session_id
+        self.tenants[row] = spec.tenant
+        self.tenant[row] = self.tenancy.enter(spec.tenant)
+
+    def close(self, ref: SessionRef, reason: str) -> None:
+        """Frees a row; remembers why its session left, for late commands to it."""
+        row = ref.row
+        self.tracked[row] = self.sync[row] = False
+        self._former[ref] = (self.ids[row], reason)
+        if len(self._former) > self.slots * _FORMER_PER_SLOT:
+            self._former.popitem(last=False)
+        self.tenancy.leave(self.tenants[row])
+        self.ids[row] = self.tenants[row] = ""
+
+    def check_integrity(self, taken: np.ndarray, window_steps: int) -> None:
+        """Asserts what must hold of every row between two ticks; `taken` are those with a session."""
+        left = ~taken & (self.tracked | (self.pending != 0))
+        assert not left.any(), "a free row has steps to run, or counts as durable"
         assert not (self.sync & ~self.tracked).any(), "sync without a store"
         assert all(map(self.ready.__contains__, self.pending.nonzero()[0].tolist())), "forgotten"
         waiting = self.received - self.applied
@@ -208,13 +172,62 @@ class SessionTable:
             & (waiting >= 0)
             & (self.received - self.ack <= window_steps)
         )
-        assert (in_order | closed).all(), (
-            "durable, ack ≤ applied ≤ received ≤ ack + window is broken"
-        )
-        taken = np.bincount(self.tenant[~closed], minlength=1)
+        assert in_order[taken].all(), "durable, ack ≤ applied ≤ received ≤ ack + window is broken"
+        rows = np.bincount(self.tenant[taken], minlength=1)
         counted = {self.tenancy.number(name): n for name, n in self.tenancy.rows.items()}
-        assert counted == {n: c for n, c in enumerate(taken.tolist()) if c}, (
+        assert counted == {n: c for n, c in enumerate(rows.tolist()) if c}, (
             "the rows per tenant are off"
         )
         known = np.where(self.generating, self.pending >= 0, self.pending == waiting)
-        assert (known | closed).all(), "pending is off"
+        assert known[taken].all(), "pending is off"
+
+
+class Tenancy:
+    """Tenants with sessions on the rows, as small numbers for arrays, and how many rows each has.
+
+    A number is free again when its tenant's last row is, so numbers stay below the number of slots.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._rows: dict[str, int] = {}
+        self._free: list[int] = []
+
+    @property
+    def several(self) -> bool:
+        """True while more than one tenant has rows."""
+        return len(self._numbers) > 1
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Rows of each tenant that has any."""
+        return self._rows
+
+    def enter(self, tenant: str) -> int:
+        """Counts one more row of a tenant; returns its number."""
+        number = self._numbers.get(tenant)
+        if number is None:
+            number = heapq.heappop(self._free) if self._free else len(self._numbers)
+            self._numbers[tenant] = number
+            self._names[number] = tenant
+            self._rows[tenant] = 0
+        self._rows[tenant] += 1
+        return number
+
+    def leave(self, tenant: str) -> None:
+        """Counts one row less."""
+        self._rows[tenant] -= 1
+        if not self._rows[tenant]:
+            del self._rows[tenant]
+            number = self._numbers.pop(tenant)
+            del self._names[number]
+            heapq.heappush(self._free, number)
+
+    def name(self, number: int) -> str:
+        """The tenant of a number."""
+        return self._names[number]
+
+    def number(self, tenant: str) -> int:
+        """The number of a tenant, or -1 if it has no row."""
+        return self._numbers.get(tenant, -1)

@@ -18,7 +18,7 @@ from carousel_server.core.types import (
     SessionRef,
     SessionView,
 )
-from carousel_server.engine import Engine
+from carousel_server.engine import Engine, Environment
 from carousel_server.residency.activation import Activation
 from carousel_server.residency.catalog import Catalog
 from carousel_server.residency.directory import Directory
@@ -49,11 +49,13 @@ class DurableRig(Rig):
         self.engine = Engine(
             self.model,
             EngineLimits(**self._given),
-            directory=self.directory,
-            metrics=lambda _view: self.metrics,
-            store=self.store,
-            quotas=quotas,
-            clock=lambda: self.now,
+            Environment(
+                self.directory,
+                lambda _view: self.metrics,
+                self.store,
+                quotas or Quotas(),
+                clock=lambda: self.now,
+            ),
         )
         engines = {self.engine.model.name: self.engine}
         activation = Activation(

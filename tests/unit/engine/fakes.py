@@ -24,7 +24,7 @@ from carousel_server.core.types import (
     SessionRef,
     SessionView,
 )
-from carousel_server.engine import Engine
+from carousel_server.engine import Engine, Environment
 from carousel_server.residency.directory import Directory
 
 WIDTH = 2
@@ -261,11 +261,13 @@ class Rig:
         self.engine = Engine(
             self.model,
             EngineLimits(**settings),
-            directory=self.directory,
-            metrics=lambda _view: self.metrics,
-            strict=strict,
-            quotas=quotas,
-            clock=lambda: self.now,
+            Environment(
+                self.directory,
+                lambda _view: self.metrics,
+                quotas=quotas or Quotas(),
+                strict=strict,
+                clock=lambda: self.now,
+            ),
         )
 
     def run(self, command: Command) -> Any:
@@ -279,7 +281,7 @@ class Rig:
         self.ticks += 1
         with torch.inference_mode():
             self.engine.tick()
-        self.engine._rows.check_integrity()
+        self.engine.check_integrity()
 
     def settle(self) -> None:
         """Ticks until there is nothing to do."""

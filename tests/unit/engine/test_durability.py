@@ -11,7 +11,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, Bind, Close, Export, Fork, Import, Replay, StepBlock
 from carousel_server.core.store import Commit, CommitGroup, SessionKey, Verdict
 from carousel_server.core.types import Durability, OpenSpec, Phase
-from carousel_server.residency.lifetimes import STAY_S
+from carousel_server.residency.room import STAY_S
 from carousel_server.rows.snapshot import encode
 from carousel_server.store.memory import MemoryStore
 
@@ -100,7 +100,7 @@ def test_what_sync_has_not_told_can_neither_be_asked_for_nor_acknowledged(
     rig.send(sink, ref, 1, 1, 2)
     rig.tick()
     assert not sink.steps
-    assert rig.engine._table.ack[ref.row] == 0
+    assert rig.engine._rows.table.ack[ref.row] == 0
     rig.rest()
     assert sink.of(1) == sums(1, 2)
 
@@ -193,7 +193,7 @@ def test_a_session_that_another_has_activated_is_let_go_of(
     assert other.acquire(KEY, epoch_floor=0, new=None).epoch == 2
     rig.rest()
     assert [error.reason for _, error in sink.gone] == ["LEASE_LOST"]
-    assert rig.engine._slots.used == 0
+    assert rig.engine._rows.slots.used == 0
     assert rig.resume() is not None, "and can be had again"
     assert rig.store.store.read(KEY).epoch == 3
 
@@ -379,7 +379,7 @@ def test_an_idle_session_gives_its_slot_back_and_returns_at_its_next_block(
     rig.now += 61
     rig.turn()
     rig.turn()
-    assert (sink.away, rig.engine._slots.used) == ([(1, 0)], 0)
+    assert (sink.away, rig.engine._rows.slots.used) == ([(1, 0)], 0)
     assert not rig.store.store.read(KEY).held
     assert rig.until(rig.catalog.peek("t", "s")).phase is Phase.PARKED
     rig.send(sink, ref, 2, 2)
@@ -388,7 +388,7 @@ def test_an_idle_session_gives_its_slot_back_and_returns_at_its_next_block(
     assert (tag, late.first_seqs) == (1, [2])
     ref = rig.resume()
     rig.attach(ref, sink, ack=1)
-    assert rig.engine._table.ack[ref.row] == 1
+    assert rig.engine._rows.table.ack[ref.row] == 1
     rig.send(sink, ref, 2, 2)
     rig.rest()
     assert sink.of(1) == sums(1, 2)
@@ -401,7 +401,7 @@ def test_a_full_slab_parks_who_was_idle_for_longest(rig: DurableRig, sink: Recor
         rig.now += 0.1
     rig.send(sink, rig.resume("s0"), 1, 1)
     rig.open_durable("one-more")
-    assert rig.engine._slots.used == 8
+    assert rig.engine._rows.slots.used == 8
     views = [rig.until(rig.catalog.peek("t", f"s{number}")).phase for number in range(8)]
     assert views.count(Phase.PARKED) == 1
 
@@ -520,7 +520,7 @@ def test_a_generation_goes_on_where_its_server_died(durability: Durability) -> N
     assert 0 < len(told.ids) < 20
     again = rig.restart()
     ref = again.resume()
-    assert again.engine._table.applied[ref.row] > 2
+    assert again.engine._rows.table.applied[ref.row] > 2
     retold = again.generate(ref, [1, 2], max_tokens=20, first_seq=1)
     again.rest()
     assert retold.ids == expected.ids
@@ -539,7 +539,7 @@ def test_the_end_of_a_generation_waits_for_the_store() -> None:
     rig.store.run()
     rig.rest()
     assert told.end is not None
-    assert rig.engine._table.durable[ref.row] == told.end.applied
+    assert rig.engine._rows.table.durable[ref.row] == told.end.applied
 
 
 def test_of_two_calls_for_one_generation_the_later_has_it_whichever_comes_first() -> None:
@@ -645,7 +645,7 @@ def test_two_who_copy_to_one_name_make_one_copy(rig: DurableRig) -> None:
 
 
 def test_an_imported_snapshot_cannot_ask_for_more_than_the_limits(rig: DurableRig) -> None:
-    taken = rig.engine._lifetimes.take(rig.open_durable())
+    taken = rig.engine._residency.take(rig.open_durable())
     snapshot = encode(replace(taken, idle_ttl_s=1e300))
     for durability in (Durability.NONE, Durability.ASYNC):
         spec = OpenSpec("t", f"copy-{durability.name}", durability)
@@ -659,7 +659,7 @@ def test_a_crafted_generation_harms_nobody() -> None:
     told = rig.generate(ref, [1, 2, 3], max_tokens=3, first_seq=1)
     rig.rest()
     assert told.end is not None
-    taken = rig.engine._lifetimes.take(ref)
+    taken = rig.engine._residency.take(ref)
     run = taken.generation
     assert run is not None
     crafted = replace(run, prompt_tokens=run.prompt_tokens + 2, ids=run.ids[:1])
@@ -736,7 +736,7 @@ def test_who_has_bound_a_session_is_known_after_it_was_parked(
     for _ in range(4):
         rig.turn()
         rig.now += 0.3
-    assert rig.engine._slots.used == 0
+    assert rig.engine._rows.slots.used == 0
     late = Bind(rig.resume(), sink, 1, attach_id=5)
     rig.engine.submit(late)
     assert refusal(rig, late.reply).reason == "SUPERSEDED"

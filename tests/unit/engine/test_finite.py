@@ -217,7 +217,7 @@ def test_a_generation_without_a_session_ends_with_the_error() -> None:
     rig.settle()
     assert heard.error is not None
     assert heard.error.reason == "STEP_NOT_FINITE"
-    assert not rig.engine._slots.used
+    assert not rig.engine._rows.slots.used
 
 
 # -- whole sequences

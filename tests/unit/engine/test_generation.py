@@ -243,7 +243,7 @@ def test_a_session_of_its_own_is_closed_at_the_end(rig: Rig) -> None:
     ref = rig.open()
     sink = generate(rig, ref, ids(1), close_after=True, max_tokens=99)
     rig.run(CancelGenerate(ref, sink))
-    assert rig.engine._slots.used == 0
+    assert rig.engine._rows.slots.used == 0
     assert rig.metrics.ends == ["closed"] * 3
 
 
@@ -314,7 +314,7 @@ def test_the_client_who_feeds_decides_what_comes_next(rig: Rig) -> None:
     ref = rig.session(steps)
     generate(rig, ref, ids(3), max_tokens=2)
     rig.settle()
-    applied = int(rig.engine._table.applied[ref.row])
+    applied = int(rig.engine._rows.table.applied[ref.row])
     rig.run(StepBlock(steps, [1], [ref], [applied + 1], 1, ids(6).tobytes()))
     sink = generate(rig, ref, ids(6), max_tokens=1)
     rig.settle()

@@ -19,7 +19,7 @@ def rig(*, limits: dict[str, int] | None = None, **tenant: float) -> Rig:
 
 
 def quotas_of(rig: Rig) -> Quotas:
-    return rig.engine._quotas
+    return rig.engine._context.quotas
 
 
 def refused(rig: Rig, tenant: str) -> str:

@@ -72,7 +72,7 @@ def test_tenants_take_turns_at_slots_that_come_free() -> None:
     opened(rig, "modest", "m")
     rig.now += 61
     rig.rest()
-    assert rig.engine._slots.used == 0
+    assert rig.engine._rows.slots.used == 0
     for tag, name in enumerate(("b1", "b2")):
         ref = rig.open_durable(name, tenant="busy")
         rig.attach(ref, sink, tag)

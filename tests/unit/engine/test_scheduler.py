@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carousel_server.engine.buckets import Buckets
+from carousel_server.engine.runner import Buckets
 from carousel_server.engine.scheduler import Batch, Scheduler
 
 

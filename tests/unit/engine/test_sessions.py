@@ -71,7 +71,7 @@ def test_an_id_belongs_to_a_tenant_and_to_one_model() -> None:
     one.open("a")
     assert one.open("a", tenant="u") != one.open("a")
     assert refused(two, Open(OpenSpec("t", "a"))).reason == "SESSION_EXISTS"
-    assert two.engine._slots.used == 0
+    assert two.engine._rows.slots.used == 0
     assert directory.why_gone("v", "a") == "SESSION_NOT_FOUND"
 
 
@@ -190,7 +190,7 @@ def test_a_snapshot_of_other_weights_is_refused(rig: Rig) -> None:
     data, _ = rig.run(Export(rig.open()))
     strange = Rig(other)
     assert refused(strange, Import(data, OpenSpec("t", ""))).reason == "FINGERPRINT_MISMATCH"
-    assert strange.engine._slots.used == 0
+    assert strange.engine._rows.slots.used == 0
 
 
 def test_a_snapshot_beyond_this_servers_window_is_refused(rig: Rig) -> None:
@@ -287,7 +287,7 @@ def test_a_defect_in_one_command_costs_only_that_command(
         raise LookupError("a defect")
 
     ref = rig.open("a")
-    monkeypatch.setattr(rig.engine._lifetimes, "take", broken)
+    monkeypatch.setattr(rig.engine._residency, "take", broken)
     commands = [Export(ref), Open(OpenSpec("t", "b")), Get(ref)]
     for command in commands:
         rig.engine.submit(command)
@@ -411,27 +411,27 @@ def test_a_snapshot_that_does_not_fit_the_model_is_refused(changed: dict[str, An
     data, _ = rig.run(Export(ref))
     error = refused(rig, Import(altered(data, **changed), OpenSpec("t", "")))
     assert error.reason == "SNAPSHOT_INVALID"
-    assert rig.engine._slots.used == 1
+    assert rig.engine._rows.slots.used == 1
 
 
 def test_a_row_is_clean_whatever_was_in_it(rig: Rig) -> None:
-    rig.engine._slab.restore(0, {"sum": np.ones(2, "<f4")})
-    rig.engine._generations.recent[0] = 5
-    rig.engine._generations.next_token[0] = 5
+    rig.engine._rows.slab.restore(0, {"sum": np.ones(2, "<f4")})
+    rig.engine._rows.tokens.recent[0] = 5
+    rig.engine._rows.tokens.next_token[0] = 5
     ref = rig.open()
     assert ref.row == 0
-    assert not rig.engine._slab.take(torch.tensor([0]))["sum"].any()
-    assert (rig.engine._generations.recent[0] == -1).all()
-    assert rig.engine._generations.next_token[0] == -1
+    assert not rig.engine._rows.slab.take(torch.tensor([0]))["sum"].any()
+    assert (rig.engine._rows.tokens.recent[0] == -1).all()
+    assert rig.engine._rows.tokens.next_token[0] == -1
 
 
 def test_state_of_any_dtype_survives_a_snapshot(rig: Rig) -> None:
     ref = rig.open()
     bits = np.asarray([1.5, -0.0], "<f4")
-    rig.engine._slab.restore(ref.row, {"sum": bits})
+    rig.engine._rows.slab.restore(ref.row, {"sum": bits})
     data, _ = rig.run(Export(ref))
     copy = rig.run(Import(data, OpenSpec("t", "")))[0]
-    assert rig.engine._slab.take(torch.tensor([copy.row]))["sum"].tobytes() == bits.tobytes()
+    assert rig.engine._rows.slab.take(torch.tensor([copy.row]))["sum"].tobytes() == bits.tobytes()
 
 
 def test_slow_ticks_do_not_put_off_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,7 +451,7 @@ def test_slow_ticks_do_not_put_off_what_is_due(monkeypatch: pytest.MonkeyPatch) 
     rig.engine.drain()
     rig.now += 0.3
     rig.tick()
-    assert rig.engine._lifetimes.draining
+    assert rig.engine._rows.draining
     assert refused(rig, Get(idle)).reason == "SESSION_EXPIRED"
 
 
@@ -463,7 +463,7 @@ def test_a_sweep_that_takes_long_is_rarer_but_not_rare(monkeypatch: pytest.Monke
         sweeps.append(now)
         rig.now += 0.5
 
-    monkeypatch.setattr(rig.engine._lifetimes, "park_idle", long_sweep)
+    monkeypatch.setattr(rig.engine._residency, "park_idle", long_sweep)
     for _ in range(200):
         rig.now += 0.1
         rig.tick()

@@ -129,9 +129,9 @@ def test_an_ack_moves_neither_back_nor_beyond_applied(rig: Rig, sink: RecordingS
     ref = rig.session(sink)
     rig.run(block(sink, ref, 1, 1, 2))
     rig.run(Ack(sink, [ref], [99]))
-    assert rig.engine._table.ack[ref.row] == 2
+    assert rig.engine._rows.table.ack[ref.row] == 2
     rig.run(Ack(sink, [ref], [1]))
-    assert rig.engine._table.ack[ref.row] == 2
+    assert rig.engine._rows.table.ack[ref.row] == 2
 
 
 def test_the_window_bounds_what_is_not_acknowledged(rig: Rig, sink: RecordingSink) -> None:
@@ -267,7 +267,7 @@ def test_a_row_starts_at_zero_for_its_next_session(rig: Rig, sink: RecordingSink
     ref = rig.session(sink)
     rig.run(block(sink, ref, 1, 5))
     rig.close(ref)
-    assert not rig.engine._slab.take(torch.tensor([ref.row]))["sum"].any()
+    assert not rig.engine._rows.slab.take(torch.tensor([ref.row]))["sum"].any()
     again = rig.session(sink, 2)
     rig.run(block(sink, again, 1, 1, tag=2))
     assert sink.of(2) == [(1, [1, -1])]
@@ -347,7 +347,7 @@ def test_acks_that_meet_a_full_inbox_are_merged_and_count(sink: RecordingSink) -
         rig.engine.submit(block(sink, other, 13, 1, acks=[7], tag=2))
     assert len(rig.engine._inbox) == 5, "however many, they need no room"
     rig.settle()
-    acks = rig.engine._table.ack
+    acks = rig.engine._rows.table.ack
     assert (acks[ref.row], acks[other.row]) == (8, 7), "also the ack of the refused block"
 
 
@@ -361,7 +361,7 @@ def test_an_ack_of_an_engine_that_is_stuck_is_not_lost(sink: RecordingSink) -> N
     rig.engine.submit(Ack(sink, [ref], [2]))
     rig.engine._tick_began_s = None
     rig.settle()
-    assert rig.engine._table.ack[ref.row] == 2
+    assert rig.engine._rows.table.ack[ref.row] == 2
 
 
 def test_the_inbox_is_bounded_in_bytes_until_it_is_drained(sink: RecordingSink) -> None:
@@ -434,7 +434,7 @@ def test_an_ack_beyond_applied_counts_only_up_to_there(rig: Rig, sink: Recording
     rig.engine.submit(block(sink, ref, 1, 1, 2, 3))
     rig.engine.submit(Ack(sink, [ref], [3]))
     rig.settle()
-    assert rig.engine._table.ack[ref.row] == 0
+    assert rig.engine._rows.table.ack[ref.row] == 0
 
 
 def test_a_late_command_is_told_of_its_own_session_only(rig: Rig) -> None:

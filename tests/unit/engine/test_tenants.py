@@ -78,7 +78,7 @@ def test_the_rows_of_each_tenant_are_counted_as_sessions_come_and_go() -> None:
     rig.close(refs["a"])
     rig.open("d", tenant="d")
     rig.close(refs["c"])
-    table = rig.engine._table
+    table = rig.engine._rows.table
     assert dict(table.tenancy.rows) == {"b": 1, "d": 1}
     rig.tick()  # checks the table
 

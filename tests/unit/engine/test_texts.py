@@ -67,7 +67,7 @@ def of_its_own(model: Speaking) -> Place:
 
 def applied(place: Place) -> int:
     rig, ref = place
-    return int(rig.engine._table.applied[ref.row])
+    return int(rig.engine._rows.table.applied[ref.row])
 
 
 def go_on(place: Place) -> Place:
@@ -97,10 +97,10 @@ def export_and_import(place: Place) -> Place:
 
 def park(place: Place) -> Place:
     rig = place[0]
-    rig.now += rig.engine._limits.park_after_s + 3
+    rig.now += rig.engine._context.limits.park_after_s + 3
     rig.tick()
     rig.rest()
-    assert rig.engine._slots.used == 0
+    assert rig.engine._rows.slots.used == 0
     return rig, rig.resume()
 
 
@@ -312,7 +312,7 @@ def test_special_tokens_that_are_not_stops_are_held_back_but_shown() -> None:
 def test_a_crafted_context_is_refused() -> None:
     rig, ref = place = opened(Speaking(THE_CAT_SAT, words()))
     say(place, "the")
-    taken = rig.engine._lifetimes.take(ref)
+    taken = rig.engine._residency.take(ref)
     assert taken.generation is not None
     for context in ((8,), (0, 2**31 - 1)):
         crafted = replace(taken, generation=replace(taken.generation, context=context))
@@ -338,7 +338,7 @@ def test_a_session_of_an_older_snapshot_goes_on_with_its_text() -> None:
     ):
         rig, ref = place = opened(model)
         assert text(say(place, prompt, first_seq=1)) == texts[0]
-        data = as_version_2(encode(rig.engine._lifetimes.take(ref)))
+        data = as_version_2(encode(rig.engine._residency.take(ref)))
         spec = OpenSpec("t", "copy", Durability.ASYNC)
         copied = rig.until(rig.catalog.copy(rig.engine, Import(data, spec)))[0]
         assert text(say((rig, copied), prompt, first_seq=1)) == texts[0]

@@ -245,7 +245,7 @@ def outputs(engine: Rig, x: np.ndarray, counts: list[int]) -> dict[tuple[int, in
     assert not sink.refusals
     found = {(step.tag, step.seq): step.row.tobytes() for step in sink.steps}
     assert len(found) == 2 * sum(counts)
-    slab = engine.engine._slab
+    slab = engine.engine._rows.slab
     found |= {(-1, n): t[:-1].numpy().tobytes() for n, t in enumerate(slab.tensors)}
     return found
 
@@ -267,7 +267,7 @@ def test_a_recorded_tick_that_fails_leaves_every_state_as_it_was(models: Models)
     sink = RecordingSink()
     ref = engine.session(sink)
     engine.run(StepBlock(sink, [1], [ref], [1], 1, np.ones(3, "<f4").tobytes()))
-    before = [tensor.clone() for tensor in engine.engine._slab.tensors]
+    before = [tensor.clone() for tensor in engine.engine._rows.slab.tensors]
     (results,) = kernel.recorder.results
 
     def lost(_raw: Tensor) -> tuple[Tensor, ...]:
@@ -279,5 +279,5 @@ def test_a_recorded_tick_that_fails_leaves_every_state_as_it_was(models: Models)
     engine.run(StepBlock(sink, [1], [ref], [2], 1, np.ones(3, "<f4").tobytes()))
     engine.settle()
     assert sink.reasons == ["STEP_FAILED"]
-    after = engine.engine._slab.tensors
+    after = engine.engine._rows.slab.tensors
     assert all(torch.equal(a[:-1], b[:-1]) for a, b in zip(before, after, strict=True))

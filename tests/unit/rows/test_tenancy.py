@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carousel_server.rows.tenancy import Tenancy
+from carousel_server.rows.table import Tenancy
 
 
 def test_a_tenant_has_one_number_while_it_has_rows() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.quotas import Quota, quota_exceeded
 from carousel_server.core.types import Int64s
-from carousel_server.rows.table import SessionTable
+
+from .table import SessionTable
 
 
 class StepQuota:
@@ -36,6 +37,13 @@ class StepQuota:
         place = np.empty(len(rows), np.int64)
         place[order] = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
         return np.asarray(place < room[tenants])
+
+    def check(self, row: int, steps: int, first_seq: int = 0) -> None:
+        """Raises CarouselError QUOTA_EXCEEDED if the row's tenant may not have so many steps more."""
+        if self and not self.fits(np.asarray([row]), steps)[0]:
+            refusal = self.refusal(row)
+            refusal.seq = first_seq
+            raise refusal
 
     def refusal(self, row: int) -> CarouselError:
         """What a tenant at its limit is told of a row's steps."""

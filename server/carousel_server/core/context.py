@@ -1,0 +1,60 @@
+"""What the parts of one engine share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .errors import CarouselError
+from .limits import EngineLimits
+from .metering import EngineMetrics
+from .quotas import Quotas
+from .store import StorePort, StoreRequest
+from .types import Durability, ModelView
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One engine's model, limits and surroundings.
+
+    Attributes:
+        model: what clients may know of the model.
+        limits: the limits of the engine.
+        quotas: the limits of each tenant, counted over the whole server.
+        metrics: the model's metrics.
+        store: `NoStore` where sessions die with the process.
+        clock: the monotonic clock, in seconds.
+        strict: a row's bits may not depend on the other rows of its batch.
+    """
+
+    model: ModelView
+    limits: EngineLimits
+    quotas: Quotas
+    metrics: EngineMetrics
+    store: StorePort
+    clock: Callable[[], float] = time.monotonic
+    strict: bool = False
+
+    @property
+    def share(self) -> float:
+        """The part of something bounded that one tenant may take; see `Shares`."""
+        return self.quotas.limits.tenant_share
+
+
+class NoStore:
+    """Stands for the store of a server that has none: it promises nothing, and its leases never end."""
+
+    levels: frozenset[Durability] = frozenset()
+    lease_until_s = math.inf
+    lease_lost = 0
+    fault = ""
+
+    def now_unix_s(self) -> float:
+        """The time of this machine."""
+        return time.time()
+
+    def submit(self, _request: StoreRequest) -> None:
+        """Refuses every request as STORE_UNAVAILABLE."""
+        raise CarouselError("STORE_UNAVAILABLE", "this server has no store")

@@ -1,0 +1,155 @@
+"""Who receives what happens to the sessions on the rows: step sinks, one call per sink and not per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.sinks import StepSink
+from carousel_server.core.types import Int64s, SessionView
+
+from .table import SessionTable
+
+
+class Listeners:
+    """The step sink that each row is bound to. Used on the engine's thread only.
+
+    A sink has a small number while a row is bound to it, so that the table can hold it in an array.
+    """
+
+    def __init__(self, table: SessionTable) -> None:
+        self._table = table
+        self._sinks: list[StepSink | None] = []
+        # How many rows are bound to each.
+        self._bound: list[int] = []
+        self._numbers: dict[int, int] = {}
+        self._free: list[int] = []
+
+    # -- who listens
+
+    def number(self, sink: StepSink) -> int:
+        """The number of a bound sink, or -2, which no row holds."""
+        return self._numbers.get(id(sink), -2)
+
+    def is_bound(self, row: int, sink: StepSink) -> bool:
+        """True if `sink` gets the row's outputs."""
+        return int(self._table.sink[row]) == self.number(sink)
+
+    def bind(self, row: int, sink: StepSink, tag: int, superseded: CarouselError) -> None:
+        """Sends a session's outputs to `sink` from now on; an older sink is told `superseded`."""
+        self.unbind(row, superseded)
+        number = self._numbers.get(id(sink))
+        if number is None:
+            number = self._enter(sink)
+        self._bound[number] += 1
+        self._table.sink[row] = number
+        self._table.tag[row] = tag
+
+    def unbind(self, row: int, error: CarouselError | None) -> None:
+        """Takes a session from its sink, if it has one; tells the sink `error` unless that is None."""
+        number = int(self._table.sink[row])
+        if number < 0:
+            return
+        sink, tag = self._at(number), int(self._table.tag[row])
+        self._table.sink[row] = -1
+        self._bound[number] -= 1
+        if not self._bound[number]:
+            del self._numbers[id(sink)]
+            self._sinks[number] = None
+            self._free.append(number)
+        if error is not None:
+            sink.unbound(tag, error)
+
+    def park(self, row: int, session: SessionView) -> None:
+        """Takes a session from its sink for a while: the sink fetches it when it needs it."""
+        number = int(self._table.sink[row])
+        if number >= 0:
+            self._at(number).parked(int(self._table.tag[row]), session)
+            self.unbind(row, None)
+
+    # -- what they receive
+
+    def outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
+        """Sends outputs uint8[n, steps, row bytes] of n rows, grouped by their sinks."""
+        for number, group in _by_number(self._table.sink[rows]):
+            if number < 0:
+                continue  # no sink is bound; the window keeps the outputs
+            mine = rows[group]
+            self._at(number).outputs(
+                self._table.tag[mine],
+                first_seqs[group],
+                outputs.shape[1],
+                np.ascontiguousarray(outputs[group]).reshape(len(mine), -1),
+            )
+
+    def failures(
+        self, rows: Int64s, seqs: Int64s, error_of: Callable[[int], CarouselError]
+    ) -> None:
+        """Tells the sinks of these rows that each row goes no further than before its seq.
+
+        Args:
+            rows: int64[n].
+            seqs: int64[n], the step of each that did not run.
+            error_of: from a seq, what to tell all sessions of one sink that have it.
+        """
+        numbers = self._table.sink[rows]
+        for group in alike(numbers, seqs):
+            if (number := int(numbers[group[0]])) >= 0:
+                error = error_of(int(seqs[group[0]]))
+                tags = self._table.tag[rows[group]].tolist()
+                self._at(number).failures(tags, seqs[group].tolist(), error)
+
+    def failure(self, row: int, error: CarouselError) -> None:
+        """The same of one row; `error` has the seq."""
+        self.failures(np.asarray([row]), np.asarray([error.seq]), lambda _seq: error)
+
+    def durable(self, rows: Int64s) -> None:
+        """Tells sinks how far the store has their sessions, one call each."""
+        numbers = self._table.sink[rows]
+        for number in np.unique(numbers[numbers >= 0]).tolist():
+            mine = rows[numbers == number]
+            self._at(number).durable(self._table.tag[mine], self._table.durable[mine])
+
+    def _enter(self, sink: StepSink) -> int:
+        if self._free:
+            number = self._free.pop()
+            self._sinks[number] = sink
+        else:
+            number = len(self._sinks)
+            self._sinks.append(sink)
+            self._bound.append(0)
+        self._numbers[id(sink)] = number
+        return number
+
+    def _at(self, number: int) -> StepSink:
+        sink = self._sinks[number]
+        assert sink is not None, f"no sink has number {number}"
+        return sink
+
+
+def alike(*columns: Int64s) -> list[Int64s]:
+    """Positions int64[k] of the entries that are the same in all columns, one array a group.
+
+    Args:
+        columns: int64[n] each. Within a group, positions ascend.
+    """
+    if not len(columns[0]):
+        return []
+    order = np.lexsort(columns)
+    differs = np.zeros(len(order) - 1, bool)
+    for column in columns:
+        differs |= np.diff(column[order]) != 0
+    return np.split(order, np.flatnonzero(differs) + 1)
+
+
+def _by_number(numbers: Int64s) -> Iterator[tuple[int, slice | Int64s]]:
+    """Each number, and where it stands; often there is only one."""
+    if (numbers == numbers[0]).all():
+        yield int(numbers[0]), slice(None)
+        return
+    order = np.argsort(numbers, kind="stable")
+    bounds = np.flatnonzero(np.diff(numbers[order])) + 1
+    for group in np.split(order, bounds):
+        yield int(numbers[group[0]]), group

@@ -1,0 +1,263 @@
+"""What the sessions of a generative model have drawn, and who gets it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.sinks import TokenSink
+from carousel_server.core.types import (
+    GeneratedToken,
+    GenerationEnd,
+    Int32s,
+    Int64s,
+)
+
+from .snapshot import KeptGeneration, Snapshot
+
+RECENT_TOKENS = 64
+"""How many tokens back the repetition penalty looks."""
+
+_FIRST_ROOM = 64
+
+Details = tuple[float | None, tuple[tuple[int, float], ...]]
+"""Log-probability of a drawn token, and its alternatives."""
+
+
+class Tokens:
+    """Tokens of each row. Used on the engine's thread only; arrays are written here only.
+
+    Attributes:
+        next_token: int32[slots], the token drawn last and not fed yet, -1 if none: a later generation
+            goes on from it.
+        recent: int32[slots, 64], the last tokens that were fed, newest last, -1 where there is none.
+        logs: by row, the generation that ran last, while it can be asked for again.
+        outboxes: by row, who gets the last generation; longer than it runs if the end must wait.
+    """
+
+    def __init__(self, slots: int, *, generative: bool) -> None:
+        self.next_token: Int32s = np.full(slots, -1, np.int32)
+        self.recent: Int32s = np.full((slots, RECENT_TOKENS if generative else 0), -1, np.int32)
+        self.logs: dict[int, GenerationLog] = {}
+        self.outboxes: dict[int, TokenOutbox] = {}
+
+    def reset(self, row: int) -> None:
+        """Forgets a row's tokens, when a session begins."""
+        self.next_token[row] = -1
+        self.recent[row] = -1
+        self.logs.pop(row, None)
+
+    def restore(self, row: int, snapshot: Snapshot) -> None:
+        """Sets the tokens of a fresh row, and its last generation, as a snapshot has them."""
+        self.next_token[row] = snapshot.next_token
+        self.remember(np.asarray([row]), np.asarray([snapshot.recent_tokens], np.int32))
+        if snapshot.generation is not None:
+            self.logs[row] = GenerationLog.of(snapshot.generation)
+
+    def remember(self, rows: Int64s, tokens: Int32s) -> None:
+        """Adds int32[n, k] tokens that were fed to the recent ones of n sessions."""
+        recent = np.concatenate((self.recent[rows], tokens), axis=1)
+        self.recent[rows] = recent[:, recent.shape[1] - self.recent.shape[1] :]
+
+    def fed(self, rows: Int64s, tokens: Int32s) -> None:
+        """The client itself fed int32[n, k] tokens to n sessions: it decides what comes next."""
+        self.next_token[rows] = -1
+        self.remember(rows, tokens)
+        if self.logs:
+            for row in rows.tolist():
+                self.logs.pop(row, None)
+
+    def drew(self, rows: Int64s, ids: Int32s) -> None:
+        """A token was drawn for each of n rows."""
+        self.next_token[rows] = ids
+
+    def last(self, row: int, most: int) -> list[int]:
+        """The last tokens that the row was fed, oldest first."""
+        recent = self.recent[row, -most:]
+        tokens: list[int] = recent[recent >= 0].tolist()
+        return tokens
+
+    # -- who gets them
+
+    def send_to(self, row: int, outbox: TokenOutbox) -> None:
+        """Tokens of the row's generation go to `outbox` from now on; a former one is told so."""
+        self.fail(row, CarouselError("SUPERSEDED", "a newer call goes on with this"))
+        self.outboxes[row] = outbox
+
+    def release(self, row: int, durable: int) -> None:
+        """Sends what waited for the store to have the row up to step `durable`."""
+        outbox = self.outboxes.get(row)
+        if outbox is not None:
+            outbox.release(durable)
+            if outbox.done:
+                del self.outboxes[row]
+
+    def fail(self, row: int, error: CarouselError) -> None:
+        """Tells `error` to whoever still waits for tokens of the row."""
+        outbox = self.outboxes.pop(row, None)
+        if outbox is not None:
+            outbox.fail(error)
+
+    def leave(self, row: int, error: CarouselError) -> None:
+        """The row's session leaves."""
+        self.fail(row, error)
+        self.logs.pop(row, None)
+
+
+class GenerationLog:
+    """The generation that ran last in a session; see `KeptGeneration` for its facts.
+
+    Drawn token i was drawn from the output of step base + prompt_tokens + i. Tokens stand in buffers that
+    grow by doubling; what a snapshot has of them is never written again, so nothing is copied for it.
+    """
+
+    def __init__(
+        self,
+        base: int,
+        carry: int,
+        prompt_tokens: int,
+        digest: str,
+        alternatives: int,
+        context: Sequence[int],
+    ) -> None:
+        self.base = base
+        self.carry = carry
+        self.prompt_tokens = prompt_tokens
+        self.digest = digest
+        self.context = tuple(context)
+        self.finish = 0
+        self._count = 0
+        self._ids = np.empty(_FIRST_ROOM, np.int32)
+        self._logprobs = np.empty(_FIRST_ROOM, np.float32)
+        self._other_ids = np.empty((_FIRST_ROOM, alternatives), np.int32)
+        self._other_logprobs = np.empty((_FIRST_ROOM, alternatives), np.float32)
+
+    def __len__(self) -> int:
+        """Number of tokens drawn."""
+        return self._count
+
+    def fits(self, prompt_tokens: int, alternatives: int) -> bool:
+        """True if it can be of a request that feeds and reports so many."""
+        widths = (self.prompt_tokens, self._other_ids.shape[1])
+        return widths == (prompt_tokens, alternatives)
+
+    def seq(self, place: int) -> int:
+        """The step whose output a token was drawn from."""
+        return self.base + self.prompt_tokens + place
+
+    def add(self, token_id: int, details: Details) -> None:
+        """One more token was drawn."""
+        if self._count == len(self._ids):
+            self._grow()
+        at, (logprob, others) = self._count, details
+        self._ids[at] = token_id
+        self._logprobs[at] = np.nan if logprob is None else logprob
+        self._other_ids[at] = -1
+        for j, (other_id, other) in enumerate(others):
+            self._other_ids[at, j], self._other_logprobs[at, j] = other_id, other
+        self._count += 1
+
+    def token(self, place: int) -> tuple[int, Details]:
+        """A drawn token, with its log-probability and alternatives if they were asked for."""
+        logprob = float(self._logprobs[place])
+        ids, logprobs = self._other_ids[place].tolist(), self._other_logprobs[place].tolist()
+        others = tuple((i, p) for i, p in zip(ids, logprobs, strict=True) if i >= 0)
+        return int(self._ids[place]), (None if np.isnan(logprob) else logprob, others)
+
+    def to_snapshot(self) -> KeptGeneration:
+        """As a snapshot has it."""
+        n = self._count
+        return KeptGeneration(
+            base=self.base,
+            carry=self.carry,
+            prompt_tokens=self.prompt_tokens,
+            digest=self.digest,
+            context=self.context,
+            finish=self.finish,
+            ids=self._ids[:n],
+            logprobs=self._logprobs[:n],
+            alternative_ids=self._other_ids[:n],
+            alternative_logprobs=self._other_logprobs[:n],
+        )
+
+    @classmethod
+    def of(cls, taken: KeptGeneration) -> GenerationLog:
+        """From a snapshot."""
+        most = taken.alternative_ids.shape[1]
+        log = cls(taken.base, taken.carry, taken.prompt_tokens, taken.digest, most, taken.context)
+        log.finish = taken.finish
+        log._count = len(taken.ids)
+        log._ids, log._logprobs = taken.ids, taken.logprobs
+        log._other_ids, log._other_logprobs = taken.alternative_ids, taken.alternative_logprobs
+        return log
+
+    def _grow(self) -> None:
+        """Twice the room, in new buffers: a snapshot may still be read from the old ones."""
+        room = max(2 * self._count, _FIRST_ROOM)
+
+        def grown(old: np.ndarray) -> np.ndarray:
+            new = np.empty((room, *old.shape[1:]), old.dtype)
+            new[: self._count] = old
+            return new
+
+        self._ids, self._logprobs = grown(self._ids), grown(self._logprobs)
+        self._other_ids, self._other_logprobs = grown(self._other_ids), grown(self._other_logprobs)
+
+
+class TokenOutbox:
+    """Tokens of one generation that wait for their sink until the store has their steps, where they must.
+
+    Attributes:
+        done: the sink has had its last call.
+    """
+
+    def __init__(self, sink: TokenSink, *, tokens_wait: bool, end_waits: bool) -> None:
+        """`tokens_wait` for their steps to be durable (sync sessions); `end_waits` for its own."""
+        self.done = False
+        self._sink = sink
+        self._tokens_wait = tokens_wait
+        self._end_waits = end_waits
+        # (seq, tokens) and at last (seq, end), in the order in which they are sent.
+        self._waiting: deque[tuple[int, Sequence[GeneratedToken] | GenerationEnd]] = deque()
+
+    def add(self, seq: int, tokens: Sequence[GeneratedToken], durable: int) -> None:
+        """Adds tokens that may be known once step `seq` counts; `durable` as of now."""
+        if tokens:
+            self._waiting.append((seq, tokens))
+            self.release(durable)
+
+    def finish(self, seq: int, end: GenerationEnd, durable: int) -> None:
+        """Adds the end; nothing comes after it."""
+        self._waiting.append((seq, end))
+        self.release(durable)
+
+    @property
+    def ending(self) -> bool:
+        """True if the end was sent, or waits to be."""
+        return self.done or (
+            bool(self._waiting) and isinstance(self._waiting[-1][1], GenerationEnd)
+        )
+
+    def release(self, durable: int) -> None:
+        """Sends what the store has by now."""
+        while self._waiting and not self.done:
+            seq, told = self._waiting[0]
+            is_end = isinstance(told, GenerationEnd)
+            if (self._end_waits if is_end else self._tokens_wait) and seq > durable:
+                return
+            self._waiting.popleft()
+            if isinstance(told, GenerationEnd):
+                self.done = True
+                self._sink.finished(told)
+            else:
+                self._sink.tokens(told)
+
+    def fail(self, error: CarouselError) -> None:
+        """Fails the generation, unless its end was sent."""
+        if not self.done:
+            self.done = True
+            self._waiting.clear()
+            self._sink.failed(error)
