@@ -34,7 +34,7 @@ from .generation import Generations
 from .inbox import Inbox
 from .intake import Intake
 from .keeper import Keeper
-from .prompts import encoded, tokenizer_of
+from .requests import encoded, tokenizer_of
 from .runner import Buckets, DeviceLostError, Runner
 from .sequences import Sequences
 from .stepping import Stepping

@@ -26,7 +26,7 @@ from carousel_server.residency.residency import Residency
 from carousel_server.rows.rows import Rows
 from carousel_server.rows.tokens import Details, GenerationLog, TokenOutbox
 
-from .digests import digest_of
+from .requests import digest_of, prompt_ids
 from .sampling import Sampling, details_of
 from .texts import GeneratedText
 
@@ -88,7 +88,7 @@ class Generations:
         log = self._tokens.logs.get(row)
         if log is None or spec.first_seq != log.base + 1:
             return False
-        if digest_of(spec, _prompt_ids(spec, log.base)) != log.digest:
+        if digest_of(spec, prompt_ids(spec, log.base)) != log.digest:
             if int(self._table.applied[row]) == log.base:
                 return False  # it has not run a step, so nothing is reused
             raise CarouselError(
@@ -138,7 +138,7 @@ class Generations:
         log = self._tokens.logs[row] if again else None
         base = int(self._table.applied[row]) if log is None else log.base
         carry = int(self._tokens.next_token[row]) if log is None else log.carry
-        prompt = _prompt_ids(spec, base)
+        prompt = prompt_ids(spec, base)
         queue = np.concatenate((np.full(int(carry >= 0), carry, np.int32), prompt))
         if not len(queue):
             raise CarouselError(
@@ -317,12 +317,3 @@ class Generations:
             outbox.fail(error)
         if self._tokens.outboxes.get(row) is outbox:
             del self._tokens.outboxes[row]
-
-
-def _prompt_ids(spec: GenerateSpec, base: int) -> Int32s:
-    """What a prompt feeds after step `base`: its opening tokens only where the session begins."""
-    prompt = spec.prompt
-    if prompt is None:
-        return np.empty(0, np.int32)
-    assert not isinstance(prompt, str), "texts are encoded before they get into the inbox"
-    return prompt[spec.opening_tokens if base else 0 :]

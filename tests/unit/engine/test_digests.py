@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carousel_server.core.types import GenerateSpec, SamplingSpec
-from carousel_server.engine.digests import digest_of
+from carousel_server.engine.requests import digest_of
 
 PROMPT = np.array([1, 2, 3], np.int32)
 SPEC = GenerateSpec(PROMPT, max_tokens=5)

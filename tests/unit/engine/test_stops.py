@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carousel_server.core.types import GeneratedToken
-from carousel_server.engine.stops import StopTexts
+from carousel_server.engine.texts import StopTexts
 
 
 def feed(stops: list[str], pieces: list[str]) -> tuple[str, bool, int]:

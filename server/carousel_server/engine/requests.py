@@ -1,16 +1,24 @@
-"""What tells one request for a generation from another."""
+"""What a request for a generation feeds, and what tells it from another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from carousel_server.core.types import GenerateSpec, Int32s
+import numpy as np
+
+from carousel_models import RecurrentModel
+from carousel_models.tokenizer import Tokenizer
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.types import GenerateSpec, Int32s, ModelView
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+_LONG_TEXT_CHARACTERS = 4096
 
 _OF_THE_CALL = frozenset(("prompt", "opening_tokens", "first_seq", "deadline_s"))
 """Fields that do not tell one request from another. The prompt counts by the token ids that it gives."""
@@ -21,6 +29,37 @@ _PINNED = (
     ("seed", "stop", "stop_tokens", "logprobs"),
 )
 """How the first options are written. Snapshots hold digests, so this form stays as it is."""
+
+T = TypeVar("T")
+
+
+def tokenizer_of(model: RecurrentModel, view: ModelView) -> Tokenizer:
+    """The tokenizer of a model that takes text.
+
+    Raises:
+        CarouselError: TEXT_UNAVAILABLE.
+    """
+    if model.tokenizer is None:
+        raise CarouselError(
+            "TEXT_UNAVAILABLE", f"model {view.name!r} names no tokenizer", field="text"
+        )
+    return model.tokenizer
+
+
+async def encoded(encode: Callable[[str], T], text: str) -> T:
+    """What `encode` makes of a text; a long one is encoded beside the event loop."""
+    if len(text) > _LONG_TEXT_CHARACTERS:
+        return await asyncio.to_thread(encode, text)
+    return encode(text)
+
+
+def prompt_ids(spec: GenerateSpec, base: int) -> Int32s:
+    """What a prompt feeds after step `base`: its opening tokens only where the session begins."""
+    prompt = spec.prompt
+    if prompt is None:
+        return np.empty(0, np.int32)
+    assert not isinstance(prompt, str), "texts are encoded before they get into the inbox"
+    return prompt[spec.opening_tokens if base else 0 :]
 
 
 def digest_of(spec: GenerateSpec, prompt: Int32s) -> str:
