@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from typing import assert_never
 
 import numpy as np
 
@@ -13,20 +14,24 @@ from carousel_server.core.late_acks import LateAcks
 from carousel_server.core.ports import (
     Ack,
     Activate,
+    Bind,
     CancelGenerate,
     Close,
     Command,
     Committed,
+    Export,
     Fork,
     Generate,
+    Get,
     Import,
     Infer,
+    List,
     Open,
+    Replay,
     StepBlock,
     Unbind,
 )
 from carousel_server.core.quotas import Quota, Shares, quota_exceeded
-from carousel_server.core.types import GenerateSpec
 
 # These make room, so they are taken when the inbox is full. Their number is bounded all the same: by
 # the streams, sessions and calls that they end.
@@ -154,7 +159,12 @@ def _tenant_of(command: Command) -> str:
             return command.spec.tenant
         case Activate():
             return command.record.key.tenant
-    return ""
+        case Get() | Close() | Bind() | Unbind() | Ack() | Replay() | Export():
+            return ""
+        case List() | Generate() | CancelGenerate() | Committed():
+            return ""
+        case unknown:
+            assert_never(unknown)
 
 
 def _payload_bytes(command: Command) -> int:
@@ -169,6 +179,12 @@ def _payload_bytes(command: Command) -> int:
             return len(command.snapshot)
         case Activate():
             return len(command.record.snapshot)
-        case Generate(spec=GenerateSpec(prompt=np.ndarray() as prompt)):
-            return prompt.nbytes
-    return 0
+        case Generate():
+            prompt = command.spec.prompt
+            return prompt.nbytes if isinstance(prompt, np.ndarray) else 0
+        case Open() | Get() | List() | Close() | Bind() | Unbind() | Replay() | CancelGenerate():
+            return 0
+        case Export() | Fork() | Committed():
+            return 0
+        case unknown:
+            assert_never(unknown)

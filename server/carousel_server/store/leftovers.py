@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import assert_never
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.store import (
     Acquire,
+    CommitGroup,
+    ListStored,
+    Read,
     Release,
     Remove,
     SessionKey,
@@ -45,6 +49,10 @@ class Leftovers:
                     self._add(one[0], partial(self._store.release, [one]))
             case Remove(key, epoch, reason):
                 self._add(key, partial(self._store.remove, key, epoch, reason))
+            case Read() | ListStored() | CommitGroup():
+                pass  # the first two change nothing, and the engine commits a snapshot again
+            case unknown:
+                assert_never(unknown)
 
     def acquired(self, key: SessionKey) -> None:
         """The session is used again: it has a new epoch, so what was left of the former counts no more."""

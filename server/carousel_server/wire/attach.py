@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from functools import partial
+from typing import Any
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
@@ -105,6 +106,14 @@ class Conversation:
         self._blocks = Blocks(stream, options)
         self._tenant = stream.tenant
         self._greeted = False
+        self._events: dict[str, Callable[[Any], None]] = {
+            "hello": self._welcome,
+            "bind": self._bind,
+            "unbind": self._unbind,
+            "block": self._block,
+            "acks": self._acks,
+            "replay": self._replay,
+        }
 
     async def read(self, requests: AsyncIterator[bytes]) -> None:
         """Takes requests until the client half-closes.
@@ -132,21 +141,10 @@ class Conversation:
         event = request.WhichOneof("event")
         if event is None or (event == "hello") == self._greeted:
             raise _out_of_turn(event)
-        if event == "block":
-            self._block(request.block)
-        elif event == "acks":
-            self._acks(request.acks)
-        elif event == "bind":
-            self._bind(request.bind)
-        elif event == "replay":
-            self._replay(request.replay)
-        elif event == "unbind":
-            self._unbind(request.unbind)
-        else:
-            self._greeted = True
-            self._welcome()
+        self._events[event](getattr(request, event))
 
-    def _welcome(self) -> None:
+    def _welcome(self, _hello: pb.Hello) -> None:
+        self._greeted = True
         welcome = pb.Welcome(
             server_version=self._options.server_version,
             max_handles=self._options.max_handles,

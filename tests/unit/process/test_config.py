@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.quotas import TenantLimits
 from carousel_server.process.config import ConfigError, Settings
-from carousel_server.process.config_sources import Source, load_settings
+from carousel_server.process.config_sources import _TABLES, Source, load_settings
 
 
 def load(cli=None, file=None, env=None):
@@ -45,6 +45,16 @@ def test_every_limit_of_the_engine_is_a_setting_with_the_same_default():
     assert settings.limits() == EngineLimits()
     for field in dataclasses.fields(EngineLimits):
         assert Settings.model_fields[field.name].default == field.default
+
+
+def test_every_list_and_table_can_be_given_as_text():
+    """By an environment variable or a flag. A scalar is a text anyway."""
+    listed = [
+        n
+        for n, f in Settings.model_fields.items()
+        if isinstance(f.get_default(call_default_factory=True), (tuple, list, dict))
+    ]
+    assert {"allow_custom", *_TABLES} == set(listed)
 
 
 def test_limits_follow_the_settings():

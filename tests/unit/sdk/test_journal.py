@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+import struct
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 import carousel
 from carousel._core import journal as journals
 from carousel._core.journal import Journal
-from carousel._core.journal_records import Kind, encode
+from carousel._core.journal_records import MAGIC, Kind, encode
 from carousel._core.restoring import journaled_target
 from carousel._journal_file import open_journal
 from carousel.testing.refusals import Refusal
@@ -128,6 +132,21 @@ def test_a_journal_is_read_as_it_was_written_and_as_it_is_compacted(
     compacted = Journal(Memory(), journal.encode())
     assert facts(compacted) == facts(journal)
     assert again.unread == again.submitted - again.taken
+
+
+def test_a_record_of_a_newer_sdk_is_refused_by_name() -> None:
+    """It may say that steps count no more: without it the session would go on from a wrong place."""
+    memory = Memory()
+    begun(memory)
+    data = memory.data + encode(cast(Kind, max(Kind) + 1), 5)
+    with pytest.raises(carousel.JournalError, match=f"record of kind {max(Kind) + 1}.*update it"):
+        Journal(Memory(), data)
+
+
+def test_every_kind_of_record_is_read() -> None:
+    for kind in Kind:
+        with suppress(struct.error, json.JSONDecodeError):  # its payload is empty here
+            Journal(Memory(), MAGIC + encode(kind, 1))
 
 
 def test_a_tail_that_is_torn_at_any_byte_is_cut_off() -> None:

@@ -241,6 +241,11 @@ class Journal:
             self.submitted = self.received = self.taken = seq
         elif kind == Kind.CLOSING:
             self.closing = True
+        else:
+            raise JournalError(
+                f"the journal has a record of kind {kind}, which this SDK does not know; update it to the "
+                "version that wrote the journal"
+            )
         self._prune()
 
     def _cut(self, seq: int) -> None:
