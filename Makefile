@@ -98,7 +98,7 @@ simulate: $(STAMP) ## Run the protocol through random faults by the thousand; AR
 mutants: $(STAMP) ## Take out one rule after the other, and see that the simulation notices
 	@$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
-check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, sizes, stubs, protocol, generated files
+check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, sizes, prose, stubs, protocol, generated files
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/mypy

@@ -175,7 +175,7 @@ def _given(model: RecurrentModel, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor
     if x.is_complex() or expected.is_complex():
         raise PackageError("the reference's arrays are complex; give real ones")
     source = model.manifest.input
-    width = [source.width] if isinstance(source, FeaturesInput) else []
+    width = list(source.row.shape)
     if x.dim() == 1 + len(width):
         x, expected = x[None], expected[None]
     shape = list(x.shape)

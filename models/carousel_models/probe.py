@@ -26,11 +26,9 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2}
 
 def probe_tensors(architecture: Architecture, steps: int = STEPS) -> dict[str, TensorInfo]:
     """Shapes of `probe.safetensors`: one sequence and its rows before transform and selection."""
-    source = architecture.input
-    features = isinstance(source, FeaturesInput)
-    shape = (steps, source.raw_width) if features else (steps,)
+    row = architecture.input.row
     return {
-        "input": TensorInfo(shape, "float32" if features else "int32"),
+        "input": TensorInfo((steps, *row.shape), row.dtype),
         "raw": TensorInfo((steps, architecture.output_width), "float32"),
     }
 

@@ -69,6 +69,14 @@ class Projection(Part):
     bias: bool = True
 
 
+class RowField(NamedTuple):
+    """A field of an input or output row: its name, its type, its shape for one step."""
+
+    name: str
+    dtype: Literal["float32", "int32"]
+    shape: tuple[int, ...]
+
+
 class TokensInput(Part):
     """Token ids 0 … vocabulary−1, each turned into a row of an embedding."""
 
@@ -76,6 +84,11 @@ class TokensInput(Part):
     vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
     embedding: Size
     projection: Projection | None = None
+
+    @property
+    def row(self) -> RowField:
+        """What a client sends for one step."""
+        return RowField("x", "int32", ())
 
     @property
     def raw_width(self) -> int:
@@ -90,6 +103,11 @@ class FeaturesInput(Part):
     width: Size
     normalization: Normalization | None = None
     projection: Projection | None = None
+
+    @property
+    def row(self) -> RowField:
+        """What a client sends for one step."""
+        return RowField("x", "float32", (self.width,))
 
     @property
     def raw_width(self) -> int:
@@ -187,22 +205,14 @@ class MlpHead(Part):
 Head = Annotated[NoHead | LinearHead | MlpHead, Field(discriminator="kind")]
 
 
-class SelectedField(NamedTuple):
-    """A field of an output row: its name, its type, its shape for one step."""
-
-    name: str
-    dtype: Literal["float32", "int32"]
-    shape: tuple[int, ...]
-
-
 class SelectFull(Part):
     """The whole row: field `y`, float32[width]."""
 
     kind: Literal["full"] = "full"
 
-    def fields(self, width: int) -> tuple[SelectedField, ...]:
+    def fields(self, width: int) -> tuple[RowField, ...]:
         """What a row of this width becomes."""
-        return (SelectedField("y", "float32", (width,)),)
+        return (RowField("y", "float32", (width,)),)
 
 
 class SelectTopK(Part):
@@ -211,10 +221,10 @@ class SelectTopK(Part):
     kind: Literal["top_k"] = "top_k"
     k: Size
 
-    def fields(self, width: int) -> tuple[SelectedField, ...]:  # noqa: ARG002 - as all have it
+    def fields(self, width: int) -> tuple[RowField, ...]:  # noqa: ARG002 - as all have it
         """What a row becomes."""
         shape = (self.k,)
-        return SelectedField("values", "float32", shape), SelectedField("indices", "int32", shape)
+        return RowField("values", "float32", shape), RowField("indices", "int32", shape)
 
 
 class SelectArgmax(Part):
@@ -222,9 +232,9 @@ class SelectArgmax(Part):
 
     kind: Literal["argmax"] = "argmax"
 
-    def fields(self, width: int) -> tuple[SelectedField, ...]:  # noqa: ARG002 - as all have it
+    def fields(self, width: int) -> tuple[RowField, ...]:  # noqa: ARG002 - as all have it
         """What a row becomes."""
-        return (SelectedField("index", "int32", ()),)
+        return (RowField("index", "int32", ()),)
 
 
 Select = Annotated[SelectFull | SelectTopK | SelectArgmax, Field(discriminator="kind")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .sizes import constructors, files, functions
 from .sources import Violation
-from .structure import layers, share_of_tests
+from .structure import layers, plain_prose, share_of_tests
 from .writers import single_writer
 
 CHECKS: tuple[Callable[[Path], Iterable[Violation]], ...] = (
@@ -18,6 +18,7 @@ CHECKS: tuple[Callable[[Path], Iterable[Violation]], ...] = (
     single_writer,
     layers,
     share_of_tests,
+    plain_prose,
 )
 
 KNOWN = Path(__file__).with_name("known.txt")

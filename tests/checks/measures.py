@@ -17,15 +17,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .prose import of_files
+from .prose import PROSE, of_files
 from .rooms import arrows, circles, levels, rooms
 from .sizes import MOST_PARAMETERS, constructor_sizes
 from .sources import SERVER, Source, sources
 from .writers import HOME, writes
 
 TREE = Path(__file__).parents[2]
-
-PROSE = ("README.md", "ARCHITECTURE.md", "docs/guides/*.md")
 
 DECLARING = ("core/", "metrics/", "config.py")
 """Where names of parking are declared: types, limits, ports, metrics and settings."""

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+PROSE = ("README.md", "ARCHITECTURE.md", "docs/guides/*.md")
+"""What users read first."""
+
 MOST_WORDS = 14.0
 """A sentence, at the mean."""
 

@@ -1,4 +1,4 @@
-"""Every part of the server has a layer, and the tests are at least as long as the code."""
+"""Every part of the server has a layer, the tests are as long as the code, and the prose is plain."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import configparser
 from collections.abc import Iterator
 from pathlib import Path
 
+from .prose import MOST_JOINED, MOST_WORDS, PROSE, of_files
 from .sources import PRODUCT, SERVER, Violation, sources
 
 CONTRACTS = Path(".importlinter")
@@ -41,6 +42,20 @@ def layer_names(root: Path) -> list[list[str]]:
     prefix = f"{container}." if container else ""
     lines = [line for line in contract["layers"].split("\n") if line.strip()]
     return [[prefix + name.strip(" ()") for name in line.split("|")] for line in lines]
+
+
+def plain_prose(root: Path) -> Iterator[Violation]:
+    """README, ARCHITECTURE and the guides have short sentences, and few that are joined."""
+    for pattern in PROSE:
+        pages = sorted(root.glob(pattern))
+        found = of_files(pages)
+        if not found.is_plain:
+            yield Violation(
+                "prose", Path(pattern), 1, pattern,
+                f"{found.words_a_sentence:.1f} words a sentence and {found.joined_share:.0%} with a colon "
+                f"or semicolon, of at most {MOST_WORDS:g} and {MOST_JOINED:.0%}",
+                "split the long sentences: one idea each",
+            )  # fmt: skip
 
 
 def share_of_tests(root: Path) -> Iterator[Violation]:

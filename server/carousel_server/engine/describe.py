@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 
 from carousel_models import RecurrentModel
-from carousel_models.spec import FeaturesInput
 from carousel_models.spec import TritonTensor as NamedTensor
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.types import ModelView, TensorField, TritonTensor
@@ -26,9 +25,8 @@ def describe(model: RecurrentModel, limits: EngineLimits, *, strict: bool) -> Mo
     outputs = tuple(
         TensorField(name, _DTYPES[dtype], shape) for name, dtype, shape in model.output_fields
     )
-    tokens = model.vocabulary > 0
-    shape = (manifest.input.width,) if isinstance(manifest.input, FeaturesInput) else ()
-    row = TensorField("x", "<i4" if tokens else "<f4", shape)
+    given = manifest.input.row
+    row = TensorField(given.name, _DTYPES[getattr(torch, given.dtype)], given.shape)
     row_bytes = row.row_bytes + sum(field.row_bytes for field in outputs)
     return ModelView(
         name=manifest.name,

@@ -162,9 +162,11 @@ def choose_device(wanted: str) -> str:
         ConfigError: cuda is asked for and not there.
     """
     there = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if there else "cpu"
     if wanted == "cuda" and not there:
         raise ConfigError("torch finds no CUDA device here\nset device=cpu or device=auto")
-    return "cuda" if there and wanted != "cpu" else "cpu"
+    return wanted
 
 
 def torch_threads(setting: int) -> int:

@@ -186,6 +186,20 @@ def test_too_few_tests(write: Write, tmp_path: Path) -> None:
     assert found(tmp_path) == ["tests tests:1 tests"]
 
 
+def test_long_sentences(write: Write, tmp_path: Path) -> None:
+    write("README.md", "Word " * 13 + "is. " + "Word " * 13 + "is.\n")
+    assert found(tmp_path) == []
+    write("docs/guides/a.md", "word " * 15 + ".\n")
+    assert found(tmp_path) == ["prose docs/guides/*.md:1 docs/guides/*.md"]
+
+
+def test_joined_sentences(write: Write, tmp_path: Path) -> None:
+    write("ARCHITECTURE.md", "One. Two. Three: four. Five.\n")
+    assert found(tmp_path) == []
+    write("ARCHITECTURE.md", "One. Two. Three: four. Five; six.\n")
+    assert found(tmp_path) == ["prose ARCHITECTURE.md:1 ARCHITECTURE.md"]
+
+
 def test_a_known_violation_is_left_out_while_it_stands(write: Write, tmp_path: Path) -> None:
     write(f"{ENGINE}/wide.py", constructor(7))
     known = write("known.txt", "# why\n\nconstructor wide.py Wide\n")

@@ -34,6 +34,7 @@ from carousel_models.spec import (
     SelectArgmax,
     SelectFull,
     SelectTopK,
+    TokensInput,
     Transform,
     uniform_stack,
 )
@@ -177,6 +178,12 @@ def test_every_selection_finishes_a_row_into_the_fields_that_it_names() -> None:
         found = [(str(t.dtype), tuple(t.shape[1:])) for t in model.finish(raw)]
         assert found == [(f"torch.{f.dtype}", f.shape) for f in select.fields(4)]
         assert found == [(str(dtype), shape) for _, dtype, shape in model.output_fields]
+
+
+def test_every_input_says_what_a_row_of_it_is() -> None:
+    tokens, features = TokensInput(vocabulary=9, embedding=3), FeaturesInput(width=4)
+    assert (tokens.row.dtype, tokens.row.shape) == ("int32", ())
+    assert (features.row.dtype, features.row.shape) == ("float32", (4,))
 
 
 def test_the_setting_and_the_table_name_the_same_kernels() -> None:
