@@ -148,7 +148,7 @@ class ClientProcess:
     def _tell_outputs(self, outputs: pb.BlockResult) -> None:
         width = len(outputs.outputs) // max(len(outputs.handles) * outputs.steps, 1)
         for i, (handle, first) in enumerate(zip(outputs.handles, outputs.first_seqs, strict=True)):
-            lane = self.core._lanes.get(handle)
+            lane = self.core._bindings.lanes.get(handle)
             if lane is None or not lane.listens:
                 continue
             begin = i * outputs.steps

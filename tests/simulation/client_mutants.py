@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from carousel._core import answers, stepping
+from carousel._core import answers, steps
 from carousel._core.attach import AttachCore
+from carousel._core.cursors import Cursors
 from carousel._core.journal import Journal
-from carousel._core.lane import Lane
+from carousel._core.lane import Intake, Lane
+from carousel._core.link import Link
 from carousel._error_bases import CarouselError, ProtocolViolationError
 from carousel._errors import DataLossError
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -21,10 +23,10 @@ Real = Callable[..., Any]
 def _keeps_no_durable(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def take_facts(self: Any, session: pb.Session) -> None:
-            before, rebound = self.durable, self.bound_before
+            before, rebound = self.cursors.durable, self.facts.bound
             real(self, session)
             if rebound:
-                self.durable = before
+                self.cursors.durable = before
 
         return take_facts
 
@@ -32,7 +34,11 @@ def _keeps_no_durable(patches: Patches) -> None:
 
 
 def _asks_nothing(patches: Patches) -> None:
-    patches.put(answers, "ask_again", lambda _lane: pb.AttachRequest(acks=pb.Acks()))
+    def ask_nothing(link: Link, lane: Lane) -> None:
+        lane.intake = Intake.REPLAYING
+        link.send(acks=pb.Acks())
+
+    patches.put(answers, "ask_again", ask_nothing)
 
 
 def _overlooks_loss(patches: Patches) -> None:
@@ -49,9 +55,9 @@ def _overlooks_loss(patches: Patches) -> None:
 def _waits_for_generated(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def generated(self: Any, lane: Any, applied: int | None) -> Any:
-            before = lane.durable
+            before = lane.cursors.durable
             effects = real(self, lane, applied)
-            lane.durable = before
+            lane.cursors.durable = before
             return effects
 
         return generated
@@ -88,18 +94,20 @@ CLIENT_MUTANTS = [
     Mutant(
         "Inputs are forgotten when the output has come",
         "R8",
-        lambda p: p.put(Lane, "forgettable", property(lambda lane: lane.received)),
+        lambda p: p.put(Cursors, "forgettable", property(lambda cursors: cursors.received)),
     ),
     Mutant("A store that went backwards is gone on with", "R9", _overlooks_loss),
     Mutant(
         "Outputs that come again are not compared",
         "R12",
-        lambda p: p.put(stepping, "compare", lambda _lane, _first, rows: (len(rows), None)),
+        lambda p: p.put(steps, "compare", lambda _lane, _first, rows: (len(rows), None)),
     ),
     Mutant(
         "Outputs are confirmed that this activation never told",
         "ack",
-        lambda p: p.put(Lane, "ackable", property(lambda lane: lane.received - lane.unread)),
+        lambda p: p.put(
+            Cursors, "ackable", property(lambda cursors: cursors.received - cursors.unread)
+        ),
     ),
     Mutant(
         "A passing refusal that names no session ends the client",

@@ -164,13 +164,13 @@ class World:
         return effects
 
     def check(self) -> None:
-        for lane in self.core._lanes.values() if self.checked else ():
-            assert lane.received <= lane.sent < lane.next_seq
-            owed = lane.forgettable + 1
-            assert not lane.kept or lane.kept[0].last >= owed
-            if lane.sent > lane.forgettable and lane.leaving is None:
-                assert lane.kept, "an input that may be asked for again was forgotten"
-                assert lane.kept[0].first <= owed
+        for lane in self.core._bindings.lanes.values() if self.checked else ():
+            assert lane.cursors.received <= lane.cursors.sent < lane.cursors.next_seq
+            owed = lane.cursors.forgettable + 1
+            assert not lane.log.inputs or lane.log.inputs[0].last >= owed
+            if lane.cursors.sent > lane.cursors.forgettable and lane.leaving is None:
+                assert lane.log.inputs, "an input that may be asked for again was forgotten"
+                assert lane.log.inputs[0].first <= owed
 
     def connect(self) -> None:
         """Opens a stream. Its responses wait."""

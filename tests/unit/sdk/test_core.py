@@ -126,10 +126,16 @@ class World:
 
     def check(self) -> None:
         for lane in self.lanes:
-            assert lane.told <= lane.received <= lane.sent < lane.next_seq or lane.error
-            assert lane.sent - lane.received <= self.window
+            assert (
+                lane.cursors.acked
+                <= lane.cursors.received
+                <= lane.cursors.sent
+                < lane.cursors.next_seq
+                or lane.error
+            )
+            assert lane.cursors.sent - lane.cursors.received <= self.window
             # Whole blocks are kept, and a block is at most half a window.
-            kept_steps = sum(kept.last - kept.first + 1 for kept in lane.kept)
+            kept_steps = sum(kept.last - kept.first + 1 for kept in lane.log.inputs)
             assert kept_steps < self.window + max(self.window // 2, 1)
 
     def submit(self, numbers: list[int], values: np.ndarray) -> StepTicket:
@@ -179,7 +185,7 @@ def test_every_output_comes_once_and_in_order(window: int, moves: list[tuple]) -
             expected = np.arange(firsts[i], firsts[i] + values.shape[1])
             np.testing.assert_array_equal(outputs[i, :, 1], expected)
     assert world.applied == [seq - 1 for seq in next_seq]
-    assert all(lane.received - lane.told <= window for lane in world.lanes)
+    assert all(lane.cursors.received - lane.cursors.acked <= window for lane in world.lanes)
 
 
 @settings(max_examples=60, deadline=None)
@@ -202,7 +208,7 @@ def test_after_a_refusal_the_session_goes_on_where_it_stands(
     world.drain()
     assert all(world.ended.count(ticket) == 1 for ticket in tickets)
     answered = sum(t.steps if t.error is None else max(t.answered_steps, 0) for t in tickets)
-    assert answered == world.applied[0] == world.lanes[0].received
+    assert answered == world.applied[0] == world.lanes[0].cursors.received
     world.refuse_at.clear()
     again = world.submit([0], np.array([[7, 8]]))
     world.drain()
@@ -243,17 +249,19 @@ def test_inputs_are_kept_until_they_are_durable(durables: list[int]) -> None:
     world = World(1, 16)
     world.drain()
     lane = world.lanes[0]
-    lane.tracks_durable = True
+    lane.cursors.tracks_durable = True
     for value in range(10):
         world.submit([0], np.array([[value]]))
     world.drain()
-    assert [kept.last for kept in lane.kept] == list(range(1, 11))
+    assert [kept.last for kept in lane.log.inputs] == list(range(1, 11))
     for seq in durables:
         told = pb.Durable(handles=[lane.handle], durables=[seq])
         world.do(world.core.receive(pb.AttachResponse(durable=told), 0.0))
     reached = max(durables, default=0)
-    assert [kept.first for kept in lane.kept] == list(range(reached + 1, 11))
-    kept_rows = [int(np.frombuffer(kept.block.inputs, "<i4")[kept.place]) for kept in lane.kept]
+    assert [kept.first for kept in lane.log.inputs] == list(range(reached + 1, 11))
+    kept_rows = [
+        int(np.frombuffer(kept.block.inputs, "<i4")[kept.place]) for kept in lane.log.inputs
+    ]
     assert kept_rows == list(range(reached, 10))
 
 
@@ -309,8 +317,8 @@ def test_outputs_of_an_earlier_stream_are_taken_over() -> None:
     world = World(1, 4)
     world.drain()
     world.do(world.core.receive(world.output(1, 1, 0), 0.0))
-    assert world.lanes[0].unread == 1
-    assert world.lanes[0].next_seq == 2
+    assert world.lanes[0].cursors.unread == 1
+    assert world.lanes[0].cursors.next_seq == 2
 
 
 def test_a_message_that_no_server_takes_is_refused_here() -> None:
@@ -381,4 +389,4 @@ def test_a_refusal_of_several_sessions_fails_the_steps_of_each() -> None:
 def test_a_drain_is_remembered() -> None:
     world = World(1, 4)
     world.do(world.core.receive(pb.AttachResponse(drain=pb.Drain()), 0.0))
-    assert world.core.draining
+    assert world.core._link.draining

@@ -312,7 +312,7 @@ class Application:
 
     def step(self, count: int) -> None:
         self.world.core.taken(self.lane, self.handed)
-        first = self.lane.next_seq
+        first = self.lane.cursors.next_seq
         self.tickets.append(self.world.submit(self.lane, list(range(first, first + count))))
 
     def collect(self) -> None:
@@ -373,7 +373,7 @@ def test_no_input_is_lost_or_applied_twice_whoever_dies(seed: int) -> None:
             app.handed = max(app.handed, confirmed)
             assert app.first_unread == confirmed + 1
     app.settle()
-    last = app.lane.received
+    last = app.lane.cursors.received
     assert list(app.told) and sorted(app.told) == list(range(1, last + 1)) if last else True
     assert [app.told[seq] for seq in sorted(app.told)] == fold(list(range(1, last + 1)))
     assert inputs_of(server.sessions["s"]) == list(range(1, last + 1))
@@ -422,7 +422,7 @@ def test_an_input_of_an_earlier_process_that_is_refused_ends_the_session_here() 
     app = Application(server)
     app.start(0)
     app.world.stream = None  # the server never gets it
-    app.world.core._lanes[1].journal.inputs(1, rows(1))  # type: ignore[union-attr]
+    app.world.core._bindings.lanes[1].journal.inputs(1, rows(1))  # type: ignore[union-attr]
     server.refuse_steps.append(Refusal("INPUT_NOT_FINITE"))
     app.world.break_()
     with pytest.raises(carousel.InputNotFiniteError):
@@ -460,5 +460,5 @@ def test_a_generation_moves_the_journal_along() -> None:
     app.world.break_()
     app.start(1)
     assert app.lane.error is None
-    assert app.lane.next_seq == 21
+    assert app.lane.cursors.next_seq == 21
     assert app.replay is None

@@ -73,18 +73,18 @@ def test_r8_what_is_said_on_a_bound_and_in_which_order() -> None:
     world.deliver()
     ticket = world.submit(lane, XS[3:])  # half a window of it is sent, twice
     world.deliver(2)  # outputs 4 and 5 have come, 6 … have not
-    assert lane.received == 5
+    assert lane.cursors.received == 5
     world.server.commit()
     world.crash()
     world.kinds()
-    sent_before = lane.sent
+    sent_before = lane.cursors.sent
     world.connect()
     world.deliver(2)  # Welcome and Bound
     kinds = world.kinds()
     assert kinds[:4] == ["hello", "bind", "acks", "replay"]
     assert set(kinds[4:]) <= {"block"}
-    assert lane.sent >= sent_before
-    assert lane.durable == world.server.sessions["s"].durable
+    assert lane.cursors.sent >= sent_before
+    assert lane.cursors.durable == world.server.sessions["s"].durable
     world.deliver()
     while ticket not in world.ended:
         world.server.commit()
@@ -97,15 +97,15 @@ def test_acks_never_go_beyond_what_this_activation_has_told() -> None:
     lane = world.open()
     world.submit(lane, XS[:7])
     world.deliver()
-    assert (lane.received, lane.durable) == (7, 0)
+    assert (lane.cursors.received, lane.cursors.durable) == (7, 0)
     world.crash()
     world.connect()
     world.deliver(2)
-    assert (lane.heard, lane.ackable, lane.received) == (0, 0, 7)
+    assert (lane.cursors.heard, lane.cursors.ackable, lane.cursors.received) == (0, 0, 7)
     world.deliver(3)
-    assert lane.ackable == 3
+    assert lane.cursors.ackable == 3
     world.deliver()
-    assert (lane.heard, lane.ackable) == (None, 7)
+    assert (lane.cursors.heard, lane.cursors.ackable) == (None, 7)
     assert world.core.statistics().replayed_steps_compared == 7
 
 
@@ -115,11 +115,11 @@ def test_what_waits_is_sent_once_the_window_opens_again() -> None:
     first = world.submit(lane, XS[:8])
     world.deliver()
     behind = world.submit(lane, XS[8:])
-    assert lane.sent == 8  # nothing is durable: the window is full
+    assert lane.cursors.sent == 8  # nothing is durable: the window is full
     world.crash()
     world.resume()
     assert first in world.ended
-    assert lane.sent == 8
+    assert lane.cursors.sent == 8
     world.server.commit()
     world.deliver()
     world.server.commit()
@@ -134,7 +134,7 @@ def test_r9_a_store_that_went_back_is_named() -> None:
     world.deliver()
     world.server.commit()
     world.deliver()
-    assert not lane.kept
+    assert not lane.log.inputs
     other = world.open("other")
     waiting = world.submit(lane, XS[4:6])
     roll_back_store(world.server.sessions["s"], applied=2)
@@ -180,7 +180,7 @@ def test_a_session_that_is_not_there_any_more_is_lost_data(durability: int) -> N
 def test_another_session_of_the_same_name_is_not_gone_on_with() -> None:
     world = World(MiniServer(pb.DURABILITY_NONE))
     lane = world.open()
-    lane.identity = (8, 0.0)
+    lane.facts.identity = (8, 0.0)
     world.break_()
     world.resume()
     assert isinstance(lane.error, carousel.DataLossError)
@@ -246,7 +246,7 @@ def test_r13_the_epoch_is_carried_and_never_falls() -> None:
     lane = world.open()
     world.crash()
     world.resume()
-    assert lane.epoch == 2
+    assert lane.facts.epoch == 2
     world.crash()
     world.sent.clear()
     world.connect()
@@ -621,10 +621,10 @@ def test_outputs_from_before_are_asked_for_again_after_a_break() -> None:
     first.break_()
     world = World(first.server)
     lane = world.bind("s").lane
-    assert lane.unread == 4
+    assert lane.cursors.unread == 4
     world.break_()
     world.resume()
-    assert lane.unread == 4  # nothing was acknowledged on the way
+    assert lane.cursors.unread == 4  # nothing was acknowledged on the way
     world.checked = False  # those inputs are nobody's here
     ticket, effects = world.core.replay(lane, 8)
     world.do(effects)
@@ -653,7 +653,7 @@ def test_a_generation_is_named_by_its_first_step_and_moves_the_cursors() -> None
     world.resume()
     assert lane.error is None
     world.do(world.core.generated(lane, 40))
-    assert (lane.received, lane.next_seq) == (40, 41)
+    assert (lane.cursors.received, lane.cursors.next_seq) == (40, 41)
 
 
 def test_steps_before_a_generation_are_sent_again_after_a_crash() -> None:
@@ -683,8 +683,8 @@ def test_a_generation_that_was_left_is_followed_where_the_server_stands(lost: bo
     if lost:
         world.connect()
     world.deliver()
-    assert lane.sent == session.applied == (3 if lost else 10)
-    assert world.core.generation_begins(lane) == lane.sent + 1
+    assert lane.cursors.sent == session.applied == (3 if lost else 10)
+    assert world.core.generation_begins(lane) == lane.cursors.sent + 1
 
 
 def test_messages_that_cross_a_fence_harm_nothing() -> None:

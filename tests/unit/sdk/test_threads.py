@@ -14,6 +14,7 @@ import pytest
 import carousel
 from carousel._core.attach import AttachCore
 from carousel._core.effects import Effects
+from carousel._core.steps import Steps
 from carousel._core.tickets import Ticket
 from carousel._sync.pending import Pending
 from carousel.testing import FakeServer
@@ -51,21 +52,23 @@ def test_closing_wakes_whoever_waits(fake: FakeServer) -> None:
     session = client.session("sum")
     with ThreadPoolExecutor(1) as pool, fake.paused():
         waiting = pool.submit(session.step, [1, 1])
-        while not session._lane.sent:
+        while not session._lane.cursors.sent:
             threading.Event().wait(0.001)
         client.close()
         with pytest.raises(carousel.ClientClosedError):
             waiting.result(10)
 
 
-@pytest.mark.parametrize("at", ["submit", "receive", "_flush"])
+@pytest.mark.parametrize(
+    ("part", "at"), [(AttachCore, "submit"), (AttachCore, "receive"), (Steps, "flush")]
+)
 def test_ctrl_c_at_any_moment_and_the_session_goes_on(
-    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, at: str
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, part: type, at: str
 ) -> None:
     """In the midst of the client's own work: no step may be counted and not sent."""
     assert threading.current_thread() is threading.main_thread(), "where Python runs its handlers"
     main = threading.get_ident()
-    work = getattr(AttachCore, at)
+    work = getattr(part, at)
     armed = threading.Event()
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
@@ -81,7 +84,7 @@ def test_ctrl_c_at_any_moment_and_the_session_goes_on(
             while True:
                 session.step([1, 1])
 
-        monkeypatch.setattr(AttachCore, at, interrupted)
+        monkeypatch.setattr(part, at, interrupted)
         for _ in range(20):
             with pytest.raises(KeyboardInterrupt):
                 step_until_interrupted()
@@ -97,7 +100,8 @@ def test_ctrl_c_ends_a_wait(fake: FakeServer) -> None:
         with fake.paused(), ThreadPoolExecutor(1) as pool:
 
             def interrupt() -> None:
-                while not session._lane.sent:  # until the step has been sent, nothing can end it
+                # Until the step has been sent, nothing can end it.
+                while not session._lane.cursors.sent:
                     threading.Event().wait(0.001)
                 signal.pthread_kill(main, signal.SIGINT)
 
@@ -140,7 +144,7 @@ async def test_a_cancelled_step_is_dropped_and_the_session_goes_on(fake: FakeSer
         with fake.paused():
             step = asyncio.create_task(session.step([1, 1]))
             await asyncio.sleep(0)  # the step has been sent, up to its wait
-            assert session._lane.sent == 1
+            assert session._lane.cursors.sent == 1
             step.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await step

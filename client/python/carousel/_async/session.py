@@ -72,12 +72,12 @@ class AsyncSession:
     @property
     def applied(self) -> int:
         """Seq of the last step whose output has come; `info().applied` asks the server."""
-        return self._lane.received
+        return self._lane.cursors.received
 
     @property
     def submitted(self) -> int:
         """Seq of the last step that was sent, and so is in the journal: go on with the row after it."""
-        return self._lane.sent
+        return self._lane.cursors.sent
 
     @property
     def unread(self) -> int:
@@ -85,7 +85,7 @@ class AsyncSession:
         keeps, or with a journal those that an earlier process may not have seen.
         """
         journal = self._lane.journal
-        return self._lane.unread or (journal.unread if journal is not None else 0)
+        return self._lane.cursors.unread or (journal.unread if journal is not None else 0)
 
     async def step(self, x: Any, *, timeout_s: float | None = None) -> Array:
         """One step: x is [*row] (a float row, or one token id) and the result [*output row].
@@ -135,7 +135,7 @@ class AsyncSession:
             As `step`. Rows that were sent ahead have run, or will; `applied` tells. What `rows` raises,
             or a row that is refused before it is sent, is raised after the outputs of the rows before.
         """
-        most_blocks = blocks_ahead(self._lane.window, ahead, block_steps)
+        most_blocks = blocks_ahead(self._lane.cursors.window, ahead, block_steps)
         limit_s = self._calls.timeout_s(timeout_s)
         feed = AsyncFeed(
             rows,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -17,15 +16,14 @@ from carousel._errors import (
 )
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .blocks import acknowledgement, acks_of, ask_again
-from .effects import Effects
+from .bindings import Bindings
+from .blocks import ask_again, send_acks, send_due_acks
 from .faults import error_of
 from .lane import Lane
-from .lanes import ATTACH_BITS
 from .lifecycle import LaneEvent, LanePhase
+from .link import Link
 from .resume import not_found, obstacle, owed_blocks, take_up
-from .retry import RetryPolicy
-from .stepping import Stepping
+from .steps import Steps
 
 PASSING = frozenset(
     (
@@ -37,88 +35,64 @@ PASSING = frozenset(
 """Refusals of steps that a durable session outlives: it goes on elsewhere, or later."""
 
 
-IN_FLIGHT = (LanePhase.BINDING, LanePhase.OVERTAKEN)
-"""A Bind is in flight."""
-
 STORE_WAITS = "accepted"
 """Metadata of a STORE_UNAVAILABLE that refuses nothing: steps up to there were accepted, and wait for the
 store.
 """
 
 
-class Answers(Stepping):
+class Answers:
     """Takes the server's messages."""
 
-    def __init__(
-        self, policy: RetryPolicy, rng: random.Random, attach_id: Callable[[], int]
-    ) -> None:
-        super().__init__(policy, rng, attach_id)
-        self._tries = 0
-        self._welcomed = False
-        self._answers: dict[str, Callable[[Any, Effects], None]] = {
-            "welcome": self._on_welcome,
+    def __init__(self, link: Link, bindings: Bindings, steps: Steps) -> None:
+        self._link = link
+        self._bindings = bindings
+        self._steps = steps
+        self._answers: dict[str, Callable[[Any], None]] = {
+            "welcome": link.on_welcome,
             "bound": self._on_bound,
             "outputs": self._on_outputs,
             "failure": self._on_failure,
             "durable": self._on_durable,
-            "drain": self._on_drain,
+            "drain": link.on_drain,
             "unbound": self._on_unbound,
         }
 
-    def receive(self, response: pb.AttachResponse, now_s: float) -> Effects:
-        """A message came.
-
-        Raises:
-            ProtocolViolationError: it makes no sense here; the stream cannot be trusted any more.
-            CarouselError: a retryable refusal that names no session. The stream is to be broken off with
-                it, because only a new binding of each session shows what the server did not take.
-        """
-        self._now_s = now_s
-        effects = Effects()
+    def receive(self, response: pb.AttachResponse) -> None:
+        """Takes a message. Raises as `AttachCore.receive`."""
         kind = response.WhichOneof("event")
-        if kind is not None:  # a kind of a newer protocol is none of our business
-            try:
-                self._answers[kind](getattr(response, kind), effects)
-            except (IndexError, ValueError) as error:
-                raise ProtocolViolationError(f"a message of kind {kind}: {error}") from error
-        if self._troubled:
-            effects.wake_at_s = self.next_due_s
-        return effects
-
-    def _on_welcome(self, welcome: pb.Welcome, _effects: Effects) -> None:
-        self._max_message_bytes = welcome.max_message_bytes or self._max_message_bytes
-        self._welcomed = True
-        self._tries = 0
-
-    def _on_drain(self, _drain: pb.Drain, _effects: Effects) -> None:
-        self._counters.drains += not self.draining
-        self.draining = True
+        if kind is None:  # of a newer protocol
+            return
+        try:
+            self._answers[kind](getattr(response, kind))
+        except (IndexError, ValueError) as error:
+            raise ProtocolViolationError(f"a message of kind {kind}: {error}") from error
 
     # -- bindings
 
-    def _on_bound(self, bound: pb.Bound, effects: Effects) -> None:
-        lane, session = self._lanes.get(bound.handle), bound.session
-        if lane is None:  # it was given up while its Bind was on the way
-            unbind = pb.Unbind(handle=bound.handle)
-            effects.send.append(pb.AttachRequest(unbind=unbind))
+    def _on_bound(self, bound: pb.Bound) -> None:
+        lane, session = self._bindings.lanes.get(bound.handle), bound.session
+        if lane is None:  # it was given up while its Bind was in flight
+            self._link.send(unbind=pb.Unbind(handle=bound.handle))
             return
-        if lane.phase not in IN_FLIGHT:
+        if not lane.binds:
             return
-        if session.epoch < lane.epoch:
+        if session.epoch < lane.facts.epoch:
             raise ProtocolViolationError(
-                f"session {session.id} is bound in epoch {session.epoch}, but {lane.epoch} was seen"
+                f"session {session.id} is bound in epoch {session.epoch}, "
+                f"but {lane.facts.epoch} was seen"
             )
-        is_old = lane.phase is LanePhase.OVERTAKEN and session.applied < lane.sent
+        is_old = lane.phase is LanePhase.OVERTAKEN and session.applied < lane.cursors.sent
         lane.advance(LaneEvent.BOUND)
         if is_old:
-            self._fence(lane, effects)
+            self._bindings.fence(lane)
             return
-        self._recovered(lane)
-        if lane.bound_before:
-            self._counters.rebinds += 1
+        self._bindings.recovered(lane)
+        if lane.facts.bound:
+            self._link.counters.rebinds += 1
             error = obstacle(lane, session)
             if error is not None:
-                self._abandon(lane, error, effects)
+                self._steps.abandon(lane, error)
                 return
             take_up(lane, session)
         else:
@@ -128,51 +102,58 @@ class Answers(Stepping):
             lane.journal.bound(session, lane.attach_id)
         if lane.binding is not None:
             lane.binding.session = session
-            effects.ended.append(lane.binding)
+            self._link.end(lane.binding)
             lane.binding = None
-        self._go_on(lane, session.applied, effects)
+        self._resume(lane, session.applied)
 
-    def _go_on(self, lane: Lane, applied: int, effects: Effects) -> None:
-        """R8: tells what is known, asks for outputs, sends inputs again; then what is new.
+    def _resume(self, lane: Lane, applied: int) -> None:
+        """R8: confirms, asks for outputs, sends inputs again; then what is new.
 
         Asking comes before sending, so that old outputs come before those of what is sent now.
         """
-        effects.send.extend(acks_of([lane]))  # also if it leaves: what it owes must fit the window
-        if lane.leaving is None and applied > lane.received and not lane.generations:
-            lane.replaying = True
-            effects.send.append(ask_again(lane))
-        owed = owed_blocks(lane, applied)
-        self._counters.resent_steps += sum(request.block.steps for request in owed)
-        effects.send.extend(owed)
+        send_acks(self._link, [lane])  # also if it leaves: what it owes must fit the window
+        if (
+            lane.leaving is None
+            and applied > lane.cursors.received
+            and not lane.generations.running
+        ):
+            ask_again(self._link, lane)
+        for block in owed_blocks(lane, applied):
+            self._link.counters.resent_steps += block.steps
+            self._link.send(block=block)
         if lane.leaving is not None:
-            self._leave(lane, effects)
-        self._fail_if_due(lane, effects)
-        self._flush([*lane.unsent][:1], effects)
+            self.leave(lane)
+        self._steps.fail_if_due(lane)
+        self._steps.flush([*lane.unsent][:1])
 
-    def _on_unbound(self, unbound: pb.Unbound, effects: Effects) -> None:
-        lane = self._lanes.get(unbound.handle)
+    def _on_unbound(self, unbound: pb.Unbound) -> None:
+        lane = self._bindings.lanes.get(unbound.handle)
         if lane is None:
             return
         if unbound.HasField("status"):
-            self._on_taken_away(lane, error_of(unbound.status), effects)
+            self._on_taken_away(lane, error_of(unbound.status))
         elif lane.phase is LanePhase.FENCING:
             lane.advance(LaneEvent.UNBOUND)
-            if lane.leaving is None:
-                self._bind(lane, effects)
-            else:
-                self._leave(lane, effects)
+            self.bind(lane)
         else:
             closed = SessionClosedError("the session was closed by this client")
-            self._end_lane(lane, closed, effects)
+            self._steps.end(lane, closed)
 
-    def _on_taken_away(self, lane: Lane, error: CarouselError, effects: Effects) -> None:
+    def _on_taken_away(self, lane: Lane, error: CarouselError) -> None:
         leaves = lane.leaving is not None and not (lane.leaving.close or lane.owes)
-        if error.retryable and self._policy.mends and not leaves:
-            self._come_again(lane, LaneEvent.PUT_OFF, error)
+        if error.retryable and self._link.policy.mends and not leaves:
+            self._bindings.put_off(lane, LaneEvent.PUT_OFF, error)
         else:
-            self._end_lane(lane, error, effects)
+            self._steps.end(lane, error)
 
-    def _leave(self, lane: Lane, effects: Effects) -> None:
+    def bind(self, lane: Lane) -> None:
+        """Binds a waiting lane, or goes on to give it back."""
+        if lane.leaving is None:
+            self._bindings.bind(lane)
+        else:
+            self.leave(lane)
+
+    def leave(self, lane: Lane) -> None:
         """Gives the handle back as soon as that is safe: nothing that was received may be undone."""
         assert lane.leaving is not None
         close = lane.leaving.close
@@ -180,115 +161,108 @@ class Answers(Stepping):
             return
         if lane.phase is LanePhase.WAITING:
             if not lane.session_id or not (close or lane.owes):
-                self._end_lane(lane, SessionClosedError("closed here"), effects)
+                self._steps.end(lane, SessionClosedError("closed here"))
                 return
-            self._bind(lane, effects)
+            self._bindings.bind(lane)
         if lane.phase is LanePhase.WAITING or (lane.owes and not close):
             return
         lane.advance(LaneEvent.LEAVE)  # an Unbind may follow its Bind at once
-        self._send_unbind(lane, effects, close=close)
+        self._bindings.unbind(lane, close=close)
 
     # -- steps
 
-    def _on_outputs(self, result: pb.BlockResult, effects: Effects) -> None:
+    def _on_outputs(self, result: pb.BlockResult) -> None:
         data = np.frombuffer(result.outputs, np.uint8)
-        rows = data.reshape(len(result.handles), result.steps, -1)
-        if not self._fill_whole(result, rows):
-            for place, (handle, first) in enumerate(
-                zip(result.handles, result.first_seqs, strict=True)
-            ):
-                self._fill_row(self._lanes.get(handle), first, place, rows, effects)
+        self._steps.fill(result, data.reshape(len(result.handles), result.steps, -1))
         touched = []
         for handle in result.handles:
-            lane = self._lanes.get(handle)
+            lane = self._bindings.lanes.get(handle)
             if lane is not None and lane.listens:
                 touched.append(lane)
-                self._settle(lane, effects)
-        self._flush([lane.unsent[0] for lane in touched if lane.unsent], effects)
-        effects.send.extend(acknowledgement(touched))
+                self._steps.settle(lane)
+        self._steps.flush([lane.unsent[0] for lane in touched if lane.unsent])
+        send_due_acks(self._link, touched)
 
-    def _on_durable(self, durable: pb.Durable, effects: Effects) -> None:
+    def _on_durable(self, durable: pb.Durable) -> None:
         for handle, seq in zip(durable.handles, durable.durables, strict=True):
-            lane = self._lanes.get(handle)
+            lane = self._bindings.lanes.get(handle)
             if lane is None or not lane.listens:
                 continue
-            lane.durable = max(lane.durable, seq)
+            lane.durable_at(seq)
             lane.store_fault = None
-            lane.forget()
-            if lane.journal is not None:
-                lane.journal.durable_at(lane.durable)
+            lane.log.forget(lane.cursors)
             if lane.leaving is not None:
-                self._leave(lane, effects)
-            if lane.unsent:
-                self._flush([lane.unsent[0]], effects)
+                self.leave(lane)
+            self._steps.flush([*lane.unsent][:1])
 
     # -- refusals
 
-    def _on_failure(self, failure: pb.Failure, effects: Effects) -> None:
+    def _on_failure(self, failure: pb.Failure) -> None:
         handles = failure.handles or (failure.handle,)
         seqs = failure.seqs or (failure.seq,)
         for handle, seq in zip(handles, seqs, strict=True):
-            self._on_failure_of(handle, seq, error_of(failure.status, seq=seq), effects)
+            self._on_failure_of(handle, seq, error_of(failure.status, seq=seq))
 
-    def _on_failure_of(self, handle: int, seq: int, error: CarouselError, effects: Effects) -> None:
+    def _on_failure_of(self, handle: int, seq: int, error: CarouselError) -> None:
         if handle == 0:
             _check_names_none(error)
             return
-        lane = self._lanes.get(handle)
+        lane = self._bindings.lanes.get(handle)
         if lane is None:  # it has just ended, and Unbound has said why
             return
-        if lane.phase in IN_FLIGHT and seq == 0:
+        if lane.binds and seq == 0:
             if not isinstance(error, HandleNotBoundError):  # that is of an Unbind before it
-                self._bind_refused(lane, error, effects)
+                self._on_bind_refused(lane, error)
         elif lane.phase is LanePhase.CLOSING and seq == 0:
-            self._on_taken_away(lane, error, effects)
+            self._on_taken_away(lane, error)
         elif lane.listens and STORE_WAITS in error.metadata:
             lane.store_fault = error  # no step is refused: they wait, and so does the lane
-        elif lane.listens and seq <= lane.sent:
-            self._refused(lane, seq, error, effects)
+        elif lane.listens and seq <= lane.cursors.sent:
+            self._on_step_refused(lane, seq, error)
 
-    def _bind_refused(self, lane: Lane, error: CarouselError, effects: Effects) -> None:
+    def _on_bind_refused(self, lane: Lane, error: CarouselError) -> None:
         newest = error.metadata.get("attach_id", "")
         if isinstance(error, SupersededError) and newest.isdecimal() and not lane.retried:
             lane.retried = True
-            if (
-                lane.binding is not None
-            ):  # the clocks differ: the application asks later than that one
-                lane.attach_id = self._major(int(newest) >> ATTACH_BITS) << ATTACH_BITS
+            if lane.binding is not None:  # the clocks differ: this application asked later
+                self._bindings.rename(lane, int(newest))
                 lane.advance(LaneEvent.PUT_OFF)
-                self._bind(lane, effects)
+                self._bindings.bind(lane)
                 return
-        if lane.bound_before and isinstance(error, SessionNotFoundError):
+        if lane.facts.bound and isinstance(error, SessionNotFoundError):
             error = not_found(lane, error)
-        first = lane.binding is not None and not lane.bound_before
-        if error.retryable and self._policy.mends and not first:
-            self._come_again(lane, LaneEvent.PUT_OFF, error)
+        first = lane.binding is not None and not lane.facts.bound
+        if error.retryable and self._link.policy.mends and not first:
+            self._bindings.put_off(lane, LaneEvent.PUT_OFF, error)
         else:
-            self._end_lane(lane, error, effects)
+            self._steps.end(lane, error)
 
-    def _refused(self, lane: Lane, seq: int, error: CarouselError, effects: Effects) -> None:
+    def _on_step_refused(self, lane: Lane, seq: int, error: CarouselError) -> None:
         """A step will not run: it fails, or it was accepted before, or the session outlives that."""
-        again = 0 < seq <= lane.resent
+        cursors = lane.cursors
+        again = 0 < seq <= cursors.resent
         # A lane leaves no gap, so the session went back: its next Bound says how far (R9).
-        went_back = lane.tracks_durable and error.reason == "SEQUENCE_GAP" and lane.failing is None
+        went_back = (
+            cursors.tracks_durable and error.reason == "SEQUENCE_GAP" and lane.failing is None
+        )
         # What names no step is a Replay: the steps have run, so none of them has failed.
-        outlived = seq == 0 or (lane.tracks_durable and error.reason in PASSING)
+        outlived = seq == 0 or (cursors.tracks_durable and error.reason in PASSING)
         passes = went_back or (error.retryable and (again or outlived))
-        if passes and self._policy.mends:
+        if passes and self._link.policy.mends:
             if lane.phase is LanePhase.BOUND:
-                self._come_again(lane, LaneEvent.HOLD, error)
+                self._bindings.put_off(lane, LaneEvent.HOLD, error)
             return
         if lane.phase is LanePhase.HELD:
             return
-        if again and (seq <= lane.received or not _waited_for(lane, seq)):
+        if again and (seq <= cursors.received or not _waited_for(lane, seq)):
             # The session is not the one that took this step, or an earlier process sent it.
-            if lane.journal is not None and seq > lane.received:
+            if lane.journal is not None and seq > cursors.received:
                 lane.journal.withdraw(seq)
-            self._abandon(lane, error, effects)
+            self._steps.abandon(lane, error)
             return
         if lane.failing is None or seq < lane.failing[0]:
             lane.failing = (seq, error)
-        self._fail_if_due(lane, effects)
+        self._steps.fail_if_due(lane)
 
 
 def _check_names_none(error: CarouselError) -> None:

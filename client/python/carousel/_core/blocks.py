@@ -10,8 +10,10 @@ from google.protobuf.duration_pb2 import Duration
 from carousel._errors import MessageTooLargeError
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .lane import Kept, Lane
+from .cursors import SentInputs
+from .lane import Intake, Lane
 from .lifecycle import LanePhase
+from .link import Link
 from .tickets import StepTicket
 
 ENVELOPE_BYTES = 256
@@ -28,7 +30,7 @@ def duration(seconds: float) -> Duration:
     return result
 
 
-def next_block(ticket: StepTicket, max_message_bytes: int) -> pb.AttachRequest | None:
+def next_block(ticket: StepTicket, max_message_bytes: int) -> pb.Block | None:
     """The next part of a ticket that may be sent now; None if it must wait or is all sent.
 
     Raises:
@@ -46,12 +48,12 @@ def next_block(ticket: StepTicket, max_message_bytes: int) -> pb.AttachRequest |
     for place, lane in enumerate(lanes):
         if lane.journal is not None:
             data = np.frombuffer(block.inputs, np.uint8).reshape(len(lanes), steps, -1)
-            lane.journal.inputs(lane.sent + 1, data[place])
+            lane.journal.inputs(lane.cursors.sent + 1, data[place])
     ticket.sent_steps += steps
     for place, lane in enumerate(lanes):
-        lane.sent += steps
-        lane.kept.append(Kept(lane.sent - steps + 1, lane.sent, place, block))
-    return pb.AttachRequest(block=block)
+        first, lane.cursors.sent = lane.cursors.sent + 1, lane.cursors.sent + steps
+        lane.log.inputs.append(SentInputs(first, lane.cursors.sent, place, block))
+    return block
 
 
 def steps_per_message(sessions: int, row_bytes: int, max_message_bytes: int) -> int:
@@ -69,34 +71,33 @@ def steps_per_message(sessions: int, row_bytes: int, max_message_bytes: int) -> 
     return steps
 
 
-def acknowledgement(lanes: Sequence[Lane]) -> list[pb.AttachRequest]:
-    """Tells what was received where no block will do so soon and the server keeps half a window."""
+def send_due_acks(link: Link, lanes: Sequence[Lane]) -> None:
+    """Confirms outputs where no block will do so soon and the server keeps half a window."""
     due = [
         lane
         for lane in lanes
         if lane.phase is LanePhase.BOUND  # a fence may have taken its handle just now
         and not lane.unsent
-        and (lane.received - lane.told) * 2 >= lane.window
+        and (lane.cursors.received - lane.cursors.acked) * 2 >= lane.cursors.window
     ]
-    return acks_of(due)
+    send_acks(link, due)
 
 
-def acks_of(lanes: Sequence[Lane]) -> list[pb.AttachRequest]:
-    """Tells what was received, and has been told by this activation of the session."""
-    if not lanes:
-        return []
-    due = [lane for lane in lanes if lane.ackable > lane.told]
+def send_acks(link: Link, lanes: Sequence[Lane]) -> None:
+    """Confirms the outputs that were received, and were told by this activation of the session."""
+    due = [lane for lane in lanes if lane.cursors.ackable > lane.cursors.acked]
     if not due:
-        return []
+        return
     for lane in due:
-        lane.told = lane.ackable
-    acks = pb.Acks(handles=[lane.handle for lane in due], acks=[lane.told for lane in due])
-    return [pb.AttachRequest(acks=acks)]
+        lane.cursors.acked = lane.cursors.ackable
+    acks = [lane.cursors.acked for lane in due]
+    link.send(acks=pb.Acks(handles=[lane.handle for lane in due], acks=acks))
 
 
-def ask_again(lane: Lane) -> pb.AttachRequest:
-    """For the outputs that the server still keeps."""
-    return pb.AttachRequest(replay=pb.Replay(handle=lane.handle))
+def ask_again(link: Link, lane: Lane) -> None:
+    """Asks for the outputs that the server still keeps."""
+    lane.intake = Intake.REPLAYING
+    link.send(replay=pb.Replay(handle=lane.handle))
 
 
 def _steps_now(ticket: StepTicket, lanes: Sequence[Lane]) -> int:
@@ -108,9 +109,10 @@ def _steps_now(ticket: StepTicket, lanes: Sequence[Lane]) -> int:
             return 0
         if not lane.unsent or lane.unsent[0] is not ticket:
             return 0
-        if lane.room < min(left, max(lane.window // 4, 1)):
+        room, window = lane.cursors.room, lane.cursors.window
+        if room < min(left, max(window // 4, 1)):
             return 0
-        steps = min(steps, lane.room, max(lane.window // 2, 1))
+        steps = min(steps, room, max(window // 2, 1))
     return steps
 
 
@@ -121,14 +123,14 @@ def _block_of(ticket: StepTicket, lanes: Sequence[Lane], steps: int) -> pb.Block
         part = part[[i for i in range(len(ticket.lanes)) if i not in ticket.errors]]
     block = pb.Block(
         handles=[lane.handle for lane in lanes],
-        first_seqs=[lane.sent + 1 for lane in lanes],
+        first_seqs=[lane.cursors.sent + 1 for lane in lanes],
         steps=steps,
         inputs=part.tobytes(),
     )
-    if any(lane.received > lane.told for lane in lanes):
-        for lane in lanes:
-            lane.told = lane.received if lane.heard is None else lane.ackable
-        block.acks.extend([lane.told for lane in lanes])
+    if any(lane.cursors.received > lane.cursors.acked for lane in lanes):
+        for cursors in [lane.cursors for lane in lanes]:
+            cursors.acked = cursors.received if cursors.heard is None else cursors.ackable
+            block.acks.append(cursors.acked)
     if ticket.timeout_s is not None:
         block.timeout.CopyFrom(duration(ticket.timeout_s))
     return block

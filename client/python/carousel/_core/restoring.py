@@ -7,8 +7,9 @@ import numpy as np
 from carousel._error_bases import JournalError
 from carousel_protos.v1 import carousel_pb2 as pb
 
+from .cursors import ReceivedOutputs, SentInputs
 from .journal import Journal
-from .lane import Kept, KeptOutputs, Lane
+from .lane import Intake, Lane
 from .tickets import StepTicket
 
 
@@ -44,22 +45,23 @@ def journaled_target(
 
 def restore(journal: Journal, lane: Lane) -> None:
     """Gives a new lane the cursors, inputs and outputs of a journal."""
-    lane.journal, lane.careful = journal, True
+    lane.journal, lane.intake = journal, Intake.CHECKED
     if not journal.was_bound:
         return
-    lane.bound_before = True
-    lane.session_id, lane.epoch = journal.session_id, max(lane.epoch, journal.epoch)
-    lane.identity, lane.execution_class = journal.identity, journal.execution_class
-    lane.tracks_durable, lane.durable = journal.tracked, journal.durable
-    lane.sent, lane.received = journal.submitted, journal.received
-    lane.next_seq = journal.submitted + 1
+    lane.session_id = journal.session_id
+    facts, cursors = lane.facts, lane.cursors
+    facts.bound, facts.epoch = True, max(facts.epoch, journal.epoch)
+    facts.identity, facts.execution_class = journal.identity, journal.execution_class
+    cursors.tracks_durable, cursors.durable = journal.tracked, journal.durable
+    cursors.sent, cursors.received = journal.submitted, journal.received
+    cursors.next_seq = journal.submitted + 1
     for part in journal.parts_in:
         block = pb.Block(handles=[lane.handle], steps=len(part.rows), inputs=part.rows.tobytes())
-        lane.kept.append(Kept(part.first, part.last, 0, block))
+        lane.log.inputs.append(SentInputs(part.first, part.last, 0, block))
     if journal.tracked:
         for part in journal.parts_out:
-            lane.outputs.append(KeptOutputs(part.first, part.last, 0, part.rows[None]))
-    lane.forget()
+            lane.log.outputs.append(ReceivedOutputs(part.first, part.last, 0, part.rows[None]))
+    lane.log.forget(cursors)
 
 
 def replay(journal: Journal, lane: Lane, output_row_bytes: int) -> tuple[StepTicket, bool]:
@@ -76,7 +78,7 @@ def replay(journal: Journal, lane: Lane, output_row_bytes: int) -> tuple[StepTic
             rows = part.rows[begin - part.first : end - part.first + 1]
             ticket.outputs[0, begin - first : end - first + 1] = rows
     journal.restored_to = journal.taken
-    complete = lane.received >= last
+    complete = lane.cursors.received >= last
     if not complete:
         lane.tickets.appendleft(ticket)
     return ticket, complete

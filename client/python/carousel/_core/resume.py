@@ -11,7 +11,8 @@ from carousel._error_bases import CarouselError, ReplayDivergedError
 from carousel._errors import DataLossError, SupersededError
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .lane import UNTRACKED, Lane, identity_of
+from .cursors import UNTRACKED
+from .lane import Intake, Lane, identity_of
 from .tickets import Rows
 
 _SAME_INSTANT_S = 0.001
@@ -21,20 +22,21 @@ _SAME_INSTANT_S = 0.001
 def obstacle(lane: Lane, session: pb.Session) -> CarouselError | None:
     """Why a lane cannot go on with the session that was bound again; None if it can."""
     seed, created_at_s = identity_of(session)
-    known_seed, known_s = lane.identity
-    if lane.identity != (0, 0.0) and (
+    known_seed, known_s = lane.facts.identity
+    if lane.facts.identity != (0, 0.0) and (
         seed != known_seed or abs(created_at_s - known_s) > _SAME_INSTANT_S
     ):
         return DataLossError(
             f"session {lane.session_id} is another one now: the one that was bound here is lost"
         )
-    moves_itself = lane.generations > 0 or lane.adopts or lane.leaving is not None
-    if session.applied > lane.sent and not moves_itself:
+    sent, generations = lane.cursors.sent, lane.generations
+    moves_itself = generations.running > 0 or generations.left or lane.leaving is not None
+    if session.applied > sent and not moves_itself:
         return SupersededError(
-            f"step {session.applied} of session {lane.session_id} has run, but only {lane.sent} were "
+            f"step {session.applied} of session {lane.session_id} has run, but only {sent} were "
             "sent from here: another client has stepped it meanwhile"
         )
-    owed_from = lane.kept[0].first if lane.kept else lane.sent + 1
+    owed_from = lane.log.inputs[0].first if lane.log.inputs else sent + 1
     if session.applied + 1 < owed_from:
         return _lost(lane, session, owed_from)
     return None
@@ -53,53 +55,50 @@ def _lost(lane: Lane, session: pb.Session, owed_from: int) -> DataLossError:
 def not_found(lane: Lane, error: CarouselError) -> CarouselError:
     """The error for a session that was bound here before and is not there any more."""
     text = f"session {lane.session_id} is not there any more: the store has lost it"
-    if not lane.tracks_durable:
+    if not lane.cursors.tracks_durable:
         text = f"session {lane.session_id} was lost with its server: it was opened with durability none"
     return DataLossError(text, request_id=error.request_id)
 
 
 def take_up(lane: Lane, session: pb.Session) -> None:
     """Takes the cursors of a session that is bound again. R8: first prunes, so that the window is open."""
-    applied = session.applied
+    applied, cursors = session.applied, lane.cursors
     lane.take_facts(session)
-    lane.forget()
-    lane.replaying = False
-    if lane.adopts:
-        lane.adopts = False
-        if applied >= lane.sent:
-            lane.unread = 0
+    lane.log.forget(cursors)
+    if lane.generations.left:
+        lane.generations.left = False
+        if applied >= cursors.sent:
+            cursors.unread = 0
             lane.move_to(applied)
-    if applied < lane.received:
-        lane.heard = applied
-    lane.careful = True
-    lane.resent = lane.sent
+    if applied < cursors.received:
+        cursors.heard = applied
+    lane.intake = Intake.CHECKED
+    cursors.resent = cursors.sent
 
 
-def owed_blocks(lane: Lane, applied: int) -> list[pb.AttachRequest]:
+def owed_blocks(lane: Lane, applied: int) -> list[pb.Block]:
     """Blocks with the inputs of the steps that were sent and have not run."""
-    last = lane.sent if lane.failing is None else min(lane.sent, lane.failing[0] - 1)
-    requests = []
-    for kept in lane.kept:
+    sent = lane.cursors.sent
+    last = sent if lane.failing is None else min(sent, lane.failing[0] - 1)
+    blocks = []
+    for kept in lane.log.inputs:
         begin, end = max(kept.first, applied + 1), min(kept.last, last)
         if begin > end:
             continue
-        sent = kept.block
-        data = np.frombuffer(sent.inputs, np.uint8).reshape(len(sent.handles), sent.steps, -1)
-        rows = data[kept.place, begin - kept.first : end - kept.first + 1]
-        block = pb.Block(
-            handles=[lane.handle],
-            first_seqs=[begin],
-            steps=end - begin + 1,
-            inputs=rows.tobytes(),
+        block = kept.block
+        data = np.frombuffer(block.inputs, np.uint8).reshape(len(block.handles), block.steps, -1)
+        inputs = data[kept.place, begin - kept.first : end - kept.first + 1].tobytes()
+        steps = end - begin + 1
+        blocks.append(
+            pb.Block(handles=[lane.handle], first_seqs=[begin], steps=steps, inputs=inputs)
         )
-        requests.append(pb.AttachRequest(block=block))
-    return requests
+    return blocks
 
 
 def compare(lane: Lane, first: int, rows: Rows) -> tuple[int, ReplayDivergedError | None]:
     """Compares outputs that came again: how many could be compared, and what is wrong if any differ."""
     compared = 0
-    for kept in lane.outputs:
+    for kept in lane.log.outputs:
         begin, end = max(kept.first, first), min(kept.last, first + len(rows) - 1)
         if begin > end:
             continue
@@ -122,6 +121,7 @@ def _alike(lane: Lane, before: Rows, again: Rows) -> bool:
 
 def _diverged(lane: Lane, seq: int) -> ReplayDivergedError:
     text = f"the output of step {seq} of session {lane.session_id} came again differently"
-    if lane.former_class != "":
-        text += f"; it was computed by {lane.former_class!r}, and now by {lane.execution_class!r}"
+    facts = lane.facts
+    if facts.former_class != "":
+        text += f"; it was computed by {facts.former_class!r}, and now by {facts.execution_class!r}"
     return ReplayDivergedError(text, seq=seq)
