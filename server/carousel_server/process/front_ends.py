@@ -1,4 +1,4 @@
-"""The wire in processes of its own: started, linked to the engines, and started again if they die."""
+"""The wire in processes of its own, which are linked to the engines and restarted if they die."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
 _SHORT_LIFE_S = 5.0
-"""One that dies sooner would die again."""
+"""A front end that dies sooner is not replaced, since the next one would die too."""
 _EXIT_WITHIN_S = 5.0
 _SILENT_S = 15.0
-"""A front end tells of its calls a few times a second; one that is silent for so long does not move."""
+"""A front end reports its calls a few times a second. One that is silent for so long is replaced."""
 _START_WITHIN_S = 60.0
 _ANSWER_WITHIN_S = 5.0
-"""For a verb, on top of the grace that it is given."""
+"""Time-out of a request, in addition to its own grace."""
 
 
 class FrontEnds:
-    """Several front ends on one port; has the verbs of a `WireServer`. On the loop.
+    """Several front ends on one port, with the methods of a `WireServer`. Used on the event loop.
 
     Attributes:
-        port: where they listen.
-        failed: why there is no hope, or "".
+        port: the port of all front ends.
+        failed: why no front end can be started any more, or "".
     """
 
     def __init__(self, count: int, *, log_level: str, log_format: str) -> None:
-        """Starts the processes: they load the wire while the engines load their models."""
+        """Starts the processes. They load the wire while the engines load their models."""
         self._log = log_level, log_format
         self._processes = [_Process() for _ in range(count)]
         self._begin: Callable[[_Process], _Linked]
@@ -52,7 +52,7 @@ class FrontEnds:
         self._linked: list[_Linked] = []
         self._watch: asyncio.Task[None] | None = None
         self._again: set[asyncio.Task[None]] = set()
-        # Set once the server drains: nobody is replaced any more.
+        # Set when the server drains. Then no front end is replaced.
         self._ending = False
         self.port = 0
         self.failed = ""
@@ -64,20 +64,20 @@ class FrontEnds:
         metrics: WireMetrics,
         replaced: Callable[[], None],
     ) -> None:
-        """Listens. `replaced` is called whenever one that died is about to be.
+        """Makes all front ends listen. `replaced` is called for each one that died and is replaced.
 
         Raises:
             ListenError: the address cannot be listened on.
         """
         models = [engine.model for engine in catalog.engines()]
         shared_port = len(self._processes) > 1
-        if shared_port:  # then they look at nothing themselves, since they share with each other
+        if shared_port:  # they cannot check the address themselves, since they share it
             check_address(options.host, options.port)
         greeting = Greeting(models, replace(options, shared_port=shared_port), *self._log)
         shared = SharedMetrics(metrics)
         self._replaced = replaced
         self._begin = partial(_Linked, catalog, greeting, shared, self._died)
-        for process in tuple(self._processes):  # the first finds the port that all take
+        for process in tuple(self._processes):  # the first one finds the port of all
             await self._link(process)
         self._watch = asyncio.create_task(self._look_after(catalog))
 
@@ -88,12 +88,12 @@ class FrontEnds:
         self.port = await linked.start(self.port)
 
     async def drain(self, grace_s: float) -> None:
-        """Lets nothing new begin and tells everybody; what was accepted goes on."""
+        """Refuses new calls and sends Drain to all streams. Accepted work continues."""
         self._ending = True
         await self._all("drain", grace_s, _ANSWER_WITHIN_S)
 
     async def stop(self, grace_s: float) -> None:
-        """Ends the streams after what they have ready, waits for calls until `grace_s`, then cuts."""
+        """Ends the streams after their queued messages. Cancels calls that run longer than `grace_s`."""
         self._ending = True
         if self._watch is not None:
             self._watch.cancel()
@@ -105,7 +105,7 @@ class FrontEnds:
         await asyncio.gather(*(asyncio.to_thread(process.end) for process in self._processes))
 
     async def _all(self, verb: str, grace_s: float, most_s: float) -> None:
-        """Has all do something; ends the link to one that does not answer."""
+        """Sends a request to all front ends. Ends the link to one that does not answer."""
 
         async def told(one: _Linked) -> None:
             try:
@@ -117,18 +117,18 @@ class FrontEnds:
         await asyncio.gather(*map(told, tuple(self._linked)))
 
     async def _look_after(self, catalog: CatalogPort) -> None:
-        """Tells which engines are healthy, and ends front ends that do not move any more."""
+        """Sends the health of the engines, and ends front ends that no longer report."""
         while True:
             healthy = [engine.healthy for engine in catalog.engines()]
             for one in tuple(self._linked):
                 one.tell_health(healthy, catalog.store_fault)
                 if one.silent_s > _SILENT_S:
-                    log.error("a front end has said nothing for %g s", _SILENT_S)
+                    log.error("a front end has not reported for %g s", _SILENT_S)
                     one.process.kill()
             await asyncio.sleep(_LOOK_S)
 
     def _died(self, dead: _Linked) -> None:
-        """A front end is gone though nobody has asked; its clients connect again, to the next one."""
+        """Replaces a front end that has died. Its clients connect again, to the next one."""
         if dead in self._linked:
             self._linked.remove(dead)
             self._processes.remove(dead.process)
@@ -144,7 +144,7 @@ class FrontEnds:
         if short_lived:
             self.failed = f"a front end ended with code {code} soon after its start"
             return
-        log.error("a front end has ended with code %s: another takes its place", code)
+        log.error("a front end has ended with code %s; another is started", code)
         self._replaced()
         try:
             process = _Process()
@@ -162,17 +162,17 @@ class _Process:
         self.end_of_link, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                # -P: what lies in the working directory is not part of the server.
-                [sys.executable, "-P", "-m", "carousel_server.front_end", str(theirs.fileno())],
+                # -P: files in the working directory are not part of the server.
+                [sys.executable, "-P", "-m", "carousel_server.process.front_end", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C at a terminal is for the server
+                process_group=0,  # the server handles Ctrl-C at a terminal
             )  # fmt: skip
 
     def kill(self) -> None:
         self._process.kill()
 
     def wait(self) -> int:
-        """The exit code of a process whose end of the link is gone."""
+        """The exit code of a process whose link has ended."""
         try:
             return self._process.wait(_EXIT_WITHIN_S)
         except subprocess.TimeoutExpired:
@@ -180,7 +180,7 @@ class _Process:
             return self._process.wait()
 
     def end(self) -> None:
-        """Ends the process, whose link may never have been used."""
+        """Ends the process. Its link may not have been used."""
         self.end_of_link.close()
         self.wait()
 
@@ -203,7 +203,7 @@ class _Linked:
         self._died = died
         self._pipe: Pipe | None = None
         self._back: Back
-        # What it knows of the health of engines and store; None before it listens.
+        # The health of engines and store as it was sent last. None before it listens.
         self._health: tuple[list[bool], str | None] | None = None
         self._done: dict[str, asyncio.Future[Any]] = {}
         self._listens_since_s: float | None = None
@@ -212,40 +212,42 @@ class _Linked:
 
     @property
     def listened_s(self) -> float:
-        """For how long it has listened."""
+        """Seconds since it listens."""
         since = self._listens_since_s
         return 0.0 if since is None else time.monotonic() - since
 
     @property
     def silent_s(self) -> float:
-        """For how long it has said nothing; 0 before it listens."""
+        """Seconds since its last report. 0 before it listens."""
         return 0.0 if self._listens_since_s is None else time.monotonic() - self._heard_s
 
     async def connect(self) -> None:
-        """Takes up the link."""
+        """Connects the link."""
         self._pipe = await connect(self.process.end_of_link, self._take, self._lost)
         self._back = Back(self._catalog, self._pipe.post)
 
     async def start(self, port: int) -> int:
-        """Has it listen; `port` 0 leaves the port to the options. Returns the port.
+        """Makes it listen. `port` 0 uses the port of the options. Returns the port.
 
         Raises:
-            ListenError: it cannot.
+            ListenError: it cannot listen.
         """
         options = self._greeting.options
         greeting = replace(self._greeting, options=replace(options, port=port or options.port))
         try:
             answer = await asyncio.wait_for(self.ask("start", greeting), _START_WITHIN_S)
         except TimeoutError:
-            answer = f"a front end did not listen within {_START_WITHIN_S:g} s\nsee the log"
+            answer = f"a front end did not listen within {_START_WITHIN_S:g} s\nsee the log for the cause"
         if isinstance(answer, int):
             self._health = [], None
             self._listens_since_s = self._heard_s = time.monotonic()
             return answer
-        raise ListenError(answer or "the front end has ended before it listened\nsee the log")
+        raise ListenError(
+            answer or "the front end ended before it listened\nsee the log for the cause"
+        )
 
     async def ask(self, verb: str, argument: object) -> Any:
-        """Has it do something; returns the answer, None if it is gone."""
+        """Sends a request. Returns the answer, or None if the front end has ended."""
         assert self._pipe is not None, "connect first"
         if self._gone:
             return None
@@ -254,14 +256,14 @@ class _Linked:
         return await done
 
     def tell_health(self, healthy: list[bool], store_fault: str | None) -> None:
-        """Says which engines are healthy, and what ails the store, if that has changed."""
+        """Sends the health of engines and the store's fault, if they have changed."""
         now = (healthy, store_fault)
         if self._pipe is not None and self._health is not None and now != self._health:
             self._health = now
             self._pipe.post("healthy", *now)
 
     def close(self) -> None:
-        """Ends the link, and with it the process."""
+        """Ends the link, which ends the process."""
         if self._pipe is not None:
             self._pipe.close()
 
