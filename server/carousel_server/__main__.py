@@ -1,6 +1,6 @@
-"""`python -m carousel_server --key value …`: the server without the command line's niceties.
+"""`python -m carousel_server --key value …`: starts a server. Every setting is a flag.
 
-Every setting is a flag; `carousel serve` is the door for people.
+`carousel serve` does the same with more help.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from carousel_server.process.config_sources import load_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Reads the flags, serves, returns the exit code."""
+    """Runs a server with the settings of the flags. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m carousel_server", argument_default=argparse.SUPPRESS, allow_abbrev=False
     )

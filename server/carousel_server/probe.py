@@ -1,6 +1,6 @@
-"""`python -m carousel_server.probe`: asks the server in this container whether it is ready, or alive.
+"""`python -m carousel_server.probe`: checks whether the server in this container is ready, or alive.
 
-For images without curl. It imports nothing but the standard library, so that a probe costs little.
+It is for images without curl. It imports only the standard library, so that a probe is cheap.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import sys
 from collections.abc import Mapping, Sequence
 
 TIMEOUT_S = 4.0
-"""Shorter than what orchestrators give a probe."""
+"""Time-out, shorter than those of orchestrators."""
 
 _DEFAULT_PORT = "9464"
 _ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-"""Addresses that a server listens on and no client can name."""
+"""Addresses that a server can listen on, with the address for its clients."""
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Prints what /readyz says, or /livez for the argument "livez"; returns 0 if all is well, else 1.
+    """Prints the answer of /readyz, or of /livez for the argument "livez". Returns 0 if it is ok, else 1.
 
-    The endpoint is where CAROUSEL_METRICS_HOST and CAROUSEL_METRICS_PORT say.
+    CAROUSEL_METRICS_HOST and CAROUSEL_METRICS_PORT have the address of the endpoint.
     """
     path = arguments[0] if arguments else "readyz"
     if path not in ("readyz", "livez"):

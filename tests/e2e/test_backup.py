@@ -33,7 +33,7 @@ def test_a_copy_is_restored_and_sessions_go_on(models_dir: Path, tmp_path: Path)
         assert told == {"file": str(copied), "sessions": 2, "bytes": copied.stat().st_size}
         np.testing.assert_array_equal(ahead.steps(X[10:15]), expected[10:15])
         again = carousel("store", "backup", f"sqlite:{store}", str(copied))
-        assert (again.returncode, "is there already" in again.stderr) == (2, True)
+        assert (again.returncode, "exists already" in again.stderr) == (2, True)
         epoch = ahead.info().epoch
         port = server.port
         server.stop()

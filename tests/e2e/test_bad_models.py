@@ -86,7 +86,7 @@ def test_config_check_finds_it(folder: Path) -> None:
     given = ("--set", f"models={folder}", "--set", "port=0", "--set", "metrics-port=0")
     done = carousel("config", "check", *given, "--set", "store=postgres://db")
     assert done.returncode == 2
-    assert "store: the store is of no known kind" in done.stderr
+    assert "store: the kind of store is unknown" in done.stderr
     assert "models: " in done.stderr
     assert "fix: copy the package again" in done.stderr
     assert "valid" not in done.stdout

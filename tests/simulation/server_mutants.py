@@ -28,8 +28,8 @@ from carousel_server.rows.slab import Slab
 from carousel_server.rows.slots import Slots
 from carousel_server.rows.snapshots import Snapshots
 from carousel_server.rows.tokens import TokenOutbox
-from carousel_server.store.leftovers import Leftovers
 from carousel_server.store.memory import MemoryStore
+from carousel_server.store.unfinished import UnfinishedRequests
 from carousel_server.wire import parking, stream
 from carousel_server.wire.stream import Stream
 
@@ -364,7 +364,7 @@ SERVER_MUTANTS = [
     Mutant(
         "What the store did and never told stays as it is",
         "leases",
-        lambda p: p.put(Leftovers, "failed", lambda _self, _request: None),
+        lambda p: p.put(UnfinishedRequests, "failed", lambda _self, _request: None),
     ),
     Mutant("Sessions stay held after their lease has lapsed", "leases", _keeps_lapsed),
     Mutant("A new binding is told before the commit's listeners", "replay", _wakes_binder_first),

@@ -117,14 +117,14 @@ def test_what_a_killed_server_left_is_copied_too(store: SqliteStore, path: Path)
 
 def test_what_cannot_be_copied_is_named(store: SqliteStore, path: Path, tmp_path: Path) -> None:
     (tmp_path / "there.db").write_text("mine")
-    assert "is there already" in refusal(path, tmp_path / "there.db")
+    assert "exists already" in refusal(path, tmp_path / "there.db")
     assert (tmp_path / "there.db").read_text() == "mine"
     assert "there is no store" in refusal(tmp_path / "none.db", tmp_path / "copy.db")
     assert not (tmp_path / "none.db").exists()
     assert f"no folder {tmp_path / 'nowhere'}" in refusal(path, tmp_path / "nowhere" / "copy.db")
     assert "cannot write" in refusal(path, tmp_path / ("long" * 99))
     (tmp_path / "text.db").write_text("this is no database, but some text" * 100)
-    assert "is no store" in refusal(tmp_path / "text.db", tmp_path / "copy.db")
+    assert "is not a store" in refusal(tmp_path / "text.db", tmp_path / "copy.db")
 
 
 def test_a_server_that_takes_no_requests_is_named(store: SqliteStore, path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_server_that_takes_no_requests_is_named(store: SqliteStore, path: Path
 def test_a_copy_that_is_cut_off_leaves_nothing(store: SqliteStore, path: Path) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(StoreError, match="the server ends"):
+    with pytest.raises(StoreError, match="the server is shutting down"):
         copy(store._db, path.with_name("copy.db"), stop)
     assert not list(path.parent.glob("copy.db*"))
 
@@ -170,7 +170,7 @@ def test_a_path_that_is_too_long_for_a_socket_starts_all_the_same(tmp_path: Path
         ("unix:///run/redis.sock", "BGSAVE"),
         ("memory", "--store sqlite:FILE"),
         ("", "--store sqlite:FILE"),
-        ("postgres://u:hunter2@host/db", "of no known kind"),
+        ("postgres://u:hunter2@host/db", "kind of store is unknown"),
         ("sqlite", "sqlite"),
     ],
 )

@@ -103,7 +103,7 @@ def test_another_programs_database_is_refused(path: Path) -> None:
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, os.urandom(8192)])
 def test_garbage_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    assert "no store, or is damaged" in refusal(path)
+    assert "not a store, or is damaged" in refusal(path)
     assert path.read_bytes() == content
 
 
@@ -224,7 +224,7 @@ def test_a_disk_that_is_full_at_the_start_says_its_fix(tmp_path: Path, room_kib:
             SqliteStore(tmp_path / "sessions.db")
         cause, fix = str(error.value).splitlines()
         assert "no space is left" in cause
-        assert fix == "free some, or name a file elsewhere"
+        assert fix == "free some space, or name a file on another disk"
         (tmp_path / "ballast").unlink()
         SqliteStore(tmp_path / "sessions.db").close()
     finally:

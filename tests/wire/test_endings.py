@@ -133,7 +133,7 @@ async def test_a_thread_that_hangs_in_the_device_cannot_hold_the_process(models_
         code = await asyncio.to_thread(process.wait, PROMPT_S)
         err = process.stderr.read()
     assert code == 1
-    for said in ("model lstm is unhealthy", "left behind: engine-lstm"):
+    for said in ("model lstm is unhealthy", "threads still running: engine-lstm"):
         assert said in err
 
 

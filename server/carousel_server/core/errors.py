@@ -1,4 +1,4 @@
-"""The one exception that crosses rooms: a refusal or failure with a reason from the registry."""
+"""The exception of all rooms: a refusal or failure with a reason from the registry."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from carousel_protos.errors import ERRORS, ErrorSpec
 log = logging.getLogger(__name__)
 
 STORE_WAITS = "accepted"
-"""Metadata of a STORE_UNAVAILABLE that refuses nothing: the first step that waits for the store. It has run,
-and is tried again.
+"""Metadata of a STORE_UNAVAILABLE that refuses nothing: the first step that waits for the store.
+
+That step has run. Its commit is tried again.
 """
 
 
@@ -20,12 +21,12 @@ class CarouselError(Exception):
     """A refusal or failure that a client will see.
 
     Attributes:
-        spec: the registry's entry; says code, meaning and fix.
-        message: what happened here, for the caller's eyes: no paths, no addresses, no traceback.
+        spec: the registry's entry, with code, meaning and fix.
+        message: what happened, for the caller. It has no paths, no addresses and no traceback.
         metadata: machine-readable facts such as `expected` or `limit`.
-        retry_after_s: when to try again, in seconds; None where trying again does not help.
-        field: the request field at fault, for BadRequest; "" if none.
-        seq: the first step concerned; 0 if none.
+        retry_after_s: when to try again, in seconds. None where that does not help.
+        field: the request field at fault, for BadRequest. "" if there is none.
+        seq: the first step concerned. 0 if there is none.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class CarouselError(Exception):
 
     @property
     def reason(self) -> str:
-        """The registry's name of this error."""
+        """The error's name in the registry."""
         return self.spec.reason
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -70,7 +71,7 @@ def _made_again(
 
 
 def not_served(model: str, served: Iterable[str]) -> CarouselError:
-    """MODEL_NOT_FOUND, with the name that was probably meant."""
+    """MODEL_NOT_FOUND, with the closest name that is served."""
     close = difflib.get_close_matches(model, list(served), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return CarouselError(
@@ -79,13 +80,13 @@ def not_served(model: str, served: Iterable[str]) -> CarouselError:
 
 
 def ended(reason: str, session_id: str) -> CarouselError:
-    """The error that tells a caller why its session is not there."""
+    """The error for a session that is not here, by the reason why."""
     said = {
         "SESSION_NOT_FOUND": "is not open here",
         "SESSION_EXPIRED": "was idle for longer than its idle_ttl and has expired",
         "SESSION_CLOSED": "was closed",
-        "SESSION_PARKED": "is in the store only, since just now",
-        "LEASE_LOST": "was let go of, since its lease was taken or has run out",
+        "SESSION_PARKED": "was parked in the store just now",
+        "LEASE_LOST": "was released, because its lease was taken or has expired",
     }[reason]
     return CarouselError(reason, f"session {session_id!r} {said}", field="session_id")
 

@@ -1,6 +1,6 @@
-"""Places where a test can kill the server: `CAROUSEL_FAILPOINT=name`, or `name:n` for the n-th time there.
+"""Places where a crash test can kill the server: `CAROUSEL_FAILPOINT=name`, or `name:n` for the n-th hit.
 
-For crash tests only. The process dies by SIGKILL, as if power to it were cut: nothing is flushed or told.
+The process dies by SIGKILL, so nothing is flushed or sent.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import os
 import signal
 
 FAILPOINTS = frozenset({"before_commit", "in_commit", "after_commit", "after_acquire"})
-"""Every place: before a group is committed, halfway through it, after it and before anybody is told, and
-after a session was acquired and before anybody is told.
+"""Before a group is committed, in the middle of the commit, after it but before any answer, and after a
+session was acquired but before any answer.
 """
 
 
 def _parse(text: str) -> tuple[str, int]:
-    """What the variable says: a place ("" for none), and at which of its hits to die."""
+    """The place in the variable ("" for none), and the number of the hit that kills the process."""
     name, _, count = text.partition(":")
     if name and name not in FAILPOINTS:
         raise ValueError(f"CAROUSEL_FAILPOINT names no place: {name}\nuse {sorted(FAILPOINTS)}")
@@ -26,12 +26,12 @@ _armed, _left = _parse(os.environ.get("CAROUSEL_FAILPOINT", ""))
 
 
 def armed(name: str) -> bool:
-    """True if the process is to die at this place, so that what has no middle may be given one."""
+    """True if the process will die at this place. A store can then split what would be one operation."""
     return name == _armed
 
 
 def hit(name: str) -> None:
-    """The process is at this place now; it goes no further if the environment says so."""
+    """Kills the process if this is the place and the hit that the environment names."""
     global _left  # noqa: PLW0603 - one process, one place to die
     if name != _armed:
         return

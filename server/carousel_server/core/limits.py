@@ -1,4 +1,4 @@
-"""The limits of one engine: everything it queues, keeps or waits for is bounded by one of these."""
+"""The limits of one engine. They bound all its queues, its memory and its waiting times."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Known at start, never changed. Settings of the same names fill it (see config.py).
+    """Limits of one engine, constant after the start. Settings of the same names set them (config.py).
 
     Attributes:
         slots: sessions resident on the device at a time.
         max_batch: rows stepped together in one tick.
-        chunk_steps: most steps that one session advances in one tick; bounds how long a long prompt
-            can hold up the others.
-        window_steps: most steps of one session sent but not acknowledged; rounded up to a power of two.
-        window_bytes: memory for the windows of all slots together; shrinks window_steps if needed.
+        chunk_steps: most steps that one session advances in one tick. It bounds how long a long
+            prompt can delay other sessions.
+        window_steps: most steps of one session sent but not acknowledged, rounded up to a power of 2.
+        window_bytes: memory for the windows of all slots together. It reduces window_steps if needed.
         inbox_commands: commands waiting for the engine, of all clients together.
         inbox_bytes: bytes of the inputs in those commands.
         sessions_per_tenant: sessions of one tenant on this engine.
-        idle_ttl_s: idle time after which a session expires, unless it asks for another.
-        park_after_s: idle time after which a session that the store keeps gives its slot back.
+        idle_ttl_s: idle time after which a session expires, unless it requests another.
+        park_after_s: idle time after which a session with a store is parked.
         durable_steps: most steps that an async session runs ahead of the store (K).
-        durable_s: time within which its steps reach the store while that answers (T).
-        max_idle_ttl_s: the most that a session may ask for.
+        durable_s: time within which its steps reach the store, while the store answers (T).
+        max_idle_ttl_s: the longest idle_ttl that a session may request.
         max_sequence_steps: longest sequence of Infer and longest prompt of Generate.
         max_infer_queue: whole sequences waiting.
         infer_batch_steps: padded steps (sequences × longest) of whole sequences that run at once.
         max_generate_tokens: most tokens of one generation.
-        retry_after_s: the hint that goes with a refusal.
+        retry_after_s: the hint in a refusal.
         tick_timeout_s: a tick that takes longer makes the model unhealthy.
     """
 

@@ -1,4 +1,4 @@
-"""The seams to the metrics: what engines, the wire and the store's thread tell of themselves."""
+"""Ports of the metrics: what engines, the wire and the store's thread report."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from .types import Float64s
 
 
 class EngineMetrics(Protocol):
-    """What an engine tells of itself, for one model; called on its thread only. Times in seconds."""
+    """What the engine of one model reports, on its own thread only. Times are in seconds."""
 
     def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
         """A tick ran `rows` sessions, padded to `bucket`, `steps` steps in all."""
 
     def stepped(self, queue_s: Float64s, latency_s: Float64s) -> None:
-        """Client-fed steps were delivered: float64[n] from arrival to the tick's start, and from
-        arrival to delivery.
+        """Clients' steps were delivered.
+
+        float64[n] each: the times from arrival to the tick's start, and from arrival to delivery.
         """
 
     def tokens(self, count: int, first_token_s: Float64s, inter_token_s: Float64s) -> None:
-        """`count` tokens were delivered; times since the request, and since the token before."""
+        """`count` tokens were delivered, with the times since the request and since the token before."""
 
     def inferred(self, sequences: int, steps: int, seconds: float) -> None:
         """A whole-sequence batch, or a chunk of one, ran."""
 
     def not_finite(self) -> None:
-        """A step, or a whole sequence, was refused for a NaN or an infinity that it would make."""
+        """A step, or a whole sequence, was refused because its result would be NaN or infinite."""
 
     def opened(self) -> None:
         """A session was opened."""
@@ -36,16 +37,16 @@ class EngineMetrics(Protocol):
         """A session ended: "closed" or "expired"."""
 
     def moved(self, how: str) -> None:
-        """A session went to the store or came from it: "parked", "resumed" or "revoked"."""
+        """A session was parked in the store or resumed from it: "parked", "resumed" or "revoked"."""
 
     def tenant_steps(self, tenant: str, steps: int) -> None:
-        """Of the steps of a tick, those of a tenant."""
+        """A tick ran so many steps of a tenant."""
 
     def tenant_sessions(self, rows: Mapping[str, int]) -> None:
         """Level: resident sessions of each tenant that has any."""
 
     def durable(self, lag_s: Float64s) -> None:
-        """The store confirmed n sessions: float64[n], how long it lacked what they had run."""
+        """The store confirmed n sessions. float64[n]: the times since the oldest unconfirmed step had run."""
 
     def data_loss(self, reason: str) -> None:
         """A session was found lost or damaged in the store: "DATA_LOSS" or "SNAPSHOT_DAMAGED"."""
@@ -59,27 +60,27 @@ class EngineMetrics(Protocol):
         inbox: int,
         undurable_steps: int,
     ) -> None:
-        """Levels, set a few times a second; `undurable_steps` is the most of any session."""
+        """Levels, set a few times a second. `undurable_steps` is the most of any session."""
 
 
 class WireMetrics(Protocol):
-    """What the wire tells of itself; called on the event loop only. Times in seconds.
+    """What the wire reports, on the event loop only. Times are in seconds.
 
-    `kind` is "unary", "server_stream", "client_stream" or "bidi_stream"; `code` is the name of a
+    `kind` is "unary", "server_stream", "client_stream" or "bidi_stream". `code` is the name of a
     canonical status code, such as "OK".
     """
 
     def started(self, service: str, method: str, kind: str) -> None:
-        """A call has begun."""
+        """A call has started."""
 
     def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
-        """A call has ended, well or not."""
+        """A call has ended, with or without an error."""
 
     def refused(self, reason: str, count: int = 1) -> None:
         """Calls, or messages or steps of a stream, were answered with an error of the registry."""
 
     def quota_refused(self, tenant: str, quota: str, count: int = 1) -> None:
-        """Of these, those of a tenant that has reached a quota, named as its setting."""
+        """Calls of a tenant were refused because it has reached a quota, named as its setting."""
 
     def streams(self, count: int) -> None:
         """Level: Attach streams open now."""
@@ -88,24 +89,26 @@ class WireMetrics(Protocol):
         """A connection was closed, because its client abandoned too many calls."""
 
     def reloaded(self, what: str, *, ok: bool) -> None:
-        """Files with "tokens" or "tls" have changed, and were read again or found broken."""
+        """The files of "tokens" or "tls" have changed, and were read again or could not be read."""
 
     def loop_lag(self, seconds: float) -> None:
-        """How late the event loop ran a timer: what every call waits on top of its own work."""
+        """How late the event loop ran a timer. Every call waits this in addition to its own work."""
 
 
 class StoreMetrics(Protocol):
-    """What the store's thread tells of the store; called on that thread only. Times in seconds."""
+    """What the store's thread reports, on that thread only. Times are in seconds."""
 
     def request(self, kind: str, ok: bool, seconds: float) -> None:
-        """The store was asked: "acquire", "commit", "release", "remove", "read", "list", "renew",
-        "sweep" or "statistics". `ok` is False where it failed to answer; a refusal is an answer.
+        """A request to the store has ended.
+
+        `kind` is "acquire", "commit", "release", "remove", "read", "list", "renew", "sweep" or "statistics".
+        `ok` is False where the store did not answer. A refusal is an answer.
         """
 
     def commit_group(
         self, records: int, snapshot_bytes: int, seconds: float, verdicts: Mapping[Verdict, int]
     ) -> None:
-        """One transaction kept `records` snapshots of `snapshot_bytes` in all, or found that it must not."""
+        """One transaction committed or refused `records` snapshots of `snapshot_bytes` in all."""
 
     def level(self, sessions: int, stored_bytes: int) -> None:
-        """How full the store is, every few seconds; -1 where it cannot tell."""
+        """How full the store is, every few seconds. -1 where that is unknown."""

@@ -1,8 +1,8 @@
-"""Quotas: how much of the server one tenant may have.
+"""Quotas: how much of the server one tenant may use.
 
-There are two kinds of limit. A hard limit is a number of a tenant's own (`TenantLimits`), and `Quotas` counts
-what each tenant has of it in the whole server. A share (`Shares`) divides something bounded, such as slots
-or a queue, so that no tenant takes all of it; whoever owns that thing owns its shares.
+There are two kinds of limit. A hard limit is a number for each tenant (`TenantLimits`). `Quotas` counts what
+each tenant uses of it in the whole server. A share (`Shares`) divides something bounded, such as slots or a
+queue, so that no tenant can use all of it. The owner of that thing also owns its shares.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .errors import CarouselError
 
 
 class Quota(StrEnum):
-    """What is limited for each tenant; named as the setting that limits it."""
+    """What is limited for each tenant, named as its setting."""
 
     SHARE = "tenant_share"
     SESSIONS = "tenant_sessions"
@@ -36,17 +36,17 @@ class Quota(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """The most that one tenant may have; 0 is no limit. Settings of the same names fill it.
+    """The limits of one tenant. 0 is no limit. Settings of the same names set them.
 
     Attributes:
-        tenant_share: the part of what other tenants leave free that one may take: of slots, streams and
-            queues; above 0 and at most 1.
+        tenant_share: share, above 0 and at most 1, that one tenant may use of the slots, streams and
+            queues that the others leave free.
         tenant_sessions: sessions resident on the device, of all models.
         tenant_state_bytes: bytes of their state.
         tenant_streams: streams of sessions, of both protocols and all front ends.
         tenant_steps: steps accepted and not run, of one model.
         tenant_infer_steps: steps of whole sequences that wait or run, of all models.
-        tenant_calls_per_s: calls, and blocks and bindings of streams; a burst of one second passes.
+        tenant_calls_per_s: calls, and blocks and bindings of streams. A burst of one second passes.
         tenant_stored_sessions: sessions in the store.
         tenant_store_bytes: bytes of their snapshots.
     """
@@ -65,15 +65,15 @@ class TenantLimits:
 NO_LIMITS = TenantLimits()
 
 _MOST_IDLE_RATES = 1024
-"""Rates of tenants that are not limited at the moment are forgotten beyond this number."""
+"""Beyond this number, rates of tenants below their limit are forgotten."""
 
 
 class QuotaPort(Protocol):
-    """What the wire asks before a call or a stream of a tenant begins."""
+    """Checks that the wire makes before a call or a stream of a tenant starts."""
 
     @property
     def limits(self) -> TenantLimits:
-        """The limits; constant."""
+        """The limits, which are constant."""
 
     def call(self, tenant: str) -> Future[None]:
         """Counts a call. The future fails with CarouselError QUOTA_EXCEEDED."""
@@ -82,13 +82,13 @@ class QuotaPort(Protocol):
         """Counts a stream. The future fails with CarouselError QUOTA_EXCEEDED."""
 
     def close_stream(self, tenant: str) -> None:
-        """A stream that was counted has ended."""
+        """Counts the end of a stream."""
 
 
 def quota_exceeded(
     tenant: str, quota: Quota, what: str, limit: float, retry_after_s: float
 ) -> CarouselError:
-    """A refusal that names the tenant, what it has too much of, and the setting that says so."""
+    """QUOTA_EXCEEDED with the tenant, what is limited, and the setting."""
     return CarouselError(
         "QUOTA_EXCEEDED",
         f"tenant {tenant!r} has reached its limit of {limit:.15g} {what} ({quota})",
@@ -98,49 +98,49 @@ def quota_exceeded(
 
 
 class Shares:
-    """How much of something bounded each tenant has. Not safe for threads: its owner keeps it.
+    """How much of something bounded each tenant uses. Not thread-safe: only its owner calls it.
 
-    A tenant may take `share` of what the others leave free, and one unit in any case. So something is left
-    for the next one, however many there are, and equal tenants come to have equal parts.
+    A tenant may use `share` of what the others leave free, and always one unit. So the next tenant always
+    finds something free, and tenants with equal demand come to equal parts.
     """
 
     def __init__(self, capacity: int, share: float) -> None:
-        """`share` 0 lets each take all of it."""
+        """`share` 0 lets each tenant use all of it."""
         self._capacity = capacity
         self._share = share
         self._taken: Counter[str] = Counter()
         self._total = 0
 
     def limit(self, tenant: str) -> int:
-        """The most that a tenant may have now."""
+        """The most that a tenant may use now."""
         free = self._capacity - (self._total - self._taken[tenant])
         return math.ceil(self._share * free) if self._share else free
 
     def fits(self, tenant: str, amount: int = 1) -> bool:
-        """True if its share lets a tenant take so much more. The owner checks the capacity itself.
+        """True if a tenant may use so much more by its share. The owner checks the capacity itself.
 
-        What nobody has a part of can be taken at once, however large it is.
+        Where no tenant uses any of it, one request may use all of it at once.
         """
         if not self._share or not self._total:
             return True
         return self._taken[tenant] + amount <= self.limit(tenant)
 
     def take(self, tenant: str, amount: int = 1) -> None:
-        """Counts what a tenant takes."""
+        """Adds to what a tenant uses."""
         self._taken[tenant] += amount
         self._total += amount
 
     def give_back(self, tenant: str, amount: int = 1) -> None:
-        """Counts what a tenant gives back."""
+        """Subtracts from what a tenant uses."""
         self._taken[tenant] -= amount
         self._total -= amount
-        assert self._taken[tenant] >= 0, "a tenant gave back more than it took"
+        assert self._taken[tenant] >= 0, "a tenant returns more than it uses"
         if not self._taken[tenant]:
             del self._taken[tenant]
 
 
 class Quotas:
-    """Counts what each tenant has of the whole server; implements `QuotaPort`. Any thread."""
+    """Counts what each tenant uses of the whole server. Any thread may call it."""
 
     def __init__(
         self,
@@ -154,19 +154,19 @@ class Quotas:
         self._clock = clock
         self._lock = threading.Lock()
         self._held: Counter[tuple[str, Quota]] = Counter()
-        # Tenant → calls that it may make at an instant, and the instant.
+        # Tenant → calls that it may make at an instant, and that instant.
         self._rates: dict[str, tuple[float, float]] = {}
 
     def held(self, tenant: str, quota: Quota) -> int:
-        """How much a tenant has."""
+        """How much a tenant uses."""
         with self._lock:
             return self._held[tenant, quota]
 
     def take(self, tenant: str, quota: Quota, what: str, amount: int = 1) -> None:
-        """Counts what a tenant takes; `what` is for the error's text.
+        """Adds to what a tenant uses. `what` is for the error's text.
 
         Raises:
-            CarouselError: QUOTA_EXCEEDED; nothing was counted.
+            CarouselError: QUOTA_EXCEEDED, and nothing was added.
         """
         limit = getattr(self.limits, quota)
         with self._lock:
@@ -177,10 +177,10 @@ class Quotas:
             raise quota_exceeded(tenant, quota, what, limit, self._retry_after_s)
 
     def give_back(self, tenant: str, quota: Quota, amount: int = 1) -> None:
-        """Counts what a tenant gives back."""
+        """Subtracts from what a tenant uses."""
         with self._lock:
             self._held[tenant, quota] -= amount
-            assert self._held[tenant, quota] >= 0, "a tenant gave back more than it took"
+            assert self._held[tenant, quota] >= 0, "a tenant returns more than it uses"
             if not self._held[tenant, quota]:
                 del self._held[tenant, quota]
 
@@ -207,7 +207,7 @@ class Quotas:
         self.give_back(tenant, Quota.STREAMS)
 
     def _wait_s(self, tenant: str, rate: float) -> float:
-        """Takes a call out of a tenant's bucket, or says when there will be one."""
+        """Takes a call from a tenant's bucket. If it is empty, returns the seconds until there is one."""
         burst = max(rate, 1.0)
         with self._lock:
             now = self._clock()

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class StepSink(Protocol):
-    """Where outputs of client-fed steps go: an Attach stream, or the unary calls of one engine.
+    """Receives the outputs of clients' steps: an Attach stream, or the unary calls of one engine.
 
-    A `tag` is the number under which the sink knows a session: the stream's handle.
+    A `tag` is the sink's number for a session, such as the stream's handle.
     """
 
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
@@ -25,43 +25,43 @@ class StepSink(Protocol):
         Args:
             tags: int64[n].
             first_seqs: int64[n], the seq of the first of them.
-            steps: how many of each.
-            rows: uint8[n, steps * output_row_bytes], C-contiguous; the sink may keep it.
+            steps: how many of each tag.
+            rows: uint8[n, steps * output_row_bytes], C-contiguous. The sink may keep it.
         """
 
     def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
-        """Steps of each tag from its seq on were refused or failed, for one reason, at least one tag.
+        """Steps of each tag, from its seq on, were refused or failed for one reason. At least one tag.
 
-        A seq of 0 is no particular step. Many sessions in one call cost little more than one.
+        A seq of 0 names no step. Many sessions in one call cost little more than one.
         """
 
     def unbound(self, tag: int, error: CarouselError) -> None:
-        """The session has left this sink: superseded, expired, closed, draining or revoked."""
+        """The session is no longer bound to this sink: superseded, expired, closed, draining or revoked."""
 
     def durable(self, tags: Int64s, seqs: Int64s) -> None:
-        """The store has confirmed the steps of each tag up to `seqs`; int64[n] both."""
+        """The store has confirmed the steps of each tag up to `seqs`. Both are int64[n]."""
 
     def parked(self, tag: int, session: SessionView) -> None:
-        """The session has gone to the store, as `session` shows it: `durable` equals `applied`.
+        """The session was parked in the store. `session` shows it, with `durable` equal to `applied`.
 
-        It comes back when the sink asks the catalog for it and binds it again.
+        To resume it, the sink requests it from the catalog and binds it again.
         """
 
     def returned(self, tag: int, block: StepBlock) -> None:
-        """A block of one row came for a session that had been parked; nothing of it was taken."""
+        """A block of one row arrived for a session that was parked before. Nothing of it was accepted."""
 
 
 class TokenSink(Protocol):
-    """Where the tokens of one generation go."""
+    """Receives the tokens of one generation."""
 
     def tokens(self, tokens: Sequence[GeneratedToken]) -> None:
         """At least one new token."""
 
     def finished(self, end: GenerationEnd) -> None:
-        """The last call, if all went well."""
+        """The generation has finished. This is the last call."""
 
     def failed(self, error: CarouselError) -> None:
-        """The last call, if not."""
+        """The generation has failed. This is the last call."""
 
 
 class _Tick(threading.local):

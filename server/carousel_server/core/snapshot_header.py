@@ -1,7 +1,6 @@
-"""How a snapshot begins: a prefix, then a header of JSON that names model and weights first.
+"""Reads model and weights from the first bytes of a snapshot: a prefix, then a header of JSON.
 
-For code that needs no more of a snapshot than these. The bytes may come from outside. They are not checked
-here, since the engine that takes the snapshot does that.
+The bytes may come from a client. They are not checked here: the engine checks a snapshot that it restores.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ PREFIX = struct.Struct("<4sHI")
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
 _NAMED = re.compile(rb'\{"model":(' + _TEXT + rb'),"fingerprint":(' + _TEXT + rb")")
 _NAMED_BYTES = 1 << 12
-"""More than both names may take."""
+"""More bytes than both names can have."""
 
 
 def model_of(head: bytes) -> str:
-    """Name of the model that a snapshot was taken of; "" where the bytes are no snapshot's first ones."""
+    """Name of a snapshot's model. "" where the bytes are not the beginning of a snapshot."""
     return _named(head)[0]
 
 
 def fingerprint_of(head: bytes) -> str:
-    """The weights that a snapshot belongs to; "" where the bytes are no snapshot's first ones."""
+    """Fingerprint of a snapshot's weights. "" where the bytes are not the beginning of a snapshot."""
     return _named(head)[1]
 
 

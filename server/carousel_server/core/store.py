@@ -1,12 +1,12 @@
-"""The seam to the store: what is kept of a session, and what a store can be asked.
+"""The port of the store: the record of a session, and the requests to a store.
 
-A *store* is blocking and knows nothing of engines. One thread stands in front of it (`StorePort`): it takes
-requests from any thread into a bounded queue, runs them in order, commits all snapshots that wait as one
-group, and settles each request's future.
+A *store* is blocking and does not depend on engines. One thread runs all requests to it (`StorePort`). They
+come from any thread into a bounded queue and run in order. Snapshots that wait are committed as one group.
+Each request has a future.
 
-Rule R4 of the protocol lives in the store: a commit is one atomic compare. The epoch must equal the stored
-one, else FENCED; the seq must not fall, else STALE. (At an equal seq the state is the same, and what is newer
-is who has bound the session and what was acknowledged.)
+The store implements rule R4 of the protocol: a commit is one atomic compare. The epoch must equal the stored
+one, else FENCED. The seq must not fall, else STALE. At an equal seq the state is the same, and only the
+attachment and the acknowledgement can be newer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .types import Durability
 
 
 class SessionKey(NamedTuple):
-    """A session's name: unique in a store."""
+    """A session's name, unique in a store."""
 
     tenant: str
     id: str
@@ -29,7 +29,7 @@ class SessionKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """What is written when a session is opened; never changed. Instants are Unix seconds."""
+    """The facts of a session that are written when it is opened, and never change. Times are Unix seconds."""
 
     model: str
     durability: Durability
@@ -39,7 +39,7 @@ class NewSession:
 
 
 class First(NamedTuple):
-    """The snapshot that a session is opened with: of a copy; a new one has none."""
+    """The snapshot of a session that is opened as a copy. A new session has none."""
 
     seq: int = 0
     snapshot: bytes = b""
@@ -48,23 +48,23 @@ class First(NamedTuple):
 NO_SNAPSHOT = First()
 
 HEAD_BYTES = 2048
-"""The beginning of a snapshot that comes with a session's facts; it names the weights."""
+"""Length of the snapshot's beginning that comes with a session's facts. It names the weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One session as the store has it.
+    """The store's record of one session.
 
     Attributes:
-        key, session: its name, and what it was opened with.
+        key, session: its name, and the facts from its opening.
         epoch: of the newest activation.
-        seq: last step that is in the snapshot; 0 before the first commit.
-        snapshot: bytes as `state.snapshot` makes them; empty before the first commit, and where only
-            the facts were asked for.
-        last_used_unix_s: of the newest commit, release or activation; it expires idle_ttl_s later.
-        head: the first HEAD_BYTES of the snapshot, where only the facts were asked for.
+        seq: last step in the snapshot. 0 before the first commit.
+        snapshot: bytes as `rows.snapshot` makes them. Empty before the first commit, and where only
+            the facts were requested.
+        last_used_unix_s: time of the newest commit, release or activation. It expires idle_ttl_s later.
+        head: the first HEAD_BYTES of the snapshot, where only the facts were requested.
         held: True while a live replica holds it, this one included.
-        created: True if the acquire that returned this has opened it.
+        created: True if the acquire that returned this record opened the session.
     """
 
     key: SessionKey
@@ -80,7 +80,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A snapshot to be kept in place of the last one."""
+    """A snapshot that replaces the last one."""
 
     key: SessionKey
     epoch: int
@@ -90,17 +90,17 @@ class Commit:
 
 
 class Verdict(Enum):
-    """What became of a commit."""
+    """The result of a commit."""
 
     DONE = "done"
     FENCED = "fenced"
-    """A newer activation exists, or the session has ended: the sender no longer owns it."""
+    """A newer activation exists, or the session has ended. The sender no longer owns it."""
     STALE = "stale"
-    """The store has a later seq of the same epoch: this commit was overtaken."""
+    """The store has a later seq of the same epoch. A newer commit was faster."""
 
 
 class Outcome(NamedTuple):
-    """A commit's verdict, and what the store holds after it (0, 0 if nothing)."""
+    """A commit's verdict, with epoch and seq in the store after it (0, 0 if there is no session)."""
 
     verdict: Verdict
     epoch: int
@@ -109,22 +109,22 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
-    """How full a store is. -1 where it cannot tell."""
+    """How full a store is. -1 where that is unknown."""
 
     sessions: int
     bytes: int
 
 
 class Store(Protocol):
-    """Where sessions outlive the server. Used by one thread; every call may block.
+    """Stores sessions beyond the life of the server. One thread uses it, and every call may block.
 
     A fault of the medium (no space, no connection, damage of the whole file) raises CarouselError
-    STORE_UNAVAILABLE: nothing is known of what was under way, and the caller may ask again.
+    STORE_UNAVAILABLE. The result of the request is then unknown, and the caller may repeat it.
 
     Attributes:
         name: for logs and metrics: "memory", "sqlite", "redis".
-        levels: what it can promise; a subset of ASYNC, SYNC, SYNC_FSYNC.
-        lease_ttl_s: how long a lease lives without `renew`; infinity if only one process can use it.
+        levels: durability that it can give, a subset of ASYNC, SYNC, SYNC_FSYNC.
+        lease_ttl_s: how long a lease lasts without `renew`. Infinity if only one process can use it.
     """
 
     name: str
@@ -139,77 +139,80 @@ class Store(Protocol):
         new: NewSession | None,
         first: First = NO_SNAPSHOT,
     ) -> Record:
-        """Activates a session: a new epoch, max(stored, epoch_floor) + 1, held by this replica.
+        """Activates a session: this replica holds it in a new epoch, max(stored, epoch_floor) + 1.
 
-        Repeating it, also by the replica that holds the session, takes another epoch (R3). A session
-        held by another live replica is refused.
+        Each repetition gives another epoch (R3), also by the replica that holds the session. A session
+        that another live replica holds is refused.
 
         Args:
             key: which session.
             epoch_floor: highest epoch that its client has seen (R13).
-            new: opens the session if it is not there. One that ended within a day goes on with the
-                epochs it had, so that a commit from its former life stays fenced.
-            first: what it is opened with, in the same transaction.
+            new: opens the session if it is not there. One that ended within a day continues its
+                epochs, so that a late commit of the former session stays fenced.
+            first: the snapshot of a new session, in the same transaction.
 
         Raises:
-            CarouselError: SESSION_NOT_FOUND, SESSION_EXPIRED or SESSION_CLOSED (where `new` is given,
-                an ended session is opened anew); SESSION_HELD with the time that its lease lasts as
-                retry_after_s; FIELD_INVALID for an epoch_floor that no session can have reached;
-                STORE_UNAVAILABLE.
+            CarouselError: SESSION_NOT_FOUND, SESSION_EXPIRED or SESSION_CLOSED, unless `new` is given.
+                SESSION_HELD, with the remaining time of the lease as retry_after_s. FIELD_INVALID
+                for an epoch_floor that no session can have reached. STORE_UNAVAILABLE.
         """
 
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
-        """Keeps snapshots, all in one transaction; outcomes in the same order.
+        """Commits snapshots in one transaction. Returns the outcomes in the same order.
 
-        With `fsync` they are on the medium when it returns, else safe from the death of this process.
+        After it returns, they survive the death of this process, and with `fsync` a loss of power.
         """
 
     def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
-        """Gives up the lease of sessions (key, epoch, last_used_unix_s); a wrong epoch is ignored."""
+        """Releases the leases of sessions (key, epoch, last_used_unix_s). Ignores a wrong epoch."""
 
     def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
-        """Ends a session: its snapshot goes, and why it ended ("SESSION_CLOSED", "SESSION_EXPIRED")
-        is remembered for a day. FENCED if the epoch is not the stored one; repeating it is DONE.
+        """Ends a session and deletes its snapshot.
+
+        The reason ("SESSION_CLOSED" or "SESSION_EXPIRED") is remembered for a day. Returns FENCED if
+        the epoch is not the stored one, and DONE for a repetition.
         """
 
     def read(self, key: SessionKey) -> Record:
         """The facts of a session, with the head of its snapshot. Raises as `acquire`, never SESSION_HELD.
 
-        One that nobody holds and that was idle for too long has expired, swept or not.
+        A session that no replica holds expires after its idle time, also before a sweep.
         """
 
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
-        """A tenant's open sessions in the order of their ids behind `after`; facts as in `read`."""
+        """A tenant's open sessions with ids after `after`, sorted by id, with facts as in `read`."""
 
     def renew(self) -> bool:
-        """Keeps this replica's leases for lease_ttl_s more.
+        """Extends this replica's leases by lease_ttl_s.
 
         Returns:
-            False if they had run out, so that sessions may have been taken: all must be let go of.
+            False if they had expired. Other replicas may hold the sessions, so all must be released.
         """
 
     def now_unix_s(self) -> float:
-        """The store's time, by which sessions expire; from any thread. All instants it is told are in it.
+        """The store's time, by which sessions expire. Any thread may call it.
 
-        It passes evenly, and is the same for all replicas, whatever the clocks of their machines say.
+        All times in requests are in this time. It is the same for all replicas, and does not jump when a
+        machine's clock is set.
         """
 
     def sweep(self, now_unix_s: float, limit: int) -> int:
-        """Ends sessions that nobody holds and that were idle for longer than their idle_ttl_s; at most
-        `limit`, and forgets reasons older than a day. Returns how many sessions it ended.
+        """Ends at most `limit` sessions that no replica holds and whose idle_ttl_s has passed.
+
+        It also forgets reasons older than a day. Returns how many sessions it ended.
         """
 
     def statistics(self) -> StoreStatistics:
-        """How full it is."""
+        """How full the store is."""
 
     def usage(self, tenant: str) -> StoreStatistics:
-        """A tenant's open sessions and the bytes of their snapshots; -1 where it cannot tell."""
+        """Number of a tenant's open sessions, and the bytes of their snapshots. -1 where unknown."""
 
     def close(self) -> None:
-        """Gives up all leases of this replica and lets go of the medium. Idempotent."""
+        """Releases all leases of this replica and closes the medium. Idempotent."""
 
 
-# -- requests: what the store's thread takes. The futures resolve on that thread.
+# -- requests to the store's thread, where their futures are resolved
 
 
 @dataclass(slots=True)
@@ -225,7 +228,7 @@ class Acquire:
 
 @dataclass(slots=True)
 class CommitGroup:
-    """`Store.commit`; groups that wait together become one transaction, with fsync if any asks."""
+    """`Store.commit`. Groups that wait together become one transaction, with fsync if any requests it."""
 
     commits: Sequence[Commit]
     fsync: bool
@@ -273,33 +276,33 @@ StoreRequest = Acquire | CommitGroup | Release | Remove | Read | ListStored
 
 
 class StorePort(Protocol):
-    """The store, from any thread: requests go into a bounded queue in front of it."""
+    """Access to the store from any thread, through a bounded queue of requests."""
 
     @property
     def levels(self) -> frozenset[Durability]:
-        """What it can promise; constant."""
+        """The durability that it can give. Constant."""
 
     @property
     def lease_until_s(self) -> float:
-        """Until when this replica may use the sessions that it holds, by its monotonic clock (R5)."""
+        """When this replica's leases expire, by its monotonic clock (R5)."""
 
     @property
     def lease_lost(self) -> int:
-        """How often leases ran out before they were renewed: what was held before must be let go of."""
+        """How often leases have expired before a renewal. Sessions from before must then be released."""
 
     def now_unix_s(self) -> float:
         """See `Store.now_unix_s`."""
 
     @property
     def fault(self) -> str:
-        """Why it does not answer at present, fit for callers; "" while it does."""
+        """Why the store does not answer now, in words for callers. "" while it answers."""
 
     def submit(self, request: StoreRequest) -> None:
-        """Queues a request; its future resolves on the store's thread, or fails with a CarouselError.
+        """Queues a request. Its future is resolved on the store's thread, or fails with a CarouselError.
 
         Raises:
-            CarouselError: QUEUE_FULL (never for CommitGroup, Release and Remove, of which each engine
-                and session has one at most under way), or STORE_UNAVAILABLE after `stop`.
+            CarouselError: QUEUE_FULL, or STORE_UNAVAILABLE after `stop`. QUEUE_FULL is not raised for
+                CommitGroup, Release and Remove: each engine or session has at most one in flight.
         """
 
 

@@ -1,4 +1,4 @@
-"""Value types that rooms exchange. No behaviour, no grpc, no torch."""
+"""Value types that rooms exchange, without behaviour, grpc or torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Bytes2D = npt.NDArray[np.uint8]
 
 
 class Phase(IntEnum):
-    """Where a session is in its life; numbered as in carousel.proto."""
+    """Phases of a session's life, numbered as in carousel.proto."""
 
     OPENING = 1
     RESIDENT = 2
@@ -27,7 +27,7 @@ class Phase(IntEnum):
 
 
 class Durability(IntEnum):
-    """What survives when the server dies; numbered as in carousel.proto."""
+    """What survives the death of the server, numbered as in carousel.proto."""
 
     UNSPECIFIED = 0
     NONE = 1
@@ -37,8 +37,9 @@ class Durability(IntEnum):
 
 
 class SessionRef(NamedTuple):
-    """A session inside one engine: its row, and the generation that tells it from earlier tenants
-    of the same row.
+    """A session inside one engine: its row, and the row's generation.
+
+    The generation is different for each session that uses the same row.
     """
 
     row: int
@@ -60,9 +61,9 @@ class TensorField:
 
 
 class TritonTensor(NamedTuple):
-    """How a field of a row is called in Triton's protocol, and its datatype there, such as "FP32".
+    """The name and datatype of a row's field in Triton's protocol, such as "FP32".
 
-    `dims` are its dimensions there, without the batch's; empty for those of the field.
+    `dims` are its dimensions there, without the batch's. Empty means those of the field.
     """
 
     name: str
@@ -72,7 +73,7 @@ class TritonTensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """What a client may know of a model; mirrors `carousel.v1.Model`."""
+    """A model as clients see it. It mirrors `carousel.v1.Model`."""
 
     name: str
     fingerprint: str
@@ -103,13 +104,13 @@ class ModelView:
 
     @property
     def output_row_bytes(self) -> int:
-        """Bytes of one output row: its fields one after the other."""
+        """Bytes of one output row, with its fields one after the other."""
         return sum(field.row_bytes for field in self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSpec:
-    """What a client asks for when it opens a session. `idle_ttl_s` 0 and `seed` None mean default."""
+    """The options of a new session. `idle_ttl_s` 0 and `seed` None mean the default."""
 
     tenant: str
     session_id: str
@@ -120,7 +121,7 @@ class OpenSpec:
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
-    """A session as of one instant; mirrors `carousel.v1.Session`. Instants are Unix seconds."""
+    """A session at one instant. It mirrors `carousel.v1.Session`. Times are Unix seconds."""
 
     id: str
     model: str
@@ -140,7 +141,7 @@ class SessionView:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSpec:
-    """How a token is drawn; see `carousel.v1.Sampling` for the order of the steps."""
+    """How a token is sampled. `carousel.v1.Sampling` has the order of the operations."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -151,10 +152,10 @@ class SamplingSpec:
 
 @dataclass(frozen=True, slots=True)
 class GenerateSpec:
-    """A generation. `prompt` is text, token ids (int32), or None to go on from the last token.
+    """A generation. `prompt` is text, token ids (int32), or None to continue from the last token.
 
-    The first `opening_tokens` ids of the prompt, such as a BOS, are fed only where a session begins.
-    `logprobs` None reports none; 0 only the drawn token's; k also the k best alternatives.
+    The first `opening_tokens` ids of the prompt, such as a BOS, are used only where a session begins.
+    `logprobs` None reports none, 0 only the sampled token's, k also the k best alternatives.
     `deadline_s` is an instant of the engine's monotonic clock.
     """
 
@@ -170,7 +171,7 @@ class GenerateSpec:
 
 
 class FinishReason(IntEnum):
-    """Why a generation ended; numbered as in carousel.proto."""
+    """Why a generation ended, numbered as in carousel.proto."""
 
     LENGTH = 1
     STOP = 2
@@ -189,11 +190,11 @@ class GeneratedToken:
 
 @dataclass(frozen=True, slots=True)
 class GenerationEnd:
-    """The end of a generation that went well."""
+    """The end of a generation without an error."""
 
     reason: FinishReason
     prompt_tokens: int
     generated_tokens: int
     applied: int
     text: str = ""
-    """What the detokenizer still held back when the generation ended."""
+    """The remaining text of the detokenizer at the end of the generation."""

@@ -1,4 +1,4 @@
-"""Everything that a Carousel server measures of itself, and the endpoint that shows it."""
+"""All metrics of a Carousel server, and the endpoint that serves them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ class Metrics:
     """All metrics of one server, in a registry of their own.
 
     Args:
-        build: what runs, by label of `carousel_build_info`: `version`, `torch`, `device`; `python` is
-            known. What is left out is the empty string.
-        tenants: those that are configured; the first 32 have series of their own.
+        build: labels of `carousel_build_info`: `version`, `torch`, `device`. The default is "".
+        tenants: the configured tenants. The first 32 have series of their own.
     """
 
     def __init__(self, build: Mapping[str, str] | None = None, tenants: Iterable[str] = ()) -> None:
@@ -32,7 +31,7 @@ class Metrics:
         self._families = Families()
         labels = {"python": platform.python_version(), **(build or {})}
         names = METRICS["carousel_build_info"].labels
-        assert labels.keys() <= set(names), f"build knows only {names}"
+        assert labels.keys() <= set(names), f"build has only {names}"
         told = (labels.get(name, "") for name in names)
         self._families.scalar("carousel_build_info", *told).set(1)
         self._tenants = TenantMetrics(self._families, tenants)
@@ -47,7 +46,7 @@ class Metrics:
         return ModelMetrics(self._families, model, slots, self._tenants)
 
     def store(self) -> StoreMetrics:
-        """The metrics of the store; all zero where there is none."""
+        """The metrics of the store. All are zero where there is none."""
         return self._store
 
     def wire(self) -> WireMetrics:
@@ -55,19 +54,19 @@ class Metrics:
         return CallMetrics(self._families, self._tenants)
 
     def front_end_replaced(self) -> None:
-        """A front end died, and another takes its place."""
+        """Counts a front end that died and is replaced."""
         self._replaced.add()
 
     def models_refused(self, packages: int) -> None:
-        """How many packages could not be loaded."""
+        """Sets the number of packages that could not be loaded."""
         self._refused.set(packages)
 
     def serve(self, host: str, port: int, probes: Probes = NO_PROBES) -> MetricsServer:
-        """Starts the endpoint; see MetricsServer."""
+        """Starts the endpoint. See MetricsServer."""
         return MetricsServer(self.registry, host, port, probes)
 
     def expose(self) -> str:
-        """What a scrape would get now, in the text format."""
+        """The answer to a scrape now, in the text format."""
         return generate_latest(self.registry).decode()
 
 

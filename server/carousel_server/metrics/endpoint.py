@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `fault` says why it is not well; "" where it is."""
+    """The result of one check. `fault` is the cause of a failure, "" for none."""
 
     name: str
     fault: str = ""
@@ -30,20 +30,20 @@ class Check:
 
 
 Checks = Callable[[], Sequence[Check]]
-"""Looks now. Any thread; must not wait."""
+"""Runs checks. Any thread may call it, and it must not wait."""
 
 
 def none() -> Sequence[Check]:
-    """No checks: whoever answers is well."""
+    """No checks. The probe passes if the process answers."""
     return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """The checks behind each path.
+    """The checks of each path.
 
     Attributes:
-        live: what only a new process mends.
+        live: faults that only a restart solves.
         ready: whether calls should be sent here now.
     """
 
@@ -52,7 +52,7 @@ class Probes:
 
 
 def answer(checks: Sequence[Check]) -> tuple[str, bytes]:
-    """The HTTP status and the text: 200 where every check is well, else 503."""
+    """The HTTP status and the text of a probe. 200 if every check passes, else 503."""
     well = not any(check.fault for check in checks)
     lines = [*map(str, checks), "ok" if well else "failed"]
     return "200 OK" if well else "503 Service Unavailable", "".join(
@@ -61,13 +61,13 @@ def answer(checks: Sequence[Check]) -> tuple[str, bytes]:
 
 
 READ_TIMEOUT_S = 10.0
-"""A connection that sends nothing for so long is closed."""
+"""Connections that send nothing for so long are closed."""
 
 NO_PROBES = Probes()
-"""Of a server that is well as long as it answers."""
+"""The probes of a server without checks."""
 
 _POLL_S = 0.05
-"""How often the thread looks whether it should end."""
+"""How often the thread checks whether to end."""
 
 _NOT_FOUND = b"Metrics are at /metrics, probes at /livez and /readyz.\n"
 _TEXT = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
@@ -77,13 +77,13 @@ class _Server(ThreadingWSGIServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A scraper that hangs up or says nothing is no news either; a defect is."""
+        """Logs defects. A scraper that disconnects or is silent is not logged."""
         del request
         if not isinstance(sys.exception(), OSError):
             log.exception("a scrape from %s failed", client_address)
 
     def server_bind(self) -> None:
-        # Without the parent's look-up of our own name, which can hang for seconds where DNS is broken.
+        # The parent looks up its own name, which can take seconds where DNS is broken.
         TCPServer.server_bind(self)
         host, port = self.server_address[:2]
         self.server_name, self.server_port = str(host), int(port)
@@ -98,14 +98,14 @@ class _QuietRequest(WSGIRequestHandler):
     timeout = READ_TIMEOUT_S
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's name
-        """Scrapes are not news."""
+        """Does nothing: scrapes are not logged."""
 
 
 class MetricsServer:
-    """Serves GET /metrics in a daemon thread, as text or OpenMetrics, as the scraper asks; and the probes.
+    """Serves /metrics, as text or OpenMetrics, and the probes in a daemon thread.
 
     Raises:
-        OSError: the address is taken or not ours.
+        OSError: the address is in use, or is not one of this machine.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The bound port: the one asked for, or a free one for 0."""
+        """The bound port: the requested one, or a free one for 0."""
         return int(self._server.server_port)
 
     def stop(self) -> None:
-        """Closes the port and ends the thread. Safe to repeat."""
+        """Closes the port and ends the thread. Idempotent."""
         if self._stopped:
             return
         self._stopped = True

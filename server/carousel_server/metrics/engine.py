@@ -1,9 +1,12 @@
-"""What one engine tells of itself: the EngineMetrics port, bound to a model."""
+"""The metrics of one model's engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from typing_extensions import override
+
+from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.types import Float64s, ModelView, Phase
 
 from .families import Families, TenantMetrics
@@ -14,10 +17,10 @@ MOVES = ("parked", "resumed", "revoked")
 DEVICE_TIER = "device"
 
 
-class ModelMetrics:
-    """Implements `core.metering.EngineMetrics`. Every series exists from the start, at zero.
+class ModelMetrics(EngineMetrics):
+    """The metrics of one model. Every series exists from the start, at zero.
 
-    Each call costs a few microseconds whatever the batch.
+    Each call takes a few microseconds, for any size of the batch.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class ModelMetrics:
         self._batch_size = families.histogram("carousel_batch_size", name)
         self._bucket_rows = families.scalar("carousel_bucket_rows_total", name)
         self._not_finite = families.scalar("carousel_steps_not_finite_total", name)
-        # -- latencies of what was delivered
+        # -- latencies of deliveries
         self._latency_s = families.histogram("carousel_step_seconds", name)
         self._queue_s = families.histogram("carousel_step_queue_seconds", name)
         self._tokens = families.scalar("carousel_tokens_total", name)
@@ -52,7 +55,7 @@ class ModelMetrics:
         self._sequences = families.scalar("carousel_infer_sequences_total", name)
         self._sequence_steps = families.scalar("carousel_infer_steps_total", name)
         self._infer_s = families.histogram("carousel_infer_batch_seconds", name)
-        # -- sessions come and go
+        # -- opened and ended sessions
         self._opened = families.scalar("carousel_sessions_opened_total", name)
         self._ended = {
             how: families.scalar("carousel_sessions_ended_total", name, how) for how in ENDINGS
@@ -77,67 +80,68 @@ class ModelMetrics:
         identity = (model.fingerprint, model.cell, str(model.layers), str(model.hidden))
         families.scalar("carousel_model_info", name, *identity, model.compute_dtype).set(1)
 
+    @override
     def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
-        """A tick ran `rows` sessions, padded to `bucket`, `steps` steps in all."""
         self._ticks.add()
         self._steps.add(steps)
         self._batch_size.observe(rows)
         self._bucket_rows.add(bucket)
         self._tick_s.observe(seconds)
 
+    @override
     def stepped(self, queue_s: Float64s, latency_s: Float64s) -> None:
-        """Client-fed steps were delivered; float64[n] each."""
         self._queue_s.observe_all(queue_s)
         self._latency_s.observe_all(latency_s)
 
+    @override
     def tokens(self, count: int, first_token_s: Float64s, inter_token_s: Float64s) -> None:
-        """`count` tokens were delivered."""
         self._tokens.add(count)
         self._first_token_s.observe_all(first_token_s)
         self._inter_token_s.observe_all(inter_token_s)
 
+    @override
     def inferred(self, sequences: int, steps: int, seconds: float) -> None:
-        """A whole-sequence batch, or a chunk of one, ran."""
         self._sequences.add(sequences)
         self._sequence_steps.add(steps)
         self._infer_s.observe(seconds)
 
+    @override
     def not_finite(self) -> None:
-        """A step, or a whole sequence, was refused for a NaN or an infinity that it would make."""
         self._not_finite.add()
 
+    @override
     def opened(self) -> None:
-        """A session was opened."""
         self._opened.add()
 
+    @override
     def ended(self, how: str) -> None:
-        """A session ended: "closed" or "expired"."""
         self._ended[how].add()
 
+    @override
     def moved(self, how: str) -> None:
-        """A session went to the store or came from it."""
         self._moved[how].add()
 
+    @override
     def tenant_steps(self, tenant: str, steps: int) -> None:
-        """Of the steps of a tick, those of a tenant."""
         self._tenant_steps[self._label(tenant)].add(steps)
 
+    @override
     def tenant_sessions(self, rows: Mapping[str, int]) -> None:
-        """Level: resident sessions of each tenant that has any."""
         levels = dict.fromkeys(self._tenant_sessions, 0)
         for tenant, count in rows.items():
             levels[self._label(tenant)] += count
         for label, level in levels.items():
             self._tenant_sessions[label].set(level)
 
+    @override
     def data_loss(self, reason: str) -> None:
-        """A session was found lost or damaged in the store."""
         self._data_losses[reason].add()
 
+    @override
     def durable(self, lag_s: Float64s) -> None:
-        """The store confirmed n sessions; float64[n]."""
         self._durable_lag_s.observe_all(lag_s)
 
+    @override
     def gauges(
         self,
         *,
@@ -147,7 +151,6 @@ class ModelMetrics:
         inbox: int,
         undurable_steps: int,
     ) -> None:
-        """Levels, set a few times a second. A resident session is one slot."""
         self._resident.set(resident)
         self._slots_used.set(resident)
         self._state_bytes.set(resident * self._state_bytes_per_session)

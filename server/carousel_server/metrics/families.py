@@ -31,13 +31,13 @@ class Family(Generic[Series]):
         self._series: dict[tuple[str, ...], Series] = {}
 
     def series(self, *values: str) -> Series:
-        """The series of these label values, in the declared order; made when first asked for."""
+        """The series of these label values, in the declared order. It is made at the first request."""
         assert len(values) == len(self.declaration.labels), self.declaration.name
         found = self._series.get(values)
         return self._series.setdefault(values, self._make()) if found is None else found
 
     def items(self) -> list[tuple[tuple[str, ...], Series]]:
-        """A copy, so that a scrape goes on while series are added."""
+        """A copy of all series, so that others can be added during a scrape."""
         return list(self._series.items())
 
 
@@ -63,7 +63,7 @@ def _histogram_metric(family: Family[Histogram]) -> Metric:
 
 
 class Families(Collector):
-    """Every family that this server writes itself, in the registry's order."""
+    """All families that this server writes itself, in the registry's order."""
 
     def __init__(self, declarations: Mapping[str, Declaration] = METRICS) -> None:
         own = [told for told in declarations.values() if told.owner is not Owner.PROCESS]
@@ -84,7 +84,7 @@ class Families(Collector):
         return self._histograms[name].series(*values)
 
     def collect(self) -> Iterator[Metric]:
-        """What a scrape is told."""
+        """The families for a scrape."""
         for name in self._order:
             if name in self._scalars:
                 yield _scalar_metric(self._scalars[name])
@@ -97,14 +97,14 @@ def _histograms(told: Declaration) -> Family[Histogram]:
 
 
 OTHER = "other"
-"""Stands for every tenant that is not among the first ones configured."""
+"""Label of all tenants that are not among the first configured ones."""
 
 MOST_NAMES = 32
-"""Tenants with series of their own."""
+"""Number of tenants with series of their own."""
 
 
 class TenantMetrics:
-    """Series by tenant. The first 32 tenants that are configured have their own; the others share one."""
+    """Series by tenant. The first 32 configured tenants have their own. The others share one."""
 
     def __init__(self, families: Families, tenants: Iterable[str]) -> None:
         self._families = families
@@ -114,7 +114,7 @@ class TenantMetrics:
                 families.scalar("carousel_tenant_refusals_total", tenant, quota)
 
     def label(self, tenant: str) -> str:
-        """The label value that stands for a tenant."""
+        """The label value of a tenant."""
         return tenant if tenant in self._names else OTHER
 
     def labels(self) -> tuple[str, ...]:
@@ -122,6 +122,6 @@ class TenantMetrics:
         return (*sorted(self._names), OTHER)
 
     def refused(self, tenant: str, quota: str, count: int) -> None:
-        """Calls, messages or steps of a tenant were refused because it has reached a quota."""
+        """Counts calls, messages or steps of a tenant that were refused by a quota."""
         name = self.label(tenant)
         self._families.scalar("carousel_tenant_refusals_total", name, quota).add(count)

@@ -1,4 +1,4 @@
-"""What counts: numbers and histograms, written and read from any thread."""
+"""Numbers and histograms that any thread may write and read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from carousel_server.core.types import Float64s, Int64s
 class Scalar:
     """The number of one label combination of a counter or gauge.
 
-    The lock keeps two writers from losing a count; a scrape reads `value`, one reference, without it.
+    Writers use a lock so that no count is lost. A scrape reads `value` without it.
     """
 
     __slots__ = ("_lock", "value")
@@ -24,19 +24,19 @@ class Scalar:
         self._lock = Lock()
 
     def add(self, amount: float = 1.0) -> None:
-        """Counts up."""
+        """Adds to the number."""
         with self._lock:
             self.value += amount
 
     def set(self, value: float) -> None:
-        """Sets a level."""
+        """Sets the number."""
         self.value = value
 
 
 class Histogram:
     """Counts observations into buckets, a whole array in one call.
 
-    The lock keeps a scrape from seeing the counts of an array without its sum.
+    With the lock, a scrape never reads the counts of an array without its sum.
     """
 
     __slots__ = ("_bounds", "_counts", "_edges", "_lock", "_sum")
@@ -45,12 +45,12 @@ class Histogram:
         """Builds an empty histogram.
 
         Args:
-            bounds: inclusive upper bounds in rising order, without +Inf.
+            bounds: inclusive upper bounds in ascending order, without +Inf.
         """
         self._bounds = tuple(bounds)
         self._edges = np.asarray(bounds, dtype=np.float64)
         assert self._edges.size > 0, "a histogram needs a bucket"
-        assert bool(np.all(np.diff(self._edges) > 0)), "bounds must rise"
+        assert bool(np.all(np.diff(self._edges) > 0)), "bounds must be in ascending order"
         self._counts: Int64s = np.zeros(self._edges.size + 1, dtype=np.int64)
         self._sum = 0.0
         self._lock = Lock()
@@ -68,10 +68,10 @@ class Histogram:
             self._sum += value
 
     def observe_all(self, values: Float64s) -> None:
-        """Counts float64[n], in a few array operations whatever n is."""
+        """Counts float64[n] in a few array operations."""
         if not values.size:
             return
-        # "left": a value equal to a bound belongs to that bound's bucket (le is inclusive).
+        # "left", because le is inclusive: a value equal to a bound is in that bound's bucket.
         buckets = np.searchsorted(self._edges, values, side="left")
         counts = np.bincount(buckets, minlength=self._counts.size)
         total = float(values.sum())
@@ -80,6 +80,6 @@ class Histogram:
             self._sum += total
 
     def snapshot(self) -> tuple[Int64s, float]:
-        """Cumulative counts int64[buckets + 1], the last one that of +Inf, and the sum."""
+        """Cumulative counts int64[buckets + 1], of which the last is +Inf, and the sum."""
         with self._lock:
             return np.cumsum(self._counts), self._sum

@@ -1,9 +1,12 @@
-"""What the store's thread tells of the store: the StoreMetrics port."""
+"""The metrics of the store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from typing_extensions import override
+
+from carousel_server.core.metering import StoreMetrics
 from carousel_server.core.store import Verdict
 
 from .families import Families
@@ -14,8 +17,8 @@ REQUESTS = (
 )
 
 
-class KeepingMetrics:
-    """Implements `core.metering.StoreMetrics`. Every series exists from the start, at zero."""
+class KeepingMetrics(StoreMetrics):
+    """The metrics of the store. Every series exists from the start, at zero."""
 
     def __init__(self, families: Families) -> None:
         self._requests = {
@@ -35,22 +38,22 @@ class KeepingMetrics:
         self._sessions = families.scalar("carousel_store_sessions")
         self._bytes = families.scalar("carousel_store_bytes")
 
+    @override
     def request(self, kind: str, ok: bool, seconds: float) -> None:
-        """The store was asked; `ok` is False where it failed to answer."""
         self._requests[kind, ok].add()
         self._request_s[kind].observe(seconds)
 
+    @override
     def commit_group(
         self, records: int, snapshot_bytes: int, seconds: float, verdicts: Mapping[Verdict, int]
     ) -> None:
-        """One transaction of `records` snapshots."""
-        del seconds  # among the requests, as kind "commit"
+        del seconds  # they are in the requests of kind "commit"
         self._commit_records.observe(records)
         self._commit_bytes.add(snapshot_bytes)
         for verdict, count in verdicts.items():
             self._commits[verdict].add(count)
 
+    @override
     def level(self, sessions: int, stored_bytes: int) -> None:
-        """How full the store is."""
         self._sessions.set(sessions)
         self._bytes.set(stored_bytes)

@@ -1,19 +1,21 @@
-"""What the wire tells of itself: the WireMetrics port."""
+"""The metrics of the wire."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from google.protobuf.descriptor import MethodDescriptor
+from typing_extensions import override
 
 from carousel_protos.errors import ERRORS, Code
 from carousel_protos.triton import inference_pb2
 from carousel_protos.v1 import carousel_pb2
+from carousel_server.core.metering import WireMetrics
 
 from .families import Families, TenantMetrics
 
 OTHER = "other"
-"""Stands for every service and method that is not ours: a caller must not be able to make series."""
+"""Label of services and methods that are not ours, so that a caller cannot create series."""
 
 _STANDARD = {
     ("grpc.health.v1.Health", "Check"): "unary",
@@ -31,7 +33,7 @@ def _kind(method: MethodDescriptor) -> str:
 
 
 def known_calls() -> Iterator[tuple[str, str, str]]:
-    """(kind, service, method) of every call that a Carousel server offers."""
+    """(kind, service, method) of all calls that a Carousel server has."""
     services = [
         *carousel_pb2.DESCRIPTOR.services_by_name.values(),
         *inference_pb2.DESCRIPTOR.services_by_name.values(),
@@ -43,11 +45,11 @@ def known_calls() -> Iterator[tuple[str, str, str]]:
         yield kind, service_name, method_name
 
 
-class CallMetrics:
-    """Implements `core.metering.WireMetrics`. Called on the event loop only.
+class CallMetrics(WireMetrics):
+    """The metrics of calls. Used on the event loop only.
 
-    Our own calls have all their series from the start, those of OK included; the others of
-    `grpc_server_handled_total` appear with the first call that ends so.
+    The series of our own calls with OK exist from the start. The others of `grpc_server_handled_total`
+    appear with the first call that has that status.
     """
 
     def __init__(self, families: Families, tenants: TenantMetrics) -> None:
@@ -73,39 +75,39 @@ class CallMetrics:
             for code in ("OK", "UNKNOWN", *(code.name for code in Code)):
                 families.scalar("grpc_server_handled_total", *call, code)
 
+    @override
     def started(self, service: str, method: str, kind: str) -> None:
-        """A call has begun."""
         call = self._bounded(service, method, kind)
         self._families.scalar("grpc_server_started_total", *call).add()
 
+    @override
     def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
-        """A call has ended, well or not."""
         call = self._bounded(service, method, kind)
         self._families.scalar("grpc_server_handled_total", *call, code).add()
         self._families.histogram("grpc_server_handling_seconds", *call).observe(seconds)
 
+    @override
     def refused(self, reason: str, count: int = 1) -> None:
-        """Calls, or messages or steps of a stream, were answered with an error."""
         self._refused[reason].add(count)
 
+    @override
     def quota_refused(self, tenant: str, quota: str, count: int = 1) -> None:
-        """Of these, those of a tenant that has reached a quota, named as its setting."""
         self._tenants.refused(tenant, quota, count)
 
+    @override
     def streams(self, count: int) -> None:
-        """Level: streams of sessions open now."""
         self._streams.set(count)
 
+    @override
     def connection_closed(self) -> None:
-        """A connection was closed, because its client abandoned too many calls."""
         self._connections_closed.add()
 
+    @override
     def reloaded(self, what: str, *, ok: bool) -> None:
-        """Files with tokens or certificates have changed, and were read again or found broken."""
         self._reloads[what, ok].add()
 
+    @override
     def loop_lag(self, seconds: float) -> None:
-        """How late the event loop ran a timer."""
         self._loop_lag_s.observe(seconds)
 
     def _bounded(self, service: str, method: str, kind: str) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Models to engines: everything behind the wire, built from the settings."""
+"""Builds everything behind the wire from the settings: models, engines, catalog and store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """Engines that run, and who knows them; `refused` names the models that could not be loaded."""
+    """The running engines and their catalog. `refused` has the models that could not be loaded."""
 
     engines: Sequence[Engine]
     catalog: Catalog
@@ -41,15 +41,13 @@ class Assembly:
     refused: Sequence[str] = ()
 
     def stop(self) -> None:
-        """Ends the engines' threads after the tick they are in, all at a time, then the store's.
+        """Ends the engines' threads after their current tick, all in parallel, and then the store's.
 
         Idempotent.
         """
         try:
             with ThreadPoolExecutor(len(self.engines)) as pool:
-                list(
-                    pool.map(Engine.stop, self.engines)
-                )  # a list, so that what one raises is raised
+                list(pool.map(Engine.stop, self.engines))  # a list, so that exceptions are raised
         finally:
             if self.store is not None:
                 self.store.stop()
@@ -59,13 +57,13 @@ def assemble(settings: Settings) -> Assembly:
     """Loads every package of `settings.models` and starts an engine for each.
 
     Raises:
-        PackageError: a package is refused, or there is none.
-        ConfigError: the device is not there, or the slots do not fit into its memory.
+        PackageError: a package is refused, or there are no packages.
+        ConfigError: the device does not exist, or its memory is too small for the slots.
     """
     device = choose_device(settings.device)
     threads = torch_threads(settings.torch_threads)
     torch.set_num_threads(threads)
-    log.info("threads for steps: %d; cores that can be used: %d", threads, usable_cores())
+    log.info("threads for steps: %d; usable cores: %d", threads, usable_cores())
     folder = load_models(settings, device)
     build = {"version": version(), "torch": torch.__version__, "device": device}
     metrics = Metrics(build, tenant_names(settings))
@@ -86,7 +84,7 @@ def assemble(settings: Settings) -> Assembly:
         ValueError,
         MemoryError,
         RuntimeError,
-    ) as error:  # torch: out of memory is a RuntimeError
+    ) as error:  # torch raises a RuntimeError when out of memory
         if store is not None:
             store.stop()
         raise ConfigError(
@@ -100,7 +98,7 @@ def assemble(settings: Settings) -> Assembly:
 
 
 def tenant_names(settings: Settings) -> tuple[str, ...]:
-    """Tenants that have series of their own, as far as they are known at the start."""
+    """Tenants with series of their own that are known at the start."""
     path = settings.tokens_file
     named = () if path is None else read_tokens(path).values()
     return tuple(dict.fromkeys((*settings.tenants, *named))) or (DEFAULT_TENANT,)
@@ -113,7 +111,7 @@ def make_catalog(
     settings: Settings,
     quotas: Quotas,
 ) -> Catalog:
-    """Who finds sessions, on rows and in the store."""
+    """The catalog, which finds sessions on rows and in the store."""
     if store is None:
         return Catalog(directory, engines, quotas=quotas)
     activation = Activation(
@@ -127,10 +125,10 @@ def make_catalog(
 
 
 def start_store(settings: Settings, metrics: Metrics) -> StoreThread | None:
-    """The store of the settings, with the thread in front of it; None if there is to be none.
+    """The store of the settings with its thread, or None if no store is set.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: the store cannot be used.
     """
     if not settings.store:
         return None
@@ -150,16 +148,16 @@ def start_store(settings: Settings, metrics: Metrics) -> StoreThread | None:
 
 
 def default_replica(port: int) -> str:
-    """This machine's name and the port: whoever has bound it is the only one of that name."""
+    """This machine's name and the port. Only one process can have bound that port."""
     number = str(port) if port else f"free-{secrets.token_hex(4)}"
     return f"{socket.gethostname()}:{number}"
 
 
 def choose_device(wanted: str) -> str:
-    """Where models run: cpu or cuda.
+    """The device of the models: cpu or cuda.
 
     Raises:
-        ConfigError: cuda is asked for and not there.
+        ConfigError: the setting is cuda, but there is no CUDA device.
     """
     there = torch.cuda.is_available()
     if wanted == "auto":
@@ -170,5 +168,5 @@ def choose_device(wanted: str) -> str:
 
 
 def torch_threads(setting: int) -> int:
-    """Threads for matrix products: as set, or all usable cores but the one that gRPC needs."""
+    """Threads for matrix products: the setting, or all usable cores but one for gRPC."""
     return setting or max(1, usable_cores() - 1)

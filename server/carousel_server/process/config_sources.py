@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from .config import PREFIX, ConfigError, Settings
 
 CONFIG_VARIABLE = "CAROUSEL_CONFIG"
-"""Names the settings file where the command line does not."""
+"""The variable that names the settings file, if the command line does not."""
 
 NOT_SETTINGS = frozenset(
     {
@@ -30,14 +30,14 @@ NOT_SETTINGS = frozenset(
         *("CAROUSEL_TLS", "CAROUSEL_CA", "CAROUSEL_CERT", "CAROUSEL_KEY", "CAROUSEL_SERVER_NAME"),
     }
 )
-"""Variables with our prefix that belong to the client's command line, and to tests (failpoints)."""
+"""Variables with our prefix that are not settings: of the client's commands, and of tests (failpoints)."""
 
 
 _TABLES = {
     "tokens": '{"tenant": "sha256 in hex"}',
     "certificates": '{"name in a certificate": "tenant"}',
 }
-"""Settings that are tables, with an example as JSON."""
+"""Settings that are tables, each with an example as JSON."""
 
 
 class Source(StrEnum):
@@ -58,11 +58,11 @@ def load_settings(
 
     Args:
         cli: settings given on the command line, by name.
-        config_file: TOML file; CAROUSEL_CONFIG names one if this is None.
-        environment: variables; the process's own if None.
+        config_file: TOML file. If None, CAROUSEL_CONFIG can name one.
+        environment: variables. None uses those of the process.
 
     Returns:
-        The settings, and for each of them where its value comes from.
+        The settings, and the source of each value.
 
     Raises:
         ConfigError: an unknown key, a value out of range, or a file that cannot be read.
@@ -94,7 +94,7 @@ def _read_file(path: Path) -> dict[str, object]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}\nname a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}\ncorrect it there") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}\ncorrect it there") from error
 
 
 def _read_environment(variables: Mapping[str, str]) -> dict[str, object]:
@@ -107,7 +107,7 @@ def _read_environment(variables: Mapping[str, str]) -> dict[str, object]:
 
 
 def _check_keys(source: Source, keys: Iterable[str]) -> None:
-    """An unknown key is a typing error or an old name: ignoring it would be a silent surprise."""
+    """Refuses keys that are no settings. Such a key is a typing error or an old name."""
     for key in keys:
         if key in Settings.model_fields:
             continue
@@ -118,7 +118,7 @@ def _check_keys(source: Source, keys: Iterable[str]) -> None:
 
 
 def _structured(key: str, value: object) -> object:
-    """A list or table that was given as text (environment, --set) is JSON, or items with commas."""
+    """The value of a list or table that is text (environment, --set): JSON, or items with commas."""
     if key not in (*_TABLES, "allow_custom") or not isinstance(value, str):
         return value
     try:
@@ -126,11 +126,11 @@ def _structured(key: str, value: object) -> object:
     except json.JSONDecodeError:
         if key == "allow_custom":
             return tuple(part.strip() for part in value.split(",") if part.strip())
-        raise ConfigError(f"{key} is no JSON object\nwrite it as {key}={_TABLES[key]}") from None
+        raise ConfigError(f"{key} is not a JSON object\nwrite it as {key}={_TABLES[key]}") from None
 
 
 def _explain(error: ValidationError, provenance: Mapping[str, Source]) -> str:
-    """The first fault, as cause and fix. Values are not repeated: some are secrets."""
+    """The first fault, as cause and fix. It has no values, because some are secrets."""
     fault = error.errors(include_url=False, include_input=False)[0]
     if not fault["loc"]:
         cause, _, fix = fault["msg"].removeprefix("Value error, ").partition(": ")
@@ -139,7 +139,7 @@ def _explain(error: ValidationError, provenance: Mapping[str, Source]) -> str:
     message = fault["msg"][:1].lower() + fault["msg"][1:]
     source = provenance.get(key, Source.DEFAULT)
     meaning = Settings.model_fields[key].description
-    return f"setting {key} ({source}): {message}\ngive it another value. It means: {meaning}"
+    return f"setting {key} ({source}): {message}\nset another value. It means: {meaning}"
 
 
 _LINK = re.compile(r"(?:tcp|udp|sctp)://.+", re.IGNORECASE)
@@ -148,10 +148,10 @@ _OF_A_SERVICE = re.compile(r"(.*_SERVICE)_(?:HOST|PORT(?:_[A-Z0-9_]+)?)")
 
 
 def service_variables(variables: Mapping[str, str], prefix: str) -> list[str]:
-    """Names with the prefix that describe a service, in order.
+    """Variables with our prefix that Kubernetes or Docker has set for a service, sorted by name.
 
-    A name alone does not make one: NAME_PORT must hold an address such as tcp://10.0.0.1:50051, and the
-    those of NAME_SERVICE always come as a HOST and a PORT at least.
+    A Service named `carousel` gives CAROUSEL_PORT=tcp://10.0.0.1:50051, CAROUSEL_SERVICE_HOST and others. So
+    NAME_PORT counts only if it has such an address, and NAME_SERVICE_… only if HOST and PORT are both set.
     """
     return sorted(
         name
@@ -171,11 +171,11 @@ def _describes_a_service(name: str, value: str, variables: Mapping[str, str]) ->
 
 HIDDEN = "***"
 _CREDENTIALS = ("username", "password")
-"""Options of a Redis URL that say what its userinfo says."""
+"""Options of a Redis URL that can have user and password."""
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """Each setting by name, as JSON has it; `HIDDEN` stands where a secret is."""
+    """Each setting by name, as in JSON. Secrets are replaced by `HIDDEN`."""
     values = settings.model_dump(mode="json")
     values["store"] = without_password(settings.store)
     values["tokens"] = dict.fromkeys(settings.tokens, HIDDEN)
@@ -183,9 +183,9 @@ def shown(settings: Settings) -> dict[str, Any]:
 
 
 def without_password(url: str) -> str:
-    """The URL of a store without user and password; what is no URL stays as it is.
+    """The URL of a store without user and password. Text that is not a URL is unchanged.
 
-    A URL that cannot be read is hidden as a whole: no one knows where its password is.
+    A URL that cannot be parsed is hidden as a whole, since its password could be anywhere.
     """
     scheme, separator, place = url.partition("://")
     if not separator:
@@ -195,7 +195,7 @@ def without_password(url: str) -> str:
         options = parse_qsl(parts.query, keep_blank_values=True)
     except ValueError:
         return f"{scheme}://{HIDDEN}"
-    # All before the last @: a password with an @ or a / that was not percent-encoded is one too.
+    # All before the last @, because a password may have an @ or a / that is not percent-encoded.
     path, mark, query = place.partition("?")
     _, at, host = path.rpartition("@")
     path = f"{HIDDEN}@{host}" if at else path

@@ -1,4 +1,4 @@
-"""How many cores this process may use: the affinity mask, and the quota of its control group."""
+"""The number of cores that this process may use, by affinity and by the quota of its control group."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _V1_FOLDERS = ("cpu", "cpu,cpuacct")
 
 
 def usable_cores(mount: Path = _MOUNT, own_groups: Path = _OWN_GROUPS) -> int:
-    """Cores that can be kept busy without being throttled; at least 1.
+    """Number of cores that can be busy without being throttled, at least 1.
 
-    A quota of 2.5 cores is 2: a third thread would only make all three wait for the next period.
+    A quota of 2.5 cores gives 2. With a third thread, all three would wait for the next period.
 
     Args:
         mount: where control groups are mounted, of version 1 or 2.
@@ -27,14 +27,14 @@ def usable_cores(mount: Path = _MOUNT, own_groups: Path = _OWN_GROUPS) -> int:
 
 
 def _allowed() -> int:
-    """Cores of the affinity mask; those of the machine where the system has none."""
+    """Cores of the affinity mask, or of the machine where the system has no mask."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _quotas(mount: Path, own_groups: Path) -> Iterator[float]:
-    """The quota of each group that this process is in, in cores; a group's parents bound it too."""
+    """The quotas, in cores, of this process's groups and of their parents."""
     try:
         lines = own_groups.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -52,21 +52,21 @@ def _quotas(mount: Path, own_groups: Path) -> Iterator[float]:
 
 
 def _with_parents(mount: Path, path: str) -> Iterator[Path]:
-    """The folder of a group and those above it; a path from outside a container may not exist in it."""
+    """The folder of a group and those above it. Inside a container, some may not exist."""
     steps = [step for step in path.split("/") if step not in ("", ".", "..")]
     for depth in range(len(steps), -1, -1):
         yield mount.joinpath(*steps[:depth])
 
 
 def _quota_of_v2(file: Path) -> Iterator[float]:
-    """`cpu.max` holds a quota, or "max", and a period in microseconds."""
+    """The quota from `cpu.max`: a quota, or "max", and a period in microseconds."""
     words = _words(file)
     if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
         yield int(words[0]) / int(words[1])
 
 
 def _quota_of_v1(folder: Path) -> Iterator[float]:
-    """Two files, in microseconds; a quota of -1 is none."""
+    """The quota from two files, in microseconds. A quota of -1 is none."""
     words = [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
     if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
         yield int(words[0]) / int(words[1])

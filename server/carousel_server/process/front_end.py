@@ -1,8 +1,8 @@
 """A front end as a program: the wire in a process without engines, at one end of a link.
 
-Started by the server as `python -m carousel_server.front_end FD`, where FD is the socket of the link. It
-has no will of its own: it listens, drains and stops when it is told, and ends with the process that has
-the engines. Signals are for that process, which gets them too.
+The server starts it as `python -m carousel_server.process.front_end FD`, where FD is the socket of the link.
+It listens, drains and stops by requests of the server, and ends with the process that has the engines. It
+ignores signals, which that process receives too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .runtime import raise_file_limit, run
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What a front end must know at start."""
+    """The options of a front end at its start."""
 
     models: Sequence[ModelView]
     options: WireOptions
@@ -37,18 +37,18 @@ class Greeting:
 
 
 class FrontEnd:
-    """Obeys the verbs of the server: "start", "drain" and "stop", each answered by "did"."""
+    """Runs the requests of the server: "start", "drain" and "stop". Each is answered with "did"."""
 
     def __init__(self) -> None:
         self._pipe: Pipe
         self._front: Front | None = None
         self._metrics: PostedMetrics | None = None
         self._wire: WireServer | None = None
-        # Verbs are done one after the other.
+        # Requests run one after the other.
         self._verbs: asyncio.Queue[Message] = asyncio.Queue()
 
     async def serve(self, end: socket.socket) -> int:
-        """Returns never: the process ends when the link does."""
+        """Never returns. The process ends with the link."""
         self._pipe = await connect(end, self._take, _end)
         while True:
             verb, *arguments = await self._verbs.get()
@@ -59,11 +59,11 @@ class FrontEnd:
         if message[0] in ("start", "drain", "stop"):
             self._verbs.put_nowait(message)
         else:
-            assert self._front is not None, "nothing can be told before the start"
+            assert self._front is not None, "the front end was not started"
             self._front.take(message)
 
     async def _start(self, greeting: Greeting) -> int | str:
-        """Listens; answers the port, or why not."""
+        """Listens. Answers with the port, or with the cause of a failure."""
         configure_logging(greeting.log_level, greeting.log_format)
         raise_file_limit()
         self._front = front = Front(greeting.models, greeting.options.tenants)
@@ -87,7 +87,7 @@ class FrontEnd:
 
 
 def _end() -> Any:
-    """The server is gone, or has ended the link: nothing here is worth keeping."""
+    """Ends the process, because the server has ended or closed the link."""
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Watches the engines' health: tells the log of every change, and the server when to give up."""
+"""Checks the engines' health, logs changes, and ends a server without a healthy model."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ log = logging.getLogger(__name__)
 
 
 class HealthWatch:
-    """Looked at now and then, with the time. A server goes on while one model is healthy.
+    """The health of all engines, checked a few times a second.
 
-    See docs/decisions/0008: a model whose device is dead never recovers in this process, so a server
-    that has nothing else to serve ends, and whoever supervises it starts a fresh one.
+    A server runs as long as one model is healthy. A model with a failed device never recovers in this
+    process, so a server without a healthy model ends and its supervisor restarts it. See
+    docs/decisions/0008.
     """
 
     def __init__(self, engines: Sequence[EnginePort], grace_s: float) -> None:
-        """`grace_s`: how long no model at all may be healthy."""
+        """`grace_s`: how long the server may run without a healthy model."""
         self._engines = engines
         self._grace_s = grace_s
-        # Names of the models that were unhealthy at the last look.
+        # Names of the models that were unhealthy at the last check.
         self._ill: set[str] = set()
-        # Instant since when no model is healthy; None while one is.
+        # When the last healthy model became unhealthy. None while one is healthy.
         self._all_ill_since_s: float | None = None
 
     def hopeless(self, now: float) -> bool:
-        """Looks at the engines: True once none has been healthy for `grace_s`."""
+        """Checks the engines. Returns True if none has been healthy for `grace_s`."""
         ill = {engine.model.name for engine in self._engines if not engine.healthy}
         for name in sorted(ill - self._ill):
             log.error("model %s is unhealthy: its calls are refused", name)

@@ -1,4 +1,4 @@
-"""Log lines: text for people, JSON for machines. Never inputs, never tokens."""
+"""Log lines, as text or JSON. They never have inputs or tokens."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 import time
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""Attributes that every record has; the others are the caller's own facts."""
+"""Attributes of every record. Others are facts of the caller."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, severity, logger, message, and the record's own facts."""
+    """Formats a record as one JSON object: time, severity, logger, message and facts."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, severity, logger, message; the record's own facts follow as key=value."""
+    """Formats a record as text: time, severity, logger, message, and facts as key=value."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""

@@ -1,4 +1,4 @@
-"""The server as a program: signals, exit codes, and what it says when it is ready."""
+"""The server as a program: signals, exit codes, and the lines that it prints when it is ready."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .server import LOADER, Server
 log = logging.getLogger(__name__)
 
 _STORES = {"none": "none: sessions end with the server; --store sqlite:FILE keeps them"}
-"""What people are told of a store, where its name does not say it."""
+"""The text about a store, where its name is not enough."""
 
 _LAST_MOMENT_S = 0.5
-"""For threads that have told their result and are about to end."""
+"""Time for threads to end that have sent their result."""
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -36,16 +36,16 @@ EXIT_SETTINGS = 2
 
 
 def serve(settings: Settings) -> int:
-    """Runs a server until SIGTERM or SIGINT; returns the exit code.
+    """Runs a server until SIGTERM or SIGINT. Returns the exit code.
 
-    0 after a signal, 1 if an address is taken or the server is hopeless, 2 if a setting or a
-    model package cannot be used. Does not return if a thread is left that nothing can end, in a dead
-    device or a large file: the process ends here then, with the same code.
+    The code is 0 after a signal. It is 1 if an address is in use or no model is healthy, and 2 if a setting
+    or a model package cannot be used. If a thread cannot be ended, because it is in a failed device or a
+    large file, the process ends here with the same code.
     """
     configure_logging(settings.log_level, settings.log_format)
     raise_file_limit()
     if passed_over := service_variables(os.environ, PREFIX):
-        log.info("passed over, since they describe Services: %s", ", ".join(passed_over))
+        log.info("ignored variables that describe Services: %s", ", ".join(passed_over))
     try:
         code = run(_serve(settings))
     except (PackageError, ConfigError) as error:
@@ -70,7 +70,8 @@ async def _serve(settings: Settings) -> int:
         if await _first_of(asked.wait(), server.hopeless()) == 1:
             code = EXIT_FAILED
         log.info(
-            "draining: %g s at most; a second signal ends it at once", settings.drain_timeout_s
+            "draining: %g s at most; a second signal ends the server at once",
+            settings.drain_timeout_s,
         )
         asked.clear()
         await _first_of(server.drain(), asked.wait())
@@ -81,7 +82,7 @@ async def _serve(settings: Settings) -> int:
 
 
 def _say_why(error: Exception) -> None:
-    """Cause and fix, each on its line, as the command line tells them."""
+    """Prints cause and fix, each on its line, in the form of the command line."""
     cause, *more = str(error).splitlines()
     sys.stderr.write(f"carousel: {cause}\n")
     if len(more) == 1:
@@ -99,7 +100,7 @@ def _signals() -> asyncio.Event:
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> int:
-    """Waits for the first to end, cancels the others; returns its place, or raises what it raised."""
+    """Waits for the first to end and cancels the others. Returns its place, or raises its exception."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -113,9 +114,9 @@ async def _first_of(*waits: Coroutine[Any, Any, object]) -> int:
 
 
 def _leave_behind(code: int) -> None:
-    """Ends the process if one of our threads runs on, beyond a moment to end in.
+    """Ends the process if one of our threads does not end in a short time.
 
-    Such a thread is inside the device's driver or a file; the interpreter's own end would run into it.
+    Such a thread is in the device's driver or a file, and could crash the interpreter's own shutdown.
     """
     until_s = time.monotonic() + _LAST_MOMENT_S
     left = []
@@ -125,7 +126,7 @@ def _leave_behind(code: int) -> None:
             if thread.is_alive():
                 left.append(thread.name)
     if left:
-        log.warning("left behind: %s", ", ".join(left))
+        log.warning("threads still running: %s", ", ".join(left))
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -133,7 +134,7 @@ def _leave_behind(code: int) -> None:
 
 
 def _say_ready(server: Server) -> None:
-    """Tells people how to talk to the server; tells programs in one JSON line."""
+    """Prints how to reach the server: text for people, or one JSON line for programs."""
     host, metrics_host = server.settings.host, server.settings.metrics_host
     facts = {
         "event": "ready",
@@ -149,7 +150,7 @@ def _say_ready(server: Server) -> None:
     if sys.stdout.isatty():
         target = f"{host}:{server.port}"
         names = ", ".join(server.refused)
-        refused = f"  REFUSED   {names}: the log says why\n" if names else ""
+        refused = f"  REFUSED   {names}: see the log for the cause\n" if names else ""
         sys.stdout.write(
             f"carousel {version()} serves {len(server.models)} models: {', '.join(server.models)}\n"
             f"{refused}"

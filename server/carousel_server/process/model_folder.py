@@ -1,4 +1,4 @@
-"""The models of the settings' folder: loaded, or refused one by one with the reason."""
+"""Loads the model packages of the settings' folder, or refuses each with its cause."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .config import ConfigError, Settings
 log = logging.getLogger(__name__)
 
 _UNUSABLE = (PackageError, OSError, RuntimeError, MemoryError)
-"""What loading one package may raise; torch says that memory has run out by a RuntimeError."""
+"""What loading one package may raise. Torch raises a RuntimeError when out of memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """What is in the folder.
+    """The models of the folder.
 
     Attributes:
-        models: those that can be served, by folder name.
-        refused: why the others cannot be, by the model's name (the folder's, where the manifest has none).
+        models: the models that can be served, by folder name.
+        refused: the causes of the others, by the model's name, or the folder's if it has no name.
     """
 
     models: Sequence[RecurrentModel]
@@ -35,10 +35,10 @@ class ModelFolder:
 
 
 def load_models(settings: Settings, device: str) -> ModelFolder:
-    """Loads the packages of the settings' folder; `bad_models` says what one bad package does.
+    """Loads the packages of the settings' folder. `bad_models` decides about a bad package.
 
     Raises:
-        PackageError: a package is refused and `bad_models` is "refuse", or none can be served.
+        PackageError: a package is refused and `bad_models` is "refuse", or no package can be served.
         ConfigError: this machine cannot run the kernel that is asked for.
     """
     folder = read_folder(settings, device)
@@ -50,7 +50,7 @@ def load_models(settings: Settings, device: str) -> ModelFolder:
         raise PackageError(first + (f" ({others} more are refused, see the log)" if others else ""))
     if folder.refused:
         log.error(
-            "%d of %d packages in %s are refused; the others are served, as bad_models=skip says",
+            "%d of %d packages in %s are refused; the others are served, because bad_models=skip",
             len(folder.refused),
             len(folder.refused) + len(folder.models),
             settings.models,
@@ -61,7 +61,7 @@ def load_models(settings: Settings, device: str) -> ModelFolder:
 
 
 def read_folder(settings: Settings, device: str) -> ModelFolder:
-    """Loads every package of the folder, whatever becomes of the others.
+    """Loads every package of the folder. A bad one does not affect the others.
 
     Raises:
         PackageError: there is no folder, or no package in it.
@@ -71,11 +71,11 @@ def read_folder(settings: Settings, device: str) -> ModelFolder:
         kernel = choose(settings.kernel, torch.device(device))
     except KernelError as error:
         raise ConfigError(f"kernel={settings.kernel}: {error}\nset kernel=auto") from error
-    log.info("steps are computed by the kernel %s", kernel.name)
+    log.info("the kernel %s computes steps", kernel.name)
     packages = discover(settings.models)
     if not packages:
         raise PackageError(
-            f"{settings.models} holds no model packages; make one: carousel models create"
+            f"{settings.models} has no model packages; make one: carousel models create"
         )
     models: dict[str, RecurrentModel] = {}
     refused: dict[str, str] = {}
@@ -90,7 +90,7 @@ def read_folder(settings: Settings, device: str) -> ModelFolder:
             continue
         name = model.manifest.name
         if name in places:
-            # Nobody can tell which of the two is meant, so neither is served.
+            # Two packages have one name, so neither is served.
             models.pop(name, None)
             refused[name] = (
                 f"{package} and {places[name]} are both named {name!r}; rename one of them"

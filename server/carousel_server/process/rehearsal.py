@@ -1,4 +1,4 @@
-"""What would keep a server from starting, found without starting one: for `carousel config check`."""
+"""Checks whether a server could start, without starting one. For `carousel config check`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .server import METRICS_PORT, wire_options
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that a start would meet.
+    """A problem that a start would have.
 
     Attributes:
-        setting: what it concerns.
+        setting: its name.
         cause: what is wrong.
         fix: what to do.
     """
@@ -29,10 +29,10 @@ class Problem:
 
 
 def rehearse(settings: Settings) -> list[Problem]:
-    """Does what a start does, as far as it leaves nothing behind.
+    """Does what a start does, as far as it leaves no trace.
 
-    Files of TLS are read, both addresses bound for a moment, the store opened and closed, custom modules
-    imported, every package loaded and proven. Slots are not allocated.
+    It reads the files of TLS, binds both addresses for a moment, opens and closes the store, imports custom
+    modules, and loads and checks every package. It does not allocate slots.
     """
     return [
         *_certificates(settings),
@@ -71,7 +71,7 @@ def _store(settings: Settings) -> Iterator[Problem]:
 
 
 def _models(settings: Settings) -> Iterator[Problem]:
-    # These bring torch along.
+    # These import torch.
     from carousel_models.custom import import_class
 
     from .assembly import choose_device
@@ -99,7 +99,7 @@ def _models(settings: Settings) -> Iterator[Problem]:
 
 
 def _problem(setting: str, error: Exception) -> Problem:
-    """Settings' errors have their fix in a second line, packages' behind a semicolon."""
+    """Splits an error into cause and fix. Settings have the fix in line two, packages after a semicolon."""
     text = str(error)
     cause, _, fix = text.partition("\n") if "\n" in text else text.rpartition("; ")
     return Problem(setting, cause or fix, fix if cause else "")

@@ -1,8 +1,8 @@
 """A server in a process: loading, listening, draining, stopping.
 
-The drain, in order: health says NOT_SERVING and nothing new begins; attached clients are told; engines
-finish what they have accepted, up to drain_timeout_s. Then the stop: engines end and answer what is left,
-streams end, the wire stops.
+A drain has these steps. Health becomes NOT_SERVING and new work is refused. Attached clients receive Drain.
+Engines finish accepted work, for at most drain_timeout_s. Then the server stops: engines end and answer the
+remaining commands, streams end, and the wire stops.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .runtime import version
 
 if (
     TYPE_CHECKING
-):  # torch takes seconds to import: the loading thread does it, after the quick checks
+):  # the import of torch takes seconds, so the loading thread does it after the quick checks
     from carousel_server.engine import Engine
 
     from .assembly import Assembly
@@ -52,17 +52,17 @@ _POLL_S = 0.02
 _WATCH_S = 0.25
 _STOP_GRACE_S = 2.0
 _STUCK_S = 30.0
-"""An event loop that has not turned for so long answers nobody."""
+"""An event loop that has not run for so long counts as stuck."""
 
 
 METRICS_PORT = "metrics-port"
-"""What people call that setting on the command line."""
+"""The setting's name on the command line."""
 
 
 class Server:
-    """One server in this process: engines on threads of their own, the wire on the running loop.
+    """One server in this process: engines on their own threads, the wire on the running loop.
 
-    `start` and `stop` once each; `stop` is idempotent and also right after a failed `start`.
+    Call `start` once. `stop` is idempotent, and may also follow a failed `start`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -71,18 +71,18 @@ class Server:
         self._wire: WireServer | FrontEnds | None = None
         self._endpoint: MetricsServer | None = None
         self._draining = False
-        # When the event loop ran last, as far as `hopeless` has seen. Read by the probes' thread.
+        # When `hopeless` ran last on the event loop. Read by the probes' thread.
         self._turned_s = math.inf
 
     @property
     def port(self) -> int:
-        """Where gRPC listens."""
+        """The address of gRPC."""
         assert self._wire is not None, "the server was not started"
         return self._wire.port
 
     @property
     def metrics_port(self) -> int:
-        """Where /metrics listens."""
+        """The port of /metrics."""
         assert self._endpoint is not None, "the server was not started"
         return self._endpoint.port
 
@@ -100,17 +100,17 @@ class Server:
 
     @property
     def store(self) -> str:
-        """The name of the store that keeps the sessions: "sqlite", "redis", "memory"; or "none"."""
+        """The name of the store: "sqlite", "redis", "memory" or "none"."""
         assert self._assembly is not None, "the server was not started"
         store = self._assembly.store
         return "none" if store is None else store.name
 
     async def start(self) -> None:
-        """Loads the models, starts the engines, listens. What fails quickly is tried first.
+        """Loads the models, starts the engines and listens. Quick checks run first.
 
         Raises:
             PackageError: a model cannot be served.
-            ConfigError: a setting or a file named in one cannot be used.
+            ConfigError: a setting, or a file that it names, cannot be used.
             ListenError: an address cannot be listened on.
         """
         settings = self.settings
@@ -149,21 +149,21 @@ class Server:
         while not self._wire.failed:
             self._turned_s = time.monotonic()
             if health_watch.hopeless(time.monotonic()):
-                log.error("no model is healthy: the server ends, to be started afresh")
+                log.error("no model is healthy: the server ends, and must be restarted")
                 return
             await asyncio.sleep(_WATCH_S)
-        log.error("%s: the server ends, to be started afresh", self._wire.failed)
+        log.error("%s: the server ends, and must be restarted", self._wire.failed)
 
     def _live(self) -> list[Check]:
-        """What only a new process mends. On the probes' thread."""
+        """Checks for faults that only a restart solves. Called on the probes' thread."""
         stuck = time.monotonic() - self._turned_s > _STUCK_S
-        return [Check("event loop", f"has not turned for {_STUCK_S:g} s" if stuck else "")]
+        return [Check("event loop", f"has not run for {_STUCK_S:g} s" if stuck else "")]
 
     def _ready(self) -> list[Check]:
-        """Whether calls should be sent here now. On the probes' thread."""
+        """Checks whether calls should be sent here now. Called on the probes' thread."""
         assert self._assembly is not None, "the server was not started"
         catalog = self._assembly.catalog
-        checks = [Check("accepting calls", "the server drains" if self._draining else "")]
+        checks = [Check("accepting calls", "the server is draining" if self._draining else "")]
         checks += [
             Check(f"model {engine.model.name}", "" if engine.healthy else "is unhealthy")
             for engine in catalog.engines()
@@ -173,7 +173,7 @@ class Server:
         return checks
 
     async def drain(self) -> None:
-        """Finishes what was accepted, up to drain_timeout_s."""
+        """Finishes accepted work, for at most drain_timeout_s."""
         self._draining = True
         if self._wire is None or self._assembly is None:
             return
@@ -185,10 +185,10 @@ class Server:
             async with asyncio.timeout(timeout_s):
                 await asyncio.gather(*(_finish(engine) for engine in self._assembly.engines))
         except TimeoutError:
-            log.warning("drain: work is left after %g s and is dropped", timeout_s)
+            log.warning("drain: unfinished work is dropped after %g s", timeout_s)
 
     async def stop(self) -> None:
-        """Ends engines, streams, the wire and metrics. Engines first: their last words are answers."""
+        """Ends engines, streams, the wire and metrics. Engines end first, so that their answers are sent."""
         if self._wire is not None:
             await self._wire.drain(_STOP_GRACE_S)
         if self._assembly is not None:
@@ -211,7 +211,7 @@ async def _load(settings: Settings) -> Assembly:
             else:
                 loaded.set_result(result)
         elif not isinstance(result, Exception):
-            result.stop()  # nobody waits any more
+            result.stop()  # the waiting task was cancelled
 
     def load() -> None:
         result: Assembly | Exception
@@ -231,8 +231,8 @@ async def _load(settings: Settings) -> Assembly:
 async def _finish(engine: Engine) -> None:
     """Returns when an engine has answered all that it has accepted.
 
-    `pending` counts what waits and what runs, but not what is between the two, nor outputs that are just
-    leaving. A command that the engine answers after both settles it.
+    `pending` counts waiting and running work, but not work between the two, nor outputs in delivery. A
+    command that the engine answers after both closes that gap.
     """
     with suppress(CarouselError):
         while engine.healthy:
@@ -246,7 +246,7 @@ async def _finish(engine: Engine) -> None:
 
 
 def wire_options(settings: Settings) -> WireOptions:
-    """What the wire needs of the settings.
+    """The wire's options, from the settings.
 
     Raises:
         ConfigError: a certificate, a key or a file of tokens cannot be used.

@@ -1,4 +1,4 @@
-"""Copies of the SQLite store's file: by the server that has it open, or by us where none has."""
+"""Copies the SQLite store's file: in the server that has it open, or here if no server runs."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from .faults import StoreError
 log = logging.getLogger(__name__)
 
 _PAGES_AT_ONCE = 256
-"""Commits come between two such pieces of a copy."""
+"""Pages in one piece of a copy. Commits run between two pieces."""
 _PAUSE_S = 0.002
 _ANSWER_WITHIN_S = 3600.0
 _MOST_BYTES = 1 << 16
-"""Of a request or an answer."""
+"""Longest request or answer, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A copy that was made and checked: sessions in it, and its size."""
+    """A checked copy: the number of its sessions, and its size."""
 
     sessions: int
     bytes: int
 
 
 class BackupDoor:
-    """Takes requests for copies at `<path>.backup`, a socket of the server's user alone.
+    """Serves requests for copies at `<path>.backup`, a socket that only the server's user can open.
 
-    Only the process that has the file open can copy it, since it keeps others out. The copy is made beside
-    the commits, on the same connection. SQLite waits for a transaction that is open, and takes up what is
-    written meanwhile.
+    Only the process that has the file open can copy it, because its lock excludes all others. The copy runs
+    between the commits, on the same connection. SQLite waits for an open transaction, and includes later
+    writes.
 
     Args:
         path: of the store's file.
-        db: its connection; it may be used by several threads.
+        db: its connection, which several threads may use.
     """
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
@@ -50,21 +50,21 @@ class BackupDoor:
         self._db = db
         self._closing = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._path.unlink(missing_ok=True)  # of a server that was killed; the file's lock is ours
+        self._path.unlink(missing_ok=True)  # of a killed server: this process has the file's lock
         try:
             self._socket.bind(str(self._path))
             self._path.chmod(0o600)
             self._socket.listen(4)
         except OSError as error:
             self._socket.close()
-            log.warning("no copy can be made while the server runs: %s: %s", self._path, error)
+            log.warning("the server cannot be asked for copies: %s: %s", self._path, error)
             self._thread = None
             return
         self._thread = threading.Thread(target=self._serve, name="store-backup", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Ends a copy that is being made, and the thread. Idempotent."""
+        """Ends a running copy and the thread. Idempotent."""
         self._closing.set()
         if self._thread is None:
             return
@@ -98,7 +98,7 @@ class BackupDoor:
 
 
 def door_path(path: Path) -> Path:
-    """Where a server that has the file open takes requests."""
+    """The socket of the server that has the file open."""
     return path.with_name(path.name + ".backup")
 
 
@@ -107,10 +107,10 @@ def back_up(path: Path, destination: Path) -> Copied:
 
     Args:
         path: the store's file.
-        destination: a new file; the server writes it, if one runs.
+        destination: a new file. The server writes it, if one runs.
 
     Raises:
-        StoreError: there is no store, the copy is there already, or it cannot be written.
+        StoreError: there is no store, or the destination exists or cannot be written.
     """
     if not path.is_file():
         raise StoreError(f"there is no store at {path}\nname the file of the setting store")
@@ -124,10 +124,10 @@ def back_up(path: Path, destination: Path) -> Copied:
 
 
 def copy(db: sqlite3.Connection, destination: Path, stop: threading.Event | None = None) -> Copied:
-    """Writes a whole copy beside its place, checks it, and puts it there. Nothing is left where that fails.
+    """Writes a copy to a temporary file, checks it, and moves it to `destination`. A failure leaves no file.
 
     Raises:
-        StoreError: the destination is there already or cannot be written, or `stop` was set.
+        StoreError: the destination exists or cannot be written, or `stop` was set.
     """
     part = destination.with_name(destination.name + ".part")
     try:
@@ -136,12 +136,12 @@ def copy(db: sqlite3.Connection, destination: Path, stop: threading.Event | None
                 f"there is no folder {destination.parent}\nmake it, or name another one"
             )
         if destination.exists():
-            raise StoreError(f"{destination} is there already\nname a new file")
+            raise StoreError(f"{destination} exists already\nname a new file")
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             copied = _copied(db, part, stop or threading.Event())
-            os.link(part, destination)  # unlike a rename, it replaces nothing
+            os.link(part, destination)  # unlike a rename, it fails if the file exists
         finally:
             for end in ("", "-journal", "-wal", "-shm"):
                 part.with_name(part.name + end).unlink(missing_ok=True)
@@ -157,11 +157,13 @@ def copy(db: sqlite3.Connection, destination: Path, stop: threading.Event | None
 def _copied(db: sqlite3.Connection, part: Path, stop: threading.Event) -> Copied:
     def go_on(*_: int) -> None:
         if stop.is_set():
-            raise StoreError("the server ends, so no copy was made\nmake it again when it runs")
+            raise StoreError(
+                "the server is shutting down, so no copy was made\ntry again when it runs"
+            )
 
     with closing(sqlite3.connect(part, isolation_level=None)) as target:
         db.backup(target, pages=_PAGES_AT_ONCE, progress=go_on, sleep=_PAUSE_S)
-        target.execute("PRAGMA journal_mode = DELETE")  # one file, complete in itself
+        target.execute("PRAGMA journal_mode = DELETE")  # one complete file
         found = target.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(f"the copy is damaged: {found}")
@@ -172,7 +174,7 @@ def _copied(db: sqlite3.Connection, part: Path, stop: threading.Event) -> Copied
 
 
 def _ask_server(path: Path, destination: Path, in_use: StoreError) -> Copied:
-    """Has the server that holds the file copy it."""
+    """Asks the server that has the file open to copy it."""
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as link:
         link.settimeout(_ANSWER_WITHIN_S)
         try:
@@ -185,7 +187,7 @@ def _ask_server(path: Path, destination: Path, in_use: StoreError) -> Copied:
         except (OSError, ValueError):
             cause = str(in_use).splitlines()[0]
             raise StoreError(
-                f"{cause}, which makes no copies for this user\n"
+                f"{cause}, which does not copy it for this user\n"
                 "run it as the server's user, where the server runs"
             ) from None
     if "error" in answer:

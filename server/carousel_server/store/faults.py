@@ -1,4 +1,4 @@
-"""What can go wrong in a store, said alike by all of them."""
+"""Errors that all stores have in common."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.store import SessionKey
 
 RETRY_AFTER_S = 0.5
-"""The hint that goes with a fault of the medium."""
+"""The retry hint of a fault of the medium."""
 
 TOMBSTONE_S = 86_400.0
-"""How long it is remembered why a session ended."""
+"""How long a store remembers why a session ended."""
 
 MAX_EPOCH_FLOOR = 1 << 52
-"""Greatest epoch that a client may claim to have seen: Lua counts in doubles, exact up to 2^53."""
+"""Greatest epoch_floor of a client. Lua counts in doubles, which are exact up to 2^53."""
 
 _ENDINGS = {
     "SESSION_CLOSED": "was closed",
@@ -21,35 +21,35 @@ _ENDINGS = {
 
 
 class StoreError(ValueError):
-    """A store that cannot be used. The first line says the cause, the second the fix."""
+    """A store that cannot be used. The first line has the cause, the second the fix."""
 
 
 def unavailable(what: str = "the store does not answer") -> CarouselError:
-    """STORE_UNAVAILABLE: a fault of the medium. The cause is for the log, not for the client."""
+    """STORE_UNAVAILABLE for a fault of the medium. Its cause is logged, and not sent to clients."""
     return CarouselError("STORE_UNAVAILABLE", what, retry_after_s=RETRY_AFTER_S)
 
 
 def gone(key: SessionKey, reason: str | None) -> CarouselError:
-    """Why there is no such session; None where nothing is known of it."""
+    """The error for a session that is not in the store. `reason` None means that it is unknown."""
     if reason is None:
         return CarouselError("SESSION_NOT_FOUND", f"no session {key.id!r} is open")
     return CarouselError(reason, f"session {key.id!r} {_ENDINGS[reason]}")
 
 
 def held(key: SessionKey, left_s: float) -> CarouselError:
-    """Another live replica has the session, for `left_s` unless it renews its lease."""
+    """SESSION_HELD by another live replica, whose lease lasts `left_s` unless it is renewed."""
     return CarouselError(
         "SESSION_HELD", f"session {key.id!r} is held by another replica", retry_after_s=left_s
     )
 
 
 def check_reason(reason: str) -> None:
-    """A session ends for one of two reasons; another is our bug."""
+    """Asserts that a reason is one for which sessions end."""
     assert reason in _ENDINGS, f"no session ends by {reason}"
 
 
 def check_floor(epoch_floor: int) -> None:
-    """Refuses a floor that no client can have seen, before it spoils the arithmetic of a store."""
+    """Refuses an epoch_floor that no client can have seen. Raises FIELD_INVALID."""
     if not 0 <= epoch_floor <= MAX_EPOCH_FLOOR:
         raise CarouselError(
             "FIELD_INVALID",

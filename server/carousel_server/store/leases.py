@@ -1,4 +1,4 @@
-"""Until when this replica may use what it holds, by its own clock (R5)."""
+"""How long this replica may use its sessions, by its own clock (R5)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _RETRIES_PER_TTL = 10
 
 
 class Leases:
-    """The leases of one replica. `until_s` and `lost` may be read by any thread, the rest is one thread's.
+    """The leases of one replica. Any thread may read `until_s` and `lost`. One thread calls the methods.
 
     Attributes:
-        until_s: the clock before the last renewal was sent, and the TTL: the store's own count began later,
-            so ours ends first.
-        lost: how often they ran out; counted once each time, as soon as it is noticed, so that clients of a
-            replica that cannot reach the store are sent to one that can.
+        until_s: when the leases expire: the time before the last renewal was sent, plus the TTL. The
+            store's own time begins later, so this one ends first.
+        lost: how often the leases have expired. It grows as soon as that is noticed, so that clients of
+            a replica without a store go to another one.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
         self._ttl_s = store.lease_ttl_s
-        self._lapsed = True  # nothing is held before the first renewal, so nothing can be lost
+        self._lapsed = True  # no session is held before the first renewal, so none can be lost
         self.until_s = math.inf if math.isinf(self._ttl_s) else clock()
         self.lost = 0
         self.due_s = self.until_s
 
     def renew(self) -> None:
-        """Renews; a fault of the store leaves the leases as they are, and it is tried again soon.
+        """Renews the leases. After a fault of the store they are unchanged, and a retry is due soon.
 
         Raises:
             CarouselError: STORE_UNAVAILABLE.
@@ -39,7 +39,7 @@ class Leases:
         sent_s = self._clock()
         self.due_s = sent_s + self._ttl_s / _RETRIES_PER_TTL
         kept = self._store.renew()
-        self.notice()  # the answer itself may have come too late
+        self.notice()  # the answer may have come too late
         if not kept:
             self._lapse()
         self.until_s = sent_s + self._ttl_s
@@ -47,7 +47,7 @@ class Leases:
         self._lapsed = self._clock() > self.until_s
 
     def notice(self) -> None:
-        """Counts leases that have run out."""
+        """Counts the leases as lost if they have expired."""
         if self._clock() > self.until_s:
             self._lapse()
 

@@ -1,4 +1,4 @@
-"""Sessions in this process's memory: for tests, simulations, and parking where nothing need survive."""
+"""A store in this process's memory: for tests, simulations, and parking without durability."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from typing_extensions import override
 
 from carousel_server.core.store import (
     HEAD_BYTES,
@@ -16,6 +18,7 @@ from carousel_server.core.store import (
     Outcome,
     Record,
     SessionKey,
+    Store,
     StoreStatistics,
     Verdict,
 )
@@ -25,11 +28,11 @@ from .faults import TOMBSTONE_S, check_floor, check_reason, gone, held
 from .steady import SteadyClock
 
 _UNLEASED_RETRY_S = 1.0
-"""When to ask again for a session whose holder's lease never runs out."""
+"""Retry hint for a session whose holder's lease never expires."""
 
 
 class _Owner(NamedTuple):
-    """A replica's name, and which of its lives."""
+    """A replica's name, and the number of its start."""
 
     name: str
     boot: int
@@ -39,7 +42,7 @@ _NOBODY = _Owner("", 0)
 
 
 class _Kept(NamedTuple):
-    """One session; never changed, so that a medium is copied without copying it."""
+    """One session. It is immutable, so copies of a medium share it."""
 
     session: NewSession
     epoch: int
@@ -58,7 +61,7 @@ class _Ended(NamedTuple):
 
 
 class _Lease(NamedTuple):
-    """A replica's lease: whose life it belongs to, and until when."""
+    """A replica's lease: the number of its start, and when the lease expires."""
 
     boot: int
     until_unix_s: float
@@ -66,7 +69,7 @@ class _Lease(NamedTuple):
 
 @dataclass(slots=True)
 class MemoryMedium:
-    """What survives a `MemoryStore`: several replicas, and restarts of them, share one."""
+    """The data of a `MemoryStore`. Several replicas, and restarts of them, can share it."""
 
     sessions: dict[SessionKey, _Kept] = field(default_factory=dict)
     ended: dict[SessionKey, _Ended] = field(default_factory=dict)
@@ -74,24 +77,24 @@ class MemoryMedium:
     boots: int = 0
 
     def copy(self) -> MemoryMedium:
-        """The medium as it is now; costs four small copies, no snapshot is touched."""
+        """A copy of the medium. It shares the snapshots."""
         return MemoryMedium(self.sessions.copy(), self.ended.copy(), self.leases.copy(), self.boots)
 
     def roll_back(self, earlier: MemoryMedium) -> None:
-        """Becomes as `earlier` was. Boots go on counting: they must stay unique."""
+        """Restores an earlier copy, but for the boot numbers, which must stay unique."""
         self.sessions = earlier.sessions.copy()
         self.ended = earlier.ended.copy()
         self.leases = earlier.leases.copy()
 
 
-class MemoryStore:
-    """Implements `core.store.Store`, with the leases of the redis store where a TTL is given.
+class MemoryStore(Store):
+    """A store in memory. With a TTL it has leases as the Redis store has.
 
     Args:
-        medium: where the sessions are; one of its own if None.
-        owner: the replica's name. A store of the same name takes over at once.
-        now: Unix seconds, which also time the leases; steady ones if None.
-        lease_ttl_s: how long a lease lives without `renew`.
+        medium: has the sessions. None makes a new one.
+        owner: the replica's name. A new store with the same name has its sessions at once.
+        now: Unix seconds, for the leases too. None uses a SteadyClock.
+        lease_ttl_s: how long a lease lasts without `renew`.
     """
 
     name = "memory"
@@ -112,6 +115,7 @@ class MemoryStore:
         self._me = _Owner(owner, self.medium.boots)
         self._take_lease()
 
+    @override
     def acquire(
         self,
         key: SessionKey,
@@ -120,7 +124,6 @@ class MemoryStore:
         new: NewSession | None,
         first: First = NO_SNAPSHOT,
     ) -> Record:
-        """See `Store.acquire`."""
         check_floor(epoch_floor)
         now, kept = self._now(), self.medium.sessions.get(key)
         if kept is not None:
@@ -143,13 +146,14 @@ class MemoryStore:
         self.medium.sessions[key] = kept
         return Record(key, kept.session, epoch, kept.seq, kept.snapshot, now, True, created)
 
+    @override
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
-        """See `Store.commit`; memory is as safe with `fsync` as without."""
+        # `fsync` makes no difference in memory.
         del fsync
         return [self._commit_one(one) for one in commits]
 
+    @override
     def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
-        """See `Store.release`."""
         for key, epoch, last_used_unix_s in held:
             kept = self.medium.sessions.get(key)
             if kept is not None and kept.epoch == epoch:
@@ -157,8 +161,8 @@ class MemoryStore:
                     kept.session, epoch, kept.seq, kept.snapshot, last_used_unix_s, _NOBODY
                 )
 
+    @override
     def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
-        """See `Store.remove`."""
         check_reason(reason)
         kept, ended = self.medium.sessions.get(key), self.medium.ended.get(key)
         if kept is None:
@@ -168,8 +172,8 @@ class MemoryStore:
         self._end(key, epoch, reason, self._now())
         return Verdict.DONE
 
+    @override
     def read(self, key: SessionKey) -> Record:
-        """See `Store.read`."""
         kept = self.medium.sessions.get(key)
         if kept is None:
             ended = self.medium.ended.get(key)
@@ -180,8 +184,8 @@ class MemoryStore:
             raise gone(key, "SESSION_EXPIRED")
         return record
 
+    @override
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
-        """See `Store.list`."""
         now = self._now()
         records: list[Record] = []
         keys = (k for k in self.medium.sessions if k.tenant == tenant and k.id > after)
@@ -193,18 +197,18 @@ class MemoryStore:
                 records.append(record)
         return records
 
+    @override
     def renew(self) -> bool:
-        """See `Store.renew`."""
         kept = self._lease_left_s(self._me, self._now()) > 0
         self._take_lease()
         return kept
 
+    @override
     def now_unix_s(self) -> float:
-        """See `Store.now_unix_s`."""
         return self._now()
 
+    @override
     def sweep(self, now_unix_s: float, limit: int) -> int:
-        """See `Store.sweep`."""
         old = [k for k, e in self.medium.ended.items() if e.at_unix_s < now_unix_s - TOMBSTONE_S]
         for key in old:
             del self.medium.ended[key]
@@ -218,20 +222,22 @@ class MemoryStore:
             self._end(key, self.medium.sessions[key].epoch, "SESSION_EXPIRED", now_unix_s)
         return len(expired)
 
+    @override
     def statistics(self) -> StoreStatistics:
-        """See `Store.statistics`; the bytes are those of the snapshots."""
+        # The bytes are those of the snapshots.
         sessions = self.medium.sessions
         return StoreStatistics(len(sessions), sum(len(kept.snapshot) for kept in sessions.values()))
 
+    @override
     def usage(self, tenant: str) -> StoreStatistics:
-        """See `Store.usage`."""
         sizes = [
             len(kept.snapshot) for key, kept in self.medium.sessions.items() if key.tenant == tenant
         ]
         return StoreStatistics(len(sizes), sum(sizes))
 
+    @override
     def close(self) -> None:
-        """See `Store.close`; the medium stays as it is."""
+        # The medium is not changed.
         lease = self.medium.leases.get(self._me.name)
         if lease is not None and lease.boot == self._me.boot:
             del self.medium.leases[self._me.name]
@@ -267,7 +273,7 @@ class MemoryStore:
         self.medium.leases[self._me.name] = _Lease(self._me.boot, until_unix_s)
 
     def _lease_left_s(self, owner: _Owner, now: float) -> float:
-        """How long this life of this replica still holds what it has; 0 or less if it does not."""
+        """Remaining time of a holder's lease. 0 or less if it has expired."""
         lease = self.medium.leases.get(owner.name)
         if lease is None or lease.boot != owner.boot:
             return 0.0

@@ -1,4 +1,4 @@
-"""From the `store` setting to the store that it names."""
+"""Opens, checks and copies the store that the setting `store` names."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .memory import MemoryStore
 from .sqlite import SqliteStore
 
 Open = Callable[[str, str, float], Store]
-"""Makes a store from its URL, the replica's name and the TTL of its lease; see `open_store`."""
+"""Opens a store from its URL, the replica's name and the TTL of its lease. See `open_store`."""
 
 
 class StoreKind(NamedTuple):
-    """What the functions of this module need to know of one kind of store.
+    """The functions for one kind of store.
 
     Attributes:
         open: opens it.
-        check: see `check_store`. It takes what `open` takes.
+        check: see `check_store`. It has the arguments of `open`.
         back_up: see `back_up_store`.
     """
 
@@ -34,7 +34,7 @@ class StoreKind(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A way to write a store's URL: how it begins, an example for people, the kind that it names."""
+    """A form of a store's URL: its beginning, an example, and the kind of store."""
 
     start: str
     example: str
@@ -45,19 +45,19 @@ def open_store(url: str, *, replica: str, lease_ttl_s: float) -> Store:
     """Opens a store.
 
     Args:
-        url: "memory"; "sqlite:PATH", or a path without a colon that ends in .db; or a redis://, rediss://
-            or unix:// URL.
-        replica: this server's name: the address that it has bound, so that no living one has the same.
-        lease_ttl_s: how long sessions stay with a replica that is not heard of; for Redis only.
+        url: "memory", "sqlite:PATH", a path without a colon that ends in .db, or a URL that begins with
+            redis://, rediss:// or unix://.
+        replica: this server's name, which no other running server may have.
+        lease_ttl_s: how long a replica that does not answer keeps its sessions. For Redis only.
 
     Raises:
-        StoreError: no such store, or it cannot be used; first line the cause, second the fix.
+        StoreError: there is no such store, or it cannot be used.
     """
     return kind_of(url).open(url, replica, lease_ttl_s)
 
 
 def check_store(url: str, *, lease_ttl_s: float) -> None:
-    """Opens a store and closes it, as a start would, and leaves no file that was not there.
+    """Opens and closes a store, as a start of the server does. It leaves no new file.
 
     Raises:
         StoreError: see `open_store`.
@@ -66,12 +66,12 @@ def check_store(url: str, *, lease_ttl_s: float) -> None:
 
 
 def back_up_store(url: str, destination: Path) -> Copied:
-    """Copies the store that a setting names into a new file, while a server runs or not.
+    """Copies the store of the setting `store` into a new file, whether or not a server runs.
 
-    Any path of a file is taken for one of SQLite, as people write it who read the guide of backups.
+    A path of a file is accepted too, and names a SQLite file.
 
     Raises:
-        StoreError: the store cannot be copied so, or the file cannot be written.
+        StoreError: this kind of store cannot be copied, or the file cannot be written.
     """
     if not url:
         return _MEMORY.back_up(url, destination)
@@ -90,9 +90,9 @@ def kind_of(url: str) -> StoreKind:
     if kind is not None:
         return kind
     examples = [form.example for form in FORMS]
-    # The text is not repeated: it may be a URL with a password.
+    # The message has no URL, because it may have a password.
     raise StoreError(
-        f"the store is of no known kind\nuse {', '.join(examples[:-1])} or {examples[-1]}"
+        f"the kind of store is unknown\nuse {', '.join(examples[:-1])} or {examples[-1]}"
     )
 
 
@@ -113,7 +113,9 @@ def _open_memory(_url: str, replica: str, _lease_ttl_s: float) -> Store:
 
 
 def _no_copy_of_memory(_url: str, _destination: Path) -> Copied:
-    raise StoreError("a store in memory ends with its server\nserve with --store sqlite:FILE")
+    raise StoreError(
+        "a store in memory cannot be copied\nstart the server with --store sqlite:FILE"
+    )
 
 
 # -- SQLite
@@ -128,7 +130,7 @@ def _check_sqlite(url: str, replica: str, _lease_ttl_s: float) -> None:
     if path.exists() or not path.parent.is_dir():
         SqliteStore(path).close()
         return
-    # The server's user may be another, who could not write a file of ours.
+    # The server's user may be another one, who could not write a file of this user.
     trial = path.with_name(f".{path.name}-{replica}")
     try:
         SqliteStore(trial).close()
@@ -142,10 +144,10 @@ def _copy_of_sqlite(url: str, destination: Path) -> Copied:
 
 
 def _path(url: str) -> Path:
-    """The file that a URL names; SQLite's own begin with two or three slashes, people write both.
+    """The file that a URL names. Two or three slashes are accepted, as in SQLite's own URLs.
 
     Raises:
-        StoreError: it names none.
+        StoreError: it names no file.
     """
     path = url.removeprefix("sqlite:")
     if path != url and path.startswith("//"):
@@ -174,12 +176,12 @@ def _open_redis(url: str, replica: str, lease_ttl_s: float) -> Store:
 
 def _no_copy_of_redis(_url: str, _destination: Path) -> Copied:
     raise StoreError(
-        "Redis makes its own copies\nuse BGSAVE or its append-only file; docs/guides/backup.md says how"
+        "Redis makes its own copies\nuse BGSAVE or its append-only file, as in docs/guides/backup.md"
     )
 
 
 def _opened(opens: Open) -> Callable[[str, str, float], None]:
-    """The check of a store that a start may open and close without a trace."""
+    """A check that opens and closes the store, for kinds where that leaves no trace."""
     return lambda url, replica, lease_ttl_s: opens(url, replica, lease_ttl_s).close()
 
 
@@ -194,4 +196,4 @@ FORMS = (
     Form("rediss://", "rediss://USER:PASSWORD@HOST:PORT/0", _REDIS),
     Form("unix://", "unix://PATH?db=0", _REDIS),
 )
-"""All ways to write a store, but for the path of a file of SQLite that ends in .db."""
+"""All forms of a store's URL, without the path of a SQLite file that ends in .db."""

@@ -1,4 +1,4 @@
-"""Says once that the store fails, and once that it answers again."""
+"""Logs once that the store fails, and once that it answers again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ log = logging.getLogger(__name__)
 
 
 class Outage:
-    """Whether the store answers, as the requests to it show. Used by one thread; any may read `fault`.
+    """The state of the store, from the results of its requests. One thread uses it, any may read `fault`.
 
     Attributes:
-        fault: why it does not answer, fit for callers; "" while it does.
+        fault: why the store does not answer, in words for callers. "" while it answers.
     """
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
@@ -25,7 +25,7 @@ class Outage:
         self.fault = ""
 
     def failed(self, error: CarouselError) -> None:
-        """A request failed for the store's fault."""
+        """Counts a request that failed by the store's fault. Logs the first one."""
         self._failed += 1
         self.fault = error.message
         if self._since_s is None:
@@ -35,10 +35,10 @@ class Outage:
             log.error("store %s is unavailable: %s", self._name, why)
 
     def answered(self) -> None:
-        """A request was answered, well or not."""
+        """Notes that the store has answered a request. Logs the end of an outage."""
         if self._since_s is not None:
             log.warning(
-                "store %s answers again after %.1f s; %d requests had failed",
+                "store %s answers again after %.1f s; %d requests failed",
                 self._name,
                 self._clock() - self._since_s,
                 self._failed,

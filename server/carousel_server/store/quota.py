@@ -1,4 +1,4 @@
-"""What one tenant may keep in the store: looked at when a session is opened there, never at a commit."""
+"""Limits of one tenant in the store. They are checked when a session is opened, not at a commit."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from carousel_server.core.store import Acquire, SessionKey, Store
 from .faults import RETRY_AFTER_S
 
 _FRESH_S = 5.0
-"""Other replicas open and end sessions too, so what is known of a tenant gets old."""
+"""Greatest age of a measured usage. Other replicas open and end sessions too."""
 _SHARE = 0.01
-"""At its limit a tenant's usage is measured again, but takes at most this part of the time."""
+"""Greatest share of the time for new measurements of a tenant at its limit."""
 _MOST_TENANTS = 1024
 
 
 @dataclass(slots=True)
 class _Known:
-    """A tenant's usage as it was measured, and what was opened here since."""
+    """A tenant's usage when it was measured, and the sessions opened here since."""
 
     sessions: int
     bytes: int
@@ -32,7 +32,7 @@ class _Known:
 class StoreQuota:
     """Compares each tenant's usage with its limits. Used on the store's thread only.
 
-    A store that cannot tell its bytes is taken to have the largest known snapshot in each session.
+    Where the store's bytes are unknown, each session counts as the largest known snapshot.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class StoreQuota:
         self._bytes = limits.tenant_store_bytes
         self._clock = clock
         self._known: dict[str, _Known] = {}
-        # Of each tenant, the largest snapshot that was seen.
+        # The largest known snapshot of each tenant.
         self._largest: dict[str, int] = {}
 
     def check(self, request: Acquire) -> None:
-        """Lets a session be opened, found or activated.
+        """Checks that a session may be opened. One that is open already may always be activated.
 
         Raises:
-            CarouselError: QUOTA_EXCEEDED if it would be a new one of a tenant at its limit.
+            CarouselError: QUOTA_EXCEEDED for a new session of a tenant at its limit.
         """
         if request.new is None or not (self._sessions or self._bytes):
             return
@@ -65,7 +65,7 @@ class StoreQuota:
                 raise refusal
 
     def opened(self, request: Acquire) -> None:
-        """Counts a session that was opened."""
+        """Counts an opened session."""
         known = self._known.get(request.key.tenant)
         if known is not None:
             known.sessions += 1
@@ -73,7 +73,7 @@ class StoreQuota:
         self.kept(request.key.tenant, len(request.first.snapshot))
 
     def kept(self, tenant: str, size: int) -> None:
-        """Remembers how large a tenant's snapshots are."""
+        """Remembers the size of a tenant's snapshots."""
         if size > self._largest.get(tenant, 0):
             self._largest[tenant] = size
 
@@ -88,7 +88,7 @@ class StoreQuota:
         return quota_exceeded(tenant, quota, what, limit, RETRY_AFTER_S)
 
     def _usage(self, tenant: str, fresh_s: float) -> _Known:
-        """What a tenant has, as of `fresh_s` ago at most, unless measuring it costs too much."""
+        """A tenant's usage, at most `fresh_s` old unless measuring it takes too long."""
         now = self._clock()
         known = self._known.get(tenant)
         if known is not None and now - known.at_s < max(fresh_s, known.took_s / _SHARE):
@@ -105,7 +105,7 @@ class StoreQuota:
         return known
 
     def _is_there(self, key: SessionKey) -> bool:
-        """True if the session is open already, so that nothing is added."""
+        """True if the session is open already."""
         try:
             self._store.read(key)
         except CarouselError as error:

@@ -1,4 +1,4 @@
-"""Sessions in Redis or Valkey, for any number of replicas: whichever holds the lease runs the session."""
+"""A store in Redis or Valkey, for any number of replicas. The holder of the lease runs the session."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+
+from typing_extensions import override
 
 from carousel_server.core.failpoints import armed, hit
 from carousel_server.core.store import (
@@ -16,6 +18,7 @@ from carousel_server.core.store import (
     Outcome,
     Record,
     SessionKey,
+    Store,
     StoreStatistics,
     Verdict,
 )
@@ -26,8 +29,8 @@ from .redis_link import Call, RedisLink
 from .steady import SteadyClock
 
 _COMMITS_PER_CALL = 16
-"""One call each was slowest for 64 snapshots of 4 KiB under appendfsync always, and 16 were within a tenth
-of the best size both there and under everysec.
+"""Sessions in one call. With 64 snapshots of 4 KiB, 16 were within a tenth of the best size, both under
+appendfsync always and everysec. One session a call was slowest.
 """
 
 _RELEASES_PER_CALL = 256
@@ -35,17 +38,17 @@ _LISTED_PER_CALL = 256
 _VERDICTS = (Verdict.DONE, Verdict.FENCED, Verdict.STALE)
 
 
-class RedisStore:
-    """Implements `core.store.Store`; the rules are in carousel.lua. Used by one thread.
+class RedisStore(Store):
+    """A store in Redis, by the functions of carousel.lua. Used by one thread.
 
-    A replica has one lease, each session an epoch. A replica of the same name takes over at once: it could
-    only start because the former one was dead.
+    A replica has one lease, and each session an epoch. A new replica with the name of a former one has its
+    sessions at once, since no two replicas may have one name.
 
     Args:
         url: see `RedisLink`.
-        owner: the replica's name: its address.
-        lease_ttl_s: how long a lease lives without `renew`.
-        prefix: tells several deployments in one database apart.
+        owner: the replica's name, such as its address.
+        lease_ttl_s: how long a lease lasts without `renew`.
+        prefix: of all keys. Each deployment in one database needs its own.
 
     Raises:
         StoreError: see `RedisLink`.
@@ -61,7 +64,7 @@ class RedisStore:
         self._owner = owner
         self._boot = secrets.token_hex(8)
         self._prefix = f"{{{prefix}}}:"
-        # Two of them, so that a lost server is noticed while the lease lasts.
+        # Two time-outs fit into a lease, so a lost server is noticed before it expires.
         self._link = RedisLink(url, timeout_s=max(lease_ttl_s / 4, 0.1))
         levels = {Durability.ASYNC, Durability.SYNC}
         if self._link.is_fsynced():
@@ -71,6 +74,7 @@ class RedisStore:
         self._time = SteadyClock(self._link.unix_s())
         self.renew()
 
+    @override
     def acquire(
         self,
         key: SessionKey,
@@ -79,7 +83,6 @@ class RedisStore:
         new: NewSession | None,
         first: First = NO_SNAPSHOT,
     ) -> Record:
-        """See `Store.acquire`."""
         check_floor(epoch_floor)
         opening = () if new is None else _opening(new, first)
         arguments = (self._prefix, *key, self._owner, self._boot, str(epoch_floor), *opening)
@@ -90,8 +93,9 @@ class RedisStore:
         record = _record(key, facts, is_held=True, head=b"")
         return replace(record, snapshot=snapshot, created=bool(created))
 
+    @override
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
-        """See `Store.commit`; each session's is a transaction of its own."""
+        # Each session is a transaction of its own.
         assert not fsync or Durability.SYNC_FSYNC in self.levels
         if armed("in_commit"):
             first = self._commit(commits[:1])
@@ -115,8 +119,8 @@ class RedisStore:
             for verdict, epoch, seq in answer
         ]
 
+    @override
     def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
-        """See `Store.release`."""
         calls: list[Call] = []
         for start in range(0, len(held), _RELEASES_PER_CALL):
             some = held[start : start + _RELEASES_PER_CALL]
@@ -125,20 +129,20 @@ class RedisStore:
             calls.append(("release", [self._key(key) for key, _, _ in some], arguments))
         self._link.call_all(calls)
 
+    @override
     def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
-        """See `Store.remove`."""
         check_reason(reason)
         arguments = (self._prefix, *key, str(epoch), reason)
         return _VERDICTS[self._link.call("remove", [self._key(key)], arguments)]
 
+    @override
     def read(self, key: SessionKey) -> Record:
-        """See `Store.read`."""
         answer = self._link.call("read", [self._key(key)], (self._prefix, *key))
         _, is_held, facts, head = _unless_gone(key, answer)
         return _record(key, facts, is_held=bool(is_held), head=head)
 
+    @override
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
-        """See `Store.list`."""
         records: list[Record] = []
         ids = [f"{self._prefix}ids:{tenant}"]
         while len(records) < limit:
@@ -152,41 +156,46 @@ class RedisStore:
                 break
         return records[:limit]
 
+    @override
     def renew(self) -> bool:
-        """See `Store.renew`; also asks what time it is."""
+        # Reads the server's time too.
         arguments = (self._boot, max(int(self.lease_ttl_s * 1000), 1))
         kept = bool(self._link.call("renew", [self._lease], arguments))
         self._time.set(self._link.unix_s())
         return kept
 
+    @override
     def now_unix_s(self) -> float:
-        """See `Store.now_unix_s`: the server's time as of the last renewal, and what has passed since."""
+        # The server's time at the last renewal, plus the time since then.
         return self._time()
 
+    @override
     def sweep(self, now_unix_s: float, limit: int) -> int:
-        """See `Store.sweep`; reasons are forgotten by the server itself."""
+        # The server itself forgets reasons.
         ended = 0
         while True:
             arguments = (self._prefix, repr(now_unix_s), limit - ended)
             more, looked_at = self._link.call("sweep", [f"{self._prefix}expiry"], arguments)
-            # Those that it looked at and left alone come later now, so each turn gets further.
+            # Sessions that are still held move to a later place, so each call gets further.
             full = looked_at == limit - ended
             ended += int(more)
             if not full or ended == limit:
                 return ended
 
+    @override
     def statistics(self) -> StoreStatistics:
-        """See `Store.statistics`; the bytes are those of the whole server."""
+        # The bytes are those of the whole Redis server.
         return StoreStatistics(
             self._link.call("count", [f"{self._prefix}expiry"], ()), self._link.used_bytes()
         )
 
+    @override
     def usage(self, tenant: str) -> StoreStatistics:
-        """See `Store.usage`; bytes are known of the whole server only."""
+        # Redis knows only the bytes of the whole server.
         return StoreStatistics(self._link.call("count", [f"{self._prefix}ids:{tenant}"], ()), -1)
 
+    @override
     def close(self) -> None:
-        """See `Store.close`."""
         if self._closed:
             return
         self._closed = True
@@ -204,7 +213,7 @@ class RedisStore:
 
 
 def _name(key: SessionKey) -> str:
-    assert "/" not in key.tenant, "a slash ends the tenant"
+    assert "/" not in key.tenant, "a tenant has no slash"
     return f"{key.tenant}/{key.id}"
 
 
@@ -216,7 +225,7 @@ def _opening(new: NewSession, first: First) -> tuple[str | bytes, ...]:
 
 
 def _unless_gone(key: SessionKey, answer: Any) -> Any:
-    """The answer, if there is a session to it."""
+    """The record in an answer, if there is a session."""
     if answer[0] == b"NONE":
         raise gone(key, None)
     if answer[0] == b"ENDED":
@@ -225,7 +234,7 @@ def _unless_gone(key: SessionKey, answer: Any) -> Any:
 
 
 def _record(key: SessionKey, facts: Any, *, is_held: bool, head: bytes) -> Record:
-    """From the values of carousel.lua's FACTS."""
+    """A record from the values of FACTS in carousel.lua."""
     epoch, seq, used, model, durability, ttl, seed, created_at = facts
     session = NewSession(
         model.decode(), Durability(int(durability)), float(ttl), int(seed), float(created_at)

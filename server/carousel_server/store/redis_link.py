@@ -1,4 +1,4 @@
-"""The connection to Redis or Valkey: opens it, calls our functions, and gives faults their names."""
+"""The connection to Redis or Valkey. It loads and calls our functions, and maps faults to errors."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ _NOT_PRIMARY: dict[type[RedisError], str] = {
     AskError: "ASK",
 }
 _NOT_PRIMARY_CODES = (*_NOT_PRIMARY.values(), "UNBLOCKED", "NOREPLICAS")
-"""What a server says that takes no writes now. After a failover, another one does at its address."""
+"""Error codes of a server that accepts no writes now. After a failover its address leads to another."""
 
 Arguments = Sequence[str | bytes | int]
 Call = tuple[str, Sequence[str], Arguments]
-"""A function's name without that of the library, its keys and its arguments."""
+"""A function's name without the library's, its keys and its arguments."""
 
 
 class RedisLink:
     """One connection. Used by one thread.
 
-    A connection that was cut while nothing was under way is opened again without a word; every call of
-    ours may be repeated. So is one whose server takes no writes any more: the address may lead to the new
-    primary.
+    A lost connection is opened again and the call repeated, since all our calls may be repeated. The same
+    happens where a server accepts no more writes, because the address may lead to the new primary.
 
     Args:
         url: redis://, rediss:// or unix://, with user, password and number of the database.
         timeout_s: for opening the connection, and for each answer.
 
     Raises:
-        StoreError: the URL is none, the server cannot be reached, is too old, a replica, or of a cluster.
+        StoreError: the URL is not valid, or the server cannot be reached, is too old, a replica, or part
+            of a cluster.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -74,8 +74,8 @@ class RedisLink:
                 client_name="carousel",
                 retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             )
-            self._client.connection_pool.make_connection()  # looks at the URL's options; no more
-        except (ValueError, TypeError):  # their text may show the password
+            self._client.connection_pool.make_connection()  # checks the URL's options only
+        except (ValueError, TypeError):  # its text may have the password
             raise StoreError(
                 "the store's URL cannot be read\nwrite redis://user:password@host:6379/0, "
                 "with special characters of the password percent-encoded"
@@ -88,7 +88,7 @@ class RedisLink:
         self._warn_of_eviction()
 
     def call(self, function: str, keys: Sequence[str], arguments: Arguments) -> Any:
-        """The answer of one function; see `Call`.
+        """The answer of one function.
 
         Raises:
             CarouselError: STORE_UNAVAILABLE.
@@ -96,7 +96,7 @@ class RedisLink:
         return self.call_all([(function, keys, arguments)])[0]
 
     def call_all(self, calls: Sequence[Call]) -> list[Any]:
-        """The answers of several, sent together; each function is atomic, all of them are not.
+        """The answers of several functions, sent together. Each function is atomic, but not all together.
 
         Raises:
             CarouselError: STORE_UNAVAILABLE, if any failed.
@@ -117,11 +117,11 @@ class RedisLink:
         return answers
 
     def _tried(self, calls: Sequence[Call]) -> list[Any]:
-        """The answers, or the one error of all of them that another connection may cure."""
+        """The answers. Raises the error that a new connection may solve, if there is one."""
         try:
             answers = self._send(calls)
             if any(_is_missing(answer) for answer in answers):
-                self._load()  # the server was emptied, or another has taken its place
+                self._load()  # the server was emptied or replaced
                 answers = self._send(calls)
         except RedisError as error:
             if _says_not_primary(error):
@@ -130,7 +130,7 @@ class RedisLink:
         return answers
 
     def is_fsynced(self) -> bool:
-        """True if each write is on the medium before it is answered."""
+        """True if each write is on the disk before its answer."""
         return (self._setting("appendonly"), self._setting("appendfsync")) == ("yes", "always")
 
     def unix_s(self) -> float:
@@ -145,7 +145,7 @@ class RedisLink:
             raise unavailable() from error
 
     def used_bytes(self) -> int:
-        """Memory that the server uses; -1 where it does not tell."""
+        """Bytes of memory that the server uses. -1 where that is unknown."""
         try:
             return int(self._client.info("memory")["used_memory"])
         except ResponseError:
@@ -184,7 +184,7 @@ class RedisLink:
         if replication.get("role", "master") != "master":
             primary = f"{replication.get('master_host')}:{replication.get('master_port')}"
             raise StoreError(
-                f"{self.place} is a replica of {primary} and takes no writes\n"
+                f"{self.place} is a replica of {primary} and accepts no writes\n"
                 "name the primary in the store's URL, or an address that follows a failover"
             )
 
@@ -199,7 +199,7 @@ class RedisLink:
             )
 
     def _setting(self, name: str) -> str:
-        """A setting of the server; "" where it does not tell."""
+        """A setting of the server. "" where it is unknown."""
         try:
             return str(self._client.config_get(name).get(name, ""))
         except RedisError:
@@ -213,7 +213,7 @@ class RedisLink:
             )
         if isinstance(error, BusyLoadingError):
             return StoreError(
-                f"{self.place} is still loading its data\nstart the server again once Redis has loaded"
+                f"{self.place} is still loading its data\nstart the server again when Redis has loaded"
             )
         if isinstance(error, RedisConnectionError | redis.TimeoutError):
             return StoreError(
@@ -226,7 +226,7 @@ class RedisLink:
 
 
 def _place(url: str) -> str:
-    """Where the server is, without user and password."""
+    """The server's address, without user and password."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -236,7 +236,7 @@ def _place(url: str) -> str:
 
 
 def _says_not_primary(answer: object) -> str:
-    """The code of an error that means: this server takes no writes now; "" for everything else."""
+    """The code of an error of a server that accepts no writes now. "" for other errors."""
     if not isinstance(answer, RedisError):
         return ""
     for kind, code in _NOT_PRIMARY.items():
@@ -247,7 +247,7 @@ def _says_not_primary(answer: object) -> str:
 
 
 def _not_primary(code: str) -> str:
-    return f"the store's address leads to a Redis that takes no writes now ({code})"
+    return f"the store's address leads to a Redis that accepts no writes now ({code})"
 
 
 def _is_missing(answer: object) -> bool:

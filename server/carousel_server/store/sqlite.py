@@ -1,4 +1,4 @@
-"""Sessions in one SQLite file, for one server: nothing to install, nothing to operate."""
+"""A store in one SQLite file, for one server. It needs no other program."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import override
 
 from carousel_server.core.failpoints import hit
 from carousel_server.core.store import (
@@ -19,6 +21,7 @@ from carousel_server.core.store import (
     Outcome,
     Record,
     SessionKey,
+    Store,
     StoreStatistics,
     Verdict,
 )
@@ -29,7 +32,7 @@ from .backup import BackupDoor
 from .faults import TOMBSTONE_S, check_floor, check_reason, gone, unavailable
 from .steady import SteadyClock
 
-# ruff: noqa: S608 - statements are put together from these constants; values are always bound
+# ruff: noqa: S608 - statements are made of these constants, and values are always bound
 _FACTS = (
     "tenant, id, epoch, seq, held, last_used_unix_s, "
     "idle_ttl_s, model, durability, seed, created_at_unix_s"
@@ -37,22 +40,22 @@ _FACTS = (
 _HEAD = f"coalesce(substr(snapshot, 1, {HEAD_BYTES}), x'')"
 _EXPIRED = "held = 0 AND last_used_unix_s + idle_ttl_s < ?"
 _VACUUM_ABOVE_PAGES = 1024
-"""Unused pages that the file may keep; they are the next snapshots' anyway."""
+"""Unused pages that the file may have. The next snapshots use them."""
 _VACUUM_AT_ONCE_PAGES = 256
 
 
-class SqliteStore:
-    """Implements `core.store.Store`. Used by one thread at a time, by one process at a time.
+class SqliteStore(Store):
+    """A store in a SQLite file. One process uses it, and one thread at a time.
 
-    The log is written, not synced, at each commit, which the death of the process does not hurt; `fsync`
-    syncs it. Leases do not run out: `<path>.lock` says that nobody else can have the file.
+    Each commit writes the log without a sync, and survives the death of the process. `fsync` syncs it.
+    Leases never expire, because `<path>.lock` excludes other processes.
 
     Args:
-        path: of the file, which is made if it is not there.
-        now: Unix seconds; steady ones if None.
+        path: the file, which is made if it does not exist.
+        now: Unix seconds. None uses a SteadyClock.
 
     Raises:
-        StoreError: the file cannot be used; see `sqlite_file`.
+        StoreError: the file cannot be used. See `sqlite_file`.
     """
 
     name = "sqlite"
@@ -71,6 +74,7 @@ class SqliteStore:
         self._synced = False
         self._sessions = int(self._db.execute("SELECT count(*) FROM sessions").fetchone()[0])
 
+    @override
     def acquire(
         self,
         key: SessionKey,
@@ -79,7 +83,7 @@ class SqliteStore:
         new: NewSession | None,
         first: First = NO_SNAPSHOT,
     ) -> Record:
-        """See `Store.acquire`; never SESSION_HELD."""
+        # It never raises SESSION_HELD.
         check_floor(epoch_floor)
         with self._transaction():
             ended = self._end_if_expired(key)
@@ -92,8 +96,8 @@ class SqliteStore:
             raise gone(key, reason)
         return record
 
+    @override
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
-        """See `Store.commit`."""
         outcomes = []
         with self._transaction(fsync=fsync):
             for one in commits:
@@ -102,8 +106,8 @@ class SqliteStore:
                     hit("in_commit")
         return outcomes
 
+    @override
     def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
-        """See `Store.release`."""
         with self._transaction():
             self._db.executemany(
                 "UPDATE sessions SET held = 0, last_used_unix_s = ? "
@@ -111,8 +115,8 @@ class SqliteStore:
                 [(used, key.tenant, key.id, epoch) for key, epoch, used in held],
             )
 
+    @override
     def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
-        """See `Store.remove`."""
         check_reason(reason)
         with self._transaction():
             removed = self._db.execute(
@@ -126,8 +130,8 @@ class SqliteStore:
         self._sessions -= removed
         return Verdict.DONE if done else Verdict.FENCED
 
+    @override
     def read(self, key: SessionKey) -> Record:
-        """See `Store.read`."""
         with self._faults():
             row = self._db.execute(
                 f"SELECT {_FACTS}, x'', {_HEAD}, {_EXPIRED} FROM sessions WHERE tenant = ? AND id = ?",
@@ -138,8 +142,8 @@ class SqliteStore:
             raise gone(key, "SESSION_EXPIRED" if row else reason)
         return _record(row, row[12])
 
+    @override
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
-        """See `Store.list`."""
         with self._faults():
             rows = self._db.execute(
                 f"SELECT {_FACTS}, x'', {_HEAD} FROM sessions WHERE tenant = ? AND id > ? "
@@ -148,16 +152,18 @@ class SqliteStore:
             ).fetchall()
         return [_record(row, row[12]) for row in rows]
 
+    @override
     def renew(self) -> bool:
-        """See `Store.renew`: the lock never runs out."""
+        # The lock never expires.
         return True
 
+    @override
     def now_unix_s(self) -> float:
-        """See `Store.now_unix_s`."""
         return self._now()
 
+    @override
     def sweep(self, now_unix_s: float, limit: int) -> int:
-        """See `Store.sweep`; gives some of the unused space back, too."""
+        # It frees some of the unused space too.
         with self._transaction():
             rows = self._db.execute(
                 f"SELECT tenant, id, epoch, rowid FROM sessions WHERE {_EXPIRED} LIMIT ?",
@@ -170,19 +176,20 @@ class SqliteStore:
         self._sessions -= len(rows)
         with self._faults():
             if self._pragma("freelist_count") > _VACUUM_ABOVE_PAGES:
-                # As a script, because each page that it frees is a step of the statement.
+                # A script, because each freed page is a step of the statement.
                 self._db.executescript(f"PRAGMA incremental_vacuum({_VACUUM_AT_ONCE_PAGES});")
         return len(rows)
 
+    @override
     def statistics(self) -> StoreStatistics:
-        """See `Store.statistics`; the bytes are those of the file, without its log."""
+        # The bytes are those of the file without its log.
         with self._faults():
             return StoreStatistics(
                 self._sessions, self._pragma("page_count") * self._pragma("page_size")
             )
 
+    @override
     def usage(self, tenant: str) -> StoreStatistics:
-        """See `Store.usage`."""
         with self._faults():
             row = self._db.execute(
                 "SELECT COUNT(*), COALESCE(SUM(LENGTH(snapshot)), 0) FROM sessions WHERE tenant = ?",
@@ -190,15 +197,16 @@ class SqliteStore:
             ).fetchone()
         return StoreStatistics(*row)
 
+    @override
     def close(self) -> None:
-        """See `Store.close`; everything is in the file afterwards, and the log is empty."""
+        # After it, all data are in the file and the log is empty.
         if self._lock.closed:
             return
         self._door.close()
         try:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error:
-            pass  # the log has it, and the next server reads that
+            pass  # the data are in the log, which the next server reads
         finally:
             self._db.close()
             self._lock.close()
@@ -206,7 +214,7 @@ class SqliteStore:
     # -- inside a transaction
 
     def _commit_one(self, one: Commit) -> Outcome:
-        """Rule R4: the comparison and the write are one statement."""
+        """Rule R4: one statement compares and writes."""
         written = self._db.execute(
             "UPDATE sessions SET seq = ?, snapshot = ?, last_used_unix_s = ? "
             "WHERE tenant = ? AND id = ? AND epoch = ? AND seq <= ?",
@@ -268,7 +276,7 @@ class SqliteStore:
 
     @contextmanager
     def _transaction(self, *, fsync: bool = False) -> Iterator[None]:
-        """All or nothing; a fault of the medium is STORE_UNAVAILABLE."""
+        """A transaction. A fault of the medium raises STORE_UNAVAILABLE."""
         with self._faults():
             if fsync is not self._synced:
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
@@ -282,7 +290,7 @@ class SqliteStore:
                 raise
 
     def _roll_back(self) -> None:
-        if self._db.in_transaction:  # SQLite has rolled back itself after some faults
+        if self._db.in_transaction:  # after some faults SQLite has rolled back itself
             self._db.execute("ROLLBACK")
 
     @contextmanager
@@ -295,7 +303,7 @@ class SqliteStore:
 
 
 def _record(row: tuple[Any, ...], head: bytes = b"") -> Record:
-    """From the columns of `_FACTS` and a snapshot."""
+    """A record from the columns of `_FACTS` and a snapshot."""
     (
         tenant,
         session_id,

@@ -1,4 +1,4 @@
-"""Opens the SQLite store's file: makes sure that it is ours alone, whole, and of a version that we know."""
+"""Opens the SQLite store's file and checks that it is locked, undamaged, and of a known version."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import IO
 from .faults import StoreError
 
 _OWN = 0o600
-"""Sessions are secrets of their tenants: only the server's user reads and writes the files."""
+"""Mode of the files. Only the server's user may read sessions, which are secrets of their tenants."""
 
 VERSION = 1
-"""Of the schema, in `PRAGMA user_version`."""
+"""Version of the schema, in `PRAGMA user_version`."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LEAST_BYTES = 1 << 18
-_APPLICATION_ID = 0x4352534C  # "CRSL"; tells our files from other programs'
+_APPLICATION_ID = 0x4352534C  # "CRSL", the mark of our files
 _CHECK_UP_TO_BYTES = 1 << 30
-"""Greatest file that is read through at the start; a snapshot's own checksum guards the rest."""
+"""Greatest file that is checked as a whole at the start. Each snapshot has a checksum of its own."""
 
-# Held sessions are in no index but the unique one, so that a commit writes one row and nothing else.
+# Held sessions are in the unique index only, so that a commit writes one row and no other index.
 _SCHEMA = f"""
 CREATE TABLE sessions (
     tenant TEXT NOT NULL,
@@ -57,10 +57,10 @@ PRAGMA user_version = {VERSION};
 
 
 def lock(path: Path) -> IO[str]:
-    """Takes `<path>.lock` for as long as the returned file is open; it holds our process's id.
+    """Locks `<path>.lock` while the returned file is open. It has the id of this process.
 
     Raises:
-        StoreError: another process has it, or the folder cannot be written.
+        StoreError: another process has the lock, or the folder cannot be written.
     """
     lock_path = path.with_name(path.name + ".lock")
     try:
@@ -86,24 +86,24 @@ def lock(path: Path) -> IO[str]:
         holder = file.read().strip() or "unknown"
         file.close()
         raise StoreError(
-            f"{path} is in use by process {holder}\nstop that server, or give this one another file"
+            f"{path} is in use by process {holder}\nstop that server, or name another file for this one"
         ) from None
     try:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
     except OSError as error:
-        with suppress(OSError):  # what is buffered cannot be written either
+        with suppress(OSError):  # buffered data cannot be written either
             file.close()
         raise _no_space(path) if error.errno in _NO_SPACE else _unwritable(path, error) from None
     return file
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The one connection, its schema made where the file is new.
+    """Opens the connection, and makes the schema in a new file.
 
     Raises:
-        StoreError: the file is no store, is damaged, or is of another version.
+        StoreError: the file is not a store, is damaged, or has another version.
     """
     try:
         make_private(path)
@@ -125,9 +125,9 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def make_private(path: Path) -> None:
-    """Makes the file if it is not there, and it and its log readable for their owner only.
+    """Makes the file if it does not exist, and makes it and its log readable for their owner only.
 
-    SQLite gives a new log the mode of its file. Those of an older version may have others.
+    SQLite gives a new log the mode of its file. Files of an older version may have other modes.
 
     Raises:
         OSError: the file cannot be opened or made.
@@ -135,9 +135,7 @@ def make_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWN))
     for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock"))):
         if one.exists() and one.stat().st_mode & 0o077:
-            with suppress(
-                PermissionError
-            ):  # its owner has let us in, and only he can let nobody in
+            with suppress(PermissionError):  # only its owner can change the mode
                 one.chmod(_OWN)
 
 
@@ -149,7 +147,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     version = _known_version(db, path)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
-    db.execute("PRAGMA fullfsync = ON")  # what an fsync is on macOS; nothing elsewhere
+    db.execute("PRAGMA fullfsync = ON")  # a real fsync on macOS; no effect elsewhere
     db.execute("PRAGMA wal_autocheckpoint = 2000")
     db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
     db.execute("PRAGMA cache_size = -16384")  # KiB
@@ -159,12 +157,12 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise _damaged(path, found)
-    # The lock is ours: whoever held sessions before is gone.
+    # This process has the lock, so former holders of sessions have ended.
     db.execute("UPDATE sessions SET held = 0 WHERE held = 1")
 
 
 def _known_version(db: sqlite3.Connection, path: Path) -> int:
-    """The schema's version; 0 for an empty file."""
+    """The schema's version. 0 for an empty file."""
     application = int(db.execute("PRAGMA application_id").fetchone()[0])
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if application != _APPLICATION_ID:
@@ -173,14 +171,14 @@ def _known_version(db: sqlite3.Connection, path: Path) -> int:
         return 0
     if version != VERSION:
         raise StoreError(
-            f"{path} is of version {version}, and this server knows {VERSION}\n"
+            f"{path} has version {version}, and this server can read {VERSION}\n"
             "run the version of Carousel that wrote it, or name another file"
         )
     return version
 
 
 def _explained(path: Path, error: sqlite3.Error) -> StoreError:
-    """What SQLite says, and what to do about it."""
+    """The StoreError for an error of SQLite, with its cause and fix."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return StoreError(f"{path} is open in another program\nclose it there")
@@ -197,7 +195,7 @@ def _explained(path: Path, error: sqlite3.Error) -> StoreError:
 
 
 def _has_room(path: Path) -> bool:
-    """True if the disk takes at least what the smallest store needs."""
+    """True if the disk has room for the smallest store."""
     try:
         disk = os.statvfs(path.parent)
     except OSError:
@@ -206,7 +204,9 @@ def _has_room(path: Path) -> bool:
 
 
 def _no_space(path: Path) -> StoreError:
-    return StoreError(f"no space is left for {path}\nfree some, or name a file elsewhere")
+    return StoreError(
+        f"no space is left for {path}\nfree some space, or name a file on another disk"
+    )
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:
@@ -218,6 +218,6 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
 
 def _damaged(path: Path, what: str) -> StoreError:
     return StoreError(
-        f"{path} is no store, or is damaged: {' '.join(what.split())}\n"
-        "restore it from a copy, or move it away to begin with an empty one"
+        f"{path} is not a store, or is damaged: {' '.join(what.split())}\n"
+        "restore it from a copy, or move it away to start with an empty one"
     )

@@ -1,4 +1,4 @@
-"""The time of a store: Unix seconds that pass evenly."""
+"""A store's clock: Unix seconds that never jump."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 class SteadyClock:
-    """Unix seconds of one instant, and the monotonic time since then.
+    """Unix seconds of one instant, plus the monotonic time since then.
 
-    A step of the machine's clock does not change it, so no session expires by one. Any thread may read it.
+    A change of the machine's clock does not affect it, so it expires no session. Any thread may read it.
     """
 
     def __init__(
@@ -19,15 +19,15 @@ class SteadyClock:
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`unix_s`: the time now; by the machine's clock if None."""
+        """`unix_s`: the time now. None uses the machine's clock."""
         self._clock = clock
         self._offset_s = 0.0
         self.set(wall() if unix_s is None else unix_s)
 
     def __call__(self) -> float:
-        """Unix seconds."""
+        """The time in Unix seconds."""
         return self._offset_s + self._clock()
 
     def set(self, unix_s: float) -> None:
-        """It is `unix_s` now."""
+        """Sets the time to `unix_s`."""
         self._offset_s = unix_s - self._clock()

@@ -1,4 +1,4 @@
-"""The store's thread: takes requests from any thread, runs them in order, settles their futures."""
+"""The store's thread: runs the requests of all threads in order, and resolves their futures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
+
+from typing_extensions import override
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.failpoints import hit
@@ -28,15 +30,16 @@ from carousel_server.core.store import (
     Release,
     Remove,
     Store,
+    StorePort,
     StoreRequest,
 )
 from carousel_server.core.types import Durability
 
 from .faults import RETRY_AFTER_S, unavailable
 from .leases import Leases
-from .leftovers import Leftovers
 from .outage import Outage
 from .quota import StoreQuota
+from .unfinished import UnfinishedRequests
 
 log = logging.getLogger(__name__)
 
@@ -44,32 +47,32 @@ T = TypeVar("T")
 
 _SWEEP_EVERY_S = 5.0
 _SWEPT_AT_ONCE = 256
-"""Sessions ended between two requests; they wait for it."""
+"""Most sessions that one sweep ends. Requests wait for it."""
 _MOST_IN_GROUP = 4096
-"""Snapshots in one transaction."""
+"""Most snapshots in one transaction."""
 _MOST_IDLE_S = 1.0
 _SLOW_S = 0.25
-"""A fault that took so long was waited for: what is queued behind it fails with it."""
+"""After a fault that took so long, the requests queued behind it fail too."""
 _STUCK_S = 5.0
-"""A request that is answered no sooner means that the store does not answer."""
+"""A request that takes longer means that the store does not answer."""
 
 _BOUNDED = (Acquire, Read, ListStored)
-"""Requests that clients cause; the others are bounded by who sends them."""
+"""Requests that clients cause. Each engine or session has at most one of the others in flight."""
 
 
-class StoreThread:
-    """Implements `core.store.StorePort`.
+class StoreThread(StorePort):
+    """The store's thread and its queue.
 
-    Commit groups that stand next to each other in the queue become one transaction, so nothing overtakes
-    anything. Between requests it renews the leases and sweeps. A fault of the store fails the requests
-    that it hit, and no others. Without `start`, whoever calls `run_pending` is the thread.
+    Commit groups that are neighbours in the queue become one transaction, which keeps the order. Between
+    requests the thread renews the leases and sweeps. A fault of the store fails only the requests that
+    it affects. Without `start`, the caller of `run_pending` is the thread.
 
     Args:
-        store: used by this thread only from now on, and closed by `stop`.
-        queue_requests: most requests that wait; beyond it clients' are refused.
+        store: only this thread uses it from now on, and `stop` closes it.
+        queue_requests: most requests that wait. Beyond it, clients' requests are refused.
         clock: monotonic, for leases and pauses.
-        metrics: what to tell of it.
-        limits: what one tenant may keep.
+        metrics: the port for its metrics.
+        limits: the quotas of one tenant.
     """
 
     def __init__(
@@ -91,52 +94,52 @@ class StoreThread:
         self._thread: threading.Thread | None = None
         self._quota = StoreQuota(store, limits, clock)
         self._leases = Leases(store, clock)
-        self._leftovers = Leftovers(store, clock)
+        self._unfinished = UnfinishedRequests(store, clock)
         self._outage = Outage(store.name, clock)
         self._sweep_due_s = clock() + _SWEEP_EVERY_S
-        # Instant at which the running request began; infinity between requests. Read by `fault`.
+        # When the running request began. Infinity between requests. Read by `fault`.
         self._asked_s = math.inf
-        # A fault that was waited for, until those queued behind it are told.
+        # A slow fault, until the requests queued behind it have failed.
         self._slow_fault: CarouselError | None = None
 
     # -- any thread
 
     @property
     def name(self) -> str:
-        """See `Store`."""
+        """The store's name, for logs and metrics."""
         return self._store.name
 
     @property
     def levels(self) -> frozenset[Durability]:
-        """What the store can promise."""
+        """The durability that the store can give."""
         return self._store.levels
 
     @property
+    @override
     def lease_until_s(self) -> float:
-        """See `StorePort.lease_until_s`."""
         return self._leases.until_s
 
     @property
+    @override
     def lease_lost(self) -> int:
-        """See `StorePort.lease_lost`."""
         return self._leases.lost
 
+    @override
     def now_unix_s(self) -> float:
-        """See `Store.now_unix_s`."""
         return self._store.now_unix_s()
 
     @property
+    @override
     def fault(self) -> str:
-        """See `StorePort.fault`."""
         if self._clock() - self._asked_s >= _STUCK_S:
             return "the store does not answer"
         return self._outage.fault
 
+    @override
     def submit(self, request: StoreRequest) -> None:
-        """See `StorePort.submit`."""
         with self._wake:
             if self._stopping:
-                raise unavailable("the server is ending, and its store with it")
+                raise unavailable("the server is shutting down, and its store too")
             if len(self._queue) >= self._most and isinstance(request, _BOUNDED):
                 raise CarouselError(
                     "QUEUE_FULL",
@@ -154,9 +157,9 @@ class StoreThread:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Takes nothing new, runs what waits, closes the store, ends the thread. Idempotent.
+        """Refuses new requests, runs the waiting ones, closes the store and ends the thread. Idempotent.
 
-        What has not run after `timeout_s` fails with STORE_UNAVAILABLE.
+        Requests that have not run after `timeout_s` fail with STORE_UNAVAILABLE.
         """
         with self._wake:
             first, self._stopping = not self._stopping, True
@@ -172,13 +175,13 @@ class StoreThread:
     # -- the store's thread
 
     def run_pending(self) -> int:
-        """Renews and sweeps if it is time, and runs everything that waits. Returns how many requests."""
+        """Renews and sweeps if that is due, and runs all waiting requests. Returns their number."""
         count = 0
         self._keep_up()
         self._fail_behind()
         while requests := self._take():
             count += len(requests)
-            # Requests that were given up while they waited are not run.
+            # Requests that were cancelled while they waited are not run.
             live = [one for one in requests if one.reply.set_running_or_notify_cancel()]
             if live:
                 self._answer(live)
@@ -199,14 +202,14 @@ class StoreThread:
         try:
             self._store.close()
         except CarouselError as error:
-            log.warning("the store was not closed in good order: %s", error.message)
+            log.warning("the store could not be closed cleanly: %s", error.message)
 
     def _idle_s(self) -> float:
         due_s = min(self._leases.due_s, self._sweep_due_s)
         return min(max(due_s - self._clock(), 0.0), _MOST_IDLE_S)
 
     def _take(self) -> Sequence[StoreRequest]:
-        """The next request; with a commit group those behind it, up to the next of another kind."""
+        """The next request. After a commit group come the commit groups directly behind it."""
         with self._wake:
             if not self._queue:
                 return ()
@@ -231,13 +234,13 @@ class StoreThread:
                 answer = self._ask(kind, work)
             except CarouselError as error:
                 if error.reason == "STORE_UNAVAILABLE":
-                    self._leftovers.failed(request)
+                    self._unfinished.failed(request)
                 reply.set_exception(error)
             else:
                 reply.set_result(answer)
 
     def _work(self, request: StoreRequest) -> tuple[str, Callable[[], object]]:
-        """What to ask of the store."""
+        """The call of the store for a request."""
         store = self._store
         match request:
             case Acquire():
@@ -251,10 +254,10 @@ class StoreThread:
             case ListStored(tenant, after, limit, model):
                 return "list", partial(store.list, tenant, after, limit, model)
             case CommitGroup():
-                raise AssertionError("commits go in groups")
+                raise AssertionError("commits run in groups")
 
     def _acquire(self, request: Acquire) -> Record:
-        """Under leases that live: else another replica could take the session at once."""
+        """Acquires with valid leases. Otherwise another replica could take the session at once."""
         if self._clock() >= self._leases.until_s:
             self._leases.renew()
         self._quota.check(request)
@@ -264,11 +267,11 @@ class StoreThread:
         if record.created:
             self._quota.opened(request)
         hit("after_acquire")
-        self._leftovers.acquired(request.key)
+        self._unfinished.acquired(request.key)
         return record
 
     def _commit(self, groups: Sequence[CommitGroup]) -> None:
-        """One transaction for all of them."""
+        """Commits all groups in one transaction."""
         commits: list[Commit] = []
         fsync = any(group.fsync for group in groups)
         began_s = self._clock()
@@ -301,7 +304,7 @@ class StoreThread:
             self._metrics.commit_group(len(commits), snapshot_bytes, seconds, verdicts)
 
     def _ask(self, kind: str, work: Callable[[], T]) -> T:
-        """Runs one call of the store; whatever it raises becomes a CarouselError, and is counted."""
+        """Runs one call of the store and counts it. Any exception becomes a CarouselError."""
         began_s, ok = self._clock(), False
         self._asked_s = began_s
         try:
@@ -315,9 +318,9 @@ class StoreThread:
                 if self._clock() - began_s >= _SLOW_S:
                     self._slow_fault = error
             raise
-        except Exception as error:  # the thread must live on, whatever a store or driver does
-            log.exception("the store's %s failed by a defect", kind)
-            raise CarouselError("INTERNAL", "the store has failed by a defect") from error
+        except Exception as error:  # the thread must go on after any exception of a store or driver
+            log.exception("the store's %s failed because of a defect", kind)
+            raise CarouselError("INTERNAL", "the store has failed because of a defect") from error
         finally:
             self._asked_s = math.inf
             if ok:
@@ -334,31 +337,31 @@ class StoreThread:
         try:
             if now >= self._leases.due_s:
                 self._ask("renew", self._leases.renew)
-            if self._leftovers.is_due():
-                self._ask("release", self._leftovers.settle)
+            if self._unfinished.is_due():
+                self._ask("release", self._unfinished.settle)
             if now >= self._sweep_due_s:
                 self._sweep_due_s = now + _SWEEP_EVERY_S
                 self._look_after()
         except CarouselError:
-            return  # it was told; the next turn tries again
+            return  # it is logged, and the next turn tries again
 
     def _look_after(self) -> None:
-        """Ends what has expired, and measures what is left."""
+        """Ends expired sessions, and measures the store."""
         now_unix_s = self._store.now_unix_s()
         ended = self._ask("sweep", lambda: self._store.sweep(now_unix_s, _SWEPT_AT_ONCE))
         if ended >= _SWEPT_AT_ONCE:
-            self._sweep_due_s = self._clock()  # there is more
+            self._sweep_due_s = self._clock()  # more have expired
         if self._metrics is not None:
             level = self._ask("statistics", self._store.statistics)
             self._metrics.level(level.sessions, level.bytes)
 
     def _fail_behind(self) -> None:
-        """Fails what has queued up behind a fault that took long, so that no wait adds up."""
+        """Fails the requests queued behind a slow fault, so that their waiting times do not add up."""
         error, self._slow_fault = self._slow_fault, None
         if error is not None:
             for request in self._fail_queued(error):
                 if isinstance(request, Release | Remove):
-                    self._leftovers.failed(request)
+                    self._unfinished.failed(request)
 
     def _fail_queued(self, error: CarouselError | None = None) -> Sequence[StoreRequest]:
         with self._wake:
@@ -371,5 +374,5 @@ class StoreThread:
 
 
 def _records(request: StoreRequest) -> int:
-    """Snapshots in a commit group, at least 1; 0 for any other request."""
+    """Snapshots in a commit group, at least 1. 0 for other requests."""
     return max(len(request.commits), 1) if isinstance(request, CommitGroup) else 0

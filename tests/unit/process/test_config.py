@@ -133,7 +133,7 @@ def test_the_clients_own_variables_are_no_settings():
 def test_values_out_of_range_name_their_key_and_source(key, value):
     with pytest.raises(ConfigError, match=rf"setting {key} \(command line\)") as caught:
         load({key: value})
-    assert str(caught.value).splitlines()[1].startswith("give it another value. It means: ")
+    assert str(caught.value).splitlines()[1].startswith("set another value. It means: ")
 
 
 def test_secrets_are_not_repeated_in_messages():
@@ -143,7 +143,7 @@ def test_secrets_are_not_repeated_in_messages():
 
 
 def test_files_that_cannot_be_read(toml, tmp_path):
-    with pytest.raises(ConfigError, match="no TOML"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         load(file=toml("slots = ["))
     with pytest.raises(ConfigError, match="cannot read"):
         load(file=tmp_path / "missing.toml")
@@ -193,7 +193,7 @@ def test_tables_and_lists_from_text():
     assert settings.tokens == {"a": digest}
     assert settings.allow_custom == ("m:A", "n:B")
     assert load({"allow_custom": '["m:A"]'})[0].allow_custom == ("m:A",)
-    with pytest.raises(ConfigError, match="no JSON"):
+    with pytest.raises(ConfigError, match="not a JSON"):
         load({"tokens": "a=b"})
     with pytest.raises(ConfigError, match=r"certificates=.*name in a certificate"):
         load({"certificates": "a=b"})

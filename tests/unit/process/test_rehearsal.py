@@ -65,7 +65,7 @@ def test_a_port_that_is_taken(folder: Path, setting: str) -> None:
 @pytest.mark.parametrize(
     ("store", "cause"),
     [
-        ("postgres://db", "of no known kind"),
+        ("postgres://db", "kind of store is unknown"),
         ("sqlite:", "names no file"),
         ("sqlite:/nowhere/at/all.db", "folder of /nowhere/at/all.db does not exist"),
         ("redis://127.0.0.1:1/0", "127.0.0.1:1"),

@@ -1,7 +1,7 @@
-"""What a fault of the store has left undone or in doubt: it is put right once the store answers again.
+"""Finishes requests that a fault of the store has interrupted, once the store answers again.
 
-Without it a session whose acquire was done and its answer lost, or whose release failed, would stay held by
-a replica that does not have it, for as long as that replica lives.
+Otherwise a session would stay held by a replica that does not run it: one whose acquire was done but its
+answer lost, or whose release failed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from carousel_server.core.store import (
 )
 
 _MOST = 65_536
-"""Sessions remembered; of more than that the oldest stay held until the replica's leases end."""
+"""Most sessions remembered. Older ones stay held until the replica's leases expire."""
 
 _PAUSE_S = 0.25
 
 
-class Leftovers:
-    """At most one thing for each session: what was asked last. Used on the store's thread only."""
+class UnfinishedRequests:
+    """The last unfinished request of each session. Used on the store's thread only."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
@@ -39,7 +39,7 @@ class Leftovers:
         self._due_s = 0.0
 
     def failed(self, request: StoreRequest) -> None:
-        """The store may or may not have done this."""
+        """Remembers a request that the store may or may not have done."""
         self._due_s = self._clock() + _PAUSE_S
         match request:
             case Acquire(key):
@@ -55,18 +55,18 @@ class Leftovers:
                 assert_never(unknown)
 
     def acquired(self, key: SessionKey) -> None:
-        """The session is used again: it has a new epoch, so what was left of the former counts no more."""
+        """Forgets a session's request, because the session has a new epoch."""
         self._todo.pop(key, None)
 
     def is_due(self) -> bool:
-        """True if something is left, and the store was left alone for long enough."""
+        """True if a request is unfinished and the pause after the last attempt is over."""
         return bool(self._todo) and self._clock() >= self._due_s
 
     def settle(self) -> None:
-        """Does what is left.
+        """Finishes the requests.
 
         Raises:
-            CarouselError: STORE_UNAVAILABLE; the rest waits for another time.
+            CarouselError: STORE_UNAVAILABLE. The remaining requests wait for the next attempt.
         """
         self._due_s = self._clock() + _PAUSE_S
         while self._todo:
@@ -75,7 +75,7 @@ class Leftovers:
             del self._todo[key]
 
     def __len__(self) -> int:
-        """How many sessions are in doubt."""
+        """Number of sessions with an unfinished request."""
         return len(self._todo)
 
     def _add(self, key: SessionKey, work: Callable[[], object]) -> None:
@@ -84,7 +84,7 @@ class Leftovers:
             del self._todo[next(iter(self._todo))]
 
     def _give_back(self, key: SessionKey) -> None:
-        """Whether this replica holds it is not known: it takes it, unless another has it, and lets it go."""
+        """Acquires and releases a session of which it is unknown whether this replica holds it."""
         try:
             record = self._store.acquire(key, epoch_floor=0, new=None)
         except CarouselError as error:
