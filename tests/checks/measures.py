@@ -39,10 +39,19 @@ OTHER_ENGINE_FILES = frozenset(
         *("__init__.py", "buckets.py", "describe.py", "finite.py", "generation.py", "inbox.py"),
         *("philox.py", "prompts.py", "runner.py", "sampler.py", "sampling.py", "scheduler.py"),
         *("sequence_queue.py", "sequences.py", "step_quota.py", "stops.py", "texts.py"),
-        *("telling.py", "token_outbox.py", "generation_log.py", "generation_replay.py"),
+        *(
+            "requests.py",
+            "telling.py",
+            "token_outbox.py",
+            "generation_log.py",
+            "generation_replay.py",
+        ),
     ]
 )
 """Files of the engine that do not concern a session's life: computing, sampling, texts, whole sequences."""
+
+OTHER_ROW_FILES = frozenset(["rows/tokens.py", "rows/step_quota.py"])
+"""Files of generations and quotas that stood in the engine before."""
 
 SESSION_FILES = frozenset(
     [
@@ -171,7 +180,7 @@ def concerns_a_session(path: str) -> bool:
     """True for files of the rooms of a session, of the engine's verbs and of the doors' seats."""
     room, _, file = path.partition("/")
     if room in SESSION_ROOMS:
-        return True
+        return path not in OTHER_ROW_FILES
     if room == "engine":
         return file not in OTHER_ENGINE_FILES
     return path in SESSION_FILES or Path(path).name.startswith("seat")

@@ -36,7 +36,7 @@ EXAMPLES = {
 
 ELSEWHERE = {
     # The first options are written in a form that snapshots hold. A new one needs no line there.
-    "add a sampling option": {"server/carousel_server/engine/telling.py"},
+    "add a sampling option": {"server/carousel_server/engine/requests.py"},
     # Comments of the protocol that list examples.
     "add a cell": {"protos/carousel_protos/v1/carousel.proto"},
     "add a tokenizer": {"protos/carousel_protos/v1/carousel.proto"},

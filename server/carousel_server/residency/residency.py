@@ -26,6 +26,12 @@ from .waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
 
+_ENDINGS = {
+    Event.CLOSE: ("SESSION_CLOSED", "closed"),
+    Event.EXPIRE: ("SESSION_EXPIRED", "expired"),
+}
+"""The reason that late commands get, and what the metric calls the ending."""
+
 Answer = Callable[[SessionView | CarouselError], None]
 """Gets the last view of a session that has ended, or why it could not."""
 
@@ -117,11 +123,11 @@ class Residency:
             answer: called as soon as nothing can bring the session back: the store, if one keeps it, has
                 forgotten it too.
         """
-        reason = "SESSION_EXPIRED" if event is Event.EXPIRE else "SESSION_CLOSED"
+        reason, counted = _ENDINGS[event]
         table, key = self._rows.table, self._rows.key(row)
         epoch, tracked = int(table.epoch[row]), table.tracked[row]
         view = self._leave(row, event, ended(reason, key.id))
-        self._metrics.ended("expired" if event is Event.EXPIRE else "closed")
+        self._metrics.ended(counted)
         if not tracked:
             answer(view)
             return
