@@ -95,7 +95,7 @@ class ServerFaultError(CarouselError):
 
 
 class ClientSideError(CarouselError):
-    """Arose in the client or on the way, with no answer from a server."""
+    """Arose in the client or in the network, with no answer from a server."""
 
 
 class ConnectionLostError(ClientSideError, ConnectionError):
@@ -172,14 +172,14 @@ class ProtocolViolationError(ClientSideError):
 
 
 class ReplayDivergedError(ClientSideError):
-    """What was told before came again differently, after a reconnect: it cannot be gone on with.
+    """An output came again differently after a reconnect, so the session or the text cannot continue.
 
     Other weights are served now, or the batch rounds differently: see the server's `strict`.
     """
 
     reason = "REPLAY_DIVERGED"
     code = "DATA_LOSS"
-    fix = "Begin anew. If the weights have not changed, run the server with --strict."
+    fix = "Begin again. If the weights have not changed, run the server with --strict."
 
 
 class JournalError(ClientSideError, OSError):

@@ -13,7 +13,7 @@ from ._error_bases import JournalError
 JournalPath = str | os.PathLike[str]
 
 _MOST_TRIES = 10
-"""A file may be replaced between its opening and its locking, by a process that then lets go."""
+"""A file may be replaced between its opening and its locking, by a process that then releases it."""
 
 
 class JournalFile:

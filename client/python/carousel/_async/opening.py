@@ -1,4 +1,4 @@
-"""A session that is yet to be opened: awaited, or entered with `async with`."""
+"""A session that opens when it is awaited, or entered with `async with`."""
 
 from __future__ import annotations
 

@@ -76,13 +76,14 @@ class AsyncSession:
 
     @property
     def submitted(self) -> int:
-        """Seq of the last step that was sent, and so is in the journal: go on with the row after it."""
+        """Seq of the last step that was sent, and so is in the journal. Continue with the row after it."""
         return self._lane.cursors.sent
 
     @property
     def unread(self) -> int:
-        """Outputs from before this object was attached, which `replay` fetches: those that the server
-        keeps, or with a journal those that an earlier process may not have seen.
+        """Number of outputs from before this object was attached, which `replay` fetches.
+
+        The server keeps them, or with a journal an earlier process may not have seen them.
         """
         journal = self._lane.journal
         return self._lane.cursors.unread or (journal.unread if journal is not None else 0)
@@ -97,7 +98,7 @@ class AsyncSession:
             NotFoundError: the session has expired or was closed.
             RefusedError: the server has no room for it just now.
             DataLossError: the server, or its store, has lost the session.
-            StoreUnavailableError: the server's store takes nothing; the step may have run, and is kept.
+            StoreUnavailableError: the server's store takes nothing. The step may have run, and is kept.
             ReplyTimeoutError, ConnectionLostError: the step may have run; see the classes.
         """
         outputs = await self._run(self._rows.encode(x)[None, None], timeout_s)
@@ -107,9 +108,9 @@ class AsyncSession:
     async def steps(self, X: Any, *, timeout_s: float | None = None) -> Array:  # noqa: N803
         """Consecutive steps: X is [T, *row] and the result [T, *output row].
 
-        Goes in one message if it fits half a window, else in several, pipelined. For a model with a
-        tokenizer of bytes, X may be a text or bytes. Raises as `step`; `applied` then tells how far
-        it came.
+        They go in one message if they fit half a window, else in several, pipelined. For a model with a
+        tokenizer of bytes, X may be a text or bytes. Raises as `step`, and `applied` then tells which
+        steps have run.
         """
         return await self._run(self._rows.encode(X, None)[None], timeout_s)
 
@@ -132,8 +133,8 @@ class AsyncSession:
             timeout_s: for each block.
 
         Raises:
-            As `step`. Rows that were sent ahead have run, or will; `applied` tells. What `rows` raises,
-            or a row that is refused before it is sent, is raised after the outputs of the rows before.
+            As `step`. Rows that were sent ahead have run, or will; `applied` tells. An error of `rows`, or
+            of a row that is refused before it is sent, is raised after the outputs of the rows before.
         """
         most_blocks = blocks_ahead(self._lane.cursors.window, ahead, block_steps)
         limit_s = self._calls.timeout_s(timeout_s)
@@ -158,7 +159,7 @@ class AsyncSession:
     async def replay(self, *, timeout_s: float | None = None) -> Array:
         """The outputs from before this object was attached: [unread, *output row].
 
-        Call it before the first step, which gives them up.
+        Call it before the first step, which drops them.
         """
         row_bytes = self._rows.outputs.row_bytes
         pending: AsyncPending[StepTicket] = AsyncPending(
@@ -175,9 +176,9 @@ class AsyncSession:
         prompt: Prompt = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncGeneration:
-        """Feeds the prompt and draws tokens, in this session, whose state then goes on from there.
+        """Feeds the prompt and draws tokens in this session, whose state continues from there.
 
-        Without a prompt it goes on where the last generation stopped. The options are those of
+        Without a prompt it continues where the last generation stopped. The options are those of
         `AsyncClient.generate`. Don't step the session before the generation has ended.
         """
         request = generate_request(prompt, options, session_id=self.id)
@@ -193,21 +194,21 @@ class AsyncSession:
         return await snapshot_of(self._services, self.id)
 
     def fork(self, *, session_id: str | None = None, seed: int | None = None) -> Opening:
-        """A new session that goes on from a copy of this one's state."""
+        """A new session that begins with a copy of this one's state."""
         return self._client.fork_session(self.id, session_id=session_id, seed=seed)
 
     async def close(self) -> None:
-        """Ends the session and forgets its state; again, it does nothing."""
+        """Ends the session and forgets its state. A second call does nothing."""
         await self._unbind(close=True)
 
     async def detach(self) -> None:
-        """Lets go of the session, which lives on at the server until its idle_ttl passes.
+        """Releases the session, which stays open at the server until its idle_ttl passes.
 
-        Where the session has a durability, first waits until all that was received of it is durable.
+        Where the session has a durability, first waits until all received outputs are durable.
 
         Raises:
-            CarouselError: that cannot be had any more, so steps whose outputs were received may be undone:
-                DataLossError, ReplayDivergedError, SupersededError and others that end a session.
+            CarouselError: they cannot become durable, so steps whose outputs were received may be undone.
+                DataLossError, ReplayDivergedError, SupersededError and others end a session so.
         """
         await self._unbind(close=False)
 
@@ -227,7 +228,7 @@ class AsyncSession:
                 raise
 
     async def _confirm(self) -> None:
-        """The application asks for more: what it was given is not wanted again after a crash."""
+        """The application asks for more, so it does not want its last outputs again after a crash."""
         if self._journaled:
             pending: AsyncPending[Ticket] = AsyncPending(lambda core: (None, self._taken(core)))
             await self._stream.ask(pending).wait(self._calls.options.timeout_s)

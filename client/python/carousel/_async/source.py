@@ -40,7 +40,7 @@ class AsyncFeed:
         """The next block that was submitted, once the one before it is done with; None at the end.
 
         Raises:
-            Exception: what the source, or a row, was at fault with, after the blocks before it.
+            Exception: the error of the source, or of a row, after the blocks before it.
         """
         if self._given:
             self._places.release()

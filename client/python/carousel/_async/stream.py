@@ -1,4 +1,4 @@
-"""The Attach streams of an asyncio client, one after the other: a task, and the core in its midst."""
+"""The Attach streams of an asyncio client, one after the other. One task feeds the core."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class AsyncAttachStream:
         return pending
 
     def tell(self, event: Callable[[AttachCore], Effects]) -> None:
-        """Tells the core of an event that has no answer. In a forked child it does nothing."""
+        """Hands an event without an answer to the core. In a forked child it does nothing."""
         if self._calls.home.left:
             return
         self._perform(event(self.core))
 
     async def close(self) -> None:
-        """Ends the stream. Sessions live on at the server; whoever waits gets ClientClosedError."""
+        """Ends the stream. Sessions stay open at the server. Callers that wait get ClientClosedError."""
         self._end()
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
@@ -127,7 +127,7 @@ class AsyncAttachStream:
                 self._end()
 
     async def _talk(self, outgoing: Outgoing) -> CarouselError:
-        """Opens a stream and listens to its end; why it ended."""
+        """Opens a stream and reads it to its end. Returns why it ended."""
         answered = False
         call: Any = None
         try:
@@ -144,7 +144,7 @@ class AsyncAttachStream:
         except CarouselError as violation:
             return violation
         except asyncio.CancelledError:
-            # gRPC says so too when the call was cancelled, by `close` or by the server.
+            # gRPC raises it too when `close` or the server cancels the call.
             if self._closed:
                 return ClientClosedError("the client was closed")
             task = asyncio.current_task()

@@ -1,4 +1,4 @@
-"""What the server says, and what follows from it: one method for each kind of message."""
+"""The server's messages, and what follows from them: one method for each kind."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ PASSING = frozenset(
         "QUEUE_FULL",
     )
 )
-"""Refusals of steps that a durable session outlives: it goes on elsewhere, or later."""
+"""Refusals of steps that a durable session survives: it continues on another server, or later."""
 
 
 STORE_WAITS = "accepted"
-"""Metadata of a STORE_UNAVAILABLE that refuses nothing: steps up to there were accepted, and wait for the
+"""Metadata of a STORE_UNAVAILABLE that refuses nothing. Steps up to there were accepted, and wait for the
 store.
 """
 
@@ -193,7 +193,8 @@ class Answers:
             lane.log.forget(lane.cursors)
             if lane.leaving is not None:
                 self.leave(lane)
-            self._steps.flush([*lane.unsent][:1])
+            if lane.unsent:
+                self._steps.flush([lane.unsent[0]])
 
     # -- refusals
 
@@ -238,7 +239,7 @@ class Answers:
             self._steps.end(lane, error)
 
     def _on_step_refused(self, lane: Lane, seq: int, error: CarouselError) -> None:
-        """A step will not run: it fails, or it was accepted before, or the session outlives that."""
+        """A step will not run. It fails, or it was accepted before, or the session survives that."""
         cursors = lane.cursors
         again = 0 < seq <= cursors.resent
         # A lane leaves no gap, so the session went back: its next Bound says how far (R9).

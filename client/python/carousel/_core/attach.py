@@ -1,7 +1,7 @@
 """The client's side of Attach: sessions over as many streams as it takes. Events in, effects out.
 
-The application sees only its outputs. What a stream's end leaves open, the next one takes up: each lane
-is bound again, its inputs that the server lacks are sent again, and outputs that were missed are asked for.
+The application sees only its outputs. After a stream's end, the next stream binds each lane again, sends
+the inputs again that the server lacks, and asks for the outputs that were missed.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class AttachCore:
         return self._link.take_effects(self._bindings.next_due_s)
 
     def close(self, error: CarouselError) -> Effects:
-        """The client is closed: all that waits ends with `error`, and so does what is asked later."""
+        """The client is closed. All that waits ends with `error`, and later calls raise it."""
         self._link.close(error)
         for lane in list(self._bindings.lanes.values()):
             self._steps.end(lane, error)
@@ -151,7 +151,7 @@ class AttachCore:
     def bind(
         self, target: BindTarget, epoch_floor: int = 0, journal: Journal | None = None
     ) -> tuple[BindTicket, Effects]:
-        """Binds an existing session by its id, or a new one; goes on where its journal ends."""
+        """Binds an existing session by its id, or a new one. Continues where its journal ends."""
         self._link.check_open()
         lane = self._bindings.new_lane()
         lane.facts.epoch = epoch_floor

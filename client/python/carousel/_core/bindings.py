@@ -86,13 +86,15 @@ class Bindings:
     @property
     def next_due_s(self) -> float | None:
         """When a lane is to be bound again, or ends; None: never, as things are."""
+        if not self._troubled:
+            return None
         instants = []
         for lane in self._troubled.values():
             assert lane.trouble is not None
             instants.append(lane.trouble.until_s)
             if lane.trouble.retry_at_s is not None and self._link.may_bind:
                 instants.append(lane.trouble.retry_at_s)
-        return min(instants) if instants else None
+        return min(instants)
 
     def due(self) -> Iterator[Lane]:
         """The lanes whose pause is over. Each is to be bound again."""

@@ -1,4 +1,4 @@
-"""What goes out: blocks that fit the windows, and acknowledgements that ride on them."""
+"""What goes out: blocks that fit the windows, acknowledgements, and requests to replay."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def ask_again(link: Link, lane: Lane) -> None:
 
 
 def _steps_now(ticket: StepTicket, lanes: Sequence[Lane]) -> int:
-    """Steps that every window has room for. Waits for a quarter of a window rather than send crumbs."""
+    """Steps that every window has room for. Waits for a quarter of a window rather than send few steps."""
     left = ticket.steps - ticket.sent_steps
     steps = left
     for lane in lanes:

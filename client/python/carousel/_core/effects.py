@@ -1,4 +1,4 @@
-"""What a client must do after it has told the core of an event."""
+"""What a client must do after an event."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ class Effects:
     Attributes:
         send: messages for the stream that is open; empty where none is.
         ended: tickets whose waiters are to be woken.
-        reconnect_in_s: open the next stream after so many seconds, and tell `connected`; None: there is
-            one, or none is wanted.
-        wake_at_s: tell `due` at this instant, which replaces the one that was asked for before; None
-            changes nothing.
+        reconnect_in_s: open the next stream after so many seconds, then call `connected`. None: there is
+            a stream, or none is needed.
+        wake_at_s: call `due` at this instant, which replaces the earlier one. None changes nothing.
     """
 
     send: list[pb.AttachRequest] = field(default_factory=list)

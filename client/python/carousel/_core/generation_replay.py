@@ -1,12 +1,12 @@
-"""A generation across the connections that it takes: what was told once is not told again.
+"""A generation across the connections that it takes: the caller gets each token once.
 
 A generation in a session of its own is a function of its request as soon as the seed is set: tokens are
 drawn by (seed, position). So when its stream breaks, the same request is sent again, to this server or
-to the one that took its place, and the tokens that the caller has are passed over. They are compared on
-the way: a server with other weights, or one that rounds differently, is found out and never spliced in.
+to the one that replaced it. The tokens that the caller has are compared and passed over. So tokens of a
+server with other weights, or one that rounds differently, are never joined to the text.
 
-One in a caller's session is told again by the server itself: the request names its first step, so that
-asking once more feeds nothing twice. While the session is on its way to another server, that may have to
+In a caller's session, the server itself sends the tokens again. The request names its first step, so a
+second request feeds nothing twice. While the session moves to another server, the request may have to
 wait for the steps before it.
 """
 
@@ -32,7 +32,7 @@ from .retry import RetryPolicy, RetrySchedule
 
 _SEED_BITS = 63
 
-_ON_ITS_WAY = frozenset(
+_MOVING = frozenset(
     (
         "SEQUENCE_GAP",
         "SESSION_BUSY",
@@ -43,14 +43,14 @@ _ON_ITS_WAY = frozenset(
         "DRAINING",
     )
 )
-"""What is said of a session that is being handed over, or whose steps are being sent again."""
+"""Refusals for a session that moves to another server, or whose steps are being sent again."""
 
 _OF_STEPS_BEFORE = frozenset(("SESSION_BUSY",))
-"""Said also of steps that this client has the outputs of, and has just sent again to another server."""
+"""Refusals also for steps that this client has the outputs of, and has just sent again to a server."""
 
 
 class GenerationReplay:
-    """What one generation's caller has heard, and when to ask again. Time comes in as an argument."""
+    """The tokens that a caller has, and when to send the request again. Time comes in as an argument."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class GenerationReplay:
         deadline_s: float,
         rng: random.Random | None = None,
     ) -> None:
-        """Sets the request's seed if it has none and can be told again.
+        """Sets the request's seed if it has none and can be repeated.
 
         Args:
             request: sent as it is, by every call.
             policy: how refused and broken calls are tried again.
-            first_answer_by_s: instant until which a call that has said nothing is tried again.
-            deadline_s: instant at which the generation itself gives up; inf for none.
+            first_answer_by_s: instant until which a call without an answer is tried again.
+            deadline_s: instant at which the generation fails; inf for none.
             rng: of the jitter.
         """
         self._session_id = request.session_id
@@ -81,17 +81,17 @@ class GenerationReplay:
         passing = _OF_STEPS_BEFORE if self._in_session else frozenset[str]()
         self._schedule = RetrySchedule(policy, first_answer_by_s, rng, passing=passing)
         # Ids of the tokens that the caller has, and the text of the last one.
-        self._told = array("q")
+        self._ids = array("q")
         self._last_text = ""
-        # How many of the running call's tokens have come.
-        self._heard = 0
-        # True from a break until the first token after it: one patience for all tries between.
+        # How many tokens of the running call have come.
+        self._received = 0
+        # True from a break until the first token after it. All tries between share one deadline.
         self._behind = False
 
     @property
     def started(self) -> bool | None:
-        """Whether the running call has said something; None if it has not and cannot be repeated."""
-        return self._heard > 0 or (False if self._repeatable else None)
+        """Whether the running call has an answer; None if it has none and cannot be repeated."""
+        return self._received > 0 or (False if self._repeatable else None)
 
     def left_s(self, now_s: float) -> float | None:
         """How long the generation may still take; None for as long as it takes."""
@@ -99,29 +99,29 @@ class GenerationReplay:
 
     def call_begins(self) -> None:
         """The request is sent, for the first time or again."""
-        self._heard = 0
+        self._received = 0
 
     def take(self, response: pb.GenerateResponse) -> list[Token]:
         """The tokens of a message that the caller does not have yet.
 
         Raises:
-            ReplayDivergedError: a token differs from the one that was told at its place.
+            ReplayDivergedError: a token differs from the one that the caller has at its place.
         """
         fresh = []
         for token in map(Token.of, response.tokens):
-            self._heard += 1
-            if self._heard <= len(self._told):
+            self._received += 1
+            if self._received <= len(self._ids):
                 fresh += self._known(token)
                 continue
             self._behind = False
-            self._told.append(token.id)
+            self._ids.append(token.id)
             self._last_text = token.text
             fresh.append(token)
         return fresh
 
     def delay_s(self, error: CarouselError, now_s: float) -> float | None:
         """How long to wait before the request is sent again; None if the generation fails."""
-        if not self._told and not self._heard and not self._is_outage(error):
+        if not self._ids and not self._received and not self._is_outage(error):
             return self._schedule.delay_s(error, now_s)
         policy = self._policy
         if not self._repeatable or policy.attempts == 1:
@@ -131,38 +131,38 @@ class GenerationReplay:
             self._schedule.put_off(give_up_s)
         if not self._behind:
             self._behind = True
-            passing = _ON_ITS_WAY if self._session_id else frozenset[str]()
+            passing = _MOVING if self._session_id else frozenset[str]()
             self._schedule = RetrySchedule(
                 policy, give_up_s, self._rng, reconnecting=True, passing=passing
             )
         return self._schedule.delay_s(error, now_s)
 
-    def last_word(self, error: CarouselError) -> CarouselError:
-        """What the caller is told if the request is not sent again."""
+    def final_error(self, error: CarouselError) -> CarouselError:
+        """The error that the caller gets if the request is not sent again."""
         if self._session_id and isinstance(error, SessionNotFoundError):
             text = f"session {self._session_id} is not there any more: it was lost with its server"
             return DataLossError(text, request_id=error.request_id)
         return error
 
     def _is_outage(self, error: CarouselError) -> bool:
-        """The caller's session has been there, so it will be again: worth more patience than a start."""
+        """Whether the caller's session is away for a while. It is waited for longer than a start."""
         if not self._in_session:
             return False
         if isinstance(error, ConnectionLostError | ServerUnreachableError):
             return True
         if error.reason == "SESSION_BUSY" and not self._behind:
-            return False  # perhaps somebody else is using it: worth a few tries
-        return error.reason in _ON_ITS_WAY
+            return False  # another client may use it: worth a few tries
+        return error.reason in _MOVING
 
     def _known(self, token: Token) -> list[Token]:
-        """Compares a token that was told; returns what its text then lacked, as a token, if anything."""
-        place = self._heard - 1
-        if token.id != self._told[place]:
+        """Compares a token that the caller has. Returns the text that it lacked, as a token, if any."""
+        place = self._received - 1
+        if token.id != self._ids[place]:
             raise ReplayDivergedError(
-                f"token {place + 1} was {self._told[place]} and came again as {token.id}",
+                f"token {place + 1} was {self._ids[place]} and came again as {token.id}",
                 seq=token.seq,
             )
-        if self._heard < len(self._told) or not token.text.startswith(self._last_text):
+        if self._received < len(self._ids) or not token.text.startswith(self._last_text):
             return []
         # At a generation's end the last token gets the text that the detokenizer still held back.
         rest = token.text[len(self._last_text) :]

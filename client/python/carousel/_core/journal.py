@@ -1,6 +1,6 @@
-"""What must outlive a client that dies: inputs before they are sent, outputs before they are told.
+"""What must survive the end of a client: inputs before they are sent, outputs before they are handed out.
 
-No files here: a journal is made of the bytes that are there, and hands new ones to its `JournalPort`.
+No files here. A journal is made of the bytes that are there, and hands new ones to its `JournalPort`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class JournalPort(Protocol):
         """Puts bytes in place of all that was there, at once."""
 
     def close(self) -> None:
-        """Lets go of the medium."""
+        """Releases the medium."""
 
 
 class Part(NamedTuple):
@@ -121,7 +121,7 @@ class Journal:
         self._check()
 
     def outputs(self, first: int, rows: Rows) -> None:
-        """Rows have come and are about to be told. Raises JournalError: they must not be."""
+        """Rows have come and are about to be handed out. Raises JournalError: they must not be."""
         self._add(Kind.OUTPUTS, first, _COUNT.pack(len(rows)) + rows.tobytes())
         self._check()
 
@@ -149,7 +149,7 @@ class Journal:
         self._add(Kind.CLOSING)
 
     def close(self) -> None:
-        """Lets go of the medium; again, it does nothing."""
+        """Releases the medium. A second call does nothing."""
         if self._open:
             self._open = False
             self._port.close()

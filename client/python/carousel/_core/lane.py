@@ -83,7 +83,7 @@ class Leaving:
 
 @dataclass(slots=True)
 class Trouble:
-    """Why a lane is not bound, and for how long that is borne.
+    """Why a lane is not bound, and until when it may be so.
 
     Attributes:
         error: the last refusal of the server, or error of gRPC.

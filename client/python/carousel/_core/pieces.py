@@ -7,8 +7,8 @@ import numpy as np
 from .tickets import Rows, StepTicket
 
 LATE_ANSWER_S = 1.0
-"""Most time by which a client waits longer than it told the server: so that the server's own word,
-that a step has not run, comes before the client gives up not knowing.
+"""Most time by which a client waits longer than the server: so that the server's refusal comes first, which
+says that a step has not run.
 """
 
 

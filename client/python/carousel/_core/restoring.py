@@ -1,4 +1,4 @@
-"""From a journal to a lane: a client that was started again goes on where the earlier process died."""
+"""From a journal to a lane: a restarted client continues where the earlier process ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .tickets import StepTicket
 def journaled_target(
     journal: Journal, target: str | pb.OpenSessionRequest, *, named: bool
 ) -> str | pb.OpenSessionRequest:
-    """What is to be bound: the journal's session if it has one, else `target`, which it then begins with.
+    """The session to bind: the journal's if it has one, else `target`, with which the journal begins.
 
-    `named`: the caller has chosen the session's id, so that no other will do.
+    `named`: the caller has chosen the session's id, so another one is refused.
 
     Raises:
         JournalError: the journal belongs to another session, or cannot be written.
@@ -65,9 +65,9 @@ def restore(journal: Journal, lane: Lane) -> None:
 
 
 def replay(journal: Journal, lane: Lane, output_row_bytes: int) -> tuple[StepTicket, bool]:
-    """A ticket for the outputs that an earlier process may not have told, and whether they are all here.
+    """A ticket for the outputs that an earlier process may not have handed out, and whether all are here.
 
-    Those that are still to come are of steps which it sent; the rest is in the journal.
+    Those that are still to come are of steps which that process sent. The others are in the journal.
     """
     first, last = journal.taken + 1, journal.restored_to
     ticket = StepTicket([lane], np.zeros((1, journal.unread, 0), np.uint8), output_row_bytes, None)

@@ -1,6 +1,6 @@
-"""After a break: what the server still has, what it is owed, and whether it says the same again.
+"""After a break: what the server still has, which inputs it lacks, and whether outputs are the same again.
 
-Rules R8, R9 and R12 of the protocol, as functions of a lane and of what the server says of its session.
+Rules R8, R9 and R12 of the protocol, as functions of a lane and of the session that the server names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SAME_INSTANT_S = 0.001
 
 
 def obstacle(lane: Lane, session: pb.Session) -> CarouselError | None:
-    """Why a lane cannot go on with the session that was bound again; None if it can."""
+    """Why a lane cannot continue with the session that was bound again; None if it can."""
     seed, created_at_s = identity_of(session)
     known_seed, known_s = lane.facts.identity
     if lane.facts.identity != (0, 0.0) and (
@@ -61,7 +61,7 @@ def not_found(lane: Lane, error: CarouselError) -> CarouselError:
 
 
 def take_up(lane: Lane, session: pb.Session) -> None:
-    """Takes the cursors of a session that is bound again. R8: first prunes, so that the window is open."""
+    """Takes the cursors of a session that is bound again. R8: prunes first, which opens the window."""
     applied, cursors = session.applied, lane.cursors
     lane.take_facts(session)
     lane.log.forget(cursors)
@@ -96,7 +96,7 @@ def owed_blocks(lane: Lane, applied: int) -> list[pb.Block]:
 
 
 def compare(lane: Lane, first: int, rows: Rows) -> tuple[int, ReplayDivergedError | None]:
-    """Compares outputs that came again: how many could be compared, and what is wrong if any differ."""
+    """Compares outputs that came again. Returns how many were compared, and an error if any differ."""
     compared = 0
     for kept in lane.log.outputs:
         begin, end = max(kept.first, first), min(kept.last, first + len(rows) - 1)

@@ -1,4 +1,4 @@
-"""What a caller waits for: steps, a binding, or its end. Ends once, with a result or an error."""
+"""What a caller waits for: steps, a Bound, or an Unbound. A ticket ends once, well or with an error."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 Rows = npt.NDArray[np.uint8]
 
 
-def _nobody_waits() -> None:
-    """Stands for the waiter of a ticket that nobody waits for."""
+def _no_waiter() -> None:
+    """Wakes no caller, where none waits for a ticket."""
 
 
 class Ticket:
     """One thing that was asked for on a stream.
 
     Attributes:
-        wake: called once at the end, by whoever feeds the core; must not call the core.
+        wake: called once at the end, by the thread that feeds the core. It must not call the core.
         error: why it failed.
     """
 
     def __init__(self) -> None:
-        self.wake: Callable[[], None] = _nobody_waits
+        self.wake: Callable[[], None] = _no_waiter
         self.error: CarouselError | None = None
 
     def check(self) -> None:
@@ -40,9 +40,9 @@ class Ticket:
             raise copy.copy(self.error)
 
     def overdue(self, timeout_s: float) -> CarouselError:
-        """Why it has not ended in time: the store, if the server has said so of its sessions.
+        """The error of a wait that is over: the store's, if the server has said so of its sessions.
 
-        Any thread may ask. The error does not end the ticket.
+        Safe on any thread. The error does not end the ticket.
         """
         for lane in self._waits_for():
             trouble, said = lane.trouble, lane.store_fault

@@ -64,10 +64,10 @@ class Client:
         timeout_s: of every call that names none of its own.
         retries: how often, or by which `RetryPolicy`, a refused call is tried again, and for how long a
             lost connection is mended; 0 does neither.
-        replay_tolerance: by how much floats may differ that come again after a crash of the server; None:
-            not in a bit, which a server in strict mode keeps to.
-        journal_fsync: bring each record of a journal to the disk before it counts; without it a journal
-            outlives this process, but not the machine's loss of power.
+        replay_tolerance: greatest difference of floats that come again after a crash of the server. None
+            allows none. A server in strict mode repeats every bit.
+        journal_fsync: write each record of a journal to the disk before it counts. Without it a journal
+            survives the end of this process, but not a loss of power.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Client:
         return ModelInfo.of(self._get_model(name))
 
     def health(self, model: str = "", *, store: bool = False) -> Health:
-        """Whether the server, one of its models, or its store takes work; UNKNOWN for what it has not."""
+        """Whether the server, one of its models, or its store takes work. UNKNOWN if it has no such model."""
         service = STORE_SERVICE if store else f"model/{model}" if model else ""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
@@ -182,9 +182,9 @@ class Client:
             durability: what survives when the server dies.
             idle_ttl_s: idle time after which it expires; the server's default if None.
             seed: of its random numbers; chosen by the server if None.
-            timeout_s: else the client's; while the server is full, tries go on until then.
-            journal: a file of this session, in which its inputs and outputs outlive this process. If it
-                holds a session already, that one is gone on with.
+            timeout_s: else the client's. While the server is full, it is asked again until then.
+            journal: a file for the inputs and outputs of this session, which survives this process. If it
+                holds a session, that session continues.
         """
         request = open_request(model, session_id, Durability(durability), idle_ttl_s, seed)
 
@@ -207,9 +207,9 @@ class Client:
         timeout_s: float | None = None,
         journal: JournalPath | None = None,
     ) -> Session:
-        """Goes on with an open session, from the server's cursors; leaving it only detaches it.
+        """Continues an open session from the server's cursors. Leaving its block only detaches it.
 
-        With a journal of that session it goes on from there; see `session`.
+        With a journal of that session it continues from there; see `session`.
         """
         return opening(
             lambda: self._bind(session_id, owned=False, timeout_s=timeout_s, journal=journal)
@@ -259,7 +259,7 @@ class Client:
         return self._core.statistics()
 
     def close(self) -> None:
-        """Cancels what is under way and disconnects; sessions live on until their idle_ttl passes.
+        """Cancels what is under way and disconnects. Sessions stay open until their idle_ttl passes.
 
         Does nothing in a forked child.
         """
@@ -326,10 +326,10 @@ class Client:
     def _journal(
         self, path: JournalPath, target: BindTarget, *, named: bool
     ) -> tuple[Journal, BindTarget]:
-        """A journal, and the session that it is of."""
+        """Opens a journal. Returns it, and the session that it belongs to."""
         journal = open_journal(path, fsync=self._calls.options.journal_fsync)
         try:
-            if journal.closing:  # the process died before it knew whether the server had heard
+            if journal.closing:  # the process died before the server confirmed it
                 with suppress(NotFoundError):
                     self.close_session(journal.session_id)
             return journal, journaled_target(journal, target, named=named)

@@ -33,7 +33,7 @@ class SessionHooks(NamedTuple):
 class Generation(Iterator[Token]):
     """An iterator over the tokens of one generation. Starts at the first token.
 
-    A broken connection is mended, and the text goes on.
+    A broken connection is mended, and the text continues.
     Leaving it early cancels it at the server: by `close`, by its `with` block, or when it is
     no longer referred to, as after a `break` out of `for token in client.generate(…)`.
 
@@ -141,7 +141,7 @@ def _tokens(
                 error = error_of_call(failure, on_stream=replay.started)
                 delay_s = replay.delay_s(error, calls.monotonic())
                 if delay_s is None:
-                    last = replay.last_word(error)
+                    last = replay.final_error(error)
                     raise (calls.disagreement(last) or last) from None
                 calls.watch.looking(error)
             else:

@@ -1,4 +1,4 @@
-"""The blocking client opens a session at once; `_async` has an object that is yet to be awaited."""
+"""Opens a session at once, where `_async` returns an object to await."""
 
 from __future__ import annotations
 

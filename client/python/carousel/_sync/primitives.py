@@ -31,7 +31,7 @@ def reply_of(call_of: Callable[[], Any], home: HomeProcess) -> Any:
     """The reply of a unary call of gRPC. Raises ClientClosedError if another thread closes the client."""
     try:
         return call_of()
-    except ValueError:  # gRPC's word for a channel that was just closed
+    except ValueError:  # gRPC raises it for a channel that was just closed
         home.check_open()
         raise
 

@@ -39,7 +39,7 @@ class Feed:
         """The next block that was submitted, once the one before it is done with; None at the end.
 
         Raises:
-            Exception: what the source, or a row, was at fault with, after the blocks before it.
+            Exception: the error of the source, or of a row, after the blocks before it.
         """
         while not self._ended:
             if self._sent and (len(self._sent) >= self._most_blocks or self._sent[0].ended):

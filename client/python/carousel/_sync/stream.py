@@ -1,9 +1,9 @@
-"""The Attach streams of a client, one after the other: their core, and the two threads that alone touch it.
+"""The Attach streams of a client, one after the other. Two threads touch their core, and no others.
 
-gRPC's sending thread takes callers' requests, tells the core of them and sends what the core says; the
-reader thread tells the core of what the server says, and lives on from stream to stream. A caller's own
-thread only adds to a deque, puts a token into a queue and waits: an exception that a signal raises there,
-as Ctrl-C does at any line of the main thread, finds no core half changed and no message half sent.
+gRPC's sending thread takes callers' requests, hands them to the core and sends the core's messages. The
+reader thread hands the server's messages to the core, and survives the end of a stream. A caller's own
+thread only adds to a deque, puts a token into a queue and waits. So an exception that a signal raises
+there, as Ctrl-C does at any line of the main thread, leaves no core half changed and no message half sent.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Event = Callable[[AttachCore], Effects]
 
 
 class _Connection:
-    """One stream, or the pause before the next. Each has its own queues, so that none of its threads
-    can swallow what is meant for the one after it.
+    """One stream, or the pause before the next. Each has queues of its own, so that its threads cannot
+    take what is meant for the next one.
 
     Attributes:
         wake: a token for each event, and for each time that messages or timers change.
@@ -95,7 +95,7 @@ class AttachStream:
         self._reader.start()
 
     def ask(self, pending: Pending[T]) -> Pending[T]:
-        """Tells the core of an event that has an answer, to be waited for.
+        """Hands an event that has an answer to the core.
 
         Raises:
             ClientClosedError: in a forked child, which has none of this object's threads.
@@ -105,7 +105,7 @@ class AttachStream:
         return pending
 
     def tell(self, event: Event) -> None:
-        """Tells the core of an event, soon; never waits. Safe in a finaliser, on any thread.
+        """Hands an event to the core, soon. Never waits. Safe in a finaliser, on any thread.
 
         In a forked child it does nothing: the parent has the session.
         """
@@ -115,10 +115,10 @@ class AttachStream:
         # Looked up after the event is there: a connection that begins later looks for events itself.
         self._connection.wake.put(None)
         if self._ended:
-            self._refuse_the_rest()
+            self._refuse_remaining()
 
     def close(self) -> None:
-        """Ends the stream. Sessions live on at the server; whoever waits gets ClientClosedError."""
+        """Ends the stream. Sessions stay open at the server. Callers that wait get ClientClosedError."""
         self._closed = True
         connection = self._connection
         connection.cancel()
@@ -141,10 +141,10 @@ class AttachStream:
                 self._perform(self.core.close(ClientClosedError("the client was closed")))
                 self._ended = True
             former.wake.put(None)
-            self._refuse_the_rest()
+            self._refuse_remaining()
 
     def _talk(self) -> CarouselError:
-        """Opens a stream and listens to its end; why it ended."""
+        """Opens a stream and reads it to its end. Returns why it ended."""
         answered = False
         connection = _Connection()
         self._begin(connection, self.core.connected)
@@ -162,7 +162,7 @@ class AttachStream:
             return error_of_call(failure, on_stream=answered)
         except CarouselError as violation:
             return violation
-        except ValueError as error:  # gRPC's word for a channel that was closed
+        except ValueError as error:  # gRPC raises it for a channel that was closed
             return ClientClosedError(str(error))
         except Exception as error:  # noqa: BLE001 - a defect of ours ends the sessions, not the waits
             return ServerFaultError(f"the client failed on a message: {error!r}", reason="INTERNAL")
@@ -178,7 +178,7 @@ class AttachStream:
             connection.wake.put(None)
 
     def _pause(self, error: CarouselError) -> None:
-        """Waits until the next stream is wanted; does what callers ask for meanwhile."""
+        """Waits until the next stream is due. Meanwhile does what callers ask for."""
         connection, former = _Connection(), self._connection
         self._begin(connection, lambda: self.core.broken(error, time.monotonic()))
         former.wake.put(None)  # its sending thread ends
@@ -194,7 +194,7 @@ class AttachStream:
                 self._work()
 
     def _begin(self, connection: _Connection, event: Callable[[], Effects]) -> None:
-        """A connection takes the place of the one before; its first event comes before all others."""
+        """A connection replaces the one before. Its first event comes before all others."""
         with self._lock:
             self._connection = connection
             self._reconnect_at_s = None
@@ -234,8 +234,8 @@ class AttachStream:
         if effects.reconnect_in_s is not None:
             self._reconnect_at_s = time.monotonic() + effects.reconnect_in_s
 
-    def _refuse_the_rest(self) -> None:
-        """The core is closed, so it refuses whatever it is told: nobody waits for ever."""
+    def _refuse_remaining(self) -> None:
+        """The core is closed, so it refuses the remaining events. No caller waits for ever."""
         with self._lock:
             while self._events:
                 self._perform(self._events.popleft()(self.core))
