@@ -52,6 +52,7 @@ def _renumbers(wrong: Callable[[int, int], bool]) -> Callable[[Patches], None]:
 
     def patch(patches: Patches) -> None:
         patches.wrap(Admission, "_resolve", make)
+        patches.put(Admission, "_refuse_behind", lambda *_: None)
         patches.put(
             Admission, "_refuse_gaps", lambda _self, new, _ours: np.zeros(len(new.rows), bool)
         )

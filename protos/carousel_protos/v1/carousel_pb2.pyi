@@ -767,7 +767,9 @@ class Failure(google.protobuf.message.Message):
 
     @property
     def handles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """All handles, if several sessions have the same refusal; `handle` comes first. Else empty."""
+        """All handles, if several messages or sessions have the same refusal; `handle` comes first. A session
+        stands here once for each of its messages. Else empty.
+        """
 
     @property
     def seqs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:

@@ -22,6 +22,9 @@ from carousel_server.rows.listeners import alike
 from carousel_server.rows.rows import Rows
 from carousel_server.rows.window import invalid_value, valid_rows
 
+from .gaps import Gaps
+from .rounds import Rounds
+
 _NO_ACK = -1
 
 
@@ -62,6 +65,8 @@ class Admission:
         self._rows = rows
         self._table = rows.table
         self._window = rows.window
+        # What `admit` has refused and not told yet. It is told before what is refused after it.
+        self._gaps = Gaps(rows.listeners)
 
     def admit(self, blocks: Sequence[tuple[StepBlock, float]], now: float) -> None:
         """Takes blocks in order of arrival; every row of each is accepted or answered."""
@@ -70,6 +75,7 @@ class Admission:
             if end == len(blocks) or blocks[end][0].steps != blocks[start][0].steps:
                 self._admit_joined(blocks[start:end], now)
                 start = end
+        self._gaps.refuse()
 
     # -- many rows at a time
 
@@ -79,9 +85,13 @@ class Admission:
             self._admit_once(joined, now)
             return
         # A client that pipelines may have several blocks of one session here: one round each.
-        rounds = _occurrence(joined.rows)
-        for number in range(int(rounds.max()) + 1):
-            self._admit_once(joined.where(np.flatnonzero(rounds == number)), now)
+        streaming = self._ours(joined) & ~self._table.generating[joined.rows]
+        rounds = Rounds(joined.rows, np.where(streaming, joined.first_seqs, 0))
+        while True:
+            self._refuse_behind(joined, rounds)
+            if not len(chosen := rounds.take()):
+                return
+            self._admit_once(joined.where(chosen), now)
 
     def _join(self, blocks: Sequence[tuple[StepBlock, float]]) -> _Arrivals:
         sizes = [len(block.refs) for block, _ in blocks]
@@ -106,10 +116,7 @@ class Admission:
 
     def _admit_once(self, new: _Arrivals, now: float) -> None:
         """One round: no row twice."""
-        table = self._table
-        numbers = np.asarray([self._rows.listeners.number(sink) for sink in new.senders])
-        live = self._rows.slots.live(new.rows, new.generations)
-        ours = live & (table.sink[new.rows] == numbers[new.sender])
+        table, ours = self._table, self._ours(new)
         told = ours & (new.acks != _NO_ACK)
         self._rows.acknowledge(new.rows[told], new.acks[told])
         simple = (
@@ -128,6 +135,8 @@ class Admission:
         odd = ~simple & ~self._refuse_gaps(new, ours & ~table.generating[new.rows])
         if refused is not None:
             odd &= ~refused
+        if odd.any():
+            self._gaps.refuse()
         for i in np.flatnonzero(odd):
             self._admit_odd(new.where(np.asarray([i])), now)
 
@@ -140,6 +149,8 @@ class Admission:
         where = np.flatnonzero(simple)
         where = where[~self._rows.step_quota.fits(new.rows[where], new.steps)]
         refused[where], simple[where] = True, False
+        if len(where):
+            self._gaps.refuse()
         for group in alike(new.sender[where], self._table.tenant[new.rows[where]]):
             chosen = where[group]
             sink = new.senders[int(new.sender[chosen[0]])]
@@ -147,21 +158,31 @@ class Admission:
             sink.failures(new.tags[chosen].tolist(), new.first_seqs[chosen].tolist(), error)
         return refused
 
-    def _refuse_gaps(self, new: _Arrivals, streaming: np.ndarray) -> np.ndarray:
-        """Refuses, together, the rows that come behind a step that did not; returns which these are.
+    def _refuse_behind(self, new: _Arrivals, rounds: Rounds) -> None:
+        """Refuses all rows at once of sessions whose missing step is not among them."""
+        behind = rounds.take_behind(self._table.received[rounds.sessions] + 1)
+        if not len(behind):
+            return
+        rows, acks = new.rows[behind], new.acks[behind]
+        told = acks != _NO_ACK
+        self._rows.acknowledge(rows[told], acks[told])
+        expected = self._table.received[rows] + 1
+        self._gaps.add(self._table.sink[rows], new.tags[behind], expected, new.first_seqs[behind])
 
-        Under overload there are many: behind a step that came too late, all that were on their way.
-        """
+    def _refuse_gaps(self, new: _Arrivals, streaming: np.ndarray) -> np.ndarray:
+        """Refuses the rows that come behind a missing step; returns which these are."""
         expected = self._table.received[new.rows] + 1
         gaps = streaming & (new.first_seqs > expected)
         where = np.flatnonzero(gaps)
-        for group in alike(new.sender[where], expected[where], new.first_seqs[where]):
-            chosen = where[group]
-            first = int(new.first_seqs[chosen[0]])
-            error = _gap(first, int(expected[chosen[0]]))
-            sink = new.senders[int(new.sender[chosen[0]])]
-            sink.failures(new.tags[chosen].tolist(), [first] * len(chosen), error)
+        numbers = self._table.sink[new.rows[where]]
+        self._gaps.add(numbers, new.tags[where], expected[where], new.first_seqs[where])
         return gaps
+
+    def _ours(self, new: _Arrivals) -> np.ndarray:
+        """Which rows are of sessions that live and are bound to the row's sender; bool[n]."""
+        numbers = np.asarray([self._rows.listeners.number(sink) for sink in new.senders])
+        bound = self._table.sink[new.rows] == numbers[new.sender]
+        return np.asarray(self._rows.slots.live(new.rows, new.generations) & bound)
 
     def _accept(self, new: _Arrivals, now: float) -> None:
         self._rows.accept(new.rows, new.first_seqs, new.inputs, new.arrived_s, new.deadline_s, now)
@@ -259,15 +280,6 @@ def _spread(values: Sequence[float], sizes: Sequence[int]) -> np.ndarray:
     return np.full(sizes[0], values[0]) if len(sizes) == 1 else np.repeat(values, sizes)
 
 
-def _gap(first: int, expected: int) -> CarouselError:
-    return CarouselError(
-        "SEQUENCE_GAP",
-        f"step {first} came, but {expected} is next",
-        metadata={"expected": expected},
-        seq=first,
-    )
-
-
 def _block_of(new: _Arrivals, sink: StepSink) -> StepBlock:
     """A single row as the block that it came in."""
     return StepBlock(
@@ -280,14 +292,3 @@ def _block_of(new: _Arrivals, sink: StepSink) -> StepBlock:
         acks=[] if new.acks[0] == _NO_ACK else new.acks.tolist(),
         deadline_s=float(new.deadline_s[0]),
     )
-
-
-def _occurrence(rows: Int64s) -> Int64s:
-    """How often each entry's value has come before it; int64[n]."""
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    counts = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
-    occurrence = np.empty(len(rows), np.int64)
-    occurrence[order] = counts
-    return occurrence

@@ -97,10 +97,14 @@ class Engine:
         slab = Slab(model.state_specs, limits.slots, model.device, model.kernel)
         buckets = Buckets(limits.max_batch, strict=context.strict, invariant=model.batch_invariant)
         runner = Runner(model, slab, buckets)
-        self._inbox = Inbox(
-            limits.inbox_commands, limits.inbox_bytes, limits.retry_after_s, context.share
-        )
         self._rows = rows = Rows(context, slab)
+        self._inbox = Inbox(
+            limits.inbox_commands,
+            limits.inbox_bytes,
+            limits.retry_after_s,
+            rows.table,
+            context.share,
+        )
         self._residency = residency = Residency(context, rows, environment.directory)
         self._keeper = Keeper(context, rows, residency, self._inbox.put)
         self._generations = Generations(context, rows, residency, model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from typing import assert_never
 
 import numpy as np
@@ -32,13 +31,13 @@ from carousel_server.core.ports import (
     Unbind,
 )
 from carousel_server.core.quotas import Quota, Shares, quota_exceeded
+from carousel_server.rows.table import SessionTable
+
+from .tenant_queues import Arrived, TenantQueues
 
 # These make room, so they are taken when the inbox is full. Their number is bounded all the same: by
 # the streams, sessions and calls that they end.
 _ALWAYS_TAKEN = (CancelGenerate, Close, Committed, Unbind)
-
-# A tick takes no more commands than this, so that it ends in bounded time whatever waits.
-_MOST_AT_ONCE = 4096
 
 # What a session costs in a command beside its inputs: its reference, tag, seq and ack.
 _REF_BYTES = 256
@@ -48,14 +47,23 @@ class Inbox:
     """Commands in order of arrival, each with its instant. `put` from any thread, the rest on one."""
 
     def __init__(
-        self, most_commands: int, most_bytes: int, retry_after_s: float, share: float = 0.0
+        self,
+        most_commands: int,
+        most_bytes: int,
+        retry_after_s: float,
+        table: SessionTable,
+        share: float = 0.0,
     ) -> None:
         """`share`: of each tenant, see `Shares`."""
         self._most_commands = most_commands
         self._most_bytes = most_bytes
         self._retry_after_s = retry_after_s
         self._ready = threading.Condition()
-        self._commands: deque[tuple[Command, float]] = deque()
+        self._commands: list[Arrived] = []
+        # Those that `drain` has looked at and left for a later tick.
+        self._queues = TenantQueues(table)
+        # How many commands wait, and their bytes.
+        self._count = 0
         self._bytes = 0
         self._command_shares = Shares(most_commands, share)
         self._byte_shares = Shares(most_bytes, share)
@@ -86,26 +94,32 @@ class Inbox:
                 self._command_shares.take(_tenant_of(command))
                 self._byte_shares.take(_tenant_of(command), size)
             self._commands.append((command, time.monotonic()))
+            self._count += 1
             self._bytes += size
             self._ready.notify()
 
-    def drain(self) -> list[tuple[Command, float]]:
-        """Takes the commands that have come, 4,096 at most, with their instants of arrival.
+    def drain(self) -> list[Arrived]:
+        """Takes what one tick runs, with the instants of arrival. Tenants take turns.
 
         Acks that found the inbox full come first, so that no later block meets a window without them.
         """
-        if not self._commands and not self._late_acks:
+        if not len(self):
             return []
         with self._ready:
+            new, self._commands = self._commands, []
             now = time.monotonic()
-            late: list[tuple[Command, float]] = [(ack, now) for ack in self._late_acks.take()]
-            count = min(len(self._commands), _MOST_AT_ONCE)
-            taken = [self._commands.popleft() for _ in range(count)]
-            self._bytes -= sum(_payload_bytes(command) for command, _ in taken)
-            if self._shared:
-                for command, _ in taken:
+            late: list[Arrived] = [(ack, now) for ack in self._late_acks.take()]
+        for arrived in new:
+            self._queues.add(arrived)
+        taken = self._queues.take()
+        with self._ready:
+            self._count -= len(taken)
+            for command, _ in taken:
+                size = _payload_bytes(command)
+                self._bytes -= size
+                if self._shared:
                     self._command_shares.give_back(_tenant_of(command))
-                    self._byte_shares.give_back(_tenant_of(command), _payload_bytes(command))
+                    self._byte_shares.give_back(_tenant_of(command), size)
         return late + taken
 
     def wait(self, timeout_s: float) -> None:
@@ -128,10 +142,10 @@ class Inbox:
         return isinstance(command, Ack)
 
     def _check_room(self, command: Command, size: int) -> None:
-        if len(self._commands) >= self._most_commands or self._bytes + size > self._most_bytes:
+        if self._count >= self._most_commands or self._bytes + size > self._most_bytes:
             raise CarouselError(
                 "QUEUE_FULL",
-                f"{len(self._commands)} commands with {self._bytes} bytes are waiting",
+                f"{self._count} commands with {self._bytes} bytes are waiting",
                 retry_after_s=self._retry_after_s,
             )
         tenant = _tenant_of(command)
@@ -147,7 +161,7 @@ class Inbox:
 
     def __len__(self) -> int:
         """Number of commands waiting."""
-        return len(self._commands) + bool(self._late_acks)
+        return self._count + bool(self._late_acks)
 
 
 def _tenant_of(command: Command) -> str:

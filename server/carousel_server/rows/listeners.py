@@ -52,7 +52,7 @@ class Listeners:
         number = int(self._table.sink[row])
         if number < 0:
             return
-        sink, tag = self._at(number), int(self._table.tag[row])
+        sink, tag = self.sink(number), int(self._table.tag[row])
         self._table.sink[row] = -1
         self._bound[number] -= 1
         if not self._bound[number]:
@@ -66,7 +66,7 @@ class Listeners:
         """Takes a session from its sink for a while: the sink fetches it when it needs it."""
         number = int(self._table.sink[row])
         if number >= 0:
-            self._at(number).parked(int(self._table.tag[row]), session)
+            self.sink(number).parked(int(self._table.tag[row]), session)
             self.unbind(row, None)
 
     # -- what they receive
@@ -77,7 +77,7 @@ class Listeners:
             if number < 0:
                 continue  # no sink is bound; the window keeps the outputs
             mine = rows[group]
-            self._at(number).outputs(
+            self.sink(number).outputs(
                 self._table.tag[mine],
                 first_seqs[group],
                 outputs.shape[1],
@@ -99,7 +99,7 @@ class Listeners:
             if (number := int(numbers[group[0]])) >= 0:
                 error = error_of(int(seqs[group[0]]))
                 tags = self._table.tag[rows[group]].tolist()
-                self._at(number).failures(tags, seqs[group].tolist(), error)
+                self.sink(number).failures(tags, seqs[group].tolist(), error)
 
     def failure(self, row: int, error: CarouselError) -> None:
         """The same of one row; `error` has the seq."""
@@ -110,7 +110,7 @@ class Listeners:
         numbers = self._table.sink[rows]
         for number in np.unique(numbers[numbers >= 0]).tolist():
             mine = rows[numbers == number]
-            self._at(number).durable(self._table.tag[mine], self._table.durable[mine])
+            self.sink(number).durable(self._table.tag[mine], self._table.durable[mine])
 
     def _enter(self, sink: StepSink) -> int:
         if self._free:
@@ -123,7 +123,8 @@ class Listeners:
         self._numbers[id(sink)] = number
         return number
 
-    def _at(self, number: int) -> StepSink:
+    def sink(self, number: int) -> StepSink:
+        """The sink of a number that a row holds."""
         sink = self._sinks[number]
         assert sink is not None, f"no sink has number {number}"
         return sink

@@ -130,6 +130,7 @@ class Conversation:
         current_call().heard = True
         self.take(parse(pb.AttachRequest, hello, most))
         async for data in requests:
+            await self._gate.turns.turn(self._tenant)
             request = parse(pb.AttachRequest, data, most)
             if request.WhichOneof("event") in _COUNTED:
                 await message_turn(self._gate.quotas, self._tenant)

@@ -157,7 +157,8 @@ class Blocks:
             self._stream.refuse(0, too_many_handles(len(handles), self._max_handles))
             return
         seqs = first_seqs if len(first_seqs) == len(handles) else repeat(0)
-        self._stream.refuse_all(dict(zip(handles, seqs, strict=False)), error)
+        refused = dict(zip(handles, seqs, strict=False))
+        self._stream.refuse_all(list(refused.items()), error)
 
 
 def _deadline_s(block: pb.Block) -> float:

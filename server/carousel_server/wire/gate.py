@@ -11,6 +11,7 @@ from carousel_server.core.metering import WireMetrics
 from carousel_server.core.quotas import Quota, QuotaPort, Shares, quota_exceeded
 
 from .options import WireOptions
+from .turns import Turns
 
 
 class Drainable(Protocol):
@@ -32,6 +33,7 @@ class Gate:
         self.quotas = quotas
         self._streams: set[Drainable] = set()
         self._shares = Shares(options.max_streams, quotas.limits.tenant_share)
+        self.turns = Turns()
         self._draining = False
 
     @property
@@ -60,12 +62,14 @@ class Gate:
         self._check_room(tenant)
         self._streams.add(stream)
         self._shares.take(tenant)
+        self.turns.enter(tenant)
         self.metrics.streams(len(self._streams))
         try:
             yield
         finally:
             self._streams.discard(stream)
             self._shares.give_back(tenant)
+            self.turns.leave(tenant)
             self.metrics.streams(len(self._streams))
 
     def _check_room(self, tenant: str) -> None:

@@ -8,7 +8,7 @@ earlier owner of a handle is told from one for the present owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -128,12 +128,12 @@ class Stream:
             self.outbox.put_outputs(handles, firsts, steps, rows)
 
     def _failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
-        refused: dict[int, int] = {}
+        refused: list[tuple[int, int]] = []
         for tag, seq in zip(tags, seqs, strict=True):
             if self._is_parked(tag) and error.reason == "SESSION_PARKED":  # a Replay, too late
                 self.wake(tag & _HANDLE_MASK)
             elif self._owns(tag) or self._is_parked(tag):  # refused at the door, and parked since
-                refused[tag & _HANDLE_MASK] = seq
+                refused.append((tag & _HANDLE_MASK, seq))
         if refused and not (STORE_WAITS in error.metadata and self.outbox.crowded()):
             self.refuse_all(refused, error)
 
@@ -175,19 +175,19 @@ class Stream:
 
     def refuse(self, handle: int, error: CarouselError, seq: int = 0) -> None:
         """Tells the client that a message or step was refused."""
-        self.refuse_all({handle: seq}, error)
+        self.refuse_all([(handle, seq)], error)
 
-    def refuse_all(self, seqs: Mapping[int, int], error: CarouselError) -> None:
-        """Tells the client of each handle, with its first step concerned, that it was refused.
+    def refuse_all(self, refused: Sequence[tuple[int, int]], error: CarouselError) -> None:
+        """Tells the client of handles, each with its first step concerned, that they were refused.
 
         One message for all: where there is too much to do, to say so must not cost more than to do it.
         """
-        count_refusal(self._metrics, error, len(seqs))
-        handle, seq = next(iter(seqs.items()))
+        count_refusal(self._metrics, error, len(refused))
+        handle, seq = refused[0]
         failure = pb.Failure(handle=handle, seq=seq, status=status_of(error))
-        if len(seqs) > 1:
-            failure.handles.extend(seqs.keys())
-            failure.seqs.extend(seqs.values())
+        if len(refused) > 1:
+            failure.handles.extend(handle for handle, _ in refused)
+            failure.seqs.extend(seq for _, seq in refused)
         self.outbox.put(pb.AttachResponse(failure=failure))
 
     # -- binding: each step is the callback of the one before, so that no other session waits

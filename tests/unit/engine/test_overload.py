@@ -77,6 +77,38 @@ def test_sessions_that_stand_elsewhere_hear_what_is_expected_of_each(sink: Recor
     assert sink.refusal_calls == 2
 
 
+def test_gaps_of_many_blocks_are_refused_in_one_call(sink: RecordingSink) -> None:
+    rig = Rig()
+    refs = [rig.session(sink, tag) for tag in (1, 2)]
+    for first in (3, 4, 5):
+        rig.engine.submit(lockstep(sink, refs, first))
+    rig.tick()
+    assert sink.refusal_calls == 1
+    assert [(tag, seq) for tag, seq, _ in sink.refusals] == [
+        (tag, seq) for seq in (3, 4, 5) for tag in (1, 2)
+    ]
+    assert {(e.reason, e.metadata["expected"]) for *_, e in sink.refusals} == {
+        ("SEQUENCE_GAP", "1")
+    }
+
+
+def test_refusals_of_a_session_come_in_the_order_of_its_blocks(sink: RecordingSink) -> None:
+    rig = Rig()
+    ref = rig.session(sink)
+    rig.engine.submit(lockstep(sink, [ref], 2))
+    rig.engine.submit(lockstep(sink, [ref], 1, deadline_s=rig.now))
+    rig.engine.submit(lockstep(sink, [ref], 3))
+    rig.engine.submit(lockstep(sink, [ref], 1))
+    rig.engine.submit(lockstep(sink, [ref], 2))
+    rig.settle()
+    assert [(seq, error.reason) for _, seq, error in sink.refusals] == [
+        (2, "SEQUENCE_GAP"),
+        (1, "DEADLINE_EXCEEDED"),
+        (3, "SEQUENCE_GAP"),
+    ]
+    assert sink.of(1) == [(1, [1, -1]), (2, [2, -2])]
+
+
 def test_two_streams_are_each_told_of_their_own(sink: RecordingSink) -> None:
     rig, other = Rig(), RecordingSink()
     mine = [rig.session(sink, tag) for tag in (1, 2)]

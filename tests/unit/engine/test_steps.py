@@ -468,6 +468,8 @@ def test_many_blocks_of_one_session_cost_no_more_than_their_number(
 ) -> None:
     ref = rig.session(sink)
     for _ in range(3000):
+        rig.engine.submit(block(sink, ref, 1, 1))
+    for _ in range(3000):
         rig.engine.submit(block(sink, ref, 5, 1))
     copied = 0
     where = Admission._admit_once
@@ -479,8 +481,9 @@ def test_many_blocks_of_one_session_cost_no_more_than_their_number(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Admission, "_admit_once", counting)
-        rig.tick()
+        rig.settle()
     assert copied == 3000
+    assert sink.of(1) == [(1, [1, -1])]
     assert sink.reasons == ["SEQUENCE_GAP"] * 3000
 
 

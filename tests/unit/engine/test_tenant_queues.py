@@ -1,0 +1,87 @@
+"""What tenants have sent waits in queues of their own: a flood of one does not delay the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Ack, Close, Command, Get, StepBlock, Unbind
+from carousel_server.core.types import SessionRef
+from carousel_server.engine.tenant_queues import TenantQueues
+
+from .fakes import RecordingSink, Rig, block, rows
+
+WIDE = 600
+"""Sessions of a block of the flood: two blocks are more than a tick takes of one of several tenants."""
+
+
+def flooded(rig: Rig, blocks: int) -> RecordingSink:
+    """A tenant sends many blocks of which none is next in its sessions."""
+    sink = RecordingSink()
+    refs = [rig.open(tenant="flood") for _ in range(WIDE)]
+    for tag, ref in enumerate(refs):
+        rig.bind(ref, sink, tag)
+    for number in range(blocks):
+        ones = rows(*[1.0] * WIDE)
+        seqs = [number + 2] * WIDE
+        rig.engine.submit(StepBlock(sink, list(range(WIDE)), refs, seqs, 1, ones, tenant="flood"))
+    return sink
+
+
+def test_the_step_of_another_tenant_runs_in_the_next_tick() -> None:
+    rig, sink = Rig(slots=WIDE + 1, max_batch=WIDE), RecordingSink()
+    steady = rig.open("steady", tenant="steady")
+    rig.bind(steady, sink)
+    refused = flooded(rig, 20)
+    rig.engine.submit(block(sink, steady, 1, 7, tenant="steady"))
+    rig.tick()
+    assert sink.of(1) == [(1, [7, -7])]
+    assert len(refused.refusals) == 2 * WIDE
+    assert not rig.engine.idle
+    rig.settle()
+    assert len(refused.refusals) == 20 * WIDE
+    assert refused.reasons == ["SEQUENCE_GAP"] * 20 * WIDE
+
+
+def test_what_waits_still_counts_against_the_limit_of_the_inbox() -> None:
+    rig = Rig(slots=WIDE + 1, max_batch=WIDE, inbox_commands=20)
+    rig.open("steady", tenant="steady")
+    sink = flooded(rig, 20)
+    with pytest.raises(CarouselError, match="commands"):
+        rig.engine.submit(StepBlock(sink, [0], [SessionRef(0, 0)], [1], 1, rows(1)))
+    rig.tick()
+    assert rig.engine.pending() == 18
+
+
+def test_a_tenant_alone_is_served_up_to_a_whole_batch_in_order() -> None:
+    rig = Rig()
+    ref, sink = rig.open(tenant="only"), RecordingSink()
+    queues = TenantQueues(rig.engine._rows.table)
+    commands: list[Command] = [
+        block(sink, ref, 1, 1), Ack(sink, [ref], [0]), Get(ref), block(sink, ref, 2, 1),
+        Unbind(ref, sink), Close(ref),
+    ]  # fmt: skip
+    for command in commands:
+        queues.add((command, 0.0))
+    assert [command for command, _ in queues.take()] == commands
+    assert not queues
+
+
+def test_a_tick_ends_though_one_tenant_has_more() -> None:
+    rig, sink = Rig(), RecordingSink()
+    ref, other = rig.open(tenant="flood"), rig.open(tenant="steady")
+    queues = TenantQueues(rig.engine._rows.table)
+    refs = [ref] * 300  # never looked at here
+    many = [StepBlock(sink, [1] * 300, refs, [1] * 300, 1, rows(*[1.0] * 300)) for _ in range(9)]
+    for command in (*many, Close(ref), Close(other)):
+        queues.add((command, 0.0))
+    sizes, order = [], []
+    while queues:
+        taken = [command for command, _ in queues.take()]
+        sizes.append(len(taken))
+        order += taken
+    assert sizes == [4 + 1, 4, 2]
+    assert [command for command in order if not isinstance(command, Close)] == many
+    assert order[-1].ref == ref
+    assert np.unique([len(command.refs) for command in many]).tolist() == [300]

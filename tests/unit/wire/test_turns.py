@@ -1,0 +1,76 @@
+"""Streams of several tenants: each tenant has one message read in a turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from carousel_server.wire.turns import Turns
+
+
+class Readers:
+    """Streams that always have a message; `read` names the tenants in order."""
+
+    def __init__(self, **streams: int) -> None:
+        self.turns = Turns()
+        self.read: list[str] = []
+        for tenant, count in streams.items():
+            for _ in range(count):
+                self.turns.enter(tenant)
+
+    async def stream(self, tenant: str, messages: int) -> None:
+        for _ in range(messages):
+            await self.turns.turn(tenant)
+            self.read.append(tenant)
+            await asyncio.sleep(0)
+
+
+async def test_one_tenant_alone_never_waits() -> None:
+    readers = Readers(only=16)
+    for _ in range(100):
+        turn = readers.turns.turn("only")
+        try:
+            turn.send(None)
+        except StopIteration:
+            continue
+        raise AssertionError("it waits")
+
+
+async def test_a_tenant_with_many_streams_gets_no_more_turns_than_one_with_few() -> None:
+    readers = Readers(flood=16, steady=1)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(16):
+            group.create_task(readers.stream("flood", 10))
+        group.create_task(readers.stream("steady", 10))
+    assert readers.read.count("flood") == 160
+    last = max(i for i, tenant in enumerate(readers.read) if tenant == "steady")
+    assert readers.read[:last].count("flood") <= 12
+
+
+async def test_streams_of_one_tenant_are_served_in_order() -> None:
+    readers = Readers(flood=5, other=1)
+    streams = [asyncio.create_task(readers.turns.turn("flood")) for _ in range(5)]
+    served: list[int] = []
+    for number, stream in enumerate(streams):
+        stream.add_done_callback(lambda _, number=number: served.append(number))
+    await asyncio.gather(*streams)
+    assert served == [0, 1, 2, 3, 4]
+
+
+async def test_a_stream_that_ends_as_it_waits_takes_nobodys_turn() -> None:
+    readers = Readers(flood=3, other=1)
+    first, gone, stays = (asyncio.create_task(readers.turns.turn("flood")) for _ in range(3))
+    await first
+    gone.cancel()
+    await asyncio.wait_for(stays, 10)
+    assert gone.cancelled()
+
+
+async def test_those_who_wait_are_served_after_the_other_tenant_has_left() -> None:
+    readers = Readers(flood=2, other=1)
+    waiting = [asyncio.create_task(readers.turns.turn("flood")) for _ in range(3)]
+    await asyncio.sleep(0)
+    readers.turns.leave("other")
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)
+    await asyncio.sleep(0)
+    assert not readers.turns._waiting
+    assert not readers.turns._served
