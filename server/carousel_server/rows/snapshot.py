@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from math import prod
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -156,22 +157,22 @@ def _shared(value: type[DataclassInstance], header: type[BaseModel], *apart: str
 
 
 _PLAIN = _shared(Snapshot, _Header, "generation")
+_plain = attrgetter(*_PLAIN)
+_IN_ORDER: dict[str, object] = dict.fromkeys(_Header.model_fields)
 _PLAIN_OF_GENERATION = _shared(KeptGeneration, _Generation)
 
 
 def encode(snapshot: Snapshot) -> bytes:
     """The bytes of a snapshot; `decode` gives it back."""
     run = snapshot.generation
-    values = {name: getattr(snapshot, name) for name in _PLAIN} | {
-        "tensors": [
-            {"name": name, "shape": array.shape, "dtype": array.dtype.str}
-            for name, array in snapshot.state.items()
-        ],
-        "input_row_bytes": snapshot.kept_inputs.shape[1],
-        "output_row_bytes": snapshot.kept_outputs.shape[1],
-        "generation": None if run is None else _generation_header(run),
-    }
-    header = {name: values[name] for name in _Header.model_fields}
+    header = _IN_ORDER | dict(zip(_PLAIN, _plain(snapshot), strict=True))
+    header["tensors"] = [
+        {"name": name, "shape": array.shape, "dtype": array.dtype.str}
+        for name, array in snapshot.state.items()
+    ]
+    header["input_row_bytes"] = snapshot.kept_inputs.shape[1]
+    header["output_row_bytes"] = snapshot.kept_outputs.shape[1]
+    header["generation"] = None if run is None else _generation_header(run)
     text = json.dumps(header, separators=(",", ":")).encode()
     parts = [PREFIX.pack(MAGIC, VERSION, len(text)), text]
     parts += [array.tobytes() for array in snapshot.state.values()]
