@@ -15,6 +15,7 @@ from support.server import ServerProcess
 
 from carousel._core import lifecycle as lanes
 from carousel_server.rows import lifecycle as sessions
+from carousel_server.wire import seat
 
 from .pages import PAGES, ROOT, blocks, files, links
 
@@ -70,10 +71,10 @@ def test_commands_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "lifecycle"), [("ARCHITECTURE.md", sessions), ("docs/guides/sdk.md", lanes)]
+    ("page", "tables"), [("ARCHITECTURE.md", [sessions, seat]), ("docs/guides/sdk.md", [lanes])]
 )
-def test_the_lifecycle_diagrams_are_current(page: str, lifecycle: ModuleType) -> None:
-    assert blocks(ROOT / page, "mermaid") == [lifecycle.diagram() + "\n"]
+def test_the_diagrams_of_tables_are_current(page: str, tables: list[ModuleType]) -> None:
+    assert blocks(ROOT / page, "mermaid") == [table.diagram() + "\n" for table in tables]
 
 
 def test_the_readme_is_short() -> None:

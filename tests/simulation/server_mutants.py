@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from concurrent.futures import Future
-from itertools import compress
 from typing import Any
 
 import numpy as np
 
+from carousel_server.core.futures import done
 from carousel_server.core.late_acks import LateAcks
 from carousel_server.core.ports import Close, ask
 from carousel_server.core.store import Outcome, Verdict
@@ -30,8 +29,8 @@ from carousel_server.rows.snapshots import Snapshots
 from carousel_server.rows.tokens import TokenOutbox
 from carousel_server.store.memory import MemoryStore
 from carousel_server.store.unfinished import UnfinishedRequests
-from carousel_server.wire import parking, stream
-from carousel_server.wire.stream import Stream
+from carousel_server.wire import places
+from carousel_server.wire.seats import Seats
 
 from .mutants import Mutant, Patches
 
@@ -246,43 +245,44 @@ def _wakes_binder_first(patches: Patches) -> None:
 
 def _wakes_blindly(patches: Patches) -> None:
     def make(real: Real) -> Real:
-        return lambda self, handle, binding, view: real(
-            self, handle, binding, dataclasses.replace(view, applied=1 << 60)
+        return lambda self, seat, claim, session: real(
+            self, seat, claim, dataclasses.replace(session, applied=1 << 60)
         )
 
-    patches.wrap(Stream, "_bind_again", make)
+    patches.wrap(Seats, "_bound_again", make)
 
 
 def _loses_late_acks(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def parked(self: Any, tag: int, session: Any) -> None:
-            self.acked.clear()
+            for claim in filter(None, self.claim):
+                claim.ack = 0
             real(self, tag, session)
 
         return parked
 
-    patches.wrap(Stream, "_parked", make)
+    patches.wrap(Seats, "_parked", make)
 
 
 def _loses_late_replays(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def failures(self: Any, tags: Any, seqs: Any, error: Any) -> None:
-            ours = [self._owns(tag) for tag in tags]
-            real(self, list(compress(tags, ours)), list(compress(seqs, ours)), error)
+            if error.reason != "SESSION_PARKED":
+                real(self, tags, seqs, error)
 
         return failures
 
-    patches.wrap(Stream, "_failures", make)
+    patches.wrap(Seats, "_failures", make)
 
 
 def _loses_late_closes(patches: Patches) -> None:
-    def close(_catalog: Any, _tenant: str, binding: Any) -> Any:
-        command, done = Close(binding.ref), Future[None]()
-        command.reply.add_done_callback(lambda _: done.set_result(None))
-        ask(binding.engine, command)
-        return done
+    def make(real: Real) -> Real:
+        def close(catalog: Any, key: Any, place: Any = None) -> Any:
+            return ask(place[0], Close(place[1])) if place else real(catalog, key)
 
-    patches.put(stream, "close_session", close)
+        return close
+
+    patches.wrap(places, "close_session", make)
 
 
 def _unbinds_any(patches: Patches) -> None:
@@ -387,6 +387,6 @@ SERVER_MUTANTS = [
     Mutant(
         "A close that a server refuses as it stops counts as done",
         "drain",
-        lambda p: p.put(parking, "_settle", lambda done, _error: done.set_result(None)),
+        lambda p: p.put(places, "_up_to_its_ttl", lambda _error: done(None)),
     ),
 ]

@@ -351,13 +351,10 @@ class FakeCatalog:
         return found
 
     def open(self, engine: ports.EnginePort, spec: OpenSpec) -> ports.Opened:
-        command = ports.Open(spec)
-        engine.submit(command)
-        return command.reply
+        return ports.ask(engine, ports.Open(spec))
 
     def copy(self, engine: ports.EnginePort, command: ports.Import | ports.Fork) -> ports.Opened:
-        engine.submit(command)
-        return command.reply
+        return ports.ask(engine, command)
 
     def discard(self, tenant: str, session_id: str) -> Future[SessionView]:
         raise NotImplementedError

@@ -8,12 +8,12 @@ future. Sinks are called on the engine's thread: they return at once, never rais
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 
 from .errors import CarouselError, refusal_of
+from .futures import WithReply
 from .quotas import QuotaPort
 from .sinks import StepSink, TokenSink
 from .store import Outcome, Record, SessionKey
@@ -30,18 +30,6 @@ from .types import (
 T = TypeVar("T")
 
 NO_DEADLINE = float("inf")
-
-
-class WithReply(Generic[T]):
-    """A command whose caller waits for its future, `reply`."""
-
-    __slots__ = ()
-    reply: Future[T]
-
-    def refuse(self, error: CarouselError) -> None:
-        """Fails the future, unless it is settled or cancelled."""
-        with suppress(InvalidStateError):
-            self.reply.set_exception(error)
 
 
 class WithoutReply:

@@ -15,9 +15,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar, cast
 
+from .errors import CarouselError
+from .futures import WithReply
 from .types import Durability
+
+T = TypeVar("T")
 
 
 class SessionKey(NamedTuple):
@@ -216,7 +220,7 @@ class Store(Protocol):
 
 
 @dataclass(slots=True)
-class Acquire:
+class Acquire(WithReply[Record]):
     """`Store.acquire`."""
 
     key: SessionKey
@@ -227,7 +231,7 @@ class Acquire:
 
 
 @dataclass(slots=True)
-class CommitGroup:
+class CommitGroup(WithReply[list[Outcome]]):
     """`Store.commit`. Groups that wait together become one transaction, with fsync if any requests it."""
 
     commits: Sequence[Commit]
@@ -236,7 +240,7 @@ class CommitGroup:
 
 
 @dataclass(slots=True)
-class Release:
+class Release(WithReply[None]):
     """`Store.release`."""
 
     held: Sequence[tuple[SessionKey, int, float]]
@@ -244,7 +248,7 @@ class Release:
 
 
 @dataclass(slots=True)
-class Remove:
+class Remove(WithReply[Verdict]):
     """`Store.remove`."""
 
     key: SessionKey
@@ -254,7 +258,7 @@ class Remove:
 
 
 @dataclass(slots=True)
-class Read:
+class Read(WithReply[Record]):
     """`Store.read`."""
 
     key: SessionKey
@@ -262,7 +266,7 @@ class Read:
 
 
 @dataclass(slots=True)
-class ListStored:
+class ListStored(WithReply[list[Record]]):
     """`Store.list`."""
 
     tenant: str
@@ -327,3 +331,12 @@ __all__ = [
     "StoreStatistics",
     "Verdict",
 ]
+
+
+def ask_store(store: StorePort, request: WithReply[T]) -> Future[T]:
+    """Queues a request; returns its future. Never raises: a refusal of the queue is its answer."""
+    try:
+        store.submit(cast("StoreRequest", request))
+    except CarouselError as error:
+        request.refuse(error)
+    return request.reply

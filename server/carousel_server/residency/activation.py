@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from carousel_server.core.errors import CarouselError, ended
+from carousel_server.core.futures import done, failed, follow, passes, then, tried
 from carousel_server.core.ports import (
     Activate,
     EnginePort,
@@ -34,14 +34,12 @@ from carousel_server.core.store import (
     SessionKey,
     StorePort,
     Verdict,
+    ask_store,
 )
-from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
+from carousel_server.core.types import Durability, OpenSpec
 from carousel_server.rows.snapshot import Snapshot, decode
 
 from .directory import Directory
-
-_MOST_TRIES = 4
-"""A session may be parked again, by the slab's pressure, before the opening that fetched it is done."""
 
 
 class Activation:
@@ -77,130 +75,84 @@ class Activation:
         with self._lock:
             place = self._directory.find(key.tenant, key.id)
             if place is not None:
-                found: Future[Place] = Future()
-                found.set_result((self._engines[place[0]], place[1]))
-                return found
+                return done((self._engines[place[0]], place[1]))
             under_way = self._under_way.get(key)
             if under_way is None:
-                asked: Future[Place] = Future()
-                self._under_way[key] = asked
-            elif new is None:
-                return under_way
-        if under_way is not None:
-            return self._after(under_way, key, epoch_floor, new)
-        acquire = Acquire(key, epoch_floor, new)
-        acquire.reply.add_done_callback(partial(self._acquired, key, asked))
-        self._submit(acquire)
-        return asked
+                asked = self._under_way[key] = Future()
+        if under_way is None:
+            acquired = ask_store(self._store, Acquire(key, epoch_floor, new))
+            return self._activate(key, asked, acquired)
+        if new is None:
+            return under_way
+        # An opening that met another activation asks again when that is over.
+        again = partial(self.resume, key, epoch_floor, new)
+        return then(under_way, lambda _: again(), lambda _: again())
 
     def open(self, engine: EnginePort, spec: OpenSpec, durability: Durability) -> Opened:
         """Opens a session that the store keeps, or finds the one that an earlier try opened."""
-        spec = replace(spec, session_id=spec.session_id or secrets.token_urlsafe(12))
         if not engine.model.causal:
             return ask(engine, Open(spec))
-        opened: Opened = Future()
-        self._open(spec, self._new(engine, spec, durability), opened, tries=_MOST_TRIES)
-        return opened
+        spec = replace(spec, session_id=spec.session_id or secrets.token_urlsafe(12))
+        key, new = SessionKey(spec.tenant, spec.session_id), self._new(engine, spec, durability)
 
-    def _open(self, spec: OpenSpec, new: NewSession, opened: Opened, tries: int) -> None:
-        """Finds the session, then asks its engine; again if it was parked in between."""
-        key = SessionKey(spec.tenant, spec.session_id)
+        def open_here(place: Place) -> Opened:
+            if place[0].model.name != new.model:
+                raise _exists(key, place[0])
+            return ask(place[0], Open(spec))
 
-        def answer(reply: Opened) -> None:
-            error = reply.exception()
-            parked = isinstance(error, CarouselError) and error.reason == "SESSION_PARKED"
-            if parked and tries > 1:
-                self._open(spec, new, opened, tries - 1)
-            else:
-                _pass_on(reply, opened)
-
-        def find(place: Future[Place]) -> None:
-            if (error := place.exception()) is not None:
-                opened.set_exception(error)
-                return
-            engine = place.result()[0]
-            if engine.model.name != new.model:
-                opened.set_exception(_exists(key, engine))
-                return
-            ask(engine, Open(spec)).add_done_callback(answer)
-
-        self.resume(key, new=new).add_done_callback(find)
+        return tried(lambda: then(self.resume(key, new=new), open_here), passes)
 
     def open_unkept(self, engine: EnginePort, spec: OpenSpec) -> Opened:
         """Opens a session that dies with the server, unless the store has one of its name."""
-        command = Open(spec)
         if not spec.session_id:
-            return ask(engine, command)
+            return ask(engine, Open(spec))
 
-        def unknown(reply: Future[Record]) -> None:
-            error = reply.exception()
-            if error is None:
-                message = f"session {spec.session_id!r} is kept in the store: attach to it"
-                taken = CarouselError("SESSION_EXISTS", message, field="session_id")
-                command.reply.set_exception(taken)
-            elif isinstance(error, CarouselError) and error.spec.code.name == "NOT_FOUND":
-                ask(engine, command)
-            else:
-                command.reply.set_exception(error)
+        def known(_record: Record) -> Opened:
+            message = f"session {spec.session_id!r} is kept in the store: attach to it"
+            raise CarouselError("SESSION_EXISTS", message, field="session_id")
+
+        def unknown(error: BaseException) -> Opened:
+            if isinstance(error, CarouselError) and error.spec.code.name == "NOT_FOUND":
+                return ask(engine, Open(spec))
+            return failed(error)
 
         read = Read(SessionKey(spec.tenant, spec.session_id))
-        read.reply.add_done_callback(unknown)
-        self._submit(read)
-        return command.reply
+        return then(ask_store(self._store, read), known, unknown)
 
     def copy(self, engine: EnginePort, command: Import | Fork, durability: Durability) -> Opened:
         """Opens a session that the store keeps from a snapshot or another session.
 
         The store gets the snapshot in the stroke that opens the session, so it never has one without.
         """
+        copy = partial(self._copy, engine, command.spec, durability)
         if isinstance(command, Import):
-            self._copy(engine, command, command.snapshot, durability)
-            return command.reply
-
-        def exported(reply: Future[tuple[bytes, SessionView]]) -> None:
-            if (error := reply.exception()) is not None:
-                command.reply.set_exception(error)
-            else:
-                self._copy(engine, command, reply.result()[0], durability)
-
-        ask(engine, Export(command.ref)).add_done_callback(exported)
-        return command.reply
+            return then(done(command.snapshot), copy)
+        return then(ask(engine, Export(command.ref)), lambda exported: copy(exported[0]))
 
     def _copy(
-        self, engine: EnginePort, command: Import | Fork, data: bytes, durability: Durability
-    ) -> None:
+        self, engine: EnginePort, spec: OpenSpec, durability: Durability, data: bytes
+    ) -> Opened:
         """Opens a session with a snapshot, if no session of its name is there."""
-        spec, opened = command.spec, command.reply
         key = SessionKey(spec.tenant, spec.session_id or secrets.token_urlsafe(12))
-        try:
-            taken = decode(data)
-            _check_weights(engine, taken)
-            asked = self._begin_copy(key)
-        except CarouselError as error:
-            opened.set_exception(error)
-            return
+        taken = decode(data)
+        _check_weights(engine, taken)
+        asked = self._begin_copy(key)
         ttl_s = min(taken.idle_ttl_s, self._max_idle_ttl_s)
         seed = taken.seed if spec.seed is None else spec.seed
         new = NewSession(engine.model.name, durability, ttl_s, seed, self._store.now_unix_s())
 
-        def acquired(reply: Future[Record]) -> None:
-            if reply.exception() is None and not reply.result().created:
-                self._give_back(reply.result())
-                self._over(key, asked, _exists(key))
-            else:
-                self._acquired(key, asked, reply)
+        def check_new(record: Record) -> Future[Record]:
+            if record.created:
+                return done(record)
+            self._give_back(record)
+            raise _exists(key)
 
-        def settled(reply: Future[Place]) -> None:
-            if (error := reply.exception()) is not None:
-                opened.set_exception(_of_a_copy(error))
-                return
-            ref = reply.result()[1]
-            ask(engine, Get(ref)).add_done_callback(partial(_settle_copy, opened, ref))
+        def read(place: Place) -> Opened:
+            return then(ask(engine, Get(place[1])), lambda view: done((place[1], view)))
 
-        asked.add_done_callback(settled)
-        acquire = Acquire(key, 0, new, First(taken.applied, data))
-        acquire.reply.add_done_callback(acquired)
-        self._submit(acquire)
+        acquired = ask_store(self._store, Acquire(key, 0, new, First(taken.applied, data)))
+        active = self._activate(key, asked, then(acquired, check_new))
+        return then(active, read, lambda error: failed(_of_a_copy(error)))
 
     def _begin_copy(self, key: SessionKey) -> Future[Place]:
         """Claims the name: nobody brings it onto a row meanwhile."""
@@ -213,96 +165,61 @@ class Activation:
 
     def discard(self, key: SessionKey) -> Future[Record]:
         """Ends a session in the store, in a new epoch; the record as it was. No engine is asked."""
-        done: Future[Record] = Future()
 
-        def removed(record: Record, reply: Future[Verdict]) -> None:
-            if (error := reply.exception()) is not None:
-                done.set_exception(error)
-            elif reply.result() is Verdict.DONE:
-                done.set_result(record)
-            else:
-                message = f"session {key.id!r} was taken by another call meanwhile"
-                done.set_exception(CarouselError("SESSION_HELD", message, retry_after_s=1.0))
+        def remove(record: Record) -> Future[Record]:
+            removed = ask_store(self._store, Remove(key, record.epoch, "SESSION_CLOSED"))
+            return then(removed, partial(check, record))
 
-        def acquired(reply: Future[Record]) -> None:
-            if (error := reply.exception()) is not None:
-                done.set_exception(error)
-                return
-            record = reply.result()
-            remove = Remove(key, record.epoch, "SESSION_CLOSED")
-            remove.reply.add_done_callback(partial(removed, record))
-            self._submit(remove)
+        def check(record: Record, verdict: Verdict) -> Future[Record]:
+            if verdict is Verdict.DONE:
+                return done(record)
+            message = f"session {key.id!r} was taken by another call meanwhile"
+            raise CarouselError("SESSION_HELD", message, retry_after_s=1.0)
 
-        acquire = Acquire(key)
-        acquire.reply.add_done_callback(acquired)
-        self._submit(acquire)
-        return done
+        return then(ask_store(self._store, Acquire(key)), remove)
 
     # -- the steps of an activation
 
-    def _acquired(self, key: SessionKey, asked: Future[Place], reply: Future[Record]) -> None:
-        """The store has answered; on its thread."""
-        if (error := reply.exception()) is not None:
-            self._over(key, asked, self._explained(key, error))
-            return
-        record = reply.result()
-        engine = self._engines.get(record.session.model)
-        if engine is None:
-            self._give_back(record)
-            name = record.session.model
-            missing = f"session {key.id!r} belongs to model {name!r}, which is not served here"
-            self._over(key, asked, CarouselError("MODEL_NOT_FOUND", missing))
-            return
-        activated = ask(engine, Activate(record))
-        activated.add_done_callback(partial(self._activated, asked, engine, record))
-
-    def _activated(
-        self, asked: Future[Place], engine: EnginePort, record: Record, reply: Future[SessionRef]
-    ) -> None:
-        """The engine has answered; on its thread."""
-        if (error := reply.exception()) is not None:
-            self._give_back(record)
-            self._over(record.key, asked, _of_a_session(error))
-            return
-        self._over(record.key, asked, (engine, reply.result()))
-
-    def _over(self, key: SessionKey, asked: Future[Place], result: Place | BaseException) -> None:
-        with self._lock:
-            del self._under_way[key]
-        if isinstance(result, BaseException):
-            asked.set_exception(result)
-        else:
-            asked.set_result(result)
-
-    def _after(
-        self,
-        under_way: Future[Place],
-        key: SessionKey,
-        epoch_floor: int,
-        new: NewSession | None,
+    def _activate(
+        self, key: SessionKey, asked: Future[Place], acquired: Future[Record]
     ) -> Future[Place]:
-        """An opening that met another activation: it asks again when that is over."""
-        asked: Future[Place] = Future()
+        """Settles `asked` once the session is on a row, or is given back to the store."""
 
-        def again(_: Future[Place]) -> None:
-            resumed = self.resume(key, epoch_floor, new)
-            resumed.add_done_callback(lambda reply: _pass_on(reply, asked))
+        def fill(record: Record) -> Future[Place]:
+            engine = self._engines.get(record.session.model)
+            if engine is None:
+                self._give_back(record)
+                raise _not_served(record)
+            return then(
+                ask(engine, Activate(record)),
+                lambda ref: done((engine, ref)),
+                partial(not_filled, record),
+            )
 
-        under_way.add_done_callback(again)
+        def not_filled(record: Record, error: BaseException) -> Future[Place]:
+            self._give_back(record)
+            return failed(_of_a_session(error))
+
+        def not_acquired(error: BaseException) -> Future[Place]:
+            """A session that no store ever had may have ended here."""
+            if isinstance(error, CarouselError) and error.reason == "SESSION_NOT_FOUND":
+                return failed(ended(self._directory.why_gone(key.tenant, key.id), key.id))
+            return failed(error)
+
+        def over(active: Future[Place]) -> None:
+            with self._lock:
+                del self._under_way[key]
+            follow(asked, active)
+
+        then(acquired, fill, not_acquired).add_done_callback(over)
         return asked
 
     def _give_back(self, record: Record) -> None:
         """The session stays in the store, as if nobody had asked; one that was just made goes."""
         if record.created:
-            self._submit(Remove(record.key, record.epoch, "SESSION_CLOSED"))
+            ask_store(self._store, Remove(record.key, record.epoch, "SESSION_CLOSED"))
         else:
-            self._submit(Release([(record.key, record.epoch, record.last_used_unix_s)]))
-
-    def _explained(self, key: SessionKey, error: BaseException) -> BaseException:
-        """A session that no store ever had may have ended here."""
-        if isinstance(error, CarouselError) and error.reason == "SESSION_NOT_FOUND":
-            return ended(self._directory.why_gone(key.tenant, key.id), key.id)
-        return error
+            ask_store(self._store, Release([(record.key, record.epoch, record.last_used_unix_s)]))
 
     def _new(self, engine: EnginePort, spec: OpenSpec, durability: Durability) -> NewSession:
         return NewSession(
@@ -312,21 +229,6 @@ class Activation:
             seed=secrets.randbits(63) if spec.seed is None else spec.seed,
             created_at_unix_s=self._store.now_unix_s(),
         )
-
-    def _submit(self, request: Any) -> None:
-        """Asks the store; a refusal at its door is the answer."""
-        try:
-            self._store.submit(request)
-        except CarouselError as error:
-            request.reply.set_exception(error)
-
-
-def _pass_on(reply: Future[Any], target: Future[Any]) -> None:
-    """Settles `target` as `reply` is settled."""
-    if (error := reply.exception()) is not None:
-        target.set_exception(error)
-    else:
-        target.set_result(reply.result())
 
 
 def _exists(key: SessionKey, engine: EnginePort | None = None) -> CarouselError:
@@ -365,8 +267,7 @@ def _of_a_session(error: BaseException) -> BaseException:
     return error
 
 
-def _settle_copy(opened: Opened, ref: SessionRef, view: Future[SessionView]) -> None:
-    if (error := view.exception()) is not None:
-        opened.set_exception(error)
-    else:
-        opened.set_result((ref, view.result()))
+def _not_served(record: Record) -> CarouselError:
+    name = record.session.model
+    message = f"session {record.key.id!r} belongs to model {name!r}, which is not served here"
+    return CarouselError("MODEL_NOT_FOUND", message)

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError, ended, not_served
+from carousel_server.core.futures import done, failed, passes, then
 from carousel_server.core.ports import EnginePort, Fork, Get, Import, Open, Opened, Place, ask
 from carousel_server.core.quotas import Quotas
 from carousel_server.core.snapshot_header import fingerprint_of
-from carousel_server.core.store import ListStored, Read, Record, SessionKey, StorePort
+from carousel_server.core.store import ListStored, Read, Record, SessionKey, StorePort, ask_store
 from carousel_server.core.types import Durability, OpenSpec, Phase, SessionView
 
 from .activation import Activation
 from .directory import Directory
-
-T = TypeVar("T")
-
-_LEFT = ("SESSION_PARKED", "LEASE_LOST")
-"""Why a session may be gone from its row between two questions, and still be open."""
 
 
 class Catalog:
@@ -67,8 +62,8 @@ class Catalog:
             return self._activation.resume(SessionKey(tenant, session_id), epoch_floor)
         place = self.locate(tenant, session_id)
         if place is None:
-            return _failed(ended(self._directory.why_gone(tenant, session_id), session_id))
-        return _done(place)
+            return failed(self._gone(tenant, session_id))
+        return done(place)
 
     def open(self, engine: EnginePort, spec: OpenSpec) -> Opened:
         """See `CatalogPort.open`."""
@@ -89,71 +84,46 @@ class Catalog:
     def discard(self, tenant: str, session_id: str) -> Future[SessionView]:
         """See `CatalogPort.discard`."""
         if self._activation is None:
-            return _failed(ended(self._directory.why_gone(tenant, session_id), session_id))
-        closed: Future[SessionView] = Future()
-
-        def answer(reply: Future[Record]) -> None:
-            if (error := reply.exception()) is not None:
-                closed.set_exception(error)
-            else:
-                closed.set_result(replace(self._view(reply.result()), phase=Phase.CLOSED))
-
-        self._activation.discard(SessionKey(tenant, session_id)).add_done_callback(answer)
-        return closed
+            return failed(self._gone(tenant, session_id))
+        return then(
+            self._activation.discard(SessionKey(tenant, session_id)),
+            lambda record: done(replace(self._view(record), phase=Phase.CLOSED)),
+        )
 
     def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
         """See `CatalogPort.peek`."""
         place = self.locate(tenant, session_id)
         if place is None:
             return self._read(tenant, session_id)
-        seen: Future[SessionView] = Future()
+        engine, ref = place
 
-        def answer(reply: Future[SessionView]) -> None:
-            error = reply.exception()
-            left = isinstance(error, CarouselError) and error.reason in _LEFT
-            after = self._read(tenant, session_id) if left else reply
-            after.add_done_callback(lambda reply: _pass_on(reply, seen))
+        def left(error: BaseException) -> Future[SessionView]:
+            return self._read(tenant, session_id) if passes(error) else failed(error)
 
-        ask(place[0], Get(place[1])).add_done_callback(answer)
-        return seen
+        return then(ask(engine, Get(ref)), done, left)
 
     def _read(self, tenant: str, session_id: str) -> Future[SessionView]:
         """A session that is on no row, as the store has it."""
-        gone = ended(self._directory.why_gone(tenant, session_id), session_id)
+        gone = self._gone(tenant, session_id)
         if self._store is None:
-            return _failed(gone)
-        seen: Future[SessionView] = Future()
-        read = Read(SessionKey(tenant, session_id))
+            return failed(gone)
 
-        def answer(reply: Future[Record]) -> None:
-            error = reply.exception()
-            if error is None:
-                seen.set_result(self._view(reply.result()))
-            elif isinstance(error, CarouselError) and error.reason == "SESSION_NOT_FOUND":
-                seen.set_exception(gone)
-            else:
-                seen.set_exception(error)
+        def missing(error: BaseException) -> Future[SessionView]:
+            unknown = isinstance(error, CarouselError) and error.reason == "SESSION_NOT_FOUND"
+            return failed(gone if unknown else error)
 
-        read.reply.add_done_callback(answer)
-        self._store.submit(read)
-        return seen
+        read = ask_store(self._store, Read(SessionKey(tenant, session_id)))
+        return then(read, lambda record: done(self._view(record)), missing)
 
     def stored(self, tenant: str, after: str, limit: int, model: str) -> Future[list[SessionView]]:
         """See `CatalogPort.stored`."""
         if self._store is None:
-            return _done([])
-        listed: Future[list[SessionView]] = Future()
-        request = ListStored(tenant, after, limit, model)
+            return done([])
+        listed = ask_store(self._store, ListStored(tenant, after, limit, model))
+        return then(listed, lambda records: done([self._view(record) for record in records]))
 
-        def answer(reply: Future[list[Record]]) -> None:
-            if (error := reply.exception()) is not None:
-                listed.set_exception(error)
-            else:
-                listed.set_result([self._view(record) for record in reply.result()])
-
-        request.reply.add_done_callback(answer)
-        self._store.submit(request)
-        return listed
+    def _gone(self, tenant: str, session_id: str) -> CarouselError:
+        return ended(self._directory.why_gone(tenant, session_id), session_id)
 
     def _durability(self, asked: Durability) -> Durability:
         """What an unspecified durability means here, and whether the store can offer it.
@@ -196,22 +166,3 @@ class Catalog:
             seed=session.seed,
             execution_class=engine.model.execution_class if engine else "",
         )
-
-
-def _done(value: T) -> Future[T]:
-    future: Future[T] = Future()
-    future.set_result(value)
-    return future
-
-
-def _pass_on(reply: Future[T], target: Future[T]) -> None:
-    if (error := reply.exception()) is not None:
-        target.set_exception(error)
-    else:
-        target.set_result(reply.result())
-
-
-def _failed(error: CarouselError) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future

@@ -10,8 +10,10 @@ from typing import Any
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Ack, CatalogPort, EnginePort, Opened, Place, Replay, ask
-from carousel_server.core.types import OpenSpec, SessionRef
+from carousel_server.core.futures import done, then
+from carousel_server.core.ports import CatalogPort, EnginePort, Place
+from carousel_server.core.store import SessionKey
+from carousel_server.core.types import OpenSpec, SessionRef, SessionView
 
 from .blocks import Blocks, not_bound, too_many_handles
 from .calls import Context, current_call
@@ -22,6 +24,7 @@ from .messages import first_message, parse
 from .options import WireOptions
 from .outbox import Outbox
 from .places import find_engine
+from .seat import Claim, State
 from .sessions import open_spec
 from .stream import Stream
 from .tenants import counted_stream, message_turn
@@ -165,35 +168,30 @@ class Conversation:
                 raise invalid("handle", f"must be from 1 to {_MAX_HANDLE}")
             self._gate.refuse_if_draining()
             self._check_free(bind.handle)
-            match bind.WhichOneof("target"):
-                case "session_id":
-                    check_session_id(bind.session_id)
-                    find: Callable[[], Future[Place]] = partial(
-                        self._catalog.resume, self._tenant, bind.session_id, bind.epoch_floor
-                    )
-                    orphan = False
-                case "open":
-                    engine = find_engine(self._catalog, bind.open.model, "open.model")
-                    spec = open_spec(self._tenant, bind.open, self._options.max_idle_ttl_s)
-                    orphan = not spec.session_id
-                    find = _Opening(self._catalog, engine, spec)
-                case _:
-                    raise invalid("target", "set session_id or open")
-            self._stream.bind(
-                bind.handle,
-                find,
-                attach_id=bind.attach_id,
-                epoch_floor=bind.epoch_floor,
-                orphan=orphan,
-            )
+            claim = self._claim(bind)
+            claim.attach_id, claim.epoch_floor = bind.attach_id, bind.epoch_floor
+            self._stream.bind(bind.handle, claim)
         except CarouselError as error:
             self._stream.refuse(bind.handle, error)
 
+    def _claim(self, bind: pb.Bind) -> Claim:
+        """The session that a Bind names, or opens."""
+        tenant = self._tenant
+        match bind.WhichOneof("target"):
+            case "session_id":
+                key = SessionKey(tenant, check_session_id(bind.session_id))
+                return Claim(key, partial(self._catalog.resume, *key, bind.epoch_floor))
+            case "open":
+                engine = find_engine(self._catalog, bind.open.model, "open.model")
+                spec = open_spec(tenant, bind.open, self._options.max_idle_ttl_s)
+                return _opening(self._catalog, engine, spec)
+        raise invalid("target", "set session_id or open")
+
     def _check_free(self, handle: int) -> None:
         stream, limit = self._stream, self._options.max_handles
-        if not stream.is_free(handle):
+        if handle in stream.seat_of:
             raise CarouselError("HANDLE_IN_USE", f"handle {handle} is bound on this stream")
-        if stream.handles >= limit:
+        if len(stream.seat_of) >= limit:
             raise CarouselError(
                 "TOO_MANY_SESSIONS",
                 f"{limit} handles are bound on this stream (max_handles)",
@@ -209,73 +207,45 @@ class Conversation:
             if len(acks.acks) != count:
                 raise invalid("acks", f"must be {count}, one per handle")
             seqs = check_seqs(acks.acks, "acks", least=0)
-            by_engine: dict[str, tuple[EnginePort, list[SessionRef], list[int]]] = {}
+            acked: list[tuple[int, int]] = []
             for handle, seq in zip(acks.handles, seqs, strict=True):
-                binding = self._stream.bound.get(handle)
-                if binding is None:
-                    self._ack_unbound(handle, seq)
-                    continue
-                name = binding.engine.model.name
-                _, refs, upto = by_engine.setdefault(name, (binding.engine, [], []))
-                refs.append(binding.ref)
-                upto.append(seq)
-                self._stream.acked[handle] = seq
-            for engine, refs, upto in by_engine.values():
-                # A server that stops may refuse it. The next Bound tells the client what is known.
-                ask(engine, Ack(self._stream, refs, upto))
+                if (seat := self._stream.held(handle)) is not None:
+                    acked.append((seat, seq))
+                else:
+                    self._stream.refuse(handle, not_bound())
+            self._stream.seats.acknowledge(acked)
         except CarouselError as error:
             self._stream.refuse(0, error)
 
-    def _ack_unbound(self, handle: int, seq: int) -> None:
-        parked = self._stream.parked_handles.get(handle)
-        if parked is None:
-            self._stream.refuse(handle, not_bound())
-        else:
-            parked.ack = max(parked.ack, seq)
-
     def _replay(self, replay: pb.Replay) -> None:
-        if replay.handle in self._stream.parked_handles:
-            self._stream.wake(replay.handle)
-            return
-        binding = self._stream.bound.get(replay.handle)
-        if binding is None:
+        seat = self._stream.held(replay.handle)
+        if seat is None:
             self._stream.refuse(replay.handle, not_bound())
-            return
-        ask(binding.engine, Replay(binding.ref, self._stream, binding.tag))
+        else:
+            self._stream.seats.replay(seat)
 
     def _unbind(self, unbind: pb.Unbind) -> None:
-        if unbind.handle in self._stream.bound or unbind.handle in self._stream.parked_handles:
-            self._stream.unbind(unbind.handle, close=unbind.close)
-        elif unbind.handle in self._stream.binding:
-            self._stream.unbind_later(unbind.handle, close=unbind.close)
-        else:
+        seat = self._stream.seat_of.get(unbind.handle)
+        if seat is None or self._stream.seats.state[seat] is State.CLOSING:
             self._stream.refuse(unbind.handle, not_bound())
+        else:
+            self._stream.seats.release(seat, close=unbind.close)
 
 
-class _Opening:
-    """Opens a session; called again, it finds the one that it has opened."""
+def _opening(catalog: CatalogPort, engine: EnginePort, spec: OpenSpec) -> Claim:
+    """A session that is opened once; if it leaves its row before it is bound, it is looked for."""
 
-    def __init__(self, catalog: CatalogPort, engine: EnginePort, spec: OpenSpec) -> None:
-        self._catalog = catalog
-        self._engine = engine
-        self._spec = spec
-        self._session_id = ""
+    def opened(session: tuple[SessionRef, SessionView]) -> Future[Place]:
+        ref, view = session
+        claim.find = partial(catalog.resume, spec.tenant, view.id)
+        return done((engine, ref))
 
-    def __call__(self) -> Future[Place]:
-        if self._session_id:
-            return self._catalog.resume(self._spec.tenant, self._session_id)
-        place: Future[Place] = Future()
-
-        def opened(reply: Opened) -> None:
-            if (error := reply.exception()) is not None:
-                place.set_exception(error)
-                return
-            ref, view = reply.result()
-            self._session_id = view.id
-            place.set_result((self._engine, ref))
-
-        self._catalog.open(self._engine, self._spec).add_done_callback(opened)
-        return place
+    claim = Claim(
+        SessionKey(spec.tenant, ""),
+        lambda: then(catalog.open(engine, spec), opened),
+        orphan=not spec.session_id,
+    )
+    return claim
 
 
 def _out_of_turn(event: str | None) -> CarouselError:

@@ -23,7 +23,6 @@ from .fields import (
     shape_error,
 )
 from .options import WireOptions
-from .parking import Parked
 from .stream import Stream
 
 
@@ -32,6 +31,7 @@ class Blocks:
 
     def __init__(self, stream: Stream, options: WireOptions) -> None:
         self._stream = stream
+        self._seats = stream.seats
         self._max_handles = options.max_handles
         self._max_message_bytes = options.max_message_bytes
 
@@ -44,11 +44,11 @@ class Blocks:
             return
         try:
             firsts, acks = _check_columns(block)
-            inputs = block.inputs
-            if not all(map(self._stream.bound.__contains__, handles)):
-                handles, firsts, acks, inputs = self._bound_part(block, firsts, acks)
-            if handles:
-                self._submit(block, list(handles), firsts, acks, inputs)
+            seats = [self._stream.seat_of.get(handle, -1) for handle in handles]
+            if -1 in seats or None in map(self._seats.engine.__getitem__, seats):
+                self._submit_bound(block, seats, firsts, acks)
+            else:
+                self._submit(block, seats, firsts, acks, block.inputs)
         except CarouselError as error:
             self._refuse(handles, firsts, error)
 
@@ -59,89 +59,78 @@ class Blocks:
     def _submit(
         self,
         block: pb.Block,
-        handles: list[int],
+        seats: list[int],
         firsts: Sequence[int],
-        acks: list[int],
+        acks: Sequence[int],
         inputs: bytes,
     ) -> None:
-        bindings = list(map(self._stream.bound.__getitem__, handles))
-        engine = bindings[0].engine
-        if any(binding.engine is not engine for binding in bindings):
+        """Submits rows whose sessions are bound, at least one."""
+        engines = list(map(self._seats.engine.__getitem__, seats))
+        engine = engines[0]
+        assert engine is not None, "the session is bound"
+        if engines.count(engine) != len(engines):
             raise invalid("handles", "must be sessions of one model")
-        model, steps = engine.model, block.steps
+        ask(engine, self._checked(block, seats, firsts, acks, inputs))
+
+    def _checked(
+        self,
+        block: pb.Block,
+        seats: list[int],
+        firsts: Sequence[int],
+        acks: Sequence[int],
+        inputs: bytes,
+    ) -> StepBlock:
+        """Rows of a block as their engine takes them. Raises CarouselError if they do not fit its model."""
+        model, steps = self._seats.model(seats[0]), block.steps
         check_dtype(model, block.dtype)
-        _check_size(model, len(handles), steps, inputs)
-        check_reply_size(model, len(handles) * steps, self._max_message_bytes)
-        deadline_s = _deadline_s(block)
-        ask(
-            engine,
-            StepBlock(
-                sink=self._stream,
-                tags=[binding.tag for binding in bindings],
-                refs=[binding.ref for binding in bindings],
-                first_seqs=firsts,
-                steps=steps,
-                inputs=inputs,
-                acks=acks,
-                deadline_s=deadline_s,
-                tenant=self._stream.tenant,
-            ),
+        _check_size(model, len(seats), steps, inputs)
+        check_reply_size(model, len(seats) * steps, self._max_message_bytes)
+        return StepBlock(
+            sink=self._seats,
+            tags=list(map(self._seats.tag.__getitem__, seats)),
+            refs=list(map(self._seats.ref.__getitem__, seats)),
+            first_seqs=firsts,
+            steps=steps,
+            inputs=inputs,
+            acks=acks,
+            deadline_s=_deadline_s(block),
+            tenant=self._stream.tenant,
         )
 
-    def _bound_part(
-        self, block: pb.Block, firsts: Sequence[int], acks: list[int]
-    ) -> tuple[list[int], list[int], list[int], bytes]:
-        """The block without handles that are not bound.
+    def _submit_bound(
+        self, block: pb.Block, seats: list[int], firsts: Sequence[int], acks: list[int]
+    ) -> None:
+        """Submits the rows whose sessions are bound.
 
-        Those that are bound no longer are told so; those whose session is in the store wait for it.
+        The other rows go one by one: those of unknown handles are refused, those whose session is away
+        wait for it.
         """
         rows = np.frombuffer(block.inputs, np.uint8)
-        if len(rows) % len(block.handles):
+        if len(rows) % len(seats):
             raise invalid("inputs", "must hold as many bytes for each handle")
-        rows = rows.reshape(len(block.handles), -1)
-        kept: list[int] = []
-        for i, handle in enumerate(block.handles):
-            parked = self._stream.parked_handles.get(handle)
-            if parked is not None:
-                ack = acks[i] if acks else 0
-                self._wake(parked, handle, block, firsts[i], ack, rows[i].tobytes())
-            elif handle in self._stream.bound:
-                kept.append(i)
-            else:
+        rows = rows.reshape(len(seats), -1)
+        bound: list[int] = []
+        for i, (handle, seat) in enumerate(zip(block.handles, seats, strict=True)):
+            if seat < 0 or not self._seats.takes_steps(seat):
                 self._stream.refuse(handle, not_bound(), firsts[i])
-        return (
-            [block.handles[i] for i in kept],
-            [firsts[i] for i in kept],
-            [acks[i] for i in kept] if acks else [],
-            rows[kept].tobytes(),
-        )
-
-    def _wake(
-        self, parked: Parked, handle: int, block: pb.Block, first: int, ack: int, inputs: bytes
-    ) -> None:
-        """Lets a row of a block wait for its session."""
-        binding, steps = parked.binding, block.steps
-        try:
-            model = binding.engine.model
-            check_dtype(model, block.dtype)
-            _check_size(model, 1, steps, inputs)
-            check_reply_size(model, steps, self._max_message_bytes)
-            waiting = StepBlock(
-                sink=self._stream,
-                tags=[binding.tag],
-                refs=[binding.ref],
-                first_seqs=[first],
-                steps=steps,
-                inputs=inputs,
-                acks=[ack] if ack else (),
-                deadline_s=_deadline_s(block),
-                tenant=self._stream.tenant,
+            elif self._seats.engine[seat] is not None:
+                bound.append(i)
+            else:
+                mine = slice(i, i + 1)
+                try:
+                    row = self._checked(block, [seat], firsts[mine], acks[mine], rows[i].tobytes())
+                except CarouselError as error:
+                    self._stream.refuse(handle, error, firsts[i])
+                else:
+                    self._seats.send(seat, row)
+        if bound:
+            self._submit(
+                block,
+                [seats[i] for i in bound],
+                [firsts[i] for i in bound],
+                [acks[i] for i in bound] if acks else [],
+                rows[bound].tobytes(),
             )
-        except CarouselError as error:
-            self._stream.refuse(handle, error, first)
-            return
-        parked.ack = max(parked.ack, ack)
-        self._stream.wake(handle, waiting)
 
     def _refuse(
         self, handles: Sequence[int], first_seqs: Sequence[int], error: CarouselError

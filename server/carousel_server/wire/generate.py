@@ -11,8 +11,10 @@ from typing import cast
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import CancelGenerate, CatalogPort, EnginePort, Open, ask
+from carousel_server.core.futures import MOST_TRIES, passes
+from carousel_server.core.ports import CancelGenerate, CatalogPort, EnginePort, Open, Place, ask
 from carousel_server.core.ports import Generate as GenerateCommand
+from carousel_server.core.store import SessionKey
 from carousel_server.core.types import (
     Durability,
     GeneratedToken,
@@ -28,9 +30,9 @@ from .fields import deadline_after
 from .gate import Gate
 from .options import WireOptions
 from .pace import Pace
-from .places import ask_session, find_engine, find_session
+from .places import find_engine, find_session
 from .prompts import generate_spec
-from .replies import opening
+from .replies import opening, placed, reply_of
 from .views import token_message
 
 _TOKENS_PER_MESSAGE = 256
@@ -165,14 +167,20 @@ class Generate:
         if ref is None:
             # Such a session needs no store: the request says all, so it can be asked again.
             own = OpenSpec(current_call().tenant, "", Durability.NONE)
-            ref, _ = await opening(engine, ask(engine, Open(own)), keep_if_cancelled=False)
+            opened = placed(engine, ask(engine, Open(own)))
+            (_, ref), _ = await opening(opened, keep_if_cancelled=False)
             await self._run(engine, ref, spec, context, asked_s, close_after=True)
             return
 
-        async def run(engine: EnginePort, ref: SessionRef) -> None:
-            await self._run(engine, ref, spec, context, asked_s, close_after=False)
-
-        await ask_session(self._catalog, current_call().tenant, request.session_id, run)
+        for left in reversed(range(MOST_TRIES)):
+            try:
+                await self._run(engine, ref, spec, context, asked_s, close_after=False)
+            except CarouselError as error:
+                if not left or not passes(error, harmless=False):
+                    raise
+                engine, ref = await self._find(request)
+            else:
+                return
 
     async def _run(
         self,
@@ -207,10 +215,14 @@ class Generate:
         """Engine and session; no session if this call gets one of its own."""
         match request.WhichOneof("target"):
             case "session_id":
-                return await find_session(self._catalog, current_call().tenant, request.session_id)
+                return await self._find(request)
             case "model":
                 return find_engine(self._catalog, request.model), None
         raise invalid("target", "set model or session_id")
+
+    async def _find(self, request: pb.GenerateRequest) -> Place:
+        key = SessionKey(current_call().tenant, request.session_id)
+        return await reply_of(find_session(self._catalog, key))
 
 
 def _weight(token: GeneratedToken) -> int:

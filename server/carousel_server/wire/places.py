@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
 
-from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import CatalogPort, EnginePort, Place
-from carousel_server.core.types import SessionRef
+from carousel_server.core.errors import CarouselError, ended
+from carousel_server.core.futures import done, failed, passes, then, tried
+from carousel_server.core.ports import CatalogPort, Close, EnginePort, Place, ask
+from carousel_server.core.store import SessionKey
+from carousel_server.core.types import SessionView
 
 from .fields import check_name, check_session_id
-from .replies import reply_of
 
 T = TypeVar("T")
 
-_MOST_TRIES = 4
+_CANNOT_RUN = ("FINGERPRINT_MISMATCH", "MODEL_NOT_FOUND", "SNAPSHOT_DAMAGED")
+"""Why no engine takes a session from the store. It can be closed all the same."""
+
+_SOON = ("DRAINING", "QUEUE_FULL")
+"""Why a session cannot be closed now, but soon, here or at the next server."""
 
 
 def find_engine(catalog: CatalogPort, model: str, field: str = "model") -> EnginePort:
@@ -31,40 +38,70 @@ def find_engine(catalog: CatalogPort, model: str, field: str = "model") -> Engin
         raise
 
 
-async def find_session(catalog: CatalogPort, tenant: str, session_id: str) -> Place:
+def find_session(catalog: CatalogPort, key: SessionKey) -> Future[Place]:
     """Where a caller's session is; one that is in the store only is brought back.
 
     Raises:
-        CarouselError: FIELD_INVALID, SESSION_NOT_FOUND, SESSION_EXPIRED, SESSION_CLOSED, or as
-            `CatalogPort.resume`.
+        CarouselError: FIELD_INVALID. The future fails as `CatalogPort.resume`.
     """
-    check_session_id(session_id)
-    place = catalog.locate(tenant, session_id)
-    if place is not None:
-        return place
-    try:
-        return await reply_of(catalog.resume(tenant, session_id))
-    except CarouselError as error:
-        error.metadata.setdefault("session", session_id)
-        raise
+    check_session_id(key.id)
+
+    def named(error: BaseException) -> Future[Place]:
+        if isinstance(error, CarouselError):
+            error.metadata.setdefault("session", key.id)
+        return failed(error)
+
+    return then(catalog.resume(*key), done, named)
 
 
-async def ask_session(
-    catalog: CatalogPort,
-    tenant: str,
-    session_id: str,
-    ask: Callable[[EnginePort, SessionRef], Awaitable[T]],
-) -> T:
-    """Asks a session's engine something; again if the session was parked just before.
+def ask_session(
+    catalog: CatalogPort, key: SessionKey, question: Callable[[Place], Future[T]]
+) -> Future[T]:
+    """Finds a session and asks its engine; again if the session left its row in between.
 
     Raises:
-        CarouselError: as `find_session` and `ask`.
+        CarouselError: FIELD_INVALID. The future fails as `find_session` and `question`.
     """
-    for _ in range(_MOST_TRIES - 1):
-        engine, ref = await find_session(catalog, tenant, session_id)
-        try:
-            return await ask(engine, ref)
-        except CarouselError as error:
-            if error.reason != "SESSION_PARKED":
-                raise
-    return await ask(*await find_session(catalog, tenant, session_id))
+    check_session_id(key.id)
+    return tried(
+        lambda: then(find_session(catalog, key), question), partial(passes, harmless=False)
+    )
+
+
+def close_session(
+    catalog: CatalogPort, key: SessionKey, place: Place | None = None
+) -> Future[SessionView]:
+    """Closes a session at `place` or, if it is not there, wherever it is.
+
+    One that no engine can run is closed in the store. The future fails as `find_session`.
+    """
+    known = [] if place is None else [place]
+
+    def attempt() -> Future[SessionView]:
+        found = done(known.pop()) if known else find_session(catalog, key)
+        return then(found, lambda at: then(ask(at[0], Close(at[1])), done, seek))
+
+    def seek(error: BaseException) -> Future[SessionView]:
+        # Another close may have ended it on its row just now, and the store may not have heard of that.
+        closed = isinstance(error, CarouselError) and error.reason == "SESSION_CLOSED"
+        return failed(ended("SESSION_PARKED", key.id) if closed else error)
+
+    def discard(error: BaseException) -> Future[SessionView]:
+        if isinstance(error, CarouselError) and error.reason in _CANNOT_RUN:
+            return catalog.discard(*key)
+        return failed(error)
+
+    return then(tried(attempt, partial(passes, harmless=False)), done, discard)
+
+
+def close_for_good(catalog: CatalogPort, key: SessionKey, place: Place | None) -> Future[None]:
+    """Closes a session as `close_session`. Done once nothing can bring it back before its TTL ends it.
+
+    The future fails only with what passes soon: DRAINING and QUEUE_FULL.
+    """
+    return then(close_session(catalog, key, place), lambda _: done(None), _up_to_its_ttl)
+
+
+def _up_to_its_ttl(error: BaseException) -> Future[None]:
+    soon = isinstance(error, CarouselError) and error.reason in _SOON
+    return failed(error) if soon else done(None)

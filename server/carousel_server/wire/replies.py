@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Close, EnginePort, Opened, WithReply, ask
-from carousel_server.core.types import SessionRef, SessionView
+from carousel_server.core.futures import WithReply, done, then
+from carousel_server.core.ports import Close, EnginePort, Opened, Place, ask
+from carousel_server.core.types import SessionView
 
 T = TypeVar("T")
 
@@ -33,9 +34,14 @@ async def answer_of(engine: EnginePort, command: WithReply[T]) -> T:
     return await reply_of(ask(engine, command))
 
 
+def placed(engine: EnginePort, opened: Opened) -> Future[tuple[Place, SessionView]]:
+    """A session that is being opened on an engine, and where it is there."""
+    return then(opened, lambda session: done(((engine, session[0]), session[1])))
+
+
 async def opening(
-    engine: EnginePort, reply: Opened, *, keep_if_cancelled: bool
-) -> tuple[SessionRef, SessionView]:
+    reply: Future[tuple[Place, SessionView]], *, keep_if_cancelled: bool
+) -> tuple[Place, SessionView]:
     """Waits for a session that is being opened.
 
     With `keep_if_cancelled` False, a session whose caller has gone before it learned the id is closed
@@ -45,15 +51,8 @@ async def opening(
         return await reply_of(reply)
     except asyncio.CancelledError:
         if not keep_if_cancelled:
-            reply.add_done_callback(lambda reply: _close_orphan(engine, reply))
+            then(reply, lambda opened: ask(opened[0][0], Close(opened[0][1])))
         raise
-
-
-def _close_orphan(engine: EnginePort, reply: Opened) -> None:
-    """Closes the session that `reply` has brought, if it has; on any thread."""
-    if reply.cancelled() or reply.exception() is not None:
-        return
-    ask(engine, Close(reply.result()[0]))
 
 
 def error_of(reply: Future[Any]) -> CarouselError | None:

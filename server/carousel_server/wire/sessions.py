@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from concurrent.futures import Future
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
     CatalogPort,
-    Close,
-    EnginePort,
     Export,
     Fork,
     Import,
     List,
+    Place,
     ask,
 )
 from carousel_server.core.snapshot_header import model_of
-from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
+from carousel_server.core.store import SessionKey
+from carousel_server.core.types import Durability, OpenSpec, SessionView
 
 from .calls import Context, current_call
 from .errors import invalid
 from .fields import check_new_session_id, check_reply_bytes, check_session_id, seconds_of
 from .options import WireOptions
 from .paging import check_page, page_token
-from .parking import CANNOT_RUN
-from .places import ask_session, find_engine
-from .replies import answer_of, opening, reply_of
+from .places import ask_session, close_session, find_engine
+from .replies import opening, placed, reply_of
 from .views import session_message
-
-T = TypeVar("T")
 
 
 class Sessions:
@@ -48,8 +44,8 @@ class Sessions:
         tenant = current_call().tenant
         engine = find_engine(self._catalog, request.model)
         spec = open_spec(tenant, request, self._options.max_idle_ttl_s)
-        opened = self._catalog.open(engine, spec)
-        _, view = await opening(engine, opened, keep_if_cancelled=bool(request.session_id))
+        opened = placed(engine, self._catalog.open(engine, spec))
+        _, view = await opening(opened, keep_if_cancelled=bool(request.session_id))
         return pb.OpenSessionResponse(session=session_message(view))
 
     async def get_session(
@@ -90,28 +86,16 @@ class Sessions:
         self, request: pb.CloseSessionRequest, _context: Context
     ) -> pb.CloseSessionResponse:
         """CloseSession."""
-
-        async def close(engine: EnginePort, ref: SessionRef) -> SessionView:
-            return await answer_of(engine, Close(ref))
-
-        try:
-            view = await self._ask(request.session_id, close)
-        except CarouselError as error:
-            if error.reason not in CANNOT_RUN:
-                raise
-            discarded = self._catalog.discard(current_call().tenant, request.session_id)
-            view = await reply_of(discarded)
+        view = await reply_of(close_session(self._catalog, self._key(request.session_id)))
         return pb.CloseSessionResponse(session=session_message(view))
 
     async def export_session(
         self, request: pb.ExportSessionRequest, _context: Context
     ) -> pb.ExportSessionResponse:
         """ExportSession."""
-
-        async def export(engine: EnginePort, ref: SessionRef) -> tuple[bytes, SessionView]:
-            return await answer_of(engine, Export(ref))
-
-        snapshot, view = await self._ask(request.session_id, export)
+        key = self._key(request.session_id)
+        exported = ask_session(self._catalog, key, lambda at: ask(at[0], Export(at[1])))
+        snapshot, view = await reply_of(exported)
         check_reply_bytes(len(snapshot), self._options.max_message_bytes)
         return pb.ExportSessionResponse(snapshot=snapshot, session=session_message(view))
 
@@ -140,8 +124,8 @@ class Sessions:
         for engine in engines:
             command = Import(request.snapshot, spec)
             try:
-                copied = self._catalog.copy(engine, command)
-                _, view = await opening(engine, copied, keep_if_cancelled=bool(spec.session_id))
+                copied = placed(engine, self._catalog.copy(engine, command))
+                _, view = await opening(copied, keep_if_cancelled=bool(spec.session_id))
             except CarouselError as error:
                 if error.reason != "FINGERPRINT_MISMATCH":
                     raise
@@ -160,17 +144,16 @@ class Sessions:
             seed=request.seed if request.HasField("seed") else None,
         )
 
-        async def fork(engine: EnginePort, ref: SessionRef) -> SessionView:
-            copied = self._catalog.copy(engine, Fork(ref, spec))
-            return (await opening(engine, copied, keep_if_cancelled=bool(spec.session_id)))[1]
+        def fork(place: Place) -> Future[tuple[Place, SessionView]]:
+            return placed(place[0], self._catalog.copy(place[0], Fork(place[1], spec)))
 
-        view = await self._ask(request.session_id, fork)
+        forked = ask_session(self._catalog, self._key(request.session_id), fork)
+        _, view = await opening(forked, keep_if_cancelled=bool(spec.session_id))
         return pb.ForkSessionResponse(session=session_message(view))
 
-    async def _ask(
-        self, session_id: str, ask: Callable[[EnginePort, SessionRef], Awaitable[T]]
-    ) -> T:
-        return await ask_session(self._catalog, current_call().tenant, session_id, ask)
+    @staticmethod
+    def _key(session_id: str) -> SessionKey:
+        return SessionKey(current_call().tenant, session_id)
 
 
 def open_spec(tenant: str, request: pb.OpenSessionRequest, max_idle_ttl_s: float) -> OpenSpec:

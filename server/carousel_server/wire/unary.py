@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import STORE_WAITS, CarouselError
-from carousel_server.core.ports import Bind, CatalogPort, EnginePort, StepBlock, ask
-from carousel_server.core.types import Bytes2D, Durability, Int64s, SessionRef, SessionView
+from carousel_server.core.ports import CatalogPort, EnginePort, StepBlock
+from carousel_server.core.store import SessionKey
+from carousel_server.core.types import Bytes2D, Durability, SessionView
 
 from .calls import Context, current_call
 from .errors import invalid
@@ -23,8 +23,10 @@ from .fields import (
 )
 from .gate import Gate
 from .options import WireOptions
-from .places import ask_session
-from .replies import answer_of
+from .places import find_session
+from .replies import reply_of
+from .seat import Claim, State
+from .seats import Seats
 
 _WAITS_FOR_STORE = (Durability.SYNC, Durability.SYNC_FSYNC)
 
@@ -66,65 +68,42 @@ class _Waiter:
             self.done.set_exception(error)
 
 
-@dataclass(slots=True)
-class _Seat:
-    """A session bound to the calls' sink. One call at a time, so that a failure has one owner."""
+class _Caller:
+    """A session that Step calls hold. One call at a time, so that a failure has one owner."""
 
-    tag: int
-    bound: bool = False
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    waiter: _Waiter | None = None
-    durable: int = 0
-    sync: bool = False
+    def __init__(self) -> None:
+        self.seat = -1
+        self.turn = asyncio.Lock()
+        # Set once the session is bound, or has left for a reason.
+        self.ready = asyncio.Event()
+        self.gone: CarouselError | None = None
+        self.waiter: _Waiter | None = None
+        self.durable = 0
+        self.sync = False
+
+    def fail(self, error: CarouselError) -> None:
+        """The session has left, or was never bound."""
+        self.gone = error
+        self.ready.set()
+        if self.waiter is not None:
+            self.waiter.fail(error)
 
 
-class CallSink:
-    """The StepSink that all Step calls of one engine share. A session keeps its seat between calls."""
+class Callers:
+    """The door of all Step calls; a `Door`. A session keeps its seat between calls. On the loop only."""
 
-    def __init__(self, engine: EnginePort, loop: asyncio.AbstractEventLoop) -> None:
-        self._engine = engine
-        self._loop = loop
-        self._next_tag = 1
-        self._seats: dict[SessionRef, _Seat] = {}
-        self._refs: dict[int, SessionRef] = {}
+    def __init__(self, catalog: CatalogPort) -> None:
+        self._catalog = catalog
+        self.seats: Seats[SessionKey] = Seats(asyncio.get_running_loop(), catalog, self)
+        self._callers: dict[SessionKey, _Caller] = {}
 
-    # -- on the engine's thread
+    async def engine_of(self, key: SessionKey) -> EnginePort:
+        """The engine of a session. Raises CarouselError as `find_session`."""
+        caller = self._callers.get(key)
+        engine = None if caller is None else self.seats.engine[caller.seat]
+        return engine or (await reply_of(find_session(self._catalog, key)))[0]
 
-    def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
-        """Takes outputs."""
-        with suppress(RuntimeError):  # the loop has ended: nobody is waiting
-            self._loop.call_soon_threadsafe(self._take, tags, first_seqs, steps, rows)
-
-    def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
-        """Takes refusals; one of steps that an earlier call gave up waiting for is old news."""
-        take = self._wait_no_longer if STORE_WAITS in error.metadata else self._fail
-        with suppress(RuntimeError):
-            for tag, seq in zip(tags, seqs, strict=True):
-                self._loop.call_soon_threadsafe(take, tag, error, seq)
-
-    def unbound(self, tag: int, error: CarouselError) -> None:
-        """Takes the news that a session has left."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._leave, tag, error)
-
-    def durable(self, tags: Int64s, seqs: Int64s) -> None:
-        """Takes the store's word."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._note_durable, tags, seqs)
-
-    def parked(self, tag: int, session: SessionView) -> None:
-        """Takes the news that a session is in the store for now: the next call fetches it."""
-        del session  # each call says what it has received
-        gone = CarouselError("SESSION_PARKED", "the session was parked as the call came")
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._leave, tag, gone)
-
-    def returned(self, tag: int, block: StepBlock) -> None:
-        """A block came too late for a session that was parked: `parked` has told its call so."""
-
-    # -- on the loop
-
-    async def step(self, ref: SessionRef, block: StepBlock) -> tuple[bytes, int]:
+    async def step(self, key: SessionKey, block: StepBlock) -> tuple[bytes, int]:
         """Runs a block of one row and waits for its outputs, [steps, output row] as bytes.
 
         Returns:
@@ -134,78 +113,82 @@ class CallSink:
             CarouselError: why the steps were refused, or why the session has left meanwhile.
         """
         while True:
-            seat = self._seats.get(ref) or self._new_seat(ref)
-            async with seat.turn:
-                if self._seats.get(ref) is seat and not seat.bound:
-                    await self._bind(ref, seat)
-                if self._seats.get(ref) is seat:
-                    return await self._run(seat, block)
-            # The session left while this call waited for its turn: take a new seat.
+            caller = self._callers.get(key) or self._hold(key)
+            async with caller.turn:
+                if self._callers.get(key) is not caller:
+                    continue  # the session left while this call waited for its turn
+                await caller.ready.wait()
+                if caller.gone is not None:
+                    raise caller.gone
+                return await self._run(caller, block)
 
-    def _new_seat(self, ref: SessionRef) -> _Seat:
-        seat = self._seats[ref] = _Seat(self._next_tag)
-        self._refs[seat.tag] = ref
-        self._next_tag += 1
-        return seat
+    def _hold(self, key: SessionKey) -> _Caller:
+        caller = self._callers[key] = _Caller()
+        claim = Claim(key, partial(find_session, self._catalog, key))
+        caller.seat = self.seats.take(key, claim)
+        self.seats.find(caller.seat)
+        return caller
 
-    async def _bind(self, ref: SessionRef, seat: _Seat) -> None:
+    async def _run(self, caller: _Caller, block: StepBlock) -> tuple[bytes, int]:
+        row_bytes = self.seats.model(caller.seat).output_row_bytes
+        waiter = caller.waiter = _Waiter(block.first_seqs[0], block.steps, row_bytes)
         try:
-            view = await answer_of(self._engine, Bind(ref, self, seat.tag))
-            seat.durable, seat.sync = view.durable, view.durability in _WAITS_FOR_STORE
-        except BaseException:
-            # Refused, or the caller has gone: if the engine has bound it after all, it may tell so to
-            # nobody. A seat that stayed here might never be given up.
-            self._give_up(seat.tag)
-            raise
-        seat.bound = True
-
-    async def _run(self, seat: _Seat, block: StepBlock) -> tuple[bytes, int]:
-        row_bytes = self._engine.model.output_row_bytes
-        waiter = seat.waiter = _Waiter(block.first_seqs[0], block.steps, row_bytes)
-        try:
-            block.tags = [seat.tag]
-            ask(self._engine, block)
-            return await waiter.done, seat.durable
+            self.seats.send(caller.seat, block)
+            return await waiter.done, caller.durable
         finally:
-            seat.waiter = None
+            caller.waiter = None
+            if caller.gone is None and self.seats.state[caller.seat] is State.AWAY:
+                self.seats.release(caller.seat, close=False)  # the next call fetches it
 
-    def _note_durable(self, tags: Int64s, seqs: Int64s) -> None:
-        for tag, seq in zip(tags.tolist(), seqs.tolist(), strict=True):
-            ref = self._refs.get(tag)
-            if ref is not None:
-                self._seats[ref].durable = seq
+    # -- Door
 
-    def _take(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
-        for tag, first_seq, row in zip(tags.tolist(), first_seqs.tolist(), rows, strict=True):
-            waiter = self._waiter(tag)
-            if waiter is not None:
+    def outputs(
+        self, owners: list[SessionKey], first_seqs: list[int], steps: int, rows: Bytes2D
+    ) -> None:
+        """See `Door.outputs`."""
+        for key, first_seq, row in zip(owners, first_seqs, rows, strict=True):
+            if (waiter := self._callers[key].waiter) is not None:
                 waiter.take(first_seq, steps, row.data)
 
-    def _fail(self, tag: int, error: CarouselError, seq: int = 0) -> None:
-        waiter = self._waiter(tag)
-        if waiter is not None and (not seq or waiter.waits_for(seq)):
-            waiter.fail(error)
+    def durable(self, owners: list[SessionKey], seqs: list[int]) -> None:
+        """See `Door.durable`."""
+        for key, seq in zip(owners, seqs, strict=True):
+            self._callers[key].durable = seq
 
-    def _wait_no_longer(self, tag: int, error: CarouselError, seq: int) -> None:
-        """Ends a call whose outputs wait for a store at fault; the same call can be made again."""
-        waiter, ref = self._waiter(tag), self._refs.get(tag)
-        if waiter is None or ref is None:
-            return
-        if self._seats[ref].sync and seq < waiter.first_seq + waiter.steps:
-            waiter.fail(error)
+    def failed(self, refused: Sequence[tuple[SessionKey, int]], error: CarouselError) -> None:
+        """See `Door.failed`. A failure of steps that an earlier call gave up waiting for is old."""
+        for key, seq in refused:
+            caller = self._callers[key]
+            if (waiter := caller.waiter) is None:
+                continue
+            if STORE_WAITS in error.metadata:  # the same call can be made again
+                concerned = caller.sync and seq < waiter.first_seq + waiter.steps
+            else:
+                concerned = not seq or waiter.waits_for(seq)
+            if concerned:
+                waiter.fail(error)
 
-    def _leave(self, tag: int, error: CarouselError) -> None:
-        self._fail(tag, error)
-        self._give_up(tag)
+    def bound(self, owner: SessionKey, session: SessionView) -> None:
+        """See `Door.bound`."""
+        caller = self._callers[owner]
+        caller.durable, caller.sync = session.durable, session.durability in _WAITS_FOR_STORE
+        caller.ready.set()
 
-    def _give_up(self, tag: int) -> None:
-        ref = self._refs.pop(tag, None)
-        if ref is not None and self._seats[ref].tag == tag:
-            del self._seats[ref]
+    def refused(self, owner: SessionKey, error: CarouselError) -> None:
+        """See `Door.refused`."""
+        self._callers.pop(owner).fail(error)
 
-    def _waiter(self, tag: int) -> _Waiter | None:
-        ref = self._refs.get(tag)
-        return None if ref is None else self._seats[ref].waiter
+    def away(self, owner: SessionKey, session: SessionView) -> None:
+        """Gives the seat back, unless a call waits: its block has come too late, and is sent again."""
+        del session  # each call says what it has received
+        caller = self._callers[owner]
+        if caller.waiter is None:
+            self.seats.release(caller.seat, close=False)
+
+    def left(self, owner: SessionKey, error: CarouselError | None) -> None:
+        """See `Door.left`."""
+        gone = error or CarouselError("SESSION_PARKED", "the session was parked")
+        self._callers.pop(owner).fail(gone)
 
 
 class Step:
@@ -215,22 +198,15 @@ class Step:
         self._catalog = catalog
         self._options = options
         self._gate = gate
-        self._sinks: dict[str, CallSink] = {}
+        # Made by the first call, since it belongs to a loop.
+        self._callers: Callers | None = None
 
     async def step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
         """Step. When the caller gives up, accepted steps run all the same; ask again with the seq."""
         self._gate.refuse_if_draining()
-        tenant, session_id = current_call().tenant, request.session_id
-
-        async def ask(engine: EnginePort, ref: SessionRef) -> pb.StepResponse:
-            return await self._ask(engine, ref, request, context)
-
-        return await ask_session(self._catalog, tenant, session_id, ask)
-
-    async def _ask(
-        self, engine: EnginePort, ref: SessionRef, request: pb.StepRequest, context: Context
-    ) -> pb.StepResponse:
-        model = engine.model
+        self._callers = callers = self._callers or Callers(self._catalog)
+        key = SessionKey(current_call().tenant, request.session_id)
+        model = (await callers.engine_of(key)).model
         first_seq = check_seq(request.first_seq, "first_seq")
         ack = check_seq(request.ack, "ack", least=0)
         check_dtype(model, request.dtype)
@@ -238,19 +214,16 @@ class Step:
         if not 0 < steps <= model.window_steps:
             raise invalid("inputs", f"must be 1 to {model.window_steps} rows, but are {steps}")
         check_reply_size(model, steps, self._options.max_message_bytes)
-        sink = self._sinks.get(model.name)
-        if sink is None:
-            sink = self._sinks[model.name] = CallSink(engine, asyncio.get_running_loop())
         block = StepBlock(
-            sink=sink,
+            sink=callers.seats,
             tags=(),
-            refs=[ref],
+            refs=(),
             first_seqs=[first_seq],
             steps=steps,
             inputs=request.inputs,
             acks=[ack] if ack else (),
             deadline_s=deadline_after(context.time_remaining()),
-            tenant=current_call().tenant,
+            tenant=key.tenant,
         )
-        outputs, durable = await sink.step(ref, block)
+        outputs, durable = await callers.step(key, block)
         return pb.StepResponse(first_seq=first_seq, outputs=outputs, durable=durable)

@@ -10,7 +10,8 @@ import pytest
 
 from carousel_server.core import ports
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Command, StepBlock, WithoutReply, WithReply, ask
+from carousel_server.core.futures import WithReply
+from carousel_server.core.ports import Command, StepBlock, WithoutReply, ask
 from carousel_server.core.types import SessionRef
 
 BUSY = CarouselError("QUEUE_FULL", "too much", retry_after_s=0.01)

@@ -25,7 +25,7 @@ class Outbox:
 
 @pytest.fixture
 def conversation() -> Any:
-    stream = SimpleNamespace(tenant="t", outbox=Outbox())
+    stream = SimpleNamespace(seats=None, tenant="t", outbox=Outbox())
     unused: Any = SimpleNamespace()
     return Conversation(stream, unused, WireOptions(server_version="1.2"), unused)  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.types import Durability, SessionRef
+from carousel_server.core.types import Durability
 from carousel_server.wire.triton.sequence import Request, Sequence
 
 BAD = 99
@@ -64,20 +64,20 @@ class Ground:
 
     def _open(self, sequence):
         self.total, self.applied = 0, 0
-        sequence.opened((SessionRef(1, 1), 1))
+        sequence.opened(None)
 
     def _find(self, sequence):
         if self.total is None:
             sequence.found(ABSENT)
         else:
-            sequence.found((SessionRef(1, 1), 1, View(self.applied)))
+            sequence.found(View(self.applied))
 
     def _close(self, sequence):
         self.total = None
         sequence.ended()
 
     def _send(self, sequence):
-        if sequence.ref is None or not sequence.running:
+        if not sequence.bound or not sequence.running:
             return  # lost or parked before its turn
         block = [int.from_bytes(request.row) for request in sequence.running]
         self.blocks.append(block)
@@ -171,9 +171,9 @@ def test_parked_or_lost_every_request_is_answered_once_and_in_order(requests, ev
             event = events.popleft() if events else "turn"
             if event == "turn":
                 rig.ground.turn()
-            elif rig.sequence.ref is not None and event == "park":
+            elif rig.sequence.bound and event == "park":
                 rig.sequence.parked()
-            elif rig.sequence.ref is not None:
+            elif rig.sequence.bound:
                 rig.ground.total = None
                 rig.sequence.lost(LOST)
     rig.settle()
@@ -197,4 +197,4 @@ def test_a_sequence_that_is_over_leaves():
     rig.ask(1, start=True, end=True)
     rig.settle()
     assert rig.ground.left == 1
-    assert rig.sequence.ref is None
+    assert not rig.sequence.bound

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.futures import done
 from carousel_server.core.ports import NO_DEADLINE
+from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability, SessionRef
+from carousel_server.wire.seat import Claim
 from carousel_server.wire.triton.sequence import Request, Sequence
-from carousel_server.wire.triton.sink import SequenceSink
+from carousel_server.wire.triton.sessions import SequenceSessions
 from carousel_server.wire.triton.tally import Tallies
 
 
@@ -35,15 +38,20 @@ class Rig:
     def __init__(self):
         self.blocks, self.log, self.closed = [], [], 0
         engine = SimpleNamespace(
-            model=SimpleNamespace(output_row_bytes=4), submit=self.blocks.append
+            model=SimpleNamespace(output_row_bytes=4, window_steps=64), submit=self.blocks.append
         )
-        loop = asyncio.get_running_loop()
-        self.sink = SequenceSink(engine, loop, Tallies(), lambda *_: None, lambda *_: None)
-        self.send = self.sink.send
+        self.engine = engine
+        sessions = SequenceSessions(None, engine, Tallies(), self.leave)
+        self.seats, self.send = sessions.seats, sessions.send
         self.sequence = Sequence(self, "t", "m", 7, "triton:m:7")
 
     def open(self, sequence, spec):
-        sequence.opened((SessionRef(0, 1), self.sink.bind(sequence)))
+        place = (self.engine, SessionRef(0, 1))
+        claim = Claim(SessionKey("t", "triton:m:7"), lambda: done(place), place=place)
+        sequence.seat = self.seats.take(sequence, claim)
+        claim.tag = 1 << 32 | sequence.seat
+        self.seats._sit(sequence.seat, claim)
+        sequence.opened(None)
 
     def close(self, sequence):
         self.closed += 1
@@ -61,14 +69,18 @@ class Rig:
                 )
             )  # fmt: skip
 
+    @property
+    def tag(self):
+        return self.seats.tag[self.sequence.seat]
+
     async def output(self, first, *values):
         rows = np.array([values], "<f4").view(np.uint8)
-        self.sink.outputs(np.array([self.sequence.tag]), np.array([first]), len(values), rows)
+        self.seats.outputs(np.array([self.tag]), np.array([first]), len(values), rows)
         await turn()
 
     async def fail(self, seq):
         error = CarouselError("STEP_FAILED", "that one", seq=seq)
-        self.sink.failures([self.sequence.tag], [seq], error)
+        self.seats.failures([self.tag], [seq], error)
         await turn()
 
     def sent(self):

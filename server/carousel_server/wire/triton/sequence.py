@@ -11,7 +11,7 @@ from collections import deque
 from typing import Protocol
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
+from carousel_server.core.types import Durability, OpenSpec, SessionView
 
 from .parameters import SequenceId
 
@@ -52,11 +52,10 @@ class Request:
         self.durability = durability
 
 
-class Ground(Protocol):
-    """What a sequence stands on: sessions are opened, found, stepped and closed here.
+class SequenceHost(Protocol):
+    """Opens, finds, steps and closes the session of a sequence.
 
-    Each asynchronous verb answers with one call of the sequence: `opened`, `found`, `stepped` or `refused`,
-    `ended`.
+    Each verb answers later with one call of the sequence: `opened`, `found`, `stepped` or `refused`, `ended`.
     """
 
     window_steps: int
@@ -82,24 +81,27 @@ class Sequence:
 
     Attributes:
         tenant, model, sequence_id, session_id: whose it is, and its names.
-        ref, tag: the session on its row, and under which tag it is bound; None while it is not.
+        seat: of its session, for its host.
+        bound: True while the session can be stepped.
+        ending: True while the session is being closed.
         applied: how many steps have run, as far as is known here.
         running: the requests of the block that is at the engine.
     """
 
     __slots__ = (
-        "_busy", "_ground", "_one_by_one", "_waiting", "applied", "model", "ref", "running",
-        "sequence_id", "session_id", "tag", "tenant",
+        "_busy", "_host", "_one_by_one", "_waiting", "applied", "bound", "ending", "model", "running",
+        "seat", "sequence_id", "session_id", "tenant",
     )  # fmt: skip
 
     def __init__(
-        self, ground: Ground, tenant: str, model: str, sequence_id: SequenceId, session_id: str
+        self, host: SequenceHost, tenant: str, model: str, sequence_id: SequenceId, session_id: str
     ) -> None:
-        self._ground = ground
+        self._host = host
         self.tenant, self.model = tenant, model
         self.sequence_id, self.session_id = sequence_id, session_id
-        self.ref: SessionRef | None = None
-        self.tag = 0
+        self.seat = -1
+        self.bound = False
+        self.ending = False
         self.applied = 0
         self.running: deque[Request] = deque()
         self._waiting: deque[Request] = deque()
@@ -107,6 +109,11 @@ class Sequence:
         self._busy = False
         # So many requests are sent alone, because a block that held them was refused.
         self._one_by_one = 0
+
+    @property
+    def starts(self) -> bool:
+        """True if the next request begins the sequence anew."""
+        return self._waiting[0].start
 
     @property
     def idle(self) -> bool:
@@ -124,29 +131,27 @@ class Sequence:
         if not self._busy and not self.running:
             self._go_on()
 
-    # -- answers of the ground
+    # -- answers of the host
 
-    def opened(self, outcome: tuple[SessionRef, int] | CarouselError) -> None:
-        """The session of a START is bound at its row and tag, or why it is not."""
+    def opened(self, error: CarouselError | None) -> None:
+        """The session of a START is bound, or why it is not."""
         self._busy = False
         request = self._waiting[0]
         request.start = False
-        if isinstance(outcome, CarouselError):
+        if error is not None:
             self._waiting.popleft()
-            request.answer.failed(outcome, 1)
+            request.answer.failed(error, 1)
         else:
-            self.ref, self.tag = outcome
-            self.applied = 0
+            self.bound, self.applied = True, 0
         self._go_on()
 
-    def found(self, outcome: tuple[SessionRef, int, SessionView] | CarouselError) -> None:
+    def found(self, outcome: SessionView | CarouselError) -> None:
         """The session of a request without START is bound, or why it is not."""
         self._busy = False
         if isinstance(outcome, CarouselError):
             self._waiting.popleft().answer.failed(outcome, self.applied + 1)
         else:
-            self.ref, self.tag, view = outcome
-            self.applied = view.applied
+            self.bound, self.applied = True, outcome.applied
         self._go_on()
 
     def stepped(self, row: bytes) -> None:
@@ -177,7 +182,7 @@ class Sequence:
 
     def lost(self, error: CarouselError) -> None:
         """The session has left for good: expired, superseded, revoked, drained."""
-        self.ref = None
+        self.bound = False
         self._take_back()
         while self._waiting and not self._waiting[0].start:
             self._waiting.popleft().answer.failed(error, self.applied + 1)
@@ -185,35 +190,35 @@ class Sequence:
 
     def parked(self) -> None:
         """The session has gone to the store; the next request fetches it."""
-        self.ref = None
+        self.bound = False
         self._take_back()
         if not self._busy:
             self._go_on()
 
     def ended(self) -> None:
         """The session is closed."""
-        self._busy = False
+        self._busy = self.ending = False
         self._go_on()
 
     # -- what comes next
 
     def _go_on(self) -> None:
         if not self._waiting:
-            if self.ref is None:
-                self._ground.leave(self)
+            if not self.bound:
+                self._host.leave(self)
             return
         request = self._waiting[0]
         if request.start:
             self._busy = True
-            self.ref = None
+            self.bound = False
             spec = OpenSpec(self.tenant, self.session_id, request.durability)
-            self._ground.open(self, spec)
-        elif self.ref is None:
+            self._host.open(self, spec)
+        elif not self.bound:
             self._busy = True
-            self._ground.find(self)
+            self._host.find(self)
         else:
             self._fill()
-            self._ground.send(self)
+            self._host.send(self)
 
     def _fill(self) -> None:
         """Moves what can go as one block from `waiting` to `running`."""
@@ -222,7 +227,7 @@ class Sequence:
         if self._one_by_one:
             self._one_by_one -= 1
             return
-        first, most = running[0], min(MAX_CHUNK_STEPS, self._ground.window_steps)
+        first, most = running[0], min(MAX_CHUNK_STEPS, self._host.window_steps)
         while waiting and len(running) < most and not running[-1].end:
             request = waiting[0]
             if request.start or request.deadline_s != first.deadline_s:
@@ -234,6 +239,6 @@ class Sequence:
         self.running.clear()
 
     def _end(self) -> None:
-        self._busy = True
-        self._ground.close(self)
-        self.ref = None
+        self._busy = self.ending = True
+        self.bound = False
+        self._host.close(self)

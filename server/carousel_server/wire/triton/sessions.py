@@ -1,49 +1,39 @@
-"""Sessions for the sequences of one engine: opened, found, bound and closed by callbacks, never by tasks."""
+"""The sequences of one model: their sessions, their blocks to the engine, and the outputs back.
+
+No task and no future is made for a step: all steps that came in one turn of the loop go as one block, and all
+outputs of one tick come back in one call, whatever streams they belong to.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from collections.abc import Sequence as Several
 from concurrent.futures import Future
-from functools import partial
-from typing import Any
 
-from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import (
-    Bind,
-    CatalogPort,
-    Close,
-    EnginePort,
-    Opened,
-    Place,
-    Unbind,
-    ask,
-)
+from carousel_server.core.errors import STORE_WAITS, CarouselError
+from carousel_server.core.futures import done, failed, then, tried
+from carousel_server.core.ports import CatalogPort, Close, EnginePort, Place, StepBlock, ask
 from carousel_server.core.store import SessionKey
-from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
-from carousel_server.wire.parking import close_parked
-from carousel_server.wire.replies import call_on, error_of
+from carousel_server.core.types import Bytes2D, Durability, OpenSpec, SessionRef, SessionView
+from carousel_server.wire.seat import Claim
+from carousel_server.wire.seats import Seats
 
 from .sequence import Sequence
-from .sink import SequenceSink
-from .tally import Tallies
-
-_MOST_TRIES = 4
-"""A session may be parked, or its id be taken, just before it is used: then the verb is begun again."""
+from .tally import Tallies, TickTimes
 
 _MOST_SEEN = 1 << 20
 """So many sequences are remembered; the older ones are treated like those of another process."""
 
 _ON_ITS_ROW = -1
 
-_LEFT = ("SESSION_PARKED", "LEASE_LOST")
 _NEVER_WAS = ("SESSION_NOT_FOUND", "SESSION_CLOSED")
 _GONE = (*_NEVER_WAS, "SESSION_EXPIRED")
 
 
 class SequenceSessions:
-    """The ground that the sequences of one engine stand on. Used on the loop only."""
+    """The door of the sequences of one model: a `Door` and a `SequenceHost`. On the loop only."""
 
     def __init__(
         self,
@@ -52,194 +42,206 @@ class SequenceSessions:
         tallies: Tallies,
         leave: Callable[[Sequence], None],
     ) -> None:
+        """`leave` is told of sequences that have nothing more to do."""
         self._catalog = catalog
         self._engine = engine
+        self._tallies = tallies
+        self.leave = leave
         self._loop = asyncio.get_running_loop()
+        self.seats: Seats[Sequence] = Seats(self._loop, catalog, self)
         self.window_steps = engine.model.window_steps
-        self._sink = SequenceSink(engine, self._loop, tallies, self._parked, self._left)
-        self._leave = leave
-        # Sessions that may lose steps and of which none is lost: (tenant, session id) → the epoch in
-        # which this door had it last, and how many steps had run when it was parked.
-        self._seen: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+        self._row_bytes = engine.model.output_row_bytes
+        # In the order of their coming, none twice: a block may hold a session once.
+        self._ready: dict[Sequence, None] = {}
+        # Sessions that may lose steps and of which none is lost: the epoch in which this door had it
+        # last, and how many steps had run when it went to the store.
+        self._seen: OrderedDict[SessionKey, tuple[int, int]] = OrderedDict()
+
+    # -- steps
 
     def send(self, sequence: Sequence) -> None:
-        """Steps `running`."""
-        self._sink.send(sequence)
+        """Steps the sequence's `running` together with all others of its tenant in this turn of the loop."""
+        if not self._ready:
+            self._loop.call_soon(self._flush)
+        self._ready[sequence] = None
 
-    def leave(self, sequence: Sequence) -> None:
-        """The sequence is over, or in the store."""
-        self._leave(sequence)
+    def _flush(self) -> None:
+        ready, self._ready = self._ready, {}
+        groups: dict[tuple[int, float, str], list[Sequence]] = {}
+        for sequence in ready:
+            if sequence.bound and sequence.running:  # not lost since
+                running = sequence.running
+                key = (len(running), running[0].deadline_s, sequence.tenant)
+                groups.setdefault(key, []).append(sequence)
+        for (steps, deadline_s, _), sequences in groups.items():
+            self._submit(sequences, steps, deadline_s)
+
+    def _submit(self, sequences: list[Sequence], steps: int, deadline_s: float) -> None:
+        seats = [sequence.seat for sequence in sequences]
+        applied = [sequence.applied for sequence in sequences]
+        block = StepBlock(
+            sink=self.seats,
+            tags=list(map(self.seats.tag.__getitem__, seats)),
+            refs=list(map(self.seats.ref.__getitem__, seats)),
+            first_seqs=[seq + 1 for seq in applied],
+            steps=steps,
+            inputs=b"".join([request.row for s in sequences for request in s.running]),
+            acks=applied,
+            deadline_s=deadline_s,
+            tenant=sequences[0].tenant,
+        )
+        ask(self._engine, block)
+
+    def outputs(
+        self, owners: list[Sequence], first_seqs: list[int], steps: int, rows: Bytes2D
+    ) -> None:
+        """See `Door.outputs`."""
+        width, data = self._row_bytes, rows.tobytes()
+        ran: dict[str, int] = {}
+        self._tallies.tick = TickTimes(*self.seats.tick)
+        at = 0
+        for sequence, seq in zip(owners, first_seqs, strict=True):
+            if sequence.applied + 1 != seq:
+                at += steps * width
+                continue
+            ran[sequence.tenant] = ran.get(sequence.tenant, 0) + steps
+            for _ in range(steps):
+                sequence.stepped(data[at : at + width])
+                at += width
+        self._tallies.ran(ran)
+
+    def failed(self, refused: Several[tuple[Sequence, int]], error: CarouselError) -> None:
+        """See `Door.failed`. A request that waits for the store waits for its own deadline."""
+        if STORE_WAITS in error.metadata:
+            return
+        for sequence, seq in refused:
+            # One of steps that have been answered, or sent alone since, is old.
+            if sequence.runs(seq):
+                sequence.refused(error)
+
+    def durable(self, owners: list[Sequence], seqs: list[int]) -> None:
+        """Does nothing: Triton's clients keep no inputs."""
 
     # -- a session at step 0
 
-    def open(self, sequence: Sequence, spec: OpenSpec, tries: int = _MOST_TRIES) -> None:
+    def open(self, sequence: Sequence, spec: OpenSpec) -> None:
         """Opens a session; one that is there under its id is closed first: START means from zero."""
-        self._sink.unbind(sequence.tag)
-        self._seen.pop((sequence.tenant, sequence.session_id), None)
-        try:
-            reply = self._catalog.open(self._engine, spec)
-        except CarouselError as error:
-            self._loop.call_soon(sequence.opened, error)  # not at once: many may wait for the same
-            return
-        call_on(self._loop, reply, partial(self._opened, sequence, spec, tries))
+        if sequence.seat >= 0:
+            self._release(sequence)
+        self._seen.pop(_key(sequence), None)
+        self._take(sequence, lambda: self._opened(sequence, spec))
 
-    def _opened(self, sequence: Sequence, spec: OpenSpec, tries: int, reply: Opened) -> None:
-        if (error := error_of(reply)) is not None:
-            if error.reason == "SESSION_EXISTS" and tries > 1:  # with another durability
-                self._open_again(sequence, spec, tries, None)
-            else:
-                sequence.opened(error)
-            return
-        ref, view = reply.result()
-        if not view.applied:
-            place = (self._engine, ref)
-            self._bind(sequence, place, partial(self._bound_new, sequence, spec, tries))
-        elif tries > 1:
-            self._open_again(sequence, spec, tries, ref)
-        else:
-            sequence.opened(_taken(sequence))
+    def _opened(self, sequence: Sequence, spec: OpenSpec) -> Future[Place]:
+        """A session at step 0, after the one that has its id was closed."""
+        taken = _taken(sequence)
 
-    def _bound_new(
-        self,
-        sequence: Sequence,
-        spec: OpenSpec,
-        tries: int,
-        ref: SessionRef,
-        tag: int,
-        reply: Future[SessionView],
-    ) -> None:
-        error = error_of(reply)
-        if error is None:
-            self._keep_in_mind(sequence, reply.result(), _ON_ITS_ROW)
-            sequence.opened((ref, tag))
-        elif error.reason in _LEFT and tries > 1:
-            self.open(sequence, spec, tries - 1)
-        else:
-            sequence.opened(error)
+        def close(place: Place) -> Future[Place]:
+            self._check_here(sequence, place)
+            closed = ask(place[0], Close(place[1]))
+            return then(closed, lambda _: failed(taken), lambda _: failed(taken))
 
-    def _open_again(
-        self, sequence: Sequence, spec: OpenSpec, tries: int, ref: SessionRef | None
-    ) -> None:
-        """Closes the session that has the id, then tries once more."""
+        def check(opened: tuple[SessionRef, SessionView]) -> Future[Place]:
+            place = (self._engine, opened[0])
+            return close(place) if opened[1].applied else done(place)
 
-        def close(engine: EnginePort, ref: SessionRef) -> None:
-            call_on(self._loop, ask(engine, Close(ref)), closed)
+        def find(error: BaseException) -> Future[Place]:
+            if _reason(error) != "SESSION_EXISTS":  # with another durability
+                return failed(error)
+            found = self._catalog.resume(*_key(sequence))
+            return then(found, close, lambda e: failed(taken if _reason(e) in _GONE else e))
 
-        def found(reply: Future[Place]) -> None:
-            if (error := error_of(reply)) is None:
-                engine, ref = reply.result()
-                if engine is self._engine:
-                    close(engine, ref)
-                else:
-                    sequence.opened(_elsewhere(sequence, engine))
-            elif error.reason in _GONE:
-                self.open(sequence, spec, tries - 1)
-            else:
-                sequence.opened(error)
-
-        def closed(_reply: Future[SessionView]) -> None:
-            self.open(sequence, spec, tries - 1)
-
-        if ref is not None:
-            close(self._engine, ref)
-        else:
-            call_on(self._loop, self._catalog.resume(sequence.tenant, sequence.session_id), found)
+        return tried(
+            lambda: then(self._catalog.open(self._engine, spec), check, find),
+            lambda error: error is taken,
+        )
 
     # -- a session that is open
 
-    def find(self, sequence: Sequence, tries: int = _MOST_TRIES) -> None:
+    def find(self, sequence: Sequence) -> None:
         """Binds the sequence's session, from its row or from the store."""
-        try:
-            place = self._catalog.resume(sequence.tenant, sequence.session_id)
-        except CarouselError as error:
-            self._loop.call_soon(sequence.found, error)
-            return
-        call_on(self._loop, place, partial(self._found, sequence, tries))
+        self._take(sequence, lambda: self._found(sequence))
 
-    def _found(self, sequence: Sequence, tries: int, reply: Future[Place]) -> None:
-        if (error := error_of(reply)) is not None:
-            never = error.reason in _NEVER_WAS
-            sequence.found(not_started(sequence) if never else error)
-            return
-        place = reply.result()
+    def _found(self, sequence: Sequence) -> Future[Place]:
+        def here(place: Place) -> Future[Place]:
+            self._check_here(sequence, place)
+            return done(place)
+
+        def missing(error: BaseException) -> Future[Place]:
+            return failed(not_started(sequence) if _reason(error) in _NEVER_WAS else error)
+
+        return then(self._catalog.resume(*_key(sequence)), here, missing)
+
+    def _check_here(self, sequence: Sequence, place: Place) -> None:
         if place[0] is not self._engine:  # a ref means another session there
-            sequence.found(_elsewhere(sequence, place[0]))
-            return
-        self._bind(sequence, place, partial(self._bound_old, sequence, tries))
+            raise _elsewhere(sequence, place[0])
 
-    def _bound_old(
-        self,
-        sequence: Sequence,
-        tries: int,
-        ref: SessionRef,
-        tag: int,
-        reply: Future[SessionView],
-    ) -> None:
-        error = error_of(reply)
-        if error is not None:
-            if error.reason in _LEFT and tries > 1:
-                self.find(sequence, tries - 1)
-            else:
-                sequence.found(error)
-            return
-        view = reply.result()
-        if _is_whole(view, self._seen.get((sequence.tenant, sequence.session_id))):
-            self._keep_in_mind(sequence, view, _ON_ITS_ROW)
-            sequence.found((ref, tag, view))
+    def _take(self, sequence: Sequence, find: Callable[[], Future[Place]]) -> None:
+        sequence.seat = self.seats.take(sequence, Claim(_key(sequence), find))
+        self.seats.find(sequence.seat)
+
+    def bound(self, owner: Sequence, session: SessionView) -> None:
+        """See `Door.bound`."""
+        if owner.starts:
+            self._keep_in_mind(owner, session, _ON_ITS_ROW)
+            owner.opened(None)
+        elif _is_whole(session, self._seen.get(_key(owner))):
+            self._keep_in_mind(owner, session, _ON_ITS_ROW)
+            owner.found(session)
         else:  # nothing is remembered of it, so that the next request without START is told the same
-            self._sink.unbind(tag)
-            ask(self._engine, Unbind(ref, self._sink, tag))
-            sequence.found(_may_lack_steps(sequence, view))
+            self._release(owner)
+            owner.found(_may_lack_steps(owner, session))
 
-    def _bind(
-        self, sequence: Sequence, place: Place, then: Callable[[SessionRef, int, Any], None]
-    ) -> None:
-        engine, ref = place
-        assert engine is self._engine, "a ref counts on its own engine only"
-        tag = self._sink.bind(sequence)
-        key = SessionKey(sequence.tenant, sequence.session_id)
-        command = Bind(ref, self._sink, tag, key=key)
-
-        def bound(reply: Future[SessionView]) -> None:
-            if reply.exception() is not None:
-                self._sink.unbind(tag)
-            then(ref, tag, reply)
-
-        call_on(self._loop, ask(engine, command), bound)
+    def refused(self, owner: Sequence, error: CarouselError) -> None:
+        """See `Door.refused`."""
+        owner.seat = -1
+        if owner.starts:
+            owner.opened(error)
+        else:
+            owner.found(error)
 
     # -- the end
 
     def close(self, sequence: Sequence) -> None:
         """Closes the session, on its row or, if it has just left that, in the store."""
-        self._sink.unbind(sequence.tag)
-        self._seen.pop((sequence.tenant, sequence.session_id), None)
-        assert sequence.ref is not None, "only a bound sequence ends"
+        self._seen.pop(_key(sequence), None)
+        self.seats.release(sequence.seat, close=True)
 
-        def closed(reply: Future[SessionView]) -> None:
-            error = error_of(reply)
-            if error is not None and error.reason == "SESSION_PARKED":
-                close_parked(self._catalog, sequence.tenant, sequence.session_id)
-            sequence.ended()
+    def away(self, owner: Sequence, session: SessionView) -> None:
+        """See `Door.away`. The sequence finds it again with its next request."""
+        self._keep_in_mind(owner, session, session.applied)
+        self._release(owner)
+        owner.parked()
 
-        # If it is refused, the session ends by its idle_ttl or at the next START.
-        call_on(self._loop, ask(self._engine, Close(sequence.ref)), closed)
+    def left(self, owner: Sequence, error: CarouselError | None) -> None:
+        """See `Door.left`. If a close is refused, the session ends by its idle_ttl or at the next START."""
+        owner.seat = -1
+        if owner.ending:
+            owner.ended()
+        elif error is not None:
+            if error.reason != "SUPERSEDED":  # then it is on its row, and may come back to the door
+                self._seen.pop(_key(owner), None)
+            owner.lost(error)
 
-    def _parked(self, sequence: Sequence, view: SessionView) -> None:
-        self._keep_in_mind(sequence, view, view.applied)
+    def _release(self, sequence: Sequence) -> None:
+        self.seats.release(sequence.seat, close=False)
 
     def _keep_in_mind(self, sequence: Sequence, view: SessionView, parked_at: int) -> None:
         """All steps of the session that were answered are in it."""
         if view.durability is not Durability.ASYNC:
             return
-        key = (sequence.tenant, sequence.session_id)
+        key = _key(sequence)
         self._seen[key] = (view.epoch, parked_at)
         self._seen.move_to_end(key)
         if len(self._seen) > _MOST_SEEN:
             self._seen.popitem(last=False)
 
-    def _left(self, sequence: Sequence, error: CarouselError) -> None:
-        if error.reason != "SUPERSEDED":  # then it is on its row, and may come back to the door
-            self._seen.pop((sequence.tenant, sequence.session_id), None)
+
+def _key(sequence: Sequence) -> SessionKey:
+    return SessionKey(sequence.tenant, sequence.session_id)
+
+
+def _reason(error: BaseException) -> str:
+    return error.reason if isinstance(error, CarouselError) else ""
 
 
 def not_started(sequence: Sequence) -> CarouselError:
