@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import carousel
 from carousel_protos.v1 import carousel_pb2 as pb
 
 MANY = 17_408
+PROBES = 10
 MOST_GROWTH_KB = 150_000
 
 
@@ -39,3 +41,25 @@ async def test_headers_without_messages(models_dir: Path, front_ends: int) -> No
                 assert await asyncio.to_thread(client.health) is not None
             assert memory_kb(server.process.pid) - before_kb < MOST_GROWTH_KB
         assert "Traceback" not in server.text
+
+
+async def test_probes_over_http_are_answered_beside_a_flood_of_calls(models_dir: Path) -> None:
+    def probe(url: str) -> int:
+        with urllib.request.urlopen(url) as answer:
+            return int(answer.status)
+
+    async def flood(hostile: Http2) -> None:
+        while not hostile.ended.is_set():
+            await hostile.headers(100)
+            await asyncio.sleep(0)
+
+    with ServerProcess(models_dir) as server:
+        base = server.metrics_url.removesuffix("/metrics")
+        async with Http2(server.port) as hostile:
+            flooding = asyncio.create_task(flood(hostile))
+            await hostile.until(RST_STREAM, 100)
+            for _ in range(PROBES):
+                for path in ("/livez", "/readyz"):
+                    assert await asyncio.to_thread(probe, base + path) == 200
+            assert not flooding.done()
+            flooding.cancel()
