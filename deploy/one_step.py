@@ -1,4 +1,4 @@
-"""Sends one step to every causal model of a server; used by test_image.sh inside the image."""
+"""Sends one step to every causal model of a server. test_image.sh runs it inside the image."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the image on a bare Debian and runs it: healthy, answers a step, stops on SIGTERM.
+# Builds the image on a bare Debian and runs it. It must be healthy, answer a step and stop on SIGTERM.
 #
-#   deploy/test_image.sh [WORKDIR]     as root; WORKDIR (build/image) keeps the base for the next run
+#   deploy/test_image.sh [WORKDIR]     as root; WORKDIR (build/image) has the base for the next run
 #
-# Needs buildah and debootstrap, no container engine and no daemon. This machine's pip settings are given
-# to the build, so it finds packages where the machine does.
+# It needs buildah and debootstrap, but no container engine and no daemon. The build has this machine's pip
+# settings, so it finds packages where the machine does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(realpath -m "${1:-build/image}")
@@ -63,7 +63,7 @@ for ((waited_s = 0; waited_s < 120; waited_s++)); do
   sleep 1
 done
 grep -q '"ready"' "$work/ready.json" || { cat "$work/server.log"; echo "test_image: it did not start"; exit 1; }
-# buildah does not hand signals on, so the signal goes to the server itself: the last of its line.
+# buildah does not forward signals, so the signal is sent to the server itself, its last descendant.
 server=$runner
 while child=$(pgrep -P "$server" | head -n 1) && [ -n "$child" ]; do server=$child; done
 port=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["port"])' <"$work/ready.json")

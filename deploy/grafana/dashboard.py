@@ -37,7 +37,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def colours(panel: Panel) -> dict[str, Any]:
-    """Blue for a number that only informs; green or orange for one that should be 0."""
+    """Blue for information. Green or orange for a number that should be 0."""
     if panel.kind != "stat":
         return {}
     if not panel.alarm:

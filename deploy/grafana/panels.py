@@ -1,4 +1,4 @@
-"""The panels of the dashboard: what is asked of Prometheus, row by row."""
+"""The panels of the dashboard with their queries, row by row."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Latency of a step",
             "s",
             quantiles("carousel_step_seconds"),
-            "A client-fed step, from arrival to delivery: queue, tick and hand-over.",
+            "A client's step, from arrival to delivery: queue, tick and delivery.",
         ),
         Panel("Time of a step in the queue", "s", quantiles("carousel_step_queue_seconds")),
         Panel(
@@ -56,7 +56,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     f"{rate('carousel_batch_size_sum')} / ({rate('carousel_batch_size_count')} > 0)",
                 ),
             ),
-            "Sessions stepped together. Grows by itself under load.",
+            "Sessions stepped together. It grows with the load.",
         ),
         Panel(
             "Rows of a batch that are sessions",
@@ -67,7 +67,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     f"{rate('carousel_batch_size_sum')} / ({rate('carousel_bucket_rows_total')} > 0)",
                 ),
             ),
-            "Rows of sessions among the rows computed; the rest is padding.",
+            "Share of sessions in the computed rows. The other rows are padding.",
         ),
         Panel(
             "Steps and commands that wait",
@@ -76,7 +76,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ("{{model}} steps", level("carousel_queue_steps")),
                 ("{{model}} commands", level("carousel_inbox_commands")),
             ),
-            "Steps accepted and not yet run; commands in the inbox.",
+            "Steps accepted and not yet run, and commands in the inbox.",
         ),
     ),
     "Sessions": (
@@ -105,7 +105,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     f"{level('carousel_slots_used')} / {level('carousel_slots_capacity')}",
                 ),
             ),
-            "At 100 % new sessions are refused with SLAB_FULL.",
+            "At 100 %, new sessions are refused with SLAB_FULL.",
         ),
         Panel(
             "State of open sessions",
@@ -128,7 +128,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Time until a step is durable",
             "s",
             quantiles("carousel_durable_lag_seconds"),
-            "From a step's run to the store's word that it is kept.",
+            "From the run of a step to the store's confirmation.",
         ),
         Panel(
             "Steps ahead of the store",
@@ -139,19 +139,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     f"max by (model) (carousel_undurable_steps{{{MODEL}}})",
                 ),
             ),
-            "Steps of the session that is furthest ahead; durable_steps stops it.",
+            "Steps of the session that is furthest ahead. It waits at durable_steps.",
         ),
         Panel(
             "Sessions parked, resumed, revoked",
             "ops",
             (("{{model}} {{how}}", rate("carousel_sessions_moved_total", "model, how")),),
-            "revoked: a lease ran out, or another replica took the session.",
+            "revoked: a lease has expired, or another replica has the session.",
         ),
         Panel(
             "Snapshots committed",
             "ops",
             (("{{verdict}}", rate("carousel_store_commits_total", "verdict", SERVER)),),
-            "fenced: another replica has the session. stale: an answer was lost on the way.",
+            "fenced: another replica has the session. stale: an answer was lost.",
         ),
         Panel(
             "Time of a store request, p99",
@@ -168,7 +168,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     rate("carousel_store_requests_total", "kind", f'{SERVER}, answer="failed"'),
                 ),
             ),
-            "The store did not answer; the server's log says why.",
+            "The store did not answer. The server's log has the cause.",
         ),
         Panel(
             "Sessions lost or damaged in the store",
@@ -201,7 +201,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ("{{instance}} sessions", level("carousel_store_sessions", "instance", SERVER)),
                 ("{{instance}} bytes", level("carousel_store_bytes", "instance", SERVER)),
             ),
-            "Replicas on one store each tell of all of it.",
+            "With several replicas, each reports the whole store.",
         ),
     ),
     "The door and the wire": (
@@ -209,13 +209,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Refusals by reason",
             "ops",
             (("{{reason}}", f"{rate('carousel_refusals_total', 'reason', SERVER)} > 0"),),
-            "By reason; docs/reference/errors.md says what each asks for.",
+            "docs/reference/errors.md has the fix for each reason.",
         ),
         Panel(
             "Steps by tenant",
             "ops",
             (("{{tenant}}", rate("carousel_tenant_steps_total", "tenant")),),
-            "Steps run in ticks; tenants take turns where there are more than a batch holds.",
+            "Steps run in ticks. Tenants take turns when more are ready than a batch holds.",
         ),
         Panel(
             "Resident sessions by tenant",
@@ -226,13 +226,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Quota refusals by tenant",
             "ops",
             (("{{tenant}}", rate("carousel_tenant_refusals_total", "tenant", SERVER)),),
-            "Tenants that want more than they may; docs/guides/tenants.md.",
+            "Tenants that have reached a quota. See docs/guides/tenants.md.",
         ),
         Panel(
             "Steps that are not finite",
             "ops",
             (("{{model}}", rate("carousel_steps_not_finite_total")),),
-            "Refused, since an output or a state would be NaN or infinite. The sessions are unharmed.",
+            "Refused, because an output or a state would be NaN or infinite. The sessions are unchanged.",
         ),
         Panel(
             "gRPC calls",
@@ -258,7 +258,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     ),
                 ),
             ),
-            "Unary calls; a stream's time is its whole life.",
+            "Unary calls only.",
         ),
         Panel(
             "Open gRPC calls",
@@ -285,7 +285,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (f"p{int(q * 100)}", quantile(q, "carousel_event_loop_lag_seconds", "", SERVER))
                 for q in (0.5, 0.99)
             ),
-            "Every call waits this on top of its own work.",
+            "Every call waits this in addition to its own work.",
         ),
     ),
     "Process": (

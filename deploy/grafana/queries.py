@@ -1,4 +1,4 @@
-"""What a panel is, and the PromQL that panels are made of."""
+"""Panels, and the PromQL of their queries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MODEL = f'{SERVER}, model=~"$model"'
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel. `queries` are (legend, PromQL); `width` is in 24ths of a row."""
+    """One panel. `queries` are (legend, PromQL). `width` is in 24ths of a row."""
 
     title: str
     unit: str
@@ -20,7 +20,7 @@ class Panel:
     kind: str = "timeseries"
     width: int = 8
     alarm: bool = False
-    """True for a number that should be 0: it is green at 0 and orange above."""
+    """True for a number that should be 0. It is green at 0 and orange above."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,10 +54,10 @@ def total(metric: str) -> str:
 
 
 def stat(title: str, unit: str, expr: str, *, alarm: bool = False) -> Panel:
-    """A number with its recent course."""
+    """A number with its recent values."""
     return Panel(title, unit, (("", expr),), kind="stat", width=4, alarm=alarm)
 
 
 def whole(metric: str, match: str = MODEL) -> str:
-    """Events per second of everything shown."""
+    """Events per second of all selected series."""
     return f"sum(rate({metric}{{{match}}}[$__rate_interval]))"

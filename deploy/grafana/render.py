@@ -57,7 +57,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One line: `when_s` float64[n], seconds from the picture's end, rising to 0; `values` float64[n]."""
+    """One line. `when_s` float64[n] is seconds before the picture's end, up to 0. `values` is float64[n]."""
 
     label: str
     when_s: np.ndarray[Any, np.dtype[np.float64]]
@@ -95,7 +95,7 @@ class Source:
 
 
 def human(value: float, unit: str) -> str:
-    """A value as Grafana writes it: 1.2 ms, 3.4 K/s."""
+    """A value in Grafana's format: 1.2 ms, 3.4 K/s."""
     if not np.isfinite(value):
         return "–"
     if unit == "s":
@@ -118,7 +118,7 @@ def ago(when_min: float, _: object) -> str:
 
 
 def colour_of(panel: dict[str, Any], value: float) -> str:
-    """The colour of a number: fixed, or that of the highest threshold that it reaches."""
+    """The colour of a number: a fixed one, or that of its highest threshold."""
     defaults = panel["fieldConfig"]["defaults"]
     if defaults["color"]["mode"] == "fixed":
         return NAMED_COLOURS[defaults["color"]["fixedColor"]]
@@ -150,7 +150,7 @@ def model_of(course: Course) -> str:
 def draw_lines(
     axes: Axes, panel: dict[str, Any], courses: list[Course], models: list[str], span_s: float
 ) -> None:
-    """Lines over time, those that are always 0 left out."""
+    """Lines over time, without those that are always 0."""
     unit = panel["fieldConfig"]["defaults"]["unit"]
     shown = [course for course in courses if np.nanmax(course.values, initial=0.0) > 0]
     for course in sorted(shown, key=lambda course: course.label):

@@ -1,6 +1,6 @@
 """Recurrent models as packages: manifest, weights and probe.
 
-Importing this package imports neither torch nor pydantic; each name below is loaded when first used.
+Importing this package imports neither torch nor pydantic. Each name below is imported at its first use.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name from its module at first use."""
+    """Imports a public name from its module at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""A model compared with what the user has: a reference module, given outputs, or the custom module itself."""
+"""Compares a model with the user's own: a reference module, given outputs, or the custom module itself."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .probe import (
 from .spec import FeaturesInput
 
 Reference = nn.Module | Callable[[Tensor], Any] | tuple[Any, Any]
-"""What `save` compares with; see there."""
+"""What `save` compares with."""
 
 SEQUENCES, STEPS = 3, 32
-"""What a reference module is run on."""
+"""Input of a reference module."""
 
 _HINT = (
     "the reference gives rows before `transform` and `select`, of inputs as clients send them, before "
@@ -43,13 +43,13 @@ def agreed_probe(model: RecurrentModel, reference: Reference) -> dict[str, Tenso
         model: as it will be written, on the CPU.
         reference: a module or function of x, float32[3, 32, features] or int64[3, 32], that returns rows
             [3, 32, outputs], or a tuple that begins with them; a pair (inputs, outputs) of such shapes with
-            any number of sequences and steps, or of one sequence. Time may stand first.
+            any number of sequences and steps, or of one sequence. Time may be the first dimension.
 
     Returns:
         A probe: the first sequence and the reference's own rows.
 
     Raises:
-        PackageError: says the first step that differs, and by how much.
+        PackageError: they differ. It has the first step that differs, and the difference.
     """
     if isinstance(reference, tuple):
         x, expected = _given(model, reference)
@@ -64,7 +64,7 @@ def agreed_probe(model: RecurrentModel, reference: Reference) -> dict[str, Tenso
 
 
 def check_same(made: RecurrentModel, given: RecurrentModel, module: nn.Module) -> None:
-    """Compares a custom module as a server makes it with the one that the user has.
+    """Compares a custom module as a server makes it with the user's one.
 
     Args:
         made: built on the former.
@@ -95,7 +95,7 @@ def check_same(made: RecurrentModel, given: RecurrentModel, module: nn.Module) -
 
 @contextmanager
 def as_served(module: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; modes and the random numbers are as before afterwards."""
+    """Eval mode without gradients. Afterwards modes and random numbers are as before."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -107,7 +107,7 @@ def as_served(module: nn.Module) -> Iterator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's first tensor is; the CPU if it has none."""
+    """The device of a module's first tensor, or the CPU if it has none."""
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
@@ -125,7 +125,7 @@ def _run(model: RecurrentModel, x: Tensor) -> Tensor:
 def _answers(
     model: RecurrentModel, reference: nn.Module | Callable[[Tensor], Any], x: Tensor, found: Tensor
 ) -> Tensor:
-    """The reference's rows, batch first; it may take time first, which shows by its agreeing then."""
+    """The reference's rows, batch first. A reference with time first is found by its agreement."""
     problems: list[tuple[int, PackageError]] = []
     for time_first in (False, True):
         try:
@@ -139,7 +139,7 @@ def _answers(
             problems.append((-1, refused))
         else:
             return expected
-    # The layout that agrees for longer is the one that was meant.
+    # The layout that agrees for more steps is the reference's.
     raise max(problems, key=lambda problem: problem[0])[1]
 
 
@@ -201,7 +201,7 @@ def _given(model: RecurrentModel, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor
 
 
 def _tensor(part: Any, name: str) -> Tensor:
-    """What the user has as inputs or outputs: a tensor, an array, or lists of these or of numbers."""
+    """The user's inputs or outputs as a tensor: a tensor, an array, or lists of these or of numbers."""
     if isinstance(part, Tensor):
         return part.detach().cpu().to_dense()
     parts = [part, *part] if isinstance(part, list | tuple) else [part]
@@ -230,7 +230,7 @@ def _check_rows(model: RecurrentModel, expected: Tensor, x: Tensor) -> None:
 
 
 class _DiffersError(PackageError):
-    """A difference, and the step where it begins."""
+    """A difference, and its first step."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
@@ -259,7 +259,7 @@ def _shown(row: Tensor) -> str:
 def _first_difference(
     found: Tensor, expected: Tensor, tolerance: float
 ) -> tuple[int, int, float] | None:
-    """Sequence, step and relative difference of the earliest step that is off; rows [N, T, W]."""
+    """Sequence, step and relative difference of the earliest step that differs. Rows are [N, T, W]."""
     off = ((found - expected).abs() / (1 + expected.abs())).amax(dim=2)
     wrong = ~(off <= tolerance)  # NaN is wrong too
     if not bool(wrong.any()):

@@ -1,4 +1,4 @@
-"""The recurrent cells by name: what a manifest, a package and a report need to know of each. No torch.
+"""Facts of the recurrent cells by name, for manifests, packages and reports. No torch.
 
 `cells` has the code of each cell, and `kernels` its fast forms.
 """
@@ -16,14 +16,14 @@ Cell = Literal["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
 
 @dataclass(frozen=True, slots=True)
 class CellFacts:
-    """What holds of every layer of one cell.
+    """Facts of every layer of one cell.
 
     Attributes:
         equation: the step, for people.
         gates: number of gate blocks in its weight matrices.
-        memory: whether it has a second state c beside h.
-        projects: whether a layer may project its h to fewer numbers.
-        bounded: whether |h| ≤ 1 without a projection, and c grows by at most 1 a step.
+        memory: True if it has a second state c beside h.
+        projects: True if a layer may project its h to fewer numbers.
+        bounded: True if |h| ≤ 1 without a projection, and c grows by at most 1 a step.
     """
 
     equation: str
@@ -51,7 +51,7 @@ FACTS: dict[str, CellFacts] = {
 
 
 def facts_of(cell: str) -> CellFacts:
-    """What is known of a cell.
+    """The facts of a cell.
 
     Raises:
         PackageError: there is no such cell.

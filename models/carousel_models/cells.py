@@ -22,7 +22,7 @@ State = tuple[Tensor, ...]
 
 
 class Weights(NamedTuple):
-    """One direction of one layer. Matrices are [out, in]; biases float32; `hr` projects h (lstm)."""
+    """Weights of a direction of a layer. Matrices are [out, in], biases float32. `hr` projects h (lstm)."""
 
     ih: Tensor
     hh: Tensor
@@ -32,7 +32,7 @@ class Weights(NamedTuple):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """W x + b: operands rounded to the weight's type, result and bias float32."""
+    """W x + b, with operands rounded to the weight's type. Result and bias are float32."""
     if weight.dtype == torch.float32:
         return F.linear(x, weight, bias)
     y = F.linear(x.to(weight.dtype), weight).float()
@@ -92,7 +92,7 @@ CellStep = Callable[[Tensor, State, Weights], tuple[Tensor, State]]
 
 
 class GRUResetBefore(nn.Module):
-    """The textbook GRU, which torch.nn.GRU cannot express; same arguments, weights and results.
+    """The textbook GRU, which torch.nn.GRU does not have. Arguments, weights and results are as there.
 
     Weights are named and shaped as in torch.nn.GRU, gates in the order r, z, n; z is the textbook's,
     that is torch's 1−z. `forward(x, h0=None)` takes x float[T, N, F], or [N, T, F] with `batch_first`,
@@ -134,7 +134,7 @@ class GRUResetBefore(nn.Module):
         return shapes
 
     def forward(self, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Runs whole sequences of equal length; see the class for shapes."""
+        """Runs whole sequences of equal length. The class has the shapes."""
         x = x.transpose(0, 1) if self.batch_first else x
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
         if h0 is None:
@@ -191,7 +191,7 @@ CELLS: dict[str, CellCode] = {
 """One entry for each cell of `cell_facts`."""
 
 MODULES = tuple(dict.fromkeys(code.module for code in CELLS.values()))
-"""The recurrent modules that a package can be made of."""
+"""The recurrent modules that a package can have."""
 
 
 def code_of(cell: str) -> CellCode:

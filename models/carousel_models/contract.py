@@ -1,8 +1,8 @@
-"""The contract of a custom step, checked: a row alone = in any batch = in a whole sequence.
+"""Checks a custom step: a row gives the same alone, in any batch, and in a whole sequence.
 
-Sessions share batches of any size, start at any time and stand at any place. A module that mixes rows,
-keeps state of its own, draws random numbers or has a batch size built in would be right alone and wrong
-in company. The neighbours here are loud, so that a leak shows.
+Sessions share batches of any size, start at any time and have any place. A module can be right alone and
+wrong in a batch: if it mixes rows, has a state of its own, draws random numbers or needs one batch size. The
+neighbours here have large values, so that a leak is visible.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from .model import RecurrentModel
 from .probe import on_device, sample_input, tolerance_of
 
 BATCHES = (2, 3, 7, 1, 4, 33)
-"""Sizes of the batches, in turn: even, odd, padded, and more than a probe has steps."""
+"""Sizes of the batches: even, odd, padded, and greater than the number of a probe's steps."""
 
 _SEQUENCES, _STEPS = 5, 8
 _LOUD = 16.0
 
 
 def check_contract(model: RecurrentModel, module: nn.Module) -> None:
-    """Proves a custom module in company.
+    """Checks a custom module in batches.
 
     Args:
         model: built on the module.
         module: the custom module, in eval mode.
 
     Raises:
-        PackageError: says which promise the module breaks, where, and by how much.
+        PackageError: the module breaks a rule. It has the rule, the step and the difference.
     """
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    # Another run of the same program gets the same random numbers: the caller's are not used up.
+    # The caller's random numbers are not changed, so its program stays reproducible.
     with torch.inference_mode(), torch.random.fork_rng(devices=_cuda_devices(model)):
         _Proof(model).run()
     for name, tensor in module.state_dict().items():
@@ -48,7 +48,7 @@ def check_contract(model: RecurrentModel, module: nn.Module) -> None:
 
 
 class _Proof:
-    """A few sequences, first alone, then in company."""
+    """A few sequences, first alone, then in batches."""
 
     def __init__(self, model: RecurrentModel) -> None:
         self._model = model
@@ -61,7 +61,7 @@ class _Proof:
         self._alone: list[list[tuple[Tensor, State]]] = []
 
     def run(self) -> None:
-        """Raises PackageError for the first promise that is broken."""
+        """Raises PackageError for the first broken rule."""
         self._alone = [self._steps_alone(number) for number in range(_SEQUENCES)]
         self._check_repeatable()
         self._check_company()
@@ -92,7 +92,7 @@ class _Proof:
                     )
 
     def _check_company(self) -> None:
-        """Sequences begin one after the other and share batches with strangers."""
+        """Sequences start one after the other and share batches with other rows."""
         states = [self._model.initial_state(1)] * _SEQUENCES
         done = [0] * _SEQUENCES
         for tick, size in enumerate(cycle(BATCHES)):
@@ -139,7 +139,7 @@ class _Proof:
             raise _failed(self._model, len(x), error) from error
 
     def _strangers(self, size: int) -> tuple[Tensor, State]:
-        """Rows of others: zeros, as padding has them, and loud ones in states that occur."""
+        """Other rows: zeros as in padding, and large values with possible states."""
         x = on_device(self._model, sample_input(self._model, size, self._random))
         if x.is_floating_point():
             x *= _LOUD
@@ -154,7 +154,7 @@ class _Proof:
         return order
 
     def _off(self, found: tuple[Tensor, State], expected: tuple[Tensor, State]) -> float:
-        """Greatest difference of outputs and states; infinity where integers differ, NaN for NaN."""
+        """Greatest difference of outputs and states. Infinity where integers differ, NaN for NaN."""
         pairs = zip((found[0], *found[1]), (expected[0], *expected[1]), strict=True)
         return max(_differences(pairs), default=0.0)
 

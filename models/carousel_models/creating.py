@@ -1,4 +1,4 @@
-"""Random-weight models of given sizes, for capacity planning and tests."""
+"""Makes models of given sizes with random weights, for capacity planning and tests."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def create(
         hidden: hidden size of each.
         input: "features:WIDTH", "tokens:VOCABULARY" (embedded in `hidden` numbers), or
             "tokens:VOCABULARYxEMBEDDING". A vocabulary of 256 gets the bytes tokenizer.
-        output: width of a linear head; 0 for none; None for the vocabulary, or none with features.
+        output: width of a linear head, or 0 for none. None is the vocabulary, or no head with features.
         dtype: "float32" or "bfloat16" ("fp32", "bf16").
         seed: of the weights.
-        dir: the folder of the package's folder.
-        bias: whether layers have biases.
-        bidirectional: whether layers run both ways.
+        dir: the folder in which the package's folder is made.
+        bias: True for layers with biases.
+        bidirectional: True for layers in both directions.
         proj_size: lstm's projection of h.
         transform: applied to the head's row.
-        select: what of the row is sent.
+        select: the part of the row that is sent.
         overwrite: replace an existing package.
 
     Raises:

@@ -36,10 +36,10 @@ def import_custom(spec: CustomSpec, allowed: Collection[str], device: torch.devi
 
 
 def import_class(name: str) -> Callable[..., object]:
-    """What an import name, "package.module:Class", leads to.
+    """The class of an import name, "package.module:Class".
 
     Raises:
-        PackageError: it is no import name, or leads nowhere.
+        PackageError: it is not an import name, or there is no such class.
     """
     module_name, _, class_name = name.partition(":")
     if not module_name or not class_name:
@@ -54,14 +54,14 @@ def import_class(name: str) -> Callable[..., object]:
 
 
 def make(spec: CustomSpec, kind: Callable[..., object]) -> nn.Module:
-    """A module as a server has it: from its class and kwargs, in eval mode, without gradients.
+    """Makes a module as a server does: from its class and kwargs, in eval mode, without gradients.
 
     Raises:
         PackageError: the class cannot be made so, or has no step.
     """
     kwargs = json.loads(json.dumps(spec.kwargs))
     try:
-        with torch.random.fork_rng(devices=[]):  # its first weights are of no use
+        with torch.random.fork_rng(devices=[]):  # its initial weights are not used
             module = kind(**kwargs)
     except Exception as error:  # foreign code may raise anything
         raise PackageError(
@@ -73,7 +73,7 @@ def make(spec: CustomSpec, kind: Callable[..., object]) -> nn.Module:
 
 
 def make_again(spec: CustomSpec, given: nn.Module) -> nn.Module:
-    """The module that a server will make of a user's one, holding the same tensors.
+    """The module that a server would make of a user's one, with the same tensors.
 
     Raises:
         PackageError: the import name is not that of the module's class, or kwargs and tensors do not make
@@ -103,7 +103,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """A custom module's state_dict.
 
     Raises:
-        PackageError: it holds something other than tensors.
+        PackageError: it has something other than tensors.
     """
     state = module.state_dict()
     for name, value in state.items():
@@ -124,7 +124,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Loads a package's `custom.` tensors into a module.
 
     Raises:
-        PackageError: the module does not take them.
+        PackageError: the module does not accept them.
     """
     own = {
         name.removeprefix(CUSTOM_PREFIX): tensor
@@ -133,7 +133,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     }
     try:
         module.load_state_dict(own)
-    except Exception as error:  # hooks of the module run in here
+    except Exception as error:  # this runs hooks of the module
         raise PackageError(
             f"the custom module {type(module).__name__} does not load its own tensors: {error}; correct its "
             "state_dict hooks"
@@ -141,7 +141,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_name(spec: CustomSpec, kind: type[nn.Module]) -> None:
-    """A server imports by name: the name must lead to the class whose tensors are saved."""
+    """Checks that the import name is that of the class whose tensors are saved. Raises PackageError."""
     module_name, class_name = spec.module.split(":")
     if kind.__qualname__ == class_name and module_name in _names_of(kind.__module__):
         return
@@ -183,7 +183,7 @@ def _import_fix(module_name: str, class_name: str, error: Exception) -> str:
 
 
 def _search_path() -> list[str]:
-    """The entries of sys.path where a user's module may stand: all but the standard library's."""
+    """The entries of sys.path for users' modules: all but the standard library's."""
     paths = sysconfig.get_paths()
     standard = {Path(paths[name]).resolve() for name in ("stdlib", "platstdlib")}
     standard |= {path / "lib-dynload" for path in standard}

@@ -25,7 +25,7 @@ class StateDeclaration(Part):
 
     The server refuses a step that leaves a NaN or an infinity in a float state. `finite=False` switches
     that check off for this state, such as a running minimum that is infinite at times. Outputs must be
-    finite all the same.
+    finite in any case.
     """
 
     name: Name
@@ -44,7 +44,7 @@ class StateDeclaration(Part):
 
     @model_serializer(mode="wrap")
     def _without_the_default(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves `finite` out where it is true: fingerprints of older packages stay what they are."""
+        """Leaves out `finite` where it is true, so that fingerprints of older packages stay the same."""
         fields: dict[str, Any] = write(self)
         if self.finite:
             del fields["finite"]
@@ -52,9 +52,9 @@ class StateDeclaration(Part):
 
 
 class CustomSpec(Part):
-    """A torch module in place of the built-in stack.
+    """A torch module instead of the built-in stack.
 
-    `module` is "package.module:Class"; it is constructed with `kwargs` and must offer
+    `module` is "package.module:Class". It is constructed with `kwargs` and must have
     `step(x, state) -> (y, state)` with x float32[B, input width], y float32[B, width] and one state
     tensor [B, *shape] per entry of `states`. Its weights are stored as `custom.<state_dict key>`.
     """

@@ -1,11 +1,11 @@
-"""The one exception of model packages."""
+"""The exceptions of model packages and kernels."""
 
 from __future__ import annotations
 
 
 class PackageError(Exception):
-    """A package cannot be written, read or trusted. The message says the cause and the fix."""
+    """A package that cannot be written, read or trusted. The message has the form "cause; fix"."""
 
 
 class KernelError(RuntimeError):
-    """A kernel that this machine cannot run. The message says the cause."""
+    """A kernel that this machine cannot run. The message has the cause."""

@@ -1,7 +1,7 @@
-"""Modules whose own code a package would lose: subclasses, hooks, parametrisations, extra tensors.
+"""Refuses modules with code that a package would lose: subclasses, hooks, parametrisations, extra tensors.
 
-A package holds weights and a description, never code. So `save` takes torch's own modules exactly as torch
-made them, unless a reference proves that the rest makes no difference.
+A package has weights and a description, but no code. So `save` accepts torch's own modules as torch made
+them, unless a reference proves that additions make no difference.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _REFERENCE = "or give reference=, your whole model, which proves that it makes n
 
 
 def check_exact(modules: Modules) -> None:
-    """Refuses what a package would leave out.
+    """Refuses modules of which a package would leave out something.
 
     Raises:
-        PackageError: names the module and what would be lost.
+        PackageError: it names the module and what would be lost.
     """
     for kind in ("_global_forward_hooks", "_global_forward_pre_hooks"):
         for hook in getattr(torch_module, kind).values():
@@ -47,7 +47,7 @@ def check_exact(modules: Modules) -> None:
 
 
 def _parts(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that torch knows, by what they are for; others are refused where they are converted."""
+    """The modules that can be checked, by their role. Others are refused where they are converted."""
     named: list[tuple[str, object]] = [
         ("the embedding", modules.embedding),
         ("the projection", modules.projection),

@@ -1,4 +1,4 @@
-"""Ordinary torch modules into layer specs and package tensors. torch's gate order is kept as it is."""
+"""Converts torch modules to layer specs and tensors of a package. The gate order is torch's."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.GELU: "gelu",
     nn.SiLU: "silu",
 }
-"""Activations that a head may have, and what a manifest calls them."""
+"""Activations of a head, with their names in a manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """What `save` was given; see there."""
+    """The arguments of `save`."""
 
     stack: RecurrentModule | Sequence[RecurrentModule] | nn.Module
     embedding: nn.Embedding | None
@@ -69,7 +69,7 @@ def convert(modules: Modules, normalization: Normalizing | None) -> tuple[dict[s
     """The manifest's input, stack, custom and head, and the tensors of all.
 
     Raises:
-        PackageError: a module has no counterpart in a manifest.
+        PackageError: a manifest cannot describe a module.
     """
     head, tensors = convert_head(modules.head)
     projection, front_tensors = convert_projection(modules.projection)
@@ -126,7 +126,7 @@ def convert_stack(
     `residual` and `norms` count layers, not modules.
 
     Raises:
-        PackageError: a module is of another kind, or the lists do not fit.
+        PackageError: a module is of an unsupported kind, or the lists have different lengths.
     """
     listed = list(modules) if isinstance(modules, Sequence | nn.ModuleList) else [modules]
     recurrent = [_recurrent(module) for module in listed]
@@ -171,7 +171,7 @@ def convert_projection(module: nn.Linear | None) -> tuple[Projection | None, Ten
 def convert_head(module: nn.Module | None) -> tuple[Head, Tensors]:
     """A linear layer, or a Sequential of linear layers with one kind of activation between them.
 
-    Dropout and Identity are left out: they do nothing when a model is served.
+    Dropout and Identity are left out, because they have no effect when a model is served.
 
     Raises:
         PackageError: the head has another form.
@@ -258,7 +258,7 @@ def _is(module: Module, kind: type[Module], role: str) -> Module:
 
 
 def _looked_up(embedding: nn.Embedding) -> Tensor:
-    """The rows that a lookup gives: with max_norm, longer ones are shortened first."""
+    """The rows of a lookup. With max_norm, longer ones are shortened."""
     weight = embedding.weight
     if embedding.max_norm is None or weight.is_meta:
         return weight
@@ -269,7 +269,7 @@ def _looked_up(embedding: nn.Embedding) -> Tensor:
 
 
 def _check_tensor(name: str, value: object) -> None:
-    """Raises PackageError for weights that are no ordinary real numbers."""
+    """Raises PackageError for weights that are not ordinary real numbers."""
     if not isinstance(value, Tensor):
         problem = (
             f"is a {type(value).__name__} and no tensor; give torch's plain modules, not quantised"

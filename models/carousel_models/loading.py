@@ -1,4 +1,4 @@
-"""Packages into models: every check that stands between a folder and a served model."""
+"""Loads packages into models, with all checks of a served model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .weights import check_finite, fingerprint, read_tensors
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `check` found. `error` is "" if the package is good; then the other fields are filled."""
+    """The result of `check`. If `error` is "", the package is good and the other fields are set."""
 
     path: Path
     error: str
@@ -47,17 +47,17 @@ def load(
     allow_custom: Collection[str] = (),
     kernel: str = "auto",
 ) -> RecurrentModel:
-    """Loads a package and proves it: files, shapes, fingerprint, then the probe's outputs.
+    """Loads a package and checks it: files, shapes, fingerprint, then the probe's outputs.
 
     Args:
         path: the package's folder.
-        device: where the weights go.
+        device: of the weights.
         allow_custom: import names ("module:Class") of custom modules that may be imported. Importing
             runs their code, so this is the operator's decision, never the package's.
-        kernel: what computes steps: "reference", "cpu", "cuda" or "auto"; see `kernels.choose`.
+        kernel: computes steps: "reference", "cpu", "cuda" or "auto". See `kernels.choose`.
 
     Raises:
-        PackageError: the package is damaged, unknown or not allowed; says cause and fix.
+        PackageError: the package is damaged, unknown or not allowed. It has cause and fix.
         KernelError: this machine cannot run the kernel.
     """
     return _load(Path(path), torch.device(device), allow_custom, kernel)[0]
@@ -66,7 +66,7 @@ def load(
 def check(
     path: Path | str, *, device: str | torch.device = "cpu", allow_custom: Collection[str] = ()
 ) -> CheckReport:
-    """Loads a package and reports what was found instead of raising."""
+    """Loads a package and returns the result instead of raising errors."""
     path = Path(path)
     try:
         model, error = _load(path, torch.device(device), allow_custom, "auto")
@@ -85,9 +85,9 @@ def build(
     tokenizer: Tokenizer | None = None,
     kernel: Kernel | None = None,
 ) -> RecurrentModel:
-    """A model from parts in memory; the tensors are those of the package, all on one device.
+    """A model from parts in memory. The tensors are those of the package, all on one device.
 
-    Steps are computed by the reference kernel unless another is given.
+    The reference kernel computes steps, unless another one is given.
     """
     kernel = kernel or Reference()
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
@@ -96,7 +96,7 @@ def build(
         assert custom is not None
         stack = CustomStack(manifest.custom, custom)
     else:
-        # A stack that never steps needs no weights packed for it.
+        # A stack without steps needs no packed weights.
         steps = kernel if manifest.causal else Reference()
         layers = (build_layer(i, spec, tensors, steps) for i, spec in enumerate(manifest.stack))
         stack = Stack(tuple(layers), device, steps)
@@ -108,7 +108,7 @@ def build(
 def build_in_float32(
     manifest: Manifest, tensors: Mapping[str, Tensor], custom: nn.Module | None
 ) -> RecurrentModel:
-    """A model whose matrices are float32 whatever its type is: rounding hides no difference then."""
+    """A model with float32 matrices for any type, so that rounding hides no difference."""
     manifest = manifest.model_copy(update={"dtype": "float32"})
     exact = {
         name: tensor if name.startswith(CUSTOM_PREFIX) else tensor.float()
@@ -134,7 +134,7 @@ def prove(
     device: torch.device,
     kernel: str = "auto",
 ) -> tuple[RecurrentModel, float]:
-    """Loads a package whose custom module is at hand, and proves it.
+    """Loads and checks a package whose custom module exists already.
 
     Args:
         package: its folder.
@@ -143,7 +143,7 @@ def prove(
         kernel: what computes steps.
 
     Returns:
-        The model, and by how much it missed its probe.
+        The model, and the greatest relative difference from its probe.
 
     Raises:
         PackageError: see `load`.

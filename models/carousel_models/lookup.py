@@ -1,4 +1,4 @@
-"""Tables of what is known by name. No torch."""
+"""Looks up names in tables. No torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def entry(
     """The entry of a name.
 
     Args:
-        table: what is known.
-        name: what is asked for.
-        what: what the table holds, in the singular.
-        error: the class to raise for a name that is not known.
+        table: entries by name.
+        name: the name of the entry.
+        what: the kind of entries, in the singular.
+        error: the class of the exception for an unknown name.
         fix: who must act, and how.
 
     Raises:
-        Exception: of class `error`; it names the name, all names that are known, and the fix.
+        Exception: of class `error`. It has the name, all known names, and the fix.
     """
     if name in table:
         return table[name]

@@ -28,7 +28,7 @@ class RowFunction(NamedTuple):
 
     Attributes:
         run: computes it.
-        positional: whether torch computes it otherwise at the end of a tensor, where no whole vector is left.
+        positional: True if torch computes it differently at the end of a tensor, after the last whole vector.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -54,16 +54,16 @@ TRANSFORMS = {
 
 
 class RecurrentModel:
-    """Weights on a device and what can be done with them. Holds no state of any session.
+    """Weights on a device, with the functions of the model. It has no state of any session.
 
     All methods are pure and may run on any thread, under inference_mode or not.
 
     Attributes:
         manifest: the package's manifest.
         device: where the weights are.
-        tokenizer: text to tokens and back, if the manifest names one.
+        tokenizer: converts between text and tokens, if the manifest names one.
         stack: the recurrent part.
-        kernel: what computes its steps, and the linear layers around it.
+        kernel: computes its steps, and the linear layers around it.
         parameters: number of stored weights.
         plain: the output fields are the raw rows.
     """
@@ -115,12 +115,12 @@ class RecurrentModel:
 
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:
-        """The state tensors of one session; empty if the model is not causal."""
+        """The state tensors of one session. Empty if the model is not causal."""
         return self.stack.state_specs
 
     @property
     def unseen_states(self) -> tuple[int, ...]:
-        """Places in `state_specs` of the states that a step may spoil while its raw rows are finite.
+        """Places in `state_specs` of states that can become infinite in a step with finite raw rows.
 
         Every other state that must be finite is finite after a step from finite states whose raw row is.
         """
@@ -133,7 +133,7 @@ class RecurrentModel:
 
     @property
     def output_fields(self) -> tuple[OutputField, ...]:
-        """What `finish` returns, in its order."""
+        """The output fields of `finish`, in its order."""
         fields = self.manifest.output.select.fields(self.manifest.output_width)
         return tuple((field.name, getattr(torch, field.dtype), field.shape) for field in fields)
 
@@ -163,8 +163,8 @@ class RecurrentModel:
 
         Args:
             x: float32[B, features], or int64[B] tokens, each in 0 … vocabulary−1.
-            state: one tensor [B, *shape] per state spec; not changed.
-            slots: int64[B]; then the state's tensors are [slots, *shape], and row i's state is in row
+            state: one tensor [B, *shape] per state spec. They are not changed.
+            slots: int64[B]. The state's tensors are then [slots, *shape], and row i's state is in row
                 slots[i] of each.
 
         Returns:
@@ -187,9 +187,9 @@ class RecurrentModel:
         """Whole sequences of different lengths, or the next chunks of them.
 
         Args:
-            x: float32[N, T, features] or int64[N, T]; what is past a length is not read.
+            x: float32[N, T, features] or int64[N, T]. Steps after a length are not read.
             lengths: int64[N] on the CPU, each 0 … T.
-            state: where each sequence goes on, [N, *shape] per state spec; None for zeros.
+            state: the state before each sequence, [N, *shape] per state spec. None is zeros.
 
         Returns:
             raw float32[N, T, W], zero past each length, and each sequence's state after its last step
@@ -209,14 +209,14 @@ class RecurrentModel:
     def packed(
         self, x: Tensor, sizes: Sequence[int], state: State, wanted: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """The same without padding; see `packing` for the order of rows.
+        """Whole sequences without padding. `packing` has the order of rows.
 
         Args:
             x: float32[rows, features] or int64[rows]: `sizes[t]` rows of each time t, the first ones of
                 those of the time before.
             sizes: descending, none zero.
-            state: where each sequence goes on, [N, *shape] per state spec, N ≥ sizes[0].
-            wanted: int64[n], the rows to go through the head; None for all.
+            state: the state before each sequence, [N, *shape] per state spec, N ≥ sizes[0].
+            wanted: int64[n], the rows for the head. None is all.
 
         Returns:
             raw float32[rows or n, W], and each sequence's state after its last step.

@@ -1,4 +1,4 @@
-"""A package on disk: where its files are, and its manifest. No torch.
+"""A package on disk: its files and its manifest. No torch.
 
 <name>/manifest.json  model.safetensors  probe.safetensors  [tokenizer.json]
 """
@@ -25,7 +25,7 @@ def package_file(package: Path, name: str) -> Path:
     """The path of one of a package's files, checked to be a file inside of it and not too large.
 
     Raises:
-        PackageError: it is missing, leads out of the package, or is too large.
+        PackageError: it is missing, is a link out of the package, or is too large.
     """
     path = package / name
     if not path.is_file():
@@ -68,7 +68,7 @@ def read_manifest(package: Path | str) -> Manifest:
 
 
 def discover(directory: Path | str) -> list[Path]:
-    """The packages in a directory, by name; the directory itself if it is one.
+    """The packages in a directory, by name, or the directory itself if it is a package.
 
     Raises:
         PackageError: there is no such directory.
@@ -85,13 +85,13 @@ def zoo_path() -> Path:
     """The folder of the shipped models, in an installed wheel or in the source tree.
 
     Raises:
-        PackageError: this installation carries none.
+        PackageError: this installation has no zoo.
     """
     here = Path(__file__).resolve().parent
     for path in (here / "zoo", here.parent / "zoo"):
         if path.is_dir():
             return path
-    raise PackageError("this installation carries no zoo; install carousel-serving from its wheel")
+    raise PackageError("this installation has no zoo; install carousel-serving from its wheel")
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,8 +1,8 @@
 """Sequences of different lengths without padding: rows by time, the longest sequences first.
 
-The layout is that of torch's PackedSequence: all rows of time 0, then of time 1, and so on; `sizes[t]`
-sequences are still running at time t, and they are the first ones. So padding is never computed, and
-nothing can leak from it.
+The layout is that of torch's PackedSequence: all rows of time 0, then of time 1, and so on. At time t,
+`sizes[t]` sequences are running, which are the first ones. So padding is not computed, and cannot affect
+other rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Packing(NamedTuple):
 
     @classmethod
     def of(cls, lengths: Tensor, steps: int, device: torch.device) -> Packing:
-        """From int64[N] lengths on the CPU, each 0 … steps."""
+        """Packing for int64[N] lengths on the CPU, each 0 … steps."""
         order = torch.argsort(lengths, descending=True, stable=True)
         running = torch.arange(steps)[:, None] < lengths[order][None, :]
         index = (order[None, :] * steps + torch.arange(steps)[:, None])[running]
@@ -63,7 +63,7 @@ def loop(
 ) -> tuple[Tensor, State]:
     """Runs `step` over packed rows, `sizes[t]` of them at time t, one time after the other from either end.
 
-    `state` holds all N sequences in packed order; the result's state is each sequence's own last one.
+    `state` has all N sequences in packed order. The result's state is each sequence's last one.
     """
     state = tuple(tensor.clone() for tensor in state)
     chunks = list(zip(torch.split(rows, list(sizes)), sizes, strict=True))

@@ -1,4 +1,4 @@
-"""What all parts of a manifest are made of: their base, and the types of sizes and names. No torch."""
+"""The base class of a manifest's parts, and the types of sizes and names. No torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 
 
 class Part(BaseModel):
-    """Base of all parts: unknown keys refused, types not coerced, frozen, finite numbers only."""
+    """Base class of all parts. It refuses unknown keys, other types and infinite numbers, and is frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""The probe: a short input with the outputs it must give, carried by every package."""
+"""The probe of a package: a short input with its correct outputs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .weights import read_tensors, stored_length
 
 STEPS = 8
 MAX_STEPS = 4096
-"""Of a probe: as `save` makes it, and as a reference may give it."""
+"""Steps of a probe: of `save`, and of a reference at most."""
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2}
-"""Greatest |difference| / (1 + |expected|) per type: rounding on other devices stays well below."""
+"""Greatest |difference| / (1 + |expected|) for each type. Rounding on other devices is well below."""
 
 
 def probe_tensors(architecture: Architecture, steps: int = STEPS) -> dict[str, TensorInfo]:
@@ -99,13 +99,13 @@ def check_probe(model: RecurrentModel, path: Path) -> float:
 
 
 def tolerance_of(model: RecurrentModel) -> float:
-    """That of the model's type; a custom module may compute in another than its manifest says."""
+    """The tolerance of the model's type. A custom module may use another type than its manifest."""
     half = isinstance(model.stack, CustomStack) and model.stack.half
     return TOLERANCE["bfloat16" if half else model.manifest.dtype]
 
 
 def _stored_tensors(model: RecurrentModel, path: Path) -> dict[str, TensorInfo]:
-    """What the file must hold, for as many steps as its outputs have."""
+    """The tensors of the file, for as many steps as its outputs have."""
     steps = stored_length(path, "raw")
     return probe_tensors(model.manifest, steps if 0 < steps <= MAX_STEPS else STEPS)
 
@@ -118,13 +118,13 @@ def run_whole(model: RecurrentModel, x: Tensor) -> Tensor:
 
 
 def run_steps(model: RecurrentModel, x: Tensor) -> Tensor:
-    """The same, one step at a time."""
+    """Raw rows float32[T, W] of one sequence, one step at a time."""
     with torch.inference_mode():
         return plain_loop(model, x)
 
 
 def plain_loop(model: RecurrentModel, x: Tensor) -> Tensor:
-    """The same, in the caller's mode of torch."""
+    """Raw rows of one sequence, step by step, in the caller's mode of torch."""
     state, rows = model.initial_state(1), []
     for row in on_device(model, x):
         raw, state = model.step(row[None], state)
@@ -134,7 +134,7 @@ def plain_loop(model: RecurrentModel, x: Tensor) -> Tensor:
 
 @contextmanager
 def _foreign_failures(model: RecurrentModel) -> Iterator[None]:
-    """A custom module may raise anything; a built-in stack that came this far does not fail."""
+    """Turns any exception of a custom module into a PackageError."""
     try:
         yield
     except Exception as error:
@@ -145,12 +145,12 @@ def _foreign_failures(model: RecurrentModel) -> Iterator[None]:
 
 
 def on_device(model: RecurrentModel, x: Tensor) -> Tensor:
-    """A sample as the model takes it."""
+    """A sample as an input of the model."""
     return x.to(model.device, x.dtype if x.is_floating_point() else torch.int64)
 
 
 def tokens_valid(x: Tensor, vocabulary: int) -> bool:
-    """Whether all tokens are in the vocabulary."""
+    """True if all tokens are in the vocabulary."""
     return bool(((x >= 0) & (x < vocabulary)).all())
 
 

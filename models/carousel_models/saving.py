@@ -1,4 +1,4 @@
-"""Models into packages, from ordinary torch modules."""
+"""Saves ordinary torch modules as packages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def save(
 ) -> Manifest:
     """Writes a package from ordinary torch modules and returns its manifest.
 
-    The package is proven as `load` proves it before anything is put in place.
+    The package is checked as by `load` before it is moved into place.
 
     Args:
         path: the package's folder, made here.
@@ -73,23 +73,23 @@ def save(
         head: None, nn.Linear, or nn.Sequential of linear layers and activations.
         residual: adds a layer's input to its output; one flag, or one per layer.
         norms: one nn.LayerNorm or None per layer, applied after the residual.
-        custom: describes a module in place of the built-in stack.
+        custom: describes a module instead of the built-in stack.
         features: input width for `custom` without `projection`; otherwise it follows from the modules.
         normalization: (mean, std) per feature: the server computes (x − mean) / std.
         transform: applied to the head's row.
         select: SelectFull, SelectTopK or SelectArgmax.
         tokenizer: "none", "bytes", or the path of a Hugging Face tokenizer.json, which is copied.
-        eos: token id, or ids, that end a text; a generation stops where one is drawn.
+        eos: token id, or ids, that end a text. A generation stops at one.
         labels: names of the outputs.
         description: one line for people.
         training: free notes: data, quality, recipe.
         dtype: type of the matrices; they are rounded to it here.
-        triton: what Triton's clients call the input and the outputs.
-        reference: what the package must be equal to. A module or function of x, float32[3, 32, features] or
-            int64[3, 32] tokens as clients send them, that gives the rows before `transform` and `select`,
-            [3, 32, outputs] (alone or first of a tuple); or such a pair (inputs, outputs). It is compared,
-            and its own rows become the probe. With it, any subclass and hook is accepted that makes no
-            difference. Float32 weights are compared before they are rounded to `dtype`.
+        triton: names of the input and the outputs for Triton's clients.
+        reference: the model that the package must equal: a module or function of x, or a pair
+            (inputs, outputs). x is float32[3, 32, features], or int64[3, 32] tokens as clients send them.
+            The result is the rows before `transform` and `select`, [3, 32, outputs], alone or first of a
+            tuple. The rows are compared, and become the probe. With a reference, subclasses and hooks are
+            accepted that make no difference. Float32 weights are compared before they are rounded.
         overwrite: replace an existing package.
 
     Raises:
@@ -136,7 +136,7 @@ def _token_ids(ids: SupportsIndex | Sequence[SupportsIndex]) -> int | tuple[int,
     """One token id or several, as plain integers.
 
     Raises:
-        PackageError: they are no integers.
+        PackageError: they are not integers.
     """
     try:
         return tuple(map(index, ids)) if isinstance(ids, Iterable) else index(ids)
@@ -147,7 +147,7 @@ def _token_ids(ids: SupportsIndex | Sequence[SupportsIndex]) -> int | tuple[int,
 def _in_float32(
     manifest: Manifest, tensors: Mapping[str, Tensor], custom: nn.Module | None
 ) -> RecurrentModel:
-    """The model as it is before it is rounded, where its custom module is."""
+    """The model before it is rounded, on its custom module's device."""
     device = torch.device("cpu") if custom is None else device_of(custom)
     moved = {name: tensor.detach().to(device) for name, tensor in tensors.items()}
     return build_in_float32(manifest, moved, custom)

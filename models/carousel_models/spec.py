@@ -1,7 +1,7 @@
-"""The manifest: a model's architecture as data. No torch, no code, every size capped.
+"""The manifest: a model's architecture as data, without code, with limited sizes. No torch.
 
-A model is input → recurrent stack → head → output. Widths follow from the parts, so a manifest cannot
-contradict itself; what could is checked here, before any tensor is made.
+A model is input → recurrent stack → head → output. Widths follow from the parts. All other contradictions are
+checked here, before any tensor is made.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class RowField(NamedTuple):
 
 
 class TokensInput(Part):
-    """Token ids 0 … vocabulary−1, each turned into a row of an embedding."""
+    """Token ids 0 … vocabulary−1. Each selects a row of an embedding."""
 
     kind: Literal["tokens"] = "tokens"
     vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
@@ -211,7 +211,7 @@ class SelectFull(Part):
     kind: Literal["full"] = "full"
 
     def fields(self, width: int) -> tuple[RowField, ...]:
-        """What a row of this width becomes."""
+        """The fields of a row of this width."""
         return (RowField("y", "float32", (width,)),)
 
 
@@ -241,14 +241,14 @@ Select = Annotated[SelectFull | SelectTopK | SelectArgmax, Field(discriminator="
 
 
 class Output(Part):
-    """What is done to the head's row before it leaves."""
+    """The transform and the selection of the head's row."""
 
     transform: Transform = "identity"
     select: Select = SelectFull()
 
 
 class Architecture(Part):
-    """What the numbers depend on; with the tensors it makes the fingerprint."""
+    """All that outputs depend on. With the tensors it gives the fingerprint."""
 
     input: Input
     stack: Annotated[tuple[LayerSpec, ...], Field(max_length=MAX_LAYERS)] = ()
@@ -296,12 +296,12 @@ class Architecture(Part):
 
     @property
     def vocabulary(self) -> int:
-        """Number of input tokens; 0 if the input is features."""
+        """Number of input tokens. 0 if the input is features."""
         return self.input.vocabulary if isinstance(self.input, TokensInput) else 0
 
     @property
     def generative(self) -> bool:
-        """True if an output row holds one number per input token, so that tokens can be drawn from it."""
+        """True if an output row has one number per input token, so that tokens can be sampled from it."""
         return self.causal and self.vocabulary == self.output_width
 
     @property
@@ -313,7 +313,7 @@ class Architecture(Part):
 
     @property
     def hidden(self) -> int:
-        """Hidden size of the widest layer; 0 for a custom module."""
+        """Hidden size of the widest layer. 0 for a custom module."""
         return max((layer.hidden for layer in self.stack), default=0)
 
 
@@ -368,7 +368,7 @@ class Manifest(Architecture):
 
     @property
     def eos_tokens(self) -> tuple[int, ...]:
-        """Tokens that end a text: a generation is over when one is drawn."""
+        """Tokens that end a text. A generation stops at one."""
         return (self.eos,) if isinstance(self.eos, int) else self.eos
 
     @property

@@ -27,7 +27,7 @@ HALF = (torch.bfloat16, torch.float16)
 class StateSpec(NamedTuple):
     """One state tensor: its name, its shape for one session, its type.
 
-    `finite`: NaN and infinities have no place in it. False for integers, which cannot hold them.
+    `finite`: True if NaN and infinities are errors. False for integers, which do not have them.
     """
 
     name: str
@@ -37,18 +37,18 @@ class StateSpec(NamedTuple):
 
 
 class RecurrentStack(Protocol):
-    """What stands between input and head: the built-in stack or a custom module."""
+    """The part between input and head: the built-in stack or a custom module."""
 
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:
-        """The state of one session; empty if the stack is not causal."""
+        """The state of one session. Empty if the stack is not causal."""
 
     @property
     def unseen_states(self) -> tuple[int, ...]:
-        """Places of the states that a step may spoil while its outputs are finite."""
+        """Places of the states that can become infinite in a step with finite outputs."""
 
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
-        """Takes x float32[B, in], state [B, *shape] each → y float32[B, out] and the new state.
+        """One step: x float32[B, in], state [B, *shape] each → y float32[B, out] and the new state.
 
         With `slots` int64[B], row i's state is row slots[i] of tensors [slots, *shape].
         """
@@ -76,7 +76,7 @@ class Layer:
         self._norm = norm
         self._cell = code_of(spec.cell).step
         self._step = kernel.layer(spec, weights[0])
-        # Whole sequences: with the bits of steps where the kernel has them, else as torch has them.
+        # Whole sequences: by the kernel with the bits of steps if it can, else by torch.
         self._stepwise = kernel.batch_invariant and not spec.bidirectional
         self._unrolled = kernel.unrolled(self._step) if self._stepwise else None
         self._fused = None if self._stepwise else _fused(spec, weights)
@@ -92,7 +92,7 @@ class Layer:
         return self._finish(x, y), state
 
     def sequence(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
-        """All steps; `state` is the forward direction's, the backward one starts from zero."""
+        """All steps. `state` is the forward direction's. The backward one starts from zero."""
         if self._unrolled is not None:
             y, state = self._unrolled(rows, sizes, state)
         elif self._stepwise:
@@ -165,7 +165,7 @@ class Stack:
 
     @property
     def unseen_states(self) -> tuple[int, ...]:
-        """Those that `LayerSpec.unseen` names."""
+        """The states of `LayerSpec.unseen`."""
         named = [name in ly.spec.unseen for ly in self.layers for name, _ in ly.spec.states]
         return tuple(place for place, unseen in enumerate(named) if unseen and self._causal)
 
@@ -199,7 +199,7 @@ class Stack:
 
 
 class CustomStack:
-    """A user's module in the stack's place."""
+    """A user's module instead of the stack."""
 
     def __init__(self, spec: CustomSpec, module: nn.Module) -> None:
         self._module = module
@@ -216,12 +216,12 @@ class CustomStack:
 
     @property
     def half(self) -> bool:
-        """True if some of the module's tensors have 16 bits, whatever type the manifest says."""
+        """True if some of the module's tensors have 16 bits, for any type of the manifest."""
         return any(t.dtype in HALF for t in self._module.state_dict().values())
 
     @property
     def unseen_states(self) -> tuple[int, ...]:
-        """All that must be finite: foreign code may hide anything from its outputs."""
+        """All states that must be finite, because a module's outputs need not depend on them."""
         return tuple(place for place, spec in enumerate(self._specs) if spec.finite)
 
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
@@ -292,7 +292,7 @@ def build_layer(
 
 
 def _fused(spec: LayerSpec, weights: tuple[Weights, ...]) -> nn.RNNBase | None:
-    """The layer of torch on the same memory, where there is one and it keeps to float32."""
+    """Torch's layer on the same memory, if there is one and it computes in float32."""
     first = weights[0]
     fused = code_of(spec.cell).fused
     if fused is None or first.ih.dtype != torch.float32:

@@ -1,4 +1,4 @@
-"""Which tensors a package must hold: names, shapes and types, from the architecture alone. No torch.
+"""The tensors of a package: names, shapes and types, from the architecture alone. No torch.
 
 Layout of a layer's matrices is torch's: rows are gate blocks, i f g o for lstm, r z n for both grus.
 """
@@ -26,7 +26,7 @@ def directions(layer: LayerSpec) -> tuple[str, ...]:
 
 
 def head_widths(architecture: Architecture) -> tuple[int, ...]:
-    """Widths of the head's linear layers, first to last; empty without a head."""
+    """Widths of the head's linear layers, first to last. Empty without a head."""
     match architecture.head:
         case NoHead():
             return ()
@@ -41,7 +41,7 @@ def head_widths(architecture: Architecture) -> tuple[int, ...]:
 def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     """All tensors of `model.safetensors`, except those of a custom module.
 
-    Matrices have the model's type; biases and norms are always float32.
+    Matrices have the model's type. Biases and norms are always float32.
 
     Raises:
         PackageError: the model would have more than MAX_PARAMETERS parameters.

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 Int64s = npt.NDArray[np.int64]
 
 TokenizerKind = Literal["none", "bytes", "huggingface"]
-"""As a manifest has it; `FORMS` says how each is made."""
+"""The kinds of tokenizers in a manifest. `FORMS` makes each."""
 
 CONTEXT_TOKENS = 16
-"""How many of the tokens before it a new decoder looks at."""
+"""How many earlier tokens a new decoder reads."""
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 _UNSTABLE_CHARS = 3  # an incomplete UTF-8 character has three bytes at most
@@ -30,13 +30,13 @@ _WINDOW_TOKENS = 64  # a window that never becomes clean is cut here
 
 
 class TextDecoder(Protocol):
-    """Turns one session's tokens into text as they come. Not thread-safe; one per generation."""
+    """Decodes the tokens of one generation one by one. Not thread-safe."""
 
     def push(self, token: int) -> str:
-        """The text that this token completed; may be empty."""
+        """The text that this token completes. It may be empty."""
 
     def flush(self) -> str:
-        """What was held back, with U+FFFD for an incomplete character; the decoder is new after it."""
+        """The remaining text, with U+FFFD for an incomplete character. It resets the decoder."""
 
 
 class Tokenizer(Protocol):
@@ -54,10 +54,10 @@ class Tokenizer(Protocol):
         """Token ids of a whole text, int64[n], with the special tokens of the tokenizer's template."""
 
     def encode_prompt(self, text: str) -> tuple[Int64s, int]:
-        """Token ids of a text that is to be continued, int64[n], and how many of them open a text.
+        """Token ids of a prompt, int64[n], and how many of them only open a text.
 
-        The opening tokens come first, such as a BOS; where a text goes on, they are left out. Tokens that
-        the template puts behind a text, such as an EOS, are not part of a prompt.
+        The opening tokens, such as a BOS, come first. A continued text leaves them out. Tokens that the
+        template adds after a text, such as an EOS, are not part of a prompt.
         """
 
     def decoder(self, before: Sequence[int] = ()) -> TextDecoder:
@@ -67,7 +67,7 @@ class Tokenizer(Protocol):
         """
 
     def special_text(self, token: int) -> str:
-        """The name of a special token, such as "</s>", which gives no text; "" for other tokens."""
+        """The name of a special token, such as "</s>", which has no text. "" for other tokens."""
 
 
 class BytesTokenizer:
@@ -81,11 +81,11 @@ class BytesTokenizer:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
     def encode_prompt(self, text: str) -> tuple[Int64s, int]:
-        """One token per byte; none of them opens a text."""
+        """One token per byte, and no opening tokens."""
         return self.encode(text), 0
 
     def decoder(self, before: Sequence[int] = ()) -> TextDecoder:
-        """A new decoder; ids from 256 on stand for no byte and are shown as U+FFFD."""
+        """A new decoder. Ids from 256 on are no bytes, and are shown as U+FFFD."""
         return _primed(_BytesDecoder(), before)
 
     def special_text(self, token: int) -> str:  # noqa: ARG002 - as every tokenizer has it
@@ -120,7 +120,7 @@ class HuggingFaceTokenizer:
     kind = "huggingface"
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        """Padding and truncation of the file are switched off: a prompt is fed as it is."""
+        """Padding and truncation of the file are switched off, so that a prompt is unchanged."""
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
@@ -163,7 +163,7 @@ class HuggingFaceTokenizer:
         return np.asarray(encoding.ids[: of_text[-1] + 1], np.int64), of_text[0]
 
     def decoder(self, before: Sequence[int] = ()) -> TextDecoder:
-        """A new decoder; special tokens give no text."""
+        """A new decoder. Special tokens have no text."""
         return _primed(_WindowDecoder(self._tokenizer), before)
 
     def special_text(self, token: int) -> str:
@@ -172,7 +172,7 @@ class HuggingFaceTokenizer:
 
 
 class _WindowDecoder:
-    """Decodes a short window again at each token, since a token's text depends on its neighbours.
+    """Decodes a short window again for each token, because a token's text depends on its neighbours.
 
     The window holds the tokens of the last clean cut as context, and the ones after it. Text at the
     window's end that is U+FFFD may become a character when its missing bytes come, so it is held back.
@@ -200,7 +200,7 @@ class _WindowDecoder:
         return rest
 
     def _cut(self, text: str) -> str:
-        """The new text; the tokens that gave it are the context of the next ones."""
+        """The new text. Its tokens become the context of the next ones."""
         new, tail = self._give(text), self._window[self._context :]
         tail_text = self._text(tail)
         if tail_text:
@@ -225,8 +225,8 @@ class TokenizerForm(NamedTuple):
 
     Attributes:
         load: makes it from its file, or raises PackageError; the path means nothing where there is none.
-        has_file: whether a package holds a file of it.
-        least_vocabulary: how many tokens a model must know at least.
+        has_file: True if a package has a file of it.
+        least_vocabulary: the least vocabulary of a model.
     """
 
     load: Callable[[Path], Tokenizer]
@@ -256,12 +256,12 @@ def form_of(kind: str) -> TokenizerForm:
 
 
 def has_file(kind: str) -> bool:
-    """Whether a package with this kind of tokenizer holds a file of it."""
+    """True if a package with this kind of tokenizer has a file of it."""
     return kind != NO_TOKENIZER and form_of(kind).has_file
 
 
 def load_tokenizer(kind: str, path: Path) -> Tokenizer | None:
-    """The tokenizer that a manifest names; `path` is the package's tokenizer.json.
+    """The tokenizer of a manifest. `path` is the package's tokenizer.json.
 
     Raises:
         PackageError: there is no such kind, or the file cannot be used.

@@ -1,4 +1,4 @@
-"""Reading tensors that were checked first, and the fingerprint over them."""
+"""Reads tensors after checking them, and computes their fingerprint."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _NAMES = {
 def read_tensors(
     path: Path, expected: Mapping[str, TensorInfo], device: torch.device
 ) -> dict[str, Tensor]:
-    """Reads exactly the expected tensors; nothing is read before names, shapes and types agree.
+    """Reads exactly the expected tensors, after checking names, shapes and types.
 
     Raises:
-        PackageError: the file is damaged or does not hold just these tensors.
+        PackageError: the file is damaged, or has other tensors.
     """
     with _opened(path, device) as file:
         found = {name: _info(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -48,7 +48,7 @@ def read_tensors(
 
 
 def stored_length(path: Path, name: str) -> int:
-    """First dimension of a stored tensor; 0 if there is no such tensor.
+    """First dimension of a stored tensor. 0 if there is no such tensor.
 
     Raises:
         PackageError: the file is damaged.
@@ -64,7 +64,7 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor], may_be_infinite: str
     Tensors whose names begin with `may_be_infinite` may hold infinities, as masks do, but no NaN.
 
     Raises:
-        PackageError: names the first tensor with a NaN or an infinity.
+        PackageError: a tensor has a NaN or an infinity. It names the first one.
     """
     for name, tensor in tensors.items():
         masks = name.startswith(may_be_infinite)

@@ -1,4 +1,4 @@
-"""A manifest and its tensors into a package: checked, probed, and moved into place in one step."""
+"""Writes a manifest and its tensors as a package: checks it, probes it, and moves it into place."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def write(
     tokenizer_file: Path | None = None,
     overwrite: bool = False,
 ) -> Manifest:
-    """Writes a package, and proves it as `load` does before it is put in place.
+    """Writes a package, and checks it as `load` does before it is moved into place.
 
     The manifest's fingerprint and the probe are made here.
 
     Args:
         path: the package's folder.
         manifest: everything but the fingerprint.
-        tensors: named as in `tensors.py`; rounded here to the manifest's type.
-        custom: the module as a server makes it; its weights are `custom.…` tensors.
+        tensors: named as in `tensors.py`. They are rounded here to the manifest's type.
+        custom: the module as a server makes it. Its weights are the `custom.…` tensors.
         probe: makes the probe of the model that will be written, or refuses it.
         tokenizer_file: copied into the package.
-        overwrite: replace what is there.
+        overwrite: replace an existing package.
 
     Returns:
         The manifest as written.
@@ -99,7 +99,7 @@ def _prove(partial: Path, path: Path, custom: nn.Module | None) -> None:
 
 
 def _put(partial: Path, path: Path) -> None:
-    """Renames into place; an older package is moved aside first, since folders cannot be swapped."""
+    """Renames a package into place. An older one is moved away first, since folders cannot be swapped."""
     if not path.exists():
         partial.rename(path)
         return
@@ -110,7 +110,7 @@ def _put(partial: Path, path: Path) -> None:
 
 
 def _rounded(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU: matrices in the model's type, vectors float32, a custom module's as they are.
+    """Copies on the CPU: matrices in the model's type, vectors float32, a custom module's tensors unchanged.
 
     Raises:
         PackageError: a number is not finite.

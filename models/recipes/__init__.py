@@ -1,1 +1,1 @@
-"""How the zoo was trained, so that anyone can train it again: one command each. See README.md."""
+"""The training of the zoo's models, with one command each. See README.md."""

@@ -1,7 +1,7 @@
 """One-step-ahead forecasters of published series: `python -m models.recipes.forecast --series sunspots`.
 
-Raw values in, the next raw value out: the constants of normalisation are in the manifest, and those that
-turn the head's row back into the series' own unit are folded into its weights.
+The input is raw values, and the output is the next raw value. The constants of normalisation are in the
+manifest. Those that convert the output to the series' own unit are part of the head's weights.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ rows: their cycles are higher than those before, which the validation rows could
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that decides what comes out, except the series and the budget.
+    """All options of a training, except the series and the budget.
 
     Attributes:
         hidden: width of the recurrent layer.
         batch: windows per step.
         window: steps per window.
-        noise: standard deviation of what is added to the normalised values; a few hundred points are
-            learnt by heart otherwise.
-        swing: each window's values are multiplied by a number in 1 ± swing, so that cycles higher than
-            any before are no surprise; only for a series whose zero means nothing at all.
+        noise: standard deviation of noise on the normalised values. Without it, the few hundred points
+            would be learnt by heart.
+        swing: each window's values are multiplied by a number in 1 ± swing, so that the model also learns
+            higher cycles than before. Only for a series with a natural zero.
         peak_rate: highest learning rate.
         weight_decay: AdamW's decay.
         seed: of weights, windows and noise.
@@ -92,7 +92,7 @@ def losses(model: Forecaster, series: Series, plan: Plan) -> Iterator[torch.Tens
 
 
 def unnormalised(head: nn.Linear, mean: float, std: float) -> nn.Linear:
-    """A head that answers in the series' unit: W·std and b·std + mean."""
+    """A head with outputs in the series' unit: W·std and b·std + mean."""
     raw = nn.Linear(head.in_features, head.out_features)
     with torch.no_grad():
         raw.weight.copy_(head.weight * std)
@@ -148,7 +148,7 @@ def measure(model: RecurrentModel, series: Series) -> Quality:
 
 
 def write(zoo: Path, series: Series, model: Forecaster, record: Record, plan: Plan) -> Quality:
-    """Makes the package `<series>-gru` with its rows as example.csv, and gives the quality reached."""
+    """Makes the package `<series>-gru` with its rows as example.csv. Returns its quality."""
     mean, std = constants(series)
     path = zoo / f"{series.name}-gru"
     quality = package(

@@ -1,4 +1,4 @@
-"""The truth that the tagger learns: every byte's lexical class, from Python's own `tokenize`."""
+"""The tagger's targets: every byte's lexical class, from Python's own `tokenize`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BY_TYPE = {
     token.NEWLINE: "newline",
     token.NL: "newline",
 }
-# From Python 3.12 on an f-string is several tokens; to us it is one string, as it is before.
+# From Python 3.12 on, an f-string is several tokens. Here it is one string, as before.
 _FSTRING_START = getattr(token, "FSTRING_START", None)
 _FSTRING_END = getattr(token, "FSTRING_END", None)
 
@@ -43,7 +43,7 @@ Span = tuple[tuple[int, int], tuple[int, int], str]
 
 
 class NotPythonError(Exception):
-    """The source is not UTF-8, or not what this Python can tokenize."""
+    """The source is not UTF-8, or this Python cannot tokenize it."""
 
 
 def _class_of_name(text: str, before: str) -> str:
@@ -55,7 +55,7 @@ def _class_of_name(text: str, before: str) -> str:
 
 
 def _spans(source: str) -> Iterator[Span]:
-    """The tokens that fill bytes, in order; f-strings whole."""
+    """The tokens that have bytes, in order. An f-string is one token."""
     before, depth, began = "", 0, (0, 0)
     for item in tokenize.generate_tokens(io.StringIO(source, newline="").readline):
         if item.type == _FSTRING_START:

@@ -1,4 +1,4 @@
-"""From a trained module to a package that carries what it reached."""
+"""Saves a trained module as a package, with its measured quality."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def package(
     training: Mapping[str, Any],
     **parts: Any,
 ) -> Quality:
-    """Saves, measures the package as it is served, and saves again with what was measured.
+    """Saves a package, measures it as a server would load it, and saves it again with the result.
 
     Args:
-        path: the package's folder; replaced if it exists.
+        path: the package's folder. It is replaced if it exists.
         measure: gives the quality of the loaded package on held-out data.
-        training: goes into the manifest's `training`; the quality is added to it.
-        parts: handed on to `carousel_models.save`.
+        training: the manifest's `training`, to which the quality is added.
+        parts: arguments of `carousel_models.save`.
     """
     carousel_models.save(path, training=dict(training), overwrite=True, **parts)
     quality = {key: round(value, 5) for key, value in measure(carousel_models.load(path)).items()}
@@ -41,7 +41,7 @@ def package(
 
 
 def corpus_facts(training: Corpus, held_out: Corpus) -> dict[str, object]:
-    """What a model of Python code was trained and measured on."""
+    """The data on which a model of Python code was trained and measured."""
     return {
         "data": "Python standard library sources; see carousel_models/compare/corpus.py",
         "data_bytes": training.size_bytes,
@@ -52,7 +52,7 @@ def corpus_facts(training: Corpus, held_out: Corpus) -> dict[str, object]:
 
 
 def parser(module: str, summary: str, steps: int) -> argparse.ArgumentParser:
-    """The flags that all recipes have."""
+    """The flags of all recipes."""
     flags = argparse.ArgumentParser(prog=f"python -m models.recipes.{module}", description=summary)
     flags.add_argument("--steps", type=int, default=steps, help="optimiser steps (%(default)s)")
     flags.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
@@ -68,7 +68,7 @@ def parser(module: str, summary: str, steps: int) -> argparse.ArgumentParser:
 
 
 def budget_of(options: argparse.Namespace) -> Budget:
-    """The budget asked for; sets the threads on the way."""
+    """The requested budget. It also sets torch's threads."""
     if options.threads:
         torch.set_num_threads(options.threads)
     return Budget(options.steps, options.seconds)

@@ -27,7 +27,7 @@ STACKS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that decides what comes out, except the data and the budget.
+    """All options of a training, except the data and the budget.
 
     Attributes:
         embedding: width of a byte's embedding.
@@ -65,7 +65,7 @@ class ByteModel(nn.Module):
             self._remember_first(plan.hidden)
 
     def _remember_first(self, hidden: int) -> None:
-        """Opens the forget gates: Jozefowicz, Zaremba and Sutskever 2015 (bias of 1)."""
+        """Opens the forget gates by a bias of 1 (Jozefowicz, Zaremba and Sutskever 2015)."""
         for name, bias in self.stack.named_parameters():
             if name.startswith("bias_ih"):
                 with torch.no_grad():
@@ -74,7 +74,7 @@ class ByteModel(nn.Module):
     def forward(
         self, ids: torch.Tensor, state: object
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Reads int64[T, B] from a state (None: zero); gives logits [T, B, 256] and the new state."""
+        """Reads int64[T, B] from a state, or from zero. Returns logits [T, B, 256] and the new state."""
         hidden, state = self.stack(self.embedding(ids), state)
         return self.head(hidden), state if isinstance(state, tuple) else (state,)
 
@@ -93,7 +93,7 @@ def windows(text: bytes, lanes: int, truncation: int) -> Iterator[torch.Tensor]:
 
 
 def losses(model: ByteModel, text: bytes, plan: Plan) -> Iterator[torch.Tensor]:
-    """The loss in nats per byte of one window after the other, the state carried on between them."""
+    """The loss in nats per byte of each window. The state continues between windows."""
     draws = torch.Generator().manual_seed(plan.seed)
     state: tuple[torch.Tensor, ...] | None = None
     for window in windows(text, plan.lanes, plan.truncation):
@@ -123,7 +123,7 @@ def train(
 
 
 def bigram_bits(training: Corpus, held_out: Corpus) -> float:
-    """The baseline: bits per byte if each byte is foreseen from the one before it by counting."""
+    """The baseline: bits per byte if each byte is predicted from the one before it by counts."""
     pairs = torch.zeros(VOCABULARY, VOCABULARY, dtype=torch.float64) + 1.0
     seen = torch.frombuffer(bytearray(training.joined()), dtype=torch.uint8).long()
     pairs.index_put_((seen[:-1], seen[1:]), torch.ones((), dtype=torch.float64), accumulate=True)
@@ -135,7 +135,7 @@ def bigram_bits(training: Corpus, held_out: Corpus) -> float:
 def write(
     zoo: Path, cell: str, model: ByteModel, record: Record, plan: Plan, data: tuple[Corpus, Corpus]
 ) -> Quality:
-    """Makes the package `pychar-<cell>` and gives the quality that it reached."""
+    """Makes the package `pychar-<cell>`. Returns its quality."""
     training, held_out = data
 
     def measure(served: RecurrentModel) -> Quality:

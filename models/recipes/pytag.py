@@ -27,7 +27,7 @@ STEPS = 1600
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that decides what comes out, except the data and the budget.
+    """All options of a training, except the data and the budget.
 
     Attributes:
         embedding: width of a byte's embedding.
@@ -100,7 +100,7 @@ def train(
     plan: Plan,
     on_step: Callable[[Record], None] = lambda _: None,
 ) -> tuple[Tagger, Record]:
-    """Trains from scratch on what `tagged` gives."""
+    """Trains a new model on the files of `tagged`."""
     torch.manual_seed(plan.seed)
     model = Tagger(plan)
     record = optimise(
@@ -125,7 +125,7 @@ def confusion(model: RecurrentModel, corpus: Corpus) -> torch.Tensor:
 
 
 def measure(model: RecurrentModel, corpus: Corpus) -> Quality:
-    """Accuracy per byte, the mean F1 of the classes, and what always naming the commonest class gives."""
+    """Accuracy per byte, mean F1 of the classes, and the accuracy of always naming the commonest class."""
     counts = confusion(model, corpus).double()
     right, truths, named = counts.diag(), counts.sum(1), counts.sum(0)
     f1 = 2 * right / (truths + named).clamp(min=1)
@@ -142,7 +142,7 @@ def measure(model: RecurrentModel, corpus: Corpus) -> Quality:
 def write(
     zoo: Path, model: Tagger, record: Record, plan: Plan, data: tuple[Corpus, Corpus]
 ) -> Quality:
-    """Makes the package `pytag-bilstm` and gives the quality that it reached."""
+    """Makes the package `pytag-bilstm`. Returns its quality."""
     training, held_out = data
     return package(
         zoo / "pytag-bilstm",

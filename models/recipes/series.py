@@ -12,7 +12,7 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Rows in the order of time; the first column is what is forecast, one step ahead.
+    """Rows in the order of time. The first column is forecast, one step ahead.
 
     Attributes:
         name: short name, as in "sunspots-gru".

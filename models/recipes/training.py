@@ -1,4 +1,4 @@
-"""What all recipes share: a budget, a learning-rate schedule, one optimiser step, a record."""
+"""Common parts of all recipes: budget, learning-rate schedule, optimiser step, record."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Budget:
             raise ValueError(f"a budget needs at least one step and some seconds, not {self}")
 
     def progress(self, step: int, elapsed_s: float) -> float:
-        """Share of the budget that is used up, from 0; 1 or more means the end."""
+        """Share of the budget that is used, from 0. At 1 or more, training ends."""
         return max(step / self.steps, elapsed_s / self.seconds)
 
 
@@ -43,7 +43,7 @@ def learning_rate(peak: float, step: int, progress: float) -> float:
 
 @dataclass(slots=True)
 class Record:
-    """What was done: goes into the manifest's `training`.
+    """The record of a training, for the manifest's `training`.
 
     Attributes:
         steps: optimiser steps taken.
@@ -79,7 +79,7 @@ def optimise(
     weight_decay: float = 0.0,
     on_step: Callable[[Record], None] = lambda _: None,
 ) -> Record:
-    """Takes one AdamW step for every loss, until the budget is used up.
+    """Makes one AdamW step for each loss, until the budget is used.
 
     Args:
         module: what is trained.

@@ -100,7 +100,7 @@ def test_stream_answers_a_pipe_row_by_row(server):
 def test_stream_of_a_token_model_takes_ids_and_refuses_fractions(run):
     assert len(succeeded(run("stream", GRU_BYTES, stdin="100\n101\n")).splitlines()) == 3
     wrong = run("stream", GRU_BYTES, stdin="1.5\n")
-    assert (wrong.returncode, "1.5 is no token id" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "1.5 is not a token id" in wrong.stderr) == (2, True)
 
 
 def test_infer_runs_a_bidirectional_model_over_a_file(run, client, tmp_path):
@@ -152,15 +152,15 @@ def test_generation_goes_on_in_a_kept_session(run):
 @pytest.mark.parametrize(
     ("arguments", "stdin", "code", "cause", "fix"),
     [
-        (("generate", "gru-byts", "x"), "", 4, "serves no model 'gru-byts'", "did you mean 'gru-bytes'?"),
+        (("generate", "gru-byts", "x"), "", 4, "has no model 'gru-byts'", "did you mean 'gru-bytes'?"),
         (("models", "show", "lsmt"), "", 4, "has no model 'lsmt'", "did you mean 'lstm'?"),
         (("generate", LSTM, "x"), "", 4, "MODEL_NOT_GENERATIVE", "language model"),
-        (("generate", GRU_BYTES, ""), "", 2, "prompt is empty", "some text"),
+        (("generate", GRU_BYTES, ""), "", 2, "prompt is empty", "a text to continue"),
         (("stream", BILSTM), ROWS, 4, "MODEL_NOT_CAUSAL", "carousel infer"),
         (("stream", LSTM), "1,2\n", 2, "line 1 has 2 cells", "that many numbers"),
-        (("stream", LSTM), "1,2,nan,4\n", 2, "line 1: 'nan' is no finite number", "drop the line"),
-        (("stream", GRU_BYTES), "256\n", 2, "line 1: 256 is no token of the model", "0 to 255"),
-        (("infer", BILSTM, "-"), "1,2,3,4\n1,2,3,inf\n", 2, "line 2: 'inf' is no finite", "drop"),
+        (("stream", LSTM), "1,2,nan,4\n", 2, "line 1: 'nan' is not a finite number", "remove the line"),
+        (("stream", GRU_BYTES), "256\n", 2, "line 1: 256 is not a token of the model", "0 to 255"),
+        (("infer", BILSTM, "-"), "1,2,3,4\n1,2,3,inf\n", 2, "line 2: 'inf' is not a finite", "remove"),
         (("infer", BILSTM, "-"), "1,2,3,4\n" * 70_000, 4, "SEQUENCE_TOO_LONG", "fewer steps"),
         (("infer", BILSTM, "-"), "1,2,3,4\n" * 400_000, 4, "MESSAGE_TOO_LARGE", "fewer steps"),
         (("stream", LSTM, "absent.csv"), "", 2, "no file absent.csv", "stdin"),
@@ -222,7 +222,7 @@ def test_the_server_can_be_named_by_the_environment(server):
 @pytest.mark.parametrize("address", ["localhost", "http://h:1", "h:99999", "h:http", ":1"])
 def test_an_address_that_cannot_be_one_is_refused_at_once(address):
     done = carousel("health", "--server", address)
-    assert (done.returncode, f"'{address}' is no address" in done.stderr) == (2, True)
+    assert (done.returncode, f"'{address}' is not an address" in done.stderr) == (2, True)
 
 
 def test_a_reader_that_leaves_a_stream_leaves_no_session(server, client):

@@ -62,7 +62,7 @@ def test_a_port_in_use_is_said_with_its_fix(server, models_dir, key):
         (("--port", "many"), "'--port'", "carousel serve --help"),
         (("--port", "70000"), "setting port (command line)", "Port of gRPC"),
         (("--set", "slotz=8"), "unknown setting slotz", "did you mean slots?"),
-        (("--set", "slots"), "--set slots names no value", "KEY=VALUE"),
+        (("--set", "slots"), "--set slots has no value", "KEY=VALUE"),
         (("--config", "/nowhere.toml"), "cannot read /nowhere.toml", "TOML"),
         (("--host", "0.0.0.0"), "without TLS", "insecure"),
     ],

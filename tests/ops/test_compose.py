@@ -218,7 +218,7 @@ def test_health_follows_the_servers_tls(
         assert "serving" in done.stdout
         plain = health_check(CAROUSEL_SERVER=server.target)
         assert plain.returncode == 3, "whoever names a server names its TLS"
-        assert "the server speaks TLS" in plain.stderr
+        assert "the server uses TLS" in plain.stderr
         assert "--tls" in plain.stderr
 
 

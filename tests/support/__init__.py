@@ -1,1 +1,1 @@
-"""What tests of several rooms share."""
+"""Support for the tests of several rooms."""

@@ -1,7 +1,7 @@
-"""An engine without a model: outputs are the inputs. For tests of the wire, and for failures on demand.
+"""An engine without a model, whose outputs are its inputs. For tests of the wire, with failures on demand.
 
-Commands are run inside `submit`, or later in `release` after `hold`. Everything that a real engine keeps
-(cursors, bindings, kept outputs) is kept here too, so that the wire meets the same conversation.
+Commands run inside `submit`, or later in `release` after `hold`. It has cursors, bindings and unacknowledged
+outputs as a real engine.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class FakeSession:
 
 
 class FakeEngine:
-    """An EnginePort whose every answer a test can see, delay or spoil."""
+    """An EnginePort whose answers a test can see, delay or replace."""
 
     def __init__(self, model: ModelView = ECHO) -> None:
         self.model = model
@@ -88,7 +88,7 @@ class FakeEngine:
         # Raised by `submit` while set.
         self.refusal: CarouselError | None = None
         self._refused_next: tuple[type, CarouselError] | None = None
-        # Told to the sink instead of outputs while set.
+        # Sent to the sink instead of outputs while set.
         self.step_error: CarouselError | None = None
         # How many tokens a generation makes before it waits for `release`; None for all.
         self.tokens_before_pause: int | None = None
@@ -116,18 +116,18 @@ class FakeEngine:
     async def encode_prompt(self, text: str) -> tuple[Int64s, int]:
         return await self.encode_text(text), 0
 
-    # -- knobs
+    # -- for tests
 
     def refuse_next(self, kind: type, error: CarouselError) -> None:
         """Refuses the next command of a kind."""
         self._refused_next = kind, error
 
     def hold(self) -> None:
-        """Lets commands wait until `release`."""
+        """Makes commands wait until `release`."""
         self._held = []
 
     def release(self) -> None:
-        """Runs what waits."""
+        """Runs the waiting commands."""
         held, self._held = self._held or [], None
         for command in held:
             self._run(command)
@@ -318,7 +318,7 @@ class FakeEngine:
 
 
 class FakeCatalog:
-    """A CatalogPort over fake engines. `store_fault` is the test's to set."""
+    """A CatalogPort over fake engines. Tests may set `store_fault`."""
 
     def __init__(self, *engines: FakeEngine, quotas: Quotas | None = None) -> None:
         self.quotas = quotas or Quotas()
@@ -377,7 +377,7 @@ class FakeCatalog:
 
 @dataclass
 class CountingMetrics:
-    """WireMetrics that remembers."""
+    """WireMetrics that records its calls."""
 
     begun: list[tuple[str, str, str]] = field(default_factory=list)
     ended: list[tuple[str, str, str]] = field(default_factory=list)

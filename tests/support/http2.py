@@ -1,4 +1,4 @@
-"""A client that speaks just enough HTTP/2 to misuse it: it keeps to no limit that a server sets."""
+"""A client with enough HTTP/2 to misuse it. It ignores the limits of a server."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 class Http2:
-    """One connection; use as an asynchronous context manager.
+    """One connection. Use it as an asynchronous context manager.
 
     Attributes:
-        seen: how many frames of each kind came.
+        seen: number of received frames of each kind.
         ended: set once the server has closed the connection.
     """
 
@@ -52,7 +52,7 @@ class Http2:
         reset: bool = False,
         more: Mapping[str, str] | None = None,
     ) -> int:
-        """Opens `count` calls without bodies, each cancelled at once with `reset`. The last one's stream."""
+        """Opens `count` calls without bodies. `reset` cancels each at once. Returns the last one's stream."""
         block = _block({**_FIXED, ":path": path, **(more or {})})
         for _ in range(count):
             self._stream += 2
@@ -96,7 +96,7 @@ _FIXED = {
 
 
 def _block(fields: Mapping[str, str]) -> bytes:
-    """Header fields as HPACK literals without indexing (RFC 7541, 6.2.2); pseudo-headers first."""
+    """Header fields as HPACK literals without indexing (RFC 7541, 6.2.2), pseudo-headers first."""
     ordered = sorted(fields.items(), key=lambda field: not field[0].startswith(":"))
     return b"".join(b"\0" + _text(name) + _text(value) for name, value in ordered)
 

@@ -14,7 +14,7 @@ from carousel_server.link import Back, Front, connect
 
 @asynccontextmanager
 async def linked(catalog: CatalogPort) -> AsyncIterator[Any]:
-    """What a front end would have in place of `catalog`."""
+    """The catalog of a front end for `catalog`."""
     front = Front([engine.model for engine in catalog.engines()], catalog.quotas.limits)
     ours, theirs = socket.socketpair()
     front.pipe = await connect(ours, front.take, lambda: None)

@@ -1,4 +1,4 @@
-"""A StorePort without a thread: requests wait until a test runs them, loses them or spoils them."""
+"""A StorePort without a thread. Requests wait until a test runs, loses or fails them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from carousel_server.core.types import Durability
 
 
 class ManualStore:
-    """Runs requests on a real store, in order, when told to."""
+    """Runs requests on a real store, in order, when a test says so."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -40,12 +40,12 @@ class ManualStore:
         self.waiting.append(request)
 
     def run(self) -> None:
-        """Runs all that waits, and what that brings."""
+        """Runs all waiting requests, and those that they cause."""
         while self.waiting:
             self.run_one()
 
     def run_one(self, *, lose_answer: bool = False) -> None:
-        """Runs the oldest request; with `lose_answer` the store has done it, and nobody learns so."""
+        """Runs the oldest request. With `lose_answer` its answer is lost."""
         request = self.waiting.popleft()
         if isinstance(request, CommitGroup):
             self.commits.append(request)
@@ -60,7 +60,7 @@ class ManualStore:
             request.reply.set_result(result)
 
     def refuse(self) -> None:
-        """Fails all that waits, undone."""
+        """Fails all waiting requests without running them."""
         while self.waiting:
             self.waiting.popleft().reply.set_exception(unavailable())
 

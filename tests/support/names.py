@@ -12,11 +12,11 @@ _HEADER_BYTES = 12
 
 
 class NameServer:
-    """Answers every question for an IPv4 address with `address`, and others with nothing.
+    """Answers every query for an IPv4 address with `address`, and others with nothing.
 
     Attributes:
-        address: what the name stands for now.
-        port: where it listens, by UDP on loopback.
+        address: the name's address now.
+        port: its UDP port on loopback.
     """
 
     def __init__(self, address: str) -> None:

@@ -14,7 +14,7 @@ import redis
 
 
 class RedisServer:
-    """A server in a folder of its own, which survives `kill` and `start`. Use as a context manager."""
+    """A server in its own folder, which survives `kill` and `start`. Use it as a context manager."""
 
     def __init__(self, folder: Path, *options: str, appendfsync: str = "everysec") -> None:
         if shutil.which("redis-server") is None:
@@ -33,19 +33,19 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """For a store."""
+        """The URL for a store."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
-        """For the test itself."""
+        """A client for the test itself."""
         return redis.Redis(port=self.port)
 
     def start(self) -> None:
-        """Starts it, and waits until it has read its log and answers."""
+        """Starts the server, and waits until it has read its log and answers."""
         self._start(b"Ready to accept connections")
 
     def begin(self, *options: str) -> None:
-        """Starts it, and waits until it listens; it may still be reading its log."""
+        """Starts the server, and waits until it listens. It may still read its log."""
         self._start(b"Server initialized", *options)
 
     def _start(self, until: bytes, *options: str) -> None:
@@ -70,7 +70,7 @@ class RedisServer:
             self._process = None
 
     def pause(self) -> None:
-        """SIGSTOP: it takes connections and answers nothing."""
+        """SIGSTOP. It accepts connections and answers nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 

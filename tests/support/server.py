@@ -1,4 +1,4 @@
-"""The real server as a process, and the small random models that it serves in tests."""
+"""The real server as a process, and small random models for tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 30.0
 
 
 def make_models(directory: Path) -> Path:
-    """Writes the three models of the tests into `directory`; returns it."""
+    """Writes the three models of the tests into `directory`, and returns it."""
     from carousel_models import create
 
     create(LSTM, cell="lstm", hidden=16, input=f"features:{FEATURES}", output=3, dir=directory)
@@ -36,11 +36,11 @@ def make_models(directory: Path) -> Path:
 
 
 class ServerProcess:
-    """`python -m carousel_server` on free ports; use as a context manager.
+    """`python -m carousel_server` on free ports. Use it as a context manager.
 
     Attributes:
-        port, metrics_port: where it listens.
-        models: names of what it serves.
+        port, metrics_port: its ports.
+        models: names of the served models.
         store: the name of its store.
         log: lines of stderr so far.
     """
@@ -97,16 +97,16 @@ class ServerProcess:
 
     @property
     def target(self) -> str:
-        """What a client connects to."""
+        """The target of clients."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def metrics_url(self) -> str:
-        """What Prometheus scrapes."""
+        """The metrics, as Prometheus reads them."""
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
     def metrics_once(self, line: str) -> str:
-        """The metrics as soon as they hold `line`: levels follow the sessions a few times a second."""
+        """The metrics as soon as they have `line`. Levels are updated a few times a second."""
         give_up = time.monotonic() + START_TIMEOUT_S
         while True:
             with urllib.request.urlopen(self.metrics_url) as page:
@@ -114,7 +114,7 @@ class ServerProcess:
             if line in text.splitlines():
                 return text
             if time.monotonic() > give_up:
-                raise AssertionError(f"the metrics never said {line!r}:\n{text}")
+                raise AssertionError(f"the metrics never had {line!r}:\n{text}")
             time.sleep(0.05)
 
     @property
@@ -127,7 +127,7 @@ class ServerProcess:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Waits for the end of the process; returns its exit code."""
+        """Waits for the end of the process. Returns its exit code."""
         try:
             code = self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -142,7 +142,7 @@ class ServerProcess:
         return code
 
     def stop(self) -> int:
-        """Ends the process in good order; returns its exit code. Safe to repeat."""
+        """Shuts the server down by SIGTERM. Returns its exit code. Idempotent."""
         if self.process.poll() is None:
             self.signal()
         return self.wait()

@@ -1,4 +1,4 @@
-"""Programs run in the tests' own process leave it as they found it."""
+"""Restores signal handlers after programs that run in the tests' own process."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Puts the handlers of SIGINT and SIGTERM back behind a program that ends with its process.
+    """Restores the handlers of SIGINT and SIGTERM after a program that normally ends with its process.
 
-    A closed uvloop leaves its own there, and a test that comes later would wait for ever for its Ctrl-C.
+    A closed uvloop leaves its own handlers, and a later test would wait for ever for its Ctrl-C.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""A client of the Triton door for tests: our own messages over real gRPC, no tritonclient."""
+"""A client of the Triton door for tests, with our own messages over real gRPC, without tritonclient."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def request(
     dtype: str = "<f4",
     **parameters: Any,
 ) -> pb.ModelInferRequest:
-    """One step, as Triton's own clients send it: a batch of one, raw bytes."""
+    """One step as Triton's own clients send it: a batch of one, raw bytes."""
     row = np.asarray(values, dtype)[None]
     asked = pb.ModelInferRequest(model_name=model, id=id, raw_input_contents=[row.tobytes()])
     asked.inputs.add(name=name, datatype=datatype, shape=row.shape)
@@ -67,17 +67,17 @@ class TritonStubs:
         await self.channel.close()
 
     def raw(self, method: str) -> Any:
-        """A unary method that takes and gives bytes."""
+        """A unary method with bytes as request and reply."""
         return partial(self.channel.unary_unary(SERVICE + method), metadata=self.metadata)
 
     async def ask(self, method: str, question: Message | None = None) -> Any:
-        """A unary method; its request is empty if none is given."""
+        """Calls a unary method. The request is empty by default."""
         asked = question or getattr(pb, f"{method}Request")()
         reply = await self.raw(method)(asked.SerializeToString())
         return getattr(pb, f"{method}Response").FromString(reply)
 
     async def infer(self, *args: Any, **fields: Any) -> dict[str, np.ndarray]:
-        """ModelInfer; see `request` for the arguments."""
+        """ModelInfer, with the arguments of `request`."""
         return outputs(await self.ask("ModelInfer", request(*args, **fields)))
 
     def stream(self, *metadata: tuple[str, str]) -> TritonTalk:
@@ -93,23 +93,23 @@ class TritonTalk:
         self.call = call
 
     async def say(self, *args: Any, **fields: Any) -> None:
-        """Sends a request; see `request` for the arguments."""
+        """Sends a request, with the arguments of `request`."""
         await self.call.write(request(*args, **fields).SerializeToString())
 
     async def hear(self) -> pb.ModelStreamInferResponse:
-        """The next reply, whatever it tells of."""
+        """The next reply, with outputs or an error."""
         data = await self.call.read()
         assert data is not grpc.aio.EOF, f"the stream ended: {await self.call.code()}"
         return pb.ModelStreamInferResponse.FromString(data)
 
     async def output(self) -> dict[str, np.ndarray]:
-        """The outputs of the next reply, which must be good."""
+        """The outputs of the next reply, which must not be an error."""
         reply = await self.hear()
         assert not reply.error_message, reply
         return outputs(reply.infer_response)
 
     async def error(self) -> str:
-        """The text of the next reply, which must tell of an error."""
+        """The text of the next reply, which must be an error."""
         reply = await self.hear()
         assert reply.error_message, reply
         return reply.error_message

@@ -1,4 +1,4 @@
-"""A raw-stub client for tests: no SDK, so that what is tested is the wire itself."""
+"""A client of raw stubs, without the SDK, for tests of the wire itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Stubs:
         await self.channel.close()
 
     def raw_unary(self, method: str) -> Any:
-        """A unary method that takes bytes as they are."""
+        """A unary method whose request is bytes."""
         return partial(self.channel.unary_unary(f"/carousel.v1.{method}"), metadata=self.metadata)
 
     async def open(self, model: str, session_id: str = "", **fields: Any) -> pb.Session:
@@ -77,7 +77,7 @@ class StreamTalk:
         await self.call.write(pb.AttachRequest(**event))
 
     async def hear(self, kind: str | None = None) -> pb.AttachResponse:
-        """The next reply; if `kind` is given, it must be of that kind."""
+        """The next reply, which must be of `kind` if that is given."""
         reply = await self.call.read()
         assert reply is not grpc.aio.EOF, f"the stream ended: {await self.call.code()}"
         if kind is not None:
@@ -111,7 +111,7 @@ class StreamTalk:
         await self.say(block=block)
 
     async def end(self) -> Any:
-        """Waits for the end of the stream; returns the decoded error, or None for OK."""
+        """Waits for the end of the stream. Returns the decoded error, or None for OK."""
         with suppress(grpc.aio.AioRpcError):
             while await self.call.read() is not grpc.aio.EOF:
                 pass
@@ -127,7 +127,7 @@ def unpack(status: Status) -> SimpleNamespace:
     for packed in status.details:
         for kind in DETAILS:
             if packed.Is(kind.DESCRIPTOR):
-                assert kind.DESCRIPTOR.name not in found, "a detail stands twice"
+                assert kind.DESCRIPTOR.name not in found, "a detail is there twice"
                 found[kind.DESCRIPTOR.name] = detail = kind()
                 packed.Unpack(detail)
     assert len(found) == len(status.details), "an unknown detail"
@@ -154,12 +154,12 @@ def error_of(error: grpc.RpcError) -> SimpleNamespace:
 
 
 async def refused(call: Any) -> SimpleNamespace:
-    """Awaits a unary call that must fail; returns its typed error."""
+    """Awaits a unary call that must fail. Returns its typed error."""
     try:
         reply = await call
     except grpc.aio.AioRpcError as error:
         return unpack(_status(error))
-    raise AssertionError(f"the call went well: {reply}")
+    raise AssertionError(f"the call did not fail: {reply}")
 
 
 def _status(error: grpc.aio.AioRpcError) -> Status:
@@ -172,7 +172,7 @@ def _status(error: grpc.aio.AioRpcError) -> Status:
 
 
 async def settled(condition: Callable[[], object]) -> None:
-    """Lets the loop that server and client share run until `condition` holds."""
+    """Runs the loop of server and client until `condition` is true."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.001)

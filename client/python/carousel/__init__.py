@@ -6,8 +6,8 @@
         with client.session("sunspots-gru") as session:  # h (and c) live on the server
             y = session.step(x)
 
-The same with `async`: AsyncClient. Errors are drawn in `carousel.exceptions`; a server for your own
-tests is in `carousel.testing`.
+AsyncClient is the same with `async`. `carousel.exceptions` has the tree of errors, and `carousel.testing` a
+server for your own tests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Usage,
     )
 
-# Loaded at first use, so that `carousel --help` needs neither grpc nor numpy.
+# Imported at the first use, so that `carousel --help` needs neither grpc nor numpy.
 _HOMES = {
     "TLS": "_tls",
     "Alternative": "types",
@@ -100,7 +100,7 @@ __all__ += exceptions.__all__
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name from its module at first use."""
+    """Imports a public name from its module at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""The bases of every error that the SDK raises, and the few that arise in the client itself."""
+"""The base classes of all errors of the SDK, and the errors of the client itself."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 from carousel_protos.errors import ERRORS
 
 BY_REASON: dict[str, type[CarouselError]] = {}
-"""Every class that stands for a reason of the registry."""
+"""The class of each reason in the registry."""
 
 
 class CarouselError(Exception):
-    """Base of all errors of this SDK. Shows the reason, what happened, and how to fix it.
+    """Base of all errors of this SDK, with the reason, what happened, and the fix.
 
     Attributes:
         reason: the registry's name of the error, such as "SEQUENCE_GAP".
         code: the gRPC status code's name, such as "OUT_OF_RANGE".
-        message: what happened here.
-        fix: what to do about it.
+        message: what happened.
+        fix: what to do.
         metadata: machine-readable facts, such as `expected` or `limit`.
-        retry_after_s: when to try again, in seconds; None if the server gave no hint.
-        request_id: the server's number of the failed request, for its log; "" if unknown.
-        seq: the first step concerned; 0 if none.
+        retry_after_s: when to try again, in seconds. None if the server gave no hint.
+        request_id: the id of the failed request in the server's log. "" if unknown.
+        seq: the first step concerned. 0 if there is none.
     """
 
     reason: str = "UNKNOWN"
@@ -34,7 +34,7 @@ class CarouselError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, reason: str | None = None, **rest: Any) -> None:
-        """A class that names a reason takes code and fix from the registry."""
+        """Sets code and fix of a class with a reason from the registry."""
         super().__init_subclass__(**rest)
         if reason is not None:
             spec = ERRORS[reason]
@@ -69,11 +69,11 @@ class CarouselError(Exception):
 
 
 class InvalidInputError(CarouselError, ValueError):
-    """What was sent is wrong in itself, whatever the server's state."""
+    """The request itself is wrong, in any state of the server."""
 
 
 class NotFoundError(CarouselError, LookupError):
-    """The named model or session is not there, or not any more."""
+    """The named model or session does not exist, or no longer exists."""
 
 
 class ConflictError(CarouselError):
@@ -81,11 +81,11 @@ class ConflictError(CarouselError):
 
 
 class UnauthorizedError(CarouselError, PermissionError):
-    """The server wants a token, or a better one."""
+    """The server requires a valid token or certificate."""
 
 
 class RefusedError(CarouselError):
-    """Not now: the same call may succeed later. `retry_after_s` says when to try again."""
+    """The call was refused now, and may succeed later. `retry_after_s` is when to try again."""
 
     retryable = True
 
@@ -95,20 +95,20 @@ class ServerFaultError(CarouselError):
 
 
 class ClientSideError(CarouselError):
-    """Arose in the client or in the network, with no answer from a server."""
+    """The error is of the client or the connection, without an answer from a server."""
 
 
 class ConnectionLostError(ClientSideError, ConnectionError):
-    """The stream to the server broke and could not be mended: no server was found within the policy's
-    reconnect_s, or the policy mends nothing. Sessions with a durability live on in the server's store,
-    others with their server.
+    """The stream to the server broke, and no server was found within the policy's reconnect_s.
+
+    Sessions with a durability remain in the server's store. Others remain as long as their server runs.
     """
 
     reason = "CONNECTION_LOST"
     code = "UNAVAILABLE"
     fix = (
-        "When the server is back, go on with client.attach(session_id), whose `applied` tells which "
-        "steps have run; RetryPolicy(reconnect_s=…) looks longer for it."
+        "When the server is back, continue with client.attach(session_id). Its `applied` is the last "
+        "step that has run. RetryPolicy(reconnect_s=…) sets how long the client tries to reconnect."
     )
 
 
@@ -117,7 +117,7 @@ class ServerUnreachableError(ClientSideError, ConnectionError):
 
     reason = "SERVER_UNREACHABLE"
     code = "UNAVAILABLE"
-    fix = "Check the target and that a server listens there: `carousel health --server …`."
+    fix = "Check the target, and whether a server listens there: `carousel health --server …`."
     retryable = True
 
 
@@ -132,17 +132,18 @@ class TlsError(ServerUnreachableError):
 
 
 class ReplyTimeoutError(ClientSideError, TimeoutError):
-    """No answer came in time. A step that was taken will still run, once, also if the connection is being
-    mended just now; its output is dropped, and the next step follows it.
+    """No answer came in time. A submitted step still runs once, also after a reconnect.
+
+    Its output is dropped, and the next step follows it.
     """
 
     reason = "REPLY_TIMEOUT"
     code = "DEADLINE_EXCEEDED"
-    fix = "Give more time with timeout_s, or see session.info() for the steps that have run."
+    fix = "Raise timeout_s, or check session.info() for the steps that have run."
 
 
 class ClientClosedError(ClientSideError, RuntimeError):
-    """The client, session or stream was closed here, so it takes no more calls."""
+    """The client, session or stream was closed, so it accepts no more calls."""
 
     reason = "CLIENT_CLOSED"
     code = "CANCELLED"
@@ -164,17 +165,17 @@ class EventLoopError(ClientSideError, RuntimeError):
 
 
 class ProtocolViolationError(ClientSideError):
-    """The peer does not speak this protocol as agreed."""
+    """The peer has broken the rules of the protocol."""
 
     reason = "PROTOCOL_VIOLATION"
     code = "INTERNAL"
-    fix = "Check that the target is a Carousel server; if it is, please report this."
+    fix = "Check that the target is a Carousel server. If it is, please report this."
 
 
 class ReplayDivergedError(ClientSideError):
     """An output came again differently after a reconnect, so the session or the text cannot continue.
 
-    Other weights are served now, or the batch rounds differently: see the server's `strict`.
+    The server has other weights now, or its batches round differently. See the server's setting `strict`.
     """
 
     reason = "REPLAY_DIVERGED"
@@ -183,17 +184,17 @@ class ReplayDivergedError(ClientSideError):
 
 
 class JournalError(ClientSideError, OSError):
-    """A session's journal cannot be used: it is another's, in use, damaged, or cannot be written.
+    """A session's journal cannot be used. It is another session's, in use, damaged, or not writable.
 
     Attributes:
-        journal: the journal that took nothing more, if it was open.
+        journal: the journal that could not be written, if it was open.
     """
 
     reason = "JOURNAL"
     code = "FAILED_PRECONDITION"
     fix = (
-        "Give each session a file of its own, on a disk with room. A damaged one can be moved away; "
-        "then client.attach(session_id) goes on from the server's cursors."
+        "Give each session its own file, on a disk with room. If it is damaged, move it away: "
+        "client.attach(session_id) then continues from the server's cursors."
     )
 
     def __init__(self, message: str, *, journal: object = None) -> None:
@@ -202,17 +203,17 @@ class JournalError(ClientSideError, OSError):
 
 
 class BatchStepError(CarouselError):
-    """Some sessions of a batch failed. The others have stepped, and their outputs are here.
+    """Some sessions of a batch failed. The others have run their step, and `outputs` has their outputs.
 
     Attributes:
         errors: the error of each failed session, by its position in the batch.
-        outputs: as `step` would have returned them; rows of failed sessions are zero where no
-            output came.
+        outputs: as from `step`. The rows of failed sessions are zero where there is no
+            output.
     """
 
     reason = "BATCH_STEP"
     code = "ABORTED"
-    fix = "Look at `errors` for each failed session, and at `outputs` for the others."
+    fix = "Check `errors` for each failed session, and `outputs` for the others."
 
     def __init__(self, errors: Mapping[int, CarouselError], outputs: npt.NDArray[Any]) -> None:
         first = min(errors)

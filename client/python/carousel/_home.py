@@ -1,4 +1,4 @@
-"""Where a client belongs: the process that made it, and for asyncio the event loop that uses it."""
+"""The owner of a client: the process that made it, and for asyncio the event loop that uses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._error_bases import ClientClosedError, EventLoopError
 
 
 class HomeProcess:
-    """The process that made a client. A copy in a forked child has neither its threads nor its connection.
+    """The process that made a client. A copy in a forked child has no threads and no connection.
 
     Attributes:
         closed: the client was closed.
@@ -27,9 +27,11 @@ class HomeProcess:
         return os.getpid() != self._pid
 
     def check(self) -> None:
-        """Raises ClientClosedError in a forked child, where a call would wait for ever."""
+        """Raises ClientClosedError in a forked child, where a call would never return."""
         if self.left:
-            raise ClientClosedError("the client belongs to another process; make one after a fork")
+            raise ClientClosedError(
+                "the client belongs to another process; make a new one after a fork"
+            )
 
     def check_open(self) -> None:
         """Raises ClientClosedError if the client was closed, else as `check`."""
@@ -39,7 +41,7 @@ class HomeProcess:
 
 
 class HomeLoop(HomeProcess):
-    """The process and the event loop of an asyncio client: the loop that uses it first."""
+    """The process of an asyncio client, and the event loop that used it first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +50,7 @@ class HomeLoop(HomeProcess):
     def check(self) -> None:
         """Raises ClientClosedError in a forked child, and EventLoopError outside the client's loop.
 
-        Takes the running loop the first time.
+        The first call sets the loop.
         """
         super().check()
         running = asyncio.get_running_loop()
@@ -59,9 +61,9 @@ class HomeLoop(HomeProcess):
 
 
 def check_gevent() -> None:
-    """Raises EventLoopError where gevent has patched the threads and gRPC does not know it.
+    """Raises EventLoopError if gevent has patched the threads without gRPC's hook.
 
-    gRPC's threads then wait for locks that only gevent's hub releases, and a call waits for ever.
+    gRPC's threads would then wait for locks that only gevent's hub releases, and a call would never return.
     """
     monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("threading"):

@@ -1,4 +1,4 @@
-"""A journal's file: one process at a time, appended to in single writes, replaced by renaming."""
+"""A journal's file: one process at a time, appended by single writes, replaced by renaming."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ._error_bases import JournalError
 JournalPath = str | os.PathLike[str]
 
 _MOST_TRIES = 10
-"""A file may be replaced between its opening and its locking, by a process that then releases it."""
+"""Most attempts to lock the file, because another process can replace it between open and lock."""
 
 
 class JournalFile:
     """The file of an open journal, locked against all others."""
 
     def __init__(self, path: Path, *, fsync: bool) -> None:
-        """Opens or creates it.
+        """Opens or creates the file.
 
         Raises:
-            JournalError: it is in use.
+            JournalError: the file is in use.
             OSError: it cannot be opened.
         """
         self._path = path
@@ -31,7 +31,7 @@ class JournalFile:
         self._fd = self._locked()
 
     def read(self) -> bytes:
-        """All that is there."""
+        """All bytes of the file."""
         size = os.fstat(self._fd).st_size
         data = b""
         while len(data) < size and (more := os.pread(self._fd, size - len(data), len(data))):
@@ -39,7 +39,7 @@ class JournalFile:
         return data
 
     def append(self, data: bytes) -> None:
-        """Adds bytes at the end. Raises OSError; then nothing of them counts."""
+        """Appends bytes. Raises OSError, and then the file is as before."""
         start = os.fstat(self._fd).st_size
         if os.write(self._fd, data) < len(data):
             with suppress(OSError):
@@ -49,7 +49,7 @@ class JournalFile:
             os.fsync(self._fd)
 
     def replace(self, data: bytes) -> None:
-        """Writes a new file and puts it in place of this one. Raises OSError; then the old one stays."""
+        """Replaces the file by a new one. Raises OSError, and then the file is as before."""
         beside = self._path.with_name(self._path.name + ".new")
         fd = os.open(
             beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600
@@ -72,7 +72,7 @@ class JournalFile:
             self._sync_folder()
 
     def close(self) -> None:
-        """Closes it, and so unlocks it."""
+        """Closes and unlocks the file."""
         os.close(self._fd)
 
     def _sync_folder(self) -> None:
@@ -95,14 +95,14 @@ class JournalFile:
                 os.close(fd)
                 raise JournalError(f"{self._path} is in use by another session") from None
             os.close(fd)
-        raise JournalError(f"{self._path} is replaced all the time")
+        raise JournalError(f"{self._path} was replaced each time it was opened")
 
 
 def open_journal(path: JournalPath, *, fsync: bool = False) -> Journal:
-    """The journal in a file; a new one if there is none.
+    """Opens the journal in a file, or a new one if there is no file.
 
     Raises:
-        JournalError: it is in use, damaged, no journal, or cannot be opened.
+        JournalError: the file is in use, damaged, not a journal, or cannot be opened.
     """
     try:
         file = JournalFile(Path(path), fsync=fsync)

@@ -1,4 +1,4 @@
-"""How a client reaches its server: channel options, credentials, deadlines."""
+"""A client's options: channel options, credentials, deadlines."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ MAX_MESSAGE_BYTES = 64 << 20
 CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # Half-open peers are silent for ever without keepalive; ping_timeout is what makes it quick.
+    # Without keepalive, a half-open peer is never noticed. ping_timeout makes it quick.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
-    # After a break our own schedule paces the looks for a server; gRPC's must not hold them up.
+    # After a break, our own schedule decides when to reconnect, and gRPC's must not delay it.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # A server may come back under another address. gRPC asks for it after 30 s at the soonest by itself.
+    # A server may return at another address. By default gRPC looks it up after 30 s at the earliest.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    # gRPC's own retries know neither our reasons nor our hints.
+    # gRPC's own retries do not use our reasons and hints.
     ("grpc.enable_retries", 0),
     ("grpc.primary_user_agent", f"carousel-python/{__version__}"),
 ]
@@ -32,7 +32,7 @@ CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """All that a client was told when it was made."""
+    """All options of a client."""
 
     target: str
     token: str | None = field(repr=False)
@@ -54,7 +54,7 @@ class Options:
 
     @property
     def channel_options(self) -> list[tuple[str, int | str]]:
-        """As gRPC has them. A proxy of the environment is never asked for this machine itself."""
+        """The channel options. A proxy of the environment is not used for this machine itself."""
         own: list[tuple[str, int | str]] = []
         if is_local(self.target):
             own.append(("grpc.enable_http_proxy", 0))
@@ -64,7 +64,7 @@ class Options:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Goes with each call."""
+        """The metadata of each call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
 
@@ -78,11 +78,11 @@ def options_of(
     replay_tolerance: float | None = None,
     journal_fsync: bool = False,
 ) -> Options:
-    """Checks and completes a client's arguments; reads the files that `tls` names.
+    """Checks and completes a client's arguments, and reads the files of `tls`.
 
     Raises:
-        FieldInvalidError: a token that no header can carry, or TLS parts that cannot be used.
-        ValueError: another argument out of its range.
+        FieldInvalidError: the token cannot be in a header, or TLS parts cannot be used.
+        ValueError: another argument is out of its range.
         OSError: a file cannot be read.
     """
     if isinstance(tls, bool):
@@ -94,10 +94,10 @@ def options_of(
 
 
 def _token(token: str | None) -> str | None:
-    """The token without the space around it, which a file or a shell may have added."""
+    """The token without surrounding space, which a file or a shell may have added."""
     token = (token or "").strip()
     if not (token.isascii() and token.isprintable()):
         raise FieldInvalidError(
-            "the token has characters that no header can carry: it must be printable ASCII"
+            "the token has characters that cannot be in a header: it must be printable ASCII"
         )
     return token or None

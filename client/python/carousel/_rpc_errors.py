@@ -1,4 +1,4 @@
-"""From a failed gRPC call, of either API, to the SDK's exception."""
+"""Makes the SDK's exception for a failed gRPC call of either API."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ PLAIN: dict[grpc.StatusCode, type[CarouselError]] = {
     grpc.StatusCode.UNIMPLEMENTED: ProtocolViolationError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
 }
-"""What a status without details means: it was made by gRPC, not by a Carousel server."""
+"""The meaning of a status without details, which is from gRPC and not from a Carousel server."""
 
 _TOO_LARGE = "larger than max"
-"""Part of gRPC's own text for a message beyond its limit: the one refusal that no second try cures."""
+"""Part of gRPC's text for a message beyond its limit, the only refusal for which a retry is useless."""
 
 LOST = {
     grpc.StatusCode.UNAVAILABLE,
@@ -45,18 +45,18 @@ LOST = {
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.CANCELLED,
 }
-"""What gRPC says of a stream whose connection broke; which of them depends on who noticed, and when."""
+"""Codes of gRPC for a stream whose connection broke. They depend on which side noticed it, and when."""
 
 
 def error_of_call(error: Any, *, on_stream: bool | None = None) -> CarouselError:
     """The exception for a call that failed.
 
-    `on_stream`: for a stream that can be begun again, whether it had been answered before. gRPC's plain
-    words then mean a connection that was lost, or that never came to be: a refusal that crosses with what
-    the client is sending may lose its details. Damaged details mean the same there. On other calls the
-    code then gives the error's category.
+    `on_stream`: for a stream that can be repeated, whether it has been answered before. A status without
+    details then means a lost connection, or one that was never made. A refusal can lose its details too,
+    when it crosses with a message of the client. Damaged details have the same meaning. On other calls, the
+    code gives the error's category.
 
-    `error` is a grpc.RpcError that is a grpc.Call too, or a grpc.aio.AioRpcError.
+    `error` is a grpc.RpcError that is also a grpc.Call, or a grpc.aio.AioRpcError.
     """
     code: grpc.StatusCode = error.code()
     text: str = error.details() or code.name
@@ -72,7 +72,9 @@ def error_of_call(error: Any, *, on_stream: bool | None = None) -> CarouselError
     unnamed = BASE_OF_CODE.get(code.value[0], ServerFaultError) if damaged else ServerFaultError
     kind = PLAIN.get(code, unnamed)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        kind = RefusedError  # gRPC itself, or a proxy, has refused the call before a server saw it
+        kind = (
+            RefusedError  # gRPC itself or a proxy has refused the call before it reached a server
+        )
     if issubclass(kind, ClientSideError):
         return kind(text, request_id=request_id)
     return kind(text, reason=code.name, code=code.name, request_id=request_id)
@@ -81,7 +83,7 @@ def error_of_call(error: Any, *, on_stream: bool | None = None) -> CarouselError
 def _details_of(error: Any) -> tuple[Status | None, bool]:
     """The status with its details, and whether it is damaged.
 
-    A damaged one cannot be parsed, or contradicts the code and the text that the call ended with.
+    A damaged one cannot be parsed, or contradicts the code and the text of the call.
     """
     try:
         return rpc_status.from_call(error), False

@@ -1,4 +1,4 @@
-"""Encryption of the connection, and what a failed handshake means."""
+"""TLS of the connection, the causes of failed handshakes, and hosts of targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._errors import FieldInvalidError
 Pem = bytes | str | Path
 
 _PROBE_S = 1.0
-"""How long a server may take to show that it speaks TLS."""
+"""Time-out of a handshake that checks whether a server uses TLS."""
 
 _CLOSED = (
     "Socket closed",
@@ -28,33 +28,33 @@ _CLOSED = (
     "CERTIFICATE_REQUIRED",
     "HANDSHAKE_FAILURE",
 )
-"""What gRPC and OpenSSL say where a server has taken a connection and closed it at once."""
+"""Texts of gRPC and OpenSSL for a server that accepts a connection and closes it at once."""
 
 _HANDSHAKE_DONE = "the handshake is done"
 
 _HANDSHAKES = {
     ("WRONG_VERSION_NUMBER",): (
-        "the server speaks no TLS",
+        "the server does not use TLS",
         "Connect without TLS (command: no --tls, --ca, --cert, --key), or give the server a certificate.",
     ),
     ("Hostname Verification", "Hostname mismatch", "IP address mismatch"): (
         "the server's certificate is for another name",
-        "Connect to a name in the certificate, or name one: TLS(server_name=…), or --server-name.",
+        "Connect to a name in the certificate, or set one: TLS(server_name=…), or --server-name.",
     ),
     ("CERTIFICATE_VERIFY_FAILED",): (
         "the server's certificate is not trusted",
-        "Name the authority that signed it: TLS(ca=FILE), or --ca FILE of the command.",
+        "Set the authority that signed it: TLS(ca=FILE), or --ca FILE of the command.",
     ),
 }
 
 _NO_TLS = (
-    "the server speaks TLS, and this client does not",
+    "the server uses TLS, and this client does not",
     "Connect with TLS: Client(tls=True) or tls=TLS(ca=FILE); --tls or --ca FILE of the command.",
 )
 
 _ENDED = (
-    "the server ended the TLS handshake; it may ask for a client's certificate",
-    "Give one with its key: TLS(certificate=FILE, key=FILE), or --cert FILE --key FILE.",
+    "the server ended the TLS handshake; it may require a client's certificate",
+    "Set one with its key: TLS(certificate=FILE, key=FILE), or --cert FILE --key FILE.",
 )
 
 
@@ -63,10 +63,10 @@ class TLS:
     """Encrypts the connection. Each part is PEM bytes, or the path of a PEM file.
 
     Attributes:
-        ca: certificates of the authorities to trust; None trusts the system's.
-        certificate: proves the client to servers that ask for it; it needs its key.
+        ca: certificates of the trusted authorities. None trusts the system's.
+        certificate: the client's certificate, for servers that require one. It needs `key`.
         key: the certificate's key, not encrypted.
-        server_name: the name to look for in the server's certificate, where the target is another.
+        server_name: the name to expect in the server's certificate, if it differs from the target's.
     """
 
     ca: Pem | None = None
@@ -75,17 +75,17 @@ class TLS:
     server_name: str | None = None
 
     def read(self) -> TLS:
-        """The same with every file read and every part checked.
+        """Reads every file and checks every part. Returns TLS with the contents.
 
         Raises:
             OSError: a file cannot be read.
-            FieldInvalidError: a part is no PEM, the key is not the certificate's, or one of the two is None.
+            FieldInvalidError: a part is not PEM, the key is not the certificate's, or one of them is None.
         """
         ca, key, certificate = self._parts()
         return replace(self, ca=ca, certificate=certificate, key=key)
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """As gRPC has them. Raises as `read`."""
+        """The credentials for gRPC. Raises as `read`."""
         return grpc.ssl_channel_credentials(*self._parts())
 
     def _parts(self) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -95,20 +95,20 @@ class TLS:
         _check_certificates("certificate", certificate)
         if certificate is not None and key is not None:
             _check_pair(certificate, key)
-        elif certificate is not key:  # gRPC ends the process for it
+        elif certificate is not key:  # gRPC would end the process
             missing = "certificate" if certificate is None else "key"
             raise FieldInvalidError(f"TLS certificate and key belong together; {missing} is None")
         return ca, key, certificate
 
 
 def disagreement(error: CarouselError, target: str, tls: TLS | None) -> TlsError | None:
-    """What TLS has to do with the error of a call; None if nothing. May take some seconds."""
+    """The TlsError that explains the error of a call, or None. May take some seconds."""
     if not isinstance(error, ServerUnreachableError) or isinstance(error, TlsError):
         return None
     cause, fix = _cause_of(error.message, tls)
     if cause:
         return TlsError(f"{cause}: {error.message}", fix)
-    # gRPC names the failure of one address only: a name such as localhost has several.
+    # gRPC reports the failure of one address only. A name such as localhost has several.
     cause, fix = _cause_of(_handshake(target, tls), tls)
     return TlsError(cause, fix) if cause else None
 
@@ -118,7 +118,7 @@ LOCAL_SCHEMES = ("unix", "unix-abstract", "vsock")
 
 
 def host_and_port(target: str) -> tuple[str, int] | None:
-    """The first host and port of a target; None if it names none, as unix:PATH does."""
+    """The first host and port of a gRPC target. None if it has none, as unix:PATH."""
     scheme, colon, rest = target.partition(":")
     if colon and scheme in _SCHEMES_OF_ADDRESSES and not rest.isdecimal():
         target = rest.removeprefix("//").partition("/")[2] if rest.startswith("//") else rest
@@ -130,7 +130,7 @@ def host_and_port(target: str) -> tuple[str, int] | None:
 
 
 def is_local(target: str) -> bool:
-    """Whether a target is this machine's own: a loopback address, localhost or a local socket."""
+    """True if a target is on this machine: a loopback address, localhost or a local socket."""
     if target.partition(":")[0] in LOCAL_SCHEMES:
         return True
     found = host_and_port(target)
@@ -154,7 +154,7 @@ def _cause_of(text: str, tls: TLS | None) -> tuple[str, str]:
 
 
 def _handshake(target: str, tls: TLS | None) -> str:
-    """How a handshake with the target ends, in OpenSSL's words; it shows no client certificate."""
+    """The result of a handshake with the target, as OpenSSL's text. It presents no certificate."""
     address = host_and_port(target)
     if address is None:
         return ""
@@ -165,7 +165,7 @@ def _handshake(target: str, tls: TLS | None) -> str:
             socket.create_connection(address, _PROBE_S) as plain,
             context.wrap_socket(plain, server_hostname=name) as encrypted,
         ):
-            # A server of HTTP/2 speaks first, unless it misses the client's certificate.
+            # A server of HTTP/2 sends first, unless it requires a client's certificate.
             return _HANDSHAKE_DONE if tls is None or encrypted.recv(1) else _CLOSED[0]
     except (OSError, ValueError) as error:
         return str(error)
@@ -198,7 +198,7 @@ def _check_certificates(name: str, pem: bytes | None) -> None:
 def _check_pair(certificate: bytes, key: bytes) -> None:
     if b" PRIVATE KEY-----" not in key:
         raise FieldInvalidError("TLS key holds no PEM private key")
-    if not hasattr(os, "memfd_create"):  # elsewhere a check would bring the key to the disk
+    if not hasattr(os, "memfd_create"):  # elsewhere the check would write the key to the disk
         return
     with os.fdopen(os.memfd_create("carousel-tls"), "wb", buffering=0) as memory:
         memory.write(certificate.rstrip() + b"\n" + key)

@@ -1,4 +1,4 @@
-"""Tells the application's log once that a server was lost, and once that it was found again."""
+"""Logs once that a server was lost, and once that it was found again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import time
 from ._error_bases import CarouselError, ClientSideError
 
 LOGGER = logging.getLogger("carousel")
-LOGGER.addHandler(logging.NullHandler())  # a library is silent unless the application listens
+LOGGER.addHandler(
+    logging.NullHandler()
+)  # a library is silent unless the application configures logging
 
 
 class ServerWatch:
-    """What one client knows of its server. Safe for threads."""
+    """Whether a client has lost its server. Thread-safe."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -22,7 +24,7 @@ class ServerWatch:
         self._lost_at_s: float | None = None
 
     def answered(self) -> None:
-        """The server has answered."""
+        """Notes an answer of the server."""
         if self._seen and self._lost_at_s is None:
             return
         with self._lock:
@@ -33,7 +35,7 @@ class ServerWatch:
             LOGGER.info("found the server at %s again after %.1f s", self._target, away_s)
 
     def looking(self, error: CarouselError) -> None:
-        """A call or a stream is tried again after this error. Counts if no server has answered it."""
+        """Notes an error that is retried. It is logged if no server has answered."""
         if not isinstance(error, ClientSideError):
             return
         with self._lock:

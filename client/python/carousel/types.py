@@ -1,4 +1,4 @@
-"""What calls take and return, besides arrays."""
+"""Types of arguments and results, besides arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Phase(StrEnum):
-    """Where a session is in its life."""
+    """The phase of a session's life."""
 
     OPENING = "opening"
     RESIDENT = "resident"
@@ -29,7 +29,7 @@ class Phase(StrEnum):
 
 
 class Durability(StrEnum):
-    """What survives when the server dies. DEFAULT is the server's: ASYNC with a store, else NONE."""
+    """What survives the death of the server. DEFAULT is ASYNC for a server with a store, else NONE."""
 
     DEFAULT = "unspecified"
     NONE = "none"
@@ -39,7 +39,7 @@ class Durability(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Durability | None:
-        """Also by the name of the member, as other enumerations spell it."""
+        """Also finds a member by its name."""
         return cls.SYNC_FSYNC if value == "sync_fsync" else None
 
 
@@ -52,7 +52,7 @@ class FinishReason(StrEnum):
 
 
 class Health(StrEnum):
-    """Whether a server, or one of its models, takes work."""
+    """Whether a server, or one of its models, is serving."""
 
     SERVING = "serving"
     NOT_SERVING = "not_serving"
@@ -66,7 +66,7 @@ def _plain(info: type[DataclassInstance], message: Message, *apart: str) -> dict
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One field of a row. `dtype` is a NumPy type string, "<f4" or "<i4"; `shape` is for one step."""
+    """One field of a row. `dtype` is a NumPy type string, "<f4" or "<i4". `shape` is that of one step."""
 
     name: str
     dtype: str
@@ -74,13 +74,13 @@ class TensorInfo:
 
     @classmethod
     def of(cls, spec: pb.TensorSpec) -> Self:
-        """From its message."""
+        """Makes it from the protocol's message."""
         return cls(spec.name, WIRE_DTYPES.get(spec.dtype, "?"), tuple(spec.shape))
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model, as served. The fields are explained at `Model` in carousel.proto."""
+    """A served model. `Model` in carousel.proto explains the fields."""
 
     name: str
     fingerprint: str
@@ -103,7 +103,7 @@ class ModelInfo:
 
     @classmethod
     def of(cls, model: pb.Model) -> Self:
-        """From its message."""
+        """Makes it from the protocol's message."""
         return cls(
             **_plain(cls, model, "input", "outputs", "labels"),
             input=TensorInfo.of(model.input),
@@ -112,7 +112,7 @@ class ModelInfo:
         )
 
     def label_names(self, indices: Iterable[int]) -> list[str]:
-        """The class names of output indices; the numbers themselves where the model names none."""
+        """The class names of output indices, or the numbers where the model has no names."""
         if not self.labels:
             return [str(index) for index in indices]
         return [self.labels[index] for index in indices]
@@ -120,7 +120,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """A session, as of one instant. The fields are explained at `Session` in carousel.proto."""
+    """A session at one instant. `Session` in carousel.proto explains the fields."""
 
     id: str
     model: str
@@ -139,7 +139,7 @@ class SessionInfo:
 
     @classmethod
     def of(cls, session: pb.Session) -> Self:
-        """From its message."""
+        """Makes it from the protocol's message."""
         return cls(
             **_plain(cls, session, "phase", "durability", "idle_ttl_s", "created_at"),
             phase=PHASES.get(session.phase, Phase.UNKNOWN),
@@ -151,7 +151,7 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A token that could have been drawn, with its natural log-probability."""
+    """A possible token, with its natural log-probability."""
 
     id: int
     logprob: float
@@ -169,7 +169,7 @@ class Token:
 
     @classmethod
     def of(cls, token: pb.Token) -> Self:
-        """From its message."""
+        """Makes it from the protocol's message."""
         return cls(
             id=token.id,
             text=token.text,
@@ -183,14 +183,14 @@ class GenerateOptions(TypedDict, total=False):
     """The options of every `generate`, all by keyword. Each may be left out.
 
     Attributes:
-        max_tokens: most tokens to draw, at least 1. Default 256.
-        temperature: divides the logits; 0 takes the most probable token. Default 1.
+        max_tokens: most tokens to generate, at least 1. Default 256.
+        temperature: divides the logits. 0 always chooses the most probable token. Default 1.
         top_k: keep the k most probable tokens. 0 keeps all, and is the default.
         top_p: keep the fewest tokens with at least this probability in sum. Default 1.
         repetition_penalty: makes recent tokens less probable if above 1. Default 1.
         seed: the same seed repeats the text. A random one is the default.
-        stop: text, or texts, at which to end; not part of the result. A special token has its name for
-            a text, such as "</s>".
+        stop: text, or texts, at which to end. They are not part of the result. The text of a special
+            token is its name, such as "</s>".
         stop_tokens: token ids at which to end.
         logprobs: report each token's log-probability and those of so many alternatives. None, the
             default, reports none.
@@ -211,7 +211,7 @@ class GenerateOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a generation took."""
+    """The numbers of tokens of a generation."""
 
     prompt_tokens: int
     generated_tokens: int
@@ -238,7 +238,7 @@ FINISH_REASONS = {
     pb.FINISH_REASON_STOP: FinishReason.STOP,
 }
 STORE_SERVICE = "carousel.store"
-"""What stands for the store in grpc.health.v1."""
+"""The name of the store in grpc.health.v1."""
 
 HEALTHS = {1: Health.SERVING, 2: Health.NOT_SERVING}
-"""By the numbers of grpc.health.v1."""
+"""Health by the numbers of grpc.health.v1."""

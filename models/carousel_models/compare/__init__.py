@@ -1,9 +1,9 @@
-"""RNN, LSTM and GRU beside each other, measured on this machine.
+"""Compares RNN, LSTM and GRU by measurements on this machine.
 
 `run()` measures, `table(comparison)` renders for a terminal with rich, `plot(comparison, path)` draws with
-matplotlib. `this_machine()` says before how busy the machine is. Three comparisons: structure; performance
-(quality on the same held-out text, time of a step, memory over long gaps); and where each fits, in words that
-follow from the numbers.
+matplotlib. `this_machine()` shows before how busy the machine is. The first comparison is of structure. The
+second is of performance: quality on the same held-out text, time of a step, memory over long gaps. The third
+is where each cell fits, in words that follow from the numbers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Python's standard library as text: data that is on every machine that runs Carousel.
+"""Python's standard library as text, which every machine with Carousel has.
 
 A file is held out by the hash of its path, not of its content: a file that was held out when a model
 was trained on one Python version is held out on every other one, so quality can be measured anywhere.
@@ -32,11 +32,11 @@ EXCLUDED_PARTS = frozenset(
     }
 )
 HELD_OUT_IN = 16
-"""One file in so many is held out."""
+"""One file of so many is held out."""
 
 
 class CorpusMissingError(Exception):
-    """This Python carries no sources of its standard library, so there is nothing to read."""
+    """This Python has no source files of its standard library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ class Corpus:
         return digest.hexdigest()
 
     def joined(self) -> bytes:
-        """All files one after the other, an empty line between them."""
+        """All files one after the other, separated by empty lines."""
         return b"\n\n".join(file.content for file in self.files)
 
     def sample(self, max_bytes: int) -> Corpus:
-        """The first files that hold at most `max_bytes` together; larger ones are passed over."""
+        """The first files with at most `max_bytes` together. Larger files are skipped."""
         chosen, left = [], max_bytes
         for file in self.files:
             if len(file.content) <= left:
@@ -106,10 +106,10 @@ def standard_library(root: Path | None = None) -> tuple[Corpus, Corpus]:
     """Reads the sources: (to train on, held out).
 
     Args:
-        root: where they lie; the running interpreter's own library if None.
+        root: their folder. None is the running interpreter's library.
 
     Raises:
-        CorpusMissingError: no sources there, or too few to hold any out.
+        CorpusMissingError: there are no source files, or too few.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     training: list[SourceFile] = []

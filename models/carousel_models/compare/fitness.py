@@ -1,4 +1,4 @@
-"""Where each cell fits: sentences that follow from the measured numbers, and from nothing else."""
+"""Where each cell fits, as sentences that follow from the measured numbers only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLOSE = 0.03
 
 
 def _reach(recall: Sequence[Recall]) -> dict[str, int]:
-    """The longest gap that a cell bridges together with all shorter ones; 0 if none."""
+    """The longest gap that a cell bridges together with all shorter ones. 0 if there is none."""
     reach = {entry.cell: 0 for entry in recall}
     broken: set[str] = set()
     for entry in sorted(recall, key=lambda entry: entry.gap):
@@ -36,7 +36,7 @@ def _cost(speed: Sequence[Speed]) -> dict[str, float]:
 
 
 class _Facts:
-    """The numbers that the sentences are made of, by cell."""
+    """The numbers for the sentences, by cell."""
 
     def __init__(
         self,

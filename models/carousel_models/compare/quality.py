@@ -1,4 +1,4 @@
-"""Quality of a byte model on text that it has not seen: bits per byte."""
+"""Measures the quality of a byte model on unseen text, in bits per byte."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .corpus import Corpus
 from .results import Quality
 
 PIECE_BYTES = 4096
-"""Longest text read at once; each piece starts from a zero state, as a session does."""
+"""Longest text in one piece. Each piece starts from a zero state, as a session does."""
 CHUNK_STEPS = 256
-"""Steps between two sums; bounds the memory for logits."""
+"""Steps between two sums. It bounds the memory for logits."""
 
 
 def _pieces(corpus: Corpus) -> list[bytes]:
-    """All files cut up; a piece of one byte predicts nothing and is left out."""
+    """All files in pieces. Pieces of one byte predict nothing and are left out."""
     pieces = (
         file.content[start : start + PIECE_BYTES]
         for file in corpus.files
@@ -55,7 +55,7 @@ def text_quality(
     corpus: Corpus,
     on_part: Callable[[float], None] = lambda _: None,
 ) -> Quality:
-    """Reads the corpus in pieces of PIECE_BYTES and measures how well each next byte was foreseen.
+    """Reads the corpus in pieces of PIECE_BYTES, and measures how well each next byte is predicted.
 
     Args:
         model: a byte-level language model with raw logits, on the CPU.

@@ -1,9 +1,9 @@
-"""How long each cell can learn to remember: name the first symbol after a gap of noise.
+"""Measures how long each cell can learn to remember the first symbol of a sequence.
 
-The first symbol of a sequence must be named after its last one; the symbols between are random and say
-nothing. Gradients have to travel through the whole gap, which is what gates were invented for (the task
-is the latch of Bengio, Simard and Frasconi 1994). All cells get the same number of updates, on the same
-draws, with gaps of every length up to a limit; then they are asked at shorter and at longer ones.
+The network must name the first symbol of a sequence after the last one. The symbols between are random.
+Gradients must pass the whole gap, for which gates were invented. The task is the latch of Bengio, Simard and
+Frasconi (1994). All cells have the same number of updates on the same data, with gaps of every length up to a
+limit. They are tested with shorter and with longer gaps.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class RecallTask:
     """The task and the equal budget.
 
     Attributes:
-        symbols: size of the alphabet; guessing gives 1 / symbols.
+        symbols: size of the alphabet. Guessing gives 1 / symbols.
         longest_trained: gaps of 1 … this many steps are trained.
-        gaps: gaps that are asked.
+        gaps: gaps that are tested.
         hidden: width of the recurrent layer.
         updates: optimiser steps of each network.
         batch: sequences per step.
-        test_sequences: fresh sequences per question.
+        test_sequences: new sequences for each test.
         rate: Adam's learning rate.
         seeds: one network from scratch for each.
     """
@@ -60,7 +60,7 @@ class _Recaller(nn.Module):
         self.stack = MODULES[cell](task.hidden, task.hidden)
         self.head = nn.Linear(task.hidden, task.symbols)
         if cell == "lstm":
-            # Forget gates begin open, the usual start (Jozefowicz, Zaremba and Sutskever 2015).
+            # Forget gates start open, as usual (Jozefowicz, Zaremba and Sutskever 2015).
             with torch.no_grad():
                 self.stack.get_parameter("bias_ih_l0")[task.hidden : 2 * task.hidden] = 1.0
 
@@ -87,7 +87,7 @@ def _train(cell: str, task: RecallTask, draws: torch.Generator) -> _Recaller:
 
 
 def accuracies(cell: str, seed: int, task: RecallTask) -> list[float]:
-    """Trains one network from scratch; the share of first symbols it names, 0 … 1, at each gap."""
+    """Trains a new network. Returns the share of first symbols that it names, 0 … 1, for each gap."""
     draws = torch.Generator().manual_seed(seed)
     model = _train(cell, task, draws)
     shares = []

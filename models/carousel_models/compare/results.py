@@ -1,4 +1,4 @@
-"""What a comparison found: plain data, ready for JSON."""
+"""The results of a comparison, as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What a cell is made of, read from the package.
+    """The structure of a cell, read from the package.
 
     Attributes:
         cell: "rnn", "lstm" or "gru".
@@ -113,7 +113,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where it was measured.
+    """The machine of the measurement.
 
     Attributes:
         processor: its name.
@@ -121,7 +121,7 @@ class Machine:
         torch: version of torch.
         python: version of Python.
         cores: logical processors.
-        load_before: programs that wanted a core in the minute before, on average; None if unknown.
+        load_before: average number of programs that needed a core in the minute before. None if unknown.
     """
 
     processor: str

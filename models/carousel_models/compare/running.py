@@ -30,10 +30,10 @@ READING = "reading Python that no model has seen"
 TIMING = "timing steps alone and in batches"
 TRAINING = "training small networks on a memory task"
 SHARES = {READING: 0.37, TIMING: 0.10, TRAINING: 0.53}
-"""Share of the whole time that each part takes: measured on two cores, for an estimate of the rest."""
+"""Share of each part in the whole time, measured on two cores, for an estimate of the remaining time."""
 
 Progress = Callable[[str, float], None]
-"""Called with what is measured now, and with the share of the whole that is done, 0 … 1."""
+"""Receives the current part, and the share of the whole that is done, 0 … 1."""
 
 
 def run(
@@ -44,7 +44,7 @@ def run(
     task: RecallTask | None = None,
     progress: Progress = lambda _now, _done: None,
 ) -> Comparison:
-    """Measures RNN, LSTM and GRU on this machine: the models `pychar-*`, alike in all but their cell.
+    """Measures RNN, LSTM and GRU on this machine. The models `pychar-*` differ in their cell only.
 
     Args:
         zoo_dir: folder of the packages; the shipped zoo if None.
@@ -83,7 +83,7 @@ def run(
 
 
 def _alike(models: dict[str, RecurrentModel]) -> None:
-    """A comparison of cells is one only if all the rest is equal."""
+    """Checks that the models differ in their cell only. Raises PackageError."""
     sizes = {
         (model.manifest.hidden, len(model.manifest.stack), model.manifest.stack_input_width)
         for model in models.values()
@@ -96,7 +96,7 @@ def _alike(models: dict[str, RecurrentModel]) -> None:
 
 
 def _part(progress: Progress, name: str) -> Callable[[float], None]:
-    """Begins a part of the measurement; returns what takes the share of it that is done."""
+    """Starts a part of the measurement. Returns a function that receives the share of it that is done."""
     names = list(SHARES)
     before = sum(SHARES[earlier] for earlier in names[: names.index(name)])
 
@@ -113,7 +113,7 @@ def _slice(on_part: Callable[[float], None], number: int, count: int) -> Callabl
 
 
 def _load_average() -> float | None:
-    """Programs that wanted a core in the last minute, on average; None where the system does not say."""
+    """Average number of programs that needed a core in the last minute. None where it is unknown."""
     if not hasattr(os, "getloadavg"):
         return None
     try:
@@ -123,7 +123,7 @@ def _load_average() -> float | None:
 
 
 def this_machine() -> Machine:
-    """What the comparison runs on, and how busy it is now."""
+    """The machine of the comparison, and how busy it is now."""
     return Machine(
         processor=_processor(),
         threads=torch.get_num_threads(),
@@ -135,7 +135,7 @@ def this_machine() -> Machine:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+    """The processor's name if the system has it, else its architecture."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text().splitlines():
@@ -145,7 +145,7 @@ def _processor() -> str:
 
 
 def structure(model: RecurrentModel, cell: str, package: Path) -> Structure:
-    """Reads it off the package's manifest and tensors; nothing is run."""
+    """The structure of a model, from its manifest and tensors. Nothing is run."""
     manifest = model.manifest
     layer = manifest.stack[0]
     facts = facts_of(layer.cell)

@@ -1,4 +1,4 @@
-"""Time of one step: all cells in turns, so that a noisy moment falls on all of them."""
+"""Measures the time of one step. Cells take turns, so that noise affects all of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .results import Speed
 BATCHES = (1, 64, 256)
 WARM_UP_CALLS = 5
 BLOCK_S = 0.004
-"""A round times a block of calls of about this length: far above the clock's grain."""
+"""Length of the block of calls in a round, far above the clock's resolution."""
 LEAST_ROUNDS = 8
 
 Step = Callable[[], None]
 
 
 def stepper(model: RecurrentModel, batch: int, seed: int = 0) -> Step:
-    """A call that advances `batch` sessions by one random token each, states carried on."""
+    """A call that advances `batch` sessions by one random token each."""
     draws = torch.Generator().manual_seed(seed)
     tokens = torch.randint(model.vocabulary, (64, batch), generator=draws)
     state = model.initial_state(batch)

@@ -20,7 +20,7 @@ def _table(title: str, first: str, cells: list[str]) -> Table:
 
 
 def seconds(value: float) -> str:
-    """A time in the unit that keeps it readable."""
+    """A time with a suitable unit."""
     return f"{value * 1e6:.0f} µs" if value < 1e-3 else f"{value * 1e3:.2f} ms"
 
 

@@ -25,12 +25,12 @@ def choose(wanted: str, device: torch.device) -> Kernel:
     """The kernel for models on a device.
 
     Args:
-        wanted: "reference", "cpu", "cuda", or "auto": on a CPU the faster that this machine can run, on
-            CUDA the reference, as long as `cuda` has not been measured there.
-        device: where the models' weights are.
+        wanted: "reference", "cpu", "cuda" or "auto". On a CPU, auto is the fastest that this machine can
+            run. On CUDA it is the reference, because `cuda` has not been measured there.
+        device: of the models' weights.
 
     Raises:
-        KernelError: what is wanted by name cannot be had here.
+        KernelError: the named kernel cannot run here.
     """
     if wanted == "auto":
         return _auto(device)
@@ -45,7 +45,7 @@ def _auto(device: torch.device) -> Kernel:
         try:
             return _cpu(device)
         except KernelError as unavailable:
-            log.info("steps are computed by the reference kernel: %s", unavailable)
+            log.info("the reference kernel computes steps: %s", unavailable)
     return Reference()
 
 

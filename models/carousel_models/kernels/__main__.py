@@ -1,6 +1,6 @@
 """`python -m carousel_models.kernels`: compiles the native library for every kind of processor.
 
-Run once where the package is installed, the machines that serve need no compiler.
+Run it once where the package is installed. The machines that serve then need no compiler.
 """
 
 from __future__ import annotations

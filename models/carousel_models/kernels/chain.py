@@ -1,4 +1,4 @@
-"""Packed layers one after the other: each one's gates write the next one's operand."""
+"""Packed layers in a chain. The gates of each write the operand of the next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PackedLink(NamedTuple):
 
 
 class Chain:
-    """A step of all layers: one launch to begin with, then a product and a launch for each.
+    """A step of all layers: one launch at the start, then a product and a launch for each layer.
 
     A norm costs two more launches, and the textbook's gru two. Implements `interface.Step`.
     """
@@ -62,5 +62,5 @@ class Chain:
 
 
 def _rowwise(tensor: Tensor) -> Tensor:
-    """Rows whose elements stand one after the other, as `gates` reads them."""
+    """Rows with contiguous elements, as `gates` reads them."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -1,4 +1,4 @@
-"""The native library's file: shipped, made before, or compiled now if this machine has a compiler."""
+"""Finds the native library's file: shipped, compiled before, or compiled now."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from carousel_models.errors import KernelError
 
 SOURCES = Path(__file__).parent
 SHIPPED = SOURCES / "compiled"
-"""Libraries that were made when the package was installed, by `python -m carousel_models.kernels`."""
+"""Folder of the libraries that `python -m carousel_models.kernels` has compiled."""
 
 _FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared"),
-    # Sums are fused multiply-adds wherever they stand in a batch; NaN and infinity keep their meaning.
+    # Sums are fused multiply-adds at every place of a batch. NaN and infinity keep their meaning.
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
 _AVX2 = ("avx2", "fma")
@@ -38,7 +38,7 @@ LEVELS = {
 
 @contextmanager
 def _kernel_errors() -> Iterator[None]:
-    """What a system may refuse (space, rights, time) becomes the one error that has a way out."""
+    """Turns errors of the system (space, rights, time) into a KernelError."""
     try:
         yield
     except (OSError, subprocess.SubprocessError, UnicodeError) as error:
@@ -47,10 +47,10 @@ def _kernel_errors() -> Iterator[None]:
 
 @_kernel_errors()
 def level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The best kind that this processor is.
+    """The best kind for this processor.
 
     Raises:
-        KernelError: it is none of them.
+        KernelError: it is of no known kind.
     """
     if platform.machine() in ("x86_64", "AMD64") and cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
@@ -64,10 +64,10 @@ def level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def library_files(name: str) -> Iterator[Path]:
-    """Where the library for a kind of processor lies, to be tried in turn; at last it is compiled.
+    """Files of the library for a kind of processor, to be tried in order. The last one is compiled.
 
     Raises:
-        KernelError: the next one cannot be made here.
+        KernelError: the next file cannot be made here.
     """
     with _kernel_errors():
         file = f"carousel-{name}-{_digest(name)}.so"
@@ -76,7 +76,7 @@ def library_files(name: str) -> Iterator[Path]:
             if folder is not None and (folder / file).exists():
                 yield folder / file
         if cache is None:
-            # Where nothing can be kept it lies in a new folder, for the life of this process.
+            # Without a cache folder it is in a new folder, for the life of this process.
             temporary = tempfile.TemporaryDirectory(prefix="carousel-kernel-")
             atexit.register(temporary.cleanup)
             cache = Path(temporary.name)
@@ -88,13 +88,13 @@ def compile_into(folder: Path, name: str) -> Path:
     """Compiles the library for a kind of processor.
 
     Raises:
-        KernelError: there is no C++ compiler, or it fails, or its result cannot be kept.
+        KernelError: there is no C++ compiler, it fails, or its result cannot be written.
     """
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         raise KernelError("there is no C++ compiler; install one, or serve with kernel=reference")
     target = folder / f"carousel-{name}-{_digest(name)}.so"
-    # Others may compile the same at this moment, some of them with this process's number in another
+    # Others may compile the same now, some of them with this process's number in another
     # container: each does so in a folder of its own, and the last one's whole file stays.
     with tempfile.TemporaryDirectory(
         prefix="unfinished-", dir=folder, ignore_cleanup_errors=True
@@ -108,9 +108,9 @@ def compile_into(folder: Path, name: str) -> Path:
 
 
 def is_whole(file: Path) -> bool:
-    """False if the end of a library is missing: the system would load it, and then end this process.
+    """False if the end of a library is missing. Loading it would end this process.
 
-    An ELF file ends with the table of its sections, and its first 64 bytes say where that stands.
+    An ELF file ends with the table of its sections, and its first 64 bytes have the place of the table.
     """
     with file.open("rb") as opened:
         header = opened.read(64)
@@ -125,7 +125,7 @@ def is_whole(file: Path) -> bool:
 def _compile(compiler: str, name: str, output: Path) -> None:
     source = SOURCES / "layer.cpp"
     command = [compiler, *_FLAGS, *_options(name), "-o", str(output), str(source)]
-    # A compiler without OpenMP makes a library that keeps to one thread.
+    # A compiler without OpenMP makes a library with one thread.
     for extra in (["-fopenmp"], []):
         done = subprocess.run([*command, *extra], check=False, capture_output=True, timeout=120)
         if done.returncode == 0:
@@ -139,7 +139,7 @@ def _options(name: str) -> tuple[str, ...]:
 
 
 def _digest(name: str) -> str:
-    """Of all that the library is made of, so that a newer one never meets an older file."""
+    """Hash of all sources and options, so that a newer library has another file."""
     digest = hashlib.sha256(" ".join((*_FLAGS, *_options(name))).encode())
     for source in ("vectors.h", "product.h", "layer.cpp"):
         digest.update((SOURCES / source).read_bytes())
@@ -147,7 +147,7 @@ def _digest(name: str) -> str:
 
 
 def _cache() -> Path | None:
-    """A folder of this user's own for compiled libraries; None if there cannot be one."""
+    """This user's own folder for compiled libraries, or None if it cannot be made."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = (Path(base) if base else Path.home() / ".cache") / "carousel"
@@ -155,6 +155,6 @@ def _cache() -> Path | None:
         found = folder.stat()
     except (OSError, RuntimeError):
         return None
-    # Code that another user could have put there is not loaded.
+    # Code that another user could have written is not loaded.
     shared = found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return None if shared or not os.access(folder, os.W_OK) else folder

@@ -22,7 +22,7 @@ Form = Callable[[Library, Weights], Step]
 
 
 class Cpu:
-    """Layers of the native library; the textbook's GRU and projections are composed of two."""
+    """Layers of the native library. The textbook's GRU and projections are composed of two."""
 
     batch_invariant = True
 
@@ -38,14 +38,14 @@ class Cpu:
         """Packed weights; see `Kernel.layer`.
 
         Raises:
-            KernelError: the cell is not known here.
+            KernelError: the library does not have the cell.
         """
         fix = "add it to kernels/cpu.FORMS, or serve with kernel=reference"
         form = entry(FORMS, spec.cell, "native form of a cell", KernelError, fix)
         return form(self._library, weights)
 
     def unrolled(self, step: Step) -> Unrolled | None:
-        """The library's own loop, where a layer's state is what it computes; see `Kernel.unrolled`."""
+        """The library's own loop, for layers without a projection; see `Kernel.unrolled`."""
         return step.unrolled if isinstance(step, _Direct) else None
 
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
@@ -61,7 +61,7 @@ class Cpu:
 
 
 def _native(cell: str) -> Form:
-    """A cell that the library steps by itself."""
+    """A cell of the library."""
     return lambda library, w: _Direct(NativeLayer(library, cell, w))
 
 
@@ -73,7 +73,7 @@ def _lstm(library: Library, w: Weights) -> Step:
 
 
 def _reset_before(library: Library, w: Weights) -> Step:
-    """Its gates are a layer of σ, its candidate is that of an rnn whose state is r∘h."""
+    """Two layers: one of σ for the gates, and an rnn with the state r∘h for the candidate."""
     two = 2 * w.hh.shape[1]
     gates = NativeLayer(library, "sigmoid", _rows(w, slice(None, two)))
     candidate = NativeLayer(library, "rnn_tanh", _rows(w, slice(two, None)))
@@ -105,7 +105,7 @@ def _linear(layer: NativeLayer, x: Tensor) -> Tensor:
 
 
 class _Direct:
-    """Of a layer that hands on what the library computes: h, or h and c."""
+    """Step and loop of a layer whose state is the library's: h, or h and c."""
 
     def __init__(self, layer: NativeLayer) -> None:
         self._layer = layer
@@ -119,7 +119,7 @@ class _Direct:
         return after[0], after
 
     def unrolled(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
-        """Many; see `interface.Unrolled`."""
+        """Many steps; see `interface.Unrolled`."""
         running = sizes[0]
         y, *after = self._layer.sequence(rows, sizes, *(tensor[:running] for tensor in state))
         if running == len(state[0]):

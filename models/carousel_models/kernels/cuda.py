@@ -24,14 +24,14 @@ from .reference import Reference
 log = logging.getLogger(__name__)
 
 _MOST_TARGETS = 16
-"""Of one launch: each number of them is compiled anew."""
+"""Most targets of one launch. Each number of targets is compiled."""
 
 
 class Cuda:
     """Layers on a CUDA device.
 
     Args:
-        recorder: makes graphs; without one every launch is made anew.
+        recorder: makes graphs. Without one, each step launches its programs one by one.
     """
 
     batch_invariant = False
@@ -45,11 +45,11 @@ class Cuda:
         return partial(linear, weight=weight, bias=bias)
 
     def layer(self, spec: LayerSpec, weights: Weights) -> Step:
-        """Packed weights; see `Kernel.layer`. What has no packed form is left to the reference."""
+        """Packed weights; see `Kernel.layer`. Layers without a packed form use the reference."""
         layer = packed(spec, weights)
         if layer is None:
             projecting = " with a projection" if spec.proj_size else ""
-            log.info("%s layers%s are stepped by the reference kernel", spec.cell, projecting)
+            log.info("the reference kernel steps %s layers%s", spec.cell, projecting)
             return Reference().layer(spec, weights)
         return _Single(PackedLink(layer), len(spec.states))
 
@@ -78,7 +78,7 @@ class Cuda:
 
 
 def open_cuda(device: torch.device, recorder: Recorder | None) -> Cuda:
-    """The kernel, after a program of it has run on the device.
+    """Makes the kernel, and checks it by running a program on the device.
 
     Raises:
         KernelError: Triton cannot compile or run one here.
@@ -98,7 +98,7 @@ def open_cuda(device: torch.device, recorder: Recorder | None) -> Cuda:
 
 
 class _Single(Chain):
-    """One layer by itself, which a chain may take up."""
+    """One layer alone, which a chain can include."""
 
     def __init__(self, link: PackedLink, states: int) -> None:
         super().__init__([link], [states])

@@ -1,7 +1,7 @@
-"""Graphs: what a function launches on a CUDA device, recorded once and replayed in one call.
+"""Graphs: records a function's launches on a CUDA device, and replays them in one call.
 
-See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs. A replay reads and writes the memory
-that was there when it was recorded, so arguments are copied in, and results always stand in the same tensors.
+See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs. A replay uses the memory of the
+record, so arguments are copied into it, and results are always in the same tensors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .interface import Function
 log = logging.getLogger(__name__)
 
 _one_at_a_time = threading.Lock()
-"""Held while a graph is recorded: a process may record one, and nobody may wait for the whole device then."""
+"""Held while a graph is recorded. A process may record one at a time, and must not synchronise then."""
 
 Outputs = tuple[Tensor, ...]
 Run = Callable[[], Outputs]
@@ -31,13 +31,13 @@ class Recorder(Protocol):
     """Records launches on a device."""
 
     def rehearse(self, run: Run) -> None:
-        """Runs it as it is: what a first call makes ready must not be part of a record."""
+        """Runs the function once, because a first call does work that must not be recorded."""
 
     def record(self, run: Run) -> tuple[Replay, Outputs]:
-        """Records it without running it: how to replay it, and where its results will stand.
+        """Records the function without running it. Returns the replay, and the tensors of its results.
 
         Raises:
-            RuntimeError: it does what cannot be recorded.
+            RuntimeError: the function cannot be recorded.
         """
 
 
@@ -48,10 +48,10 @@ class _Record(NamedTuple):
 
 
 class Graphs:
-    """A function of tensors with a record for each shape of its arguments; implements `Function`.
+    """A function of tensors with a record for each shape of its arguments. It is a `Function`.
 
-    There are as many records as shapes, which its caller bounds: the engine's are its buckets. Used on one
-    thread at a time.
+    There are as many records as shapes, whose number the caller must bound. The engine's are its buckets. One
+    thread at a time may use it.
     """
 
     def __init__(self, function: Function, recorder: Recorder) -> None:
@@ -61,7 +61,7 @@ class Graphs:
         self._records: dict[tuple[torch.Size, ...], _Record | None] = {}
 
     def __call__(self, *arguments: Tensor) -> Outputs:
-        """The function's results; see `Kernel.recorded` for how long they stand."""
+        """The function's results. `Kernel.recorded` says how long they are valid."""
         shapes = tuple(argument.shape for argument in arguments)
         if shapes not in self._records:
             self._records[shapes] = self._record(arguments)
@@ -73,7 +73,7 @@ class Graphs:
         return record.outputs
 
     def _record(self, arguments: tuple[Tensor, ...]) -> _Record | None:
-        """What fails here with the function itself is its caller's to know, and nothing is remembered."""
+        """Records the shape. An error of the function itself is raised, and nothing is stored."""
         inputs = tuple(argument.clone() for argument in arguments)
         run = partial(self._function, *inputs)
         self._recorder.rehearse(run)
@@ -88,7 +88,7 @@ class Graphs:
 class CudaRecorder:
     """Records on a stream of its own.
 
-    All records share one pool of memory, so that what a replay leaves may be overwritten by the next one.
+    All records share one pool of memory, so a replay may overwrite the results of the one before.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class CudaRecorder:
         recording = torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         )
-        # The outer context gives the thread its stream back; the inner one does not where it fails.
+        # The outer context restores the thread's stream, which the inner one does not after a failure.
         with _one_at_a_time, torch.cuda.stream(self._stream), recording:
             outputs = run()
         return graph.replay, outputs

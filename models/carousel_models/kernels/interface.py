@@ -1,4 +1,4 @@
-"""What a kernel offers."""
+"""The interface of kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Linear = Callable[[Tensor], Tensor]
 
 
 Function = Callable[..., tuple[Tensor, ...]]
-"""Of tensors alone: what it launches depends on their shapes only."""
+"""A function of tensors only. Its launches depend on their shapes only."""
 
 
 class Step(Protocol):
@@ -24,10 +24,10 @@ class Step(Protocol):
     def __call__(
         self, x: Tensor, state: State, slots: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Takes x float32[B, in] and state [B, width] each; gives y float32[B, out] and the new state.
+        """From x float32[B, in] and state [B, width] each, computes y float32[B, out] and the new state.
 
         With `slots` int64[B] the state is given in tensors of many rows, of which row slots[i] belongs to
-        row i. What is returned is fresh; nothing given is changed.
+        row i. Results are new tensors, and arguments are not changed.
         """
 
 
@@ -53,11 +53,11 @@ class Kernel(Protocol):
 
     @property
     def name(self) -> str:
-        """What its rounding depends on."""
+        """Names all that its rounding depends on."""
 
     @property
     def batch_invariant(self) -> bool:
-        """True if a row's bits are the same in any batch, whatever its size."""
+        """True if a row's bits are the same in a batch of any size."""
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """W x + b with weight [out, in]: operands rounded to the weight's type, the rest in float32."""
@@ -66,16 +66,16 @@ class Kernel(Protocol):
         """The forward direction's step, before residual and norm."""
 
     def unrolled(self, step: Step) -> Unrolled | None:
-        """The same bits as a step that `layer` made, again and again; None if that is no faster."""
+        """Many steps with the same bits as a step of `layer`. None if that is not faster."""
 
     def scatter_into(self, targets: Sequence[Tensor]) -> Scatter:
-        """What writes rows into these tensors."""
+        """A function that writes rows into these tensors."""
 
     def chain(self, links: Sequence[Link]) -> Step | None:
-        """Layers that `layer` made, one after the other; None if that is no faster than each by itself."""
+        """One step of several layers of `layer`. None if that is not faster than the layers alone."""
 
     def recorded(self, function: Function) -> Function:
-        """The same function, perhaps replayed from records.
+        """The same function, which may be replayed from records.
 
-        Its results stand until any function that this kernel has recorded is called next.
+        Its results are valid until the next call of any function that this kernel has recorded.
         """

@@ -1,4 +1,4 @@
-"""The native library, loaded and checked: its layers pack their weights once and step rows at an address."""
+"""Loads and checks the native library. Its layers pack their weights once, and step rows in memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WITHOUT_CELL: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda sums: sums,
     "sigmoid": torch.sigmoid,
 }
-"""Layers that are no cell, and what they make of W·[h, x] + b."""
+"""Layers that are not cells, with their function of W·[h, x] + b."""
 
 CELLS_NATIVE: dict[str, int] = dict.fromkeys(_WITHOUT_CELL, 1) | {
     cell: facts_of(cell).gates for cell in ("rnn_tanh", "rnn_relu", "lstm", "gru")
@@ -40,7 +40,7 @@ _NO_MEMORY, _OUTSIDE = 1, 2
 
 _NANS = (0x7FC00000, 0x7FC00001, 0x7FFFFFFF, -0x00001000)
 _INFINITIES = (0x7F800000, -0x00800000)
-"""Bits of what is not finite. NaNs have a sign and a payload, which must not make them numbers."""
+"""Bits of numbers that are not finite. NaNs with any sign and payload must stay NaN."""
 
 
 class _Layer(ctypes.Structure):
@@ -86,7 +86,7 @@ class Library:
 
 
 class NativeLayer:
-    """One layer's packed weights. Immutable; any thread may step it.
+    """One layer's packed weights. Immutable. Any thread may step it.
 
     Args:
         library: the library.
@@ -94,8 +94,8 @@ class NativeLayer:
         weights: as in `cells`; for "linear" with an `hh` of no columns.
 
     Raises:
-        ValueError: the weights' shapes are no layer's.
-        KernelError: the library has no such layer, or torch's memory does not begin where it wants it.
+        ValueError: the weights' shapes do not fit a layer.
+        KernelError: the library has no such layer, or torch's memory is not aligned.
     """
 
     def __init__(self, library: Library, cell: str, weights: Weights) -> None:
@@ -130,7 +130,7 @@ class NativeLayer:
         c: Tensor | None = None,
         slots: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Takes x float32[B, inputs], h [B, recurrent], c [B, units] → h, or h and c, [B, units] each.
+        """One step: x float32[B, inputs], h [B, recurrent], c [B, units] → h, or h and c, [B, units] each.
 
         With `slots`, row i's state is row slots[i] of h and c. A layer with a state needs its h, and an
         lstm its c.
@@ -165,7 +165,7 @@ class NativeLayer:
     def sequence(
         self, x: Tensor, sizes: Sequence[int], h: Tensor, c: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Many steps; the bits are those of step after step.
+        """Many steps, with the bits of step after step.
 
         Args:
             x: float32[rows, inputs], by time: sizes[0] rows, then sizes[1], which are the first of those.
@@ -199,7 +199,7 @@ class NativeLayer:
 
 
 class NativeTargets:
-    """Tensors [rows, …] that rows are written into.
+    """Tensors [rows, …] into which rows are written.
 
     Raises:
         TypeError: one is on another device.
@@ -239,7 +239,7 @@ class NativeTargets:
 
 
 def _check_outcome(outcome: int) -> None:
-    """What the library returned, as an exception if it is one."""
+    """Raises the exception for a return value of the library, if it is an error."""
     if outcome == _NO_MEMORY:
         raise MemoryError("the native kernel found no memory for its sums")
     if outcome == _OUTSIDE:
@@ -247,14 +247,14 @@ def _check_outcome(outcome: int) -> None:
 
 
 _finding = threading.Lock()
-"""Held while a library is looked for: models that are loaded at once wait for one compiler."""
+"""Held during the search for a library, so that models loaded in parallel wait for one compiler."""
 
 
 def load_library() -> Library:
-    """The library for this processor, as it was found the first time in this process.
+    """The library for this processor, from the first search in this process.
 
     Raises:
-        KernelError: there was none, or it computes wrongly; the compiler is not tried again.
+        KernelError: there is none, or it computes wrongly. The compiler does not run again.
     """
     with _finding:
         found = _first_found()
@@ -272,7 +272,7 @@ def _first_found() -> Library | KernelError:
 
 
 def find_library() -> Library:
-    """The library for this processor; compiled if need be, and checked.
+    """Finds or compiles the library for this processor, and checks it.
 
     Raises:
         KernelError: there is none here, or it computes wrongly.
@@ -285,22 +285,22 @@ def find_library() -> Library:
 
 
 def _open(name: str) -> Library:
-    """The first file that can be loaded; the last one is fresh from the compiler."""
+    """The first file that can be loaded. The last one is newly compiled."""
     refused = "no file"
     for path in library_files(name):
         try:
             return Library(str(path), path.stem.removeprefix("carousel-"))
         except (OSError, AttributeError) as error:
             refused = f"{path} cannot be loaded: {error}"
-            log.warning("a native library is passed over: %s", refused)
+            log.warning("a native library is skipped: %s", refused)
     raise KernelError(refused)
 
 
 def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
-    """A few rows against the reference: a compiler or a processor may be wrong.
+    """Compares a few rows with the reference, because a compiler or a processor may have faults.
 
-    Weights and operands that bfloat16 can hold, so that float32 is the measure for both types. Some rows
-    hold what is no number, in the input or in the state.
+    Weights and operands are numbers of bfloat16, so that float32 is correct for both types. Some rows have
+    NaN or infinity, in the input or in the state.
     """
     random = torch.Generator().manual_seed(0)
 
@@ -346,7 +346,7 @@ def _has_c(cell: str) -> bool:
 
 
 def _memory(size: int) -> Tensor:
-    """Memory for weights; torch's begins at a multiple of 64 bytes, as the library wants."""
+    """Memory for weights. Torch's begins at a multiple of 64 bytes, as the library requires."""
     memory = torch.empty(size, dtype=torch.uint8, device="cpu")
     if memory.data_ptr() % 64:
         raise KernelError("torch's memory does not begin at a multiple of 64 bytes")

@@ -1,4 +1,4 @@
-"""Checks of tensors whose memory native code is about to read: these must hold also under `python -O`."""
+"""Checks tensors before native code reads their memory, also under `python -O`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Layers with packed weights: one matrix product and one launch of their gates a step.
 
-Two layouts of an operand: x and h side by side in one row, so that a gate is one sum; and, where a gate needs
-the shares of x and h apart (gru), one above the other, so that both products are one batched call.
+An operand has one of two layouts. With x and h in one row, a gate is one sum. Where a gate needs the shares
+of x and h apart (gru), x and h are two matrices, so that both products are one batched call.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from carousel_models.spec import LayerSpec
 from . import gates
 
 _MOST_UNITS = 512
-"""Of one program; four for each thread."""
+"""Most units of one program, four for each thread."""
 
 
 class Operand(NamedTuple):
-    """What a layer's product is made of: `whole`, and its parts for x [B, in] and for h [B, width]."""
+    """The operand of a layer's product: `whole`, and its parts for x [B, in] and for h [B, width]."""
 
     whole: Tensor
     x: Tensor
@@ -34,7 +34,7 @@ class Operand(NamedTuple):
 
 
 class After(NamedTuple):
-    """Where a layer's output goes: the next layer's operand, together with that layer's h of all rows."""
+    """The target of a layer's output: the next layer's operand, with that layer's h of all rows."""
 
     operand: Operand
     h: Tensor
@@ -47,7 +47,7 @@ class After(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a step is made from, besides the operand: state, slots, the residual's x, where y goes on."""
+    """The other inputs of a step: state, slots, the residual's x, the target of y."""
 
     state: State
     slots: Tensor | None
@@ -203,11 +203,11 @@ FORMS: dict[str, Callable[[Weights], PackedLayer] | None] = {
     "gru": Gru,
     "gru_reset_before": ResetBefore,
 }
-"""The packed form of each cell; None for a cell that the reference kernel steps on a GPU too."""
+"""The packed form of each cell. None for a cell that uses the reference kernel on a GPU too."""
 
 
 def packed(spec: LayerSpec, w: Weights) -> PackedLayer | None:
-    """A layer's weights, packed; None if there are no gates for it, such as those of a projection.
+    """A layer's packed weights. None if there are no gates for it, such as with a projection.
 
     Raises:
         KernelError: the cell is not known here.
@@ -237,7 +237,7 @@ def _bias(bias: Tensor | None, w: Weights) -> Tensor:
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """X · Wᵀ: x [B, in] and weight [out, in], or one of each for each of [N, …], → float32[…, B, out].
 
-    Both have one type. On CUDA bfloat16 goes through tensor cores, which add in float32 and are asked for it.
+    Both have one type. On CUDA, bfloat16 uses tensor cores with sums in float32.
     """
     if weight.dtype == torch.float32:
         return torch.matmul(x, weight.mT)

@@ -14,7 +14,7 @@ from .interface import Function, Linear, Link, Scatter, Step
 
 
 class Reference:
-    """The equations as `cells` has them."""
+    """The equations of `cells`."""
 
     name = "reference"
     batch_invariant = False
@@ -43,7 +43,7 @@ class Reference:
 
 
 def gather(state: State, slots: Tensor | None) -> State:
-    """The rows at `slots`; everything if there are none."""
+    """The rows at `slots`, or all rows if it is None."""
     return state if slots is None else tuple(tensor.index_select(0, slots) for tensor in state)
 
 

@@ -34,7 +34,7 @@ def test_a_byte_order_mark_makes_no_header_of_the_first_row(end, tmp_path):
 
 
 def test_semicolons_between_cells_are_pointed_at():
-    with pytest.raises(CliError, match="'3;4' is no number") as caught:
+    with pytest.raises(CliError, match="'3;4' is not a number") as caught:
         rows(["a;b\n", "3;4\n"], 1)
     assert "commas" in caught.value.fix
 
@@ -58,13 +58,13 @@ def test_rows_before_bytes_that_are_not_text_are_there(tmp_path):
 
 def test_lines_are_counted_as_an_editor_counts_them():
     header = ['"time\n', '(s)",value\n']
-    with pytest.raises(CliError, match="line 4: 'x' is no number"):
+    with pytest.raises(CliError, match="line 4: 'x' is not a number"):
         rows([*header, "1,2\n", "1,x\n"], 2)
 
 
 @pytest.mark.parametrize("cell", ["nan", "NaN", "inf", "-inf", "1e999"])
 def test_what_is_not_finite_is_told_by_line(cell):
-    with pytest.raises(CliError, match=f"line 2: '{cell}' is no finite number") as caught:
+    with pytest.raises(CliError, match=f"line 2: '{cell}' is not a finite number") as caught:
         rows(["1\n", f"{cell}\n"], 1)
     assert (caught.value.code, bool(caught.value.fix)) == (ExitCode.USAGE, True)
 
@@ -73,10 +73,10 @@ def test_what_is_not_finite_is_told_by_line(cell):
     ("made", "line", "cause"),
     [
         (model("<f4", 1), "1e39", "line 3: 1e[+]39 is too large for a float32"),
-        (model("<i4", vocabulary=9), "1.5", "line 3: 1.5 is no token id"),
-        (model("<i4", vocabulary=9), "9", "line 3: 9 is no token of the model"),
-        (model("<i4", vocabulary=9), "-1", "line 3: -1 is no token of the model"),
-        (model("<i4", vocabulary=9), "1e300", "line 3: 1000.* is no token of the model"),
+        (model("<i4", vocabulary=9), "1.5", "line 3: 1.5 is not a token id"),
+        (model("<i4", vocabulary=9), "9", "line 3: 9 is not a token of the model"),
+        (model("<i4", vocabulary=9), "-1", "line 3: -1 is not a token of the model"),
+        (model("<i4", vocabulary=9), "1e300", "line 3: 1000.* is not a token of the model"),
     ],
 )
 def test_what_the_models_row_cannot_hold_is_told_by_line(made, line, cause):
@@ -99,10 +99,10 @@ def test_inputs_have_the_models_shape_and_type():
     [
         (["1,2\n", "3\n"], "line 2 has 1 cell, the model's row has 2"),
         (["1,2,3\n"], "line 1 has 3 cells"),
-        (["1,2\n", "3,four\n"], "line 2: 'four' is no number"),
-        (["1,x\n"], "line 1: 'x' is no number"),
-        (["1,2\n", "3\r4,5\n"], "line 2 is no CSV: new-line character"),
-        (["1,2\n", '3,"4\n', *["5,6\n"] * 40_000], "line 2 is no CSV: field larger than"),
+        (["1,2\n", "3,four\n"], "line 2: 'four' is not a number"),
+        (["1,x\n"], "line 1: 'x' is not a number"),
+        (["1,2\n", "3\r4,5\n"], "line 2 is not CSV: new-line character"),
+        (["1,2\n", '3,"4\n', *["5,6\n"] * 40_000], "line 2 is not CSV: field larger than"),
         ([], "no row of numbers"),
         (["year,value\n"], "no row of numbers"),
     ],

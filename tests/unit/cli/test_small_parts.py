@@ -19,7 +19,7 @@ def test_a_typo_gets_the_closest_name():
 
 
 def test_a_wild_name_gets_the_list_and_a_long_list_is_cut():
-    assert did_you_mean("zzz", ["b", "a"]) == "there are: a, b"
+    assert did_you_mean("zzz", ["b", "a"]) == "choose one of: a, b"
     assert did_you_mean("zzz", [f"m{i:02}" for i in range(20)]).endswith("m07 and 12 more")
     assert did_you_mean("zzz", []) == ""
 
@@ -34,7 +34,7 @@ def test_assignments_split_at_the_first_equals_sign():
 
 @pytest.mark.parametrize("pair", ["novalue", "=3", ""])
 def test_an_assignment_without_key_or_value_is_refused(pair):
-    with pytest.raises(CliError, match="names no value"):
+    with pytest.raises(CliError, match="has no value"):
         assignments([pair])
 
 
@@ -87,7 +87,7 @@ def test_a_narrow_terminal_loses_the_last_columns_and_no_part_of_a_name(capsys, 
     assert "a-name-of-some-length" in out
     assert "gru" in out
     assert "so and so" not in out
-    assert err == "left out for want of width: description; -o json has everything\n"
+    assert err == "the terminal is too narrow for: description; -o json prints everything\n"
 
 
 def test_times_are_iso_8601_in_json(capsys):

@@ -126,7 +126,7 @@ def test_the_error_says_what_tls_has_to_do_with_it(
     stranger = carousel.TLS(ca=certificates / "client.pem")
     unnamed = carousel.TLS(ca=certificates / "ca.pem", server_name="carousel.example")
     for tls, cause, fix in (
-        (None, "the server speaks TLS", "--tls"),
+        (None, "the server uses TLS", "--tls"),
         (stranger, "certificate is not trusted", "--ca"),
         (unnamed, "certificate is for another name", "server_name"),
     ):
@@ -175,11 +175,11 @@ def test_another_address_of_the_name_does_not_hide_the_cause(
 ) -> None:
     ca = certificates / "ca.pem"
     for reached, tls, cause in (
-        (guarded, None, "the server speaks TLS"),
+        (guarded, None, "the server uses TLS"),
         (guarded, carousel.TLS(), "certificate is not trusted"),
         (guarded, carousel.TLS(ca=certificates / "client.pem"), "certificate is not trusted"),
         (guarded, carousel.TLS(ca=ca, server_name="carousel.example"), "is for another name"),
-        (server, carousel.TLS(ca=ca), "the server speaks no TLS"),
+        (server, carousel.TLS(ca=ca), "the server does not use TLS"),
     ):
         told = disagreement(carousel.ServerUnreachableError(REFUSED), reached.target, tls)
         assert told is not None
@@ -194,7 +194,7 @@ def test_another_address_of_the_name_does_not_hide_the_cause(
 def test_a_client_with_tls_is_told_of_a_server_without(server: ServerProcess, tls: Any) -> None:
     told = failure("sync", server.target, tls, "models")
     assert isinstance(told, carousel.TlsError)
-    assert "the server speaks no TLS" in told.message
+    assert "the server does not use TLS" in told.message
 
 
 def test_tls_from_files_and_a_name_of_its_own(guarded: ServerProcess, certificates: Path) -> None:

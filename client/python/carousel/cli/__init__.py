@@ -1,1 +1,1 @@
-"""The `carousel` command. Nothing heavy is imported before a command needs it."""
+"""The `carousel` command. A command imports large packages only when it runs."""

@@ -1,4 +1,4 @@
-"""From options to a connected client, with errors that name what the server has instead."""
+"""Makes a client from the options. Its errors name the models that the server has."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def connected(options: Options) -> Iterator[carousel.Client]:
-    """A client for the server that the options name; closed at the end. A lost server is told on stderr.
+    """A client of the options' server, which is closed at the end. A lost connection is shown on stderr.
 
     Raises:
-        CliError: the address is none; the TLS options cannot be used, or the server does not agree with
-            them; nobody answers; or the server does not know the model, and the fix names the closest.
+        CliError: the address is not valid, the TLS options cannot be used or do not match the server's,
+            no server answers, or it does not serve the model. The fix then has the closest name.
     """
     import carousel
 
@@ -30,7 +30,7 @@ def connected(options: Options) -> Iterator[carousel.Client]:
     try:
         made = carousel.Client(options.server, token=options.token, tls=options.tls.for_sdk())
     except carousel.FieldInvalidError as error:
-        raise usage_error(error.message, "see carousel --help for the options of TLS") from error
+        raise usage_error(error.message, "see carousel --help for the TLS options") from error
     with noted(), made as client:
         try:
             yield client
@@ -41,37 +41,40 @@ def connected(options: Options) -> Iterator[carousel.Client]:
         except carousel.ServerUnreachableError as error:
             raise CliError(
                 f"no server answers at {options.server}",
-                "start one with carousel serve, or name another with --server HOST:PORT",
+                "start one with carousel serve, or name another one with --server HOST:PORT",
                 ExitCode.UNREACHABLE,
             ) from error
 
 
 def checked(server: str) -> None:
-    """Refuses an address that cannot be one, before anybody waits for it.
+    """Checks the form of an address, before a connection is tried.
 
     Raises:
-        CliError: it is not HOST:PORT.
+        CliError: the address is not HOST:PORT.
     """
     host, _, port = server.rpartition(":")
     if "://" in server or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise usage_error(
-            f"'{server}' is no address", "write it as HOST:PORT, as in localhost:50051"
+            f"'{server}' is not an address", "write it as HOST:PORT, as in localhost:50051"
         )
 
 
 def no_such_model(
     client: carousel.Client, options: Options, error: carousel.ModelNotFoundError
 ) -> CliError:
-    """The refusal, with the names that the server serves."""
+    """The error for an unknown model, with the names of the served ones."""
     served = [model.name for model in client.models()]
     wanted = error.metadata.get("model", "")
-    cause = f"{options.server} serves no model '{wanted}'" if wanted else error.message
-    hint = did_you_mean(wanted, served) or "the server has no models: serve --models DIR"
+    cause = f"{options.server} has no model '{wanted}'" if wanted else error.message
+    hint = (
+        did_you_mean(wanted, served)
+        or "the server has no models: start it with carousel serve --models DIR"
+    )
     return CliError(cause, hint, ExitCode.REFUSED)
 
 
 class Notes(logging.Handler):
-    """Writes each record as a line for people."""
+    """Writes log records to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one record."""
@@ -80,7 +83,7 @@ class Notes(logging.Handler):
 
 @contextmanager
 def noted() -> Iterator[None]:
-    """Inside the block the SDK's log goes to stderr."""
+    """Shows the SDK's log on stderr until the end of the block."""
     logger, notes = logging.getLogger("carousel"), Notes(logging.INFO)
     former = logger.level
     logger.addHandler(notes)

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the shell sees; documented in `carousel --help` and docs/guides/cli.md."""
+    """The exit codes, as in `carousel --help` and docs/guides/cli.md."""
 
     OK = 0
     FAILED = 1
@@ -19,9 +19,9 @@ class ExitCode(IntEnum):
 
 
 class CliError(Exception):
-    """Ends the command with two lines: what went wrong, and what to do about it.
+    """Ends the command with two lines: the cause, and the fix.
 
-    `reason` is the name in the registry of errors, "" where the error is none of the server or SDK.
+    `reason` is the name in the registry of errors. It is "" for errors of the command itself.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class CliError(Exception):
 
 
 def usage_error(cause: str, fix: str = "") -> CliError:
-    """The user's command line or file is at fault."""
+    """The error for a wrong command line or file."""
     return CliError(cause, fix, ExitCode.USAGE)
 
 
@@ -50,7 +50,7 @@ SHOWN_NAMES = 8
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence with the closest of `known`, or a list of them; "" if there are none."""
+    """A hint with the closest of `known`, or with the first of them. "" if there are none."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
@@ -58,4 +58,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return "there are: " + ", ".join(names[:SHOWN_NAMES]) + more
+    return "choose one of: " + ", ".join(names[:SHOWN_NAMES]) + more

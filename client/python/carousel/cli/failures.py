@@ -1,4 +1,4 @@
-"""From any exception to two lines and an exit code: what happened, and what to do about it."""
+"""Prints any exception as two lines, cause and fix, and chooses the exit code."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ SERVER_PACKAGES = {
 }  # fmt: skip
 
 
-# What to do with this command, where the registry's fix speaks of the protocol.
+# The fix for users of the command, where the registry's fix is about the protocol.
 COMMANDS = {
     "MODEL_NOT_CAUSAL": "run whole sequences: carousel infer MODEL FILE",
     "MODEL_NOT_GENERATIVE": "stream rows through it: carousel stream MODEL FILE.csv; "
-    "carousel models list says which model is a language model",
+    "carousel models list shows which models are language models",
     "INPUT_NOT_FINITE": "correct the row; the session is unchanged",
     "STEP_NOT_FINITE": "the row is outside the range that the model can compute; send another row; "
     "the session is unchanged",
-    "SESSION_NOT_FOUND": "see what is open: carousel sessions list",
+    "SESSION_NOT_FOUND": "list the open sessions: carousel sessions list",
 }
 
 
 class UsageFailure(Protocol):
-    """What Typer raises for a wrong command line, under a name that depends on its version."""
+    """Typer's exception for a wrong command line. Its name depends on Typer's version."""
 
     ctx: object
 
@@ -38,9 +38,9 @@ class UsageFailure(Protocol):
 
 
 def report(error: BaseException, debug: bool, as_json: bool = False) -> ExitCode:
-    """Prints an error on stderr and returns the exit code that goes with it.
+    """Prints an error on stderr and returns its exit code.
 
-    For people that is two lines, for programs (`as_json`) one line with one JSON object.
+    It prints two lines for people. For programs (`as_json`) it prints one JSON object in one line.
     """
     if debug:
         traceback.print_exception(error)
@@ -56,7 +56,7 @@ def report(error: BaseException, debug: bool, as_json: bool = False) -> ExitCode
 
 
 def record_of(failure: CliError) -> dict[str, object]:
-    """An error for programs. `reason` is the name in the registry, null where there is none."""
+    """An error as JSON. `reason` is the name in the registry, or null."""
     return {
         "error": failure.cause,
         "fix": failure.fix or None,
@@ -67,21 +67,21 @@ def record_of(failure: CliError) -> dict[str, object]:
 
 
 def colourful() -> bool:
-    """True if stderr is a terminal and its user has not asked for plain text."""
+    """True if stderr is a terminal and NO_COLOR is not set."""
     import os
 
     return sys.stderr.isatty() and "NO_COLOR" not in os.environ
 
 
 def explained(error: BaseException) -> CliError:
-    """The same error with cause, fix and exit code."""
+    """The error with cause, fix and exit code."""
     if isinstance(error, CliError):
         return error
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         return of_usage(cast("UsageFailure", error))
     if isinstance(error, ModuleNotFoundError):
         return of_missing_module(error)
-    refused = of_sdk(error)  # before OSError: a lost connection is both
+    refused = of_sdk(error)  # before OSError, because a lost connection is one too
     if refused:
         return refused
     if isinstance(error, OSError):
@@ -90,24 +90,24 @@ def explained(error: BaseException) -> CliError:
 
 
 def of_usage(error: UsageFailure) -> CliError:
-    """A wrong flag, command or argument."""
+    """The error for a wrong flag, command or argument."""
     path = getattr(error.ctx, "command_path", "carousel") if error.ctx else "carousel"
     message = error.format_message().rstrip().replace("Value error, ", "")
     fix = f"see {path} --help"
     if is_perhaps_a_setting(error):
-        fix = f"{fix}; a setting that is no flag goes as --set NAME=VALUE"
+        fix = f"{fix}; set a setting without a flag by --set NAME=VALUE"
     return usage_error(message[:1].lower() + message[1:], fix)
 
 
 def is_perhaps_a_setting(error: UsageFailure) -> bool:
-    """True for a flag that a command does not know which takes settings by --set."""
+    """True for an unknown flag of a command that has --set."""
     command = getattr(error.ctx, "command", None)
     flags = {flag for given in getattr(command, "params", ()) for flag in given.opts}
     return hasattr(error, "option_name") and "--set" in flags
 
 
 def of_missing_module(error: ModuleNotFoundError) -> CliError:
-    """A command needs an extra that is not installed."""
+    """The error for a command whose extra is not installed."""
     package = (error.name or "").partition(".")[0]
     if package in SERVER_PACKAGES:
         return CliError(
@@ -120,7 +120,7 @@ def of_missing_module(error: ModuleNotFoundError) -> CliError:
 
 
 def of_operating_system(error: OSError) -> CliError:
-    """A file that is not there, may not be read, and the like."""
+    """The error for a missing file, an unreadable file, and other errors of the system."""
     subject = f"{error.filename}: " if error.filename else ""
     code = ExitCode.USAGE if isinstance(error, FileNotFoundError) else ExitCode.FAILED
     cause, _, fix = f"{subject}{error.strerror or error}".partition("\n")
@@ -128,7 +128,7 @@ def of_operating_system(error: OSError) -> CliError:
 
 
 def of_sdk(error: BaseException) -> CliError | None:
-    """A refusal by the server, or no server at all."""
+    """The error for a refusal by the server, or for no server."""
     from carousel import _error_bases as sdk
 
     if not isinstance(error, sdk.CarouselError):
@@ -145,7 +145,7 @@ def of_sdk(error: BaseException) -> CliError | None:
 
 
 def of_package(error: BaseException) -> CliError | None:
-    """A model package that cannot be read or written. Its message is "cause; fix"."""
+    """The error for a model package, whose message is "cause; fix"."""
     models = sys.modules.get("carousel_models.errors")
     if models is None or not isinstance(error, models.PackageError):
         return None
@@ -156,7 +156,7 @@ def of_package(error: BaseException) -> CliError | None:
 
 
 def of_validation(details: list[dict[str, object]]) -> str:
-    """What pydantic found, in a line: which field, and what it must be."""
+    """The faults that pydantic found, in one line: each field, and what it must be."""
     parts = []
     for detail in details:
         where = ".".join(map(str, detail["loc"] if isinstance(detail["loc"], tuple) else ()))
@@ -166,7 +166,7 @@ def of_validation(details: list[dict[str, object]]) -> str:
 
 
 def of_settings(error: BaseException) -> CliError | None:
-    """A setting or model package that does not fit: the message says which."""
+    """The error for a setting that cannot be used."""
     if isinstance(error, ValueError):
         first, *rest = str(error).strip().splitlines() or [type(error).__name__]
         return usage_error(first, "; ".join(line.strip() for line in rest[:1]))
@@ -174,7 +174,7 @@ def of_settings(error: BaseException) -> CliError | None:
 
 
 def of_defect(error: BaseException) -> CliError:
-    """Our bug."""
+    """The error for a defect of Carousel."""
     return CliError(
         f"unexpected {type(error).__name__}: {error}",
         "run it again with --debug and report what it prints",

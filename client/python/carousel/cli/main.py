@@ -1,4 +1,4 @@
-"""The `carousel` command: one module of commands each, and one place where every error ends."""
+"""The `carousel` command. Each command has a module. All errors are printed here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EPILOG = (
 
 app = typer.Typer(
     name="carousel",
-    help="Carousel serves recurrent models: their state stays on the server, every step is batched.",
+    help="Carousel serves recurrent models. Their state stays on the server, and steps run in batches.",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -90,20 +90,20 @@ def root(
     key: Key = None,
     server_name: ServerName = None,
 ) -> None:
-    """Takes the options that stand before the command's name."""
+    """Reads the options before the command's name."""
     encrypted = (tls, ca, cert, key, server_name)
     context.obj = merged(from_environment(), server, token, output, debug, *encrypted)
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command line; returns the exit code."""
+    """Runs one command line. Returns the exit code."""
     try:
         return int(app(arguments, prog_name="carousel", standalone_mode=False) or ExitCode.OK)
     except (KeyboardInterrupt, typer.Abort):
         if sys.stderr.isatty():
-            sys.stderr.write("\n")  # the terminal has shown ^C on a line begun
+            sys.stderr.write("\n")  # the terminal has printed ^C on the current line
         return ExitCode.INTERRUPTED
-    except SystemExit as end:  # Typer's answer to a broken pipe, and its end after a completion
+    except SystemExit as end:  # Typer raises it for a broken pipe and after a completion
         if isinstance(end.__context__, BrokenPipeError):
             return reader_left()
         if isinstance(end.code, int):
@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> int:
 
 
 def is_help(error: Exception) -> bool:
-    """True for a bare `carousel` or `carousel models`: Typer's error then is the help itself."""
+    """True for `carousel` or `carousel models` alone. Typer's error then is the help."""
     if type(error).__name__ != "NoArgsIsHelpError":
         return False
     error.show()  # type: ignore[attr-defined]
@@ -124,7 +124,7 @@ def is_help(error: Exception) -> bool:
 
 
 def reader_left() -> int:
-    """The other end of the pipe was closed, as `head` does: stop quietly."""
+    """Ends without an error after the reader has closed the pipe, as `head` does."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.OK
 
@@ -132,12 +132,12 @@ def reader_left() -> int:
 def main() -> NoReturn:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, interrupted)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its lines repeat ours, in its own words
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would repeat ours
     sys.exit(run(sys.argv[1:]))
 
 
 def interrupted(_number: int, _frame: object) -> None:
-    """SIGTERM ends a command as Ctrl-C does: children are stopped, sessions closed."""
+    """Ends a command at SIGTERM as at Ctrl-C: it stops children and closes sessions."""
     raise KeyboardInterrupt
 
 

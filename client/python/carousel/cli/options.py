@@ -1,4 +1,4 @@
-"""The options that every command takes, before or after its name: where to, as whom, in what form."""
+"""The options of every command, before or after its name: server, token, TLS and format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PANEL = "Options of every command"
 
 
 class Output(StrEnum):
-    """How results are printed."""
+    """Format of results."""
 
     TABLE = "table"
     JSON = "json"
@@ -29,7 +29,7 @@ class Output(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the options of every command say."""
+    """The values of the options of every command."""
 
     server: str = DEFAULT_SERVER
     token: str | None = None
@@ -37,7 +37,7 @@ class Options:
     debug: bool = False
     tls: TlsOptions = field(default_factory=TlsOptions)
     server_given: bool = False
-    """True if a person named the server, by option or by CAROUSEL_SERVER."""
+    """True if the server was named, by option or by CAROUSEL_SERVER."""
 
 
 Server = Annotated[
@@ -45,17 +45,19 @@ Server = Annotated[
     typer.Option(
         "--server",
         metavar="HOST:PORT",
-        help=f"The server to talk to: CAROUSEL_SERVER, or {DEFAULT_SERVER}.",
+        help=f"Address of the server. Default: CAROUSEL_SERVER, or {DEFAULT_SERVER}.",
         rich_help_panel=PANEL,
     ),
 ]
 Token = Annotated[
     str | None,
-    typer.Option("--token", help="Bearer token: CAROUSEL_TOKEN, or none.", rich_help_panel=PANEL),
+    typer.Option(
+        "--token", help="Bearer token. Default: CAROUSEL_TOKEN, or none.", rich_help_panel=PANEL
+    ),
 ]
 OutputOption = Annotated[
     Output | None,
-    typer.Option("--format", "-o", help="Form of the result.", rich_help_panel=PANEL),
+    typer.Option("--format", "-o", help="Format of the result.", rich_help_panel=PANEL),
 ]
 Debug = Annotated[
     bool,
@@ -64,13 +66,18 @@ Debug = Annotated[
 Tls = Annotated[
     bool | None,
     typer.Option(
-        "--tls", help="Encrypt the connection: CAROUSEL_TLS, or off.", rich_help_panel=PANEL
+        "--tls",
+        help="Encrypt the connection. Default: CAROUSEL_TLS, or off.",
+        rich_help_panel=PANEL,
     ),
 ]
 Ca = Annotated[
     str | None,
     typer.Option(
-        "--ca", metavar="FILE", help="Trust these authorities: CAROUSEL_CA.", rich_help_panel=PANEL
+        "--ca",
+        metavar="FILE",
+        help="Trust these authorities. Default: CAROUSEL_CA.",
+        rich_help_panel=PANEL,
     ),
 ]
 Cert = Annotated[
@@ -78,20 +85,25 @@ Cert = Annotated[
     typer.Option(
         "--cert",
         metavar="FILE",
-        help="Show this certificate: CAROUSEL_CERT.",
+        help="Present this certificate. Default: CAROUSEL_CERT.",
         rich_help_panel=PANEL,
     ),
 ]
 Key = Annotated[
     str | None,
-    typer.Option("--key", metavar="FILE", help="Its key: CAROUSEL_KEY.", rich_help_panel=PANEL),
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="The certificate's key. Default: CAROUSEL_KEY.",
+        rich_help_panel=PANEL,
+    ),
 ]
 ServerName = Annotated[
     str | None,
     typer.Option(
         "--server-name",
         metavar="NAME",
-        help="Look for this name in the server's certificate: CAROUSEL_SERVER_NAME.",
+        help="Name to expect in the server's certificate. Default: CAROUSEL_SERVER_NAME.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -103,7 +115,7 @@ DEFAULTS: dict[str, Any] = {**dict.fromkeys(HINTS), "debug": False}
 
 
 def from_environment() -> Options:
-    """The defaults, as the environment changes them."""
+    """The options from the environment."""
     server = os.environ.get("CAROUSEL_SERVER")
     return Options(
         server=server or DEFAULT_SERVER,
@@ -114,7 +126,7 @@ def from_environment() -> Options:
 
 
 def resolved(options: Options) -> Options:
-    """The options with server and TLS of the server whose variables are set here, if none was named."""
+    """The options. If no server was named, they have address and TLS of the server configured here."""
     if options.server_given:
         return options
     server = own_address(os.environ, options.server)
@@ -123,7 +135,7 @@ def resolved(options: Options) -> Options:
 
 
 def wants_json(arguments: list[str]) -> bool:
-    """True if the command line asks for JSON, also where it is too wrong to be read whole."""
+    """True if the command line requests JSON, even if the rest of it is wrong."""
     forms = {"-ojson", "--format=json"}
     pairs = pairwise(arguments)
     return any(a in forms for a in arguments) or any(
@@ -139,7 +151,7 @@ def merged(
     debug: bool,
     *tls: Any,
 ) -> Options:
-    """`base` with what was given this time; `tls` are the fields of TlsOptions."""
+    """`base` with the given values. `tls` has the fields of TlsOptions."""
     return replace(
         base,
         server=server or base.server,
@@ -154,16 +166,18 @@ def merged(
 def command(
     app: typer.Typer, name: str | None = None, **settings: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds a function to `app` as a command that also takes the options of every command.
+    """Adds a function to `app` as a command that also has the options of every command.
 
-    The function's first parameter receives them as `Options`; the others are its own, as in Typer.
+    The function's first parameter receives them as `Options`. The others are its own, as in Typer.
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)
         hints.pop("return", None)
         first, *own = inspect.signature(function).parameters.values()
-        assert hints.pop(first.name) is Options, f"{function.__name__} takes Options first"
+        assert hints.pop(first.name) is Options, (
+            f"the first parameter of {function.__name__} is Options"
+        )
 
         @wraps(function)
         def run(context: typer.Context, **values: Any) -> None:
@@ -200,13 +214,13 @@ def command(
 
 
 def unwrapped(text: str) -> str:
-    """A docstring with one line a paragraph, since help is wrapped to the terminal's width."""
+    """A docstring with one line for each paragraph, because help is wrapped to the terminal's width."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def assignments(pairs: Iterable[str]) -> dict[str, str]:
-    """KEY=VALUE pairs as a mapping; a dash in a key is as good as an underscore.
+    """KEY=VALUE pairs as a mapping. Dashes in keys become underscores.
 
     Raises:
         CliError: a pair has no "=" or no key.
@@ -215,6 +229,6 @@ def assignments(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
-            raise usage_error(f"--set {pair} names no value", "write it as --set KEY=VALUE")
+            raise usage_error(f"--set {pair} has no value", "write it as --set KEY=VALUE")
         values[key.strip().replace("-", "_")] = value
     return values

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 WRAPPED = {"description", "value"}
-"""Columns of texts that may go over several lines."""
+"""Columns whose texts may have several lines."""
 WRAPPED_WIDTH = 16
 PADDING = 3
 OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of Unicode that a terminal obeys rather than shows, or cannot show."""
+"""Unicode categories that a terminal interprets or cannot show."""
 JOINERS = "\u200c\u200d\u00ad"
-"""Of those categories, what is part of ordinary writing."""
+"""Characters of those categories that ordinary texts have."""
 NAMES = {"seed"}
-"""Integers that are no quantities: nobody counts in them, people copy them."""
+"""Integers that people copy, printed without separators."""
 
 
 def print_records(options: Options, records: Sequence[Record], columns: Sequence[str]) -> None:
-    """A list of things: a table of `columns`, or a JSON array of whole records.
+    """Prints a list: a table of `columns`, or a JSON array of whole records.
 
-    In a narrow terminal the last columns are left out, and that is said: half a name is of no use.
+    A narrow terminal leaves out the last columns, and a note names them.
     """
     if options.output is Output.JSON:
         print_json(list(records))
@@ -44,11 +44,11 @@ def print_records(options: Options, records: Sequence[Record], columns: Sequence
     console.print(table_of(records, columns[:shown]))
     if shown < len(columns):
         left_out = ", ".join(columns[shown:]).replace("_", " ")
-        note(f"left out for want of width: {left_out}; -o json has everything")
+        note(f"the terminal is too narrow for: {left_out}; -o json prints everything")
 
 
 def width_of(column: str, records: Sequence[Record]) -> int:
-    """Characters that a column needs, the space around it included."""
+    """Width of a column in characters, with the space around it."""
     from rich.cells import cell_len
 
     needed = max(cell_len(text) for text in (column, *(as_cell(r.get(column)) for r in records)))
@@ -56,7 +56,7 @@ def width_of(column: str, records: Sequence[Record]) -> int:
 
 
 def table_of(records: Sequence[Record], columns: Sequence[str]) -> Table:
-    """Records as a table, in which only long texts are wrapped."""
+    """Records as a table. Only long texts are wrapped."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -74,7 +74,7 @@ def table_of(records: Sequence[Record], columns: Sequence[str]) -> Table:
 
 
 def print_record(options: Options, record: Record) -> None:
-    """One thing: a line for each field, or a JSON object."""
+    """Prints one record: a line for each field, or a JSON object."""
     if options.output is Output.JSON:
         print_json(dict(record))
         return
@@ -94,7 +94,7 @@ def print_rich(renderable: object) -> None:
 
 
 def stdout_console() -> Console:
-    """Stdout for rich; into a pipe at a width that loses nothing."""
+    """Rich's console on stdout. In a pipe it is wide enough for everything."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
@@ -104,37 +104,37 @@ def stdout_console() -> Console:
 
 
 def print_json(value: object) -> None:
-    """JSON, indented."""
+    """Prints indented JSON."""
     sys.stdout.write(json.dumps(value, indent=2, default=plain) + "\n")
 
 
 def plain(value: object) -> str:
-    """What JSON has no form for: times as ISO 8601, the rest as text."""
+    """Values that JSON does not have: times as ISO 8601, others as text."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def print_line(text: str) -> None:
-    """One line, at once: a reader at the other end of a pipe sees it now."""
+    """Prints one line and flushes it, for readers of a pipe."""
     sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """A line for people that is no part of the result: on stderr."""
+    """Prints a line on stderr that is not part of the result."""
     sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 
 def is_number(value: object) -> bool:
-    """True for what a table aligns to the right."""
+    """True for values that a table aligns to the right."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def printable(text: str, kept: str = "\n") -> str:
-    """The text with its control characters written out, so that a terminal obeys none but those `kept`.
+    """The text with its control characters escaped, except those in `kept`.
 
-    Names, labels and descriptions come from servers and packages. Marks that turn the direction of writing
-    are written out too, since they make a line look like another.
+    Names, labels and descriptions come from servers and packages. Marks of the writing direction are escaped
+    too, because with them a line can look like another.
     """
     if text.isprintable():
         return text
@@ -145,7 +145,7 @@ def printable(text: str, kept: str = "\n") -> str:
 
 
 def as_cell(value: object) -> str:
-    """A value as people read it; all that a terminal could obey is written out."""
+    """A value for people, with control characters escaped."""
     return printable(as_text(value).replace("\n", " "), kept="")
 
 

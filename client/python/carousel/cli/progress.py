@@ -1,4 +1,4 @@
-"""How far a long command is, on stderr: a bar with the time left, or lines where there is no terminal."""
+"""Progress of a long command on stderr: a bar with the remaining time, or lines without a terminal."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from .printing import note
 
 Report = Callable[[str, float], None]
-"""Takes what is done now, and the share of the whole that is done, 0 … 1."""
+"""Receives the current part, and the share of the whole that is done, 0 … 1."""
 
 LEAST_SHARE = 0.02
-"""Below this share an estimate of the time left says nothing."""
+"""Below this share, the remaining time cannot be estimated."""
 
 
 @contextmanager
 def shown() -> Iterator[Report]:
-    """Shows what is reported inside the block."""
+    """Shows the reports of the block."""
     if not sys.stderr.isatty():
         yield Lines().report
         return
@@ -37,14 +37,14 @@ def shown() -> Iterator[Report]:
 
 
 class Estimate:
-    """The time left, from the time that has passed and the share that is done."""
+    """The remaining time, from the elapsed time and the share that is done."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began_s = clock()
 
     def left(self, done: float) -> str:
-        """Such as "about 40 s left"; "" while too little is done to tell."""
+        """Such as "about 40 s left". "" while it cannot be estimated."""
         if done < LEAST_SHARE:
             return ""
         left_s = (self._clock() - self._began_s) * (1 - done) / done
@@ -61,7 +61,7 @@ class Lines:
         self._estimate = Estimate()
 
     def report(self, now: str, done: float) -> None:
-        """Writes if a new part begins."""
+        """Writes a line if a new part begins."""
         if now != self._now:
             self._now = now
             left = self._estimate.left(done)

@@ -1,4 +1,4 @@
-"""Output rows on stdout, one line each, as they come: CSV, or JSON objects."""
+"""Output rows on stdout, one line each: CSV, or JSON objects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Number = int | float
 
 
 class RowWriter:
-    """Writes rows of one model. CSV begins with a line of names: seq, then one per number."""
+    """Writes rows of one model. CSV begins with a line of names: seq, then one for each number."""
 
     def __init__(self, options: Options, labels: Sequence[str] = ()) -> None:
         self._json = options.output is Output.JSON
@@ -43,13 +43,13 @@ class RowWriter:
         print_line(",".join([str(self._seq), *cells]))
 
     def _label(self, fields: dict[str, Any]) -> str | None:
-        """The class name, where a row is the index of a named class."""
+        """The class name of a row that is the index of a named class."""
         index = fields.get("index")
         return self._labels[index] if self._labels and isinstance(index, int) else None
 
 
 def as_fields(row: Any) -> dict[str, Any]:
-    """A row by field: plain numbers and lists. A row without fields is called "y"."""
+    """A row by field, with numbers and lists. The field of a row without fields is "y"."""
     names = getattr(getattr(row, "dtype", None), "names", None)
     if names:
         return {name: finite(row[name].tolist()) for name in names}
@@ -58,14 +58,14 @@ def as_fields(row: Any) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The value, with None for NaN and infinity, which JSON cannot say."""
+    """The value, with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, list):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flattened(name: str, value: Any) -> list[tuple[str, Number]]:
-    """Names and numbers of a field: y becomes y_0, y_1, …; a single number keeps its name."""
+    """Names and numbers of a field: y becomes y_0, y_1, …. A single number has the field's name."""
     if not isinstance(value, list):
         return [(name, value)]
     if len(value) == 1 and not isinstance(value[0], list):

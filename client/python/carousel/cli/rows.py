@@ -1,4 +1,4 @@
-"""Rows of numbers from CSV, one at a time: a slow pipe is read as it flows."""
+"""Rows of numbers from CSV, one at a time, so that a slow pipe is read without delay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def opened(source: str) -> Iterator[TextIO]:
     """The file `source`, or stdin for "-".
 
     Raises:
-        CliError: there is no such file, or stdin is not UTF-8. The bytes of a file are checked line by line.
+        CliError: there is no such file, or stdin is not UTF-8. A file is checked line by line.
     """
     try:
         if source == "-":
@@ -37,7 +37,7 @@ def opened(source: str) -> Iterator[TextIO]:
 
 
 def existing(source: str) -> Path:
-    """The path of a file or a pipe that is there."""
+    """The path of an existing file or pipe. Raises CliError."""
     path = Path(source)
     if path.is_dir():
         raise usage_error(f"{source} is a folder", "name a file in it, or - for stdin")
@@ -47,17 +47,17 @@ def existing(source: str) -> Path:
 
 
 def not_text(source: str, where: str = "") -> CliError:
-    """For bytes where text should be."""
+    """The error for input that is not UTF-8."""
     name = "stdin" if source in {"-", "<stdin>"} else source
     return usage_error(f"{name} is not UTF-8 text{where}", "convert it, as with iconv -t utf-8")
 
 
 def parsed(lines: Iterable[str], width: int) -> Iterator[tuple[int, list[float]]]:
-    """Lines by their number, as `width` numbers. A first line without any is a header: it is passed over.
+    """Lines as `width` numbers, by line number. A first line without numbers is a header, and is skipped.
 
     Raises:
-        CliError: a line is no CSV, has another number of cells, or a cell is no finite number, and names
-            the line; or there is no row at all.
+        CliError: a line is not CSV or has another number of cells, a cell is not a finite number, or there
+            is no row. It names the line.
     """
     rows = 0
     for number, cells in records(lines):
@@ -84,7 +84,7 @@ def records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """Records by the number of their first line, each as its cells.
 
     Raises:
-        CliError: a record is no CSV, or a line is not UTF-8.
+        CliError: a record is not CSV, or a line is not UTF-8.
     """
     reader = csv.reader(line_by_line(lines))
     while True:
@@ -95,14 +95,14 @@ def records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             raise usage_error(
-                f"line {number} is no CSV: {error}",
+                f"line {number} is not CSV: {error}",
                 "close the quotes, and end each line with a line feed",
             ) from error
         yield number, cells
 
 
 def counted(cells: int) -> str:
-    """So many cells."""
+    """Such as "3 cells"."""
     return "1 cell" if cells == 1 else f"{cells} cells"
 
 
@@ -110,7 +110,7 @@ def inputs(lines: Iterable[str], model: carousel.ModelInfo) -> Iterator[Any]:
     """Rows in the model's shape: a token id, or a (nested) row of floats.
 
     Raises:
-        CliError: as `parsed`, or a number that the model's row cannot hold, and names the line.
+        CliError: as `parsed`, or the model's row cannot hold a number. It names the line.
     """
     import numpy as np
 
@@ -126,27 +126,27 @@ def inputs(lines: Iterable[str], model: carousel.ModelInfo) -> Iterator[Any]:
 
 
 def check_float(value: float, line: int, most: float) -> None:
-    """Refuses a number that would become infinite on its way to the model."""
+    """Refuses a number that is infinite as a float32. Raises CliError."""
     if abs(value) > most:
         raise usage_error(
-            f"line {line}: {value:g} is too large for a float32", "scale it, or drop the line"
+            f"line {line}: {value:g} is too large for a float32", "scale it, or remove the line"
         )
 
 
 def check_token(value: float, line: int, vocabulary: int) -> None:
-    """Refuses what is no token id of the model."""
+    """Refuses a number that is not a token id of the model. Raises CliError."""
     if not value.is_integer():
-        raise usage_error(f"line {line}: {value:g} is no token id", "give whole numbers")
+        raise usage_error(f"line {line}: {value:g} is not a token id", "give whole numbers")
     if not 0 <= value < vocabulary:
         raise usage_error(
-            f"line {line}: {value:.0f} is no token of the model", f"give 0 to {vocabulary - 1}"
+            f"line {line}: {value:.0f} is not a token of the model", f"give 0 to {vocabulary - 1}"
         )
 
 
 def line_by_line(lines: Iterable[str]) -> Iterator[str]:
-    """Lines as they come: `readline` does not wait for a full buffer as iterating a pipe may.
+    """Lines without delay. `readline` does not wait for a full buffer, as iterating a pipe may.
 
-    A byte order mark, which spreadsheets write, is dropped: it would make a header of the first row.
+    The byte order mark of spreadsheets is removed, because with it the first row would look like a header.
 
     Raises:
         CliError: a line is not UTF-8.
@@ -155,7 +155,7 @@ def line_by_line(lines: Iterable[str]) -> Iterator[str]:
     for number, line in enumerate(iter(readline, "") if readline else lines, start=1):
         try:
             line.encode()
-        except UnicodeEncodeError as error:  # what "surrogateescape" has made of other bytes
+        except UnicodeEncodeError as error:  # from "surrogateescape"
             raise not_text(getattr(lines, "name", "-"), f" in line {number}") from error
         yield line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
 
@@ -169,15 +169,15 @@ def as_float(cell: str) -> float | None:
 
 
 def checked(value: float | None, cell: str, line: int) -> float:
-    """`value`, which must be a finite number."""
+    """`value`, if it is a finite number. Raises CliError."""
     if value is None:
         fix = (
             "separate the cells with commas" if ";" in cell or "\t" in cell else "correct the line"
         )
-        raise usage_error(f"line {line}: '{cell.strip()}' is no number", fix)
+        raise usage_error(f"line {line}: '{cell.strip()}' is not a number", fix)
     if not math.isfinite(value):
         raise usage_error(
-            f"line {line}: '{cell.strip()}' is no finite number",
-            "fill in a number, or drop the line",
+            f"line {line}: '{cell.strip()}' is not a finite number",
+            "write a number, or remove the line",
         )
     return value

@@ -1,4 +1,4 @@
-"""How the command encrypts its connection: options, variables, and the server's own settings."""
+"""TLS of the command's connection, from options, variables, and the settings of a server here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOOK_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """The options --tls, --ca, --cert, --key and --server-name. Files are named, not read."""
+    """The options --tls, --ca, --cert, --key and --server-name. Files are not read here."""
 
     tls: bool | None = None
     ca: str | None = None
@@ -45,7 +45,7 @@ class TlsOptions:
         return cls(TRUTHS[said] or None, **files)
 
     def over(self, base: TlsOptions) -> TlsOptions:
-        """These options, and those of `base` where none was given here."""
+        """These options, with those of `base` for the ones that are not set."""
         values: dict[str, Any] = {
             f.name: getattr(self, f.name) or getattr(base, f.name) for f in fields(self)
         }
@@ -53,11 +53,11 @@ class TlsOptions:
 
     @property
     def wanted(self) -> bool:
-        """Whether any of them asks for TLS."""
+        """True if any of them needs TLS."""
         return self != TlsOptions()
 
     def for_sdk(self) -> carousel.TLS | None:
-        """As the SDK takes it; None for a plain connection."""
+        """The argument `tls` of the SDK's client. None is a plain connection."""
         import carousel
 
         if not self.wanted:
@@ -66,7 +66,7 @@ class TlsOptions:
 
 
 def own_address(environment: Mapping[str, str], default: str) -> str:
-    """Where the server listens whose variables are set here, as in its container."""
+    """The address of the server whose variables are set here, as in its container."""
     host = environment.get("CAROUSEL_HOST", "")
     port = environment.get("CAROUSEL_PORT", "")
     default_host, _, default_port = default.rpartition(":")
@@ -77,9 +77,9 @@ def own_address(environment: Mapping[str, str], default: str) -> str:
 
 
 def own_tls(environment: Mapping[str, str], address: str) -> TlsOptions:
-    """What that server's TLS settings ask of a client: to trust its certificate, under a name that it has.
+    """The client's TLS options for that server: trust its certificate, under one of its names.
 
-    To a server that asks for certificates, its own one is shown.
+    If the server requires certificates, the client presents the server's own one.
     """
     certificate = environment.get("CAROUSEL_TLS_CERT")
     if not certificate:
@@ -95,7 +95,7 @@ def own_tls(environment: Mapping[str, str], address: str) -> TlsOptions:
 
 
 def _name_in_certificate(trusted: str, address: str) -> str | None:
-    """A name in the certificate that the server shows; None if it shows none that is trusted."""
+    """A name in the server's certificate. None if the certificate is not trusted."""
     host, _, port = address.rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

@@ -1,1 +1,1 @@
-"""One module for each command or group of commands; each has `register(app)`."""
+"""One module for each command or group of commands, with a function `register(app)`."""

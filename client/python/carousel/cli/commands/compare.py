@@ -1,4 +1,4 @@
-"""`carousel compare`: RNN, LSTM and GRU beside each other, measured here."""
+"""`carousel compare`: measures RNN, LSTM and GRU on this machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
         if machine.busy:
             note(
                 f"the machine is busy (load {machine.load_before:.1f} on {machine.cores} cores): "
-                "this takes longer, and its times say little; stop other programs for true ones"
+                "this takes longer, and its times are too high; stop other programs and run it again"
             )
         with shown() as progress:
             result = comparison.run(progress=progress)
@@ -49,15 +49,17 @@ def register(app: typer.Typer) -> None:
 
 
 def ready_to_draw(plot: Path) -> None:
-    """Says before the measurement, not after it, that a picture cannot be drawn.
+    """Checks before the measurement that a picture can be drawn.
 
     Raises:
-        CliError: there is no such folder, or its ending names no picture.
+        CliError: there is no such folder, or the file's ending is not of a picture.
         ModuleNotFoundError: matplotlib is missing.
     """
     import matplotlib  # noqa: F401, ICN001 - only whether it is there
 
     if not plot.parent.is_dir():
-        raise usage_error(f"there is no folder {plot.parent}", "make it, or name another")
+        raise usage_error(f"there is no folder {plot.parent}", "make it, or name another one")
     if plot.suffix.lower() not in PICTURES:
-        raise usage_error(f"{plot} is no name of a picture", f"end it in {', '.join(PICTURES)}")
+        raise usage_error(
+            f"{plot} is not the name of a picture", f"end it in {', '.join(PICTURES)}"
+        )

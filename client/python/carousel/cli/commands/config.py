@@ -1,4 +1,4 @@
-"""`carousel config`: the server's settings, and where each comes from."""
+"""`carousel config`: shows and checks the server's settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from carousel.cli.printing import note, print_json, print_line, print_records
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="As in carousel serve; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="As in carousel serve. May be repeated."),
 ]
 
 
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
     @command(group, "show")
     def show(options: Options, config: ConfigFile = None, set_: Assignments = None) -> None:
-        """Show each setting, its value and where that comes from; passwords and tokens as ***."""
+        """Show each setting with its value and its source. Passwords and tokens are ***."""
         from carousel_server.process.config_sources import load_settings, shown
 
         settings, provenance = load_settings(assignments(set_ or []), config)
@@ -46,11 +46,11 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option(
                 "--settings-only",
-                help="Check the values alone: no models, addresses, store or files.",
+                help="Check the values only, without models, addresses, store and files.",
             ),
         ] = False,
     ) -> None:
-        """Say whether a server would start with a settings file, the environment and --set.
+        """Check whether a server could start with a settings file, the environment and --set.
 
         Loads every package, binds the addresses for a moment, and opens and closes the store.
         """
@@ -69,23 +69,23 @@ def register(app: typer.Typer) -> None:
 
 
 def rehearsed(settings: Any) -> list[dict[str, str]]:
-    """What would keep a server with these settings from starting."""
+    """The problems that a server would have at its start with these settings."""
     from carousel_server.process.rehearsal import rehearse
 
     return [asdict(problem) for problem in rehearse(settings)]
 
 
 def report_check(options: Options, changed: int, problems: list[dict[str, str]]) -> None:
-    """Prints what was found.
+    """Prints the result of a check.
 
     Raises:
-        CliError: there is a problem; the others have been printed.
+        CliError: the last problem. The others are printed.
     """
     given = "1 setting is given" if changed == 1 else f"{changed} settings are given"
     if options.output is Output.JSON:
         print_json({"valid": not problems, "changed": changed, "problems": problems})
     elif not problems:
-        print_line(f"valid; {given}, the others are defaults")
+        print_line(f"valid; {given}, the others have their defaults")
     if not problems:
         return
     *others, last = problems
@@ -96,5 +96,5 @@ def report_check(options: Options, changed: int, problems: list[dict[str, str]])
 
 
 def as_written(options: Options, value: Any) -> Any:
-    """A value as it would be written in a file: a port is no quantity, so 50051 stays 50051."""
+    """A value as in a settings file, so that 50051 has no separator."""
     return value if options.output is Output.JSON or value is None else json.dumps(value)

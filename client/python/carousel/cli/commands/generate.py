@@ -1,4 +1,4 @@
-"""`carousel generate`: text from a language model, as it comes."""
+"""`carousel generate`: prints text of a language model while it is generated."""
 
 from __future__ import annotations
 
@@ -25,32 +25,41 @@ def register(app: typer.Typer) -> None:
     def generate(
         options: Options,
         model: Annotated[str, typer.Argument(help="Name of a generative model.")],
-        prompt: Annotated[str, typer.Argument(help="Text to go on from, or - for stdin.")],
+        prompt: Annotated[str, typer.Argument(help="Text to continue, or - for stdin.")],
         max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 200,
         temperature: Annotated[
-            float, typer.Option(min=0, help="0 takes the likeliest token.")
+            float, typer.Option(min=0, help="0 always chooses the most likely token.")
         ] = 0.8,
-        top_k: Annotated[int, typer.Option(min=0, help="Draw from so many only; 0 from all.")] = 0,
-        top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw from this mass only.")] = 1.0,
-        repetition_penalty: Annotated[float, typer.Option(help="1 changes nothing.")] = 1.0,
+        top_k: Annotated[
+            int, typer.Option(min=0, help="Sample from so many tokens. 0 is all.")
+        ] = 0,
+        top_p: Annotated[
+            float,
+            typer.Option(
+                min=0, max=1, help="Sample from the most likely tokens with this total probability."
+            ),
+        ] = 1.0,
+        repetition_penalty: Annotated[
+            float, typer.Option(help="Penalty of tokens that occurred before. 1 is none.")
+        ] = 1.0,
         seed: Annotated[
-            int | None, typer.Option(min=0, help="The same seed repeats a text.")
+            int | None, typer.Option(min=0, help="The same seed gives the same text.")
         ] = None,
         stop: Annotated[
-            list[str] | None, typer.Option(help="End before this text; repeatable.")
+            list[str] | None, typer.Option(help="End before this text. May be repeated.")
         ] = None,
-        session: Annotated[str | None, typer.Option(help="Go on in this open session.")] = None,
+        session: Annotated[str | None, typer.Option(help="Continue in this open session.")] = None,
         no_prompt: Annotated[
             bool, typer.Option("--no-prompt", help="Do not print the prompt.")
         ] = False,
     ) -> None:
-        """Go on from a prompt and print the text as it comes.
+        """Continue a prompt and print the text while it is generated.
 
-        With -o json, one object with text, finish reason and counts at the end.
+        With -o json, print one object with text, finish reason and counts at the end.
         """
         text = prompt_of(prompt)
         if not text and session is None:
-            raise usage_error("the prompt is empty", "give some text to go on from")
+            raise usage_error("the prompt is empty", "give a text to continue")
         sampling: carousel.GenerateOptions = {
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -66,7 +75,9 @@ def register(app: typer.Typer) -> None:
             generation = begin(client, model, text, sampling, session)
             written: list[str] = []
             for token in generation:
-                if live:  # the prompt comes with the first token: a refusal has a line of its own
+                if (
+                    live
+                ):  # the prompt is printed with the first token, so that a refusal has its own line
                     emit(token.text if written else shown + token.text)
                 written.append(token.text)
         finish(live, "".join(written), generation)
@@ -76,7 +87,7 @@ def prompt_of(argument: str) -> str:
     """The prompt, or all of stdin for "-"."""
     try:
         text = sys.stdin.read() if argument == "-" else argument
-        text.encode()  # refuses what the shell could not decode
+        text.encode()  # refuses bytes that are not UTF-8
     except UnicodeError as error:
         raise not_text(argument if argument == "-" else "the prompt") from error
     return text
@@ -89,14 +100,14 @@ def begin(
     sampling: carousel.GenerateOptions,
     session: str | None,
 ) -> carousel.Generation:
-    """Starts the generation: in a session of its own, or in an open one."""
+    """Starts the generation in a new or in an open session."""
     if session is None:
         return client.generate(model, text, **sampling)
     return client.attach(session).generate(text or None, **sampling)
 
 
 def finish(live: bool, text: str, generation: carousel.Generation) -> None:
-    """The end of the text, or the whole of it as one object."""
+    """Prints the end of the text, or one object with all of it."""
     usage = generation.usage
     if live:
         emit("\n")
@@ -106,6 +117,6 @@ def finish(live: bool, text: str, generation: carousel.Generation) -> None:
 
 
 def emit(text: str) -> None:
-    """Writes a piece of text now; a terminal obeys nothing of it but lines and tabs."""
+    """Writes and flushes a piece of text. Control characters other than lines and tabs are escaped."""
     sys.stdout.write(printable(text, kept="\n\t") if sys.stdout.isatty() else text)
     sys.stdout.flush()

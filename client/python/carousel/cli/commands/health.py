@@ -1,4 +1,4 @@
-"""`carousel health`: does the server take work, and each of its models?"""
+"""`carousel health`: checks a server, its models and its store."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "health")
     def health(options: Options) -> None:
-        """Ask the server whether it, each of its models and its store take work.
+        """Show whether the server, each of its models and its store are serving.
 
-        Exit code 0 if all do, 1 if one does not, 3 if no server answers. A server with tokens answers
-        without one too, but then only for itself and its store.
+        The exit code is 0 if all are, 1 if one is not, and 3 if no server answers. Without a token, a
+        server that requires one answers only for itself and its store.
         """
         with connected(options) as client:
             records = [{"model": "(server)", "health": str(client.health())}]
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
                 for name in model_names(client, options)
             ]
             store = client.health(store=True)
-            if str(store) != "unknown":  # it has one
+            if str(store) != "unknown":  # it has a store
                 records.append({"model": "(store)", "health": str(store)})
         print_records(options, records, ("model", "health"))
         sick = [record["model"] for record in records if record["health"] != "serving"]
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def model_names(client: carousel.Client, options: Options) -> list[str]:
-    """The models to ask about; none where the server names them to nobody without a token."""
+    """The names of the models. Empty where the server requires a token for them."""
     import carousel
 
     try:
@@ -49,5 +49,5 @@ def model_names(client: carousel.Client, options: Options) -> list[str]:
     except carousel.TokenInvalidError:
         if options.token:
             raise
-        note("the server names its models with a token only: --token, or CAROUSEL_TOKEN")
+        note("the server lists its models only with a token: set --token or CAROUSEL_TOKEN")
         return []

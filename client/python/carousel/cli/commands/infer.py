@@ -1,4 +1,4 @@
-"""`carousel infer`: a whole sequence through a model, such as a file through a tagger."""
+"""`carousel infer`: runs a whole sequence, such as a file for a tagger."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ def register(app: typer.Typer) -> None:
     def infer(
         options: Options,
         model: Annotated[str, typer.Argument(help="Name of a model.")],
-        source: Annotated[str, typer.Argument(metavar="FILE", help="Its input, or - for stdin.")],
+        source: Annotated[
+            str, typer.Argument(metavar="FILE", help="File with the input, or - for stdin.")
+        ],
     ) -> None:
         """Run a whole sequence: text for a model with a tokenizer, rows of CSV for others.
 
-        Prints one line a step: CSV, or with -o json one object a line.
+        Prints one line for each step: CSV, or with -o json an object.
         """
         with connected(options) as client:
             info = client.model(model)
@@ -39,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def whole(info: carousel.ModelInfo, source: str) -> Any:
-    """The input: bytes for a tokenizer of bytes, a text for others, or a list of rows."""
+    """The input: bytes for a tokenizer of bytes, a text for other tokenizers, or a list of rows."""
     if info.tokenizer:
         text = sys.stdin.buffer.read() if source == "-" else existing(source).read_bytes()
         if not text:

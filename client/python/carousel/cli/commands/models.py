@@ -1,4 +1,4 @@
-"""`carousel models`: packages in a folder, or what a server serves."""
+"""`carousel models`: lists, checks and creates models of a server or a folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
     @command(group, "show")
     def show(options: Options, name: str, dir_: Folder = None) -> None:
-        """Show one model: of a server, or of a folder."""
+        """Show one model of a server or a folder."""
         records = {r["name"]: r for r in (served(options) if dir_ is None else packaged(dir_))}
         if name not in records:
             place = options.server if dir_ is None else str(dir_)
@@ -50,16 +50,16 @@ def register(app: typer.Typer) -> None:
     @command(group, "check")
     def check(
         options: Options,
-        path: Annotated[Path, typer.Argument(help="A package, or a folder.")],
+        path: Annotated[Path, typer.Argument(help="A package, or a folder of packages.")],
         allow_custom: Annotated[
             list[str] | None,
             typer.Option(
                 metavar="MODULE:CLASS",
-                help="A custom module that packages may import and run; may be repeated.",
+                help="A custom module that packages may import and run. May be repeated.",
             ),
         ] = None,
     ) -> None:
-        """Load packages and prove them: files, shapes, fingerprint, probe outputs, custom modules."""
+        """Load packages and check them: files, shapes, fingerprint, probe outputs, custom modules."""
         names = [name for given in allow_custom or [] for name in given.split(",")]
         check_all(options, path, names)
 
@@ -77,22 +77,24 @@ def register_create(group: typer.Typer) -> None:
             str, typer.Option(help="Such as rnn, lstm or gru. The name help lists all.")
         ] = "lstm",
         layers: Annotated[int, typer.Option(min=1, help="Number of layers.")] = 1,
-        hidden: Annotated[int, typer.Option(min=1, help="Hidden size of each.")] = 256,
+        hidden: Annotated[int, typer.Option(min=1, help="Hidden size of each layer.")] = 256,
         input_: Annotated[
             str, typer.Option("--input", help="features:WIDTH or tokens:VOCABULARY[xEMBEDDING].")
         ] = "features:64",
         output: Annotated[
             int | None,
-            typer.Option("--output", help="Width of the head; 0 for none.", show_default=False),
+            typer.Option("--output", help="Width of the head. 0 for no head.", show_default=False),
         ] = None,
         dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-        seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
-        dir_: Annotated[Path, typer.Option("--dir", help="Folder to put the package in.")] = Path(),
+        seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+        dir_: Annotated[Path, typer.Option("--dir", help="Folder of the new package.")] = Path(),
         bidirectional: Annotated[
-            bool, typer.Option("--bidirectional", help="Run both ways.")
+            bool, typer.Option("--bidirectional", help="Make it bidirectional.")
         ] = False,
         proj_size: Annotated[int, typer.Option(min=0, help="Projection of an lstm's h.")] = 0,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a package.")] = False,
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="Replace an existing package.")
+        ] = False,
     ) -> None:
         """Create a model with random weights, for capacity planning and tests."""
         import carousel_models
@@ -110,16 +112,17 @@ def register_create(group: typer.Typer) -> None:
 
 
 def known_input(form: str) -> str:
-    """The input as it is written: its kind and its sizes."""
+    """Kind and sizes of an input, from features:WIDTH or tokens:VOCABULARY[xEMBEDDING]."""
     if not re.fullmatch(r"features:\d+|tokens:\d+(x\d+)?", form):
         raise usage_error(
-            f"'{form}' is no input", "write features:WIDTH or tokens:VOCABULARY, as in features:64"
+            f"'{form}' is not an input",
+            "write features:WIDTH or tokens:VOCABULARY, as in features:64",
         )
     return form
 
 
 def known_cell(name: str) -> Any:
-    """A cell's name; "rnn" means rnn_tanh, as in torch."""
+    """A cell's name. "rnn" is rnn_tanh, as in torch."""
     from carousel_models.cell_facts import FACTS
 
     name = "rnn_tanh" if name == "rnn" else name
@@ -129,7 +132,7 @@ def known_cell(name: str) -> Any:
 
 
 def served(options: Options) -> list[Record]:
-    """What the server says of its models."""
+    """The server's models."""
     with connected(options) as client:
         return [of_model(model) for model in client.models()]
 
@@ -179,10 +182,10 @@ def of_manifest(manifest: Manifest) -> Record:
 
 
 def check_all(options: Options, path: Path, allow_custom: Sequence[str] = ()) -> None:
-    """Checks each package below `path` and prints what was found.
+    """Checks each package below `path` and prints the results.
 
     Raises:
-        CliError: a package is not good, or there is none.
+        CliError: a package has a fault, or there are no packages.
     """
     import carousel_models
 

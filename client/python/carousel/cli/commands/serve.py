@@ -1,4 +1,4 @@
-"""`carousel serve`: a server with the models of a folder."""
+"""`carousel serve`: runs a server with the models of a folder."""
 
 from __future__ import annotations
 
@@ -19,41 +19,43 @@ def register(app: typer.Typer) -> None:
         options: Options,
         models: Annotated[Path | None, typer.Option(help="Folder of model packages.")] = None,
         host: Annotated[
-            str | None, typer.Option(help="Address to listen on; else 127.0.0.1.")
+            str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")
         ] = None,
-        port: Annotated[int | None, typer.Option(help="Port for gRPC; else 50051.")] = None,
+        port: Annotated[int | None, typer.Option(help="Port for gRPC. Default: 50051.")] = None,
         metrics_port: Annotated[
-            int | None, typer.Option(help="Port for /metrics; else 9464.")
+            int | None, typer.Option(help="Port for /metrics. Default: 9464.")
         ] = None,
-        device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; else auto.")] = None,
+        device: Annotated[
+            str | None, typer.Option(help="auto, cpu or cuda. Default: auto.")
+        ] = None,
         store: Annotated[
             str | None,
             typer.Option(
-                help="Where sessions outlive the server: sqlite:FILE or redis://HOST:PORT/DB."
+                help="Store that keeps sessions over a restart: sqlite:FILE or redis://HOST:PORT/DB."
             ),
         ] = None,
         allow_custom: Annotated[
             list[str] | None,
             typer.Option(
                 metavar="MODULE:CLASS",
-                help="A custom module that packages may import and run; may be repeated.",
+                help="A custom module that packages may import and run. May be repeated.",
             ),
         ] = None,
         set_: Annotated[
             list[str] | None,
-            typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may be repeated."),
+            typer.Option("--set", metavar="KEY=VALUE", help="Any other setting. May be repeated."),
         ] = None,
         config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     ) -> None:
         """Serve the models of a folder until Ctrl-C.
 
-        Settings given here win over CAROUSEL_… variables, and those over the file.
-        All settings: carousel config show.
+        Options override CAROUSEL_… variables, and variables override the file.
+        carousel config show lists all settings.
         """
         if options.tls != from_environment().tls:
             raise usage_error(
-                "--tls, --ca, --cert, --key and --server-name are of a client's connection",
-                "a server's certificate is a setting: --set tls-cert=FILE --set tls-key=FILE",
+                "--tls, --ca, --cert, --key and --server-name are options of clients",
+                "set the server's certificate by --set tls-cert=FILE --set tls-key=FILE",
             )
         flags: dict[str, Any] = {
             "models": models, "host": host, "port": port, "metrics_port": metrics_port,
@@ -64,7 +66,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(given: dict[str, Any], config: Path | None) -> None:
-    """Loads the settings and serves until a signal; ends the command with the server's exit code."""
+    """Loads the settings and serves until a signal. Ends the command with the server's exit code."""
     from carousel_server.process.config_sources import load_settings
     from carousel_server.process.main import serve
 

@@ -1,4 +1,4 @@
-"""`carousel sessions`: look at sessions on a server, end them, and move them."""
+"""`carousel sessions`: shows, opens, closes and copies sessions of a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("id", "model", "phase", "applied", "ack", "durable", "epoch", "durability", "idle_ttl_s")
 Id = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
-NewId = Annotated[str | None, typer.Option("--id", help="The new session's id; else chosen.")]
+NewId = Annotated[
+    str | None, typer.Option("--id", help="The new session's id. By default the server chooses it.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +33,7 @@ def register(app: typer.Typer) -> None:
     @command(group, "list")
     def list_sessions(
         options: Options,
-        model: Annotated[str, typer.Option(help="Only those of this model.")] = "",
+        model: Annotated[str, typer.Option(help="List only sessions of this model.")] = "",
     ) -> None:
         """List your open sessions."""
         with connected(options) as client:
@@ -52,12 +54,12 @@ def register(app: typer.Typer) -> None:
         durability: Annotated[
             str | None,
             typer.Option(
-                help="none, async, sync or sync+fsync; else async where the server has a store."
+                help="none, async, sync or sync+fsync. Default: async if the server has a store."
             ),
         ] = None,
-        seed: Annotated[int | None, typer.Option(min=0, help="Of its random numbers.")] = None,
+        seed: Annotated[int | None, typer.Option(min=0, help="Seed of its random numbers.")] = None,
     ) -> None:
-        """Open a session and leave it open, for --session of generate and stream."""
+        """Open a session for --session of generate and stream. It stays open."""
         level = durability_of(durability)
         with connected(options) as client:
             session = client.session(model, session_id=new_id, durability=level, seed=seed)
@@ -69,7 +71,7 @@ def register(app: typer.Typer) -> None:
     def close(
         options: Options, session_ids: Annotated[list[str], typer.Argument(metavar="ID…")]
     ) -> None:
-        """Close sessions and forget their state."""
+        """Close sessions and delete their state."""
         with connected(options) as client:
             for session_id in session_ids:
                 client.close_session(session_id)
@@ -85,9 +87,9 @@ def register_moving(group: typer.Typer) -> None:
     def export(
         options: Options,
         session_id: Id,
-        file: Annotated[Path, typer.Argument(help="Where to write the snapshot.")],
+        file: Annotated[Path, typer.Argument(help="File for the snapshot.")],
     ) -> None:
-        """Write a snapshot of a session to a file. Its client may go on meanwhile."""
+        """Write a snapshot of a session to a file. Its client may continue at the same time."""
         from carousel._sync.session import snapshot_of
 
         with connected(options) as client:
@@ -98,10 +100,10 @@ def register_moving(group: typer.Typer) -> None:
     @command(group, "import")
     def import_(
         options: Options,
-        file: Annotated[Path, typer.Argument(help="A snapshot that export wrote.")],
+        file: Annotated[Path, typer.Argument(help="A snapshot from carousel sessions export.")],
         new_id: NewId = None,
     ) -> None:
-        """Open a session from a snapshot, at a server with the same weights."""
+        """Open a session from a snapshot, on a server with the same weights."""
         snapshot = file.read_bytes()
         with connected(options) as client:
             session = client.import_session(snapshot, session_id=new_id)
@@ -114,7 +116,10 @@ def register_moving(group: typer.Typer) -> None:
         session_id: Id,
         new_id: NewId = None,
         seed: Annotated[
-            int | None, typer.Option(min=0, help="Its random numbers; else the same.")
+            int | None,
+            typer.Option(
+                min=0, help="Seed of its random numbers. Default: that of the other session."
+            ),
         ] = None,
     ) -> None:
         """Open a new session with a copy of another's state."""
@@ -132,7 +137,7 @@ def durability_of(given: str | None) -> str:
     if given is None:
         return Durability.DEFAULT.value
     if given not in levels:
-        raise usage_error(f"no durability {given!r}", f"one of {', '.join(levels)}")
+        raise usage_error(f"{given!r} is not a durability", f"choose one of {', '.join(levels)}")
     return given
 
 
@@ -143,7 +148,7 @@ def of_session(session: carousel.SessionInfo) -> Record:
 
 
 def say(options: Options, verb: str, session_id: str, **facts: object) -> None:
-    """What was done to which session."""
+    """Prints what was done to a session."""
     if options.output is Output.JSON:
         print_json({"id": session_id, "done": verb, **facts})
     else:

@@ -1,4 +1,4 @@
-"""`carousel store`: copies of what outlives the server."""
+"""`carousel store`: copies a server's store."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ def register(app: typer.Typer) -> None:
     @command(group, "backup")
     def backup(
         options: Options,
-        source: Annotated[str, typer.Argument(help="The store, as in the setting: sqlite:FILE.")],
+        source: Annotated[
+            str, typer.Argument(help="The store, as in the setting `store`: sqlite:FILE.")
+        ],
         destination: Annotated[Path, typer.Argument(help="A new file for the copy.")],
     ) -> None:
-        """Copy a store into a new file, whole and checked, while its server goes on.
+        """Copy a store into a new file and check the copy. The server may run.
 
-        Run it as the server's user, where the server runs: that process writes the copy.
+        Run it on the server's machine as the server's user, because the server writes the copy.
         """
         from carousel_server.store import back_up_store
 

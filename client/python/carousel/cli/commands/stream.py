@@ -1,4 +1,4 @@
-"""`carousel stream`: rows in, outputs out, as they come."""
+"""`carousel stream`: streams rows through a session and prints the outputs."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ def register(app: typer.Typer) -> None:
         options: Options,
         model: Annotated[str, typer.Argument(help="Name of a causal model.")],
         source: Annotated[
-            str, typer.Argument(metavar="[FILE.csv|-]", help="Rows of CSV; - is stdin.")
+            str,
+            typer.Argument(metavar="[FILE.csv|-]", help="File with rows of CSV, or - for stdin."),
         ] = "-",
-        session: Annotated[str | None, typer.Option(help="Go on in this open session.")] = None,
+        session: Annotated[str | None, typer.Option(help="Continue in this open session.")] = None,
         keep: Annotated[bool, typer.Option("--keep", help="Leave the session open.")] = False,
     ) -> None:
-        """Stream rows of CSV through a session and print each output row as it comes.
+        """Stream rows of CSV through a session and print each output row at once.
 
         Prints CSV, or with -o json one object a line. A first line without numbers is a header. A bad
-        line ends it, after the outputs of the lines before it.
-        From a pipe or terminal each row is answered before the next is read; files are pipelined.
+        line ends the command, after the outputs of the lines before it.
+        From a pipe or terminal, each row is answered before the next one is read. Files are pipelined.
         """
         with connected(options) as client, opened(source) as lines:
             info = client.model(model)
@@ -54,7 +55,7 @@ def register(app: typer.Typer) -> None:
 def session_for(
     client: carousel.Client, model: str, session_id: str | None, keep: bool
 ) -> Iterator[carousel.Session]:
-    """A new session, closed at the end unless it is to be kept; or an open one, left open."""
+    """A new session, which is closed at the end unless --keep is given, or an open one, which stays open."""
     if session_id is not None:
         with client.attach(session_id) as session:
             if session.model != model:
@@ -67,19 +68,19 @@ def session_for(
     with client.session(model) as session:
         try:
             yield session
-        except CliError:  # a bad line: what ran before it is worth keeping
+        except CliError:  # a bad line: the outputs before it are printed
             leave_open(session, keep)
             raise
         leave_open(session, keep)
 
 
 def leave_open(session: carousel.Session, keep: bool) -> None:
-    """Detaches a session that is to be kept, and says how to go on with it."""
+    """Detaches a session that stays open, and prints how to continue it."""
     if keep:
         session.detach()
-        note(f"session {session.id} is still open; go on with --session {session.id}")
+        note(f"session {session.id} is still open; continue it with --session {session.id}")
 
 
 def is_live() -> bool:
-    """True if stdin is a pipe or a terminal, whose writer may wait for our answer."""
+    """True if stdin is a pipe or a terminal, whose writer may wait for each answer."""
     return not stat.S_ISREG(fstat(sys.stdin.fileno()).st_mode)

@@ -1,4 +1,4 @@
-"""`carousel version`: what is installed here."""
+"""`carousel version`: shows the installed versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "version")
     def show(options: Options) -> None:
-        """Show the versions of Carousel and of what it stands on."""
+        """Show the versions of Carousel and of its main packages."""
         from carousel._version import __version__
 
         record = {"carousel": __version__, "python": platform.python_version()}
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def installed(package: str) -> str:
-    """The version of an installed package; read from its metadata, so that nothing is imported."""
+    """The version of an installed package, from its metadata. The package is not imported."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

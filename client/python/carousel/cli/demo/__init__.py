@@ -1,1 +1,1 @@
-"""`carousel demo`: a real server, three groups of real clients, and a live view of both sides."""
+"""`carousel demo`: a server, three groups of clients, and a live view of both sides."""

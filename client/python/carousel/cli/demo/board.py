@@ -1,4 +1,4 @@
-"""What the demo knows at an instant: sums over the reports of its crews, and the server's own view."""
+"""The demo's current numbers: sums of the crews' reports, and the server's own metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CrewSum:
     error: str = ""
 
     def add(self, report: Report, now_s: float) -> None:
-        """Takes a report that came now."""
+        """Adds a report, received now."""
         self.units += report.units
         self.sessions = report.sessions
         self.mended = report.mended
@@ -39,7 +39,7 @@ class CrewSum:
 
     @property
     def rate(self) -> float:
-        """Units a second, lately."""
+        """Units a second, over the last seconds."""
         if len(self.recent) < 2:
             return 0.0
         (first_s, first), (last_s, last) = self.recent[0], self.recent[-1]
@@ -48,7 +48,7 @@ class CrewSum:
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """What /metrics says. Rates are per second; quantiles are upper bounds of buckets, in seconds."""
+    """The numbers of /metrics. Rates are per second. Quantiles are upper bounds of buckets, in seconds."""
 
     sessions: float
     steps_rate: float
@@ -59,7 +59,7 @@ class ServerView:
 
     @classmethod
     def between(cls, before: Scrape, now: Scrape, seconds: float) -> ServerView:
-        """From two scrapes that lie `seconds` apart."""
+        """The numbers between two scrapes, `seconds` apart."""
 
         def grown(name: str) -> float:
             return now.total(name) - before.total(name)
@@ -76,7 +76,7 @@ class ServerView:
 
 
 class Board:
-    """Written by the threads that read reports, read by the one that draws."""
+    """All numbers. Threads that read reports write it, and the thread that draws reads it."""
 
     def __init__(self, crews: tuple[Crew, ...] = CREWS) -> None:
         self._lock = threading.Lock()
@@ -84,19 +84,19 @@ class Board:
         self._scrapes: deque[tuple[float, Scrape]] = deque()
         self._first_scrape: tuple[float, Scrape] | None = None
         self._text = ""
-        # How long nobody listened, for each time that the server was killed.
+        # For each kill of the server, how long no server listened.
         self._away_s: list[float] = []
-        # Since when no server listens, on the monotonic clock; None while one does.
+        # When the server was killed, on the monotonic clock. None while one listens.
         self._killed_at_s: float | None = None
 
     def report(self, crew: Crew, report: Report, now_s: float) -> None:
-        """Takes a crew's report."""
+        """Adds a crew's report."""
         with self._lock:
             self._sums[crew.role].add(report, now_s)
             self._text = (self._text + report.text)[-TEXT_CHARACTERS:]
 
     def scraped(self, scrape: Scrape, now_s: float) -> None:
-        """Takes the server's metrics."""
+        """Adds a scrape of the server's metrics."""
         with self._lock:
             self._first_scrape = self._first_scrape or (now_s, scrape)
             self._scrapes.append((now_s, scrape))
@@ -104,17 +104,17 @@ class Board:
                 self._scrapes.popleft()
 
     def killed(self, now_s: float) -> None:
-        """The server has been killed."""
+        """Notes that the server was killed."""
         with self._lock:
             self._killed_at_s = now_s
 
     def killed_for_s(self, now_s: float) -> float | None:
-        """How long no server has listened, in seconds; None while one does."""
+        """Seconds since no server listens. None while one does."""
         with self._lock:
             return None if self._killed_at_s is None else now_s - self._killed_at_s
 
     def back(self, now_s: float) -> None:
-        """A new server listens; its metrics start from zero."""
+        """Notes that a new server listens. Its metrics start at zero."""
         with self._lock:
             assert self._killed_at_s is not None, "the server was not killed"
             self._away_s.append(now_s - self._killed_at_s)
@@ -123,26 +123,26 @@ class Board:
             self._first_scrape = None
 
     def away_s(self) -> list[float]:
-        """How long nobody listened, each time."""
+        """For each kill, the seconds without a server."""
         with self._lock:
             return list(self._away_s)
 
     def sums(self) -> list[CrewSum]:
-        """One a crew, in the order of the plan."""
+        """The sums of each crew, in the order of the plan."""
         with self._lock:
             return list(self._sums.values())
 
     def text(self) -> str:
-        """The end of what the one client shown live has written."""
+        """The end of the text of the client that is shown live."""
         with self._lock:
             return self._text
 
     def error(self) -> str:
-        """Why a client has failed; "" while all is well."""
+        """Why a client has failed. "" if none has."""
         return next((f"{s.crew.model}, {s.error}" for s in self.sums() if s.error), "")
 
     def server(self, whole: bool = False) -> ServerView | None:
-        """The server's view, lately or over the whole run; None before the second scrape."""
+        """The server's numbers, of the last seconds or the whole run. None before the second scrape."""
         with self._lock:
             if len(self._scrapes) < 2:
                 return None

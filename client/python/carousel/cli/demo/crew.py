@@ -1,6 +1,6 @@
 """One process of clients: python -m carousel.cli.demo.crew ROLE MODEL CLIENTS SERVER.
 
-Reports on stdout; ends when its stdin is closed, so it never outlives the demo.
+It reports on stdout. It ends when its stdin is closed, and so with the demo.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPORT_EVERY_S = 0.25
 TOKENS_A_TEXT = 400
 PATIENCE_S = 60.0
 RETRIES = carousel.RetryPolicy(attempts=1000, max_delay_s=1.0, reconnect_s=PATIENCE_S)
-"""For a server that is killed again and again, and takes its time to start on a busy machine."""
+"""For a server that is killed repeatedly and starts slowly on a busy machine."""
 
 Work = Callable[[carousel.Client, str, Tally, int], None]
 
@@ -44,16 +44,16 @@ FILES = 40
 
 
 def sunspot_rows() -> list[list[float]]:
-    """Mean sunspot number of each year from 1700 to 2008, one row a year (NOAA; public domain)."""
+    """Mean sunspot number of each year from 1700 to 2008, one row a year (NOAA, public domain)."""
     text = files(__package__).joinpath("sunspots.csv").read_text(encoding="utf-8")
     return [[float(line.split(",")[1])] for line in text.splitlines()[1:]]
 
 
 def python_files(number: int) -> list[bytes]:
-    """Some files of Python's standard library; another order for each client.
+    """Some files of Python's standard library, in a different order for each client.
 
     Raises:
-        FileNotFoundError: this Python carries no sources.
+        FileNotFoundError: this Python has no source files.
     """
     library = Path(sysconfig.get_path("stdlib"))
     small = sorted(p for p in library.glob("*.py") if 0 < p.stat().st_size <= LARGEST_FILE_BYTES)
@@ -64,7 +64,7 @@ def python_files(number: int) -> list[bytes]:
 
 
 def generate(client: carousel.Client, model: str, tally: Tally, number: int) -> None:
-    """Writes one text after another; client 0 is the one shown live."""
+    """Writes one text after another. Client 0 is shown live."""
     rng = random.Random(number)  # noqa: S311 - which prompt comes next is no secret
     while not tally.stop.is_set():
         prompt = rng.choice(PROMPTS)
@@ -84,7 +84,7 @@ def generate(client: carousel.Client, model: str, tally: Tally, number: int) -> 
 
 
 def stream(client: carousel.Client, model: str, tally: Tally, number: int) -> None:
-    """Sends measured rows through one session, each when the forecast of the one before is there."""
+    """Sends measured rows through one session. Each row waits for the forecast of the row before."""
     rows = sunspot_rows()
     with client.session(model) as session, tally.session():
         for row in itertools.cycle(rows[number:] + rows[:number]):
@@ -109,7 +109,7 @@ WORK: dict[Role, Work] = {Role.GENERATE: generate, Role.STREAM: stream, Role.INF
 
 
 def guarded(work: Work, client: carousel.Client, model: str, tally: Tally, number: int) -> None:
-    """Runs one client; its failure ends all and is reported."""
+    """Runs one client. Its failure is reported and ends all clients."""
     try:
         work(client, model, tally, number)
     except Exception as error:  # noqa: BLE001 - reported to the demo, which ends with it
@@ -118,7 +118,7 @@ def guarded(work: Work, client: carousel.Client, model: str, tally: Tally, numbe
 
 
 def report_until_stopped(tally: Tally, client: carousel.Client) -> None:
-    """A report now and then, and one at the end."""
+    """Prints a report a few times a second, and one at the end."""
     ended = False
     while not ended:
         ended = tally.stop.wait(REPORT_EVERY_S)
@@ -127,13 +127,13 @@ def report_until_stopped(tally: Tally, client: carousel.Client) -> None:
 
 
 def watch_stdin(tally: Tally) -> None:
-    """The demo closes our stdin, or dies: either way we are done."""
+    """Ends the clients when stdin is closed, by the demo or by its end."""
     sys.stdin.read()
     tally.stop.set()
 
 
 def main(role: str, model: str, clients: str, server: str) -> int:
-    """Runs the clients until stdin is closed or one fails; returns the exit code."""
+    """Runs the clients until stdin is closed or one fails. Returns the exit code."""
     tally = Tally()
     threading.Thread(target=watch_stdin, args=(tally,), daemon=True).start()
     with carousel.Client(server, timeout_s=PATIENCE_S, retries=RETRIES) as client:

@@ -1,4 +1,4 @@
-"""Reads the server's /metrics: just enough of Prometheus' text format."""
+"""Reads the server's /metrics, as much of Prometheus' text format as the demo needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TIMEOUT_S = 2.0
 
 
 class Sample(NamedTuple):
-    """One line: name, labels as written between the braces, value."""
+    """One line: name, text of the labels between the braces, value."""
 
     name: str
     labels: str
@@ -27,14 +27,14 @@ class Scrape:
             self._samples.setdefault(sample.name, []).append(sample)
 
     def total(self, name: str, label: str = "") -> float:
-        """Sum over all label sets, or over those that contain `label`, such as 'phase="resident"'."""
+        """Sum over all label sets, or over those with `label`, such as 'phase="resident"'."""
         return sum(s.value for s in self._samples.get(name, ()) if label in s.labels)
 
     def quantile(self, name: str, fraction: float, since: Scrape | None = None) -> float | None:
         """The upper bound of the bucket in which the quantile of a histogram lies.
 
-        Over all label sets; over what came after `since`, if given. None if nothing was counted,
-        infinity if it lies beyond the last bucket.
+        It is over all label sets, and with `since` over later observations only. None if there are none,
+        infinity beyond the last bucket.
         """
         buckets = self.buckets(name)
         before = since.buckets(name) if since else {}
@@ -54,7 +54,7 @@ class Scrape:
 
 
 def parsed(lines: Iterable[str]) -> Iterable[Sample]:
-    """The samples in the lines; comments are passed over."""
+    """The samples in the lines, without comments."""
     for line in lines:
         if not line or line.startswith("#"):
             continue
@@ -64,13 +64,13 @@ def parsed(lines: Iterable[str]) -> Iterable[Sample]:
 
 
 def fetch(address: str) -> Scrape:
-    """The metrics of now.
+    """Reads the current metrics.
 
     Args:
         address: "host:port" of the metrics listener.
 
     Raises:
-        OSError: nothing answers there.
+        OSError: no server answers.
     """
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=TIMEOUT_S) as reply:
         return Scrape(reply.read().decode())

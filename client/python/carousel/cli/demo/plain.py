@@ -18,7 +18,7 @@ LINE_EVERY_S = 2.0
 
 
 class PlainLines:
-    """Prints a line every two seconds, on a thread of its own, until it is closed."""
+    """Prints a line every two seconds on its own thread, until `close`."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -26,11 +26,11 @@ class PlainLines:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def open(self) -> None:
-        """Begins to print."""
+        """Starts printing."""
         self._thread.start()
 
     def close(self) -> None:
-        """Prints no more."""
+        """Stops printing."""
         self._closed.set()
         self._thread.join()
 
@@ -41,7 +41,7 @@ class PlainLines:
 
 
 def line(board: Board, elapsed_s: float) -> str:
-    """All that is known, in one line."""
+    """All numbers in one line."""
     parts = [f"{elapsed_s:5.1f} s"]
     for row in board.sums():
         p99 = as_latency(row.latencies.quantile(0.99))
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 def as_latency(seconds: float | None) -> str:
-    """A latency with a unit that fits: 340 µs, 2.1 ms, 1.3 s."""
+    """A latency with a suitable unit: 340 µs, 2.1 ms, 1.3 s."""
     if seconds is None:
         return "–"
     if math.isinf(seconds):
@@ -74,28 +74,28 @@ def as_latency(seconds: float | None) -> str:
 
 
 def as_rate(value: float) -> str:
-    """A rate without false precision: 1,234 or 3.4."""
+    """A rate with few digits: 1,234 or 3.4."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def dead(killed_for_s: float) -> str:
-    """What is shown while no server listens."""
+    """The text while no server listens."""
     return f"server: KILLED with signal 9, no server for {as_latency(killed_for_s)}"
 
 
 def chaos(board: Board) -> str:
-    """How often the server was killed, how long it was away, and what the clients have mended."""
+    """How often the server was killed, how long it was away, and how many sessions have continued."""
     away_s = board.away_s()
     mended = sum(row.mended for row in board.sums())
     times = "once" if len(away_s) == 1 else f"{len(away_s)} times"
     return (
         f"killed {times}, away {as_latency(sum(away_s) / len(away_s))} on average; "
-        f"{mended:,} sessions went on where they stood"
+        f"{mended:,} sessions continued without loss"
     )
 
 
 def summary(board: Board, seconds: float) -> str:
-    """A few lines, in plain text."""
+    """The summary, a few lines of plain text."""
     lines = [f"In {seconds:.0f} s, by the clients' own count:"]
     for row in board.sums():
         crew = row.crew
@@ -118,7 +118,7 @@ def summary(board: Board, seconds: float) -> str:
 
 
 def following(chaos: bool) -> str:
-    """What to try next: commands that work where this one did."""
+    """The commands to try next."""
     command = this_command()
     lines = [] if chaos else [f"  {command} demo --chaos    the same, while the server is killed"]
     return "\n".join(
@@ -132,7 +132,7 @@ def following(chaos: bool) -> str:
 
 
 def this_command() -> str:
-    """The command as the user can type it: its name where PATH finds it, else its path."""
+    """The command to type: its name if PATH has it, else its path."""
     path = Path(sys.argv[0])
     if path.name != "carousel" or shutil.which("carousel") == str(path):
         return "carousel"

@@ -1,4 +1,4 @@
-"""What the demo runs: which clients, how many, on which models."""
+"""The demo's clients: their models, numbers and titles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What the clients of a group do."""
+    """The work of a group of clients."""
 
     GENERATE = "generate"
     STREAM = "stream"
@@ -16,15 +16,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Clients that do the same, in a process of their own.
+    """Clients with the same work, in one process.
 
     Attributes:
-        role: what they do.
-        model: on which model.
-        clients: how many of them at a time.
-        title: what people read.
-        unit: what is counted: one token, one step, one file.
-        timed: what its latencies are.
+        role: their work.
+        model: the name of their model.
+        clients: how many run at a time.
+        title: the work in words.
+        unit: what is counted: tokens, steps or files.
+        timed: what the latencies measure.
     """
 
     role: Role

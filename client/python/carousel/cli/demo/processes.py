@@ -1,4 +1,4 @@
-"""The demo's child processes: one server, one process a crew. None outlives the demo."""
+"""The demo's child processes: a server, and a process for each crew. All end with the demo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG_LINES = 3
 
 
 def stopped(process: subprocess.Popen[str]) -> int:
-    """Waits for a process that was asked to end; ends it by force after a while."""
+    """Waits for a process to end. Kills it if that takes too long."""
     try:
         return process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -32,10 +32,10 @@ def stopped(process: subprocess.Popen[str]) -> int:
 
 
 class ServerProcess:
-    """`carousel serve` on free ports, in a process group of its own: Ctrl-C reaches the demo alone,
-    which then stops clients first and the server last.
+    """`carousel serve` on free ports, in its own process group.
 
-    With a `store` it can be killed and started again, on the same ports.
+    Only the demo receives Ctrl-C. It then stops the clients first and the server last. With a `store` the
+    server can be killed and started again on the same ports.
     """
 
     def __init__(self, models: Path, device: str, store: Path | None = None) -> None:
@@ -57,14 +57,14 @@ class ServerProcess:
         )  # fmt: skip
 
     def kill(self) -> None:
-        """SIGKILL; returns when the process has ended."""
+        """Sends SIGKILL, and waits for the end of the process."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
 
     def start_again(self) -> None:
-        """Starts a new process on the same ports and store; returns when it listens.
+        """Starts a new process with the same ports and store, and waits until it listens.
 
         Raises:
             CliError: it does not listen in time.
@@ -74,10 +74,10 @@ class ServerProcess:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Returns when the server listens; it then says in one line of JSON where.
+        """Waits until the server listens. It prints its addresses as one line of JSON.
 
         Raises:
-            CliError: it has ended, or is not ready in time; with the end of its log.
+            CliError: it has ended or is not ready in time. The message has the end of its log.
         """
         assert self._process.stdout is not None
         watchdog = threading.Timer(START_TIMEOUT_S, self._process.kill)
@@ -96,16 +96,16 @@ class ServerProcess:
         self.metrics_address = f"{HOST}:{ready['metrics_port']}"
 
     def died(self) -> str:
-        """The end of its log if the server has ended, else ""."""
+        """The end of the server's log if it has ended, else ""."""
         return "" if self._process.poll() is None else f"the server has died: {self.log_tail()}"
 
     def log_tail(self) -> str:
-        """The last lines that the server wrote."""
+        """The last lines of the server's log."""
         self._log.seek(0)
         return " | ".join(line.strip() for line in self._log.readlines()[-LOG_LINES:])
 
     def close(self) -> int:
-        """Asks the server to drain and end; returns its exit code."""
+        """Makes the server drain and end. Returns its exit code."""
         if self._process.poll() is None:
             self._process.terminate()
         code = stopped(self._process)
@@ -116,7 +116,7 @@ class ServerProcess:
 
 
 class CrewProcess:
-    """Clients of one crew. `on_report` is called on a thread of its own."""
+    """The process of one crew. `on_report` is called on its own thread."""
 
     def __init__(self, crew: Crew, server: str, on_report: Callable[[Crew, Report], None]) -> None:
         self.crew = crew
@@ -137,13 +137,13 @@ class CrewProcess:
             self._on_report(self.crew, decode(line))
 
     def ask_to_end(self) -> None:
-        """Closes its stdin, which it takes as the sign."""
+        """Closes the process's stdin, which ends it."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
     def close(self) -> str:
-        """Waits for its end; returns what went wrong, "" if nothing."""
+        """Waits for the end of the process. Returns the cause of a failure, or ""."""
         self.ask_to_end()
         code = stopped(self._process)
         self._reader.join()

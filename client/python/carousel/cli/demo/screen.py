@@ -1,4 +1,4 @@
-"""The live view: what the clients measure, what the server says, and one text as it is written."""
+"""The live view: the clients' numbers, the server's numbers, and one text while it is written."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .plain import as_latency, as_rate, chaos, dead
 FRAMES_A_SECOND = 8
 FRAME_LINES = 2
 WITH_MODEL, WITH_MEANING = 74, 96
-"""Widths from which on the table has these columns."""
+"""The least width of a terminal for these columns of the table."""
 
 
 class LiveScreen:
-    """Draws the board until it is closed; leaves nothing behind."""
+    """Draws the board until `close`, which removes it."""
 
     def __init__(self, board: Board, console: Console, seconds: float) -> None:
         self._board = board
@@ -38,12 +38,12 @@ class LiveScreen:
         )
 
     def open(self) -> None:
-        """Begins to draw."""
+        """Starts drawing."""
         self._started_s = time.monotonic()
         self._live.start()
 
     def close(self) -> None:
-        """Stops drawing and takes the view away."""
+        """Stops drawing and removes the view."""
         self._live.stop()
 
     def _draw(self) -> RenderableType:
@@ -55,14 +55,14 @@ class LiveScreen:
             *([Text(chaos(self._board), style="bold red")] if self._board.away_s() else []),
         ]
         above = len(self._console.render_lines(Group(*parts)))
-        room = self._console.height - above - FRAME_LINES - 1  # Live keeps one line for the cursor
+        room = self._console.height - above - FRAME_LINES - 1  # Live needs one line for the cursor
         if room >= 1:
             parts.append(text_panel(self._board.text(), room, self._console.width - 4))
         return Group(*parts)
 
 
 def header(elapsed_s: float, seconds: float) -> RenderableType:
-    """Title and how far the demo is."""
+    """Title and elapsed time."""
     grid = Table.grid(padding=(0, 1), expand=True)
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
@@ -76,7 +76,7 @@ def header(elapsed_s: float, seconds: float) -> RenderableType:
 
 
 def crews_table(sums: list[CrewSum], width: int) -> Table:
-    """What the clients have measured themselves; narrow terminals get fewer columns."""
+    """The clients' own numbers. Narrow terminals have fewer columns."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column("clients", justify="right", style="bold")
     columns: list[tuple[str, Callable[[CrewSum], str], str]] = [
@@ -100,7 +100,7 @@ def crews_table(sums: list[CrewSum], width: int) -> Table:
 
 
 def server_line(view: ServerView | None, killed_for_s: float | None) -> Text:
-    """What the server's own metrics say, or that it is dead."""
+    """The server's own metrics, or that it was killed."""
     if killed_for_s is not None:
         return Text(dead(killed_for_s), style="bold white on red")
     if view is None:
@@ -120,7 +120,7 @@ def server_line(view: ServerView | None, killed_for_s: float | None) -> Text:
 
 
 def text_panel(text: str, lines: int, width: int) -> Panel:
-    """The end of the text, as many lines as there is room for."""
+    """The end of the text, with as many lines as fit."""
     folded = [
         line[start : start + width]
         for line in text.expandtabs(4).split("\n")
@@ -128,5 +128,5 @@ def text_panel(text: str, lines: int, width: int) -> Panel:
     ]
     tail = [*[""] * (lines - len(folded)), *folded[-lines:]]
     shown = "".join(c if c.isprintable() or c == "\n" else "·" for c in "\n".join(tail))
-    title = "one of the texts, as it comes"
+    title = "one of the texts, while it is written"
     return Panel(Text(shown), box=ROUNDED, title=title, title_align="left", border_style="dim")

@@ -1,4 +1,4 @@
-"""The demo from start to end: server up, crews at work, everything down again in order."""
+"""Runs the demo: starts the server and the crews, shows them, and stops them in order."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .tally import Report
 LOOK_EVERY_S = 0.5
 SMALLEST_HEIGHT = 12
 KILL_EVERY_S = 6.0
-"""From the server's being ready to its end: time to see the clients work again."""
+"""How long a server lives between two kills, so that the clients can be seen working."""
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """How long, on which models and device; whether anything moves on the screen, and anybody dies."""
+    """The options of the demo, as in `carousel demo`."""
 
     models: Path
     seconds: float
@@ -45,7 +45,7 @@ def run(show: Show) -> None:
     """Runs the demo.
 
     Raises:
-        CliError: the models are not there, the server or a client failed.
+        CliError: the models do not exist, or the server or a client failed.
     """
     missing = [name for name in MODELS if not (show.models / name).is_dir()]
     if missing:
@@ -66,14 +66,16 @@ def run(show: Show) -> None:
 
 @contextlib.contextmanager
 def server_running(show: Show) -> Iterator[ServerProcess]:
-    """A server that listens; stopped at the end, whatever happens."""
+    """A server that listens. It is stopped at the end."""
     store = tempfile.TemporaryDirectory(prefix="carousel-demo-") if show.chaos else None
     file = None if store is None else Path(store.name) / "sessions.db"
     server = ServerProcess(show.models, show.device, file)
     try:
         note(f"starting a server on {show.models} …")
         server.wait_ready()
-        note(f"it listens on {server.address}, metrics on http://{server.metrics_address}/metrics")
+        note(
+            f"the server listens on {server.address}, metrics on http://{server.metrics_address}/metrics"
+        )
         yield server
     finally:
         code = server.close()
@@ -85,7 +87,7 @@ def server_running(show: Show) -> Iterator[ServerProcess]:
 
 @contextlib.contextmanager
 def crews_running(board: Board, server: ServerProcess) -> Iterator[None]:
-    """All crews at work; asked to end and waited for at the end."""
+    """The processes of all crews. At the end they are stopped."""
 
     def take(crew: Crew, report: Report) -> None:
         board.report(crew, report, time.monotonic())
@@ -104,7 +106,7 @@ def crews_running(board: Board, server: ServerProcess) -> Iterator[None]:
 
 
 def perform(show: Show, board: Board, server: ServerProcess) -> None:
-    """Shows the board for the time set, or until something fails."""
+    """Shows the board for `seconds`, or until a process fails."""
     console = Console()
     live = console.is_terminal and not show.plain and console.height >= SMALLEST_HEIGHT
     view = LiveScreen(board, console, show.seconds) if live else PlainLines(board)

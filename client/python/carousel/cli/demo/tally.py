@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 
 SMALLEST_S = 1e-5
 RATIO = 1.05
-"""Two neighbouring quantiles differ by at least this factor: the error of a quantile is below 5 %."""
+"""Ratio of neighbouring buckets. The error of a quantile is below 5 %."""
 
 
 class Histogram:
-    """Counts by bucket; bucket b holds latencies up to SMALLEST_S · RATIO**b."""
+    """Latencies counted in buckets. Bucket b has latencies up to SMALLEST_S · RATIO**b.
+
+    Its memory is bounded, and histograms of several processes can be added.
+    """
 
     def __init__(self, counts: Mapping[str, int] | None = None) -> None:
         self._counts = {int(bucket): count for bucket, count in (counts or {}).items()}
@@ -28,12 +31,12 @@ class Histogram:
         self._counts[bucket] = self._counts.get(bucket, 0) + 1
 
     def merge(self, other: Histogram) -> None:
-        """Adds another's counts."""
+        """Adds the counts of another histogram."""
         for bucket, count in other._counts.items():
             self._counts[bucket] = self._counts.get(bucket, 0) + count
 
     def quantile(self, fraction: float) -> float | None:
-        """The latency in seconds that `fraction` of the counted ones do not exceed; None if empty."""
+        """The latency in seconds that a `fraction` of all does not exceed. None if there are none."""
         left = math.ceil(fraction * self.count)
         for bucket in sorted(self._counts):
             left -= self._counts[bucket]
@@ -43,25 +46,25 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many were counted."""
+        """Number of latencies."""
         return sum(self._counts.values())
 
     def as_json(self) -> dict[str, int]:
-        """Counts by bucket, as the constructor takes them."""
+        """Counts by bucket, for the constructor."""
         return {str(bucket): count for bucket, count in self._counts.items()}
 
 
 @dataclass(slots=True)
 class Report:
-    """What has happened since the report before.
+    """The counts since the last report.
 
     Attributes:
         units: tokens, steps or files.
         sessions: sessions of the crew open now.
-        mended: sessions bound again so far, after a server has gone.
+        mended: sessions that were bound again so far, after the loss of a server.
         latencies: of those units.
-        text: what the one client shown live has written.
-        error: why a client failed; "" while all is well.
+        text: new text of the client that is shown live.
+        error: why a client failed. "" if none has.
     """
 
     units: int = 0
@@ -72,7 +75,7 @@ class Report:
     error: str = ""
 
     def encode(self) -> str:
-        """One line, without its end."""
+        """One JSON line, without the line end."""
         counts = (self.units, self.sessions, self.mended)
         values = (*counts, self.latencies.as_json(), self.text, self.error)
         return json.dumps(values)
@@ -85,17 +88,17 @@ def decode(line: str) -> Report:
 
 
 class Tally:
-    """Collects since the last report. Any thread may call any method."""
+    """Collects the counts of the next report. Any thread may call its methods."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        """Set when the clients should end: the demo is over, or one of them has failed."""
+        """Set when all clients must end: at the end of the demo, or after a failure."""
         self._lock = threading.Lock()
         self._report = Report()
         self._sessions = 0
 
     def unit(self, started_s: float | None = None, text: str = "") -> None:
-        """Counts one unit, and how long it took if it began at `started_s` of the monotonic clock."""
+        """Counts one unit, and its latency if it started at `started_s` of the monotonic clock."""
         now_s = time.monotonic()
         with self._lock:
             self._report.units += 1
@@ -104,7 +107,7 @@ class Tally:
                 self._report.latencies.add(now_s - started_s)
 
     def fail(self, cause: str) -> None:
-        """A client has failed: the first cause is kept, and all end."""
+        """Reports the failure of a client and ends all. Only the first cause is reported."""
         with self._lock:
             self._report.error = self._report.error or cause
         self.stop.set()
@@ -121,7 +124,7 @@ class Tally:
                 self._sessions -= 1
 
     def take(self, mended: int = 0) -> Report:
-        """What happened since the last call; `mended` as in `Report`."""
+        """Returns the report since the last call. `mended` is as in `Report`."""
         with self._lock:
             report, self._report = self._report, Report()
             report.sessions = self._sessions
