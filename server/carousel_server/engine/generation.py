@@ -86,10 +86,10 @@ class Generations:
             CarouselError: SEQUENCE_REUSED: it has that one's first_seq, but is another request.
         """
         log = self._tokens.logs.get(row)
-        if log is None or spec.first_seq != log.base + 1:
+        if log is None or spec.first_seq != log.begun.base + 1:
             return False
-        if digest_of(spec, prompt_ids(spec, log.base)) != log.digest:
-            if int(self._table.applied[row]) == log.base:
+        if digest_of(spec, prompt_ids(spec, log.begun.base)) != log.begun.digest:
+            if int(self._table.applied[row]) == log.begun.base:
                 return False  # it has not run a step, so nothing is reused
             raise CarouselError(
                 "SEQUENCE_REUSED",
@@ -119,7 +119,7 @@ class Generations:
                 self._tokenizer,
                 self._eos,
                 spec,
-                [*log.context, *queue[-CONTEXT_TOKENS:].tolist()],
+                [*log.begun.context, *queue[-CONTEXT_TOKENS:].tolist()],
                 ends_session=command.close_after,
             ),
             started_s=now,
@@ -136,8 +136,8 @@ class Generations:
         """The log of a request's generation, a new one unless it is asked for again, and what it feeds."""
         again = self.continues(row, spec)
         log = self._tokens.logs[row] if again else None
-        base = int(self._table.applied[row]) if log is None else log.base
-        carry = int(self._tokens.next_token[row]) if log is None else log.carry
+        base = int(self._table.applied[row]) if log is None else log.begun.base
+        carry = int(self._tokens.next_token[row]) if log is None else log.begun.carry
         prompt = prompt_ids(spec, base)
         queue = np.concatenate((np.full(int(carry >= 0), carry, np.int32), prompt))
         if not len(queue):
@@ -148,7 +148,7 @@ class Generations:
             )
         if log is None:
             digest, context = digest_of(spec, prompt), self._tokens.last(row, CONTEXT_TOKENS)
-            log = GenerationLog(base, carry, len(queue), digest, spec.logprobs or 0, context)
+            log = GenerationLog.new(base, carry, len(queue), digest, context, spec.logprobs or 0)
             self._tokens.logs[row] = log
         elif not log.fits(len(queue), spec.logprobs or 0):
             raise CarouselError("SEQUENCE_REUSED", "the session's snapshot is of another request")
@@ -286,7 +286,7 @@ class Generations:
         run.log.finish = int(reason)
         end = GenerationEnd(
             reason=reason,
-            prompt_tokens=run.log.prompt_tokens,
+            prompt_tokens=run.log.begun.prompt_tokens,
             generated_tokens=place + 1,
             applied=seq,
             text=run.text.rest,
@@ -299,8 +299,8 @@ class Generations:
     def _replay(self, row: int, run: _Run) -> bool:
         """Sends what was drawn before, and finds the place to go on from; True if that was all."""
         log = run.log
-        fed = int(self._table.applied[row]) - log.base
-        if fed < log.prompt_tokens:
+        fed = int(self._table.applied[row]) - log.begun.base
+        if fed < log.begun.prompt_tokens:
             run.fed = fed
             return False
         if any(self._show(row, run, place, run.started_s) for place in range(len(log))):

@@ -99,7 +99,9 @@ class Keeper:
         table, wall_s = self._rows.table, self._store.now_unix_s()
         taken = [
             (self._rows.key(row), one, wall_s - (now - float(table.last_used_s[row])))
-            for row, one in zip(rows.tolist(), self._rows.take(rows.tolist()), strict=True)
+            for row, one in zip(
+                rows.tolist(), self._rows.snapshots.take(rows.tolist()), strict=True
+            )
         ]
         fsync = int(Durability.SYNC_FSYNC) in table.durability[rows].tolist()
         refs = [self._rows.ref(row) for row in rows.tolist()]

@@ -83,7 +83,7 @@ class Residency:
         Raises:
             CarouselError: FINGERPRINT_MISMATCH, SNAPSHOT_INVALID, SESSION_EXISTS, or as `open`.
         """
-        self._rows.check_fits(snapshot)
+        self._rows.snapshots.check_fits(snapshot)
         self._check_open(spec)
         spec = replace(spec, session_id=spec.session_id or secrets.token_urlsafe(12))
         if spec.seed is None:
@@ -183,7 +183,7 @@ class Residency:
         row = self._rows.row_of(ref)
         if self._rows.table.generating[row]:
             raise CarouselError("SESSION_BUSY", "the session is generating")
-        return self._rows.take([row])[0]
+        return self._rows.snapshots.take([row])[0]
 
     def refuse_if_draining(self) -> None:
         """Raises CarouselError DRAINING once the server is shutting down: nothing new begins."""
@@ -277,7 +277,7 @@ class Residency:
                 raise CarouselError(
                     "SNAPSHOT_INVALID", "it is of another step than its record says"
                 )
-            self._rows.check_fits(snapshot)
+            self._rows.snapshots.check_fits(snapshot)
         except CarouselError as error:
             if error.reason != "SNAPSHOT_INVALID":
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +27,7 @@ from .slab import Slab
 from .slots import Slots
 from .snapshot import Snapshot
 from .snapshots import Snapshots
-from .step_quota import StepQuota
-from .table import SessionTable
+from .table import SessionTable, StepQuota
 from .tokens import Tokens
 from .window import Window
 
@@ -62,6 +61,7 @@ class Rows:
         ledger: what the store has yet to confirm.
         listeners: who gets the outputs.
         tokens: what generations have drawn.
+        snapshots: takes snapshots of rows.
         step_quota: how many steps of a tenant may wait.
         leaving: called with the row of a session that is about to leave.
     """
@@ -82,7 +82,7 @@ class Rows:
         self.tokens = Tokens(limits.slots, generative=model.generative)
         most_steps = context.quotas.limits.tenant_steps
         self.step_quota = StepQuota(self.table, most_steps, limits.retry_after_s)
-        self._snapshots = Snapshots(model, self._table, slab, self.window, self.tokens)
+        self.snapshots = Snapshots(model, self._table, slab, self.window, self.tokens)
         # Of all sessions on rows.
         self._phase = Phase.RESIDENT
         self.leaving: Callable[[int], None] = _nothing
@@ -149,7 +149,7 @@ class Rows:
         self.tokens.reset(row)
         self._table.open(row, start.spec, start.epoch, start.created_at_unix_s, now)
         if start.snapshot is not None:
-            self._snapshots.fill(row, start.snapshot)
+            self.snapshots.fill(row, start.snapshot)
         if self._table.tracked[row]:
             self.ledger.begin(row)
         return ref
@@ -168,18 +168,6 @@ class Rows:
         self.slab.zero(row)
         self.slots.free(ref)
         return view
-
-    def take(self, rows: Sequence[int]) -> list[Snapshot]:
-        """Snapshots of rows as they are now, without steps that wait. One copy from the device."""
-        return self._snapshots.take(rows)
-
-    def check_fits(self, snapshot: Snapshot) -> None:
-        """Refuses a snapshot of other weights, or one that does not fit the settings.
-
-        Raises:
-            CarouselError: FINGERPRINT_MISMATCH or SNAPSHOT_INVALID.
-        """
-        self._snapshots.check_fits(snapshot)
 
     # -- steps
 

@@ -37,7 +37,7 @@ _MAX_HEADER_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class KeptGeneration:
-    """The generation that ran last in a session, so that it can be told again and gone on with.
+    """The generation that ran last in a session, so that it can be sent again and continued.
 
     Attributes:
         base: the session's last step before it; its prompt ran from base + 1 on.
@@ -47,8 +47,8 @@ class KeptGeneration:
         context: the last tokens that were fed up to step `base`; the text depends on them.
         finish: as in carousel.proto; 0 while it goes on.
         ids: int32[n], the tokens drawn.
-        logprobs: float32[n], NaN where nobody asked.
-        alternative_ids, alternative_logprobs: [n, k]; k is 0 where nobody asked.
+        logprobs: float32[n], NaN where they were not asked for.
+        alternative_ids, alternative_logprobs: [n, k]; k is 0 where they were not asked for.
     """
 
     base: int

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -55,7 +57,7 @@ class Tokens:
         self.next_token[row] = snapshot.next_token
         self.remember(np.asarray([row]), np.asarray([snapshot.recent_tokens], np.int32))
         if snapshot.generation is not None:
-            self.logs[row] = GenerationLog.of(snapshot.generation)
+            self.logs[row] = GenerationLog(snapshot.generation)
 
     def remember(self, rows: Int64s, tokens: Int32s) -> None:
         """Adds int32[n, k] tokens that were fed to the recent ones of n sessions."""
@@ -108,32 +110,42 @@ class Tokens:
 
 
 class GenerationLog:
-    """The generation that ran last in a session; see `KeptGeneration` for its facts.
+    """The generation that ran last in a session.
 
     Drawn token i was drawn from the output of step base + prompt_tokens + i. Tokens stand in buffers that
     grow by doubling; what a snapshot has of them is never written again, so nothing is copied for it.
+
+    Attributes:
+        begun: its facts, with the tokens that it had when the session came onto its row.
+        finish: why it ended, as in carousel.proto; 0 while it runs.
     """
 
-    def __init__(
-        self,
+    def __init__(self, begun: KeptGeneration) -> None:
+        self.begun = begun
+        self.finish = begun.finish
+        self._count = len(begun.ids)
+        self._buffers = [
+            begun.ids,
+            begun.logprobs,
+            begun.alternative_ids,
+            begun.alternative_logprobs,
+        ]
+
+    @classmethod
+    def new(
+        cls,
         base: int,
         carry: int,
         prompt_tokens: int,
         digest: str,
-        alternatives: int,
         context: Sequence[int],
-    ) -> None:
-        self.base = base
-        self.carry = carry
-        self.prompt_tokens = prompt_tokens
-        self.digest = digest
-        self.context = tuple(context)
-        self.finish = 0
-        self._count = 0
-        self._ids = np.empty(_FIRST_ROOM, np.int32)
-        self._logprobs = np.empty(_FIRST_ROOM, np.float32)
-        self._other_ids = np.empty((_FIRST_ROOM, alternatives), np.int32)
-        self._other_logprobs = np.empty((_FIRST_ROOM, alternatives), np.float32)
+        most: int,
+    ) -> GenerationLog:
+        """Of a generation that begins; `most` is how many alternatives of each token it reports."""
+        ids, logprobs = np.empty(0, np.int32), np.empty(0, np.float32)
+        others, their = np.empty((0, most), np.int32), np.empty((0, most), np.float32)
+        tokens = (ids, logprobs, others, their)
+        return cls(KeptGeneration(base, carry, prompt_tokens, digest, tuple(context), 0, *tokens))
 
     def __len__(self) -> int:
         """Number of tokens drawn."""
@@ -141,70 +153,50 @@ class GenerationLog:
 
     def fits(self, prompt_tokens: int, alternatives: int) -> bool:
         """True if it can be of a request that feeds and reports so many."""
-        widths = (self.prompt_tokens, self._other_ids.shape[1])
+        widths = (self.begun.prompt_tokens, self.begun.alternative_ids.shape[1])
         return widths == (prompt_tokens, alternatives)
 
     def seq(self, place: int) -> int:
         """The step whose output a token was drawn from."""
-        return self.base + self.prompt_tokens + place
+        return self.begun.base + self.begun.prompt_tokens + place
 
     def add(self, token_id: int, details: Details) -> None:
-        """One more token was drawn."""
-        if self._count == len(self._ids):
-            self._grow()
+        """Adds a token that was drawn."""
         at, (logprob, others) = self._count, details
-        self._ids[at] = token_id
-        self._logprobs[at] = np.nan if logprob is None else logprob
-        self._other_ids[at] = -1
+        if at == len(self._buffers[0]):
+            self._buffers = [_grown(buffer) for buffer in self._buffers]
+        ids, logprobs, other_ids, other_logprobs = self._buffers
+        ids[at] = token_id
+        logprobs[at] = np.nan if logprob is None else logprob
+        other_ids[at] = -1
         for j, (other_id, other) in enumerate(others):
-            self._other_ids[at, j], self._other_logprobs[at, j] = other_id, other
+            other_ids[at, j], other_logprobs[at, j] = other_id, other
         self._count += 1
 
     def token(self, place: int) -> tuple[int, Details]:
         """A drawn token, with its log-probability and alternatives if they were asked for."""
-        logprob = float(self._logprobs[place])
-        ids, logprobs = self._other_ids[place].tolist(), self._other_logprobs[place].tolist()
+        token_id, logprob, ids, logprobs = (buffer[place].tolist() for buffer in self._buffers)
         others = tuple((i, p) for i, p in zip(ids, logprobs, strict=True) if i >= 0)
-        return int(self._ids[place]), (None if np.isnan(logprob) else logprob, others)
+        return token_id, (None if math.isnan(logprob) else logprob, others)
 
     def to_snapshot(self) -> KeptGeneration:
-        """As a snapshot has it."""
-        n = self._count
-        return KeptGeneration(
-            base=self.base,
-            carry=self.carry,
-            prompt_tokens=self.prompt_tokens,
-            digest=self.digest,
-            context=self.context,
+        """Its facts and all its tokens."""
+        ids, logprobs, others, their = (buffer[: self._count] for buffer in self._buffers)
+        return replace(
+            self.begun,
             finish=self.finish,
-            ids=self._ids[:n],
-            logprobs=self._logprobs[:n],
-            alternative_ids=self._other_ids[:n],
-            alternative_logprobs=self._other_logprobs[:n],
+            ids=ids,
+            logprobs=logprobs,
+            alternative_ids=others,
+            alternative_logprobs=their,
         )
 
-    @classmethod
-    def of(cls, taken: KeptGeneration) -> GenerationLog:
-        """From a snapshot."""
-        most = taken.alternative_ids.shape[1]
-        log = cls(taken.base, taken.carry, taken.prompt_tokens, taken.digest, most, taken.context)
-        log.finish = taken.finish
-        log._count = len(taken.ids)
-        log._ids, log._logprobs = taken.ids, taken.logprobs
-        log._other_ids, log._other_logprobs = taken.alternative_ids, taken.alternative_logprobs
-        return log
 
-    def _grow(self) -> None:
-        """Twice the room, in new buffers: a snapshot may still be read from the old ones."""
-        room = max(2 * self._count, _FIRST_ROOM)
-
-        def grown(old: np.ndarray) -> np.ndarray:
-            new = np.empty((room, *old.shape[1:]), old.dtype)
-            new[: self._count] = old
-            return new
-
-        self._ids, self._logprobs = grown(self._ids), grown(self._logprobs)
-        self._other_ids, self._other_logprobs = grown(self._other_ids), grown(self._other_logprobs)
+def _grown(old: np.ndarray) -> np.ndarray:
+    """A new buffer with twice the room: a snapshot may still be read from the old one."""
+    new = np.empty((max(2 * len(old), _FIRST_ROOM), *old.shape[1:]), old.dtype)
+    new[: len(old)] = old
+    return new
 
 
 class TokenOutbox:
@@ -244,16 +236,16 @@ class TokenOutbox:
     def release(self, durable: int) -> None:
         """Sends what the store has by now."""
         while self._waiting and not self.done:
-            seq, told = self._waiting[0]
-            is_end = isinstance(told, GenerationEnd)
+            seq, sent = self._waiting[0]
+            is_end = isinstance(sent, GenerationEnd)
             if (self._end_waits if is_end else self._tokens_wait) and seq > durable:
                 return
             self._waiting.popleft()
-            if isinstance(told, GenerationEnd):
+            if isinstance(sent, GenerationEnd):
                 self.done = True
-                self._sink.finished(told)
+                self._sink.finished(sent)
             else:
-                self._sink.tokens(told)
+                self._sink.tokens(sent)
 
     def fail(self, error: CarouselError) -> None:
         """Fails the generation, unless its end was sent."""
