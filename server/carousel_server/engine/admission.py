@@ -18,7 +18,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import StepBlock
 from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import Float64s, Int64s, SessionRef
-from carousel_server.rows.listeners import alike
+from carousel_server.rows.row_set import alike
 from carousel_server.rows.rows import Rows
 from carousel_server.rows.window import invalid_value, valid_rows
 

@@ -176,8 +176,8 @@ class Control:
         rows, generations = np.asarray(command.refs, np.int64).reshape(-1, 2).T
         acks = np.asarray(command.acks, np.int64)
         bound = self._table.sink[rows] == self._rows.listeners.number(command.sink)
-        told = bound & self._rows.slots.live(rows, generations)
-        self._rows.acknowledge(rows[told], acks[told])
+        ours = bound & self._rows.slots.live(rows, generations)
+        self._rows.acknowledge(rows[ours], acks[ours])
 
     def _replay(self, command: Replay, _now: float) -> None:
         row = self._rows.row_of(command.ref)
@@ -209,8 +209,8 @@ class Control:
             if self._generations.is_newer(row, command.asked_s):
                 raise _superseded()
             self._generations.stop(row, _superseded())
-        told = int(self._table.visible(np.asarray([row]))[0])
-        if self._table.pending[row] or (told < self._table.applied[row] and not again):
+        sent = int(self._table.visible(np.asarray([row]))[0])
+        if self._table.pending[row] or (sent < self._table.applied[row] and not again):
             raise CarouselError("SESSION_BUSY", "the session has steps or a generation to run")
         if not again:
             self._check_first_seq(row, spec)

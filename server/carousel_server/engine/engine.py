@@ -43,9 +43,9 @@ log = logging.getLogger(__name__)
 
 # How often generations are checked for their deadline, and sessions for expiry.
 _HOUSEKEEPING_S = 0.25
-# How often those who wait for a slot look whether one has come free, if nothing else happens.
+# How often sessions that wait for a row are tried again, if nothing else happens.
 _ROOM_S = 0.01
-# What looks at all slots takes at most this share of the time, but is never left for longer than that.
+# Sweeps over all slots take at most this share of the time, with at most this pause between them.
 _SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S = 0.01, 2.0
 # How long `stop` waits for the tick that is running; a wedged device must not hold the process.
 _JOIN_S = 10.0
@@ -147,7 +147,7 @@ class Engine:
 
     def submit(self, command: Command) -> None:
         """Puts a command into the inbox; see `EnginePort.submit`."""
-        if self._stuck and not isinstance(command, Ack):  # nobody would say that again
+        if self._stuck and not isinstance(command, Ack):  # it is not sent again
             raise CarouselError(
                 "MODEL_UNHEALTHY", f"model {self._context.model.name!r} does not move"
             )
@@ -201,12 +201,12 @@ class Engine:
     def stop(self) -> None:
         """Ends the thread after the running tick; answers what is left with DRAINING. Idempotent.
 
-        Gives up on a thread that stays in its tick for 10 s more; it is a daemon.
+        Leaves behind a thread that is in its tick for 10 s more; it is a daemon.
         """
         self._inbox.close(CarouselError("DRAINING", "the server is shutting down"))
         self._stopping.set()
         if self._thread.ident is None:
-            self._answer_rest()
+            self._answer_all()
             return
         self._thread.join(_JOIN_S)
         if self._thread.is_alive():
@@ -263,10 +263,10 @@ class Engine:
             except Exception:
                 log.exception("model %s: a defect in the engine", self._context.model.name)
                 self._break("the engine has failed")
-            self._answer_rest()
+            self._answer_all()
 
     def _keep_house(self, now: float) -> None:
-        """What need not happen at every tick."""
+        """Does what is not needed at every tick."""
         self._next_housekeeping_s = now + _HOUSEKEEPING_S
         if self._drain_asked and not self._rows.draining:
             self._rows.drain()
@@ -277,7 +277,7 @@ class Engine:
             self._sweep(now)
 
     def _sweep(self, now: float) -> None:
-        """What looks at all slots: the more there are, the rarer."""
+        """Expires and parks idle sessions, and sets the levels. With more slots, it runs less often."""
         began = self._context.clock()
         self._residency.expire(now)
         self._residency.park_idle(now)
@@ -309,8 +309,8 @@ class Engine:
         )
         self._inbox.close(self._broken)
 
-    def _answer_rest(self) -> None:
-        """At the end of the thread: nobody is left waiting."""
+    def _answer_all(self) -> None:
+        """Answers all that waits, at the end of the thread."""
         error = self._broken or CarouselError("DRAINING", "the server is shutting down")
         table, refuse = self._rows.table, self._stepping.refuse
         answers: list[Callable[[], object]] = [
@@ -322,7 +322,7 @@ class Engine:
                 for row in np.flatnonzero(table.pending * ~table.generating).tolist()
             ),
             partial(self._sequences.fail_all, error),
-            partial(self._rows.ledger.give_up, error),
+            partial(self._rows.ledger.fail_all, error),
             partial(self._generations.fail_all, error),
         ]
         if self._broken is not None:

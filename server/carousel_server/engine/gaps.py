@@ -6,7 +6,8 @@ import numpy as np
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import Int64s
-from carousel_server.rows.listeners import Listeners, alike
+from carousel_server.rows.listeners import Listeners
+from carousel_server.rows.row_set import alike
 
 
 class Gaps:

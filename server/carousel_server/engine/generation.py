@@ -1,14 +1,14 @@
 """Generations: sessions that feed themselves. Prompt in chunks, then one drawn token per tick.
 
-What was drawn is kept until the session goes on with something else, here and in snapshots. So the same
-request can be asked again: it hears the same tokens from the first on, and the generation goes on where it
-stopped, be it cancelled, cut off with its stream, or restored from the store in another process.
+What was drawn is kept until the session goes on with something else, on its row and in snapshots. So the same
+request can come again. Its sink gets the same tokens from the first on, and the generation goes on where it
+stopped: cancelled, cut off with its stream, or restored from the store in another process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,7 @@ from carousel_server.core.sinks import TokenSink
 from carousel_server.core.types import GenerateSpec, GenerationEnd, Int32s, Int64s
 from carousel_server.residency.residency import Residency
 from carousel_server.rows.rows import Rows
-from carousel_server.rows.tokens import Details, GenerationLog, TokenOutbox
+from carousel_server.rows.tokens import GenerationLog, TokenOutbox
 
 from .requests import digest_of, prompt_ids
 from .sampling import Sampling, details_of
@@ -43,14 +43,6 @@ class _Run:
     started_s: float
     fed: int = 0  # how many of `queue` were fed
     last_token_s: float = 0.0
-
-
-@dataclass(slots=True)
-class _Times:
-    """Latencies of one tick's tokens, for the metrics."""
-
-    first: list[float] = field(default_factory=list)
-    inter: list[float] = field(default_factory=list)
 
 
 class Generations:
@@ -200,13 +192,13 @@ class Generations:
     def end(self, row: int, error: CarouselError | None) -> None:
         """Ends a row's generation, and the session if that was its only purpose.
 
-        With an error, the sink is told; without one, whoever asked has cancelled it or has had its end.
+        The sink gets the error. Without one, its caller has cancelled it, or has had its end.
         """
         if self.stop(row, error).close_after:
             self._residency.close(row)
 
     def stop(self, row: int, error: CarouselError | None) -> Generate:
-        """The same, but the session stays."""
+        """Ends a row's generation as `end`, but keeps the session. Returns what it was asked with."""
         run = self._runs.pop(row)
         self._rows.end_generation(row)
         if error is not None and not run.outbox.ending:
@@ -220,11 +212,11 @@ class Generations:
         self._tokens.logs.pop(row, None)
 
     def _forget_run(self, row: int) -> None:
-        """The row's session leaves; the row tells the sink."""
+        """Forgets a run whose session leaves its row; the row fails the outbox."""
         self._runs.pop(row, None)
 
     def fail_all(self, error: CarouselError) -> None:
-        """The engine ends: whoever still waits for the store's word is told so."""
+        """Fails the generations that wait for the store's answer, at the end of the engine."""
         for row in list(self._tokens.outboxes):
             self._tokens.fail(row, error)
 
@@ -255,25 +247,17 @@ class Generations:
         details = details_of([run.command.spec.logprobs for run in runs], logits, tokens)
         ids = tokens.cpu().numpy().astype(np.int32)
         self._tokens.drew(rows, ids)
-        times, ended = _Times(), []
-        for i, (row, run) in enumerate(zip(rows.tolist(), runs, strict=True)):
-            if self._hand_out(row, run, int(ids[i]), details[i], times, now):
+        first = [now - run.started_s for run in runs if not len(run.log)]
+        inter = [now - run.last_token_s for run in runs if len(run.log)]
+        ended = []
+        for row, run, token_id, of in zip(rows.tolist(), runs, ids.tolist(), details, strict=True):
+            run.log.add(token_id, of)
+            run.last_token_s = now
+            run.queue, run.fed = np.asarray([token_id], np.int32), 0
+            if self._show(row, run, len(run.log) - 1, now):
                 ended.append(row)
-        self._metrics.tokens(len(runs), np.asarray(times.first), np.asarray(times.inter))
+        self._metrics.tokens(len(runs), np.asarray(first), np.asarray(inter))
         return ended
-
-    def _hand_out(
-        self, row: int, run: _Run, token_id: int, details: Details, times: _Times, now: float
-    ) -> bool:
-        """Gives one drawn token to its sink; returns True if the generation has ended with it."""
-        run.log.add(token_id, details)
-        if len(run.log) == 1:
-            times.first.append(now - run.started_s)
-        else:
-            times.inter.append(now - run.last_token_s)
-        run.last_token_s = now
-        run.queue, run.fed = np.asarray([token_id], np.int32), 0
-        return self._show(row, run, len(run.log) - 1, now)
 
     def _show(self, row: int, run: _Run, place: int, now: float) -> bool:
         """Sends a drawn token, as far as its text is known; True if the generation ends with it."""

@@ -1,4 +1,4 @@
-"""From the inbox to whom it concerns: blocks of steps together, every other command by itself."""
+"""Runs what comes from the inbox: blocks of steps together, every other command by itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Intake:
         self._control = control
         # Taken from the inbox and not yet run.
         self._taken: deque[tuple[Command, float]] = deque()
-        # Blocks that will be admitted together, and the rows that they touch, once somebody has asked.
+        # Blocks that will be admitted together, and the rows of those that an ack was compared with.
         self._blocks: list[tuple[StepBlock, float]] = []
         self._rows: set[int] = set()
         self._noted = 0
@@ -34,14 +34,14 @@ class Intake:
             if isinstance(command, StepBlock):
                 self._blocks.append((command, arrived))
                 continue
-            # News of other sessions need not break up the blocks.
+            # Acks of other sessions need not break up the blocks.
             if not isinstance(command, Ack) or self._concerns_blocks(command):
                 self._admit(now)
             self._control.run(command, now)
         self._admit(now)
 
     def drain(self) -> Iterator[Command]:
-        """At the end: what nobody has answered, here and in the inbox."""
+        """Takes all commands that have not been answered, at the end."""
         yield from (block for block, _ in self._blocks)
         yield from (command for command, _ in self._taken)
         while left := self._inbox.drain():

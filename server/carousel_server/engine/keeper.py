@@ -30,8 +30,8 @@ _PAUSE_S = 0.1
 
 
 class _Commits(Sequence[Commit]):
-    """Commits of snapshots that are made into bytes when they are first looked at: by the store's thread,
-    beside the next tick. They are copies, so the rows may go on meanwhile.
+    """Commits whose snapshots are encoded when they are first read: on the store's thread, beside the next
+    tick. The snapshots are copies, so the rows may go on.
     """
 
     def __init__(self, taken: list[tuple[SessionKey, Snapshot, float]]) -> None:
@@ -87,7 +87,7 @@ class Keeper:
             return
         self._lease_lost = lost
         rows = np.flatnonzero(self._rows.table.tracked).tolist()
-        log.warning("leases ran out: %d sessions are let go of", len(rows))
+        log.warning("leases ran out: %d sessions are released", len(rows))
         for row in rows:
             self._residency.let_lapse(row, _lease_lost("the server's leases ran out"), now)
 
@@ -117,7 +117,7 @@ class Keeper:
         """The store has answered, or failed to."""
         live = [i for i, ref in enumerate(command.refs) if self._rows.is_live(ref)]
         rows = np.asarray([command.refs[i].row for i in live], np.int64)
-        self._ledger.arrived(rows)
+        self._ledger.answered(rows)
         if isinstance(command.answer, CarouselError):
             self._ledger.pause(now + _PAUSE_S)
             for row in rows.tolist():
@@ -135,7 +135,7 @@ class Keeper:
 
     def _report_fault(self, fault: CarouselError, now: float) -> None:
         """Tells clients whose steps wait for the store of its fault. What was accepted stays accepted."""
-        rows = self._ledger.to_be_told(now)
+        rows = self._ledger.to_notify(now)
         if not len(rows):
             return
 

@@ -109,7 +109,7 @@ class SequenceQueue:
             (shares.take if sign > 0 else shares.give_back)(call.tenant, amount)
 
     def _forget_cancelled(self) -> None:
-        """Drops the calls that nobody waits for. Where there is none, it must cost little."""
+        """Drops the calls that were cancelled. Where there is none, it must cost little."""
         for tenant, queue in [*self._waiting.items()]:
             cancelled = {id(call) for call in queue if call.reply.cancelled()}
             if not cancelled:

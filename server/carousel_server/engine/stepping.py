@@ -45,7 +45,7 @@ class Stepping:
     def select(self, now: float) -> Batch | None:
         """The batch of this tick: up to the first step of each row whose deadline has passed.
 
-        What is late is refused before the choice, so that it takes nobody's place in the batch.
+        What is late is refused before the choice, so that it takes no place in the batch.
         """
         rows = self._table.ready.where(self._table.pending)
         if not len(rows):
@@ -103,7 +103,7 @@ class Stepping:
             self._metrics.tenant_steps(table.tenancy.name(number), int(counts[number]))
 
     def refuse(self, row: int, reason: str, message: str) -> None:
-        """Gives up what a session wanted to run; its state stays where it is."""
+        """Refuses what a session has to run; its state does not change."""
         if self._table.generating[row]:
             self._generations.end(row, CarouselError(reason, message))
             return

@@ -115,7 +115,7 @@ class Residency:
     # -- going
 
     def end(self, row: int, event: Event, answer: Answer) -> None:
-        """Ends a session for good, and tells whoever listens.
+        """Ends a session for good, and notifies its sink.
 
         Args:
             row: its row.
@@ -136,8 +136,8 @@ class Residency:
         self._store.submit(remove)
 
     def close(self, row: int) -> None:
-        """Closes a session that nobody waits for."""
-        self.end(row, Event.CLOSE, _nobody)
+        """Closes a session without a caller who waits for that."""
+        self.end(row, Event.CLOSE, _ignore)
 
     def park(self, row: int, now: float) -> None:
         """Gives up the row of a session that the store has all of."""
@@ -149,14 +149,15 @@ class Residency:
         self._metrics.moved("parked")
 
     def revoke(self, row: int, error: CarouselError) -> None:
-        """Drops a session that may be another replica's by now; the store is not told anything."""
+        """Drops a session that may be another replica's by now. The store gets no request."""
         self._leave(row, Event.REVOKE, error)
         self._metrics.moved("revoked")
 
     def let_lapse(self, row: int, error: CarouselError, now: float) -> None:
-        """Drops a session because the leases ran out, and gives it back if nobody has it yet.
+        """Drops a session because the leases ran out, and releases it in the store.
 
-        The leases will be renewed: without this, the store would hold it for a replica that has it not.
+        The leases will be renewed. Without the release, the store would hold the session for a replica that
+        does not have it.
         """
         release = self._release(row, now)
         self.revoke(row, error)
@@ -165,7 +166,7 @@ class Residency:
     def expire(self, now: float) -> None:
         """Ends the sessions that were idle for too long."""
         for row in self._rows.expired(now).tolist():
-            self.end(row, Event.EXPIRE, _nobody)
+            self.end(row, Event.EXPIRE, _ignore)
 
     def park_idle(self, now: float) -> None:
         """Parks the sessions that were idle for park_after_s."""
@@ -247,7 +248,7 @@ class Residency:
         return ref
 
     def _leave(self, row: int, event: Event, error: CarouselError) -> SessionView:
-        """Takes a session off its row; `error` is told to whoever listens."""
+        """Takes a session off its row; its sink gets `error`."""
         table = self._rows.table
         tenant, session_id = self._rows.key(row)
         # What a store keeps is asked there: another replica may have it, or have ended it, by now.
@@ -333,7 +334,7 @@ def _of_a_copy(snapshot: Snapshot | None) -> Snapshot | None:
     return None if snapshot is None else replace(snapshot, attach_id=0)
 
 
-def _nobody(_answer: SessionView | CarouselError) -> None:
+def _ignore(_answer: SessionView | CarouselError) -> None:
     """Stands for a caller where there is none."""
 
 

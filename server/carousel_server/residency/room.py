@@ -17,7 +17,7 @@ STAY_S = 0.1
 need room would evict each other before their first steps arrive."""
 
 MakeRoom = Callable[[str], bool]
-"""Frees a row of a tenant's, or of anybody's if that is "". Returns False if none can be freed."""
+"""Frees a row of a tenant, or of any if that is "". Returns False if none can be freed."""
 
 
 class Room:
@@ -53,10 +53,16 @@ class Room:
             return self._make_room(tenant, now, newcomers=newcomers)
 
         self._check_share(tenant, make_room)
-        self._take(tenant, make_room)
-        if self._is_full and not make_room(""):
-            self._give_back(tenant, len(self._costs))
-            raise self._full()
+        counted = 0
+        try:
+            for quota, what, amount in self._costs:
+                self._count(tenant, quota, what, amount, make_room)
+                counted += 1
+            if self._is_full and not make_room(""):
+                raise self._full()
+        except CarouselError:
+            self._give_back(tenant, counted)
+            raise
         self._shares.take(tenant)
 
     def free(self, tenant: str) -> None:
@@ -73,7 +79,7 @@ class Room:
 
     @property
     def can_come_free(self) -> bool:
-        """True if a row can come free without anybody closing a session."""
+        """True if a row can come free although no session is closed."""
         return self._rows.ledger.tracked > 0 and not self._rows.draining
 
     def hurry(self, waiting: Mapping[str, int]) -> None:
@@ -153,18 +159,15 @@ class Room:
             retry_after_s=self._limits.retry_after_s,
         )
 
-    def _take(self, tenant: str, make_room: MakeRoom) -> None:
-        for number, (quota, what, amount) in enumerate(self._costs):
-            try:
-                self._quotas.take(tenant, quota, what, amount)
-            except CarouselError:
-                try:
-                    if not make_room(tenant):
-                        raise
-                    self._quotas.take(tenant, quota, what, amount)
-                except CarouselError:
-                    self._give_back(tenant, number)
-                    raise
+    def _count(
+        self, tenant: str, quota: Quota, what: str, amount: int, make_room: MakeRoom
+    ) -> None:
+        try:
+            self._quotas.take(tenant, quota, what, amount)
+        except CarouselError:
+            if not make_room(tenant):
+                raise
+            self._quotas.take(tenant, quota, what, amount)
 
     def _give_back(self, tenant: str, count: int) -> None:
         """Gives back the first `count` of what a session costs."""

@@ -1,8 +1,8 @@
 """The ledger: what the store has yet to confirm of the sessions that it keeps.
 
-Sans-IO: events and instants in, decisions out. It says which rows are due for a snapshot, how far each may
-run ahead of the store, and wakes whoever waits for the store's word. What is on its way to the store is
-known to the row that sent it; there is one group at a time.
+Sans-IO: events and instants in, decisions out. The ledger says which rows are due for a snapshot and how far
+each may run ahead of the store. It calls those who wait for the store's answer. One group of snapshots is in
+flight at a time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .table import SessionTable
 Waiter = Callable[[CarouselError | None], None]
 """Called once: with None when the store has confirmed, else with why it cannot."""
 
-_TELL_EVERY_S = 1.0
-"""Shortest time between two notices of one outage to one session."""
+_NOTIFY_EVERY_S = 1.0
+"""Shortest time between two notifications of one outage to one session."""
 
 _UNBOUNDED = np.iinfo(np.int64).max
 
@@ -33,7 +33,7 @@ class Ledger:
 
     Invariants: `durable` moves only in `confirm`, after the store's answer (R7); a row of an async session
     has at most `most_steps` steps beyond `durable`; a row that has run ahead of the store is due within
-    two thirds of `most_s`, so that the store has the rest for its answer.
+    two thirds of `most_s`; the last third is for the store's answer.
     """
 
     def __init__(self, table: SessionTable, most_steps: int, most_s: float) -> None:
@@ -45,20 +45,20 @@ class Ledger:
         self._dirty_since_s: Float64s = np.full(table.slots, np.inf)
         # At least the rows that have.
         self._dirty = RowSet(table.slots)
-        # Rows that are due whatever their age: somebody waits for the store's word.
+        # Rows that are due whatever their age, since someone waits for the store's answer.
         self._urgent = np.zeros(table.slots, np.bool_)
-        # Rows whose snapshot is on its way.
-        self._on_the_way = np.zeros(table.slots, np.bool_)
-        # Row → who waits until the store has a step; in order of asking.
+        # Rows whose snapshot is in flight.
+        self._in_flight = np.zeros(table.slots, np.bool_)
+        # Row → those who wait until the store has a step, in the order in which they came.
         self._waiters: defaultdict[int, list[tuple[int, Waiter]]] = defaultdict(list)
         # How many rows the store keeps; 0 makes all of this cost nothing.
         self.tracked = 0
-        # True while a group is on its way; no other is sent.
+        # True while a group is in flight; no other is sent.
         self.busy = False
         # After a fault of the store, the instant before which it is not asked again.
         self._pause_until_s = -math.inf
-        # When each row's listener was last told that the store takes nothing.
-        self._told_s: Float64s = np.full(table.slots, -np.inf)
+        # When each row's sink was last notified of an outage.
+        self._notified_s: Float64s = np.full(table.slots, -np.inf)
         # Until when the rows may be used at all (R5).
         self.lease_until_s = math.inf
 
@@ -71,12 +71,12 @@ class Ledger:
         self._clean(row)
 
     def touch(self, row: int, now: float) -> None:
-        """The row holds news that are no step, such as who has bound it: they follow soon."""
+        """A fact of the row has changed that is no step, such as who has bound it. A snapshot follows."""
         if self._table.tracked[row]:
             self._soil(row, now)
 
     def end(self, row: int, error: CarouselError) -> None:
-        """The row's session has left; whoever waits is told `error`."""
+        """The row's session has left; those who wait get `error`."""
         if not self._table.tracked[row]:
             return
         self.tracked -= 1
@@ -110,14 +110,14 @@ class Ledger:
 
     def is_clean(self, row: int) -> bool:
         """True if the store has all that has run."""
-        return bool(np.isinf(self._dirty_since_s[row])) and not self._on_the_way[row]
+        return bool(np.isinf(self._dirty_since_s[row])) and not self._in_flight[row]
 
     def clean(self, rows: np.ndarray) -> np.ndarray:
         """The same for many; bool[n]."""
-        return np.asarray(np.isinf(self._dirty_since_s[rows]) & ~self._on_the_way[rows])
+        return np.asarray(np.isinf(self._dirty_since_s[rows]) & ~self._in_flight[rows])
 
     def hurry(self, rows: Int64s) -> None:
-        """Snapshots of these rows are due now: somebody waits for what they hold on to."""
+        """Snapshots of these rows are due now, since other sessions wait for their room."""
         self._urgent[rows] |= np.isfinite(self._dirty_since_s[rows])
 
     def when_durable(self, row: int, waiter: Waiter, now: float) -> None:
@@ -128,7 +128,7 @@ class Ledger:
             return
         self._waiters[row].append((target, waiter))
         self._urgent[row] = True
-        if not self._on_the_way[row]:
+        if not self._in_flight[row]:
             self._soil(row, now)
 
     # -- to the store and back
@@ -158,27 +158,27 @@ class Ledger:
         return max(due_s - now, self._pause_until_s - now, 0.0)
 
     def sent(self, rows: Int64s) -> Float64s:
-        """Snapshots of these rows are on their way, as the rows are now.
+        """Snapshots of these rows are in flight, as the rows are now.
 
         Returns:
             float64[n], the instants since when the store has lacked what they hold.
         """
         since_s = self._dirty_since_s[rows]
         self.busy = True
-        self._on_the_way[rows] = True
+        self._in_flight[rows] = True
         self._urgent[rows] = False
         self._dirty_since_s[rows] = np.inf
         return since_s
 
     def confirm(self, row: int, seq: int) -> None:
-        """The store has the row's session up to `seq` (R7); `settle` it when all listeners were told."""
+        """The store has the row's session up to `seq` (R7). Call `settle` when the sinks were notified."""
         table = self._table
         assert seq <= table.applied[row], "the store has steps that never ran here"
         table.durable[row] = max(int(table.durable[row]), seq)
         self._urgent[row] |= table.sync[row] or row in self._waiters
 
     def settle(self, row: int) -> None:
-        """Wakes those who waited for what was confirmed."""
+        """Calls those who waited for what was confirmed."""
         durable = int(self._table.durable[row])
         waiting = self._waiters.pop(row, [])
         if left := [(target, waiter) for target, waiter in waiting if target > durable]:
@@ -189,37 +189,37 @@ class Ledger:
             if target <= durable:
                 waiter(None)
 
-    def arrived(self, rows: Int64s) -> None:
-        """The group is no longer on its way, whatever has become of it."""
+    def answered(self, rows: Int64s) -> None:
+        """The group is no longer in flight, whether or not the store has it."""
         self.busy = False
-        self._on_the_way[rows] = False
+        self._in_flight[rows] = False
 
     def failed(self, row: int, error: CarouselError, now: float) -> None:
-        """The store could not keep the row's snapshot; it is tried again, but nobody waits for it."""
+        """The store could not keep the row's snapshot. It is sent again, but those who wait get `error`."""
         self._soil(row, now)
         self._urgent[row] |= self._table.sync[row]
         self._wake(row, error)
 
-    def to_be_told(self, now: float) -> Int64s:
-        """Rows that wait for a store at fault, and whose listeners have not been told so of late.
+    def to_notify(self, now: float) -> Int64s:
+        """Rows that wait for a store at fault, and whose sinks have not been notified for a second.
 
-        Each is to be told now, and is not returned again for a while.
+        The caller notifies each now.
         """
         table, rows = self._table, self._dirty.where(self._dirty_since_s, np.inf)
         rows = rows[table.durable[rows] < table.applied[rows]]
-        rows = rows[now - self._told_s[rows] >= _TELL_EVERY_S]
-        self._told_s[rows] = now
+        rows = rows[now - self._notified_s[rows] >= _NOTIFY_EVERY_S]
+        self._notified_s[rows] = now
         return rows
 
     def pause(self, until_s: float) -> None:
-        """The store is at fault: it is left alone until then."""
+        """The store is at fault. Nothing is sent to it before that instant."""
         self._pause_until_s = until_s
 
     # -- for people and tests
 
     def undurable_rows(self) -> int:
         """How many rows hold what the store has not confirmed."""
-        return int((np.isfinite(self._dirty_since_s) | self._on_the_way).sum())
+        return int((np.isfinite(self._dirty_since_s) | self._in_flight).sum())
 
     def most_ahead(self) -> int:
         """Most steps that any row is ahead of the store."""
@@ -227,16 +227,16 @@ class Ledger:
         return int(np.where(table.tracked, table.applied - table.durable, 0).max())
 
     def check_integrity(self) -> None:
-        """Asserts that whatever the store lacks is known to be dirty or on its way."""
+        """Asserts that what the store lacks is known to be dirty or in flight."""
         table = self._table
         assert self.tracked == int(table.tracked.sum()), "the count of tracked rows is off"
         behind = table.tracked & (table.durable < table.applied)
         dirty = np.isfinite(self._dirty_since_s)
         assert all(map(self._dirty.__contains__, dirty.nonzero()[0].tolist())), "never due"
-        known = dirty | self._on_the_way
-        assert not (behind & ~known).any(), "steps were forgotten on their way to the store"
+        known = dirty | self._in_flight
+        assert not (behind & ~known).any(), "steps were forgotten in flight to the store"
         assert not (known & ~table.tracked).any(), "a row without a store waits for one"
-        assert all(known[row] for row in self._waiters), "somebody waits for ever"
+        assert all(known[row] for row in self._waiters), "someone waits for ever"
 
     def _soil(self, row: int, now: float) -> None:
         self._dirty_since_s[row] = min(float(self._dirty_since_s[row]), now)
@@ -244,14 +244,14 @@ class Ledger:
 
     def _clean(self, row: int) -> None:
         self._dirty_since_s[row] = np.inf
-        self._urgent[row] = self._on_the_way[row] = False
-        self._told_s[row] = -np.inf
+        self._urgent[row] = self._in_flight[row] = False
+        self._notified_s[row] = -np.inf
 
     def _wake(self, row: int, error: CarouselError | None) -> None:
         for _, waiter in self._waiters.pop(row, ()):
             waiter(error)
 
-    def give_up(self, error: CarouselError) -> None:
-        """The engine ends: nobody waits any more."""
+    def fail_all(self, error: CarouselError) -> None:
+        """The engine ends: those who wait get `error`."""
         for row in list(self._waiters):
             self._wake(row, error)

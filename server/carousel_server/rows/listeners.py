@@ -10,6 +10,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import Int64s, SessionView
 
+from .row_set import alike
 from .table import SessionTable
 
 
@@ -38,7 +39,7 @@ class Listeners:
         return int(self._table.sink[row]) == self.number(sink)
 
     def bind(self, row: int, sink: StepSink, tag: int, superseded: CarouselError) -> None:
-        """Sends a session's outputs to `sink` from now on; an older sink is told `superseded`."""
+        """Sends a session's outputs to `sink` from now on; an older sink gets `superseded`."""
         self.unbind(row, superseded)
         number = self._numbers.get(id(sink))
         if number is None:
@@ -48,7 +49,7 @@ class Listeners:
         self._table.tag[row] = tag
 
     def unbind(self, row: int, error: CarouselError | None) -> None:
-        """Takes a session from its sink, if it has one; tells the sink `error` unless that is None."""
+        """Takes a session from its sink, if it has one. The sink gets `error` unless that is None."""
         number = int(self._table.sink[row])
         if number < 0:
             return
@@ -63,7 +64,7 @@ class Listeners:
             sink.unbound(tag, error)
 
     def park(self, row: int, session: SessionView) -> None:
-        """Takes a session from its sink for a while: the sink fetches it when it needs it."""
+        """Takes a session from its sink until the sink needs it and asks for it."""
         number = int(self._table.sink[row])
         if number >= 0:
             self.sink(number).parked(int(self._table.tag[row]), session)
@@ -87,12 +88,12 @@ class Listeners:
     def failures(
         self, rows: Int64s, seqs: Int64s, error_of: Callable[[int], CarouselError]
     ) -> None:
-        """Tells the sinks of these rows that each row goes no further than before its seq.
+        """Notifies the sinks of these rows that each row goes no further than before its seq.
 
         Args:
             rows: int64[n].
             seqs: int64[n], the step of each that did not run.
-            error_of: from a seq, what to tell all sessions of one sink that have it.
+            error_of: makes the error for the sessions of one sink with the same seq.
         """
         numbers = self._table.sink[rows]
         for group in alike(numbers, seqs):
@@ -102,11 +103,11 @@ class Listeners:
                 self.sink(number).failures(tags, seqs[group].tolist(), error)
 
     def failure(self, row: int, error: CarouselError) -> None:
-        """The same of one row; `error` has the seq."""
+        """The same for one row; `error` has the seq."""
         self.failures(np.asarray([row]), np.asarray([error.seq]), lambda _seq: error)
 
     def durable(self, rows: Int64s) -> None:
-        """Tells sinks how far the store has their sessions, one call each."""
+        """Notifies sinks how far the store has their sessions, one call each."""
         numbers = self._table.sink[rows]
         for number in np.unique(numbers[numbers >= 0]).tolist():
             mine = rows[numbers == number]
@@ -128,21 +129,6 @@ class Listeners:
         sink = self._sinks[number]
         assert sink is not None, f"no sink has number {number}"
         return sink
-
-
-def alike(*columns: Int64s) -> list[Int64s]:
-    """Positions int64[k] of the entries that are the same in all columns, one array a group.
-
-    Args:
-        columns: int64[n] each. Within a group, positions ascend.
-    """
-    if not len(columns[0]):
-        return []
-    order = np.lexsort(columns)
-    differs = np.zeros(len(order) - 1, bool)
-    for column in columns:
-        differs |= np.diff(column[order]) != 0
-    return np.split(order, np.flatnonzero(differs) + 1)
 
 
 def _by_number(numbers: Int64s) -> Iterator[tuple[int, slice | Int64s]]:

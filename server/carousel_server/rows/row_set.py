@@ -1,4 +1,4 @@
-"""Rows that have something to do, so that a tick looks at them and not at every slot."""
+"""Sets and groups of rows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ _FEW = 64
 
 
 class RowSet:
-    """A set of rows; adding is exact, leaving happens later, when most rows have nothing any more.
+    """Rows that have something to do, so that a tick need not read every slot.
 
-    So a crowd that always steps together is not taken out and put back at every tick.
+    Adding is exact. Rows leave later, when most of them have nothing to do. So sessions that always step
+    together do not leave and come back at every tick.
     """
 
     def __init__(self, slots: int) -> None:
@@ -48,3 +49,28 @@ class RowSet:
 
     def __contains__(self, row: int) -> bool:
         return bool(self._has[row])
+
+
+def alike(*columns: Int64s) -> list[Int64s]:
+    """Positions int64[k] of the entries that are the same in all columns, one array a group.
+
+    Args:
+        columns: int64[n] each. Within a group, positions ascend.
+    """
+    if not len(columns[0]):
+        return []
+    order = np.lexsort(columns)
+    differs = np.zeros(len(order) - 1, bool)
+    for column in columns:
+        differs |= np.diff(column[order]) != 0
+    return np.split(order, np.flatnonzero(differs) + 1)
+
+
+def occurrence(values: Int64s) -> Int64s:
+    """How often each entry's value, at least 0, has come before it; int64[n]."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=-1))
+    counts = np.arange(len(values)) - np.repeat(starts, np.diff(starts, append=len(values)))
+    before = np.empty(len(values), np.int64)
+    before[order] = counts
+    return before

@@ -52,7 +52,7 @@ class Start:
 class Rows:
     """The sessions of one engine, a row each. Used on the engine's thread only.
 
-    Whatever changes a row is a verb here, for one row or for arrays of them. Others read.
+    Each change of a row is a verb, for one row or for arrays of them. Others read.
 
     Attributes:
         table: facts of each row, in arrays that cannot be written.
@@ -155,7 +155,7 @@ class Rows:
         return ref
 
     def leave(self, row: int, event: Event, error: CarouselError) -> SessionView:
-        """Takes a session off its row, however that comes; `error` is told to whoever listens."""
+        """Takes a session off its row. Its sink, and those who wait for it, get `error`."""
         ref, after = self.ref(row), advance(self._phase, event)
         self.leaving(row)
         self._table.generating[row] = False
@@ -202,18 +202,18 @@ class Rows:
         table.received[drawn] = table.ack[drawn] = table.applied[drawn]
 
     def keep_outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
-        """Keeps outputs uint8[n, steps, row bytes] of steps that clients fed, until they have them."""
+        """Keeps outputs uint8[n, steps, row bytes] of steps that clients fed, until they are acknowledged."""
         if self._model.generative:
             inputs = self.window.read_inputs(rows, first_seqs, outputs.shape[1])
             self.tokens.fed(rows, inputs.view("<i4")[:, :, 0])
         self.window.write_outputs(rows, first_seqs, outputs)
 
     def acknowledge(self, rows: Int64s, acks: Int64s) -> None:
-        """Moves ack cursors, never back and never beyond what was told."""
+        """Moves ack cursors, never back and never beyond what was sent."""
         np.maximum.at(self._table.ack, rows, np.minimum(acks, self._table.visible(rows)))
 
     def replay(self, row: int, first_seq: int, last_seq: int) -> None:
-        """Sends kept outputs again to the session's sink, as far as they may be told."""
+        """Sends kept outputs again to the session's sink, as far as they may be sent."""
         last_seq = min(last_seq, int(self._table.visible(np.asarray([row]))[0]))
         if last_seq >= first_seq and self._table.sink[row] >= 0:
             rows, firsts = np.asarray([row]), np.asarray([first_seq])
@@ -230,16 +230,16 @@ class Rows:
     # -- use
 
     def use(self, row: int, now: float) -> None:
-        """A client has just used the session, so it is not idle."""
+        """Notes that a client has just used the session, so it is not idle."""
         self._table.last_used_s[row] = now
 
     def attach(self, row: int, attach_id: int, now: float) -> None:
-        """A newer stream or call has bound the session; the store learns of it soon."""
+        """Notes that a newer stream or call has bound the session. A snapshot of that follows."""
         self._table.attach_id[row] = attach_id
         self.ledger.touch(row, now)
 
     def drain(self) -> None:
-        """The server is shutting down: the phase of all sessions changes, and none begins any more."""
+        """Changes the phase of all sessions, since the server is shutting down. None begins any more."""
         self._phase = advance(self._phase, Event.DRAIN)
 
     # -- generations
@@ -264,7 +264,7 @@ class Rows:
     def confirm(self, rows: Int64s, seqs: Int64s, now: float) -> None:
         """The store has these rows up to `seqs` (R7); sends what waited for that, the notice first.
 
-        Those who wait for the store's word come last: a new binding must not get outputs that it has not
+        Those who wait for the store's answer come last. A new binding must not get outputs that it has not
         asked for.
         """
         table = self._table

@@ -15,7 +15,7 @@ from carousel_models.kernels import Kernel, Reference
 class Slab:
     """Preallocated state tensors of shape [slots + 1, *state shape].
 
-    The last row is scratch: padding rows of a batch read and write it, so it belongs to nobody and its
+    The last row is scratch: padding rows of a batch read and write it, so it belongs to no session and its
     content means nothing. Used on the engine's thread only.
     """
 

@@ -21,7 +21,7 @@ from carousel_server.core.types import (
     SessionView,
 )
 
-from .row_set import RowSet
+from .row_set import RowSet, occurrence
 
 _FORMER_PER_SLOT = 16
 """A slot that is short may have had several sessions before a command to the first of them arrives."""
@@ -91,7 +91,7 @@ class SessionTable:
         return table
 
     def why_gone(self, ref: SessionRef) -> CarouselError:
-        """What to tell a command to a session that is no longer there."""
+        """The error for a command to a session that is no longer there."""
         if ref in self._former:
             session_id, reason = self._former[ref]
             return ended(reason, session_id)
@@ -102,7 +102,7 @@ class SessionTable:
         return ref in self._former and self._former[ref][1] == "SESSION_PARKED"
 
     def visible(self, rows: Int64s) -> Int64s:
-        """Last step of each row whose output may be told: the applied one or, for sync, the durable."""
+        """Last step of each row whose output may be sent: the applied one or, for sync, the durable."""
         return np.where(self.sync[rows], self.durable[rows], self.applied[rows])
 
     def view(self, row: int, model: ModelView, phase: Phase) -> SessionView:
@@ -255,11 +255,7 @@ class StepQuota:
             table.tenant[ready], table.pending[ready], minlength=int(tenants.max(initial=0)) + 1
         )
         room = ((self._most - waiting) // steps).astype(np.int64)
-        order = np.argsort(tenants, kind="stable")
-        starts = np.flatnonzero(np.diff(tenants[order], prepend=-1))
-        place = np.empty(len(rows), np.int64)
-        place[order] = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
-        return np.asarray(place < room[tenants])
+        return np.asarray(occurrence(tenants) < room[tenants])
 
     def check(self, row: int, steps: int, first_seq: int = 0) -> None:
         """Raises CarouselError QUOTA_EXCEEDED if the row's tenant may not have so many steps more."""
@@ -269,7 +265,7 @@ class StepQuota:
             raise refusal
 
     def refusal(self, row: int) -> CarouselError:
-        """What a tenant at its limit is told of a row's steps."""
+        """The error for steps of a row whose tenant is at its limit."""
         tenant = self._table.tenants[row]
         what = "steps waiting on this model"
         return quota_exceeded(tenant, Quota.STEPS, what, self._most, self._retry_after_s)

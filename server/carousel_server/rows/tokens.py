@@ -21,7 +21,7 @@ from carousel_server.core.types import (
 from .snapshot import KeptGeneration, Snapshot
 
 RECENT_TOKENS = 64
-"""How many tokens back the repetition penalty looks."""
+"""Number of last tokens that the repetition penalty counts."""
 
 _FIRST_ROOM = 64
 
@@ -85,7 +85,7 @@ class Tokens:
     # -- who gets them
 
     def send_to(self, row: int, outbox: TokenOutbox) -> None:
-        """Tokens of the row's generation go to `outbox` from now on; a former one is told so."""
+        """Sends tokens of the row's generation to `outbox` from now on; a former one fails."""
         self.fail(row, CarouselError("SUPERSEDED", "a newer call goes on with this"))
         self.outboxes[row] = outbox
 
@@ -98,7 +98,7 @@ class Tokens:
                 del self.outboxes[row]
 
     def fail(self, row: int, error: CarouselError) -> None:
-        """Tells `error` to whoever still waits for tokens of the row."""
+        """Fails the outbox of the row, if it has one."""
         outbox = self.outboxes.pop(row, None)
         if outbox is not None:
             outbox.fail(error)

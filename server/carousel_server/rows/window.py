@@ -29,7 +29,7 @@ class Window:
         # float64[slots, steps]: monotonic instants of arrival, and until when each step may start.
         self._arrived_s = np.zeros((slots, steps), np.float64)
         self._deadline_s = np.zeros((slots, steps), np.float64)
-        # bool[slots]: rows that have had a step with a deadline; without one nobody need look.
+        # bool[slots]: rows that have had a step with a deadline; the others need no check.
         self.timed = np.zeros(slots, np.bool_)
 
     @staticmethod

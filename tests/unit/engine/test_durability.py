@@ -720,7 +720,7 @@ def test_an_engine_that_ends_leaves_nobody_waiting(rig: DurableRig, sink: Record
     rig.engine.submit(command)
     rig.tick()
     rig.engine._break("the test has broken it")
-    rig.engine._answer_rest()
+    rig.engine._answer_all()
     assert refusal(rig, command.reply).reason == "MODEL_UNHEALTHY"
     rig.store.run()
     assert not rig.store.store.read(KEY).held, "another replica may have it at once"

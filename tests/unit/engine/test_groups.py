@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carousel_server.rows.listeners import alike
+from carousel_server.rows.row_set import alike
 
 
 def test_nothing_has_no_groups() -> None:
