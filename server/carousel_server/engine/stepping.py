@@ -152,7 +152,8 @@ class Stepping:
         """
         firsts = self._table.applied[batch.rows] + 1
         inputs = self._window.read_inputs(batch.rows, firsts, batch.steps)
-        inputs[np.arange(batch.steps) >= batch.counts[:, None]] = 0
+        if batch.counts[-1] < batch.steps:
+            inputs[np.arange(batch.steps) >= batch.counts[:, None]] = 0
         if not fed.all():
             tokens = inputs.view("<i4")[:, :, 0]
             for i in np.flatnonzero(~fed).tolist():
@@ -167,11 +168,10 @@ class Stepping:
     def _deliver(self, batch: Batch, fed: np.ndarray, outputs: BatchOutputs, now: float) -> None:
         """Moves the cursors, keeps the outputs, and hands everything out."""
         firsts = self._table.applied[batch.rows] + 1
-        self._rows.ran(batch.rows, batch.counts, fed, now)
-        if fed.any():
-            for chosen, count in _alike(batch.counts, fed):
-                rows = outputs.rows[chosen, :count]
-                self._deliver_fed(batch.rows[chosen], firsts[chosen], rows, now)
+        self._rows.ran(batch.rows, batch.counts, now)
+        for chosen, count in _alike(batch.counts, fed):
+            rows = outputs.rows[chosen, :count]
+            self._deliver_fed(batch.rows[chosen], firsts[chosen], rows, now)
         if not fed.all():
             self._deliver_generated(batch, np.flatnonzero(~fed), outputs)
 
@@ -208,6 +208,7 @@ class Stepping:
 
     def _deliver_generated(self, batch: Batch, chosen: Int64s, outputs: BatchOutputs) -> None:
         rows = batch.rows[chosen]
+        self._rows.generated(rows)
         try:
             raw = outputs.last[torch.from_numpy(chosen)]
             ended = self._generations.advance(rows, batch.counts[chosen], raw, self._clock())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -74,16 +74,20 @@ class Listeners:
 
     def outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
         """Sends outputs uint8[n, steps, row bytes] of n rows, grouped by their sinks."""
-        for number, group in _by_number(self._table.sink[rows]):
-            if number < 0:
-                continue  # no sink is bound; the window keeps the outputs
-            mine = rows[group]
-            self.sink(number).outputs(
-                self._table.tag[mine],
-                first_seqs[group],
-                outputs.shape[1],
-                np.ascontiguousarray(outputs[group]).reshape(len(mine), -1),
-            )
+        numbers, ends = self._table.sink[rows], [len(rows)]
+        if (numbers != numbers[0]).any():
+            order = np.argsort(numbers, kind="stable")
+            numbers, rows = numbers[order], rows[order]
+            first_seqs, outputs = first_seqs[order], outputs[order]
+            ends = [*(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
+        steps, tags = outputs.shape[1], self._table.tag[rows]
+        packed = np.ascontiguousarray(outputs).reshape(len(rows), -1)
+        start = 0
+        for end in ends:
+            group, start = slice(start, end), end
+            number = int(numbers[group.start])
+            if number >= 0:  # else no sink is bound; the window keeps the outputs
+                self.sink(number).outputs(tags[group], first_seqs[group], steps, packed[group])
 
     def failures(
         self, rows: Int64s, seqs: Int64s, error_of: Callable[[int], CarouselError]
@@ -129,14 +133,3 @@ class Listeners:
         sink = self._sinks[number]
         assert sink is not None, f"no sink has number {number}"
         return sink
-
-
-def _by_number(numbers: Int64s) -> Iterator[tuple[int, slice | Int64s]]:
-    """Each number, and where it stands; often there is only one."""
-    if (numbers == numbers[0]).all():
-        yield int(numbers[0]), slice(None)
-        return
-    order = np.argsort(numbers, kind="stable")
-    bounds = np.flatnonzero(np.diff(numbers[order])) + 1
-    for group in np.split(order, bounds):
-        yield int(numbers[group[0]]), group

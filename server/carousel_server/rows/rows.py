@@ -188,18 +188,13 @@ class Rows:
         table.ready.add(rows)
         table.last_used_s[rows] = now
 
-    def ran(self, rows: Int64s, counts: Int64s, fed: np.ndarray, now: float) -> None:
-        """Steps have run: `counts` of each row. Those not `fed` by a client have no outputs to send."""
+    def ran(self, rows: Int64s, counts: Int64s, now: float) -> None:
+        """Moves `applied`: `counts` steps of each row have run."""
         table = self._table
         table.applied[rows] += counts
+        table.pending[rows] -= counts
         table.last_used_s[rows] = now
         self.ledger.ran(rows, now)
-        if fed.all():
-            table.pending[rows] -= counts
-            return
-        table.pending[rows[fed]] -= counts[fed]
-        drawn = rows[~fed]
-        table.received[drawn] = table.ack[drawn] = table.applied[drawn]
 
     def keep_outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
         """Keeps outputs uint8[n, steps, row bytes] of steps that clients fed, until they are acknowledged."""
@@ -246,8 +241,13 @@ class Rows:
 
     def generate(self, row: int) -> None:
         """A generation drives the session from now on. Outputs of steps before it count as received."""
-        self._table.ack[row] = self._table.applied[row]
+        self.generated(row)
         self._table.generating[row] = True
+
+    def generated(self, rows: Int64s | int) -> None:
+        """Steps of these rows' generations have run: there are no outputs to acknowledge."""
+        table = self._table
+        table.received[rows] = table.ack[rows] = table.applied[rows]
 
     def feed(self, rows: Int64s, steps: Int64s | int) -> None:
         """The generations of these rows, none twice, have so many tokens to feed."""
