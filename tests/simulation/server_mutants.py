@@ -254,14 +254,14 @@ def _wakes_blindly(patches: Patches) -> None:
 
 def _loses_late_acks(patches: Patches) -> None:
     def make(real: Real) -> Real:
-        def parked(self: Any, tag: int, session: Any) -> None:
+        def away(self: Any, tag: int, session: Any) -> None:
             for claim in filter(None, self.claim):
                 claim.ack = 0
             real(self, tag, session)
 
-        return parked
+        return away
 
-    patches.wrap(Seats, "_parked", make)
+    patches.wrap(Seats, "_away", make)
 
 
 def _loses_late_replays(patches: Patches) -> None:

@@ -41,7 +41,7 @@ class StepSink(Protocol):
     def durable(self, tags: Int64s, seqs: Int64s) -> None:
         """The store has confirmed the steps of each tag up to `seqs`. Both are int64[n]."""
 
-    def parked(self, tag: int, session: SessionView) -> None:
+    def away(self, tag: int, session: SessionView) -> None:
         """The session was parked in the store. `session` shows it, with `durable` equal to `applied`.
 
         To resume it, the sink requests it from the catalog and binds it again.

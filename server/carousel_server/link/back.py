@@ -223,9 +223,9 @@ class FarSteps:
         """Sends the store's word."""
         self._tell("durable", tags, seqs)
 
-    def parked(self, tag: int, session: SessionView) -> None:
+    def away(self, tag: int, session: SessionView) -> None:
         """Sends the news that a session is in the store for now."""
-        self._tell("parked", tag, session)
+        self._tell("away", tag, session)
 
     def returned(self, tag: int, block: StepBlock) -> None:
         """Sends back what came too late for a session that was parked."""

@@ -67,7 +67,7 @@ class Listeners:
         """Takes a session from its sink until the sink needs it and asks for it."""
         number = int(self._table.sink[row])
         if number >= 0:
-            self.sink(number).parked(int(self._table.tag[row]), session)
+            self.sink(number).away(int(self._table.tag[row]), session)
             self.unbind(row, None)
 
     # -- what they receive

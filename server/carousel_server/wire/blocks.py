@@ -23,6 +23,7 @@ from .fields import (
     shape_error,
 )
 from .options import WireOptions
+from .seat import NO_SEAT
 from .stream import Stream
 
 
@@ -44,11 +45,10 @@ class Blocks:
             return
         try:
             firsts, acks = _check_columns(block)
-            seats = [self._stream.seat_of.get(handle, -1) for handle in handles]
-            if -1 in seats or None in map(self._seats.engine.__getitem__, seats):
+            seat_of = self._stream.seat_of
+            seats = [seat_of.get(handle, NO_SEAT) for handle in handles]
+            if not self._submit(block, seats, firsts, acks, block.inputs):
                 self._submit_bound(block, seats, firsts, acks)
-            else:
-                self._submit(block, seats, firsts, acks, block.inputs)
         except CarouselError as error:
             self._refuse(handles, firsts, error)
 
@@ -63,17 +63,21 @@ class Blocks:
         firsts: Sequence[int],
         acks: Sequence[int],
         inputs: bytes,
-    ) -> None:
-        """Submits rows whose sessions are bound, at least one."""
-        engines = list(map(self._seats.engine.__getitem__, seats))
+    ) -> bool:
+        """Submits rows, at least one; False if not all of their sessions are bound."""
+        engine_at = self._seats.engine
+        engines = [engine_at[seat] for seat in seats]
         engine = engines[0]
-        assert engine is not None, "the session is bound"
-        if engines.count(engine) != len(engines):
+        if engine is None or engines.count(engine) != len(engines):
+            if None in engines:
+                return False
             raise invalid("handles", "must be sessions of one model")
-        ask(engine, self._checked(block, seats, firsts, acks, inputs))
+        ask(engine, self._checked(engine.model, block, seats, firsts, acks, inputs))
+        return True
 
     def _checked(
         self,
+        model: ModelView,
         block: pb.Block,
         seats: list[int],
         firsts: Sequence[int],
@@ -81,14 +85,14 @@ class Blocks:
         inputs: bytes,
     ) -> StepBlock:
         """Rows of a block as their engine takes them. Raises CarouselError if they do not fit its model."""
-        model, steps = self._seats.model(seats[0]), block.steps
+        steps, tag, ref = block.steps, self._seats.tag, self._seats.ref
         check_dtype(model, block.dtype)
         _check_size(model, len(seats), steps, inputs)
         check_reply_size(model, len(seats) * steps, self._max_message_bytes)
         return StepBlock(
             sink=self._seats,
-            tags=list(map(self._seats.tag.__getitem__, seats)),
-            refs=list(map(self._seats.ref.__getitem__, seats)),
+            tags=[tag[seat] for seat in seats],
+            refs=[ref[seat] for seat in seats],
             first_seqs=firsts,
             steps=steps,
             inputs=inputs,
@@ -111,14 +115,15 @@ class Blocks:
         rows = rows.reshape(len(seats), -1)
         bound: list[int] = []
         for i, (handle, seat) in enumerate(zip(block.handles, seats, strict=True)):
-            if seat < 0 or not self._seats.takes_steps(seat):
+            if not self._seats.takes_steps(seat):
                 self._stream.refuse(handle, not_bound(), firsts[i])
             elif self._seats.engine[seat] is not None:
                 bound.append(i)
             else:
-                mine = slice(i, i + 1)
+                model, mine = self._seats.model(seat), slice(i, i + 1)
+                inputs = rows[i].tobytes()
                 try:
-                    row = self._checked(block, [seat], firsts[mine], acks[mine], rows[i].tobytes())
+                    row = self._checked(model, block, [seat], firsts[mine], acks[mine], inputs)
                 except CarouselError as error:
                     self._stream.refuse(handle, error, firsts[i])
                 else:

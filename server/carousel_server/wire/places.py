@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
-from carousel_server.core.errors import CarouselError, ended
+from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import done, failed, passes, then, tried
 from carousel_server.core.ports import CatalogPort, Close, EnginePort, Place, ask
 from carousel_server.core.store import SessionKey
@@ -76,22 +76,27 @@ def close_session(
     One that no engine can run is closed in the store. The future fails as `find_session`.
     """
     known = [] if place is None else [place]
+    ended_here: list[BaseException] = []
 
     def attempt() -> Future[SessionView]:
         found = done(known.pop()) if known else find_session(catalog, key)
-        return then(found, lambda at: then(ask(at[0], Close(at[1])), done, seek))
+        return then(found, lambda at: then(ask(at[0], Close(at[1])), done, ended))
 
-    def seek(error: BaseException) -> Future[SessionView]:
+    def ended(error: BaseException) -> Future[SessionView]:
         # Another close may have ended it on its row just now, and the store may not have heard of that.
-        closed = isinstance(error, CarouselError) and error.reason == "SESSION_CLOSED"
-        return failed(ended("SESSION_PARKED", key.id) if closed else error)
+        if isinstance(error, CarouselError) and error.reason == "SESSION_CLOSED":
+            ended_here.append(error)
+        return failed(error)
+
+    def again(error: BaseException) -> bool:
+        return error in ended_here or passes(error, harmless=False)
 
     def discard(error: BaseException) -> Future[SessionView]:
         if isinstance(error, CarouselError) and error.reason in _CANNOT_RUN:
             return catalog.discard(*key)
         return failed(error)
 
-    return then(tried(attempt, partial(passes, harmless=False)), done, discard)
+    return then(tried(attempt, again), done, discard)
 
 
 def close_for_good(catalog: CatalogPort, key: SessionKey, place: Place | None) -> Future[None]:

@@ -16,6 +16,12 @@ from carousel_server.core.types import Bytes2D, SessionView
 NO_TAG = 0
 """The tag of a seat whose session sends nothing."""
 
+NO_SEAT = 0
+"""The seat of a session that a door does not hold."""
+
+Tick = tuple[float, float]
+"""When a tick began, and when it sent its outputs; monotonic seconds."""
+
 _RETRY_AFTER_S = 0.05
 """The hint that goes with what passes soon."""
 

@@ -1,7 +1,6 @@
 """Seats: how every door holds its sessions. The one place that finds, binds and fetches them again.
 
-A door is what steps sessions for its clients: an Attach stream, the method Step, the sequences of a model.
-It holds each session in a seat, which has a number. The facts that steps need stand in columns by that
+A door holds each session in a seat, which has a number. The facts that steps need stand in columns by that
 number, so that many steps can be sent together. What is seldom needed stands in the seat's Claim.
 
 Engines know a seat by its tag: the seat in the low 32 bits, and in the high bits how many bindings were
@@ -37,14 +36,11 @@ from carousel_server.core.types import Bytes2D, Int64s, ModelView, SessionRef, S
 
 from .places import close_for_good
 from .replies import call_on, error_of
-from .seat import NO_TAG, Claim, Door, Event, O, State, advance, not_fetched, went_back
+from .seat import NO_TAG, Claim, Door, Event, O, State, Tick, advance, not_fetched, went_back
 
 _SEAT_BITS = 32
 _SEAT_MASK = (1 << _SEAT_BITS) - 1
 _NO_ROW = SessionRef(0, 0)
-
-Tick = tuple[float, float]
-"""When a tick began, and when it sent its outputs; monotonic seconds."""
 
 
 class Seats(Generic[O]):
@@ -62,13 +58,16 @@ class Seats(Generic[O]):
         self._loop = loop
         self._catalog = catalog
         self._door = door
-        self.state: list[State] = []
-        self.owner: list[Any] = []
-        self.tag: list[int] = []
-        self.engine: list[EnginePort | None] = []
-        self.ref: list[SessionRef] = []
-        self.claim: list[Claim | None] = []
+        # Seat 0 is never taken. It stands for a session that no one holds.
+        self.state: list[State] = [State.LEFT]
+        self.owner: list[Any] = [None]
+        self.tag: list[int] = [NO_TAG]
+        self.engine: list[EnginePort | None] = [None]
+        self.ref: list[SessionRef] = [_NO_ROW]
+        self.claim: list[Claim | None] = [None]
         self._free: list[int] = []
+        # True once a seat was given back: from then on results may come for former owners.
+        self._has_former = False
         self.tick: Tick = (0.0, 0.0)
         self._bindings = 0
         self._shut = False
@@ -92,9 +91,9 @@ class Seats(Generic[O]):
         """See `StepSink.durable`."""
         self._on_loop(self._durable, tags, seqs)
 
-    def parked(self, tag: int, session: SessionView) -> None:
-        """See `StepSink.parked`."""
-        self._on_loop(self._parked, tag, session)
+    def away(self, tag: int, session: SessionView) -> None:
+        """See `StepSink.away`."""
+        self._on_loop(self._away, tag, session)
 
     def returned(self, tag: int, block: StepBlock) -> None:
         """See `StepSink.returned`."""
@@ -108,14 +107,16 @@ class Seats(Generic[O]):
 
     def _outputs(self, tags: Int64s, firsts: Int64s, steps: int, rows: Bytes2D, tick: Tick) -> None:
         self.tick = tick
-        known, seqs, seats = tags.tolist(), firsts.tolist(), (tags & _SEAT_MASK).tolist()
-        if list(map(self.tag.__getitem__, seats)) != known:  # some are of former owners
-            mine = [self.tag[seat] == tag for seat, tag in zip(seats, known, strict=True)]
-            seqs = [seq for seq, own in zip(seqs, mine, strict=True) if own]
-            seats = [seat for seat, own in zip(seats, mine, strict=True) if own]
-            rows = rows[mine]
+        seqs, seats, owner = firsts.tolist(), (tags & _SEAT_MASK).tolist(), self.owner
+        if self._has_former:
+            tag_of = self.tag
+            mine = [tag_of[seat] == tag for seat, tag in zip(seats, tags.tolist(), strict=True)]
+            if not all(mine):
+                seqs = [seq for seq, own in zip(seqs, mine, strict=True) if own]
+                seats = [seat for seat, own in zip(seats, mine, strict=True) if own]
+                rows = rows[mine]
         if seats:
-            self._door.outputs(list(map(self.owner.__getitem__, seats)), seqs, steps, rows)
+            self._door.outputs([owner[seat] for seat in seats], seqs, steps, rows)
 
     def _durable(self, tags: Int64s, seqs: Int64s) -> None:
         known = {
@@ -131,7 +132,7 @@ class Seats(Generic[O]):
         for tag, seq in zip(tags, seqs, strict=True):
             if (seat := self._seat(tag)) is None:
                 continue
-            if self.engine[seat] is None and error.reason == "SESSION_PARKED":
+            if self.engine[seat] is None and passes(error):
                 self.replay(seat)  # a Replay that came too late
             else:
                 known.append((self.owner[seat], seq))
@@ -139,13 +140,11 @@ class Seats(Generic[O]):
             self._door.failed(known, error)
 
     def _unbound(self, tag: int, error: CarouselError) -> None:
-        seat = self._seat(tag)
-        if seat is not None and self.engine[seat] is not None:
+        if (seat := self._seat(tag)) is not None and self.engine[seat] is not None:
             self._leave(seat, Event.LOSE, error)
 
-    def _parked(self, tag: int, session: SessionView) -> None:
-        seat = self._seat(tag)
-        if seat is None or self.engine[seat] is None:
+    def _away(self, tag: int, session: SessionView) -> None:
+        if (seat := self._seat(tag)) is None or self.engine[seat] is None:
             return
         self._advance(seat, Event.PARK)
         claim = self._claim(seat)
@@ -348,7 +347,7 @@ class Seats(Generic[O]):
         elif close:
             self._advance(seat, Event.CLOSE)
             self.tag[seat], self.engine[seat] = NO_TAG, None
-            claim.tag = NO_TAG  # what is being fetched has no reader
+            claim.tag, self._has_former = NO_TAG, True  # what is being fetched has no reader
             place = None if engine is None else (engine, ref)
             closed = close_for_good(self._catalog, claim.key, place)
             call_on(self._loop, closed, partial(self._closed, seat))
@@ -363,7 +362,7 @@ class Seats(Generic[O]):
 
     def shut(self) -> None:
         """Unbinds all sessions; they live on. Bindings in flight are undone when they arrive."""
-        self._shut = True
+        self._shut = self._has_former = True
         for seat, engine in enumerate(self.engine):
             if engine is not None:
                 ask(engine, Unbind(self.ref[seat], self, self.tag[seat]))
@@ -376,6 +375,7 @@ class Seats(Generic[O]):
     def _vacate(self, seat: int, event: Event) -> O:
         self._advance(seat, event)
         owner: O = self.owner[seat]
+        self._has_former = True
         self.owner[seat], self.tag[seat] = None, NO_TAG
         self.engine[seat], self.ref[seat], self.claim[seat] = None, _NO_ROW, None
         self._free.append(seat)

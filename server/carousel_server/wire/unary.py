@@ -25,7 +25,7 @@ from .gate import Gate
 from .options import WireOptions
 from .places import find_session
 from .replies import reply_of
-from .seat import Claim, State
+from .seat import NO_SEAT, Claim, State
 from .seats import Seats
 
 _WAITS_FOR_STORE = (Durability.SYNC, Durability.SYNC_FSYNC)
@@ -72,7 +72,7 @@ class _Caller:
     """A session that Step calls hold. One call at a time, so that a failure has one owner."""
 
     def __init__(self) -> None:
-        self.seat = -1
+        self.seat = NO_SEAT
         self.turn = asyncio.Lock()
         # Set once the session is bound, or has left for a reason.
         self.ready = asyncio.Event()
@@ -187,8 +187,9 @@ class Callers:
 
     def left(self, owner: SessionKey, error: CarouselError | None) -> None:
         """See `Door.left`."""
-        gone = error or CarouselError("SESSION_PARKED", "the session was parked")
-        self._callers.pop(owner).fail(gone)
+        caller = self._callers.pop(owner)
+        if error is not None:
+            caller.fail(error)
 
 
 class Step:

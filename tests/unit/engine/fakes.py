@@ -123,7 +123,7 @@ class RecordingSink:
         self.refusal_calls = 0
         self.gone: list[tuple[int, CarouselError]] = []
         self.confirmed: list[tuple[int, int]] = []
-        self.away: list[tuple[int, int]] = []
+        self.gone_away: list[tuple[int, int]] = []
         self.back: list[tuple[int, StepBlock]] = []
         self.calls = 0
 
@@ -144,8 +144,8 @@ class RecordingSink:
     def durable(self, tags: Any, seqs: Any) -> None:
         self.confirmed += zip(tags.tolist(), seqs.tolist(), strict=True)
 
-    def parked(self, tag: int, session: SessionView) -> None:
-        self.away.append((tag, session.ack))
+    def away(self, tag: int, session: SessionView) -> None:
+        self.gone_away.append((tag, session.ack))
 
     def returned(self, tag: int, block: StepBlock) -> None:
         self.back.append((tag, block))

@@ -379,7 +379,7 @@ def test_an_idle_session_gives_its_slot_back_and_returns_at_its_next_block(
     rig.now += 61
     rig.turn()
     rig.turn()
-    assert (sink.away, rig.engine._rows.slots.used) == ([(1, 0)], 0)
+    assert (sink.gone_away, rig.engine._rows.slots.used) == ([(1, 0)], 0)
     assert not rig.store.store.read(KEY).held
     assert rig.until(rig.catalog.peek("t", "s")).phase is Phase.PARKED
     rig.send(sink, ref, 2, 2)
@@ -436,7 +436,7 @@ def test_who_finds_the_slab_full_waits_for_a_commit_and_comes_in(sink: Recording
     for name in "cd":
         rig.now += 0.01
         rig.until(rig.catalog.open(rig.engine, OpenSpec("t", name)))
-    assert sink.away == [(0, 0), (1, 0)], "who was idle for longest has made room"
+    assert sink.gone_away == [(0, 0), (1, 0)], "who was idle for longest has made room"
 
 
 def test_a_session_that_was_fetched_keeps_its_row_until_its_first_step(

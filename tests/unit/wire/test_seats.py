@@ -83,7 +83,7 @@ class Rig:
         return self.seats.state[self.seat]
 
     def park(self, applied: int = 0) -> None:
-        self.seats.parked(self.seats.tag[self.seat], replace(self.view, applied=applied, epoch=3))
+        self.seats.away(self.seats.tag[self.seat], replace(self.view, applied=applied, epoch=3))
         self.engine.session("s").sink = None
 
     def block(self, seq: int) -> StepBlock:
@@ -229,7 +229,7 @@ def test_results_for_a_former_owner_are_dropped(rig: Rig) -> None:
     told = list(rig.told)
     rig.seats.unbound(tag, GONE)
     rig.seats.failures([tag], [1], GONE)
-    rig.seats.parked(tag, rig.view)
+    rig.seats.away(tag, rig.view)
     rig.seats.returned(tag, rig.block(1))
     rig.loop.run()
     assert (rig.told, rig.failures, rig.state) == (told, {}, State.BOUND)

@@ -172,7 +172,7 @@ def test_parked_or_lost_every_request_is_answered_once_and_in_order(requests, ev
             if event == "turn":
                 rig.ground.turn()
             elif rig.sequence.bound and event == "park":
-                rig.sequence.parked()
+                rig.sequence.away()
             elif rig.sequence.bound:
                 rig.ground.total = None
                 rig.sequence.lost(LOST)

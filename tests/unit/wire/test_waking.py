@@ -59,7 +59,7 @@ class Rig:
         self.view: SessionView = opened[1]
         self.seats, self.seat = self.stream.seats, self.stream.seat_of[1]
         parked = replace(self.view, applied=applied, durable=applied, ack=applied, epoch=3)
-        self.seats.parked(self.tag, parked)
+        self.seats.away(self.tag, parked)
 
     @property
     def tag(self) -> int:
@@ -125,7 +125,7 @@ def test_what_was_acknowledged_counts_also_if_it_is_parked_again_at_once() -> No
     rig.claim.ack = 7
     rig.engine.release()
     # The engine had parked it before it saw the Ack.
-    rig.seats.parked(rig.tag, replace(rig.view, ack=3))
+    rig.seats.away(rig.tag, replace(rig.view, ack=3))
     assert rig.claim.ack == 7
 
 

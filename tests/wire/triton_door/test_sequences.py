@@ -229,7 +229,7 @@ async def test_a_session_parked_before_it_is_bound_is_fetched_again(wire, fake):
 async def test_a_parked_sequence_is_bound_again_where_it_stood(wire, fake):
     await fake.infer("echo", ROW, 7, start=True)
     session = wire.engine.session("triton:echo:7")
-    session.sink.parked(session.tag, wire.engine._view(session))
+    session.sink.away(session.tag, wire.engine._view(session))
     session.sink = None
     await fake.infer("echo", ROW, 7)
     assert [block.first_seqs for block in blocks(wire.engine)] == [[1], [2]]

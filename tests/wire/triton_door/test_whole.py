@@ -33,7 +33,7 @@ class Kept:
     def park(self):
         """The session goes to the store; whoever asks for it finds it in a new epoch."""
         session = self.engine.session(NAME)
-        session.sink.parked(session.tag, self.engine._view(session))
+        session.sink.away(session.tag, self.engine._view(session))
         session.sink = None
         self.epoch += 1
         return session

@@ -99,7 +99,7 @@ class Sequence:
         self._host = host
         self.tenant, self.model = tenant, model
         self.sequence_id, self.session_id = sequence_id, session_id
-        self.seat = -1
+        self.seat = 0
         self.bound = False
         self.ending = False
         self.applied = 0
@@ -188,7 +188,7 @@ class Sequence:
             self._waiting.popleft().answer.failed(error, self.applied + 1)
         self._go_on()
 
-    def parked(self) -> None:
+    def away(self) -> None:
         """The session has gone to the store; the next request fetches it."""
         self.bound = False
         self._take_back()

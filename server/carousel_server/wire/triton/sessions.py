@@ -17,7 +17,7 @@ from carousel_server.core.futures import done, failed, then, tried
 from carousel_server.core.ports import CatalogPort, Close, EnginePort, Place, StepBlock, ask
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Bytes2D, Durability, OpenSpec, SessionRef, SessionView
-from carousel_server.wire.seat import Claim
+from carousel_server.wire.seat import NO_SEAT, Claim
 from carousel_server.wire.seats import Seats
 
 from .sequence import Sequence
@@ -77,12 +77,13 @@ class SequenceSessions:
             self._submit(sequences, steps, deadline_s)
 
     def _submit(self, sequences: list[Sequence], steps: int, deadline_s: float) -> None:
+        tag, ref = self.seats.tag, self.seats.ref
         seats = [sequence.seat for sequence in sequences]
         applied = [sequence.applied for sequence in sequences]
         block = StepBlock(
             sink=self.seats,
-            tags=list(map(self.seats.tag.__getitem__, seats)),
-            refs=list(map(self.seats.ref.__getitem__, seats)),
+            tags=[tag[seat] for seat in seats],
+            refs=[ref[seat] for seat in seats],
             first_seqs=[seq + 1 for seq in applied],
             steps=steps,
             inputs=b"".join([request.row for s in sequences for request in s.running]),
@@ -126,7 +127,7 @@ class SequenceSessions:
 
     def open(self, sequence: Sequence, spec: OpenSpec) -> None:
         """Opens a session; one that is there under its id is closed first: START means from zero."""
-        if sequence.seat >= 0:
+        if sequence.seat:
             self._release(sequence)
         self._seen.pop(_key(sequence), None)
         self._take(sequence, lambda: self._opened(sequence, spec))
@@ -193,7 +194,7 @@ class SequenceSessions:
 
     def refused(self, owner: Sequence, error: CarouselError) -> None:
         """See `Door.refused`."""
-        owner.seat = -1
+        owner.seat = NO_SEAT
         if owner.starts:
             owner.opened(error)
         else:
@@ -210,11 +211,11 @@ class SequenceSessions:
         """See `Door.away`. The sequence finds it again with its next request."""
         self._keep_in_mind(owner, session, session.applied)
         self._release(owner)
-        owner.parked()
+        owner.away()
 
     def left(self, owner: Sequence, error: CarouselError | None) -> None:
         """See `Door.left`. If a close is refused, the session ends by its idle_ttl or at the next START."""
-        owner.seat = -1
+        owner.seat = NO_SEAT
         if owner.ending:
             owner.ended()
         elif error is not None:
@@ -225,12 +226,12 @@ class SequenceSessions:
     def _release(self, sequence: Sequence) -> None:
         self.seats.release(sequence.seat, close=False)
 
-    def _keep_in_mind(self, sequence: Sequence, view: SessionView, parked_at: int) -> None:
+    def _keep_in_mind(self, sequence: Sequence, view: SessionView, away_at: int) -> None:
         """All steps of the session that were answered are in it."""
         if view.durability is not Durability.ASYNC:
             return
         key = _key(sequence)
-        self._seen[key] = (view.epoch, parked_at)
+        self._seen[key] = (view.epoch, away_at)
         self._seen.move_to_end(key)
         if len(self._seen) > _MOST_SEEN:
             self._seen.popitem(last=False)
@@ -281,8 +282,8 @@ def _is_whole(view: SessionView, seen: tuple[int, int] | None) -> bool:
         return True
     if seen is None:
         return False
-    epoch, parked_at = seen
-    return view.epoch == epoch or view.applied == parked_at
+    epoch, away_at = seen
+    return view.epoch == epoch or view.applied == away_at
 
 
 def _may_lack_steps(sequence: Sequence, view: SessionView) -> CarouselError:
