@@ -7,30 +7,23 @@ from .sinks import StepSink
 from .types import SessionRef
 
 
-class LateAcks:
+class LateAcks(dict[tuple[StepSink, SessionRef], int]):
     """The highest ack of each session and sender since the last `take`.
 
     A client does not repeat an Ack, and sends as many more steps as it has acknowledged. So no Ack may be
     lost. There is at most one entry for each bound session. Not thread-safe.
     """
 
-    def __init__(self) -> None:
-        self._acks: dict[tuple[StepSink, SessionRef], int] = {}
-
     def add(self, command: Ack | StepBlock) -> None:
         """Adds an Ack, or the acks of a refused block."""
         for ref, seq in zip(command.refs, command.acks, strict=bool(command.acks)):
             sender = command.sink, ref
-            self._acks[sender] = max(seq, self._acks.get(sender, 0))
+            self[sender] = max(seq, self.get(sender, 0))
 
     def take(self) -> list[Ack]:
         """Returns one Ack for each sink, and removes them."""
         together: dict[StepSink, dict[SessionRef, int]] = {}
-        for (sink, ref), seq in self._acks.items():
+        for (sink, ref), seq in self.items():
             together.setdefault(sink, {})[ref] = seq
-        self._acks.clear()
+        self.clear()
         return [Ack(sink, list(acks), list(acks.values())) for sink, acks in together.items()]
-
-    def __len__(self) -> int:
-        """Number of sessions with a waiting Ack."""
-        return len(self._acks)

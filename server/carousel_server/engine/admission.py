@@ -15,14 +15,13 @@ import numpy as np
 
 from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import StepBlock
+from carousel_server.core.ports import Ack, StepBlock
 from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import Float64s, Int64s, SessionRef
 from carousel_server.rows.row_set import alike
 from carousel_server.rows.rows import Rows
 from carousel_server.rows.window import invalid_value, valid_rows
 
-from .gaps import Gaps
 from .rounds import Rounds
 
 _NO_ACK = -1
@@ -39,6 +38,7 @@ class _Arrivals:
     generations: Int64s
     first_seqs: Int64s
     acks: Int64s  # _NO_ACK where the block brings no news
+    ours: np.ndarray  # bool: the session is live, and bound to the row's sender
     arrived_s: Float64s
     deadline_s: Float64s
     inputs: np.ndarray  # uint8[n, steps, input row bytes]
@@ -65,27 +65,45 @@ class Admission:
         self._rows = rows
         self._table = rows.table
         self._window = rows.window
-        # What `admit` has refused and not told yet. It is told before what is refused after it.
-        self._gaps = Gaps(rows.listeners)
+        # Blocks that will be admitted together, with their instants of arrival.
+        self.blocks: list[tuple[StepBlock, float]] = []
+        # Rows of the first `_noted` blocks, which an ack was compared with.
+        self._touched: set[int] = set()
+        self._noted = 0
+        # Steps behind a missing one that are refused and not told yet: the sink's number, tag, expected seq
+        # and seq of each. They are told before what is refused after them. Under overload there are many.
+        # The more of them come at once, the fewer calls tell of them.
+        self._gaps: list[tuple[Int64s, Int64s, Int64s, Int64s]] = []
 
-    def admit(self, blocks: Sequence[tuple[StepBlock, float]], now: float) -> None:
-        """Takes blocks in order of arrival; every row of each is accepted or answered."""
-        start = 0
+    def concerns(self, ack: Ack) -> bool:
+        """True if an Ack names a session of these blocks."""
+        for block, _ in self.blocks[self._noted :]:
+            self._touched.update(ref.row for ref in block.refs)
+        self._noted = len(self.blocks)
+        return any(ref.row in self._touched for ref in ack.refs)
+
+    def admit(self, now: float) -> None:
+        """Takes the blocks in order of arrival; every row of each is accepted or answered."""
+        blocks, start = self.blocks, 0
         for end in range(1, len(blocks) + 1):
             if end == len(blocks) or blocks[end][0].steps != blocks[start][0].steps:
-                self._admit_joined(blocks[start:end], now)
+                joined = self._join(blocks[start:end])
+                if len(set(joined.rows.tolist())) == len(joined.rows):
+                    self._admit_once(joined, now)
+                else:
+                    self._admit_rounds(joined, now)
                 start = end
-        self._gaps.refuse()
+        if self._gaps:
+            self._tell_gaps()
+        self.blocks = []
+        self._touched.clear()
+        self._noted = 0
 
     # -- many rows at a time
 
-    def _admit_joined(self, blocks: Sequence[tuple[StepBlock, float]], now: float) -> None:
-        joined = self._join(blocks)
-        if len(set(joined.rows.tolist())) == len(joined.rows):
-            self._admit_once(joined, now)
-            return
-        # A client that pipelines may have several blocks of one session here: one round each.
-        streaming = self._ours(joined) & ~self._table.generating[joined.rows]
+    def _admit_rounds(self, joined: _Arrivals, now: float) -> None:
+        """A client that pipelines may have several blocks of one session here: one round each."""
+        streaming = joined.ours & ~self._table.generating[joined.rows]
         rounds = Rounds(joined.rows, np.where(streaming, joined.first_seqs, 0))
         while True:
             self._refuse_behind(joined, rounds)
@@ -99,16 +117,20 @@ class Admission:
         refs = np.fromiter(named, np.int64, 2 * sum(sizes)).reshape(-1, 2)
         acks = [a for b, _ in blocks for a in b.acks or repeat(_NO_ACK, len(b.refs))]
         data = blocks[0][0].inputs if len(blocks) == 1 else b"".join(b.inputs for b, _ in blocks)
+        rows, generations = refs.T
+        numbers = [self._rows.listeners.number(block.sink) for block, _ in blocks]
+        bound = self._table.sink[rows] == np.repeat(numbers, sizes)
         return _Arrivals(
             senders=[block.sink for block, _ in blocks],
-            sender=_spread(range(len(blocks)), sizes),
+            sender=np.repeat(np.arange(len(blocks)), sizes),
             tags=np.asarray([tag for block, _ in blocks for tag in block.tags], np.int64),
-            rows=refs[:, 0],
-            generations=refs[:, 1],
+            rows=rows,
+            generations=generations,
             first_seqs=np.asarray([s for block, _ in blocks for s in block.first_seqs], np.int64),
             acks=np.asarray(acks, np.int64),
-            arrived_s=_spread([arrived for _, arrived in blocks], sizes),
-            deadline_s=_spread([block.deadline_s for block, _ in blocks], sizes),
+            ours=self._rows.slots.live(rows, generations) & bound,
+            arrived_s=np.repeat([arrived for _, arrived in blocks], sizes),
+            deadline_s=np.repeat([block.deadline_s for block, _ in blocks], sizes),
             inputs=np.frombuffer(data, np.uint8).reshape(
                 len(refs), blocks[0][0].steps, self._model.input_row_bytes
             ),
@@ -116,11 +138,11 @@ class Admission:
 
     def _admit_once(self, new: _Arrivals, now: float) -> None:
         """One round: no row twice."""
-        table, ours = self._table, self._ours(new)
-        told = ours & (new.acks != _NO_ACK)
+        table = self._table
+        told = new.ours & (new.acks != _NO_ACK)
         self._rows.acknowledge(new.rows[told], new.acks[told])
         simple = (
-            ours
+            new.ours
             & ~table.generating[new.rows]
             & (new.first_seqs == table.received[new.rows] + 1)
             & (new.last_seqs <= table.ack[new.rows] + self._window.steps)
@@ -128,15 +150,17 @@ class Admission:
             & valid_rows(self._model, new.inputs)
         )
         refused = self._refuse_over_quota(new, simple) if self._rows.step_quota else None
-        if simple.all():
-            self._accept(new, now)
+        fresh = new if simple.all() else new.where(simple)
+        self._rows.accept(
+            fresh.rows, fresh.first_seqs, fresh.inputs, fresh.arrived_s, fresh.deadline_s, now
+        )
+        if fresh is new:
             return
-        self._accept(new.where(simple), now)
-        odd = ~simple & ~self._refuse_gaps(new, ours & ~table.generating[new.rows])
+        odd = ~simple & ~self._refuse_gaps(new, new.ours & ~table.generating[new.rows])
         if refused is not None:
             odd &= ~refused
-        if odd.any():
-            self._gaps.refuse()
+        if self._gaps and odd.any():
+            self._tell_gaps()
         for i in np.flatnonzero(odd):
             self._admit_odd(new.where(np.asarray([i])), now)
 
@@ -149,8 +173,8 @@ class Admission:
         where = np.flatnonzero(simple)
         where = where[~self._rows.step_quota.fits(new.rows[where], new.steps)]
         refused[where], simple[where] = True, False
-        if len(where):
-            self._gaps.refuse()
+        if self._gaps and len(where):
+            self._tell_gaps()
         for group in alike(new.sender[where], self._table.tenant[new.rows[where]]):
             chosen = where[group]
             sink = new.senders[int(new.sender[chosen[0]])]
@@ -167,25 +191,26 @@ class Admission:
         told = acks != _NO_ACK
         self._rows.acknowledge(rows[told], acks[told])
         expected = self._table.received[rows] + 1
-        self._gaps.add(self._table.sink[rows], new.tags[behind], expected, new.first_seqs[behind])
+        numbers = self._table.sink[rows]
+        self._gaps.append((numbers, new.tags[behind], expected, new.first_seqs[behind]))
 
     def _refuse_gaps(self, new: _Arrivals, streaming: np.ndarray) -> np.ndarray:
         """Refuses the rows that come behind a missing step; returns which these are."""
         expected = self._table.received[new.rows] + 1
         gaps = streaming & (new.first_seqs > expected)
-        where = np.flatnonzero(gaps)
-        numbers = self._table.sink[new.rows[where]]
-        self._gaps.add(numbers, new.tags[where], expected[where], new.first_seqs[where])
+        if gaps.any():
+            numbers = self._table.sink[new.rows[gaps]]
+            self._gaps.append((numbers, new.tags[gaps], expected[gaps], new.first_seqs[gaps]))
         return gaps
 
-    def _ours(self, new: _Arrivals) -> np.ndarray:
-        """Which rows are of sessions that live and are bound to the row's sender; bool[n]."""
-        numbers = np.asarray([self._rows.listeners.number(sink) for sink in new.senders])
-        bound = self._table.sink[new.rows] == numbers[new.sender]
-        return np.asarray(self._rows.slots.live(new.rows, new.generations) & bound)
-
-    def _accept(self, new: _Arrivals, now: float) -> None:
-        self._rows.accept(new.rows, new.first_seqs, new.inputs, new.arrived_s, new.deadline_s, now)
+    def _tell_gaps(self) -> None:
+        """Tells each sink of its gaps, with one call for all that need the same step next."""
+        numbers, tags, expected, firsts = map(np.concatenate, zip(*self._gaps, strict=True))
+        self._gaps.clear()
+        for group in alike(numbers, expected):
+            sink = self._rows.listeners.sink(int(numbers[group[0]]))
+            error = _gap(int(expected[group[0]]))
+            sink.failures(tags[group].tolist(), firsts[group].tolist(), error)
 
     # -- one row at a time
 
@@ -201,7 +226,9 @@ class Admission:
             sink.failures([int(new.tags[0])], [error.seq], error)
             return
         if fresh is not None:
-            self._accept(fresh, now)
+            self._rows.accept(
+                fresh.rows, fresh.first_seqs, fresh.inputs, fresh.arrived_s, fresh.deadline_s, now
+            )
 
     def _resolve(self, new: _Arrivals, sink: StepSink, now: float) -> _Arrivals | None:
         """The part of a row that is new, or None; sends again what was computed before."""
@@ -275,9 +302,9 @@ class Admission:
         return replace(new, first_seqs=new.first_seqs + cut, inputs=inputs)
 
 
-def _spread(values: Sequence[float], sizes: Sequence[int]) -> np.ndarray:
-    """Each block's value for each of its rows."""
-    return np.full(sizes[0], values[0]) if len(sizes) == 1 else np.repeat(values, sizes)
+def _gap(expected: int) -> CarouselError:
+    message = f"a later step came, but {expected} is next"
+    return CarouselError("SEQUENCE_GAP", message, metadata={"expected": expected})
 
 
 def _block_of(new: _Arrivals, sink: StepSink) -> StepBlock:

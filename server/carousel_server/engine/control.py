@@ -1,9 +1,10 @@
-"""Answers the commands that are not steps: one short function a verb."""
+"""Runs commands: blocks of steps together, every other by a short function a verb."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from carousel_server.core.ports import (
     List,
     Open,
     Replay,
+    StepBlock,
     Unbind,
 )
 from carousel_server.core.types import GenerateSpec, SessionView
@@ -38,7 +40,9 @@ from carousel_server.rows import snapshot
 from carousel_server.rows.lifecycle import Event
 from carousel_server.rows.rows import Rows
 
+from .admission import Admission
 from .generation import Generations
+from .inbox import Arrived
 from .keeper import Keeper
 from .sequences import Sequences
 
@@ -49,7 +53,7 @@ _LATER = object()
 
 
 class Control:
-    """Runs commands between two ticks. Used on the engine's thread only.
+    """Runs commands in order of arrival. Used on the engine's thread only.
 
     A refusal goes to the command's future or sink; nothing is raised.
     """
@@ -69,6 +73,9 @@ class Control:
         self._table = rows.table
         self._residency = residency
         self._generations = generations
+        self._admission = Admission(context, rows)
+        # Commands that have come and have not run.
+        self._taken: deque[Arrived] = deque()
         self._verbs: dict[type, Callable[[Any, float], object]] = {
             Open: lambda c, now: residency.open(c.spec, now),
             Get: lambda c, _: rows.view(c.ref),
@@ -88,7 +95,25 @@ class Control:
             Committed: keeper.committed,
         }
 
-    def run(self, command: Command, now: float) -> None:
+    def run(self, arrived: list[Arrived], now: float) -> None:
+        """Runs what has come. An Ack of other sessions does not part the blocks around it."""
+        self._taken.extend(arrived)
+        while self._taken:
+            command, arrived_s = self._taken.popleft()
+            if isinstance(command, StepBlock):
+                self._admission.blocks.append((command, arrived_s))
+                continue
+            if not isinstance(command, Ack) or self._admission.concerns(command):
+                self._admission.admit(now)
+            self._run(command, now)
+        self._admission.admit(now)
+
+    def drain(self) -> Iterator[Command]:
+        """Commands that have not been answered, at the end."""
+        yield from (block for block, _ in self._admission.blocks)
+        yield from (command for command, _ in self._taken)
+
+    def _run(self, command: Command, now: float) -> None:
         """Runs one command and settles its future, if it has one and is not an Infer."""
         reply: Future[Any] | None = getattr(command, "reply", None)
         try:

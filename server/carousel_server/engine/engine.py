@@ -27,12 +27,10 @@ from carousel_server.residency.residency import Residency
 from carousel_server.rows.rows import Rows
 from carousel_server.rows.slab import Slab
 
-from .admission import Admission
 from .control import Control
 from .describe import describe
 from .generation import Generations
 from .inbox import Inbox
-from .intake import Intake
 from .keeper import Keeper
 from .requests import encoded, tokenizer_of
 from .runner import Buckets, DeviceLostError, Runner
@@ -110,10 +108,9 @@ class Engine:
         self._generations = Generations(context, rows, residency, model)
         self._sequences = Sequences(context, model, runner)
         self._stepping = Stepping(context, rows, runner, self._generations)
-        control = Control(
+        self._control = Control(
             context, rows, residency, self._keeper, self._generations, self._sequences
         )
-        self._intake = Intake(self._inbox, Admission(context, rows), control)
         self._thread = threading.Thread(target=self._turn, name=f"engine-{view.name}", daemon=True)
         self._stopping = threading.Event()
         self._drain_asked = False
@@ -220,7 +217,7 @@ class Engine:
         set_tick_began(now)
         try:
             self._keeper.check_lease(now)
-            self._intake.run(now)
+            self._control.run(self._inbox.drain(), now)
             self._residency.make_room(now)
             batch = self._stepping.select(now)
             if batch is not None:
@@ -313,8 +310,11 @@ class Engine:
         """Answers all that waits, at the end of the thread."""
         error = self._broken or CarouselError("DRAINING", "the server is shutting down")
         table, refuse = self._rows.table, self._stepping.refuse
+        left = list(self._control.drain())
+        while arrived := self._inbox.drain():
+            left += [command for command, _ in arrived]
         answers: list[Callable[[], object]] = [
-            *(partial(command.refuse, error) for command in self._intake.drain()),
+            *(partial(command.refuse, error) for command in left),
             *(partial(command.refuse, error) for command in self._residency.drain_waiting()),
             *(partial(self._generations.stop, row, error) for row in self._generations.rows()),
             *(

@@ -1,9 +1,10 @@
-"""What waits for the engine: a bounded queue of commands, filled by any thread."""
+"""What waits for the engine: a bounded queue of commands, filled by any thread. Tenants take turns."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict, deque
 from typing import assert_never
 
 import numpy as np
@@ -33,8 +34,6 @@ from carousel_server.core.ports import (
 from carousel_server.core.quotas import Quota, Shares, quota_exceeded
 from carousel_server.rows.table import SessionTable
 
-from .tenant_queues import Arrived, TenantQueues
-
 # These make room, so they are taken when the inbox is full. Their number is bounded all the same: by
 # the streams, sessions and calls that they end.
 _ALWAYS_TAKEN = (CancelGenerate, Close, Committed, Unbind)
@@ -42,9 +41,26 @@ _ALWAYS_TAKEN = (CancelGenerate, Close, Committed, Unbind)
 # What a session costs in a command beside its inputs: its reference, tag, seq and ack.
 _REF_BYTES = 256
 
+# A tick takes no more commands of a tenant, and no more blocks once they have so many rows. So it ends in
+# bounded time, whatever waits.
+_MOST_COMMANDS = 4096
+_MOST_ROWS = 4096
+
+# The same while several tenants have sessions, so that the steps of one do not wait long for those of others.
+_MOST_ROWS_OF_SEVERAL = 1024
+
+# Stands for tenants without a session in this engine, and for the store's answers.
+_NOBODY = -1
+
+Arrived = tuple[Command, float]
+"""A command, and when it came."""
+
 
 class Inbox:
-    """Commands in order of arrival, each with its instant. `put` from any thread, the rest on one."""
+    """Commands in order of arrival within each tenant. `put` from any thread, the rest on one.
+
+    Two tenants never name the same session, so nothing depends on the order between them.
+    """
 
     def __init__(
         self,
@@ -60,8 +76,9 @@ class Inbox:
         self._retry_after_s = retry_after_s
         self._ready = threading.Condition()
         self._commands: list[Arrived] = []
-        # Those that `drain` has looked at and left for a later tick.
-        self._queues = TenantQueues(table)
+        self._table = table
+        # Those that `drain` has looked at and left for a later tick, by the tenant's number.
+        self._queues: defaultdict[int, deque[Arrived]] = defaultdict(deque)
         # How many commands wait, and their bytes.
         self._count = 0
         self._bytes = 0
@@ -99,7 +116,7 @@ class Inbox:
             self._ready.notify()
 
     def drain(self) -> list[Arrived]:
-        """Takes what one tick runs, with the instants of arrival. Tenants take turns.
+        """Takes what one tick runs: at least one command of each tenant that has any.
 
         Acks that found the inbox full come first, so that no later block meets a window without them.
         """
@@ -107,11 +124,10 @@ class Inbox:
             return []
         with self._ready:
             new, self._commands = self._commands, []
-            now = time.monotonic()
-            late: list[Arrived] = [(ack, now) for ack in self._late_acks.take()]
+            late = self._late_acks.take() if self._late_acks else []
         for arrived in new:
-            self._queues.add(arrived)
-        taken = self._queues.take()
+            self._queues[self._tenant(arrived[0])].append(arrived)
+        taken = self._take_turns()
         with self._ready:
             self._count -= len(taken)
             for command, _ in taken:
@@ -120,7 +136,8 @@ class Inbox:
                 if self._shared:
                     self._command_shares.give_back(_tenant_of(command))
                     self._byte_shares.give_back(_tenant_of(command), size)
-        return late + taken
+        now = time.monotonic()
+        return [*((ack, now) for ack in late), *taken]
 
     def wait(self, timeout_s: float) -> None:
         """Returns when there is a command, when the inbox is closed, or after a while."""
@@ -133,6 +150,42 @@ class Inbox:
         with self._ready:
             self._closed = error
             self._ready.notify()
+
+    def _take_turns(self) -> list[Arrived]:
+        taken: list[Arrived] = []
+        most_rows = _MOST_ROWS_OF_SEVERAL if self._table.tenancy.several else _MOST_ROWS
+        for tenant, queue in list(self._queues.items()):
+            rows = 0
+            for _ in range(min(len(queue), _MOST_COMMANDS)):
+                taken.append(arrived := queue.popleft())
+                if isinstance(arrived[0], StepBlock):
+                    rows += len(arrived[0].refs)
+                    if rows >= most_rows:
+                        break
+            if not queue:
+                del self._queues[tenant]
+        return taken
+
+    def _tenant(self, command: Command) -> int:
+        """The number of the command's tenant in the table."""
+        table = self._table
+        match command:
+            case Open() | Import() | Fork():
+                return table.tenancy.number(command.spec.tenant)
+            case Infer() | List():
+                return table.tenancy.number(command.tenant)
+            case Activate():
+                return table.tenancy.number(command.record.key.tenant)
+            case StepBlock() | Ack():
+                return int(table.tenant[command.refs[0].row]) if command.refs else _NOBODY
+            case Bind() | Unbind() | Replay() | Generate() | CancelGenerate():
+                return int(table.tenant[command.ref.row])
+            case Get() | Close() | Export():
+                return int(table.tenant[command.ref.row])
+            case Committed():
+                return _NOBODY
+            case unknown:
+                assert_never(unknown)
 
     def _keeps_only_acks(self, command: Command) -> bool:
         """Keeps the acks of what finds no room; True if that is all there is."""
@@ -148,7 +201,7 @@ class Inbox:
                 f"{self._count} commands with {self._bytes} bytes are waiting",
                 retry_after_s=self._retry_after_s,
             )
-        tenant = _tenant_of(command)
+        tenant = _tenant_of(command) if self._shared else ""
         if not tenant:  # it is about a session of its caller's, of which there are so many
             return
         for shares, amount, what in (

@@ -188,7 +188,7 @@ def test_a_device_that_fails_on_zeros_makes_the_model_unhealthy() -> None:
 def test_cancelled_calls_leave_their_place() -> None:
     rig = Rig(RunningSum(causal=False), max_infer_queue=2, infer_batch_steps=1)
     calls = [submit(rig, 1.0) for _ in range(3)]
-    rig.engine._intake.run(rig.now)
+    rig.engine._control.run(rig.engine._inbox.drain(), rig.now)
     assert calls[1].reply.cancel()
     late = submit(rig, 2.0)
     rig.settle()
@@ -198,9 +198,9 @@ def test_cancelled_calls_leave_their_place() -> None:
 def test_the_queue_is_bounded_in_bytes() -> None:
     rig = Rig(RunningSum(causal=False), inbox_bytes=40, infer_batch_steps=1)
     calls = [submit(rig, 1.0, 1.0) for _ in range(2)]
-    rig.engine._intake.run(rig.now)
+    rig.engine._control.run(rig.engine._inbox.drain(), rig.now)
     calls.append(submit(rig, 1.0, 1.0))
-    rig.engine._intake.run(rig.now)
+    rig.engine._control.run(rig.engine._inbox.drain(), rig.now)
     with pytest.raises(CarouselError, match="QUEUE_FULL"):
         calls[2].reply.result(0)
     rig.settle()

@@ -48,7 +48,7 @@ def test_what_is_late_takes_nobodys_place_in_the_batch(sink: RecordingSink) -> N
     fine = [rig.session(other, tag) for tag in range(1, 3)]
     rig.engine.submit(lockstep(sink, late, 1, deadline_s=rig.now + 1))
     rig.engine.submit(lockstep(other, fine, 1))
-    rig.engine._intake.run(rig.now)
+    rig.engine._control.run(rig.engine._inbox.drain(), rig.now)
     rig.now += 2
     rig.tick()
     assert len(sink.refusals) == 4

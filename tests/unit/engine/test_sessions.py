@@ -346,7 +346,7 @@ def test_outputs_and_binds_count_as_use(rig: Rig) -> None:
     sink = RecordingSink()
     ref = rig.session(sink)
     rig.engine.submit(block(sink, ref, 1, 1))
-    rig.engine._intake.run(rig.now)
+    rig.engine._control.run(rig.engine._inbox.drain(), rig.now)
     rig.now += 3000
     rig.settle()
     rig.now += 3000

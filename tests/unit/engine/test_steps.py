@@ -455,7 +455,7 @@ def test_a_chunk_runs_up_to_its_first_late_step(sink: RecordingSink) -> None:
     ref = rig.session(sink)
     rig.engine.submit(block(sink, ref, 1, 1, 2))
     rig.engine.submit(block(sink, ref, 3, 3, 4, deadline_s=rig.now + 5))
-    rig.engine._intake.run(rig.now)
+    rig.engine._control.run(rig.engine._inbox.drain(), rig.now)
     rig.now += 10
     rig.settle()
     assert [seq for seq, _ in sink.of(1)] == [1, 2]

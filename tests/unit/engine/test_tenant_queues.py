@@ -8,12 +8,16 @@ import pytest
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, Close, Command, Get, StepBlock, Unbind
 from carousel_server.core.types import SessionRef
-from carousel_server.engine.tenant_queues import TenantQueues
+from carousel_server.engine.inbox import Inbox
 
 from .fakes import RecordingSink, Rig, block, rows
 
 WIDE = 600
 """Sessions of a block of the flood: two blocks are more than a tick takes of one of several tenants."""
+
+
+def inbox_of(rig: Rig) -> Inbox:
+    return Inbox(100, 1 << 30, 1.0, rig.engine._rows.table)
 
 
 def flooded(rig: Rig, blocks: int) -> RecordingSink:
@@ -57,28 +61,28 @@ def test_what_waits_still_counts_against_the_limit_of_the_inbox() -> None:
 def test_a_tenant_alone_is_served_up_to_a_whole_batch_in_order() -> None:
     rig = Rig()
     ref, sink = rig.open(tenant="only"), RecordingSink()
-    queues = TenantQueues(rig.engine._rows.table)
+    inbox = inbox_of(rig)
     commands: list[Command] = [
         block(sink, ref, 1, 1), Ack(sink, [ref], [0]), Get(ref), block(sink, ref, 2, 1),
         Unbind(ref, sink), Close(ref),
     ]  # fmt: skip
     for command in commands:
-        queues.add((command, 0.0))
-    assert [command for command, _ in queues.take()] == commands
-    assert not queues
+        inbox.put(command)
+    assert [command for command, _ in inbox.drain()] == commands
+    assert not len(inbox)
 
 
 def test_a_tick_ends_though_one_tenant_has_more() -> None:
     rig, sink = Rig(), RecordingSink()
     ref, other = rig.open(tenant="flood"), rig.open(tenant="steady")
-    queues = TenantQueues(rig.engine._rows.table)
+    inbox = inbox_of(rig)
     refs = [ref] * 300  # never looked at here
     many = [StepBlock(sink, [1] * 300, refs, [1] * 300, 1, rows(*[1.0] * 300)) for _ in range(9)]
     for command in (*many, Close(ref), Close(other)):
-        queues.add((command, 0.0))
+        inbox.put(command)
     sizes, order = [], []
-    while queues:
-        taken = [command for command, _ in queues.take()]
+    while len(inbox):
+        taken = [command for command, _ in inbox.drain()]
         sizes.append(len(taken))
         order += taken
     assert sizes == [4 + 1, 4, 2]
