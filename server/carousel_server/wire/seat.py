@@ -49,7 +49,7 @@ class Event(StrEnum):
     BIND = "bound by its engine"
     REFUSE = "refused"
     POSTPONE = "not to be had now"
-    PARK = "parked"
+    DEPART = "gone to the store"
     WANT = "a step or Replay comes"
     LOSE = "lost for good"
     RELEASE = "given back"
@@ -60,7 +60,7 @@ class Event(StrEnum):
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WANTED, Event.BIND): State.BOUND,
     (State.WANTED, Event.REFUSE): State.LEFT,
-    (State.BOUND, Event.PARK): State.AWAY,
+    (State.BOUND, Event.DEPART): State.AWAY,
     (State.BOUND, Event.LOSE): State.LEFT,
     (State.BOUND, Event.RELEASE): State.LEFT,
     (State.BOUND, Event.CLOSE): State.CLOSING,
@@ -179,7 +179,7 @@ def not_fetched(error: CarouselError) -> CarouselError:
     return CarouselError("LEASE_LOST", message, retry_after_s=error.retry_after_s)
 
 
-def went_back(applied: int, parked: int) -> CarouselError:
+def went_back(applied: int, kept: int) -> CarouselError:
     """Why a seat is lost whose session comes back in the past."""
-    message = f"the store went back: step {parked} was kept, and now {applied} is the last"
+    message = f"the store went back: step {kept} was kept, and now {applied} is the last"
     return CarouselError("LEASE_LOST", message, retry_after_s=_RETRY_AFTER_S)

@@ -146,7 +146,7 @@ class Seats(Generic[O]):
     def _away(self, tag: int, session: SessionView) -> None:
         if (seat := self._seat(tag)) is None or self.engine[seat] is None:
             return
-        self._advance(seat, Event.PARK)
+        self._advance(seat, Event.DEPART)
         claim = self._claim(seat)
         claim.applied, claim.epoch_floor = session.applied, session.epoch
         claim.ack = max(claim.ack, session.ack)

@@ -134,7 +134,7 @@ def rig() -> Rig:
 
 def test_what_the_table_lacks_cannot_happen() -> None:
     with pytest.raises(AssertionError, match="a seat in state LEFT"):
-        advance(State.LEFT, Event.PARK)
+        advance(State.LEFT, Event.DEPART)
     assert {state for state, _ in TRANSITIONS} == set(State) - {State.LEFT}
     assert {event for _, event in TRANSITIONS} == set(Event)
 

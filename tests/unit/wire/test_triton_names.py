@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carousel_server.wire.fields import SEQUENCE_PREFIX, check_session_id
-from carousel_server.wire.triton.names import session_id
+from carousel_server.wire.triton.parameters import session_id
 
 SEQUENCE_IDS = st.one_of(st.integers(0, 2**64 - 1), st.text(min_size=1, max_size=128))
 

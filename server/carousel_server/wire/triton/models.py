@@ -9,8 +9,7 @@ from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import CatalogPort, EnginePort
 
-from .names import session_id
-from .parameters import SequenceId
+from .parameters import SequenceId, session_id
 from .replies import VERSION, ReplyForm
 from .sequence import Sequence
 from .sessions import SequenceSessions

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import NamedTuple
 
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import NO_DEADLINE
 from carousel_server.core.types import Durability
-from carousel_server.wire.fields import deadline_after
+from carousel_server.wire.fields import SEQUENCE_PREFIX, deadline_after
 
 SequenceId = int | str
 
 MAX_ID_CHARACTERS = 128
+
+_MODEL_CHARACTERS = 64
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,48}")
 
 _UINT64 = (1 << 64) - 1
 _DURABILITIES = {
@@ -120,3 +125,19 @@ def _wrong_type(name: str, expected: str) -> CarouselError:
 
 def _invalid(name: str, message: str) -> CarouselError:
     return CarouselError("FIELD_INVALID", message, field=f"parameters[{name}]")
+
+
+def session_id(model: str, sequence_id: SequenceId) -> str:
+    """The id of the session that is a sequence of a model.
+
+    `triton:<model>:<number>` or `triton:<model>:s:<text>`, which anybody can name in `carousel sessions`;
+    texts that are long or have other characters than a session id may have stand as `h:` and a hash.
+    Nobody else opens, imports or forks a session of such an id; all else can be done with it.
+    """
+    head = f"{SEQUENCE_PREFIX}{model[:_MODEL_CHARACTERS]}:"
+    if isinstance(sequence_id, int):
+        return f"{head}{sequence_id}"
+    if _PLAIN_ID.fullmatch(sequence_id):
+        return f"{head}s:{sequence_id}"
+    digest = hashlib.sha256(sequence_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{head}h:{digest[:48]}"

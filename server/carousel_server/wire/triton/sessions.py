@@ -17,6 +17,7 @@ from carousel_server.core.futures import done, failed, then, tried
 from carousel_server.core.ports import CatalogPort, Close, EnginePort, Place, StepBlock, ask
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Bytes2D, Durability, OpenSpec, SessionRef, SessionView
+from carousel_server.wire.places import find_session
 from carousel_server.wire.seat import NO_SEAT, Claim
 from carousel_server.wire.seats import Seats
 
@@ -148,7 +149,7 @@ class SequenceSessions:
         def find(error: BaseException) -> Future[Place]:
             if _reason(error) != "SESSION_EXISTS":  # with another durability
                 return failed(error)
-            found = self._catalog.resume(*_key(sequence))
+            found = find_session(self._catalog, _key(sequence))
             return then(found, close, lambda e: failed(taken if _reason(e) in _GONE else e))
 
         return tried(
@@ -170,7 +171,7 @@ class SequenceSessions:
         def missing(error: BaseException) -> Future[Place]:
             return failed(not_started(sequence) if _reason(error) in _NEVER_WAS else error)
 
-        return then(self._catalog.resume(*_key(sequence)), here, missing)
+        return then(find_session(self._catalog, _key(sequence)), here, missing)
 
     def _check_here(self, sequence: Sequence, place: Place) -> None:
         if place[0] is not self._engine:  # a ref means another session there
