@@ -34,8 +34,8 @@ class Context:
     quotas: Quotas
     metrics: EngineMetrics
     store: StorePort
-    clock: Callable[[], float] = time.monotonic
-    strict: bool = False
+    clock: Callable[[], float]
+    strict: bool
 
     @property
     def share(self) -> float:

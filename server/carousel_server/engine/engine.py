@@ -69,6 +69,18 @@ class Environment:
     strict: bool = False
     clock: Callable[[], float] = time.monotonic
 
+    def context(self, model: ModelView, limits: EngineLimits) -> Context:
+        """What the parts of one engine share."""
+        return Context(
+            model=model,
+            limits=limits,
+            quotas=self.quotas,
+            metrics=self.metrics(model),
+            store=self.store or NoStore(),
+            clock=self.clock,
+            strict=self.strict,
+        )
+
 
 class Engine:
     """One model's sessions, state and heartbeat; implements `core.ports.EnginePort`.
@@ -83,15 +95,7 @@ class Engine:
     ) -> None:
         view = describe(model, limits, strict=environment.strict)
         self._loaded = model
-        self._context = context = Context(
-            view,
-            limits,
-            environment.quotas,
-            environment.metrics(view),
-            environment.store or NoStore(),
-            environment.clock,
-            environment.strict,
-        )
+        self._context = context = environment.context(view, limits)
         slab = Slab(model.state_specs, limits.slots, model.device, model.kernel)
         buckets = Buckets(limits.max_batch, strict=context.strict, invariant=model.batch_invariant)
         runner = Runner(model, slab, buckets)
