@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.futures import WithReply, done, then
+from carousel_server.core.futures import done, then
 from carousel_server.core.ports import Close, EnginePort, Opened, Place, ask
 from carousel_server.core.types import SessionView
 
@@ -27,11 +27,6 @@ def _seen(answer: asyncio.Future[Any]) -> None:
     """An error that comes after the caller has left has no reader, and is no defect to be logged."""
     if not answer.cancelled():
         answer.exception()
-
-
-async def answer_of(engine: EnginePort, command: WithReply[T]) -> T:
-    """Submits a command and waits for its answer. Raises CarouselError if it is refused."""
-    return await reply_of(ask(engine, command))
 
 
 def placed(engine: EnginePort, opened: Opened) -> Future[tuple[Place, SessionView]]:

@@ -221,6 +221,18 @@ def test_a_seat_that_is_given_back_while_it_is_found_leaves_other_doors_alone() 
     assert not rig.sent(Bind)
 
 
+@pytest.mark.parametrize("close", [False, True])
+def test_a_seat_that_is_given_back_before_it_is_bound_is_bound_first(close: bool) -> None:
+    rig = Rig()
+    rig.hold()
+    rig.seats.release(rig.seat, close=close)
+    assert rig.state is State.WANTED
+    rig.loop.run()
+    assert (rig.state, rig.told, rig.error) == (State.LEFT, ["bound", "left"], None)
+    assert rig.engine.bound == []
+    assert bool(rig.engine.sessions) is not close
+
+
 def test_results_for_a_former_owner_are_dropped(rig: Rig) -> None:
     tag = rig.seats.tag[rig.seat]
     rig.seats.release(rig.seat, close=False)
