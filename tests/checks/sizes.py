@@ -12,7 +12,9 @@ MOST_LINES = 400
 MOST_FUNCTION_LINES = 70
 MOST_PARAMETERS = 6
 
-PUBLIC = (Path("client/python/carousel/__init__.py"), Path("client/python/carousel/exceptions.py"))
+SDK = Path("client/python/carousel")
+
+PUBLIC = (SDK / "__init__.py", SDK / "exceptions.py")
 """Their `__all__` list the SDK's public classes."""
 
 
@@ -64,8 +66,9 @@ def constructors(root: Path) -> Iterator[Violation]:
     for source in sources(root, *CODE):
         if source.generated:
             continue
+        of_the_sdk = source.path.is_relative_to(SDK)
         for name, count, line in constructor_sizes(source.tree):
-            if count > MOST_PARAMETERS and name not in public:
+            if count > MOST_PARAMETERS and not (of_the_sdk and name in public):
                 yield Violation(
                     "constructor", source.path, line, name,
                     f"{count} parameters, of at most {MOST_PARAMETERS}",

@@ -47,8 +47,12 @@ def layer_names(root: Path) -> list[list[str]]:
 def plain_prose(root: Path) -> Iterator[Violation]:
     """README, ARCHITECTURE and the guides have short sentences, and few that are joined."""
     for pattern in PROSE:
-        pages = sorted(root.glob(pattern))
-        found = of_files(pages)
+        found = of_files(sorted(root.glob(pattern)))
+        if not found.sentences:
+            yield Violation(
+                "prose", Path(pattern), 1, pattern, "no sentence was found there",
+                "name the pages in prose.PROSE",
+            )  # fmt: skip
         if not found.is_plain:
             yield Violation(
                 "prose", Path(pattern), 1, pattern,

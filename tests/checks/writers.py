@@ -1,9 +1,9 @@
 """One package writes the arrays of the session table; everybody may read them.
 
 The names of the arrays come from the table's own class. A write is an assignment to an element or a slice
-of an array, a call that changes it in place, or an assignment of another array in its place. The check
-reads syntax, not types. So it takes `x.applied[...] = …` for a write of the table wherever `x` is not
-`self`, and it follows an array into a local name (`applied = table.applied`).
+of an array, its deletion, a call that changes it in place, or an assignment of another array in its place.
+The check reads syntax, not types. So it takes `x.applied[...] = …` for a write of the table wherever `x` is
+not `self`, and it follows an array into a local name (`applied = table.applied`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .sources import SERVER, Source, Violation, sources
+from .sources import SERVER, Function, Source, Violation, sources
 
 TABLE = "SessionTable"
 """The class whose constructor makes the arrays."""
@@ -26,8 +26,9 @@ _OWNERS = ("table", "rows")
 
 _IN_PLACE = frozenset(
     [
-        *("add", "append", "clear", "discard", "extend", "fill", "insert", "itemset", "partition"),
-        *("pop", "put", "remove", "resize", "sort", "update"),
+        *("add", "add_row", "append", "clear", "discard", "extend", "fill", "insert", "itemset"),
+        *("partition", "pop", "popitem", "put", "remove", "resize", "reverse", "setdefault"),
+        *("setfield", "sort", "update"),
     ]
 )
 """Methods of arrays, lists and row sets that change them."""
@@ -66,10 +67,9 @@ def writes(root: Path) -> list[Write]:
     for source in found:
         own = source.path == table.path
         home = own or source.path.is_relative_to(SERVER / HOME)
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                scope = _Scope(arrays, node, own=own)
-                places |= {Write(source.path, *write, home) for write in scope.writes()}
+        for part in _parts(source):
+            scope = _Scope(arrays, part, own=own)
+            places |= {Write(source.path, *write, home) for write in scope.writes()}
     return sorted(places)
 
 
@@ -80,6 +80,18 @@ def _table(found: list[Source]) -> Source:
     raise ValueError(
         f"no class {TABLE} in {SERVER}: name the table's class in {Path(__file__).name}"
     )
+
+
+def _parts(source: Source) -> Iterator[ast.AST]:
+    """All functions, and the statements outside of functions."""
+    yield from (function for _, function in source.functions())
+    outside: list[ast.AST] = [source.tree]
+    while outside:
+        for node in ast.iter_child_nodes(outside.pop()):
+            if isinstance(node, ast.ClassDef):
+                outside.append(node)
+            elif not isinstance(node, Function):
+                yield node
 
 
 def _arrays(table: Source) -> frozenset[str]:
@@ -97,19 +109,19 @@ def _arrays(table: Source) -> frozenset[str]:
 
 
 class _Scope:
-    """One function: which of its names stand for arrays of the table, and what it writes."""
+    """One function or statement: which of its names stand for arrays of the table, and what it writes."""
 
-    def __init__(self, arrays: frozenset[str], function: ast.AST, *, own: bool) -> None:
+    def __init__(self, arrays: frozenset[str], part: ast.AST, *, own: bool) -> None:
         self._arrays = arrays
-        self._function = function
+        self._part = part
         self._own = own
         """The file is the table's own: `self` is the table."""
         self._local = dict(self._aliases())
 
     def writes(self) -> Iterator[tuple[int, str]]:
         """Line and array of each."""
-        for node in ast.walk(self._function):
-            if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.For):
+        for node in ast.walk(self._part):
+            if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Delete | ast.For):
                 for target in _targets(node):
                     yield from self._stored(target)
             elif isinstance(node, ast.Call):
@@ -152,7 +164,7 @@ class _Scope:
 
     def _aliases(self) -> Iterator[tuple[str, str]]:
         """Local names of whole arrays: `applied = table.applied`, also several at once or in turn."""
-        for node in ast.walk(self._function):
+        for node in ast.walk(self._part):
             for name, value in _named(node):
                 if (
                     isinstance(value, ast.Attribute)
@@ -182,8 +194,10 @@ def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
             yield from _pairs(one, of)
 
 
-def _targets(node: ast.Assign | ast.AnnAssign | ast.AugAssign | ast.For) -> Iterator[ast.expr]:
-    waiting = list(node.targets) if isinstance(node, ast.Assign) else [node.target]
+def _targets(
+    node: ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Delete | ast.For,
+) -> Iterator[ast.expr]:
+    waiting = list(node.targets) if isinstance(node, ast.Assign | ast.Delete) else [node.target]
     while waiting:
         target = waiting.pop(0)
         if isinstance(target, ast.Tuple | ast.List):

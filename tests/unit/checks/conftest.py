@@ -52,4 +52,6 @@ def write(tmp_path: Path) -> Write:
     write("server/carousel_server/rows/__init__.py", "")
     write("server/carousel_server/rows/table.py", TABLE)
     write("tests/test_all.py", "assert True\n" * 2000)
+    for page in ("README.md", "ARCHITECTURE.md", "docs/guides/a.md"):
+        write(page, "It is short.\n")
     return write

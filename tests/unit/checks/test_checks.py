@@ -11,7 +11,7 @@ from tests.checks.sizes import constructor_sizes, function_lines
 from tests.checks.sources import Source
 from tests.checks.writers import writes
 
-from .conftest import Write
+from .conftest import TABLE, Write
 
 ENGINE = "server/carousel_server/engine"
 
@@ -99,6 +99,16 @@ def test_public_classes_of_the_sdk_may_have_many_options(write: Write, tmp_path:
     assert found(tmp_path) == ["constructor client/python/carousel/all.py:6 Inner"]
 
 
+def test_a_name_of_the_sdk_exempts_no_class_elsewhere(write: Write, tmp_path: Path) -> None:
+    write("client/python/carousel/__init__.py", '__all__ = ["Batch"]\n')
+    write(f"{ENGINE}/wide.py", constructor(7, "Batch"))
+    write("client/python/generate.py", constructor(7, "Batch"))
+    assert found(tmp_path) == [
+        f"constructor {ENGINE}/wide.py:2 Batch",
+        "constructor client/python/generate.py:2 Batch",
+    ]
+
+
 WRITES = [
     "self._table.applied[rows] += 1",
     "table.applied[row] = 1",
@@ -116,6 +126,9 @@ WRITES = [
     "for each in (table.applied, other): each[row] = 1",
     "for table.applied[row] in numbers: pass",
     "if (found := table.applied) is not None: found[row] = 1",
+    "del table.applied[row]",
+    "del other, table.applied",
+    "table.applied.setfield(1, 'i8')",
 ]
 READS = [
     "x = table.applied[row]",
@@ -134,6 +147,33 @@ READS = [
 def test_a_second_writer(write: Write, tmp_path: Path, line: str) -> None:
     write(f"{ENGINE}/second.py", f"class A:\n    def f(self):\n        {line}\n")
     assert found(tmp_path) == [f"writer {ENGINE}/second.py:3 applied"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("table.applied[row] = 1\n", 1),
+        ("f = lambda table: table.applied.fill(0)\n", 1),
+        ("class A:\n    table.applied[row] = 1\n", 2),
+        ("if known:\n    applied = table.applied; applied[row] = 1\n", 2),
+    ],
+)
+def test_a_second_writer_outside_of_functions(
+    write: Write, tmp_path: Path, text: str, line: int
+) -> None:
+    write(f"{ENGINE}/second.py", text)
+    assert found(tmp_path) == [f"writer {ENGINE}/second.py:{line} applied"]
+
+
+def test_a_second_writer_of_a_row_set_or_a_list(write: Write, tmp_path: Path) -> None:
+    init = "        self.ready = RowSet(slots)\n        self.ids"
+    write("server/carousel_server/rows/table.py", TABLE.replace("        self.ids", init))
+    text = "def f(table):\n    table.ready.add_row(1)\n    table.ids.reverse()\n"
+    write(f"{ENGINE}/second.py", text)
+    assert found(tmp_path) == [
+        f"writer {ENGINE}/second.py:2 ready",
+        f"writer {ENGINE}/second.py:3 ids",
+    ]
 
 
 @pytest.mark.parametrize("line", READS)
@@ -191,6 +231,14 @@ def test_long_sentences(write: Write, tmp_path: Path) -> None:
     assert found(tmp_path) == []
     write("docs/guides/a.md", "word " * 15 + ".\n")
     assert found(tmp_path) == ["prose docs/guides/*.md:1 docs/guides/*.md"]
+
+
+@pytest.mark.parametrize("text", ["", "# A heading\n"])
+def test_pages_without_a_sentence(write: Write, tmp_path: Path, text: str) -> None:
+    write("docs/guides/a.md", text)
+    assert found(tmp_path) == ["prose docs/guides/*.md:1 docs/guides/*.md"]
+    (tmp_path / "README.md").unlink()
+    assert "prose README.md:1 README.md" in found(tmp_path)
 
 
 def test_joined_sentences(write: Write, tmp_path: Path) -> None:
