@@ -701,3 +701,19 @@ def test_messages_that_cross_a_fence_harm_nothing() -> None:
     world.deliver()
     assert done in world.ended
     assert world.server.sessions == {}
+
+
+def test_what_a_failed_message_has_ended_is_not_lost_with_a_confirmation() -> None:
+    world = World(MiniServer(pb.DURABILITY_NONE))
+    lane = world.open()
+    world.server.refuse_steps.append(Refusal("QUEUE_FULL"))
+    ticket = world.submit(lane, [1])
+    assert world.stream is not None
+    (refused,) = world.stream.out
+    refused.failure.handles.extend([lane.handle, 0])
+    refused.failure.seqs.extend([1, 0])
+    with pytest.raises(carousel.QueueFullError):  # the second part names no session
+        world.core.receive(refused, world.now_s)
+    assert ticket not in world.do(world.core.taken(lane, 0)).ended
+    world.break_()
+    assert world.ended.count(ticket) == 1

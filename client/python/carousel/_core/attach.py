@@ -104,7 +104,7 @@ class AttachCore:
         passes = error.retryable or isinstance(error, ConnectionLostError)
         for lane in list(self._bindings.lanes.values()):
             known = self._link.welcomed or lane.facts.bound
-            if not (passes and self._link.policy.mends and known):
+            if not (passes and self._link.mends and known):
                 self._steps.end(lane, error)
             elif self._ends_with_its_stream(lane):
                 self._steps.end(lane, SessionClosedError("closed here"))
@@ -216,7 +216,7 @@ class AttachCore:
         """The application has what it got up to output `seq`, and will not want that again."""
         if lane.journal is not None:
             lane.journal.take(seq)
-        return self._link.take_effects()
+        return Effects()  # what an event before has left is for the next one
 
     def unbind(self, lane: Lane, *, close: bool) -> tuple[UnbindTicket | None, Effects]:
         """Gives a session back, and closes it if asked to. None if it is gone already.
