@@ -33,6 +33,21 @@ def test_it_takes_binds_while_there_is_a_stream_that_does_not_drain(link: Link) 
     assert not link.may_bind
 
 
+@pytest.mark.parametrize(
+    ("policy", "mends"),
+    [
+        (carousel.RetryPolicy(), True),
+        (carousel.RetryPolicy(attempts=2), True),
+        (carousel.RetryPolicy(attempts=1), False),
+        (carousel.RetryPolicy(reconnect_s=0), False),
+    ],
+)
+def test_a_lost_connection_is_mended_unless_the_policy_forbids_it(
+    policy: carousel.RetryPolicy, mends: bool
+) -> None:
+    assert Link(policy, random.Random(1)).mends is mends
+
+
 def test_effects_are_handed_out_once_in_their_order(link: Link) -> None:
     link.opened()
     ticket = Ticket()

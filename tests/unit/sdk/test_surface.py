@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import carousel
-from carousel.testing import FakeServer
+from carousel.testing import FakeModel, FakeServer
 
 CLIENT = {
     "attach", "batch", "close", "close_session", "fork_session", "generate", "health", "import_session",
@@ -74,3 +74,22 @@ def test_each_part_is_documented(objects: dict[str, Any], kind: str) -> None:
     for name in SURFACE[kind]:
         part = getattr(type(objects[kind]), name, None)
         assert f"{name}: " in described if part is None else part.__doc__, name
+
+
+def test_the_parts_for_tests_of_applications() -> None:
+    methods = {"codecs", "message", "run"}
+    model = FakeModel("m", lambda x, state: (x, state), features=2, outputs=3)
+    assert {name for name in dir(model) if callable(getattr(model, name)) and name[0] != "_"} == (
+        methods | {"step"}
+    )
+    inputs, outputs = model.codecs()
+    assert (inputs.row_bytes, outputs.row_bytes) == (8, 12)
+    assert {name for name in dir(FakeServer) if name[0] != "_"} == {
+        "break_streams", "calls", "commit", "crash", "drain", "expire", "inject", "paused",
+        "sessions", "stop", "wait_for_call",
+    }  # fmt: skip
+
+
+def test_a_retry_policy_has_its_settings_and_no_more() -> None:
+    settings = {"attempts", "first_delay_s", "max_delay_s", "reconnect_s"}
+    assert {name for name in dir(carousel.RetryPolicy) if name[0] != "_"} == settings

@@ -141,7 +141,7 @@ class Answers:
 
     def _on_taken_away(self, lane: Lane, error: CarouselError) -> None:
         leaves = lane.leaving is not None and not (lane.leaving.close or lane.owes)
-        if error.retryable and self._link.policy.mends and not leaves:
+        if error.retryable and self._link.mends and not leaves:
             self._bindings.put_off(lane, LaneEvent.PUT_OFF, error)
         else:
             self._steps.end(lane, error)
@@ -233,7 +233,7 @@ class Answers:
         if lane.facts.bound and isinstance(error, SessionNotFoundError):
             error = not_found(lane, error)
         first = lane.binding is not None and not lane.facts.bound
-        if error.retryable and self._link.policy.mends and not first:
+        if error.retryable and self._link.mends and not first:
             self._bindings.put_off(lane, LaneEvent.PUT_OFF, error)
         else:
             self._steps.end(lane, error)
@@ -249,7 +249,7 @@ class Answers:
         # What names no step is a Replay: the steps have run, so none of them has failed.
         outlived = seq == 0 or (cursors.tracks_durable and error.reason in PASSING)
         passes = went_back or (error.retryable and (again or outlived))
-        if passes and self._link.policy.mends:
+        if passes and self._link.mends:
             if lane.phase is LanePhase.BOUND:
                 self._bindings.put_off(lane, LaneEvent.HOLD, error)
             return

@@ -48,6 +48,11 @@ class Link:
         """Whether the stream takes new Binds."""
         return self.up and not self.draining
 
+    @property
+    def mends(self) -> bool:
+        """True if a lost connection is mended at all."""
+        return self.policy.attempts != 1 and self.policy.reconnect_s > 0
+
     def check_open(self) -> None:
         """Raises the error that the client was closed with, if it was."""
         if self.closed is not None:

@@ -55,11 +55,6 @@ class RetryPolicy:
         if not self.reconnect_s >= 0:
             raise ValueError(f"reconnect_s is {self.reconnect_s}; it must not be negative")
 
-    @property
-    def mends(self) -> bool:
-        """True if a lost connection is mended at all."""
-        return self.attempts != 1 and self.reconnect_s > 0
-
 
 def backoff_s(
     policy: RetryPolicy,

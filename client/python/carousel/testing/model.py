@@ -73,15 +73,18 @@ class FakeModel:
             max_sequence_steps=65_536,
         )
 
-    @cached_property
     def codecs(self) -> tuple[RowCodec, RowCodec]:
         """The codecs of input rows and of output rows."""
+        return self._codecs
+
+    @cached_property
+    def _codecs(self) -> tuple[RowCodec, RowCodec]:
         message = self.message()
         return RowCodec.of([message.input]), RowCodec.of(message.outputs)
 
     def run(self, rows: Array, state: Any) -> tuple[bytes, Any]:
         """Steps rows [T, …] one after the other. Returns the bytes of the outputs, and the state."""
-        _, codec = self.codecs
+        _, codec = self._codecs
         answers = []
         for row in rows:
             y, state = self.step(row, state)

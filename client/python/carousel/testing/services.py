@@ -131,7 +131,7 @@ class FakeServices(
         """Step."""
         session = self.sessions.get(request.session_id)
         session.acknowledge(request.ack)
-        row_bytes = session.model.codecs[0].row_bytes
+        row_bytes = session.model.codecs()[0].row_bytes
         data = request.inputs
         rows = [data[i : i + row_bytes] for i in range(0, len(data), row_bytes)]
         first = request.first_seq
@@ -145,7 +145,7 @@ class FakeServices(
     def Infer(self, request: pb.InferRequest) -> pb.InferResponse:  # noqa: N802
         """Infer."""
         model = self.sessions.model(request.model)
-        codec, _ = model.codecs
+        codec, _ = model.codecs()
         if request.WhichOneof("input") == "text":
             rows = np.frombuffer(request.text.encode(), np.uint8).astype("<i4")
         else:
@@ -261,7 +261,7 @@ def _generate(
         raise Refusal("MODEL_NOT_GENERATIVE")
     has_text = request.WhichOneof("prompt") == "text"
     prompt = list(request.text.encode()) if has_text else list(request.tokens.ids)
-    codec, out = model.codecs
+    codec, out = model.codecs()
     greedy = request.sampling.HasField("temperature") and request.sampling.temperature == 0
     todo = prompt or session.drawn
     if not todo:

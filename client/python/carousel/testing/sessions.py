@@ -157,7 +157,7 @@ class FakeSession:
             if self.inputs.get(seq, row) != row:
                 raise Refusal("SEQUENCE_REUSED")
             if seq == self.applied + 1:
-                codec, _ = self.model.codecs
+                codec, _ = self.model.codecs()
                 self.outputs[seq], self.state = self.model.run(codec.decode(row, 1), self.state)
                 self.inputs[seq] = row
                 self.applied = seq
@@ -180,7 +180,7 @@ class FakeSession:
         ).encode()
 
     def _check(self, rows: list[bytes]) -> None:
-        codec, _ = self.model.codecs
+        codec, _ = self.model.codecs()
         if any(len(row) != codec.row_bytes for row in rows):
             raise Refusal("INPUT_SHAPE")
         values = codec.decode(b"".join(rows), -1)
