@@ -281,18 +281,18 @@ class Settings(BaseSettings):
         if self.port and (self.host, self.port) == (self.metrics_host, self.metrics_port):
             raise ValueError("port and metrics_port are the same: change one of them")
         if len({digest.lower() for digest in self.tokens.values()}) < len(self.tokens):
-            raise ValueError("tokens: two tenants have the same token, so change one of them")
+            raise ValueError("two tenants have the same token in tokens: change one of them")
         if self.tokens and self.tokens_file is not None:
             raise ValueError("tokens and tokens_file are both set: set one of them")
         if self.certificates and self.tls_client_ca is None:
             raise ValueError(
-                "certificates needs tls_client_ca: without it clients present no certificate"
+                "certificates needs tls_client_ca: set it, so that clients present one"
             )
         if self.idle_ttl_s > self.max_idle_ttl_s:
             raise ValueError("idle_ttl_s is above max_idle_ttl_s: raise max_idle_ttl_s")
         if self.tls_cert is None and not self.insecure and not _is_loopback(self.host):
             raise ValueError(
-                f"other machines can reach host {self.host} without TLS: set tls_cert and tls_key, or "
+                f"other machines can reach host {self.host!r} without TLS: set tls_cert and tls_key, or "
                 "insecure=true if the network is private"
             )
         return self

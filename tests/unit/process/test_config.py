@@ -170,17 +170,43 @@ def test_loopback_needs_nothing(host):
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("given", "cause", "fix"),
     [
-        {"tls_cert": "cert.pem"},
-        {"tls_key": "key.pem"},
-        {"tls_client_ca": "ca.pem"},
-        {"idle_ttl_s": 10.0, "max_idle_ttl_s": 5.0},
+        ({"tls_cert": "c.pem"}, "tls_cert and tls_key belong together", "set both"),
+        ({"tls_key": "k.pem"}, "tls_cert and tls_key belong together", "set both"),
+        ({"tls_client_ca": "ca.pem"}, "tls_client_ca needs tls_cert and tls_key", "set them"),
+        (
+            {"idle_ttl_s": 10.0, "max_idle_ttl_s": 5.0},
+            "idle_ttl_s is above max_idle_ttl_s",
+            "raise",
+        ),
+        ({"port": 5, "metrics_port": 5}, "port and metrics_port are the same", "change one"),
+        (
+            {"tokens": dict.fromkeys("ab", "0" * 64)},
+            "two tenants have the same token in tokens",
+            "change one",
+        ),
+        (
+            {"tokens": {"a": "0" * 64}, "tokens_file": "t.toml"},
+            "tokens and tokens_file are both set",
+            "set one",
+        ),
+        ({"certificates": {"a.example": "a"}}, "certificates needs tls_client_ca", "set it"),
+        (
+            {"host": "::"},
+            "other machines can reach host '::' without TLS",
+            "set tls_cert and tls_key",
+        ),
     ],
 )
-def test_settings_that_do_not_go_together(given):
-    with pytest.raises(ConfigError):
+def test_settings_that_do_not_go_together(given, cause, fix):
+    """The message's first line is the cause, and its second line tells the operator what to do."""
+    with pytest.raises(ConfigError) as caught:
         load(given)
+    lines = str(caught.value).split("\n")
+    assert lines[0] == cause
+    assert len(lines) == 2
+    assert lines[1].startswith(fix)
 
 
 PEM = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
