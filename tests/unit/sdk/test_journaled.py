@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import random
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import carousel
+from carousel._journal_file import open_journal
 from carousel.testing import FakeServer
 
 from .support import MODELS, client_of, opened, sums
@@ -42,6 +44,28 @@ def make(request: pytest.FixtureRequest, durable: FakeServer) -> Iterator[Callab
         yield make_client
         for client in made:
             client.close()
+
+
+def test_a_session_that_is_refused_after_its_journal_was_opened_releases_it(
+    make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread or task closes the client between the two."""
+    client = make()
+    opened(client.session("sum")).close()
+    wanted = "_sync" if isinstance(client, carousel.Client) else "_async"
+    module = importlib.import_module(f"carousel.{wanted}.client")
+
+    def opened_too_late(*arguments: Any, **options: Any) -> Any:
+        journal = open_journal(*arguments, **options)
+        core.close(carousel.ClientClosedError("the client was closed"))
+        return journal
+
+    core = getattr(client, "wrapped", client)._core
+    monkeypatch.setattr(module, "open_journal", opened_too_late)
+    with pytest.raises(carousel.ClientClosedError):
+        opened(client.session("sum", journal=tmp_path / "j"))
+    monkeypatch.undo()
+    opened(make().session("sum", journal=tmp_path / "j")).close()
 
 
 def test_a_second_life_goes_on(

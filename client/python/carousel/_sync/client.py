@@ -315,8 +315,7 @@ class Client:
                 assert ticket.session is not None
                 rows = self._model_rows(ticket.session.model)
             except BaseException:
-                close = owned and known is None
-                stream.tell(lambda core: _given_up(core, pending.ticket, close=close))
+                stream.tell(lambda core: _given_up(core, pending.ticket, known, owned=owned))
                 raise
             ticket.lane.alike = rows.alike(self._calls.options.replay_tolerance)
             return Session(self, stream, ticket.lane, rows, owned=owned)
@@ -364,6 +363,15 @@ class Client:
             request.page_token = page.next_page_token
 
 
-def _given_up(core: AttachCore, ticket: BindTicket | None, *, close: bool) -> Effects:
-    """Gives up a binding that no one waits for any more, if it was asked for at all."""
-    return Effects() if ticket is None else core.unbind(ticket.lane, close=close)[1]
+def _given_up(
+    core: AttachCore, ticket: BindTicket | None, journal: Journal | None, *, owned: bool
+) -> Effects:
+    """Gives up a binding that no one waits for any more. A session with a journal stays open.
+
+    Without a ticket the core has refused the binding, so the journal is still the caller's.
+    """
+    if ticket is not None:
+        return core.unbind(ticket.lane, close=owned and journal is None)[1]
+    if journal is not None:
+        journal.close()
+    return Effects()
