@@ -16,7 +16,7 @@ _LOGGERS = ("carousel_server", "carousel")
 class QuietEngineMetrics:
     """Implements `core.metering.EngineMetrics`."""
 
-    def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
+    def tick(self, rows: int, bucket: int, steps: Any, seconds: float) -> None:
         """A batch ran."""
 
     def stepped(self, queue_s: Any, latency_s: Any) -> None:
@@ -39,9 +39,6 @@ class QuietEngineMetrics:
 
     def moved(self, how: str) -> None:
         """A session was parked, resumed or revoked."""
-
-    def tenant_steps(self, tenant: str, steps: int) -> None:
-        """A tenant's steps ran."""
 
     def tenant_sessions(self, rows: Any) -> None:
         """Sessions of tenants."""

@@ -12,8 +12,8 @@ from .types import Float64s
 class EngineMetrics(Protocol):
     """What the engine of one model reports, on its own thread only. Times are in seconds."""
 
-    def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
-        """A tick ran `rows` sessions, padded to `bucket`, `steps` steps in all."""
+    def tick(self, rows: int, bucket: int, steps: Mapping[str, int], seconds: float) -> None:
+        """A tick ran `rows` sessions, padded to `bucket`. `steps` has the steps of each tenant."""
 
     def stepped(self, queue_s: Float64s, latency_s: Float64s) -> None:
         """Clients' steps were delivered.
@@ -38,9 +38,6 @@ class EngineMetrics(Protocol):
 
     def moved(self, how: str) -> None:
         """A session was parked in the store or resumed from it: "parked", "resumed" or "revoked"."""
-
-    def tenant_steps(self, tenant: str, steps: int) -> None:
-        """A tick ran so many steps of a tenant."""
 
     def tenant_sessions(self, rows: Mapping[str, int]) -> None:
         """Level: resident sessions of each tenant that has any."""

@@ -119,18 +119,19 @@ class Admission:
         data = blocks[0][0].inputs if len(blocks) == 1 else b"".join(b.inputs for b, _ in blocks)
         rows, generations = refs.T
         numbers = [self._rows.listeners.number(block.sink) for block, _ in blocks]
-        bound = self._table.sink[rows] == np.repeat(numbers, sizes)
+        sender = np.repeat(np.arange(len(blocks)), sizes)
+        bound = self._table.sink[rows] == np.asarray(numbers)[sender]
         return _Arrivals(
             senders=[block.sink for block, _ in blocks],
-            sender=np.repeat(np.arange(len(blocks)), sizes),
+            sender=sender,
             tags=np.asarray([tag for block, _ in blocks for tag in block.tags], np.int64),
             rows=rows,
             generations=generations,
             first_seqs=np.asarray([s for block, _ in blocks for s in block.first_seqs], np.int64),
             acks=np.asarray(acks, np.int64),
             ours=self._rows.slots.live(rows, generations) & bound,
-            arrived_s=np.repeat([arrived for _, arrived in blocks], sizes),
-            deadline_s=np.repeat([block.deadline_s for block, _ in blocks], sizes),
+            arrived_s=np.asarray([arrived for _, arrived in blocks])[sender],
+            deadline_s=np.asarray([block.deadline_s for block, _ in blocks])[sender],
             inputs=np.frombuffer(data, np.uint8).reshape(
                 len(refs), blocks[0][0].steps, self._model.input_row_bytes
             ),
@@ -281,7 +282,7 @@ class Admission:
                 seq=first,
             )
         steps = last - first + 1
-        known = self._window.read_inputs(new.rows, new.first_seqs, steps)[0]
+        known = self._window.inputs[self._window.at(new.rows, new.first_seqs, steps)][0]
         same = (known == new.inputs[0, :steps]).all(axis=1)
         if not same.all():
             seq = first + int(np.argmin(same))

@@ -114,11 +114,10 @@ class Runner:
         finite: FiniteSteps | None = None
         n = len(batch.rows)
         bucket = self._buckets.of(n)
-        rows = self._padded_rows(batch.rows, bucket)
-        x = self._to_device(inputs, bucket)
+        rows, x = self._padded(batch.rows, inputs, bucket)
         raw, *state = self._first(x[0], rows)
         deliver = bool(fed.any())
-        fields = self._fields_to_host(raw[:n]) if deliver else None
+        fields = fields_to_bytes(self._model.finish(raw[:n])) if deliver else None
         if not self._finite.hold(raw[:n], state, fields):
             finite = doubts()
             finite.check_step(0, raw[:n], state)
@@ -131,7 +130,7 @@ class Runner:
                 active = still
             width = self._buckets.of(active)
             raw, *state = self._next(x[j, :width], *(s[:width] for s in state))
-            fields = self._fields_to_host(raw[:active]) if deliver else None
+            fields = fields_to_bytes(self._model.finish(raw[:active])) if deliver else None
             if not self._finite.hold(raw[:active], state, fields):
                 finite = finite or doubts()
                 finite.check_step(j, raw[:active], state)
@@ -142,7 +141,8 @@ class Runner:
             rows = rows[:n]
             last, *state = _joined((raw, *state), active, ended)
         self._keep(rows, state, finite)
-        return BatchOutputs(_stack(steps, n), last, bucket, finite)
+        outputs = steps[0][:, None] if len(steps) == 1 else _stack(steps, n)
+        return BatchOutputs(outputs, last, bucket, finite)
 
     def _unrolled(
         self, batch: Batch, inputs: np.ndarray, fed: np.ndarray, drawing: Drawing
@@ -160,7 +160,7 @@ class Runner:
         finite: FiniteSteps | None = None
         if fed.any():
             raw, state = self._model.packed(x, sizes.tolist(), before)
-            fields = self._fields_to_host(raw)
+            fields = fields_to_bytes(self._model.finish(raw))
             if not self._finite.hold(raw, fields=fields):
                 finite = FiniteSteps(self._finite, batch.counts, fed, drawing)
                 finite.check_packed(raw, there, state)
@@ -180,7 +180,7 @@ class Runner:
         if finite is not None and (whole := finite.whole) is not None:
             places = torch.from_numpy(whole).to(self._slab.device)
             rows, state = rows[places], [tensor[places] for tensor in state]
-        self._slab.scatter(rows, state)
+        self._slab.scatter(rows, tuple(state))
 
     def check_device(self) -> None:
         """After a failure: tells a batch that was at fault from a device that is.
@@ -207,26 +207,23 @@ class Runner:
         raw, after = self._model.step(x, state)
         return (raw, *after)
 
-    def _padded_rows(self, rows: Int64s, bucket: int) -> Tensor:
-        if bucket > len(rows):
-            scratch = np.full(bucket - len(rows), self._slab.scratch_row, np.int64)
-            rows = np.concatenate((rows, scratch))
-        return torch.from_numpy(rows).to(self._slab.device)
+    def _padded(self, rows: Int64s, inputs: np.ndarray, bucket: int) -> tuple[Tensor, Tensor]:
+        """A batch on the device: int64[bucket] rows, and the model's inputs [steps, bucket] of them.
 
-    def _to_device(self, inputs: np.ndarray, bucket: int) -> Tensor:
-        """Model inputs: int64[steps, bucket] tokens or float32[steps, bucket, width] features."""
+        The inputs are int64 tokens, or float32[…, width] features.
+        """
         n, steps, row_bytes = inputs.shape
         padded = np.zeros((steps, bucket, row_bytes), np.uint8)
         padded[:, :n] = inputs.swapaxes(0, 1)
-        return self._typed(padded)
+        if bucket > n:
+            scratch = np.full(bucket - n, self._slab.scratch_row, np.int64)
+            rows = np.concatenate((rows, scratch))
+        return torch.from_numpy(rows).to(self._slab.device), self._typed(padded)
 
     def _typed(self, inputs: np.ndarray) -> Tensor:
         """Rows of the wire uint8[…, input_row_bytes] as the model takes them."""
         x = torch.from_numpy(inputs.view("<i4" if self._tokens else "<f4")).to(self._slab.device)
         return x[..., 0].long() if self._tokens else x
-
-    def _fields_to_host(self, raw: Tensor) -> np.ndarray:
-        return fields_to_bytes(self._model.finish(raw))
 
 
 def fields_to_bytes(fields: tuple[Tensor, ...]) -> np.ndarray:
@@ -247,8 +244,6 @@ def _stack(steps: list[np.ndarray], n: int) -> np.ndarray:
     """uint8[n, steps, bytes] from arrays of descending length; the gaps are zero."""
     if not steps:
         return np.empty((n, 0, 0), np.uint8)
-    if len(steps) == 1:
-        return steps[0][:, None]
     out = np.zeros((n, len(steps), steps[0].shape[1]), np.uint8)
     for j, rows in enumerate(steps):
         out[: len(rows), j] = rows

@@ -16,6 +16,9 @@ class SequenceQueue:
 
     A sequence of n steps moves its tenant's next turn n steps back. So a tenant that wants two steps waits
     for no more than one sequence of each other tenant (Goyal, Vin and Cheng, SIGCOMM 1996).
+
+    Attributes:
+        count: calls that wait.
     """
 
     def __init__(self, limits: EngineLimits, share: float, row_bytes: int) -> None:
@@ -25,14 +28,10 @@ class SequenceQueue:
         self._waiting: dict[str, deque[Infer]] = {}
         self._call_shares = Shares(limits.max_infer_queue, share)
         self._byte_shares = Shares(limits.inbox_bytes, share)
-        self._count = self._bytes = 0
+        self.count = self._bytes = 0
         # The turn that was last, in steps, and each tenant's next one, where that is later.
         self._now = 0
         self._next: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        """Number of calls waiting."""
-        return self._count
 
     def put(self, call: Infer) -> None:
         """Adds a call behind those of its tenant.
@@ -68,11 +67,11 @@ class SequenceQueue:
 
     def _refusal(self, call: Infer) -> CarouselError | None:
         limits, tenant, size = self._limits, call.tenant, len(call.inputs)
-        full = self._count >= limits.max_infer_queue
+        full = self.count >= limits.max_infer_queue
         if full or self._bytes + size > limits.inbox_bytes:
             return CarouselError(
                 "QUEUE_FULL",
-                f"{self._count} sequences with {self._bytes} bytes are waiting",
+                f"{self.count} sequences with {self._bytes} bytes are waiting",
                 retry_after_s=limits.retry_after_s,
             )
         for shares, amount, what in (
@@ -103,7 +102,7 @@ class SequenceQueue:
 
     def _count_call(self, call: Infer, sign: int) -> None:
         size = len(call.inputs)
-        self._count += sign
+        self.count += sign
         self._bytes += sign * size
         for shares, amount in ((self._call_shares, 1), (self._byte_shares, size)):
             (shares.take if sign > 0 else shares.give_back)(call.tenant, amount)

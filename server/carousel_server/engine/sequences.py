@@ -85,7 +85,7 @@ class Sequences:
 
     def __len__(self) -> int:
         """Number of calls waiting or running."""
-        return len(self._waiting) + len(self._running)
+        return self._waiting.count + len(self._running)
 
     def submit(self, call: Infer) -> None:
         """Queues a call, or answers it with a refusal."""
@@ -101,7 +101,8 @@ class Sequences:
         Raises:
             DeviceLostError: the device is at fault, not a call.
         """
-        self._join(now)
+        if self._waiting.count:
+            self._join(now)
         if not self._running:
             return
         started = time.monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -50,15 +49,17 @@ class Stepping:
         rows = self._table.ready.where(self._table.pending)
         if not len(rows):
             return None
-        rows = self._refuse_late(rows, now)
+        late = self._late(rows, 1, now)[:, 0]
+        if late.any():
+            self._refuse_late(rows[late])
+            rows = rows[~late]
         steps = self._ledger.limited(rows, now)
         table = self._table
         tenants = table.tenant[rows] if table.tenancy.several else None
         batch = self._scheduler.select(rows, steps, table.sink[rows], tenants)
-        if batch is None or batch.steps == 1 or not self._window.timed[batch.rows].any():
+        if batch is None or batch.steps == 1:
             return batch
-        firsts = self._table.applied[batch.rows] + 1
-        late = self._late(batch.rows, firsts, batch.steps, now)
+        late = self._late(batch.rows, batch.steps, now)
         late &= np.arange(batch.steps) < batch.counts[:, None]
         if not late.any():
             return batch
@@ -82,25 +83,16 @@ class Stepping:
         seconds, finite = time.monotonic() - started, outputs.finite
         whole = None if finite is None else finite.whole
         done = batch if whole is None else Batch(batch.rows[whole], batch.counts[whole])
-        steps = int(done.counts.sum())
-        self._metrics.tick(len(batch.rows), outputs.bucket, steps, seconds)
-        if steps:
-            self._count_by_tenant(done, steps)
+        table = self._table
+        counts = np.bincount(table.tenant[done.rows], done.counts)
+        by_tenant = {table.tenancy.names[i]: int(counts[i]) for i in counts.nonzero()[0].tolist()}
+        self._metrics.tick(len(batch.rows), outputs.bucket, by_tenant, seconds)
         if finite is None or whole is None:
             self._deliver(batch, fed, outputs, now)
             return
-        if steps:
+        if len(done.rows):
             self._deliver(done, fed[whole], outputs.of(whole), now)
         self._refuse_not_finite(batch, finite, now)
-
-    def _count_by_tenant(self, batch: Batch, steps: int) -> None:
-        table = self._table
-        if not table.tenancy.several:
-            self._metrics.tenant_steps(table.tenants[batch.rows[0]], steps)
-            return
-        counts = np.bincount(table.tenant[batch.rows], batch.counts)
-        for number in np.flatnonzero(counts).tolist():
-            self._metrics.tenant_steps(table.tenancy.name(number), int(counts[number]))
 
     def refuse(self, row: int, reason: str, message: str) -> None:
         """Refuses what a session has to run; its state does not change."""
@@ -111,26 +103,21 @@ class Stepping:
         error = CarouselError(reason, message, metadata={"expected": seq}, seq=seq)
         self._listeners.failure(row, error)
 
-    def _refuse_late(self, rows: Int64s, now: float) -> Int64s:
-        """Gives up what rows wanted to run whose next step is late; returns the other rows."""
-        if not self._window.timed[rows].any():
-            return rows
-        late = self._late(rows, self._table.applied[rows] + 1, 1, now)[:, 0]
-        if not late.any():
-            return rows
+    def _refuse_late(self, rows: Int64s) -> None:
+        """Refuses what these rows have to run, because the next step of each is late."""
 
         def refusal(seq: int) -> CarouselError:
             message = "the deadline passed before the step ran"
             return CarouselError("DEADLINE_EXCEEDED", message, metadata={"expected": seq}, seq=seq)
 
-        self._listeners.failures(rows[late], self._rows.drop_pending(rows[late]), refusal)
-        return np.asarray(rows[~late])
+        self._listeners.failures(rows, self._rows.drop_pending(rows), refusal)
 
-    def _late(self, rows: Int64s, firsts: Int64s, steps: int, now: float) -> np.ndarray:
-        """Which steps may not begin any more; bool[n, steps]."""
-        late = self._window.deadline_s(rows, firsts, steps) <= now
-        late[self._table.generating[rows]] = False
-        return np.asarray(late)
+    def _late(self, rows: Int64s, steps: int, now: float) -> np.ndarray:
+        """Which of the next steps of each row may not begin any more; bool[n, steps]."""
+        if not self._window.timed[rows].any():
+            return np.zeros((len(rows), steps), np.bool_)
+        at = self._window.at(rows, self._table.applied[rows] + 1, steps)
+        return (self._window.deadline_s[at] <= now) & ~self._table.generating[rows, None]
 
     def _split(self, batch: Batch, now: float, error: Exception) -> None:
         n = len(batch.rows)
@@ -151,7 +138,7 @@ class Stepping:
         They come from the window or, for rows that are not `fed`, from the generations.
         """
         firsts = self._table.applied[batch.rows] + 1
-        inputs = self._window.read_inputs(batch.rows, firsts, batch.steps)
+        inputs = self._window.inputs[self._window.at(batch.rows, firsts, batch.steps)]
         if batch.counts[-1] < batch.steps:
             inputs[np.arange(batch.steps) >= batch.counts[:, None]] = 0
         if not fed.all():
@@ -167,12 +154,17 @@ class Stepping:
 
     def _deliver(self, batch: Batch, fed: np.ndarray, outputs: BatchOutputs, now: float) -> None:
         """Moves the cursors, keeps the outputs, and hands everything out."""
-        firsts = self._table.applied[batch.rows] + 1
-        self._rows.ran(batch.rows, batch.counts, now)
-        for chosen, count in _alike(batch.counts, fed):
+        firsts, counts = self._table.applied[batch.rows] + 1, batch.counts
+        self._rows.ran(batch.rows, counts, now)
+        all_fed = fed.all()
+        if all_fed and counts[0] == counts[-1]:  # nearly always
+            self._deliver_fed(batch.rows, firsts, outputs.rows, now)
+            return
+        for count in np.unique(counts[fed]).tolist():
+            chosen = np.flatnonzero(fed & (counts == count))
             rows = outputs.rows[chosen, :count]
             self._deliver_fed(batch.rows[chosen], firsts[chosen], rows, now)
-        if not fed.all():
+        if not all_fed:
             self._deliver_generated(batch, np.flatnonzero(~fed), outputs)
 
     def _refuse_not_finite(self, batch: Batch, finite: FiniteSteps, now: float) -> None:
@@ -203,7 +195,7 @@ class Stepping:
             if not len(rows):
                 return
         self._listeners.outputs(rows, firsts, outputs)
-        arrived = self._window.arrived_s(rows, firsts, steps).ravel()
+        arrived = self._window.arrived_s[self._window.at(rows, firsts, steps)].ravel()
         self._metrics.stepped(started - arrived, self._clock() - arrived)
 
     def _deliver_generated(self, batch: Batch, chosen: Int64s, outputs: BatchOutputs) -> None:
@@ -221,12 +213,3 @@ class Stepping:
             return
         for row in ended:
             self._generations.end(row, None)
-
-
-def _alike(counts: Int64s, fed: np.ndarray) -> Iterator[tuple[slice | Int64s, int]]:
-    """Places of the fed rows that ran as many steps, and how many; mostly that is all of them."""
-    if counts[0] == counts[-1] and fed.all():
-        yield slice(None), int(counts[0])
-        return
-    for count in np.unique(counts[fed]).tolist():
-        yield np.flatnonzero(fed & (counts == count)), count

@@ -9,7 +9,7 @@ from typing_extensions import override
 from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.types import Float64s, ModelView, Phase
 
-from .families import Families, TenantMetrics
+from .families import OTHER, Families, TenantMetrics
 
 ENDINGS = ("closed", "expired")
 LOSSES = ("DATA_LOSS", "SNAPSHOT_DAMAGED")
@@ -28,7 +28,6 @@ class ModelMetrics(EngineMetrics):
     ) -> None:
         name = model.name
         # -- by tenant
-        self._label = tenants.label
         self._tenant_steps = {
             label: families.scalar("carousel_tenant_steps_total", name, label)
             for label in tenants.labels()
@@ -81,9 +80,11 @@ class ModelMetrics(EngineMetrics):
         families.scalar("carousel_model_info", name, *identity, model.compute_dtype).set(1)
 
     @override
-    def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
+    def tick(self, rows: int, bucket: int, steps: Mapping[str, int], seconds: float) -> None:
         self._ticks.add()
-        self._steps.add(steps)
+        self._steps.add(sum(steps.values()))
+        for tenant, count in steps.items():
+            self._tenant_steps.get(tenant, self._tenant_steps[OTHER]).add(count)
         self._batch_size.observe(rows)
         self._bucket_rows.add(bucket)
         self._tick_s.observe(seconds)
@@ -122,14 +123,10 @@ class ModelMetrics(EngineMetrics):
         self._moved[how].add()
 
     @override
-    def tenant_steps(self, tenant: str, steps: int) -> None:
-        self._tenant_steps[self._label(tenant)].add(steps)
-
-    @override
     def tenant_sessions(self, rows: Mapping[str, int]) -> None:
         levels = dict.fromkeys(self._tenant_sessions, 0)
         for tenant, count in rows.items():
-            levels[self._label(tenant)] += count
+            levels[tenant if tenant in levels else OTHER] += count
         for label, level in levels.items():
             self._tenant_sessions[label].set(level)
 

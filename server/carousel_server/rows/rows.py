@@ -199,7 +199,7 @@ class Rows:
     def keep_outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
         """Keeps outputs uint8[n, steps, row bytes] of steps that clients fed, until they are acknowledged."""
         if self._model.generative:
-            inputs = self.window.read_inputs(rows, first_seqs, outputs.shape[1])
+            inputs = self.window.inputs[self.window.at(rows, first_seqs, outputs.shape[1])]
             self.tokens.fed(rows, inputs.view("<i4")[:, :, 0])
         self.window.write_outputs(rows, first_seqs, outputs)
 
@@ -212,7 +212,7 @@ class Rows:
         last_seq = min(last_seq, int(self._table.visible(np.asarray([row]))[0]))
         if last_seq >= first_seq and self._table.sink[row] >= 0:
             rows, firsts = np.asarray([row]), np.asarray([first_seq])
-            kept = self.window.read_outputs(rows, firsts, last_seq - first_seq + 1)
+            kept = self.window.outputs[self.window.at(rows, firsts, last_seq - first_seq + 1)]
             self.listeners.outputs(rows, firsts, kept)
 
     def drop_pending(self, rows: Int64s | int) -> Int64s:
@@ -283,8 +283,10 @@ class Rows:
 
     def _send_durable(self, rows: Int64s, firsts: Int64s, steps: int, now: float) -> None:
         """Sends outputs of sync sessions that the store has confirmed now."""
-        self.listeners.outputs(rows, firsts, self.window.read_outputs(rows, firsts, steps))
-        arrived_s = self.window.arrived_s(rows, firsts, steps).ravel()
+        self.listeners.outputs(
+            rows, firsts, self.window.outputs[self.window.at(rows, firsts, steps)]
+        )
+        arrived_s = self.window.arrived_s[self.window.at(rows, firsts, steps)].ravel()
         fed = np.isfinite(arrived_s)
         self._metrics.stepped(np.zeros(int(fed.sum())), now - arrived_s[fed])
 

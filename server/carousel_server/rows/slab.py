@@ -29,32 +29,26 @@ class Slab:
         self.device = device
         self.scratch_row = slots
         self.specs = tuple(specs)
-        self._tensors = tuple(
+        # All rows, to be read where they are.
+        self.tensors = tuple(
             torch.zeros((slots + 1, *spec.shape), dtype=spec.dtype, device=device) for spec in specs
         )
-        self._scatter = (kernel or Reference()).scatter_into(self._tensors)
+        # Writes rows int64[n] back, with a tensor [n, …] for each state. Rows must not repeat, save for the
+        # scratch row.
+        self.scatter = (kernel or Reference()).scatter_into(self.tensors)
 
     @property
     def state_bytes(self) -> int:
         """Bytes of all tensors, scratch row included."""
-        return sum(t.numel() * t.element_size() for t in self._tensors)
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All rows, to be read where they stand."""
-        return self._tensors
+        return sum(t.numel() * t.element_size() for t in self.tensors)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Copies of the rows: one tensor [len(rows), *shape] for each state. `rows`: int64[n]."""
-        return tuple(t.index_select(0, rows) for t in self._tensors)
-
-    def scatter(self, rows: Tensor, state: Sequence[Tensor]) -> None:
-        """Writes the rows back. Rows must not repeat, save for the scratch row."""
-        self._scatter(rows, tuple(state))
+        return tuple(t.index_select(0, rows) for t in self.tensors)
 
     def zero(self, row: int) -> None:
         """Sets one row to the initial state of every session: zeros."""
-        for tensor in self._tensors:
+        for tensor in self.tensors:
             tensor[row].zero_()
 
     def take(self, rows: Tensor) -> dict[str, np.ndarray]:
@@ -66,7 +60,7 @@ class Slab:
 
     def restore(self, row: int, arrays: dict[str, np.ndarray]) -> None:
         """Sets one row from such arrays; names, shapes and dtypes have been checked."""
-        for spec, tensor in zip(self.specs, self._tensors, strict=True):
+        for spec, tensor in zip(self.specs, self.tensors, strict=True):
             _bits(tensor[row]).copy_(torch.from_numpy(arrays[spec.name].copy()))
 
     def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:

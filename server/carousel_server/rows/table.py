@@ -191,7 +191,8 @@ class Tenancy:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
-        self._names: dict[int, str] = {}
+        # The tenant of each number.
+        self.names: dict[int, str] = {}
         self._rows: dict[str, int] = {}
         self._free: list[int] = []
 
@@ -211,7 +212,7 @@ class Tenancy:
         if number is None:
             number = heapq.heappop(self._free) if self._free else len(self._numbers)
             self._numbers[tenant] = number
-            self._names[number] = tenant
+            self.names[number] = tenant
             self._rows[tenant] = 0
         self._rows[tenant] += 1
         return number
@@ -222,12 +223,8 @@ class Tenancy:
         if not self._rows[tenant]:
             del self._rows[tenant]
             number = self._numbers.pop(tenant)
-            del self._names[number]
+            del self.names[number]
             heapq.heappush(self._free, number)
-
-    def name(self, number: int) -> str:
-        """The tenant of a number."""
-        return self._names[number]
 
     def number(self, tenant: str) -> int:
         """The number of a tenant, or -1 if it has no row."""

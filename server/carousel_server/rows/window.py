@@ -13,10 +13,11 @@ from carousel_server.core.types import Int64s, ModelView
 class Window:
     """Rings of `steps` entries per slot. Used on the engine's thread only.
 
-    The entry of step `seq` is (seq - 1) % steps. A session may have at most `steps` steps beyond its
-    ack, so an entry is overwritten only once the output that it held has been acknowledged. Hence:
-    inputs of ack+1 … received are there to be run or compared (a repeated seq with other bytes is
-    found), outputs of ack+1 … applied are there to be sent again.
+    Others read the arrays, by the index that `at` gives, and do not write them. The entry of step `seq` is
+    (seq - 1) % steps. A session may have at most `steps` steps beyond its ack, so an entry is overwritten
+    only once the output that it held has been acknowledged. Hence: inputs of ack+1 … received are there to
+    be run or compared (a repeated seq with other bytes is found), outputs of ack+1 … applied are there to
+    be sent again.
     """
 
     def __init__(self, slots: int, steps: int, input_row_bytes: int, output_row_bytes: int) -> None:
@@ -24,11 +25,11 @@ class Window:
         self.steps = steps
         self._mask = steps - 1
         # uint8[slots, steps, row bytes]. Zero pages: memory is taken when a row is first used.
-        self._inputs = np.zeros((slots, steps, input_row_bytes), np.uint8)
-        self._outputs = np.zeros((slots, steps, output_row_bytes), np.uint8)
+        self.inputs = np.zeros((slots, steps, input_row_bytes), np.uint8)
+        self.outputs = np.zeros((slots, steps, output_row_bytes), np.uint8)
         # float64[slots, steps]: monotonic instants of arrival, and until when each step may start.
-        self._arrived_s = np.zeros((slots, steps), np.float64)
-        self._deadline_s = np.zeros((slots, steps), np.float64)
+        self.arrived_s = np.zeros((slots, steps), np.float64)
+        self.deadline_s = np.zeros((slots, steps), np.float64)
         # bool[slots]: rows that have had a step with a deadline; the others need no check.
         self.timed = np.zeros(slots, np.bool_)
 
@@ -57,36 +58,19 @@ class Window:
         deadline_s: np.ndarray,
     ) -> None:
         """Puts inputs uint8[n, k, row bytes] of steps first_seqs … first_seqs+k-1; times float64[n]."""
-        at = self._entries(first_seqs, inputs.shape[1])
-        row = rows[:, None]
-        self._inputs[row, at] = inputs
-        self._arrived_s[row, at] = arrived_s[:, None]
-        self._deadline_s[row, at] = deadline_s[:, None]
+        at = self.at(rows, first_seqs, inputs.shape[1])
+        self.inputs[at] = inputs
+        self.arrived_s[at] = arrived_s[:, None]
+        self.deadline_s[at] = deadline_s[:, None]
         self.timed[rows] |= deadline_s < np.inf
 
-    def read_inputs(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray:
-        """Inputs uint8[n, steps, row bytes], a copy."""
-        return np.asarray(self._inputs[rows[:, None], self._entries(first_seqs, steps)])
-
-    def arrived_s(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray:
-        """Instants of arrival, float64[n, steps]."""
-        return np.asarray(self._arrived_s[rows[:, None], self._entries(first_seqs, steps)])
-
-    def deadline_s(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray:
-        """Deadlines, float64[n, steps]."""
-        return np.asarray(self._deadline_s[rows[:, None], self._entries(first_seqs, steps)])
+    def at(self, rows: Int64s, first_seqs: Int64s, steps: int) -> tuple[Int64s, Int64s]:
+        """The index [n, steps] at which the arrays have steps first_seqs … first_seqs+steps-1 of rows."""
+        return rows[:, None], (first_seqs[:, None] - 1 + np.arange(steps)) & self._mask
 
     def write_outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
         """Keeps outputs uint8[n, k, row bytes] until they are acknowledged."""
-        self._outputs[rows[:, None], self._entries(first_seqs, outputs.shape[1])] = outputs
-
-    def read_outputs(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray:
-        """Kept outputs uint8[n, steps, row bytes], a copy."""
-        return np.asarray(self._outputs[rows[:, None], self._entries(first_seqs, steps)])
-
-    def _entries(self, first_seqs: Int64s, steps: int) -> Int64s:
-        """Ring positions int64[n, steps]."""
-        return (first_seqs[:, None] - 1 + np.arange(steps)) & self._mask
+        self.outputs[self.at(rows, first_seqs, outputs.shape[1])] = outputs
 
 
 def valid_rows(model: ModelView, inputs: np.ndarray) -> np.ndarray:

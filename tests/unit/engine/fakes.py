@@ -200,8 +200,9 @@ class CountingMetrics:
         self.rows_by_tenant: dict[str, int] = {}
         self.spoilt = 0
 
-    def tick(self, rows: int, bucket: int, steps: int, seconds: float) -> None:
-        self.ticks.append((rows, bucket, steps))
+    def tick(self, rows: int, bucket: int, steps: Mapping[str, int], seconds: float) -> None:
+        self.ticks.append((rows, bucket, sum(steps.values())))
+        self.by_tenant.update(steps)
 
     def stepped(self, queue_s: np.ndarray, latency_s: np.ndarray) -> None:
         assert len(queue_s) == len(latency_s)
@@ -232,9 +233,6 @@ class CountingMetrics:
         assert (lag_s >= 0).all()
 
     def gauges(self, **levels: int) -> None: ...
-
-    def tenant_steps(self, tenant: str, steps: int) -> None:
-        self.by_tenant[tenant] += steps
 
     def tenant_sessions(self, rows: Mapping[str, int]) -> None:
         self.rows_by_tenant = dict(rows)

@@ -150,7 +150,7 @@ def test_equal_sequences_take_turns_and_a_tenants_own_keep_their_order() -> None
     assert turns(waiting, 2) == "ba"
     assert waiting.pop(lambda one: one.tenant == "a") is mine[2]
     assert turns(waiting, 5) == "bb"
-    assert len(waiting) == 0
+    assert waiting.count == 0
 
 
 def test_a_long_sequence_costs_its_tenant_as_many_turns() -> None:
@@ -178,7 +178,7 @@ def test_one_that_may_not_run_keeps_nobody_else_up() -> None:
     waiting.put(call(2, "b"))
     assert waiting.pop(lambda one: len(one.inputs) < 100).tenant == "b"  # type: ignore[union-attr]
     assert waiting.pop(lambda one: len(one.inputs) < 100) is None
-    assert len(waiting) == 1
+    assert waiting.count == 1
 
 
 def test_the_queue_has_room_for_others() -> None:
@@ -201,7 +201,7 @@ def test_withdrawn_calls_make_room() -> None:
         waiting.put(call(1, "b"))
     first.reply.cancel()
     waiting.put(call(1, "b"))
-    assert len(waiting) == 2
+    assert waiting.count == 2
 
 
 def test_refusals_leave_the_queue_as_it_is() -> None:
@@ -217,11 +217,11 @@ def test_refusals_leave_the_queue_as_it_is() -> None:
     for one in [*before][1:]:
         one.reply.cancel()
     waiting.put(call(1, "a"))
-    assert (len(waiting), waiting._call_shares._taken["a"]) == (2, 2)
+    assert (waiting.count, waiting._call_shares._taken["a"]) == (2, 2)
     before[0].reply.cancel()
     waiting._waiting["a"][1].reply.cancel()
     waiting._forget_cancelled()
-    assert (len(waiting), waiting._bytes, dict(waiting._waiting)) == (0, 0, {})
+    assert (waiting.count, waiting._bytes, dict(waiting._waiting)) == (0, 0, {})
 
 
 def test_a_call_that_is_withdrawn_while_others_are_forgotten_is_counted_once() -> None:
@@ -233,7 +233,7 @@ def test_a_call_that_is_withdrawn_while_others_are_forgotten_is_counted_once() -
     waiting.put(gone)
     waiting.put(call(1, "a"))
     waiting.put(call(1, "a"))
-    assert len(waiting) == len(waiting._waiting["a"]) == 2
+    assert waiting.count == len(waiting._waiting["a"]) == 2
 
 
 def test_turns_of_tenants_that_are_gone_are_forgotten() -> None:

@@ -61,7 +61,7 @@ def test_there_is_no_created_noise(metrics: Metrics, engine: EngineMetrics) -> N
 
 
 def test_a_tick_counts_steps_rows_and_padding(engine: EngineMetrics, read: Read) -> None:
-    engine.tick(rows=5, bucket=8, steps=20, seconds=0.002)
+    engine.tick(rows=5, bucket=8, steps={"t": 20}, seconds=0.002)
     assert read("carousel_ticks_total", model="m") == 1
     assert read("carousel_steps_total", model="m") == 20
     assert read("carousel_bucket_rows_total", model="m") == 8
@@ -154,8 +154,8 @@ def test_models_do_not_share_series(metrics: Metrics, model: ModelView, read: Re
 
     one = metrics.engine(model, 64)
     two = metrics.engine(replace(model, name="n"), 32)
-    one.tick(1, 1, 1, 0.001)
-    two.tick(2, 2, 4, 0.001)
+    one.tick(1, 1, {"t": 1}, 0.001)
+    two.tick(2, 2, {"t": 4}, 0.001)
     assert read("carousel_steps_total", model="m") == 1
     assert read("carousel_steps_total", model="n") == 4
     assert read("carousel_slots_capacity", model="n") == 32

@@ -52,7 +52,7 @@ def test_steps_and_sessions_of_tenants_beyond_the_first_ones_add_up(model: Model
     metrics = Metrics(tenants=TENANTS)
     engine = metrics.engine(model, 8)
     for tenant in TENANTS:
-        engine.tenant_steps(tenant, 3)
+        engine.tick(1, 1, {tenant: 3}, 0.001)
     engine.tenant_sessions({"tenant-0": 2, "tenant-998": 1, "tenant-999": 1})
     assert names(metrics) == {*TENANTS[:32], "other"}
     assert value(metrics, "carousel_tenant_steps_total", tenant="other") == 3 * 968

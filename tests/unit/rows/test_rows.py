@@ -32,7 +32,7 @@ def begin(rows: Rows, session_id: str = "s", epoch: int = 1) -> int:
 
 
 def accept(rows: Rows, row: int, first: int, steps: int = 1) -> None:
-    inputs = np.zeros((1, steps, rows.window._inputs.shape[2]), np.uint8)
+    inputs = np.zeros((1, steps, rows.window.inputs.shape[2]), np.uint8)
     never = np.asarray([np.inf])
     rows.accept(np.asarray([row]), np.asarray([first]), inputs, never, never, now=6.0)
 

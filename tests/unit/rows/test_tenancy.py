@@ -11,7 +11,7 @@ def test_a_tenant_has_one_number_while_it_has_rows() -> None:
     assert dict(tenancy.rows) == {"a": 2, "b": 1}
     assert tenancy.several
     assert [tenancy.number(name) for name in ("a", "b", "c")] == [0, 1, -1]
-    assert [tenancy.name(number) for number in (0, 1)] == ["a", "b"]
+    assert [tenancy.names[number] for number in (0, 1)] == ["a", "b"]
 
 
 def test_numbers_come_back_with_the_last_row() -> None:
