@@ -39,19 +39,13 @@ OTHER_ENGINE_FILES = frozenset(
         *("__init__.py", "buckets.py", "describe.py", "finite.py", "generation.py", "inbox.py"),
         *("philox.py", "prompts.py", "runner.py", "sampler.py", "sampling.py", "scheduler.py"),
         *("sequence_queue.py", "sequences.py", "step_quota.py", "stops.py", "texts.py"),
-        *(
-            "requests.py",
-            "telling.py",
-            "token_outbox.py",
-            "generation_log.py",
-            "generation_replay.py",
-        ),
+        *("requests.py", "telling.py"),
     ]
 )
 """Files of the engine that do not concern a session's life: computing, sampling, texts, whole sequences."""
 
-OTHER_ROW_FILES = frozenset(["rows/tokens.py", "rows/step_quota.py"])
-"""Files of generations and quotas that stood in the engine before."""
+OTHER_ROW_FILES = frozenset(["rows/tokens.py"])
+"""Files of rows that concern generations only."""
 
 SESSION_FILES = frozenset(
     [
