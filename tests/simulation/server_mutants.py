@@ -17,7 +17,6 @@ from carousel_server.engine.admission import Admission
 from carousel_server.engine.control import Control
 from carousel_server.engine.generation import Generations
 from carousel_server.engine.keeper import Keeper
-from carousel_server.engine.stepping import Stepping
 from carousel_server.residency import room
 from carousel_server.residency.residency import Residency
 from carousel_server.rows import table
@@ -141,7 +140,7 @@ def _tells_durable_when_sent(patches: Patches) -> None:
 def _tells_sync_at_once(patches: Patches) -> None:
     def make(real: Real) -> Real:
         def deliver(self: Any, *what: Any) -> None:
-            table = self._rows._table
+            table = self._table
             sync = table.sync.copy()
             table.sync[:] = False
             real(self, *what)
@@ -149,7 +148,7 @@ def _tells_sync_at_once(patches: Patches) -> None:
 
         return deliver
 
-    patches.wrap(Stepping, "_deliver_fed", make)
+    patches.wrap(Rows, "deliver", make)
 
 
 def _attach_order_ignored(patches: Patches) -> None:

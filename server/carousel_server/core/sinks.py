@@ -65,20 +65,14 @@ class TokenSink(Protocol):
 
 
 class _Tick(threading.local):
+    """The tick that runs on this thread. Sinks are called in the middle of it.
+
+    Attributes:
+        began_s: start of the current or last tick, by the engine's clock. 0 if this thread has run none. A
+            link sets it again in the other process.
+    """
+
     began_s = 0.0
 
 
-_tick = _Tick()
-
-
-def set_tick_began(at_s: float) -> None:
-    """Sets the start of the tick that runs on this thread, by the engine's clock.
-
-    Sinks are called in the middle of a tick. A link sets it again in the other process.
-    """
-    _tick.began_s = at_s
-
-
-def tick_began_s() -> float:
-    """Start of this thread's current or last tick. 0 if it has run none."""
-    return _tick.began_s
+current_tick = _Tick()

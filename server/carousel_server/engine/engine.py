@@ -19,7 +19,7 @@ from carousel_server.core.limits import EngineLimits
 from carousel_server.core.metering import EngineMetrics
 from carousel_server.core.ports import Ack, Command, Generate, Infer
 from carousel_server.core.quotas import Quota, Quotas
-from carousel_server.core.sinks import set_tick_began
+from carousel_server.core.sinks import current_tick
 from carousel_server.core.store import StorePort
 from carousel_server.core.types import Int64s, ModelView
 from carousel_server.residency.directory import Directory
@@ -218,11 +218,11 @@ class Engine:
     def tick(self) -> None:
         """One iteration: take what came, choose who steps, step them, hand out the results."""
         now = self._context.clock()
-        set_tick_began(now)
+        current_tick.began_s = now
         try:
             self._keeper.check_lease(now)
             self._control.run(self._inbox.drain(), now)
-            self._residency.make_room(now)
+            self._residency.waiting_room.admit(now)
             batch = self._stepping.select(now)
             if batch is not None:
                 self._quiet = False
@@ -248,7 +248,7 @@ class Engine:
         ready = table.ready.where(table.pending)
         if len(ready) and ledger.limited(ready, now).any():
             return 0.0
-        return min(ledger.wait_s(now), _ROOM_S if self._residency.waiting else _HOUSEKEEPING_S)
+        return min(ledger.wait_s(now), _ROOM_S if self._residency.waiting_room else _HOUSEKEEPING_S)
 
     def _turn(self) -> None:
         """The thread: ticks until stopped or broken."""
@@ -319,7 +319,7 @@ class Engine:
             left += [command for command, _ in arrived]
         answers: list[Callable[[], object]] = [
             *(partial(command.refuse, error) for command in left),
-            *(partial(command.refuse, error) for command in self._residency.drain_waiting()),
+            *(partial(command.refuse, error) for command in self._residency.waiting_room.drain()),
             *(partial(self._generations.stop, row, error) for row in self._generations.rows()),
             *(
                 partial(refuse, row, error.reason, error.message)

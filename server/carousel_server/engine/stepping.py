@@ -158,12 +158,12 @@ class Stepping:
         self._rows.ran(batch.rows, counts, now)
         all_fed = fed.all()
         if all_fed and counts[0] == counts[-1]:  # nearly always
-            self._deliver_fed(batch.rows, firsts, outputs.rows, now)
+            self._rows.deliver(batch.rows, firsts, outputs.rows, now)
             return
         for count in np.unique(counts[fed]).tolist():
             chosen = np.flatnonzero(fed & (counts == count))
             rows = outputs.rows[chosen, :count]
-            self._deliver_fed(batch.rows[chosen], firsts[chosen], rows, now)
+            self._rows.deliver(batch.rows[chosen], firsts[chosen], rows, now)
         if not all_fed:
             self._deliver_generated(batch, np.flatnonzero(~fed), outputs)
 
@@ -183,20 +183,6 @@ class Stepping:
             self._metrics.not_finite()
             message = f"step {seq} does not count, because {fault} after it"
             self.refuse(row, "STEP_NOT_FINITE", message)
-
-    def _deliver_fed(
-        self, rows: Int64s, firsts: Int64s, outputs: np.ndarray, started: float
-    ) -> None:
-        steps = outputs.shape[1]
-        self._rows.keep_outputs(rows, firsts, outputs)
-        if self._ledger.tracked and (sync := self._table.sync[rows]).any():
-            # The keeper lets these out of the window once the store has them.
-            rows, firsts, outputs = rows[~sync], firsts[~sync], outputs[~sync]
-            if not len(rows):
-                return
-        self._listeners.outputs(rows, firsts, outputs)
-        arrived = self._window.arrived_s[self._window.at(rows, firsts, steps)].ravel()
-        self._metrics.stepped(started - arrived, self._clock() - arrived)
 
     def _deliver_generated(self, batch: Batch, chosen: Int64s, outputs: BatchOutputs) -> None:
         rows = batch.rows[chosen]

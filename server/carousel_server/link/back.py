@@ -22,7 +22,7 @@ from carousel_server.core.ports import (
     StepBlock,
     ask,
 )
-from carousel_server.core.sinks import tick_began_s
+from carousel_server.core.sinks import current_tick
 from carousel_server.core.types import (
     Bytes2D,
     GeneratedToken,
@@ -209,7 +209,7 @@ class FarSteps:
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
         """Sends outputs."""
         number, known, firsts = self._number, tags.tobytes(), first_seqs.tobytes()
-        self._post("outputs", number, known, firsts, steps, rows.tobytes(), tick_began_s())
+        self._post("outputs", number, known, firsts, steps, rows.tobytes(), current_tick.began_s)
 
     def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
         """Sends refusals."""

@@ -28,7 +28,7 @@ from carousel_server.core.ports import (
     StepBlock,
 )
 from carousel_server.core.quotas import NO_LIMITS, TenantLimits
-from carousel_server.core.sinks import set_tick_began
+from carousel_server.core.sinks import current_tick
 from carousel_server.core.types import (
     GeneratedToken,
     Int64s,
@@ -179,7 +179,7 @@ class Front:
     def _outputs(
         self, number: int, tags: bytes, first_seqs: bytes, steps: int, rows: bytes, began_s: float
     ) -> None:
-        set_tick_began(began_s)
+        current_tick.began_s = began_s
         sink = self._sinks.get(number)
         if sink is not None:
             known = np.frombuffer(tags, np.int64)

@@ -47,7 +47,7 @@ class Residency:
         self._rows = rows
         self._directory = directory
         self._room = Room(context, rows, self.park)
-        self._waiting = WaitingRoom(self._activate, self._room, context.share)
+        self.waiting_room = WaitingRoom(self._activate, self._room, context.share)
 
     # -- coming
 
@@ -97,20 +97,7 @@ class Residency:
         The answer fails with CarouselError SNAPSHOT_DAMAGED, FINGERPRINT_MISMATCH, SESSION_EXISTS,
         SLAB_FULL, TOO_MANY_SESSIONS, QUOTA_EXCEEDED or DRAINING.
         """
-        self._waiting.enter(command, now)
-
-    def make_room(self, now: float) -> None:
-        """Activates waiting sessions that fit. Refuses those past their deadline."""
-        self._waiting.admit(now)
-
-    @property
-    def waiting(self) -> int:
-        """Number of sessions that wait for a row."""
-        return len(self._waiting)
-
-    def drain_waiting(self) -> list[Activate]:
-        """At the end: takes those that still wait for a row."""
-        return self._waiting.drain()
+        self.waiting_room.enter(command, now)
 
     # -- going
 

@@ -70,6 +70,7 @@ class Rows:
         limits, model = context.limits, context.model
         self._model = model
         self._metrics = context.metrics
+        self._clock = context.clock
         self._table = SessionTable(limits.slots)
         self.table = self._table.read_only()
         self.slots = Slots(limits.slots)
@@ -196,12 +197,24 @@ class Rows:
         table.last_used_s[rows] = now
         self.ledger.ran(rows, now)
 
-    def keep_outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
-        """Keeps outputs uint8[n, steps, row bytes] of steps that clients fed, until they are acknowledged."""
+    def deliver(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray, now: float) -> None:
+        """Keeps outputs uint8[n, steps, row bytes] of fed steps until they are acknowledged, and sends them.
+
+        Those of sync sessions wait until `confirm`. `now` is when the tick began.
+        """
+        at = self.window.at(rows, first_seqs, outputs.shape[1])
         if self._model.generative:
-            inputs = self.window.inputs[self.window.at(rows, first_seqs, outputs.shape[1])]
-            self.tokens.fed(rows, inputs.view("<i4")[:, :, 0])
-        self.window.write_outputs(rows, first_seqs, outputs)
+            self.tokens.fed(rows, self.window.inputs[at].view("<i4")[:, :, 0])
+        self.window.outputs[at] = outputs
+        arrived_s = self.window.arrived_s[at]
+        if self.ledger.tracked and (sync := self._table.sync[rows]).any():
+            if sync.all():
+                return
+            rows, first_seqs = rows[~sync], first_seqs[~sync]
+            outputs, arrived_s = outputs[~sync], arrived_s[~sync]
+        self.listeners.outputs(rows, first_seqs, outputs)
+        arrived_s = arrived_s.ravel()
+        self._metrics.stepped(now - arrived_s, self._clock() - arrived_s)
 
     def acknowledge(self, rows: Int64s, acks: Int64s) -> None:
         """Moves ack cursors, never back and never beyond what was sent."""
@@ -283,10 +296,9 @@ class Rows:
 
     def _send_durable(self, rows: Int64s, firsts: Int64s, steps: int, now: float) -> None:
         """Sends outputs of sync sessions that the store has confirmed now."""
-        self.listeners.outputs(
-            rows, firsts, self.window.outputs[self.window.at(rows, firsts, steps)]
-        )
-        arrived_s = self.window.arrived_s[self.window.at(rows, firsts, steps)].ravel()
+        at = self.window.at(rows, firsts, steps)
+        self.listeners.outputs(rows, firsts, self.window.outputs[at])
+        arrived_s = self.window.arrived_s[at].ravel()
         fed = np.isfinite(arrived_s)
         self._metrics.stepped(np.zeros(int(fed.sum())), now - arrived_s[fed])
 

@@ -31,7 +31,7 @@ from carousel_server.core.ports import (
     Unbind,
     ask,
 )
-from carousel_server.core.sinks import tick_began_s
+from carousel_server.core.sinks import current_tick
 from carousel_server.core.types import Bytes2D, Int64s, ModelView, SessionRef, SessionView
 
 from .places import close_for_good
@@ -76,7 +76,7 @@ class Seats(Generic[O]):
 
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
         """See `StepSink.outputs`."""
-        tick = tick_began_s(), time.monotonic()
+        tick = current_tick.began_s, time.monotonic()
         self._on_loop(self._outputs, tags, first_seqs, steps, rows, tick)
 
     def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:

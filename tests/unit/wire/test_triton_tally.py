@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carousel_server.core.sinks import set_tick_began, tick_began_s
+from carousel_server.core.sinks import current_tick
 from carousel_server.wire.triton import tally
 from carousel_server.wire.triton.tally import Stopwatch, Tallies, TickTimes
 
@@ -69,7 +69,7 @@ def test_tenants_are_counted_apart(clock: Clock) -> None:
 
 
 def test_a_tick_is_its_threads() -> None:
-    before = tick_began_s()
-    set_tick_began(12.5)
-    assert tick_began_s() == 12.5
-    set_tick_began(before)
+    before = current_tick.began_s
+    current_tick.began_s = 12.5
+    assert current_tick.began_s == 12.5
+    current_tick.began_s = before
