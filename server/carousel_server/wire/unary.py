@@ -120,6 +120,8 @@ class Callers:
                 await caller.ready.wait()
                 if caller.gone is not None:
                     raise caller.gone
+                if self._callers.get(key) is not caller:
+                    continue  # it left while this call waited for its binding
                 return await self._run(caller, block)
 
     def _hold(self, key: SessionKey) -> _Caller:
