@@ -25,7 +25,7 @@ from .gate import Gate
 from .options import WireOptions
 from .places import find_session
 from .replies import reply_of
-from .seat import NO_SEAT, Claim, State
+from .seat import NO_SEAT, Claim
 from .seats import Seats
 
 _WAITS_FOR_STORE = (Durability.SYNC, Durability.SYNC_FSYNC)
@@ -139,7 +139,7 @@ class Callers:
             return await waiter.done, caller.durable
         finally:
             caller.waiter = None
-            if caller.gone is None and self.seats.state[caller.seat] is State.AWAY:
+            if caller.gone is None and self.seats.engine[caller.seat] is None:
                 self.seats.release(caller.seat, close=False)  # the next call fetches it
 
     # -- Door

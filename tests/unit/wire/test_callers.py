@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 
 from support.fake_engine import WIDTH, FakeCatalog, FakeEngine
+from support.wire import settled
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Bind, StepBlock
+from carousel_server.core.ports import Bind, Place, StepBlock
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import OpenSpec, SessionView
 from carousel_server.wire.seat import State
@@ -60,3 +62,25 @@ async def test_a_session_that_leaves_as_soon_as_it_is_bound_is_fetched_for_its_c
     assert callers.seats.state[1:] == [State.BOUND]
 
 
+async def test_a_call_that_gives_up_while_its_session_is_fetched_keeps_no_seat() -> None:
+    engine = Leaving()
+    catalog, callers = opened(engine)
+    await callers.step(KEY, block(callers, 1))
+    engine.park("s")
+    engine.hold()
+    call = asyncio.ensure_future(callers.step(KEY, block(callers, 2)))
+    await settled(lambda: isinstance(engine.seen[-1], Bind))
+    engine.release()
+    engine.hold()
+    await settled(lambda: isinstance(engine.seen[-1], StepBlock))
+    tag, sent = callers.seats.tag[1], engine.seen[-1]
+    resumed: Future[Place] = Future()
+    catalog.resume = lambda *_: resumed  # type: ignore[method-assign]
+    engine.park("s")
+    callers.seats.returned(tag, sent)
+    await settled(lambda: callers.seats.state[1] is State.FETCHED)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    resumed.set_exception(BUSY)
+    await settled(lambda: callers.seats.state[1] is State.LEFT)
+    assert not callers._callers
