@@ -687,6 +687,20 @@ def test_a_generation_that_was_left_is_followed_where_the_server_stands(lost: bo
     assert world.core.generation_begins(lane) == lane.cursors.sent + 1
 
 
+def test_a_generation_right_after_one_that_was_left_names_no_first_step() -> None:
+    """Nothing has come that says how far the server went, so every number would be a guess."""
+    world = World()
+    lane = world.open()
+    world.core.generation_begins(lane)
+    session = world.server.sessions["s"]
+    session.applied = session.ack = 10
+    world.do(world.core.generated(lane, None))
+    assert world.core.generation_begins(lane) == 0
+    world.deliver()
+    world.do(world.core.generated(lane, 15))
+    assert world.core.generation_begins(lane) == 16
+
+
 def test_messages_that_cross_a_fence_harm_nothing() -> None:
     world = World()
     lane = world.open()

@@ -39,6 +39,15 @@ def test_streaming_equals_the_whole_sequence(client: carousel.Client) -> None:
         np.testing.assert_allclose(one_by_one, whole[:20], atol=1e-5)
 
 
+def test_a_generation_follows_one_that_was_left(client: carousel.Client) -> None:
+    with client.session(GRU_BYTES) as session:
+        for _ in range(4):
+            for _token in session.generate("def ", max_tokens=5_000):
+                break
+            assert len(list(session.generate("x", max_tokens=3))) == 3
+        assert session.applied == session.info().applied
+
+
 def test_a_batch_equals_each_alone(client: carousel.Client) -> None:
     inputs = RNG.standard_normal((40, 300, FEATURES)).astype(np.float32)
     sessions = [client.session(LSTM) for _ in inputs]
