@@ -701,6 +701,20 @@ def test_a_generation_right_after_one_that_was_left_names_no_first_step() -> Non
     assert world.core.generation_begins(lane) == 16
 
 
+def test_a_generation_beside_one_that_is_not_known_to_have_ended_names_no_first_step() -> None:
+    """An event loop tells of a generation that was dropped only later."""
+    world = World()
+    lane = world.open()
+    assert world.core.generation_begins(lane) == 1
+    assert world.core.generation_begins(lane) == 0
+    session = world.server.sessions["s"]
+    session.applied = session.ack = 10
+    world.do(world.core.generated(lane, 10))
+    world.do(world.core.generated(lane, None))
+    world.deliver()
+    assert world.core.generation_begins(lane) == 11
+
+
 def test_messages_that_cross_a_fence_harm_nothing() -> None:
     world = World()
     lane = world.open()

@@ -244,17 +244,18 @@ class AttachCore:
     def generation_begins(self, lane: Lane) -> int:
         """A generation is about to be asked for in the session: the first_seq that makes it repeatable.
 
-        0 where it is not known; then it is asked for once. Steps are still to be answered, or a generation
-        was left and the next Bound has not said how far that one came.
+        0 where it is not known; then it is asked for once. Steps are still to be answered, or another
+        generation runs or was left, and the next Bound has not said how far that one came.
 
         Raises:
             CarouselError: the session is gone.
         """
         self._check([lane])
-        lane.generations.running += 1
-        cursors = lane.cursors
+        generations, cursors = lane.generations, lane.cursors
+        moving = generations.running > 0 or generations.left
+        generations.running += 1
         in_flight = lane.tickets or cursors.sent > cursors.received
-        return 0 if in_flight or lane.generations.left else cursors.next_seq
+        return 0 if in_flight or moving else cursors.next_seq
 
     def generated(self, lane: Lane, applied: int | None) -> Effects:
         """A generation has run in the session; `applied` is its last step, None if unknown."""
