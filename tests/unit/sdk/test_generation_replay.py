@@ -139,3 +139,15 @@ def test_what_no_try_can_mend_ends_it() -> None:
     heard.call_begins()
     heard.take(message((1, "a")))
     assert heard.delay_s(carousel.UnknownTokenError("who?"), 0.0) is None
+
+
+@pytest.mark.parametrize("first_seq", [0, 4])
+def test_a_session_that_is_busy_with_what_was_left_is_asked_again(first_seq: int) -> None:
+    request = pb.GenerateRequest(session_id="s", first_seq=first_seq)
+    replay = GenerationReplay(
+        request, carousel.RetryPolicy(), first_answer_by_s=10.0, deadline_s=20.0
+    )
+    busy = carousel.SessionBusyError("busy")
+    assert replay.delay_s(busy, 1.0) is not None
+    if not first_seq:
+        assert replay.delay_s(busy, 10.0) is None

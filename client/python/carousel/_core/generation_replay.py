@@ -46,7 +46,10 @@ _MOVING = frozenset(
 """Refusals for a session that moves to another server, or whose steps are being sent again."""
 
 _OF_STEPS_BEFORE = frozenset(("SESSION_BUSY",))
-"""Refusals also for steps that this client has the outputs of, and has just sent again to a server."""
+"""Refusals also for steps that this client has the outputs of, and for a generation that it has just left.
+
+Nothing has run, so the request can be sent again even where it names no first step.
+"""
 
 
 class GenerationReplay:
@@ -78,7 +81,7 @@ class GenerationReplay:
         self._policy = policy
         self._rng = rng
         self._deadline_s = deadline_s
-        passing = _OF_STEPS_BEFORE if self._in_session else frozenset[str]()
+        passing = _OF_STEPS_BEFORE if self._session_id else frozenset[str]()
         self._schedule = RetrySchedule(policy, first_answer_by_s, rng, passing=passing)
         # Ids of the tokens that the caller has, and the text of the last one.
         self._ids = array("q")
