@@ -67,7 +67,7 @@ def test_strict_bits_do_not_depend_on_the_batch(package: Path, kernel: str) -> N
 @lstm
 def test_state_stays_on_the_device(package: Path, kernel: str) -> None:
     rig = Rig(carousel_models.load(package, device="cuda", kernel=kernel))
-    assert all(tensor.is_cuda for tensor in rig.engine._rows.slab._tensors)
+    assert all(tensor.is_cuda for tensor in rig.engine._rows.slab.tensors)
 
 
 @every_kernel

@@ -61,7 +61,8 @@ class Snapshots:
             rows, firsts = np.asarray([row]), np.asarray([snapshot.ack + 1])
             never = np.full(1, np.inf)
             self._window.write_inputs(rows, firsts, snapshot.kept_inputs[None], never, never)
-            self._window.write_outputs(rows, firsts, snapshot.kept_outputs[None])
+            kept = snapshot.kept_outputs[None]
+            self._window.outputs[self._window.at(rows, firsts, kept.shape[1])] = kept
         self._tokens.restore(row, snapshot)
 
     def check_fits(self, snapshot: Snapshot) -> None:

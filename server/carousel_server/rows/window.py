@@ -13,8 +13,8 @@ from carousel_server.core.types import Int64s, ModelView
 class Window:
     """Rings of `steps` entries per slot. Used on the engine's thread only.
 
-    Others read the arrays, by the index that `at` gives, and do not write them. The entry of step `seq` is
-    (seq - 1) % steps. A session may have at most `steps` steps beyond its ack, so an entry is overwritten
+    The arrays are read by the index that `at` gives. Only this package writes them. The entry of step `seq`
+    is (seq - 1) % steps. A session may have at most `steps` steps beyond its ack, so an entry is overwritten
     only once the output that it held has been acknowledged. Hence: inputs of ack+1 … received are there to
     be run or compared (a repeated seq with other bytes is found), outputs of ack+1 … applied are there to
     be sent again.
@@ -67,10 +67,6 @@ class Window:
     def at(self, rows: Int64s, first_seqs: Int64s, steps: int) -> tuple[Int64s, Int64s]:
         """The index [n, steps] at which the arrays have steps first_seqs … first_seqs+steps-1 of rows."""
         return rows[:, None], (first_seqs[:, None] - 1 + np.arange(steps)) & self._mask
-
-    def write_outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
-        """Keeps outputs uint8[n, k, row bytes] until they are acknowledged."""
-        self.outputs[self.at(rows, first_seqs, outputs.shape[1])] = outputs
 
 
 def valid_rows(model: ModelView, inputs: np.ndarray) -> np.ndarray:

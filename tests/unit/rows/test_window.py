@@ -22,7 +22,7 @@ def test_entries_wrap_around_and_rows_do_not_mix() -> None:
         assert got[0, :, 0].tolist() == [first, first + 1, first + 2]
         assert got[1, :, 0].tolist() == [90, 91, 92]
     outputs = np.asarray([[[1, 2], [3, 4]]], np.uint8)
-    window.write_outputs(at(0), at(4), outputs)
+    window.outputs[window.at(at(0), at(4), 2)] = outputs
     assert window.outputs[window.at(at(0), at(4), 2)].tolist() == [[[1, 2], [3, 4]]]
     assert not window.outputs[window.at(at(1), at(4), 2)].any()
 
