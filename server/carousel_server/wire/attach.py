@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
@@ -109,14 +109,6 @@ class Conversation:
         self._blocks = Blocks(stream, options)
         self._tenant = stream.tenant
         self._greeted = False
-        self._events: dict[str, Callable[[Any], None]] = {
-            "hello": self._welcome,
-            "bind": self._bind,
-            "unbind": self._unbind,
-            "block": self._block,
-            "acks": self._acks,
-            "replay": self._replay,
-        }
 
     async def read(self, requests: AsyncIterator[bytes]) -> None:
         """Takes requests until the client half-closes.
@@ -145,7 +137,7 @@ class Conversation:
         event = request.WhichOneof("event")
         if event is None or (event == "hello") == self._greeted:
             raise _out_of_turn(event)
-        self._events[event](getattr(request, event))
+        self._events[event](self, getattr(request, event))
 
     def _welcome(self, _hello: pb.Hello) -> None:
         self._greeted = True
@@ -230,6 +222,16 @@ class Conversation:
             self._stream.refuse(unbind.handle, not_bound())
         else:
             self._stream.seats.release(seat, close=unbind.close)
+
+    # Of the class: a conversation that held its own methods would be a cycle.
+    _events: ClassVar[dict[str, Callable[[Any, Any], None]]] = {
+        "hello": _welcome,
+        "bind": _bind,
+        "unbind": _unbind,
+        "block": _block,
+        "acks": _acks,
+        "replay": _replay,
+    }
 
 
 def _opening(catalog: CatalogPort, engine: EnginePort, spec: OpenSpec) -> Claim:

@@ -3,14 +3,15 @@
 A door holds each session in a seat, which has a number. The facts that steps need stand in columns by that
 number, so that many steps can be sent together. What is seldom needed stands in the seat's Claim.
 
-Engines know a seat by its tag: the seat in the low 32 bits, and in the high bits how many bindings were
-begun before. So a result for an earlier owner of a seat is told from one for the present owner.
+Engines know a seat by its tag: the seat in the low 32 bits, and above it how many bindings were begun.
+So a result for an earlier owner of a seat is told from one for the present owner.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -57,7 +58,7 @@ class Seats(Generic[O]):
     ) -> None:
         self._loop = loop
         self._catalog = catalog
-        self._door = door
+        self._door: Door[O] = weakref.proxy(door)  # the door holds its seats
         # Seat 0 is never taken. It stands for a session that no one holds.
         self.state: list[State] = [State.LEFT]
         self.owner: list[Any] = [None]
@@ -73,7 +74,6 @@ class Seats(Generic[O]):
         self._shut = False
 
     # -- StepSink: on an engine's thread
-
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
         """See `StepSink.outputs`."""
         tick = current_tick.began_s, time.monotonic()
