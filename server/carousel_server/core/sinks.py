@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class StepSink(Protocol):
-    """Receives the outputs of clients' steps: an Attach stream, or the unary calls of one engine.
+    """Receives the outputs of clients' steps.
 
-    A `tag` is the sink's number for a session, such as the stream's handle.
+    There is one for each Attach stream, one for all Step calls, and one for the Triton sequences of a model.
+    A `tag` is the sink's number for one binding of a session. It is used only once.
     """
 
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
