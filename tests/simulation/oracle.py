@@ -259,8 +259,11 @@ class Oracle:
             history.muddled = True
             return
         attach_id, now_s = end.attach_ids[bound.handle], self.world.now_s
-        if attach_id < history.bound_by[0] and now_s == history.bound_by[3]:
-            return  # the newer one came behind it, and was only looked at first
+        older = attach_id < history.bound_by[0]
+        if older and (now_s == history.bound_by[3] or session.epoch < history.epoch):
+            # The newer one came behind it and was only checked first, or a server that was frozen answers
+            # an older stream. The store refuses what that server commits in its old epoch.
+            return
         history.bound_by = attach_id, end.process, history.epoch, now_s
         if history.owner is not writer:
             history.cut(applied)
