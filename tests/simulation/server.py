@@ -24,6 +24,7 @@ from carousel_server.wire.outbox import Outbox
 from carousel_server.wire.stream import Stream
 
 from .calls import ServerCall
+from .evictions import watch_evictions
 from .model import FoldModel
 from .network import Connection, Payload
 from .quiet import QuietEngineMetrics, QuietWireMetrics
@@ -169,6 +170,7 @@ class Process:
                 clock=world.clock,
             ),
         )
+        watch_evictions(self.engine, self.oracle.fail)
         activation = Activation(
             directory,
             {self.engine.model.name: self.engine},
