@@ -21,7 +21,7 @@ from carousel_server.process.cores import usable_cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "mutants.md"
-MOST_SEEDS = 5000
+MOST_SEEDS = 20_000
 _CELL_CHARS = 120
 
 _HEAD = """# Mutants

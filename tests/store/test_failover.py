@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from support.redis import RedisServer
+from support.redis import RedisServer, free_port
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.store import Outcome, Verdict
@@ -152,7 +152,10 @@ def test_a_replica_that_has_lost_its_primary_is_refused_by_name_too(pair: Pair) 
 
 
 def test_a_node_of_a_cluster_is_refused_by_name(tmp_path: Path) -> None:
-    with RedisServer(tmp_path, "--cluster-enabled", "yes") as server:
+    # Without a port of its own for the bus, Redis takes the port + 10,000, which may be none.
+    with RedisServer(
+        tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())
+    ) as server:
         text = _refused(server.url)
     assert "is a node of a Redis Cluster" in text
     assert "without cluster-enabled" in text

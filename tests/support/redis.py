@@ -21,7 +21,7 @@ class RedisServer:
             pytest.skip("redis-server is missing: apt-get install redis-server")
         self._folder = folder
         self._options: Sequence[str] = ("--appendfsync", appendfsync, *options)
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RedisServer:
@@ -80,7 +80,8 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -109,7 +109,8 @@ def test_the_sessions_seed_is_the_default(rig: Rig) -> None:
 
     assert text(seed=5) == text(seed=5)
     assert text(seed=5) != text(seed=6)
-    assert text() != text()
+    # One seed in ten leads to the same few tokens, so two texts may be equal by chance.
+    assert len({tuple(text()) for _ in range(8)}) > 1
 
 
 def test_a_stop_token_ends_it_and_is_not_shown(rig: Rig) -> None:
