@@ -69,7 +69,7 @@ def on_slab(case: Case, model: RecurrentModel) -> Run:
     def run() -> None:
         rows = next(rows_of)
         _, *state = step(x, rows)
-        slab.scatter(rows, state)
+        slab.scatter(rows, tuple(state))
 
     return run
 
