@@ -113,12 +113,12 @@ async def test_unary_steps_leave_nothing_when_their_sessions_have_gone(wire):
         )
         await wire.stubs.sessions.CloseSession(pb.CloseSessionRequest(session_id=session.id))
     sink = next(c.sink for c in wire.engine.seen if isinstance(c, ports.StepBlock))
-    await settled(lambda: not sink._seats)
-    assert not sink._refs
+    await settled(lambda: not any(sink.claim))
+    assert not any(sink.engine)
 
 
 @pytest.mark.unlinked
-async def test_a_step_given_up_while_it_binds_leaves_no_seat(wire):
+async def test_a_step_given_up_while_it_binds_leaves_no_seat_of_its_own(wire):
     session = await wire.stubs.open("echo")
     wire.engine.hold()
     request = pb.StepRequest(session_id=session.id, first_seq=1, inputs=ROW)
@@ -127,10 +127,14 @@ async def test_a_step_given_up_while_it_binds_leaves_no_seat(wire):
     sink = wire.engine.seen[-1].sink
     call.cancel()
     await settled(lambda: ("Step", "unary", "CANCELLED") in wire.metrics.ended)
-    assert not sink._seats
-    assert not sink._refs
     wire.engine.release()
     assert (await wire.stubs.inference.Step(request)).outputs == ROW
+    assert sum(claim is not None for claim in sink.claim) == 1, (
+        "both calls share the session's seat"
+    )
+    await wire.stubs.sessions.CloseSession(pb.CloseSessionRequest(session_id=session.id))
+    await settled(lambda: not any(sink.claim))
+    assert not any(sink.engine)
 
 
 # -- whose is it?
