@@ -172,3 +172,40 @@ def test_whole_sequences_beside_others_are_as_alone(
             assert np.array_equal(found, wanted)
         else:
             np.testing.assert_allclose(found, wanted, rtol=TOLERANCE["float32"], atol=2e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_row_that_reads_the_initial_row_is_as_a_fresh_one(
+    package: Packages, cell: str, kernel: str, steps: int
+) -> None:
+    """Steps from the initial row, several at once and beside others, and nothing is written there."""
+    model = carousel_models.load(package(cell=cell), device="cpu", kernel=kernel)
+    slab = Slab(model.state_specs, 8, model.device, model.kernel)
+    runner = Runner(model, slab, Buckets(8, strict=True))
+    rows, fed = np.asarray([5, 0, 3, 1]), np.ones(4, bool)
+    rng, counts = np.random.default_rng(2), np.asarray([steps, steps, steps, 1])
+
+    def run(reads: np.ndarray[Any, Any] | None) -> tuple[list[bytes], list[list[bytes]]]:
+        found = runner.run(Batch(rows, counts), inputs, fed, lambda: ~fed, reads)
+        states = [[t[row].numpy().tobytes() for t in slab.tensors] for row in rows.tolist()]
+        return [r[:n].tobytes() for r, n in zip(found.rows, counts.tolist(), strict=True)], states
+
+    inputs = rng.standard_normal((4, steps, WIDTH)).astype("<f4").view(np.uint8)
+    fresh, fresh_states = run(None)
+    went_on, went_on_states = run(None)
+    for tensor in slab.tensors:
+        tensor[rows] = 0
+    assert run(None) == (fresh, fresh_states)
+    again, states = run(np.where([True, False, True, False], slab.initial_row, rows))
+    for place, wanted, wanted_state in (
+        (0, fresh, fresh_states),
+        (1, went_on, went_on_states),
+        (2, fresh, fresh_states),
+        (3, went_on, went_on_states),
+    ):
+        assert again[place] == wanted[place]
+        assert states[place] == wanted_state[place]
+    assert fresh != went_on
+    assert not any(tensor[slab.initial_row].any() for tensor in slab.tensors)

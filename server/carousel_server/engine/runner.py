@@ -98,7 +98,12 @@ class Runner:
         self._unrolls = model.batch_invariant and not model.unseen_states
 
     def run(
-        self, batch: Batch, inputs: np.ndarray, fed: np.ndarray, drawing: Drawing
+        self,
+        batch: Batch,
+        inputs: np.ndarray,
+        fed: np.ndarray,
+        drawing: Drawing,
+        reads: Int64s | None = None,
     ) -> BatchOutputs:
         """Runs a batch.
 
@@ -107,15 +112,16 @@ class Runner:
             inputs: uint8[n, steps, input_row_bytes]; what lies behind a row's count is ignored.
             fed: bool[n], rows whose outputs are to be delivered.
             drawing: says which rows draw a token from the output of their last step.
+            reads: int64[n], rows of the slab from which the first steps start. None means each row's own.
         """
         if self._unrolls and batch.steps > 1:
-            return self._unrolled(batch, inputs, fed, drawing)
+            return self._unrolled(batch, inputs, fed, drawing, reads)
         doubts = partial(FiniteSteps, self._finite, batch.counts, fed, drawing)
         finite: FiniteSteps | None = None
         n = len(batch.rows)
         bucket = self._buckets.of(n)
-        rows, x = self._padded(batch.rows, inputs, bucket)
-        raw, *state = self._first(x[0], rows)
+        rows, x = self._rows(batch.rows, bucket), self._padded(inputs, bucket)
+        raw, *state = self._first(x[0], rows if reads is None else self._rows(reads, bucket))
         deliver = bool(fed.any())
         fields = fields_to_bytes(self._model.finish(raw[:n])) if deliver else None
         if not self._finite.hold(raw[:n], state, fields):
@@ -145,17 +151,22 @@ class Runner:
         return BatchOutputs(outputs, last, bucket, finite)
 
     def _unrolled(
-        self, batch: Batch, inputs: np.ndarray, fed: np.ndarray, drawing: Drawing
+        self,
+        batch: Batch,
+        inputs: np.ndarray,
+        fed: np.ndarray,
+        drawing: Drawing,
+        reads: Int64s | None,
     ) -> BatchOutputs:
         """The same for chunks, packed by time: those with most steps come first already."""
         n, steps = len(batch.rows), batch.steps
         there = np.arange(steps)[:, None] < batch.counts
         sizes = there.sum(1)
         x = self._typed(inputs.swapaxes(0, 1)[there])
-        rows = torch.from_numpy(batch.rows).to(self._slab.device)
+        rows = self._rows(batch.rows, n)
         begins = np.cumsum(sizes) - sizes
         ends = torch.from_numpy(begins[batch.counts - 1] + np.arange(n)).to(self._slab.device)
-        before = self._slab.gather(rows)
+        before = self._slab.gather(rows if reads is None else self._rows(reads, n))
         outputs = np.empty((n, 0, 0), np.uint8)
         finite: FiniteSteps | None = None
         if fed.any():
@@ -207,18 +218,19 @@ class Runner:
         raw, after = self._model.step(x, state)
         return (raw, *after)
 
-    def _padded(self, rows: Int64s, inputs: np.ndarray, bucket: int) -> tuple[Tensor, Tensor]:
-        """A batch on the device: int64[bucket] rows, and the model's inputs [steps, bucket] of them.
+    def _rows(self, rows: Int64s, bucket: int) -> Tensor:
+        """Rows of the slab on the device, int64[bucket]; the padding is the scratch row."""
+        if bucket > len(rows):
+            scratch = np.full(bucket - len(rows), self._slab.scratch_row, np.int64)
+            rows = np.concatenate((rows, scratch))
+        return torch.from_numpy(rows).to(self._slab.device)
 
-        The inputs are int64 tokens, or float32[…, width] features.
-        """
+    def _padded(self, inputs: np.ndarray, bucket: int) -> Tensor:
+        """The model's inputs on the device: int64[steps, bucket] tokens or float32[…, width] features."""
         n, steps, row_bytes = inputs.shape
         padded = np.zeros((steps, bucket, row_bytes), np.uint8)
         padded[:, :n] = inputs.swapaxes(0, 1)
-        if bucket > n:
-            scratch = np.full(bucket - n, self._slab.scratch_row, np.int64)
-            rows = np.concatenate((rows, scratch))
-        return torch.from_numpy(rows).to(self._slab.device), self._typed(padded)
+        return self._typed(padded)
 
     def _typed(self, inputs: np.ndarray) -> Tensor:
         """Rows of the wire uint8[…, input_row_bytes] as the model takes them."""

@@ -13,10 +13,12 @@ from carousel_models.kernels import Kernel, Reference
 
 
 class Slab:
-    """Preallocated state tensors of shape [slots + 1, *state shape].
+    """Preallocated state tensors of shape [slots + 2, *state shape].
 
-    The last row is scratch: padding rows of a batch read and write it, so it belongs to no session and its
-    content means nothing. Used on the engine's thread only.
+    After the sessions' rows comes the scratch row: padding rows of a batch read and write it, so its content
+    means nothing. Then comes the initial row. It holds the state that a session begins with. A step that
+    starts from there reads this row in place of its session's. Nothing writes it. Used on the engine's
+    thread only.
     """
 
     def __init__(
@@ -28,10 +30,11 @@ class Slab:
     ) -> None:
         self.device = device
         self.scratch_row = slots
+        self.initial_row = slots + 1
         self.specs = tuple(specs)
         # All rows, to be read where they are.
         self.tensors = tuple(
-            torch.zeros((slots + 1, *spec.shape), dtype=spec.dtype, device=device) for spec in specs
+            torch.zeros((slots + 2, *spec.shape), dtype=spec.dtype, device=device) for spec in specs
         )
         # Writes rows int64[n] back, with a tensor [n, …] for each state. Rows must not repeat, save for the
         # scratch row.
@@ -39,7 +42,7 @@ class Slab:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of all tensors, scratch row included."""
+        """Bytes of all tensors, scratch and initial row included."""
         return sum(t.numel() * t.element_size() for t in self.tensors)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, ...]:

@@ -77,7 +77,7 @@ def test_rows_of_the_slab_step_as_by_the_reference(
     monkeypatch.setattr(packed, "_MOST_UNITS", 32)
     ours, plain = make_model(Cuda(), cell, dtype), make_model(Reference(), cell, dtype)
     slab = Slab(ours.state_specs, 12, torch.device("cpu"), ours.kernel)
-    before = randoms(ours, 13)
+    before = randoms(ours, 14)
     for tensor, values in zip(slab.tensors, before, strict=True):
         tensor.copy_(values)
     rows = torch.tensor([11, 3, 7, 0, 5, slab.scratch_row, slab.scratch_row])

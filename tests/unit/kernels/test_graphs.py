@@ -246,7 +246,7 @@ def outputs(engine: Rig, x: np.ndarray, counts: list[int]) -> dict[tuple[int, in
     found = {(step.tag, step.seq): step.row.tobytes() for step in sink.steps}
     assert len(found) == 2 * sum(counts)
     slab = engine.engine._rows.slab
-    found |= {(-1, n): t[:-1].numpy().tobytes() for n, t in enumerate(slab.tensors)}
+    found |= {(-1, n): t[: slab.scratch_row].numpy().tobytes() for n, t in enumerate(slab.tensors)}
     return found
 
 
@@ -279,5 +279,6 @@ def test_a_recorded_tick_that_fails_leaves_every_state_as_it_was(models: Models)
     engine.run(StepBlock(sink, [1], [ref], [2], 1, np.ones(3, "<f4").tobytes()))
     engine.settle()
     assert sink.reasons == ["STEP_FAILED"]
-    after = engine.engine._rows.slab.tensors
-    assert all(torch.equal(a[:-1], b[:-1]) for a, b in zip(before, after, strict=True))
+    slab = engine.engine._rows.slab
+    n = slab.scratch_row
+    assert all(torch.equal(a[:n], b[:n]) for a, b in zip(before, slab.tensors, strict=True))
