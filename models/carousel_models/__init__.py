@@ -12,6 +12,7 @@ from .errors import PackageError
 
 if TYPE_CHECKING:
     from .creating import create
+    from .importing import import_file
     from .loading import CheckReport, check, load
     from .model import RecurrentModel
     from .package import discover, read_manifest, zoo_path
@@ -27,6 +28,7 @@ _HOMES = {
     "check": "loading",
     "create": "creating",
     "discover": "package",
+    "import_file": "importing",
     "load": "loading",
     "read_manifest": "package",
     "save": "saving",
@@ -42,6 +44,7 @@ __all__ = [
     "check",
     "create",
     "discover",
+    "import_file",
     "load",
     "read_manifest",
     "save",

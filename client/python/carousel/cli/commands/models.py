@@ -1,4 +1,4 @@
-"""`carousel models`: lists, checks and creates models of a server or a folder."""
+"""`carousel models`: lists, checks, creates and imports models of a server or a folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from carousel.cli.exits import CliError, ExitCode, did_you_mean, usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import Record, note, print_json, print_line, print_record, print_records
 
+from .importing import register_import
+
 if TYPE_CHECKING:
     import carousel
     from carousel_models import Manifest
@@ -28,7 +30,7 @@ Folder = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    group = typer.Typer(no_args_is_help=True, help="List, show, check and create models.")
+    group = typer.Typer(no_args_is_help=True, help="List, show, check, create and import models.")
     app.add_typer(group, name="models")
 
     @command(group, "list")
@@ -64,6 +66,7 @@ def register(app: typer.Typer) -> None:
         check_all(options, path, names)
 
     register_create(group)
+    register_import(group)
 
 
 def register_create(group: typer.Typer) -> None:
