@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 
 from .cells import State
-from .kernels import Kernel, Linear
+from .kernels import Kernel
 from .packing import Packing
-from .spec import Manifest, MlpHead, SelectArgmax, SelectFull, SelectTopK
+from .row_functions import Chain, RowFunction, build_chain, positional
+from .spec import Manifest, SelectArgmax, SelectFull, SelectTopK
 from .stack import RecurrentStack, StateSpec
-from .tensors import head_widths
 from .tokenizer import Tokenizer
 
 OutputField = tuple[str, torch.dtype, tuple[int, ...]]
 """Name, type (float32 or int32) and shape for one step."""
 
-
-class RowFunction(NamedTuple):
-    """A function of the head's rows.
-
-    Attributes:
-        run: computes it.
-        positional: True if torch computes it differently at the end of a tensor, after the last whole vector.
-    """
-
-    run: Callable[[Tensor], Tensor]
-    positional: bool
-
-
-ACTIVATIONS = {
-    "relu": RowFunction(torch.relu, positional=False),
-    "tanh": RowFunction(torch.tanh, positional=False),
-    "sigmoid": RowFunction(torch.sigmoid, positional=True),
-    "gelu": RowFunction(F.gelu, positional=True),
-    "silu": RowFunction(F.silu, positional=True),
-}
-"""One entry for each name in `spec.Activation`."""
 
 TRANSFORMS = {
     "identity": RowFunction(lambda raw: raw, positional=False),
@@ -85,9 +64,9 @@ class RecurrentModel:
         self.kernel = kernel
         self.parameters = sum(tensor.numel() for tensor in tensors.values())
         self._embedding = tensors.get("embedding.weight")
-        linear = partial(_linear, kernel, tensors)
-        self._projection = linear("projection") if manifest.input.projection else None
-        self._head = [linear(f"head.{number}") for number in range(len(head_widths(manifest)))]
+        self._front = _front(manifest, tensors, kernel)
+        head = manifest.head
+        self._head = build_chain(kernel, head.parts, tensors, "head", head.places)
         self._causal = manifest.causal
         self._normalization = _normalization(manifest, device)
         output = manifest.output
@@ -144,12 +123,13 @@ class RecurrentModel:
         Those of a whole sequence are then the same too, and those of its steps.
         """
         manifest = self.manifest
-        functions = [TRANSFORMS[manifest.output.transform]]
-        if isinstance(manifest.head, MlpHead):
-            functions.append(ACTIVATIONS[manifest.head.activation])
+        chains = [manifest.input.parts, manifest.head.parts]
+        for layer in manifest.stack:
+            chains += [layer.before, layer.between, layer.after]
         built_in = manifest.custom is None
         stepped = self.causal and built_in and self.kernel.batch_invariant
-        return stepped and not any(function.positional for function in functions)
+        at_the_end = TRANSFORMS[manifest.output.transform].positional
+        return stepped and not at_the_end and not any(map(positional, chains))
 
     def initial_state(self, batch: int) -> State:
         """Zeros: one tensor [batch, *shape] per state spec."""
@@ -252,19 +232,17 @@ class RecurrentModel:
         elif self._normalization is not None:
             mean, std = self._normalization
             x = (x - mean) / std
-        return x if self._projection is None else self._projection(x)
+        return x if self._front is None else self._front(x)
 
     def _leave(self, y: Tensor) -> Tensor:
-        head = self.manifest.head
-        for number, linear in enumerate(self._head, start=1):
-            y = linear(y)
-            if isinstance(head, MlpHead) and number < len(self._head):
-                y = ACTIVATIONS[head.activation].run(y)
-        return y
+        return y if self._head is None else self._head(y)
 
 
-def _linear(kernel: Kernel, tensors: Mapping[str, Tensor], name: str) -> Linear:
-    return kernel.linear(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+def _front(manifest: Manifest, tensors: Mapping[str, Tensor], kernel: Kernel) -> Chain | None:
+    source = manifest.input
+    if source.projection is not None:
+        return kernel.linear(tensors["projection.weight"], tensors.get("projection.bias"))
+    return build_chain(kernel, source.front, tensors, "front")
 
 
 def _normalization(manifest: Manifest, device: torch.device) -> tuple[Tensor, Tensor] | None:

@@ -7,15 +7,35 @@ checked here, before any tensor is made.
 from __future__ import annotations
 
 from math import prod
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from .cell_facts import FACTS, facts_of
 from .cell_facts import Cell as Cell  # noqa: PLC0414 - also a name of this module
 from .custom_spec import CustomSpec as CustomSpec  # noqa: PLC0414 - also a name of this module
 from .custom_spec import StateDeclaration as StateDeclaration  # noqa: PLC0414 - likewise
+from .heads import ChainHead as ChainHead  # noqa: PLC0414 - likewise
+from .heads import Head as Head  # noqa: PLC0414 - likewise
+from .heads import LinearHead as LinearHead  # noqa: PLC0414 - likewise
+from .heads import MlpHead as MlpHead  # noqa: PLC0414 - likewise
+from .heads import NoHead as NoHead  # noqa: PLC0414 - likewise
+from .inputs import MAX_VOCABULARY, RowField
+from .inputs import FeaturesInput as FeaturesInput  # noqa: PLC0414 - likewise
+from .inputs import Input as Input  # noqa: PLC0414 - likewise
+from .inputs import Normalization as Normalization  # noqa: PLC0414 - likewise
+from .inputs import Projection as Projection  # noqa: PLC0414 - likewise
+from .inputs import TokensInput as TokensInput  # noqa: PLC0414 - likewise
 from .parts import MAX_SIZE, Label, Name, Part, Size
+from .row_parts import Activation as Activation  # noqa: PLC0414 - likewise
+from .row_parts import RowParts, leaves, without_defaults
 from .tokenizer import NO_TOKENIZER, TokenizerKind, form_of
 from .triton_names import TritonNames as TritonNames  # noqa: PLC0414 - also a name of this module
 from .triton_names import TritonTensor as TritonTensor  # noqa: PLC0414 - likewise
@@ -23,115 +43,25 @@ from .triton_names import TritonTensor as TritonTensor  # noqa: PLC0414 - likewi
 FORMAT: Literal[1] = 1
 """Version of the package format that this code reads and writes."""
 
-MAX_VOCABULARY = 1 << 20
 MAX_EOS = 64
 MAX_LAYERS = 64
 MAX_PARAMETERS = 1 << 31
 
 Dtype = Literal["float32", "bfloat16"]
-Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu"]
 Transform = Literal["identity", "softmax", "sigmoid", "log_softmax"]
 
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Token = Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)]
 
-MIN_FLOAT32, MAX_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
-"""Smallest normal and greatest number of float32."""
-
-
-class Normalization(Part):
-    """Constants of x ← (x − mean) / std, one per feature, so that clients send raw values."""
-
-    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_SIZE)]
-    std: Annotated[
-        tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=MAX_SIZE)
-    ]
-
-    @model_validator(mode="after")
-    def _in_float32(self) -> Self:
-        for number, (mean, std) in enumerate(zip(self.mean, self.std, strict=False)):
-            if abs(mean) > MAX_FLOAT32:
-                raise ValueError(
-                    f"mean[{number}] is {mean:g}, beyond float32; rescale that feature"
-                )
-            if not MIN_FLOAT32 <= std <= MAX_FLOAT32:
-                raise ValueError(
-                    f"std[{number}] is {std:g}, which float32 has only as 0 or infinity; a feature that is "
-                    "constant gets 1, others are to be rescaled"
-                )
-        return self
-
-
-class Projection(Part):
-    """A linear layer between the input and the stack."""
-
-    width: Size
-    bias: bool = True
-
-
-class RowField(NamedTuple):
-    """A field of an input or output row: its name, its type, its shape for one step."""
-
-    name: str
-    dtype: Literal["float32", "int32"]
-    shape: tuple[int, ...]
-
-
-class TokensInput(Part):
-    """Token ids 0 … vocabulary−1. Each selects a row of an embedding."""
-
-    kind: Literal["tokens"] = "tokens"
-    vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
-    embedding: Size
-    projection: Projection | None = None
-
-    @property
-    def row(self) -> RowField:
-        """What a client sends for one step."""
-        return RowField("x", "int32", ())
-
-    @property
-    def raw_width(self) -> int:
-        """Width before the projection."""
-        return self.embedding
-
-
-class FeaturesInput(Part):
-    """Rows of `width` float32 numbers."""
-
-    kind: Literal["features"] = "features"
-    width: Size
-    normalization: Normalization | None = None
-    projection: Projection | None = None
-
-    @property
-    def row(self) -> RowField:
-        """What a client sends for one step."""
-        return RowField("x", "float32", (self.width,))
-
-    @property
-    def raw_width(self) -> int:
-        """Width before the projection."""
-        return self.width
-
-    @model_validator(mode="after")
-    def _one_constant_per_feature(self) -> Self:
-        if self.normalization is not None:
-            found = {len(self.normalization.mean), len(self.normalization.std)}
-            if found != {self.width}:
-                raise ValueError(
-                    f"normalization needs {self.width} means and stds, one per feature"
-                )
-        return self
-
-
 _PROJECTING = tuple(name for name, facts in FACTS.items() if facts.projects)
-
-Input = Annotated[TokensInput | FeaturesInput, Field(discriminator="kind")]
 
 
 class LayerSpec(Part):
-    """One recurrent layer: y = cell(x); `residual` adds x; then `layer_norm` normalises the row."""
+    """One recurrent layer, and the parts around its cell.
+
+    y = between(cell(before(x))); `residual` adds x; `layer_norm` normalises the row, with γ, β and an eps
+    of 1e-5; then come the parts of `after`.
+    """
 
     cell: Cell
     hidden: Size
@@ -140,6 +70,13 @@ class LayerSpec(Part):
     proj_size: Annotated[int, Field(ge=0, le=MAX_SIZE)] = 0
     residual: bool = False
     layer_norm: bool = False
+    before: RowParts = ()
+    between: RowParts = ()
+    after: RowParts = ()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(write(self), "before", "between", "after")
 
     @model_validator(mode="after")
     def _projection_fits_the_cell(self) -> Self:
@@ -167,42 +104,25 @@ class LayerSpec(Part):
         return self.proj_size or self.hidden
 
     @property
+    def cell_width(self) -> int:
+        """Width of the rows that leave the cell, in both directions."""
+        return self.recurrent_width * (2 if self.bidirectional else 1)
+
+    @property
+    def joined_width(self) -> int:
+        """Width of the rows before `residual` and `layer_norm`."""
+        return leaves(self.between, self.cell_width)
+
+    @property
     def width(self) -> int:
         """Width of the layer's output."""
-        return self.recurrent_width * (2 if self.bidirectional else 1)
+        return leaves(self.after, self.joined_width)
 
     @property
     def states(self) -> tuple[tuple[str, int], ...]:
         """Name and width of each state tensor of one direction."""
         h = ("h", self.recurrent_width)
         return (h, ("c", self.hidden)) if facts_of(self.cell).memory else (h,)
-
-
-class NoHead(Part):
-    """The stack's output is the model's output."""
-
-    kind: Literal["none"] = "none"
-
-
-class LinearHead(Part):
-    """One linear layer."""
-
-    kind: Literal["linear"] = "linear"
-    width: Size
-    bias: bool = True
-
-
-class MlpHead(Part):
-    """Linear layers of sizes `hidden`, each followed by `activation`, then one of `width`."""
-
-    kind: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[Size, ...], Field(min_length=1, max_length=MAX_LAYERS)]
-    width: Size
-    activation: Activation = "relu"
-    bias: bool = True
-
-
-Head = Annotated[NoHead | LinearHead | MlpHead, Field(discriminator="kind")]
 
 
 class SelectFull(Part):
@@ -263,11 +183,13 @@ class Architecture(Part):
             raise ValueError("give either `stack` (at least one layer) or `custom`, and not both")
         width = self.stack_input_width
         for number, layer in enumerate(self.stack):
-            if layer.residual and layer.width != width:
+            leaves(layer.before, width)
+            if layer.residual and layer.joined_width != width:
                 raise ValueError(
-                    f"layer {number} is residual but its widths differ: {width} in, {layer.width} out"
+                    f"layer {number} is residual but its widths differ: {width} in, {layer.joined_width} out"
                 )
             width = layer.width
+        leaves(self.head.parts, width if self.custom is None else self.custom.width)
         select = self.output.select
         if isinstance(select, SelectTopK) and select.k > self.output_width:
             raise ValueError(f"top_k asks for {select.k} of {self.output_width} outputs")
@@ -276,8 +198,7 @@ class Architecture(Part):
     @property
     def stack_input_width(self) -> int:
         """Width of the rows that enter the stack."""
-        projection = self.input.projection
-        return self.input.raw_width if projection is None else projection.width
+        return leaves(self.input.parts, self.input.raw_width)
 
     @property
     def stack_width(self) -> int:
@@ -287,7 +208,7 @@ class Architecture(Part):
     @property
     def output_width(self) -> int:
         """Width of the head's row, before selection."""
-        return self.stack_width if isinstance(self.head, NoHead) else self.head.width
+        return leaves(self.head.parts, self.stack_width)
 
     @property
     def causal(self) -> bool:

@@ -17,6 +17,7 @@ from .cells import State, Weights, code_of, linear
 from .kernels import Kernel, Link
 from .kernels.reference import gather
 from .packing import loop
+from .row_functions import Chain, build_chain
 from .spec import CustomSpec, LayerSpec, StateDeclaration
 from .tensors import directions
 
@@ -61,19 +62,24 @@ class RecurrentStack(Protocol):
         """
 
 
+class Around(NamedTuple):
+    """The parts around a layer's cell, in the order of their computation; see `LayerSpec`."""
+
+    before: Chain | None = None
+    between: Chain | None = None
+    norm: tuple[Tensor, Tensor] | None = None
+    after: Chain | None = None
+
+
 class Layer:
     """One recurrent layer, in one direction or both."""
 
     def __init__(
-        self,
-        spec: LayerSpec,
-        weights: tuple[Weights, ...],
-        norm: tuple[Tensor, Tensor] | None,
-        kernel: Kernel,
+        self, spec: LayerSpec, weights: tuple[Weights, ...], around: Around, kernel: Kernel
     ) -> None:
         self.spec = spec
         self.weights = weights
-        self._norm = norm
+        self._around = around
         self._cell = code_of(spec.cell).step
         self._step = kernel.layer(spec, weights[0])
         # Whole sequences: by the kernel with the bits of steps if it can, else by torch.
@@ -82,25 +88,29 @@ class Layer:
         self._fused = None if self._stepwise else _fused(spec, weights)
 
     @property
-    def link(self) -> Link:
-        """Its step forward in time, as a part of a chain."""
-        return Link(self._step, self.spec.residual, self._norm)
+    def link(self) -> Link | None:
+        """Its step forward in time, as a part of a chain. None if a link cannot have its parts."""
+        before, between, norm, after = self._around
+        if before or between or after:
+            return None
+        return Link(self._step, self.spec.residual, norm)
 
     def step(self, x: Tensor, state: State, slots: Tensor | None) -> tuple[Tensor, State]:
         """One step forward in time."""
-        y, state = self._step(x, state, slots)
+        y, state = self._step(self._begin(x), state, slots)
         return self._finish(x, y), state
 
     def sequence(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
         """All steps. `state` is the forward direction's. The backward one starts from zero."""
+        x = self._begin(rows)
         if self._unrolled is not None:
-            y, state = self._unrolled(rows, sizes, state)
+            y, state = self._unrolled(x, sizes, state)
         elif self._stepwise:
-            y, state = loop(self._step, rows, sizes, state)
+            y, state = loop(self._step, x, sizes, state)
         elif self._fused is not None:
-            y, state = self._run_fused(rows, sizes, state)
+            y, state = self._run_fused(x, sizes, state)
         else:
-            y, state = self.sequence_by_steps(rows, sizes, state)
+            y, state = self.sequence_by_steps(x, sizes, state)
         return self._finish(rows, y), state
 
     def sequence_by_steps(
@@ -133,12 +143,18 @@ class Layer:
         waiting = (tensor[running:] for tensor in state)
         return out.data, tuple(torch.cat((e[0], w)) for e, w in zip(ends, waiting, strict=True))
 
+    def _begin(self, x: Tensor) -> Tensor:
+        return x if self._around.before is None else self._around.before(x)
+
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
+        _, between, norm, after = self._around
+        if between is not None:
+            y = between(y)
         if self.spec.residual:
             y = y + x
-        if self._norm is not None:
-            y = F.layer_norm(y, y.shape[-1:], *self._norm)
-        return y
+        if norm is not None:
+            y = F.layer_norm(y, y.shape[-1:], *norm)
+        return y if after is None else after(y)
 
 
 class Stack:
@@ -146,7 +162,9 @@ class Stack:
 
     def __init__(self, layers: tuple[Layer, ...], device: torch.device, kernel: Kernel) -> None:
         self.layers = layers
-        self._chain = kernel.chain([layer.link for layer in layers])
+        links = [layer.link for layer in layers]
+        plain = [link for link in links if link is not None]
+        self._chain = kernel.chain(plain) if len(plain) == len(links) else None
         self._device = device
         self._causal = not any(layer.spec.bidirectional for layer in layers)
         ends = list(accumulate((len(layer.spec.states) for layer in layers), initial=0))
@@ -288,7 +306,14 @@ def build_layer(
         if spec.layer_norm
         else None
     )
-    return Layer(spec, weights, norm, kernel)
+    part = partial(build_chain, kernel, tensors=tensors)
+    around = Around(
+        part(spec.before, prefix=f"{prefix}.before"),
+        part(spec.between, prefix=f"{prefix}.between"),
+        norm,
+        part(spec.after, prefix=f"{prefix}.after"),
+    )
+    return Layer(spec, weights, around, kernel)
 
 
 def _fused(spec: LayerSpec, weights: tuple[Weights, ...]) -> nn.RNNBase | None:

@@ -6,11 +6,12 @@ Layout of a layer's matrices is torch's: rows are gate blocks, i f g o for lstm,
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 from .cell_facts import facts_of
 from .errors import PackageError
-from .spec import MAX_PARAMETERS, Architecture, LayerSpec, LinearHead, MlpHead, NoHead, TokensInput
+from .row_parts import Shapes, leaves, shapes_of
+from .spec import MAX_PARAMETERS, Architecture, LayerSpec, TokensInput
 
 
 class TensorInfo(NamedTuple):
@@ -25,19 +26,6 @@ def directions(layer: LayerSpec) -> tuple[str, ...]:
     return ("forward", "backward") if layer.bidirectional else ("forward",)
 
 
-def head_widths(architecture: Architecture) -> tuple[int, ...]:
-    """Widths of the head's linear layers, first to last. Empty without a head."""
-    match architecture.head:
-        case NoHead():
-            return ()
-        case LinearHead(width=width):
-            return (width,)
-        case MlpHead(hidden=hidden, width=width):
-            return (*hidden, width)
-        case unknown:
-            assert_never(unknown)
-
-
 def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     """All tensors of `model.safetensors`, except those of a custom module.
 
@@ -46,22 +34,21 @@ def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     Raises:
         PackageError: the model would have more than MAX_PARAMETERS parameters.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: Shapes = {}
     source = architecture.input
     if isinstance(source, TokensInput):
         shapes["embedding.weight"] = (source.vocabulary, source.embedding)
+    front = shapes_of(source.parts, source.raw_width)
     if source.projection is not None:
-        _linear(
-            shapes, "projection", source.raw_width, source.projection.width, source.projection.bias
-        )
+        shapes |= {f"projection.{name.removeprefix('0.')}": shape for name, shape in front.items()}
+    else:
+        _add(shapes, "front", front)
     width = architecture.stack_input_width
     for number, layer in enumerate(architecture.stack):
-        _layer(shapes, number, layer, width)
+        _layer(shapes, f"stack.{number}", layer, width)
         width = layer.width
-    width = architecture.stack_width
-    for number, out in enumerate(head_widths(architecture)):
-        _linear(shapes, f"head.{number}", width, out, getattr(architecture.head, "bias", True))
-        width = out
+    head = architecture.head
+    _add(shapes, "head", shapes_of(head.parts, architecture.stack_width, head.places))
     parameters = sum(prod(shape) for shape in shapes.values())
     if parameters > MAX_PARAMETERS:
         raise PackageError(
@@ -74,25 +61,26 @@ def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     }
 
 
-def _linear(
-    shapes: dict[str, tuple[int, ...]], name: str, width: int, out: int, bias: bool
-) -> None:
-    shapes[f"{name}.weight"] = (out, width)
-    if bias:
-        shapes[f"{name}.bias"] = (out,)
+def _add(shapes: Shapes, prefix: str, found: Shapes) -> None:
+    shapes |= {f"{prefix}.{name}": shape for name, shape in found.items()}
 
 
-def _layer(shapes: dict[str, tuple[int, ...]], number: int, layer: LayerSpec, width: int) -> None:
+def _layer(shapes: Shapes, prefix: str, layer: LayerSpec, width: int) -> None:
     rows = facts_of(layer.cell).gates * layer.hidden
+    _add(shapes, f"{prefix}.before", shapes_of(layer.before, width))
+    width = leaves(layer.before, width)
     for direction in directions(layer):
-        prefix = f"stack.{number}.{direction}"
-        shapes[f"{prefix}.weight_ih"] = (rows, width)
-        shapes[f"{prefix}.weight_hh"] = (rows, layer.recurrent_width)
+        cell: Shapes = {
+            "weight_ih": (rows, width),
+            "weight_hh": (rows, layer.recurrent_width),
+        }
         if layer.bias:
-            shapes[f"{prefix}.bias_ih"] = (rows,)
-            shapes[f"{prefix}.bias_hh"] = (rows,)
+            cell |= {"bias_ih": (rows,), "bias_hh": (rows,)}
         if layer.proj_size:
-            shapes[f"{prefix}.weight_hr"] = (layer.proj_size, layer.hidden)
+            cell["weight_hr"] = (layer.proj_size, layer.hidden)
+        _add(shapes, f"{prefix}.{direction}", cell)
+    _add(shapes, f"{prefix}.between", shapes_of(layer.between, layer.cell_width))
+    width = layer.joined_width
     if layer.layer_norm:
-        shapes[f"stack.{number}.norm.weight"] = (layer.width,)
-        shapes[f"stack.{number}.norm.bias"] = (layer.width,)
+        _add(shapes, f"{prefix}.norm", {"weight": (width,), "bias": (width,)})
+    _add(shapes, f"{prefix}.after", shapes_of(layer.after, width))

@@ -80,21 +80,50 @@ def enter(source: dict[str, Any], tensors: Tensors, inputs: npt.NDArray[Any]) ->
         if source["normalization"]:
             mean, std = source["normalization"]["mean"], source["normalization"]["std"]
             rows = (rows - np.array(mean)) / np.array(std)
-    return affine(tensors, "projection", rows) if source["projection"] else rows
+    rows = affine(tensors, "projection", rows) if source["projection"] else rows
+    return run_parts(source.get("front", ()), tensors, "front", rows)
+
+
+def run_parts(parts: Any, tensors: Tensors, prefix: str, rows: Array) -> Array:
+    for number, part in enumerate(parts):
+        rows = run_part(part, tensors, f"{prefix}.{number}", rows)
+    return rows
+
+
+def run_part(part: dict[str, Any], tensors: Tensors, name: str, rows: Array) -> Array:
+    weight, bias = tensors.get(f"{name}.weight", 1.0), tensors.get(f"{name}.bias", 0.0)
+    match part["kind"]:
+        case "linear":
+            return affine(tensors, name, rows)
+        case "activation":
+            return ACTIVATIONS[part["function"]](rows, **part.get("options", {}))
+        case "prelu":
+            return np.where(rows > 0, rows, weight * rows)
+        case "norm":
+            centred = rows - rows.mean(-1, keepdims=True) if part["norm"] == "layer" else rows
+            mean = (centred**2).mean(-1, keepdims=True)
+            return centred / np.sqrt(mean + part.get("eps", 1e-5)) * weight + bias
+        case "scale":
+            return rows * weight + bias
+        case "skip":
+            return rows + run_parts(part["parts"], tensors, name, rows)
+    raise AssertionError(part)
 
 
 def run_layer(layer: dict[str, Any], tensors: Tensors, prefix: str, rows: Array) -> Array:
-    out = run_direction(layer, tensors, f"{prefix}.forward", rows)
+    x = run_parts(layer.get("before", ()), tensors, f"{prefix}.before", rows)
+    out = run_direction(layer, tensors, f"{prefix}.forward", x)
     if layer["bidirectional"]:
-        backward = run_direction(layer, tensors, f"{prefix}.backward", rows[::-1])[::-1]
+        backward = run_direction(layer, tensors, f"{prefix}.backward", x[::-1])[::-1]
         out = np.concatenate([out, backward], axis=-1)
+    out = run_parts(layer.get("between", ()), tensors, f"{prefix}.between", out)
     if layer["residual"]:
         out = out + rows
     if layer["layer_norm"]:
         centred = out - out.mean(-1, keepdims=True)
         out = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
         out = out * tensors[f"{prefix}.norm.weight"] + tensors[f"{prefix}.norm.bias"]
-    return out
+    return run_parts(layer.get("after", ()), tensors, f"{prefix}.after", out)
 
 
 class Direction:
@@ -164,16 +193,11 @@ def run_direction(layer: dict[str, Any], tensors: Tensors, prefix: str, rows: Ar
 def leave(head: dict[str, Any], tensors: Tensors, rows: Array) -> Array:
     if head["kind"] == "none":
         return rows
-    activations: dict[str, Callable[[Array], Array]] = {
-        "relu": lambda v: np.maximum(0, v),
-        "tanh": np.tanh,
-        "sigmoid": sigmoid,
-        "gelu": lambda v: v / 2 * (1 + np.vectorize(math.erf)(v / math.sqrt(2))),
-        "silu": lambda v: v * sigmoid(v),
-    }
+    if head["kind"] == "chain":
+        return run_parts(head["parts"], tensors, "head", rows)
     hidden = len(head.get("hidden", ()))
     for number in range(hidden):
-        rows = activations[head["activation"]](affine(tensors, f"head.{number}", rows))
+        rows = ACTIVATIONS[head["activation"]](affine(tensors, f"head.{number}", rows))
     return affine(tensors, f"head.{hidden}", rows)
 
 
@@ -204,3 +228,41 @@ def affine(tensors: Tensors, name: str, rows: Array) -> Array:
 
 def sigmoid(v: Array) -> Array:
     return 1 / (1 + np.exp(-v))
+
+
+def elu(v: Array, alpha: float = 1.0) -> Array:
+    return np.where(v > 0, v, alpha * np.expm1(v))
+
+
+def softplus(v: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    return np.where(v * beta > threshold, v, np.log1p(np.exp(v * beta)) / beta)
+
+
+def hardtanh(v: Array, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+    return np.clip(v, min_val, max_val)
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+ACTIVATIONS: dict[str, Callable[..., Array]] = {
+    "relu": lambda v: np.maximum(0, v),
+    "tanh": np.tanh,
+    "sigmoid": sigmoid,
+    "gelu": lambda v: v / 2 * (1 + np.vectorize(math.erf)(v / math.sqrt(2))),
+    "silu": lambda v: v * sigmoid(v),
+    "gelu_tanh": lambda v: v / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))),
+    "leaky_relu": lambda v, negative_slope=0.01: np.where(v > 0, v, negative_slope * v),
+    "elu": elu,
+    "celu": lambda v, alpha=1.0: np.maximum(0, v) + np.minimum(0, alpha * np.expm1(v / alpha)),
+    "selu": lambda v: SELU_SCALE * elu(v, SELU_ALPHA),
+    "softplus": softplus,
+    "softsign": lambda v: v / (1 + np.abs(v)),
+    "hardtanh": hardtanh,
+    "relu6": lambda v: hardtanh(v, 0.0, 6.0),
+    "hardsigmoid": lambda v: hardtanh(v + 3, 0.0, 6.0) / 6,
+    "hardswish": lambda v: v * hardtanh(v + 3, 0.0, 6.0) / 6,
+    "mish": lambda v: v * np.tanh(np.log1p(np.exp(v))),
+    "logsigmoid": lambda v: -np.log1p(np.exp(-v)),
+    "tanhshrink": lambda v: v - np.tanh(v),
+}
+"""Formulas of the documentation of torch.nn."""

@@ -23,7 +23,8 @@ from carousel_models.kernels.library import CELLS_NATIVE, Library, NativeLayer, 
 from carousel_models.kernels.reference import Reference
 from carousel_models.loading import build
 from carousel_models.lookup import entry
-from carousel_models.model import ACTIVATIONS, TRANSFORMS
+from carousel_models.model import TRANSFORMS
+from carousel_models.row_functions import ACTIVATIONS
 from carousel_models.spec import (
     Activation,
     FeaturesInput,
@@ -38,7 +39,7 @@ from carousel_models.spec import (
     Transform,
     uniform_stack,
 )
-from carousel_models.stack import Layer
+from carousel_models.stack import Around, Layer
 from carousel_models.tokenizer import TokenizerKind, form_of, kind_of, load_tokenizer
 from carousel_server.process.config import Settings
 
@@ -133,7 +134,7 @@ def test_a_new_cell_runs_step_by_step_and_in_whole_sequences(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     add(monkeypatch)
-    layer = Layer(spec_of(NEW), (weights(),), None, Reference())
+    layer = Layer(spec_of(NEW), (weights(),), Around(), Reference())
     zeros = (torch.zeros(1, 2),)
     y, state = layer.step(torch.ones(1, 2), zeros, None)
     y, _ = layer.step(torch.ones(1, 2), state, None)

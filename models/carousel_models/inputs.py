@@ -1,0 +1,125 @@
+"""The manifest of an input: tokens or features, and the parts that make rows of the stack. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from .parts import MAX_SIZE, Part, Size
+from .row_parts import LinearPart, RowPart, RowParts, without_defaults
+
+MAX_VOCABULARY = 1 << 20
+
+MIN_FLOAT32, MAX_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Smallest normal and greatest number of float32."""
+
+
+class Normalization(Part):
+    """Constants of x ← (x − mean) / std, one per feature, so that clients send raw values."""
+
+    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_SIZE)]
+    std: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=MAX_SIZE)
+    ]
+
+    @model_validator(mode="after")
+    def _in_float32(self) -> Self:
+        for number, (mean, std) in enumerate(zip(self.mean, self.std, strict=False)):
+            if abs(mean) > MAX_FLOAT32:
+                raise ValueError(
+                    f"mean[{number}] is {mean:g}, beyond float32; rescale that feature"
+                )
+            if not MIN_FLOAT32 <= std <= MAX_FLOAT32:
+                raise ValueError(
+                    f"std[{number}] is {std:g}, which float32 has only as 0 or infinity; a feature that is "
+                    "constant gets 1, others are to be rescaled"
+                )
+        return self
+
+
+class Projection(Part):
+    """A linear layer between the input and the stack."""
+
+    width: Size
+    bias: bool = True
+
+
+class _Front(Part):
+    """What every input has: rows go through `projection`, or through the parts of `front`."""
+
+    projection: Projection | None = None
+    front: RowParts = ()
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if self.front and self.projection is not None:
+            raise ValueError("give a projection or a front, and not both")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(write(self), "front")
+
+    @property
+    def parts(self) -> tuple[RowPart, ...]:
+        """The projection or the front as a chain."""
+        one = self.projection
+        return self.front if one is None else (LinearPart(width=one.width, bias=one.bias),)
+
+
+class RowField(NamedTuple):
+    """A field of an input or output row: its name, its type, its shape for one step."""
+
+    name: str
+    dtype: Literal["float32", "int32"]
+    shape: tuple[int, ...]
+
+
+class TokensInput(_Front):
+    """Token ids 0 … vocabulary−1. Each selects a row of an embedding."""
+
+    kind: Literal["tokens"] = "tokens"
+    vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
+    embedding: Size
+
+    @property
+    def row(self) -> RowField:
+        """What a client sends for one step."""
+        return RowField("x", "int32", ())
+
+    @property
+    def raw_width(self) -> int:
+        """Width before projection and front."""
+        return self.embedding
+
+
+class FeaturesInput(_Front):
+    """Rows of `width` float32 numbers."""
+
+    kind: Literal["features"] = "features"
+    width: Size
+    normalization: Normalization | None = None
+
+    @property
+    def row(self) -> RowField:
+        """What a client sends for one step."""
+        return RowField("x", "float32", (self.width,))
+
+    @property
+    def raw_width(self) -> int:
+        """Width before projection and front."""
+        return self.width
+
+    @model_validator(mode="after")
+    def _one_constant_per_feature(self) -> Self:
+        if self.normalization is not None:
+            found = {len(self.normalization.mean), len(self.normalization.std)}
+            if found != {self.width}:
+                raise ValueError(
+                    f"normalization needs {self.width} means and stds, one per feature"
+                )
+        return self
+
+
+Input = Annotated[TokensInput | FeaturesInput, Field(discriminator="kind")]
