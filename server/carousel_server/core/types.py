@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple
 
@@ -73,7 +73,12 @@ class TritonTensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """A model as clients see it. It mirrors `carousel.v1.Model`."""
+    """A model as clients see it. It mirrors `carousel.v1.Model`.
+
+    Attributes:
+        input_row_bytes: bytes of one input row.
+        output_row_bytes: bytes of one output row, with its fields one after the other.
+    """
 
     name: str
     fingerprint: str
@@ -96,16 +101,14 @@ class ModelView:
     execution_class: str = ""
     triton_input: TritonTensor | None = None
     triton_outputs: tuple[TritonTensor, ...] = ()
+    input_row_bytes: int = field(init=False)
+    output_row_bytes: int = field(init=False)
 
-    @property
-    def input_row_bytes(self) -> int:
-        """Bytes of one input row."""
-        return self.input.row_bytes
-
-    @property
-    def output_row_bytes(self) -> int:
-        """Bytes of one output row, with its fields one after the other."""
-        return sum(field.row_bytes for field in self.outputs)
+    def __post_init__(self) -> None:
+        """Works out what each step needs."""
+        object.__setattr__(self, "input_row_bytes", self.input.row_bytes)
+        output_row_bytes = sum(output.row_bytes for output in self.outputs)
+        object.__setattr__(self, "output_row_bytes", output_row_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,9 @@ OTHER_MODEL: dict[str, Any] = {
     "window_steps": 19,
     "max_sequence_steps": 20,
 }
-OF_THE_SERVER = {"execution_class", "triton_input", "triton_outputs"}
+OF_THE_SERVER = {
+    "execution_class", "triton_input", "triton_outputs", "input_row_bytes", "output_row_bytes",
+}  # fmt: skip
 """Fields of a model that its message does not have."""
 
 TOKEN = GeneratedToken(1, "a", 2, None, ())
