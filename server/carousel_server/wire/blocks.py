@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import repeat
 
@@ -16,9 +17,8 @@ from .errors import invalid
 from .fields import (
     MAX_TIMEOUT_S,
     check_dtype,
-    check_reply_size,
+    check_reply_bytes,
     check_seqs,
-    deadline_after,
     seconds_of,
     shape_error,
 )
@@ -45,35 +45,21 @@ class Blocks:
             return
         try:
             firsts, acks = _check_columns(block)
-            seat_of = self._stream.seat_of
+            seat_of, engine_at = self._stream.seat_of, self._seats.engine
             seats = [seat_of.get(handle, NO_SEAT) for handle in handles]
-            if not self._submit(block, seats, firsts, acks, block.inputs):
-                self._submit_bound(block, seats, firsts, acks)
+            engines = [engine_at[seat] for seat in seats]
+            engine = engines[0]
+            if engine is not None and engines.count(engine) == len(engines):
+                inputs = block.inputs
+                ask(engine, self._checked(engine.model, block, seats, firsts, acks, inputs))
+            else:
+                self._submit_apart(block, seats, firsts, acks)
         except CarouselError as error:
             self._refuse(handles, firsts, error)
 
     def refuse(self, block: pb.Block, error: CarouselError) -> None:
         """Refuses a block without looking at it."""
         self._refuse(block.handles, block.first_seqs, error)
-
-    def _submit(
-        self,
-        block: pb.Block,
-        seats: list[int],
-        firsts: Sequence[int],
-        acks: Sequence[int],
-        inputs: bytes,
-    ) -> bool:
-        """Submits rows, at least one; False if not all of their sessions are bound."""
-        engine_at = self._seats.engine
-        engines = [engine_at[seat] for seat in seats]
-        engine = engines[0]
-        if engine is None or engines.count(engine) != len(engines):
-            if None in engines:
-                return False
-            raise invalid("handles", "must be sessions of one model")
-        ask(engine, self._checked(engine.model, block, seats, firsts, acks, inputs))
-        return True
 
     def _checked(
         self,
@@ -85,10 +71,21 @@ class Blocks:
         inputs: bytes,
     ) -> StepBlock:
         """Rows of a block as their engine takes them. Raises CarouselError if they do not fit its model."""
-        steps, tag, ref = block.steps, self._seats.tag, self._seats.ref
+        steps, rows = block.steps, len(seats) * block.steps
         check_dtype(model, block.dtype)
-        _check_size(model, len(seats), steps, inputs)
-        check_reply_size(model, len(seats) * steps, self._max_message_bytes)
+        if not 1 <= steps <= model.window_steps:
+            raise invalid("steps", f"must be from 1 to {model.window_steps}, but is {steps}")
+        if len(inputs) != (expected := rows * model.input_row_bytes):
+            raise shape_error(
+                model,
+                f"{len(seats)} x {steps} rows have {expected} bytes, but inputs has {len(inputs)}",
+            )
+        check_reply_bytes(rows * model.output_row_bytes, self._max_message_bytes)
+        deadline_s = NO_DEADLINE
+        if block.HasField("timeout"):
+            timeout_s = seconds_of(block.timeout, "timeout", MAX_TIMEOUT_S)
+            deadline_s = time.monotonic() + timeout_s
+        tag, ref = self._seats.tag, self._seats.ref
         return StepBlock(
             sink=self._seats,
             tags=[tag[seat] for seat in seats],
@@ -97,18 +94,21 @@ class Blocks:
             steps=steps,
             inputs=inputs,
             acks=acks,
-            deadline_s=_deadline_s(block),
+            deadline_s=deadline_s,
             tenant=self._stream.tenant,
         )
 
-    def _submit_bound(
+    def _submit_apart(
         self, block: pb.Block, seats: list[int], firsts: Sequence[int], acks: list[int]
     ) -> None:
-        """Submits the rows whose sessions are bound.
+        """Submits a block of which not all sessions are bound.
 
-        The other rows go one by one: those of unknown handles are refused, those whose session is away
-        wait for it.
+        The rows whose sessions are bound go together. The others go one by one: those of unknown handles
+        are refused, those whose session is away wait for it.
         """
+        engines = {engine for seat in seats if (engine := self._seats.engine[seat]) is not None}
+        if len(engines) > 1:
+            raise invalid("handles", "must be sessions of one model")
         rows = np.frombuffer(block.inputs, np.uint8)
         if len(rows) % len(seats):
             raise invalid("inputs", "must hold as many bytes for each handle")
@@ -128,14 +128,13 @@ class Blocks:
                     self._stream.refuse(handle, error, firsts[i])
                 else:
                     self._seats.send(seat, row)
-        if bound:
-            self._submit(
-                block,
+        for engine in engines:
+            of_bound = (
                 [seats[i] for i in bound],
                 [firsts[i] for i in bound],
                 [acks[i] for i in bound] if acks else [],
-                rows[bound].tobytes(),
             )
+            ask(engine, self._checked(engine.model, block, *of_bound, rows[bound].tobytes()))
 
     def _refuse(
         self, handles: Sequence[int], first_seqs: Sequence[int], error: CarouselError
@@ -153,13 +152,6 @@ class Blocks:
         seqs = first_seqs if len(first_seqs) == len(handles) else repeat(0)
         refused = dict(zip(handles, seqs, strict=False))
         self._stream.refuse_all(list(refused.items()), error)
-
-
-def _deadline_s(block: pb.Block) -> float:
-    """Until when the block's steps may begin, by the monotonic clock."""
-    if not block.HasField("timeout"):
-        return NO_DEADLINE
-    return deadline_after(seconds_of(block.timeout, "timeout", MAX_TIMEOUT_S))
 
 
 def not_bound() -> CarouselError:
@@ -188,14 +180,3 @@ def _check_columns(block: pb.Block) -> tuple[list[int], list[int]]:
     if len(block.acks) not in (0, count):
         raise invalid("acks", f"must be {count}, one per handle, or none")
     return check_seqs(block.first_seqs, "first_seqs"), check_seqs(block.acks, "acks", least=0)
-
-
-def _check_size(model: ModelView, sessions: int, steps: int, inputs: bytes) -> None:
-    if not 1 <= steps <= model.window_steps:
-        raise invalid("steps", f"must be from 1 to {model.window_steps}, but is {steps}")
-    expected = sessions * steps * model.input_row_bytes
-    if len(inputs) != expected:
-        raise shape_error(
-            model,
-            f"{sessions} x {steps} rows have {expected} bytes, but inputs has {len(inputs)}",
-        )

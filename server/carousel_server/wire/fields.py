@@ -118,17 +118,12 @@ def shape_error(model: ModelView, what: str) -> CarouselError:
     )
 
 
-def check_reply_size(model: ModelView, rows: int, max_message_bytes: int) -> None:
-    """Refuses what would run, and then fail on its way back because the reply is too large.
+def check_reply_bytes(reply_bytes: int, max_message_bytes: int) -> None:
+    """Refuses what would run, and then fail because the client refuses so large a reply.
 
     Raises:
         CarouselError: MESSAGE_TOO_LARGE.
     """
-    check_reply_bytes(rows * model.output_row_bytes, max_message_bytes)
-
-
-def check_reply_bytes(reply_bytes: int, max_message_bytes: int) -> None:
-    """Refuses a reply that its client would refuse; see `check_reply_size`."""
     if reply_bytes > max_message_bytes:
         raise CarouselError(
             "MESSAGE_TOO_LARGE",

@@ -14,7 +14,7 @@ from carousel_server.core.types import ModelView
 
 from .calls import Context, current_call
 from .errors import invalid
-from .fields import check_dtype, check_reply_size, count_rows, deadline_after
+from .fields import check_dtype, check_reply_bytes, count_rows, deadline_after
 from .gate import Gate
 from .options import WireOptions
 from .places import find_engine
@@ -35,7 +35,8 @@ class Infer:
         inputs = await self._inputs(engine, request)
         steps = len(inputs) // engine.model.input_row_bytes
         check_steps(engine.model, steps)
-        check_reply_size(engine.model, steps, self._options.max_message_bytes)
+        reply_bytes = steps * engine.model.output_row_bytes
+        check_reply_bytes(reply_bytes, self._options.max_message_bytes)
         deadline_s = deadline_after(context.time_remaining())
         command = InferCommand(inputs, deadline_s, current_call().tenant)
         rows = await asyncio.wrap_future(ask(engine, command))  # cancelling it withdraws it

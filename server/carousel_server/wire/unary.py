@@ -16,7 +16,7 @@ from .calls import Context, current_call
 from .errors import invalid
 from .fields import (
     check_dtype,
-    check_reply_size,
+    check_reply_bytes,
     check_seq,
     count_rows,
     deadline_after,
@@ -216,7 +216,7 @@ class Step:
         steps = count_rows(model, request.inputs)
         if not 0 < steps <= model.window_steps:
             raise invalid("inputs", f"must be 1 to {model.window_steps} rows, but are {steps}")
-        check_reply_size(model, steps, self._options.max_message_bytes)
+        check_reply_bytes(steps * model.output_row_bytes, self._options.max_message_bytes)
         block = StepBlock(
             sink=callers.seats,
             tags=(),
