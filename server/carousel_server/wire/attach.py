@@ -31,7 +31,7 @@ from .tenants import counted_stream, message_turn
 
 _MAX_HANDLE = (1 << 32) - 1
 
-_COUNTED = ("block", "bind")
+_COUNTED = frozenset({"block", "bind"})
 """Messages that count among a tenant's calls."""
 
 _LAST_WORDS_S = 5.0
@@ -117,7 +117,8 @@ class Conversation:
             CarouselError: MALFORMED_MESSAGE or MESSAGE_TOO_LARGE; these end the stream, since there is
                 no knowing what else the client believes to have said. MESSAGE_TIMEOUT if no Hello comes.
         """
-        most = self._options.max_message_bytes
+        most, gate, outbox = self._options.max_message_bytes, self._gate, self._stream.outbox
+        counted = _COUNTED if gate.quotas.limits.tenant_calls_per_s else frozenset()
         requests = aiter(requests)
         hello = await first_message(requests, self._options.message_timeout_s)
         if hello is None:
@@ -125,12 +126,14 @@ class Conversation:
         current_call().heard = True
         self.take(parse(pb.AttachRequest, hello, most))
         async for data in requests:
-            await self._gate.turns.turn(self._tenant)
+            if gate.turns.needed:
+                await gate.turns.turn(self._tenant)
             request = parse(pb.AttachRequest, data, most)
-            if request.WhichOneof("event") in _COUNTED:
-                await message_turn(self._gate.quotas, self._tenant)
+            if request.WhichOneof("event") in counted:
+                await message_turn(gate.quotas, self._tenant)
             self.take(request)
-            await self._stream.outbox.room()
+            if not outbox.has_room.is_set():
+                await outbox.has_room.wait()
 
     def take(self, request: pb.AttachRequest) -> None:
         """Takes one request. Raises as `read`."""

@@ -25,7 +25,12 @@ class Drainable(Protocol):
 
 
 class Gate:
-    """Counts streams in and out, and closes for good when the server drains. On the loop only."""
+    """Counts streams in and out, and closes for good when the server drains. On the loop only.
+
+    Attributes:
+        turns: whose message is read next.
+        draining: nothing new may begin any more.
+    """
 
     def __init__(self, options: WireOptions, metrics: WireMetrics, quotas: QuotaPort) -> None:
         self._options = options
@@ -34,16 +39,11 @@ class Gate:
         self._streams: set[Drainable] = set()
         self._shares = Shares(options.max_streams, quotas.limits.tenant_share)
         self.turns = Turns()
-        self._draining = False
-
-    @property
-    def draining(self) -> bool:
-        """True once nothing new may begin."""
-        return self._draining
+        self.draining = False
 
     def refuse_if_draining(self) -> None:
         """Raises CarouselError DRAINING once the server drains."""
-        if self._draining:
+        if self.draining:
             raise self.drain_error()
 
     def drain_error(self) -> CarouselError:
@@ -87,7 +87,7 @@ class Gate:
 
     def drain(self, grace_s: float) -> None:
         """Lets nothing new begin, and tells every stream."""
-        self._draining = True
+        self.draining = True
         for stream in tuple(self._streams):
             stream.announce_drain(grace_s)
 

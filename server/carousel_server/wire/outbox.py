@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
@@ -17,6 +18,9 @@ _ROW_OVERHEAD_BYTES = 16
 _PAUSE_READING_AT_MESSAGES = 1024
 """So many unread replies, or a message's worth of bytes, stop the stream from taking more requests."""
 
+_Outputs = tuple[list[int], list[int], int, Bytes2D]
+"""Handles, their first seqs, how many steps of each, and the outputs of these."""
+
 
 class Outbox:
     """Replies in order, bounded three ways.
@@ -25,6 +29,10 @@ class Outbox:
     gets no notices of the store.
     Outputs are bounded by the windows of its sessions. Should both still be too much, the stream
     ends: nothing is lost, because the outputs are kept until they are acknowledged. Used on the loop only.
+
+    Attributes:
+        ended: nothing more is taken; what waits may still be in flight.
+        has_room: another request may be read.
     """
 
     def __init__(self, max_message_bytes: int, max_unsent_bytes: int) -> None:
@@ -33,11 +41,10 @@ class Outbox:
         self._waiting: deque[pb.AttachResponse] = deque()
         self._waiting_bytes = 0
         self._end: CarouselError | None = None
-        # Set once nothing more is taken; what waits may still be on its way.
         self.ended = asyncio.Event()
         self._ready = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        self.has_room = asyncio.Event()
+        self.has_room.set()
 
     def put(self, reply: pb.AttachResponse) -> None:
         """Adds a reply."""
@@ -47,7 +54,7 @@ class Outbox:
         self._waiting_bytes += reply.ByteSize()
         self._ready.set()
         if self.crowded():
-            self._room.clear()
+            self.has_room.clear()
         if self._waiting_bytes > self._max_unsent_bytes:
             self._waiting.clear()
             self.end(self.unread())
@@ -56,26 +63,32 @@ class Outbox:
         self, handles: list[int], first_seqs: list[int], steps: int, rows: Bytes2D
     ) -> None:
         """Adds outputs, uint8[n, steps * output row], in as many messages as they need."""
-        most = self._max_message_bytes
-        row_bytes = rows.shape[1] + _ROW_OVERHEAD_BYTES
-        if len(handles) * row_bytes <= most:
-            self.put(_outputs(handles, first_seqs, steps, rows))
-        elif len(handles) > 1:
-            count = max(1, most // row_bytes)
+        parts = [(handles, first_seqs, steps, rows)]
+        if len(handles) * (rows.shape[1] + _ROW_OVERHEAD_BYTES) > self._max_message_bytes:
+            parts = list(self._cut(handles, first_seqs, steps, rows))
+        for handles, first_seqs, steps, rows in parts:
+            result = pb.BlockResult(
+                handles=handles, first_seqs=first_seqs, steps=steps, outputs=rows.tobytes()
+            )
+            self.put(pb.AttachResponse(outputs=result))
+
+    def _cut(
+        self, handles: list[int], first_seqs: list[int], steps: int, rows: Bytes2D
+    ) -> Iterator[_Outputs]:
+        """Parts that fit into a message each. A single step that is too large goes as it is."""
+        most, row_bytes = self._max_message_bytes, rows.shape[1] + _ROW_OVERHEAD_BYTES
+        if row_bytes <= most:
+            count = most // row_bytes
             for at in range(0, len(handles), count):
                 part = slice(at, at + count)
-                self.put_outputs(handles[part], first_seqs[part], steps, rows[part])
-        else:
-            self._put_long(handles, first_seqs[0], steps, rows)
-
-    def _put_long(self, handles: list[int], first_seq: int, steps: int, rows: Bytes2D) -> None:
-        """Cuts many steps of one session; a single step that is too large goes as it is."""
+                yield handles[part], first_seqs[part], steps, rows[part]
+            return
         width = rows.shape[1] // steps
-        count = max(1, (self._max_message_bytes - _ROW_OVERHEAD_BYTES) // width)
-        for at in range(0, steps, count):
-            part = rows[:, at * width : (at + count) * width]
-            taken = part.shape[1] // width
-            self.put(_outputs(handles, [first_seq + at], taken, part))
+        count = max(1, (most - _ROW_OVERHEAD_BYTES) // width)
+        for i, (handle, first_seq) in enumerate(zip(handles, first_seqs, strict=True)):
+            for at in range(0, steps, count):
+                piece = rows[i : i + 1, at * width : (at + count) * width]
+                yield [handle], [first_seq + at], piece.shape[1] // width, piece
 
     def end(self, error: CarouselError | None) -> None:
         """Lets `write_to` return, or raise, after what is waiting now. Later replies are dropped."""
@@ -83,7 +96,7 @@ class Outbox:
             self._end = error
             self.ended.set()
             self._ready.set()
-            self._room.set()
+            self.has_room.set()
 
     def crowded(self) -> bool:
         """True if there is enough to read, so that no more should be asked for."""
@@ -102,11 +115,6 @@ class Outbox:
             retry_after_s=1.0,
         )
 
-    async def room(self) -> None:
-        """Returns when another request may be read."""
-        if not self._room.is_set():
-            await self._room.wait()
-
     async def write_to(self, context: Context) -> None:
         """Writes replies as they come, until the end.
 
@@ -119,7 +127,7 @@ class Outbox:
                 data = reply.SerializeToString()
                 self._waiting_bytes -= len(data)
                 if not self.crowded():
-                    self._room.set()
+                    self.has_room.set()
                 await context.write(data)
             if self.ended.is_set():
                 break
@@ -127,13 +135,3 @@ class Outbox:
             await self._ready.wait()
         if self._end is not None:
             raise self._end
-
-
-def _outputs(
-    handles: list[int], first_seqs: list[int], steps: int, rows: Bytes2D
-) -> pb.AttachResponse:
-    return pb.AttachResponse(
-        outputs=pb.BlockResult(
-            handles=handles, first_seqs=first_seqs, steps=steps, outputs=rows.tobytes()
-        )
-    )

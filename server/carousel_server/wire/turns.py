@@ -15,6 +15,9 @@ class Turns:
 
     While streams of several tenants are open, each tenant has one message read in a turn of the loop. With
     one tenant nothing waits.
+
+    Attributes:
+        needed: a message has to wait for its `turn`.
     """
 
     def __init__(self) -> None:
@@ -24,20 +27,23 @@ class Turns:
         self._served: set[str] = set()
         # Streams that wait for a later turn; only tenants with any.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self.needed = False
 
     def enter(self, tenant: str) -> None:
         """A stream of the tenant has begun."""
         self._streams[tenant] += 1
+        self.needed = len(self._streams) > 1
 
     def leave(self, tenant: str) -> None:
         """It has ended."""
         self._streams[tenant] -= 1
         if not self._streams[tenant]:
             del self._streams[tenant]
+        self.needed = len(self._streams) > 1 or bool(self._waiting)
 
     async def turn(self, tenant: str) -> None:
         """Returns when the next message of the tenant may be taken."""
-        if len(self._streams) < 2 and not self._waiting:
+        if not self.needed:
             return
         loop = asyncio.get_running_loop()
         if not self._served:
@@ -60,5 +66,6 @@ class Turns:
                     self._served.add(tenant)
             if not turns:
                 del self._waiting[tenant]
+        self.needed = len(self._streams) > 1 or bool(self._waiting)
         if self._served:
             asyncio.get_running_loop().call_soon(self._next)

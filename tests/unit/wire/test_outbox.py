@@ -56,10 +56,10 @@ async def test_reading_pauses_while_replies_are_unread():
     for handle in range(1, 1024):
         outbox.put(reply(handle))
     async with asyncio.timeout(5):
-        await outbox.room()
+        await outbox.has_room.wait()
     outbox.put(reply(1024))
     outbox.put(reply(1025))
-    room = asyncio.create_task(outbox.room())
+    room = asyncio.create_task(outbox.has_room.wait())
     await asyncio.sleep(0)
     assert not room.done()
     client.reading.set()
@@ -80,7 +80,7 @@ async def test_too_many_unread_bytes_end_the_stream():
         await outbox.write_to(client)
     assert caught.value.reason == "WINDOW_EXCEEDED"
     assert client.got == []
-    await outbox.room()  # the reader is not left waiting
+    await outbox.has_room.wait()  # the reader is not left waiting
 
 
 @pytest.mark.parametrize(

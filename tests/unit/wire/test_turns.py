@@ -70,7 +70,9 @@ async def test_those_who_wait_are_served_after_the_other_tenant_has_left() -> No
     waiting = [asyncio.create_task(readers.turns.turn("flood")) for _ in range(3)]
     await asyncio.sleep(0)
     readers.turns.leave("other")
+    assert readers.turns.needed  # a later stream must not pass those that wait
     await asyncio.wait_for(asyncio.gather(*waiting), 10)
     await asyncio.sleep(0)
+    assert not readers.turns.needed
     assert not readers.turns._waiting
     assert not readers.turns._served
