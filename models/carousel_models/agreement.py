@@ -246,7 +246,7 @@ def _refuse_difference(model: RecurrentModel, found: Tensor, expected: Tensor) -
     raise _DiffersError(
         f"the package would not be the reference: sequence {sequence} differs from step {step} on, by "
         f"{off:.3g} (reference {wanted}, package {here}); a part of the reference is not among the modules "
-        f"given, as a learnable initial state, a hook or an own forward; {_HINT}",
+        f"given, as a learnable initial state (give it as initial=), a hook or an own forward; {_HINT}",
         step,
     )
 

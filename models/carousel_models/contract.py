@@ -164,11 +164,15 @@ def _differences(pairs: Iterator[tuple[Tensor, Tensor]]) -> Iterator[float]:
         unequal = found != expected  # NaN too
         if not bool(unequal.any()):
             yield 0.0
-        elif not expected.is_floating_point():
+        elif not (expected.is_floating_point() or expected.is_complex()):
             yield float("inf")
         else:
-            here, alone = found[unequal].float(), expected[unequal].float()
+            here, alone = _exact(found[unequal]), _exact(expected[unequal])
             yield float(((here - alone).abs() / (1 + alone.abs())).nan_to_num(float("inf")).max())
+
+
+def _exact(numbers: Tensor) -> Tensor:
+    return numbers.to(torch.complex128 if numbers.is_complex() else torch.float64)
 
 
 def _failed(model: RecurrentModel, batch: int, error: Exception) -> PackageError:

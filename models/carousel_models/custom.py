@@ -15,10 +15,14 @@ from torch import Tensor, nn
 
 from .errors import PackageError
 from .spec import CustomSpec
+from .states import INITIAL_PREFIX
 from .tensors import TensorInfo
 from .weights import info_of
 
 CUSTOM_PREFIX = "custom."
+
+UNROUNDED = (CUSTOM_PREFIX, INITIAL_PREFIX)
+"""Beginnings of the names of tensors that have types of their own, for any type of the manifest."""
 
 
 def import_custom(spec: CustomSpec, allowed: Collection[str], device: torch.device) -> nn.Module:

@@ -2,53 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Self
 
-from pydantic import (
-    Field,
-    JsonValue,
-    SerializerFunctionWrapHandler,
-    StringConstraints,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
-from .parts import Name, Part, Size
-
-MAX_STATES = 64
-MAX_STATE_DIMENSIONS = 8
-MAX_STATE_ELEMENTS = 1 << 24
-
-
-class StateDeclaration(Part):
-    """One state tensor of a custom module: its shape for one session.
-
-    The server refuses a step that leaves a NaN or an infinity in a float state. `finite=False` switches
-    that check off for this state, such as a running minimum that is infinite at times. Outputs must be
-    finite in any case.
-    """
-
-    name: Name
-    shape: Annotated[tuple[Size, ...], Field(max_length=MAX_STATE_DIMENSIONS)]
-    dtype: Literal["float32", "bfloat16", "int32", "int64"] = "float32"
-    finite: bool = True
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        if elements > MAX_STATE_ELEMENTS:
-            raise ValueError(f"a state tensor may have {MAX_STATE_ELEMENTS} elements at most")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_the_default(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out `finite` where it is true, so that fingerprints of older packages stay the same."""
-        fields: dict[str, Any] = write(self)
-        if self.finite:
-            del fields["finite"]
-        return fields
+from .parts import Part, Size
+from .states import MAX_STATES, StateDeclaration
 
 
 class CustomSpec(Part):

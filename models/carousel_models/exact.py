@@ -7,7 +7,7 @@ them, unless a reference proves that additions make no difference.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain
 
 from torch import nn
@@ -28,8 +28,10 @@ _TENSORS = re.compile(r"(weight|bias)(_(ih|hh|hr)_l\d+(_reverse)?)?")
 _REFERENCE = "or give reference=, your whole model, which proves that it makes no difference"
 
 
-def check_exact(modules: Modules) -> None:
+def check_exact(modules: Modules, initial: Iterable[object] = ()) -> None:
     """Refuses modules of which a package would leave out something.
+
+    `initial` holds the tensors that are saved as initial states. A module may have them.
 
     Raises:
         PackageError: it names the module and what would be lost.
@@ -40,10 +42,11 @@ def check_exact(modules: Modules) -> None:
                 f"torch has a global forward hook, {_label(hook)}, which a server would not have; remove it, "
                 f"{_REFERENCE}"
             )
+    saved = {id(tensor) for tensor in initial}
     for name, module in _parts(modules):
         _check_kind(name, module)
         _check_hooks(name, module)
-        _check_tensors(name, module)
+        _check_tensors(name, module, saved)
 
 
 def _parts(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
@@ -104,16 +107,17 @@ def _check_hooks(name: str, module: nn.Module) -> None:
         )
 
 
-def _check_tensors(name: str, module: nn.Module) -> None:
+def _check_tensors(name: str, module: nn.Module, saved: Container[int]) -> None:
     tensors = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
-    own = {name for name, _ in tensors}
+    own = {name for name, tensor in tensors if id(tensor) not in saved}
     if not isinstance(module, nn.Sequential):
         own |= {name for name, _ in module.named_children()}
     extra = sorted(key for key in own if not _TENSORS.fullmatch(key))
     if extra:
         raise PackageError(
             f"{name} holds {', '.join(extra)}, which a {type(module).__name__} of torch has not and a "
-            f"package does not hold; save the model with `custom`, {_REFERENCE}"
+            "package does not hold; give a learnable initial state as initial=, save the model with "
+            f"`custom`, {_REFERENCE}"
         )
 
 

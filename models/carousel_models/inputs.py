@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from .parts import MAX_SIZE, Part, Size
-from .row_parts import LinearPart, RowPart, RowParts, without_defaults
+from .row_parts import LinearPart, RowPart, RowParts
 
 MAX_VOCABULARY = 1 << 20
 
@@ -48,6 +48,8 @@ class Projection(Part):
 class _Front(Part):
     """What every input has: rows go through `projection`, or through the parts of `front`."""
 
+    later: ClassVar[tuple[str, ...]] = ("front",)
+
     projection: Projection | None = None
     front: RowParts = ()
 
@@ -56,10 +58,6 @@ class _Front(Part):
         if self.front and self.projection is not None:
             raise ValueError("give a projection or a front, and not both")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(write(self), "front")
 
     @property
     def parts(self) -> tuple[RowPart, ...]:

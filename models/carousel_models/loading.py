@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .contract import check_contract
-from .custom import CUSTOM_PREFIX, custom_tensors, fill, import_custom
+from .custom import CUSTOM_PREFIX, UNROUNDED, custom_tensors, fill, import_custom
 from .errors import PackageError
 from .kernels import Kernel, Reference, choose
 from .model import RecurrentModel
@@ -111,7 +111,7 @@ def build_in_float32(
     """A model with float32 matrices for any type, so that rounding hides no difference."""
     manifest = manifest.model_copy(update={"dtype": "float32"})
     exact = {
-        name: tensor if name.startswith(CUSTOM_PREFIX) else tensor.float()
+        name: tensor if name.startswith(UNROUNDED) else tensor.float()
         for name, tensor in tensors.items()
     }
     return build(manifest, exact, custom=custom)
@@ -161,7 +161,7 @@ def prove(
             f"{package}: weights and architecture have fingerprint {found[:12]}…, the manifest says "
             f"{manifest.fingerprint[:12]}…; a file was changed or damaged: copy the package again"
         )
-    check_finite(package_file(package, WEIGHTS), tensors, CUSTOM_PREFIX)
+    check_finite(package_file(package, WEIGHTS), tensors, _unbounded(manifest))
     if custom is not None:
         fill(custom, tensors)
     if device.type == "cuda":
@@ -179,6 +179,14 @@ def prove(
     if custom is not None:
         check_contract(build_in_float32(manifest, tensors, custom), custom)
     return model, error
+
+
+def _unbounded(manifest: Manifest) -> tuple[str, ...]:
+    """Names of the tensors, or their beginnings, that may hold infinities."""
+    free = {state.name for state in manifest.states if not state.finite}
+    return CUSTOM_PREFIX, *(
+        one.key(name) for one in manifest.initial for name in one.stored if name in free
+    )
 
 
 def _tokenizer(package: Path, manifest: Manifest) -> Tokenizer | None:

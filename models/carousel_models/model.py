@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 
 from .cells import State
+from .errors import PackageError
+from .initial import initial_states, rows_of
 from .kernels import Kernel
 from .packing import Packing
 from .row_functions import Chain, RowFunction, build_chain, positional
@@ -45,6 +47,8 @@ class RecurrentModel:
         kernel: computes its steps, and the linear layers around it.
         parameters: number of stored weights.
         plain: the output fields are the raw rows.
+        initial: states with which sessions begin, by name: one tensor [*shape] per state spec. The first has
+            the name "", and is that of sessions that choose none.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class RecurrentModel:
         head = manifest.head
         self._head = build_chain(kernel, head.parts, tensors, "head", head.places)
         self._causal = manifest.causal
+        self.initial = initial_states(manifest, stack.state_specs, tensors)
         self._normalization = _normalization(manifest, device)
         output = manifest.output
         self.plain = output.transform == "identity" and isinstance(output.select, SelectFull)
@@ -131,12 +136,16 @@ class RecurrentModel:
         at_the_end = TRANSFORMS[manifest.output.transform].positional
         return stepped and not at_the_end and not any(map(positional, chains))
 
-    def initial_state(self, batch: int) -> State:
-        """Zeros: one tensor [batch, *shape] per state spec."""
-        return tuple(
-            torch.zeros((batch, *spec.shape), dtype=spec.dtype, device=self.device)
-            for spec in self.state_specs
-        )
+    def initial_state(self, batch: int, name: str = "") -> State:
+        """The state of sessions that begin: one tensor [batch, *shape] per state spec.
+
+        Raises:
+            PackageError: the package has no initial state of this name.
+        """
+        if name not in self.initial:
+            known = ", ".join(filter(None, self.initial)) or "the default"
+            raise PackageError(f"there is no initial state {name!r}, only {known}")
+        return rows_of(self.initial[name], batch)
 
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One step of a batch.
@@ -169,7 +178,7 @@ class RecurrentModel:
         Args:
             x: float32[N, T, features] or int64[N, T]. Steps after a length are not read.
             lengths: int64[N] on the CPU, each 0 … T.
-            state: the state before each sequence, [N, *shape] per state spec. None is zeros.
+            state: the state before each sequence, [N, *shape] per state spec. None is the initial state.
 
         Returns:
             raw float32[N, T, W], zero past each length, and each sequence's state after its last step

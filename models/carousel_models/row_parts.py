@@ -6,15 +6,9 @@ The tensors of part number n of a chain are `PREFIX.n.weight` and `PREFIX.n.bias
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    StringConstraints,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, model_validator
 
 from .lookup import entry
 from .parts import Part, Size
@@ -41,18 +35,6 @@ OPTIONS: dict[str, dict[str, float]] = {
 Shapes = dict[str, tuple[int, ...]]
 
 
-def without_defaults(fields: dict[str, Any], *empty: str, **defaults: Any) -> dict[str, Any]:
-    """Leaves out fields at their default, so that a later field changes no fingerprint.
-
-    `empty` names the fields that are empty by default.
-    """
-    return {
-        name: value
-        for name, value in fields.items()
-        if (value or name not in empty) and (name not in defaults or value != defaults[name])
-    }
-
-
 class LinearPart(Part):
     """W x + b."""
 
@@ -73,6 +55,8 @@ class LinearPart(Part):
 class ActivationPart(Part):
     """A function of each number. `options` has those that differ from torch's defaults."""
 
+    later: ClassVar[tuple[str, ...]] = ("options",)
+
     kind: Literal["activation"] = "activation"
     function: Activation
     options: dict[Annotated[str, StringConstraints(max_length=32)], float] = Field(
@@ -90,10 +74,6 @@ class ActivationPart(Part):
         if self.function in {"celu", "softplus"} and 0 in chosen.values():
             raise ValueError(f"{self.function} divides by its options; give none that is 0")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(write(self), "options")
 
     def leaves(self, width: int) -> int:
         """Width of its output for an input of `width`."""
@@ -132,6 +112,8 @@ class NormPart(Part):
     rms: x / √(mean(x²) + eps), as nn.RMSNorm.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("eps",)
+
     kind: Literal["norm"] = "norm"
     norm: Literal["layer", "rms"] = "layer"
     eps: Annotated[float, Field(ge=0, le=1)] = DEFAULT_EPS
@@ -143,10 +125,6 @@ class NormPart(Part):
         if self.bias and self.norm == "rms":
             raise ValueError("an rms norm has no bias; give bias=false")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(write(self), eps=DEFAULT_EPS)
 
     def leaves(self, width: int) -> int:
         """Width of its output for an input of `width`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import index
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -16,6 +16,7 @@ from .custom import make_again
 from .errors import PackageError
 from .exact import check_exact
 from .from_torch import Modules, Normalizing, RecurrentModule, convert
+from .initial import Initial, convert_initial
 from .loading import build_in_float32
 from .model import RecurrentModel
 from .probe import make_probe
@@ -28,8 +29,10 @@ from .spec import (
     SelectFull,
     Transform,
     TritonNames,
+    states_of,
 )
 from .stack import HALF
+from .states import INITIAL_PREFIX
 from .tokenizer import has_file, kind_of
 from .writing import write
 
@@ -56,6 +59,8 @@ def save(
     training: dict[str, Any] | None = None,
     dtype: Dtype = "float32",
     triton: TritonNames | None = None,
+    initial: Initial | None = None,
+    initials: Mapping[str, Initial] | None = None,
     reference: Reference | None = None,
     overwrite: bool = False,
 ) -> Manifest:
@@ -85,6 +90,11 @@ def save(
         training: free notes: data, quality, recipe.
         dtype: type of the matrices; they are rounded to it here.
         triton: names of the input and the outputs for Triton's clients.
+        initial: the state with which sessions begin, as a learned h0; zeros by default. A tensor
+            [layers, 1, width] as torch has it, a tuple (h0, c0) of them, or values by the names of the states
+            ("0.h", "0.c", or those of `custom`), of a state's shape, or a number.
+        initials: the same for named states, such as voices, of which a client chooses one at open. What such
+            a one does not give is as in `initial`.
         reference: the model that the package must equal: a module or function of x, or a pair
             (inputs, outputs). x is float32[3, 32, features], or int64[3, 32] tokens as clients send them.
             The result is the rows before `transform` and `select`, [3, 32, outputs], alone or first of a
@@ -100,18 +110,21 @@ def save(
     kind = kind_of(tokenizer)
     modules = Modules(stack, embedding, projection, head, residual, norms, custom, features)
     if reference is None:
-        check_exact(modules)
+        check_exact(modules, _values(initial, *(initials or {}).values()))
     try:
         parts, tensors = convert(modules, normalization)
+        states = states_of(parts["stack"], parts["custom"])
+        stored, initial_values = convert_initial(states, initial, initials or {})
         manifest = Manifest(
             name=name or path.name, fingerprint="0" * 64, dtype=dtype, tokenizer=kind,
             output=Output(transform=transform, select=select or SelectFull()),
             eos=_token_ids(eos),
             labels=tuple(labels), description=description, training=training or {},
-            triton=triton or TritonNames(), **parts,
+            triton=triton or TritonNames(), initial=stored, **parts,
         )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"these modules do not make a model: {error}") from error
+    tensors |= initial_values
     given = modules.custom_module
     made = None if given is None or custom is None else make_again(custom, given)
 
@@ -130,6 +143,17 @@ def save(
     return write(
         path, manifest, tensors, custom=made, probe=probe, tokenizer_file=file, overwrite=overwrite
     )
+
+
+def _values(*given: Initial | None) -> Iterator[object]:
+    """The parts of initial states, as they were given."""
+    for values in given:
+        if isinstance(values, Mapping):
+            yield from values.values()
+        elif isinstance(values, tuple):
+            yield from values
+        else:
+            yield values
 
 
 def _token_ids(ids: SupportsIndex | Sequence[SupportsIndex]) -> int | tuple[int, ...]:
@@ -154,4 +178,8 @@ def _in_float32(
 
 
 def _is_half(tensors: Mapping[str, Tensor]) -> bool:
-    return any(tensor.dtype in HALF for tensor in tensors.values())
+    return any(
+        tensor.dtype in HALF
+        for name, tensor in tensors.items()
+        if not name.startswith(INITIAL_PREFIX)
+    )

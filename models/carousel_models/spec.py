@@ -6,22 +6,15 @@ checked here, before any tensor is made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import (
-    Field,
-    JsonValue,
-    SerializerFunctionWrapHandler,
-    StringConstraints,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from .cell_facts import FACTS, facts_of
 from .cell_facts import Cell as Cell  # noqa: PLC0414 - also a name of this module
 from .custom_spec import CustomSpec as CustomSpec  # noqa: PLC0414 - also a name of this module
-from .custom_spec import StateDeclaration as StateDeclaration  # noqa: PLC0414 - likewise
 from .heads import ChainHead as ChainHead  # noqa: PLC0414 - likewise
 from .heads import Head as Head  # noqa: PLC0414 - likewise
 from .heads import LinearHead as LinearHead  # noqa: PLC0414 - likewise
@@ -35,7 +28,9 @@ from .inputs import Projection as Projection  # noqa: PLC0414 - likewise
 from .inputs import TokensInput as TokensInput  # noqa: PLC0414 - likewise
 from .parts import MAX_SIZE, Label, Name, Part, Size
 from .row_parts import Activation as Activation  # noqa: PLC0414 - likewise
-from .row_parts import RowParts, leaves, without_defaults
+from .row_parts import RowParts, leaves
+from .states import MAX_INITIAL_STATES, InitialState, check_initial
+from .states import StateDeclaration as StateDeclaration  # noqa: PLC0414 - likewise
 from .tokenizer import NO_TOKENIZER, TokenizerKind, form_of
 from .triton_names import TritonNames as TritonNames  # noqa: PLC0414 - also a name of this module
 from .triton_names import TritonTensor as TritonTensor  # noqa: PLC0414 - likewise
@@ -63,6 +58,8 @@ class LayerSpec(Part):
     of 1e-5; then come the parts of `after`.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("before", "between", "after")
+
     cell: Cell
     hidden: Size
     bias: bool = True
@@ -73,10 +70,6 @@ class LayerSpec(Part):
     before: RowParts = ()
     between: RowParts = ()
     after: RowParts = ()
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(write(self), "before", "between", "after")
 
     @model_validator(mode="after")
     def _projection_fits_the_cell(self) -> Self:
@@ -125,6 +118,24 @@ class LayerSpec(Part):
         return (h, ("c", self.hidden)) if facts_of(self.cell).memory else (h,)
 
 
+def states_of(
+    stack: Sequence[LayerSpec], custom: CustomSpec | None
+) -> tuple[StateDeclaration, ...]:
+    """The states of one session: each layer's h (and c), named "0.h", "0.c", "1.h" and so on, or as declared.
+
+    Empty if a layer is bidirectional.
+    """
+    if custom is not None:
+        return custom.states
+    if any(layer.bidirectional for layer in stack):
+        return ()
+    return tuple(
+        StateDeclaration(name=f"{number}.{name}", shape=(width,))
+        for number, layer in enumerate(stack)
+        for name, width in layer.states
+    )
+
+
 class SelectFull(Part):
     """The whole row: field `y`, float32[width]."""
 
@@ -170,12 +181,15 @@ class Output(Part):
 class Architecture(Part):
     """All that outputs depend on. With the tensors it gives the fingerprint."""
 
+    later: ClassVar[tuple[str, ...]] = ("initial",)
+
     input: Input
     stack: Annotated[tuple[LayerSpec, ...], Field(max_length=MAX_LAYERS)] = ()
     custom: CustomSpec | None = None
     head: Head = NoHead()
     output: Output = Output()
     dtype: Dtype = "float32"
+    initial: Annotated[tuple[InitialState, ...], Field(max_length=MAX_INITIAL_STATES)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -193,7 +207,18 @@ class Architecture(Part):
         select = self.output.select
         if isinstance(select, SelectTopK) and select.k > self.output_width:
             raise ValueError(f"top_k asks for {select.k} of {self.output_width} outputs")
+        check_initial(self.initial, self.states)
         return self
+
+    @property
+    def states(self) -> tuple[StateDeclaration, ...]:
+        """The states of one session. Empty if the model is not causal."""
+        return states_of(self.stack, self.custom)
+
+    @property
+    def initial_names(self) -> tuple[str, ...]:
+        """The names of the initial states that a client may choose, in the order of the manifest."""
+        return tuple(one.name for one in self.initial if one.name)
 
     @property
     def stack_input_width(self) -> int:

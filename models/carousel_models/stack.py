@@ -18,7 +18,7 @@ from .kernels import Kernel, Link
 from .kernels.reference import gather
 from .packing import loop
 from .row_functions import Chain, build_chain
-from .spec import CustomSpec, LayerSpec, StateDeclaration
+from .spec import CustomSpec, LayerSpec, StateDeclaration, states_of
 from .tensors import directions
 
 HALF = (torch.bfloat16, torch.float16)
@@ -29,12 +29,21 @@ class StateSpec(NamedTuple):
     """One state tensor: its name, its shape for one session, its type.
 
     `finite`: True if NaN and infinities are errors. False for integers, which do not have them.
+    `number`: what all elements begin with, where no tensor is stored for that.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     finite: bool = True
+    number: bool | int | float = 0
+
+    @classmethod
+    def of(cls, state: StateDeclaration) -> StateSpec:
+        """As a manifest declares it."""
+        dtype = getattr(torch, state.dtype)
+        finite = state.finite and (dtype.is_floating_point or dtype.is_complex)
+        return cls(state.name, state.shape, dtype, finite, state.initial)
 
 
 class RecurrentStack(Protocol):
@@ -173,13 +182,7 @@ class Stack:
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:
         """Each layer's h (and c), named "0.h", "0.c", "1.h" and so on."""
-        if not self._causal:
-            return ()
-        return tuple(
-            StateSpec(f"{number}.{name}", (width,), torch.float32)
-            for number, layer in enumerate(self.layers)
-            for name, width in layer.spec.states
-        )
+        return tuple(map(StateSpec.of, states_of([layer.spec for layer in self.layers], None)))
 
     @property
     def unseen_states(self) -> tuple[int, ...]:
@@ -222,10 +225,7 @@ class CustomStack:
     def __init__(self, spec: CustomSpec, module: nn.Module) -> None:
         self._module = module
         self._width = spec.width
-        self._specs = tuple(
-            StateSpec(s.name, s.shape, getattr(torch, s.dtype), _must_be_finite(s))
-            for s in spec.states
-        )
+        self._specs = tuple(map(StateSpec.of, spec.states))
 
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:
@@ -234,8 +234,9 @@ class CustomStack:
 
     @property
     def half(self) -> bool:
-        """True if some of the module's tensors have 16 bits, for any type of the manifest."""
-        return any(t.dtype in HALF for t in self._module.state_dict().values())
+        """True if some of the module's tensors or states have 16 bits, for any type of the manifest."""
+        weights = (tensor.dtype for tensor in self._module.state_dict().values())
+        return any(dtype in HALF for dtype in (*weights, *(spec.dtype for spec in self._specs)))
 
     @property
     def unseen_states(self) -> tuple[int, ...]:
@@ -280,10 +281,6 @@ class CustomStack:
                 f"the custom module's step gave y of {y.dtype}, whose imaginary part would be lost; "
                 "give real rows"
             )
-
-
-def _must_be_finite(state: StateDeclaration) -> bool:
-    return state.finite and getattr(torch, state.dtype).is_floating_point
 
 
 def build_layer(

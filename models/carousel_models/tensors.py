@@ -15,7 +15,7 @@ from .spec import MAX_PARAMETERS, Architecture, LayerSpec, TokensInput
 
 
 class TensorInfo(NamedTuple):
-    """Shape and type ("float32" or "bfloat16") of a stored tensor."""
+    """Shape and type, such as "float32", of a stored tensor."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -29,7 +29,8 @@ def directions(layer: LayerSpec) -> tuple[str, ...]:
 def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     """All tensors of `model.safetensors`, except those of a custom module.
 
-    Matrices have the model's type. Biases and norms are always float32.
+    Matrices have the model's type. Biases and norms are always float32. Initial states have the types of the
+    states.
 
     Raises:
         PackageError: the model would have more than MAX_PARAMETERS parameters.
@@ -55,10 +56,17 @@ def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
             f"the manifest asks for {parameters:,} parameters, more than the limit of "
             f"{MAX_PARAMETERS:,}; choose smaller sizes"
         )
-    return {
+    weights = {
         name: TensorInfo(shape, architecture.dtype if len(shape) == 2 else "float32")
         for name, shape in shapes.items()
     }
+    return weights | initial_tensors(architecture)
+
+
+def initial_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
+    """The stored tensors of initial states."""
+    states = {state.name: TensorInfo(state.shape, state.dtype) for state in architecture.states}
+    return {one.key(name): states[name] for one in architecture.initial for name in one.stored}
 
 
 def _add(shapes: Shapes, prefix: str, found: Shapes) -> None:

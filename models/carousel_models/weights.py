@@ -58,10 +58,12 @@ def stored_length(path: Path, name: str) -> int:
     return int(shape[0]) if shape else 0
 
 
-def check_finite(path: Path, tensors: Mapping[str, Tensor], may_be_infinite: str) -> None:
+def check_finite(
+    path: Path, tensors: Mapping[str, Tensor], may_be_infinite: tuple[str, ...]
+) -> None:
     """Refuses weights that are not finite.
 
-    Tensors whose names begin with `may_be_infinite` may hold infinities, as masks do, but no NaN.
+    Tensors whose names begin with one of `may_be_infinite` may hold infinities, as masks do, but no NaN.
 
     Raises:
         PackageError: a tensor has a NaN or an infinity. It names the first one.

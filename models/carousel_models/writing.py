@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .contract import check_contract
-from .custom import CUSTOM_PREFIX, custom_tensors
+from .custom import UNROUNDED, custom_tensors
 from .errors import PackageError
 from .loading import build, build_in_float32, prove
 from .model import RecurrentModel
@@ -110,7 +110,7 @@ def _put(partial: Path, path: Path) -> None:
 
 
 def _rounded(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU: matrices in the model's type, vectors float32, a custom module's tensors unchanged.
+    """Copies on the CPU: matrices in the model's type, vectors float32, tensors of other types unchanged.
 
     Raises:
         PackageError: a number is not finite.
@@ -119,9 +119,9 @@ def _rounded(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     found = {}
     for name, tensor in tensors.items():
         dtype = matrix if tensor.dim() == 2 else torch.float32
-        dtype = tensor.dtype if name.startswith(CUSTOM_PREFIX) else dtype
+        dtype = tensor.dtype if name.startswith(UNROUNDED) else dtype
         value = tensor.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
-        if not name.startswith(CUSTOM_PREFIX):
+        if not name.startswith(UNROUNDED):
             _check_finite(name, value)
         found[name] = value
     return found

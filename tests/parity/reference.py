@@ -42,14 +42,15 @@ def run(package: Path | str, inputs: npt.ArrayLike) -> dict[str, npt.NDArray[Any
     return finish(manifest, run_raw(package, inputs))
 
 
-def run_raw(package: Path | str, inputs: npt.ArrayLike) -> Array:
-    """The head's rows float64[T, W], before transform and selection."""
+def run_raw(package: Path | str, inputs: npt.ArrayLike, initial: str = "") -> Array:
+    """The head's rows float64[T, W], before transform and selection, from an initial state of the package."""
     package = Path(package)
     manifest = json.loads((package / "manifest.json").read_text())
     tensors = read_safetensors(package / "model.safetensors")
     rows = enter(manifest["input"], tensors, np.asarray(inputs))
     for number, layer in enumerate(manifest["stack"]):
-        rows = run_layer(layer, tensors, f"stack.{number}", rows)
+        start = first_of(tensors, [f"initial.{initial}.{number}.", f"initial.{number}."])
+        rows = run_layer(layer, tensors, f"stack.{number}", rows, start)
     return leave(manifest["head"], tensors, rows)
 
 
@@ -110,11 +111,22 @@ def run_part(part: dict[str, Any], tensors: Tensors, name: str, rows: Array) -> 
     raise AssertionError(part)
 
 
-def run_layer(layer: dict[str, Any], tensors: Tensors, prefix: str, rows: Array) -> Array:
+def first_of(tensors: Tensors, prefixes: list[str]) -> Tensors:
+    """A layer's stored h and c, each from the first prefix that has one."""
+    found = {
+        name: [tensors[prefix + name] for prefix in prefixes if prefix + name in tensors]
+        for name in ("h", "c")
+    }
+    return {name: values[0] for name, values in found.items() if values}
+
+
+def run_layer(
+    layer: dict[str, Any], tensors: Tensors, prefix: str, rows: Array, start: Tensors
+) -> Array:
     x = run_parts(layer.get("before", ()), tensors, f"{prefix}.before", rows)
-    out = run_direction(layer, tensors, f"{prefix}.forward", x)
+    out = run_direction(layer, tensors, f"{prefix}.forward", x, start)
     if layer["bidirectional"]:
-        backward = run_direction(layer, tensors, f"{prefix}.backward", x[::-1])[::-1]
+        backward = run_direction(layer, tensors, f"{prefix}.backward", x[::-1], {})[::-1]
         out = np.concatenate([out, backward], axis=-1)
     out = run_parts(layer.get("between", ()), tensors, f"{prefix}.between", out)
     if layer["residual"]:
@@ -180,9 +192,12 @@ def gru_reset_before(w: Direction, x: Array, h: Array, c: Array) -> tuple[Array,
 CELLS = {cell.__name__: cell for cell in (rnn_tanh, rnn_relu, lstm, gru, gru_reset_before)}
 
 
-def run_direction(layer: dict[str, Any], tensors: Tensors, prefix: str, rows: Array) -> Array:
+def run_direction(
+    layer: dict[str, Any], tensors: Tensors, prefix: str, rows: Array, start: Tensors
+) -> Array:
     weights = Direction(layer["hidden"], tensors, prefix)
-    h, c = np.zeros(weights.w_h.shape[1]), np.zeros(weights.hidden)
+    h = start.get("h", np.zeros(weights.w_h.shape[1]))
+    c = start.get("c", np.zeros(weights.hidden))
     out = []
     for x in rows:
         h, c = CELLS[layer["cell"]](weights, x, h, c)

@@ -198,7 +198,7 @@ def test_a_row_that_reads_the_initial_row_is_as_a_fresh_one(
     for tensor in slab.tensors:
         tensor[rows] = 0
     assert run(None) == (fresh, fresh_states)
-    again, states = run(np.where([True, False, True, False], slab.initial_row, rows))
+    again, states = run(np.where([True, False, True, False], slab.initial_row(0), rows))
     for place, wanted, wanted_state in (
         (0, fresh, fresh_states),
         (1, went_on, went_on_states),
@@ -208,4 +208,4 @@ def test_a_row_that_reads_the_initial_row_is_as_a_fresh_one(
         assert again[place] == wanted[place]
         assert states[place] == wanted_state[place]
     assert fresh != went_on
-    assert not any(tensor[slab.initial_row].any() for tensor in slab.tensors)
+    assert not any(tensor[slab.initial_row(0)].any() for tensor in slab.tensors)

@@ -80,6 +80,7 @@ class FoldModel:
         self.causal = True
         self.parameters = 0
         self.state_specs = (State("s", (1,), torch.float32),)
+        self.initial = {"": (torch.zeros(1),)}
         self.unseen_states: tuple[int, ...] = ()
         self.plain = True
         self.state_bytes = 4

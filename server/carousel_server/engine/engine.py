@@ -96,7 +96,8 @@ class Engine:
         view = describe(model, limits, strict=environment.strict)
         self._loaded = model
         self._context = context = environment.context(view, limits)
-        slab = Slab(model.state_specs, limits.slots, model.device, model.kernel)
+        initials = tuple(model.initial.values())
+        slab = Slab(model.state_specs, limits.slots, model.device, model.kernel, initials)
         buckets = Buckets(limits.max_batch, strict=context.strict, invariant=model.batch_invariant)
         runner = Runner(model, slab, buckets)
         self._rows = rows = Rows(context, slab)

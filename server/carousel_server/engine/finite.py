@@ -6,6 +6,7 @@ Which rows are at fault is looked up only if there are any.
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,8 +24,8 @@ _isfinite = np.isfinite
 def all_finite(numbers: np.ndarray | Tensor) -> bool:
     """True if all numbers are finite. On a GPU it is False also where their sum is too large."""
     if isinstance(numbers, Tensor):
-        if numbers.is_cuda or numbers.dtype != torch.float32:
-            return math.isfinite(numbers.sum().item())
+        if numbers.is_cuda or numbers.dtype is torch.bfloat16:
+            return cmath.isfinite(numbers.sum().item())
         numbers = numbers.numpy()
     return bool(np.isfinite(numbers).all())
 
@@ -75,7 +76,8 @@ class FiniteRules(NamedTuple):
 
 def bad_rows(tensor: Tensor) -> np.ndarray:
     """Which of n rows hold a NaN or an infinity; bool[n]. `tensor` is [n, …] of floats."""
-    return np.asarray((~torch.isfinite(tensor.flatten(1)).all(dim=1)).cpu())
+    numbers = tensor.reshape(len(tensor), math.prod(tensor.shape[1:]))
+    return np.asarray((~torch.isfinite(numbers).all(dim=1)).cpu())
 
 
 Drawing = Callable[[], np.ndarray]
@@ -191,9 +193,10 @@ def fault_of(raw: Tensor, state: Sequence[Tensor] = (), specs: Sequence[StateSpe
     named = [("the output", raw)]
     named += [(f"state {s.name!r}", t) for t, s in zip(state, specs, strict=True) if s.finite]
     for name, tensor in named:
-        numbers = tensor.flatten().float().cpu().numpy()
-        places = np.flatnonzero(~np.isfinite(numbers))
+        numbers = tensor.flatten()
+        places = (~numbers.isfinite()).nonzero()
         if len(places):
-            kind = "NaN" if np.isnan(numbers[places[0]]) else "an infinity"
-            return f"{name} has {kind} at place {places[0]}"
+            place = int(places[0])
+            kind = "NaN" if bool(numbers[place].isnan()) else "an infinity"
+            return f"{name} has {kind} at place {place}"
     raise AssertionError("all numbers of the row are finite")

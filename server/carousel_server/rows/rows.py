@@ -146,7 +146,7 @@ class Rows:
         ref = self.slots.allocate()
         assert ref is not None, "no row is free"
         row = ref.row
-        self.slab.zero(row)
+        self.slab.begin(row)
         self.tokens.reset(row)
         self._table.open(row, start.spec, start.epoch, start.created_at_unix_s, now)
         if start.snapshot is not None:
@@ -166,7 +166,7 @@ class Rows:
         self.listeners.unbind(row, error)
         self.ledger.end(row, error)
         self._table.close(ref, error.reason)
-        self.slab.zero(row)
+        self.slab.begin(row)
         self.slots.free(ref)
         return view
 

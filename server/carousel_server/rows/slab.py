@@ -13,12 +13,12 @@ from carousel_models.kernels import Kernel, Reference
 
 
 class Slab:
-    """Preallocated state tensors of shape [slots + 2, *state shape].
+    """Preallocated state tensors of shape [slots + 1 + initial states, *state shape].
 
     After the sessions' rows comes the scratch row: padding rows of a batch read and write it, so its content
-    means nothing. Then comes the initial row. It holds the state that a session begins with. A step that
-    starts from there reads this row in place of its session's. Nothing writes it. Used on the engine's
-    thread only.
+    means nothing. Then come the initial rows. They hold the states that a session can begin with, the default
+    first. A step that starts from there reads such a row in place of its session's. Nothing writes them. Used
+    on the engine's thread only.
     """
 
     def __init__(
@@ -27,32 +27,41 @@ class Slab:
         slots: int,
         device: torch.device,
         kernel: Kernel | None = None,
+        initials: Sequence[Sequence[Tensor]] = (),
     ) -> None:
+        """`initials` are states of one session, a tensor [*shape] for each spec. None is one of zeros."""
         self.device = device
         self.scratch_row = slots
-        self.initial_row = slots + 1
         self.specs = tuple(specs)
+        rows = slots + 1 + max(1, len(initials))
         # All rows, to be read where they are.
         self.tensors = tuple(
-            torch.zeros((slots + 2, *spec.shape), dtype=spec.dtype, device=device) for spec in specs
+            torch.zeros((rows, *spec.shape), dtype=spec.dtype, device=device) for spec in specs
         )
+        for index, state in enumerate(initials):
+            for tensor, value in zip(self.tensors, state, strict=True):
+                tensor[self.initial_row(index)].copy_(value)
         # Writes rows int64[n] back, with a tensor [n, …] for each state. Rows must not repeat, save for the
         # scratch row.
         self.scatter = (kernel or Reference()).scatter_into(self.tensors)
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of all tensors, scratch and initial row included."""
+        """Bytes of all tensors, scratch and initial rows included."""
         return sum(t.numel() * t.element_size() for t in self.tensors)
+
+    def initial_row(self, index: int) -> int:
+        """The row of an initial state, by its place in the manifest. 0 is the default."""
+        return self.scratch_row + 1 + index
 
     def gather(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Copies of the rows: one tensor [len(rows), *shape] for each state. `rows`: int64[n]."""
         return tuple(t.index_select(0, rows) for t in self.tensors)
 
-    def zero(self, row: int) -> None:
-        """Sets one row to the initial state of every session: zeros."""
+    def begin(self, row: int, initial: int = 0) -> None:
+        """Sets one row to an initial state, by its place in the manifest."""
         for tensor in self.tensors:
-            tensor[row].zero_()
+            tensor[row].copy_(tensor[self.initial_row(initial)])
 
     def take(self, rows: Tensor) -> dict[str, np.ndarray]:
         """Many rows as host arrays [n, …] by state name, in one copy. `rows`: int64[n]."""

@@ -106,7 +106,7 @@ class _Tensor(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     name: str = Field(max_length=256)
     shape: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(max_length=8)
-    dtype: Literal["<f4", "<i4", "<i8", "<u2"]
+    dtype: Literal["<f2", "<f4", "<f8", "<u2", "<i4", "<i8", "|b1", "<c8"]
 
     @property
     def size_bytes(self) -> int:

@@ -45,7 +45,7 @@ class Snapshots:
         at = torch.as_tensor(rows, dtype=torch.int64, device=self._slab.device)
         states = self._slab.take(at)
         return [
-            self._snapshot(row, {name: array[i] for name, array in states.items()})
+            self._snapshot(row, {name: array[i, ...] for name, array in states.items()})
             for i, row in enumerate(rows)
         ]
 
@@ -89,6 +89,7 @@ class Snapshots:
             and all(0 <= token < model.vocabulary for token in snapshot.recent_tokens)
             and valid_rows(model, snapshot.kept_inputs).all()
             and (snapshot.generation is None or self._generation_fits(snapshot))
+            and all(map(_is_proper, snapshot.state.values()))
         )
         if not fits:
             raise CarouselError(
@@ -153,6 +154,11 @@ class Snapshots:
             execution_class=self._model.execution_class,
             generation=None if log is None else log.to_snapshot(),
         )
+
+
+def _is_proper(array: np.ndarray) -> bool:
+    """False for an array of bool whose bytes are not all 0 or 1, which NumPy and torch do not check."""
+    return array.dtype != np.bool_ or bool((array.view(np.uint8) <= 1).all())
 
 
 def _finite(spec: StateSpec, array: np.ndarray) -> bool:

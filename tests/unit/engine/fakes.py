@@ -69,6 +69,7 @@ class RunningSum:
         self.causal = causal
         self.parameters = 0
         self.state_specs = (State("sum", (width,), torch.float32),)
+        self.initial = {"": (torch.zeros(width),)}
         self.unseen_states: tuple[int, ...] = ()
         self.plain = True
         self.state_bytes = width * 4

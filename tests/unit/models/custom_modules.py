@@ -272,3 +272,22 @@ class ComplexRows(Cell):
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         h, state = super().step(x, state)
         return h * (0.6 + 0.8j), state
+
+
+class Everything(nn.Module):
+    """A state of every type: each counts, doubles or adds, and all together give y."""
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        half, brain, double, small, large, flag, phase, lowest = state
+        new = (
+            half * 0.5 + x.to(half.dtype),
+            (brain * 0.5 + x).to(brain.dtype),
+            double * 0.5 + x.double().sum(-1),
+            small + 1,
+            large + 2,
+            ~flag,
+            phase * 1j + x,
+            torch.minimum(lowest, x),
+        )
+        y = new[0].float() + new[1].float() + new[2].float()[:, None] + new[6].real
+        return y + new[3][:, :2] + new[5][:, 0].float(), new
