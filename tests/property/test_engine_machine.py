@@ -1,8 +1,8 @@
 """The engine against an oracle that adds numbers: any interleaving of clients' doings.
 
-Whatever is sent, in whatever order, with repeats, gaps, reused seqs, closed sessions and slow ticks in
-between: a session's outputs are the running sums of its accepted inputs, each seq once per request, in
-order; nobody else's doings change them.
+Whatever is sent, in whatever order, with repeats, gaps, reused seqs, resets, closed sessions and slow ticks
+in between: a session's outputs are the running sums of its accepted inputs since the last reset, each seq
+once per request, in order; nobody else's doings change them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from hypothesis import settings
 from hypothesis.stateful import (
     Bundle,
@@ -49,11 +48,15 @@ class Client:
     tag: int
     sink: RecordingSink
     sent: list[float] = field(default_factory=list)  # inputs accepted, by seq - 1
+    resets: list[bool] = field(default_factory=list)  # likewise: which start from zero
     ack: int = 0
     inherited: int = 0  # steps that ran before this session was copied from another
 
     def sums(self) -> list[float]:
-        return np.cumsum(self.sent).tolist()
+        sums: list[float] = []
+        for value, reset in zip(self.sent, self.resets, strict=True):
+            sums.append(value if reset or not sums else sums[-1] + value)
+        return sums
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -96,12 +99,17 @@ class EngineMachine(RuleBasedStateMachine):
         self.rig.tick()
         self.open.remove(client)
 
-    @rule(client=clients, values=lists(integers(-9, 9), min_size=1, max_size=4))
-    def send(self, client: Client, values: list[int]) -> None:
+    @rule(
+        client=clients,
+        values=lists(integers(-9, 9), min_size=1, max_size=4),
+        resets=lists(booleans(), min_size=4, max_size=4),
+    )
+    def send(self, client: Client, values: list[int], resets: list[bool]) -> None:
         room = client.ack + WINDOW - len(client.sent)
         if room <= 0:
             return
-        self._submit(client, len(client.sent) + 1, [float(v) for v in values[:room]])
+        some = [float(v) for v in values[:room]]
+        self._submit(client, len(client.sent) + 1, some, resets[: len(some)])
 
     @rule(client=clients, values=lists(integers(-9, 9), min_size=1, max_size=4))
     def send_beyond_the_window(self, client: Client, values: list[int]) -> None:
@@ -116,12 +124,19 @@ class EngineMachine(RuleBasedStateMachine):
     def send_again(self, client: Client, back: int) -> None:
         first = len(client.sent) + 1 - back
         if first > client.ack:
-            self._submit(client, first, client.sent[first - 1 :], new=0)
+            again = client.sent[first - 1 :]
+            self._submit(client, first, again, client.resets[first - 1 :], new=0)
 
     @rule(client=clients)
     def reuse_a_seq(self, client: Client) -> None:
         if len(client.sent) > client.ack:
             self._refused(client, len(client.sent), [client.sent[-1] + 100.0])
+
+    @rule(client=clients, new=integers(0, 2))
+    def reuse_a_seq_with_another_reset(self, client: Client, new: int) -> None:
+        if len(client.sent) > client.ack:
+            values = [client.sent[-1], *[1.0] * new]
+            self._refused(client, len(client.sent), values, [not client.resets[-1]])
 
     @rule(client=clients, upto=integers(0, 20))
     def acknowledge(self, client: Client, upto: int) -> None:
@@ -165,7 +180,8 @@ class EngineMachine(RuleBasedStateMachine):
         else:
             ref = self.rig.run(Fork(client.ref, spec))[0]
         self.tags += 1
-        copy = Client(ref, self.tags, client.sink, list(client.sent), client.ack, len(client.sent))
+        sent, resets = list(client.sent), list(client.resets)
+        copy = Client(ref, self.tags, client.sink, sent, resets, client.ack, len(sent))
         self.rig.bind(ref, copy.sink, copy.tag)
         self.open.append(copy)
         return copy
@@ -204,18 +220,32 @@ class EngineMachine(RuleBasedStateMachine):
         client: Client,
         first: int,
         values: list[float],
+        resets: Sequence[bool] = (),
         new: int | None = None,
         acks: Sequence[int] = (),
     ) -> None:
         data = rows(*values)
         steps = len(values)
-        block = StepBlock(client.sink, [client.tag], [client.ref], [first], steps, data, acks)
+        resets = [*resets, *[False] * (steps - len(resets))]
+        block = StepBlock(
+            client.sink,
+            [client.tag],
+            [client.ref],
+            [first],
+            steps,
+            data,
+            acks,
+            resets=bytes(resets) if any(resets) else b"",
+        )
         self.rig.engine.submit(block)
         if new is None:
             client.sent += values
+            client.resets += resets
 
-    def _refused(self, client: Client, first: int, values: list[float]) -> None:
-        self._submit(client, first, values, new=0)
+    def _refused(
+        self, client: Client, first: int, values: list[float], resets: Sequence[bool] = ()
+    ) -> None:
+        self._submit(client, first, values, resets, new=0)
         self.rig.tick()
         self.expected_refusals += 1
 

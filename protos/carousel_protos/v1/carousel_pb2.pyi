@@ -579,12 +579,17 @@ class Block(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     ACKS_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
+    RESETS_FIELD_NUMBER: builtins.int
     steps: builtins.int
     """Steps per session, at least 1."""
     inputs: builtins.bytes
     """Input rows as raw bytes of shape [handles, steps, row], little-endian, row-major."""
     dtype: global___DataType.ValueType
     """Type of the elements of `inputs`; if set, it must be the model's."""
+    resets: builtins.bytes
+    """Steps that start from the session's initial state, one byte for each, 0 or 1, of shape [handles, steps].
+    Empty means none. The flag is part of the step: a repeated step must carry it again.
+    """
     @property
     def handles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """The sessions, by their handles on this stream; no handle twice."""
@@ -613,9 +618,10 @@ class Block(google.protobuf.message.Message):
         dtype: global___DataType.ValueType = ...,
         acks: collections.abc.Iterable[builtins.int] | None = ...,
         timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        resets: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["acks", b"acks", "dtype", b"dtype", "first_seqs", b"first_seqs", "handles", b"handles", "inputs", b"inputs", "steps", b"steps", "timeout", b"timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acks", b"acks", "dtype", b"dtype", "first_seqs", b"first_seqs", "handles", b"handles", "inputs", b"inputs", "resets", b"resets", "steps", b"steps", "timeout", b"timeout"]) -> None: ...
 
 global___Block = Block
 
@@ -847,6 +853,7 @@ class StepRequest(google.protobuf.message.Message):
     INPUTS_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     ACK_FIELD_NUMBER: builtins.int
+    RESETS_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session."""
     first_seq: builtins.int
@@ -857,6 +864,10 @@ class StepRequest(google.protobuf.message.Message):
     """Type of the elements of `inputs`; if set, it must be the model's."""
     ack: builtins.int
     """Last step whose output was received."""
+    resets: builtins.bytes
+    """Steps that start from the session's initial state, one byte for each, 0 or 1, as in a Block. Empty means
+    none.
+    """
     def __init__(
         self,
         *,
@@ -865,8 +876,9 @@ class StepRequest(google.protobuf.message.Message):
         inputs: builtins.bytes = ...,
         dtype: global___DataType.ValueType = ...,
         ack: builtins.int = ...,
+        resets: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "dtype", b"dtype", "first_seq", b"first_seq", "inputs", b"inputs", "session_id", b"session_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "dtype", b"dtype", "first_seq", b"first_seq", "inputs", b"inputs", "resets", b"resets", "session_id", b"session_id"]) -> None: ...
 
 global___StepRequest = StepRequest
 
@@ -1035,6 +1047,7 @@ class GenerateRequest(google.protobuf.message.Message):
     STOP_TOKENS_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
     FIRST_SEQ_FIELD_NUMBER: builtins.int
+    RESET_FIELD_NUMBER: builtins.int
     model: builtins.str
     """In a session of its own, closed at the end."""
     session_id: builtins.str
@@ -1051,6 +1064,10 @@ class GenerateRequest(google.protobuf.message.Message):
     """The seq of the first step that this call runs, for a given session. 0 means the next one. With a
     first_seq the call is safe to repeat. The same request gets the same tokens again from the first one on.
     It then continues where the generation stopped, whether it was finished, cancelled or cut by a restart.
+    """
+    reset: builtins.bool
+    """The first step of this call starts from the session's initial state. The call needs a prompt then. Tokens
+    from before it count neither for the text nor for the repetition penalty.
     """
     @property
     def tokens(self) -> global___Tokens:
@@ -1083,9 +1100,10 @@ class GenerateRequest(google.protobuf.message.Message):
         stop_tokens: collections.abc.Iterable[builtins.int] | None = ...,
         logprobs: builtins.int | None = ...,
         first_seq: builtins.int = ...,
+        reset: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "target", b"target", "text", b"text", "tokens", b"tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "first_seq", b"first_seq", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "stop_tokens", b"stop_tokens", "target", b"target", "text", b"text", "tokens", b"tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "first_seq", b"first_seq", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "reset", b"reset", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "stop_tokens", b"stop_tokens", "target", b"target", "text", b"text", "tokens", b"tokens"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
     @typing.overload

@@ -130,6 +130,8 @@ class StepBlock:
         acks: last received output of each; empty for "no news".
         deadline_s: an instant of the monotonic clock.
         tenant: whose sessions they are, for its share of the inbox.
+        resets: which steps start from their session's initial state, a byte of 0 or 1 for each of [n, steps];
+            its size and values have been checked. Empty for none.
     """
 
     sink: StepSink
@@ -141,6 +143,7 @@ class StepBlock:
     acks: Sequence[int] = ()
     deadline_s: float = NO_DEADLINE
     tenant: str = ""
+    resets: bytes = b""
 
     def refuse(self, error: CarouselError) -> None:
         """Sends the error to the sink for each session."""

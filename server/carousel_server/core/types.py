@@ -159,7 +159,8 @@ class GenerateSpec:
 
     The first `opening_tokens` ids of the prompt, such as a BOS, are used only where a session begins.
     `logprobs` None reports none, 0 only the sampled token's, k also the k best alternatives.
-    `deadline_s` is an instant of the engine's monotonic clock.
+    `deadline_s` is an instant of the engine's monotonic clock. With `reset`, the first step starts from the
+    session's initial state.
     """
 
     prompt: str | Int32s | None
@@ -171,6 +172,7 @@ class GenerateSpec:
     first_seq: int = 0
     deadline_s: float = float("inf")
     opening_tokens: int = 0
+    reset: bool = False
 
 
 class FinishReason(IntEnum):

@@ -7,9 +7,10 @@ one by one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,9 @@ class _Arrivals:
     arrived_s: Float64s
     deadline_s: Float64s
     inputs: np.ndarray  # uint8[n, steps, input row bytes]
+    resets: (
+        np.ndarray | None
+    )  # bool[n, steps], steps that start from the initial state; None for none
 
     @property
     def steps(self) -> int:
@@ -52,8 +56,9 @@ class _Arrivals:
         return self.first_seqs + (self.steps - 1)
 
     def where(self, chosen: np.ndarray) -> _Arrivals:
-        columns = (getattr(self, field.name)[chosen] for field in fields(self)[1:])
-        return _Arrivals(self.senders, *columns)
+        columns = (getattr(self, field.name) for field in fields(self)[1:])
+        some: Iterator[Any] = (None if c is None else c[chosen] for c in columns)
+        return _Arrivals(self.senders, *some)
 
 
 class Admission:
@@ -135,6 +140,7 @@ class Admission:
             inputs=np.frombuffer(data, np.uint8).reshape(
                 len(refs), blocks[0][0].steps, self._model.input_row_bytes
             ),
+            resets=_resets_of([block for block, _ in blocks]),
         )
 
     def _admit_once(self, new: _Arrivals, now: float) -> None:
@@ -152,9 +158,7 @@ class Admission:
         )
         refused = self._refuse_over_quota(new, simple) if self._rows.step_quota else None
         fresh = new if simple.all() else new.where(simple)
-        self._rows.accept(
-            fresh.rows, fresh.first_seqs, fresh.inputs, fresh.arrived_s, fresh.deadline_s, now
-        )
+        self._accept(fresh, now)
         if fresh is new:
             return
         odd = ~simple & ~self._refuse_gaps(new, new.ours & ~table.generating[new.rows])
@@ -164,6 +168,10 @@ class Admission:
             self._tell_gaps()
         for i in np.flatnonzero(odd):
             self._admit_odd(new.where(np.asarray([i])), now)
+
+    def _accept(self, new: _Arrivals, now: float) -> None:
+        times = new.arrived_s, new.deadline_s, now
+        self._rows.accept(new.rows, new.first_seqs, new.inputs, *times, new.resets)
 
     def _refuse_over_quota(self, new: _Arrivals, simple: np.ndarray) -> np.ndarray:
         """Refuses, of rows that could be accepted, those of tenants at their limit; returns which.
@@ -227,9 +235,7 @@ class Admission:
             sink.failures([int(new.tags[0])], [error.seq], error)
             return
         if fresh is not None:
-            self._rows.accept(
-                fresh.rows, fresh.first_seqs, fresh.inputs, fresh.arrived_s, fresh.deadline_s, now
-            )
+            self._accept(fresh, now)
 
     def _resolve(self, new: _Arrivals, sink: StepSink, now: float) -> _Arrivals | None:
         """The part of a row that is new, or None; sends again what was computed before."""
@@ -272,7 +278,7 @@ class Admission:
             raise CarouselError("SESSION_BUSY", "the session is generating", seq=first)
 
     def _check_repeated(self, new: _Arrivals, row: int, first: int, last: int) -> None:
-        """A repeated seq must carry the same bytes, and its output must still be kept."""
+        """A repeated seq must carry the same bytes and reset, and its output must still be kept."""
         ack = int(self._table.ack[row])
         if first <= ack:
             raise CarouselError(
@@ -282,12 +288,16 @@ class Admission:
                 seq=first,
             )
         steps = last - first + 1
-        known = self._window.inputs[self._window.at(new.rows, new.first_seqs, steps)][0]
-        same = (known == new.inputs[0, :steps]).all(axis=1)
-        if not same.all():
-            seq = first + int(np.argmin(same))
+        at = self._window.at(new.rows, new.first_seqs, steps)
+        same = (self._window.inputs[at][0] == new.inputs[0, :steps]).all(axis=1)
+        resets = False if new.resets is None else new.resets[0, :steps]
+        alike = self._window.resets[at][0] == resets
+        if not (same & alike).all():
+            place = int(np.argmin(same & alike))
+            what = "with another reset" if same[place] else "with other inputs"
+            seq = first + place
             raise CarouselError(
-                "SEQUENCE_REUSED", f"step {seq} was accepted before with other inputs", seq=seq
+                "SEQUENCE_REUSED", f"step {seq} was accepted before {what}", seq=seq
             )
 
     def _check_values(self, new: _Arrivals, first: int) -> None:
@@ -300,12 +310,22 @@ class Admission:
         """The steps of a single row from `first` on."""
         cut = first - int(new.first_seqs[0])
         inputs = np.ascontiguousarray(new.inputs[:, cut:])
-        return replace(new, first_seqs=new.first_seqs + cut, inputs=inputs)
+        resets = None if new.resets is None else new.resets[:, cut:]
+        return replace(new, first_seqs=new.first_seqs + cut, inputs=inputs, resets=resets)
 
 
 def _gap(expected: int) -> CarouselError:
     message = f"a later step came, but {expected} is next"
     return CarouselError("SEQUENCE_GAP", message, metadata={"expected": expected})
+
+
+def _resets_of(blocks: Sequence[StepBlock]) -> np.ndarray | None:
+    """Which steps of the blocks start from the initial state; bool[n, steps], None for none."""
+    if not any(block.resets for block in blocks):
+        return None
+    steps = blocks[0].steps
+    data = b"".join(block.resets or bytes(len(block.refs) * steps) for block in blocks)
+    return np.frombuffer(data, np.bool_).reshape(-1, steps)
 
 
 def _block_of(new: _Arrivals, sink: StepSink) -> StepBlock:
@@ -319,4 +339,5 @@ def _block_of(new: _Arrivals, sink: StepSink) -> StepBlock:
         inputs=new.inputs.tobytes(),
         acks=[] if new.acks[0] == _NO_ACK else new.acks.tolist(),
         deadline_s=float(new.deadline_s[0]),
+        resets=b"" if new.resets is None else new.resets.tobytes(),
     )

@@ -117,7 +117,8 @@ class Generations:
             started_s=now,
         )
         self._tokens.send_to(row, run.outbox)
-        self._rows.generate(row)
+        begins = int(self._table.applied[row]) == log.begun.base
+        self._rows.generate(row, reset=spec.reset and begins)
         if self._replay(row, run):
             self._rows.end_generation(row)
             return
@@ -129,22 +130,27 @@ class Generations:
         again = self.continues(row, spec)
         log = self._tokens.logs[row] if again else None
         base = int(self._table.applied[row]) if log is None else log.begun.base
-        carry = int(self._tokens.next_token[row]) if log is None else log.begun.carry
+        carry = self._carry(row, spec) if log is None else log.begun.carry
         prompt = prompt_ids(spec, base)
         queue = np.concatenate((np.full(int(carry >= 0), carry, np.int32), prompt))
         if not len(queue):
             raise CarouselError(
                 "FIELD_INVALID",
-                "a first generation needs a prompt of at least one token",
+                "a first generation, or one after a reset, needs a prompt of at least one token",
                 field="prompt",
             )
         if log is None:
-            digest, context = digest_of(spec, prompt), self._tokens.last(row, CONTEXT_TOKENS)
+            context = [] if spec.reset else self._tokens.last(row, CONTEXT_TOKENS)
+            digest = digest_of(spec, prompt)
             log = GenerationLog.new(base, carry, len(queue), digest, context, spec.logprobs or 0)
             self._tokens.logs[row] = log
         elif not log.fits(len(queue), spec.logprobs or 0):
             raise CarouselError("SEQUENCE_REUSED", "the session's snapshot is of another request")
         return log, queue
+
+    def _carry(self, row: int, spec: GenerateSpec) -> int:
+        """The token drawn last, which a new generation feeds first; -1 if there is none."""
+        return -1 if spec.reset else int(self._tokens.next_token[row])
 
     def inputs(self, row: int, steps: int) -> Int32s:
         """The next tokens to feed, int32[steps]; after the prompt, the token drawn last."""

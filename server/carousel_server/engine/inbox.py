@@ -38,7 +38,7 @@ from carousel_server.rows.table import SessionTable
 # the streams, sessions and calls that they end.
 _ALWAYS_TAKEN = (CancelGenerate, Close, Committed, Unbind)
 
-# What a session costs in a command beside its inputs: its reference, tag, seq and ack.
+# What a session costs in a command beside its steps: its reference, tag, seq and ack.
 _REF_BYTES = 256
 
 # A tick takes no more commands of a tenant, and no more blocks once they have so many rows. So it ends in
@@ -237,7 +237,8 @@ def _tenant_of(command: Command) -> str:
 def _payload_bytes(command: Command) -> int:
     match command:
         case StepBlock():
-            return len(command.inputs) + _REF_BYTES * len(command.refs)
+            sent = len(command.inputs) + len(command.resets)
+            return sent + _REF_BYTES * len(command.refs)
         case Ack():
             return _REF_BYTES * len(command.refs)
         case Infer():

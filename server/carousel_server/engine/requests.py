@@ -54,12 +54,12 @@ async def encoded(encode: Callable[[str], T], text: str) -> T:
 
 
 def prompt_ids(spec: GenerateSpec, base: int) -> Int32s:
-    """What a prompt feeds after step `base`: its opening tokens only where the session begins."""
+    """What a prompt feeds after step `base`: its opening tokens only where the session begins, or again."""
     prompt = spec.prompt
     if prompt is None:
         return np.empty(0, np.int32)
     assert not isinstance(prompt, str), "texts are encoded before they get into the inbox"
-    return prompt[spec.opening_tokens if base else 0 :]
+    return prompt[spec.opening_tokens if base and not spec.reset else 0 :]
 
 
 def digest_of(spec: GenerateSpec, prompt: Int32s) -> str:

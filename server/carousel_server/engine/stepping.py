@@ -44,7 +44,8 @@ class Stepping:
     def select(self, now: float) -> Batch | None:
         """The batch of this tick: up to the first step of each row whose deadline has passed.
 
-        What is late is refused before the choice, so that it takes no place in the batch.
+        What is late is refused before the choice, so that it takes no place in the batch. A step that starts
+        from the initial state is the first one of its row.
         """
         rows = self._table.ready.where(self._table.pending)
         if not len(rows):
@@ -59,11 +60,14 @@ class Stepping:
         batch = self._scheduler.select(rows, steps, table.sink[rows], tenants)
         if batch is None or batch.steps == 1:
             return batch
-        late = self._late(batch.rows, batch.steps, now)
-        late &= np.arange(batch.steps) < batch.counts[:, None]
-        if not late.any():
+        ends = self._late(batch.rows, batch.steps, now)
+        resets = self._window.resets_in(batch.rows, table.applied[batch.rows] + 1, batch.steps)
+        if resets is not None:
+            ends[:, 1:] |= resets[:, 1:] & ~table.generating[batch.rows, None]
+        ends &= np.arange(batch.steps) < batch.counts[:, None]
+        if not ends.any():
             return batch
-        return Batch.of(batch.rows, np.where(late.any(axis=1), late.argmax(axis=1), batch.counts))
+        return Batch.of(batch.rows, np.where(ends.any(axis=1), ends.argmax(axis=1), batch.counts))
 
     def step(self, batch: Batch, now: float) -> None:
         """Runs a batch; if it fails, its halves, down to the step at fault.
@@ -75,7 +79,8 @@ class Stepping:
         started = time.monotonic()
         try:
             drawing = partial(self._drawing, batch, fed)
-            outputs = self._runner.run(batch, self._inputs(batch, fed), fed, drawing)
+            inputs, reads = self._inputs(batch, fed), self._rows.first_reads(batch.rows)
+            outputs = self._runner.run(batch, inputs, fed, drawing, reads)
         except Exception as error:  # noqa: BLE001 - logged where it is judged
             # Whatever a model raises, out of memory or a defect of a custom module, is its batch's alone.
             self._split(batch, now, error)

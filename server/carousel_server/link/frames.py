@@ -45,7 +45,7 @@ def block_fields(block: StepBlock) -> tuple[Any, ...]:
     rows, generations = zip(*block.refs, strict=True)
     return (
         list(block.tags), rows, generations, list(block.first_seqs), block.steps,
-        bytes(block.inputs), list(block.acks), block.deadline_s, block.tenant,
+        bytes(block.inputs), list(block.acks), block.deadline_s, block.tenant, bytes(block.resets),
     )  # fmt: skip
 
 

@@ -180,10 +180,11 @@ class Rows:
         arrived_s: Float64s,
         deadline_s: Float64s,
         now: float,
+        resets: np.ndarray | None = None,
     ) -> None:
         """Takes the next steps of n rows, none twice; see `Window.write_inputs` for the arrays."""
         table, steps = self._table, inputs.shape[1]
-        self.window.write_inputs(rows, first_seqs, inputs, arrived_s, deadline_s)
+        self.window.write_inputs(rows, first_seqs, inputs, arrived_s, deadline_s, resets)
         table.received[rows] = first_seqs + (steps - 1)
         table.pending[rows] += steps
         table.ready.add(rows)
@@ -192,10 +193,22 @@ class Rows:
     def ran(self, rows: Int64s, counts: Int64s, now: float) -> None:
         """Moves `applied`: `counts` steps of each row have run."""
         table = self._table
+        if self._model.generative and (starting := self._starting(rows)) is not None:
+            self.tokens.start_over(rows[starting])
         table.applied[rows] += counts
         table.pending[rows] -= counts
         table.last_used_s[rows] = now
         self.ledger.ran(rows, now)
+
+    def first_reads(self, rows: Int64s) -> Int64s | None:
+        """The row of the slab that the next step of each row starts from; None if that is its own for all."""
+        starting = self._starting(rows)
+        return None if starting is None else np.where(starting, self.slab.initial_row(0), rows)
+
+    def _starting(self, rows: Int64s) -> np.ndarray | None:
+        """Which rows start from the initial state with their next step; bool[n], None if none does."""
+        resets = self.window.resets_in(rows, self._table.applied[rows] + 1, 1)
+        return None if resets is None else resets[:, 0]
 
     def deliver(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray, now: float) -> None:
         """Keeps outputs uint8[n, steps, row bytes] of fed steps until they are acknowledged, and sends them.
@@ -252,15 +265,21 @@ class Rows:
 
     # -- generations
 
-    def generate(self, row: int) -> None:
-        """A generation drives the session from now on. Outputs of steps before it count as received."""
+    def generate(self, row: int, *, reset: bool) -> None:
+        """A generation drives the session from now on. Outputs of steps before it count as received.
+
+        With `reset`, its next step starts from the initial state.
+        """
         self.generated(row)
         self._table.generating[row] = True
+        if reset:
+            self.window.start_over(row, int(self._table.applied[row]) + 1)
 
     def generated(self, rows: Int64s | int) -> None:
         """Steps of these rows' generations have run: there are no outputs to acknowledge."""
         table = self._table
         table.received[rows] = table.ack[rows] = table.applied[rows]
+        self.window.forget_resets(rows)
 
     def feed(self, rows: Int64s, steps: Int64s | int) -> None:
         """The generations of these rows, none twice, have so many tokens to feed."""

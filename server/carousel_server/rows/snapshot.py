@@ -5,7 +5,7 @@ header's order, raw | kept inputs | kept outputs | generated tokens: ids int32[n
 float32[n], ids int32[n, k] and log-probabilities float32[n, k] of the alternatives | BLAKE2b-128 of all
 before. A reader refuses what it does not know; it never guesses. Versions: 1 had no generation, attach_id
 and execution_class; it is not read any more, since no release wrote it. 2 had no `context` in its
-generation; it is read as an empty one.
+generation; it is read as an empty one. 3 had no `resets`; it is read as none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from hashlib import blake2b
+from itertools import pairwise
 from math import prod
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,9 +29,10 @@ from carousel_server.core.types import Bytes2D
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-VERSION = 3
+VERSION = 4
 _OLDEST_VERSION = 2
 _WITHOUT_CONTEXT = 2
+_WITHOUT_RESETS = 3
 _DIGEST_BYTES = 16
 _MAX_HEADER_BYTES = 1 << 20
 
@@ -82,6 +84,7 @@ class Snapshot:
         kept_outputs: uint8[applied - ack, output_row_bytes].
         attach_id: highest that the session was bound with.
         execution_class: how the steps were computed.
+        resets: seqs of the kept steps that started from the initial state, ascending.
         generation: the last one, if it can still be asked for.
     """
 
@@ -99,6 +102,7 @@ class Snapshot:
     kept_outputs: Bytes2D
     attach_id: int = 0
     execution_class: str = ""
+    resets: tuple[int, ...] = ()
     generation: KeptGeneration | None = None
 
 
@@ -147,6 +151,7 @@ class _Header(BaseModel):
     output_row_bytes: int = Field(ge=1, lt=1 << 31)
     attach_id: int = Field(ge=0, lt=1 << 64)
     execution_class: str = Field(max_length=256)
+    resets: list[int] | None = None
     generation: _Generation | None
 
 
@@ -222,6 +227,8 @@ def decode(data: bytes) -> Snapshot:
     run = header.generation
     if run is not None and (run.context is None) != (version <= _WITHOUT_CONTEXT):
         raise _invalid(f"its generation is not one of version {version}")
+    if (header.resets is None) != (version <= _WITHOUT_RESETS):
+        raise _invalid(f"its resets are not those of version {version}")
     return _assemble(header, body[start:])
 
 
@@ -236,12 +243,15 @@ def _assemble(header: _Header, raw: bytes) -> Snapshot:
     ]
     if kept_rows < 0 or sum(sizes) != len(raw):
         raise _invalid("its parts do not add up to its length")
+    resets = tuple(header.resets or ())
+    if any(a >= b for a, b in pairwise((header.ack, *resets, header.applied + 1))):
+        raise _invalid("its resets are not in the order of its kept steps")
     parts, at = [], 0
     for size in sizes:
         parts.append(raw[at : at + size])
         at += size
     plain = {name: getattr(header, name) for name in _PLAIN}
-    plain["recent_tokens"] = tuple(header.recent_tokens)
+    plain |= {"recent_tokens": tuple(header.recent_tokens), "resets": resets}
     return Snapshot(
         **plain,
         state={

@@ -60,7 +60,11 @@ class Snapshots:
         if snapshot.applied > snapshot.ack:
             rows, firsts = np.asarray([row]), np.asarray([snapshot.ack + 1])
             never = np.full(1, np.inf)
-            self._window.write_inputs(rows, firsts, snapshot.kept_inputs[None], never, never)
+            steps = snapshot.ack + 1 + np.arange(len(snapshot.kept_inputs))
+            resets = np.isin(steps, snapshot.resets)[None]
+            self._window.write_inputs(
+                rows, firsts, snapshot.kept_inputs[None], never, never, resets
+            )
             kept = snapshot.kept_outputs[None]
             self._window.outputs[self._window.at(rows, firsts, kept.shape[1])] = kept
         self._tokens.restore(row, snapshot)
@@ -137,6 +141,7 @@ class Snapshots:
         applied, ack = int(table.applied[row]), int(table.ack[row])
         log = self._tokens.logs.get(row)
         at = np.asarray([row]), np.asarray([ack + 1])
+        resets = self._window.resets_in(*at, applied - ack)
         return Snapshot(
             model=self._model.name,
             fingerprint=self._model.fingerprint,
@@ -152,6 +157,7 @@ class Snapshots:
             kept_outputs=self._window.outputs[self._window.at(*at, applied - ack)][0],
             attach_id=int(table.attach_id[row]),
             execution_class=self._model.execution_class,
+            resets=() if resets is None else tuple((np.flatnonzero(resets[0]) + ack + 1).tolist()),
             generation=None if log is None else log.to_snapshot(),
         )
 

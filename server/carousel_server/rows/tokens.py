@@ -48,8 +48,7 @@ class Tokens:
 
     def reset(self, row: int) -> None:
         """Forgets a row's tokens, when a session begins."""
-        self.next_token[row] = -1
-        self.recent[row] = -1
+        self.start_over(np.asarray([row]))
         self.logs.pop(row, None)
 
     def restore(self, row: int, snapshot: Snapshot) -> None:
@@ -71,6 +70,11 @@ class Tokens:
         if self.logs:
             for row in rows.tolist():
                 self.logs.pop(row, None)
+
+    def start_over(self, rows: Int64s) -> None:
+        """The sessions start again from their initial state: nothing that was fed before counts."""
+        self.next_token[rows] = -1
+        self.recent[rows] = -1
 
     def drew(self, rows: Int64s, ids: Int32s) -> None:
         """A token was drawn for each of n rows."""

@@ -30,8 +30,11 @@ class Window:
         # float64[slots, steps]: monotonic instants of arrival, and until when each step may start.
         self.arrived_s = np.zeros((slots, steps), np.float64)
         self.deadline_s = np.zeros((slots, steps), np.float64)
-        # bool[slots]: rows that have had a step with a deadline; the others need no check.
+        # bool[slots, steps]: steps that start from their session's initial state.
+        self.resets = np.zeros((slots, steps), np.bool_)
+        # bool[slots]: rows that have had a step with a deadline, or with a reset; the others need no check.
         self.timed = np.zeros(slots, np.bool_)
+        self.resetting = np.zeros(slots, np.bool_)
 
     @staticmethod
     def fit(slots: int, steps: int, row_bytes: int, budget_bytes: int) -> int:
@@ -40,7 +43,7 @@ class Window:
         Raises:
             ValueError: if not even one step per slot fits.
         """
-        entry_bytes = slots * (row_bytes + 16)
+        entry_bytes = slots * (row_bytes + 17)
         most = min(steps, budget_bytes // entry_bytes)
         if most < 1:
             raise ValueError(
@@ -56,13 +59,39 @@ class Window:
         inputs: np.ndarray,
         arrived_s: np.ndarray,
         deadline_s: np.ndarray,
+        resets: np.ndarray | None = None,
     ) -> None:
-        """Puts inputs uint8[n, k, row bytes] of steps first_seqs … first_seqs+k-1; times float64[n]."""
+        """Puts inputs uint8[n, k, row bytes] of steps first_seqs … first_seqs+k-1; times float64[n].
+
+        `resets` is bool[n, k]; None for none.
+        """
         at = self.at(rows, first_seqs, inputs.shape[1])
         self.inputs[at] = inputs
         self.arrived_s[at] = arrived_s[:, None]
         self.deadline_s[at] = deadline_s[:, None]
         self.timed[rows] |= deadline_s < np.inf
+        if resets is not None:
+            self.resets[at] = resets
+            self.resetting[rows] |= resets.any(axis=1)
+        elif self.resetting[rows].any():
+            self.resets[at] = False
+
+    def start_over(self, row: int, seq: int) -> None:
+        """Step `seq` of a row, which is none of a client, starts from the initial state."""
+        self.resets[self.at(np.asarray([row]), np.asarray([seq]), 1)] = True
+        self.resetting[row] = True
+
+    def forget_resets(self, rows: Int64s | int) -> None:
+        """The steps of these rows that may still run start from where their sessions are."""
+        if self.resetting[rows].any():
+            self.resets[rows] = False
+
+    def resets_in(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray | None:
+        """Which steps start from the initial state; bool[n, steps], or None if none does."""
+        if not self.resetting[rows].any():
+            return None
+        resets = self.resets[self.at(rows, first_seqs, steps)]
+        return resets if resets.any() else None
 
     def at(self, rows: Int64s, first_seqs: Int64s, steps: int) -> tuple[Int64s, Int64s]:
         """The index [n, steps] at which the arrays have steps first_seqs … first_seqs+steps-1 of rows."""

@@ -18,6 +18,7 @@ from .fields import (
     MAX_TIMEOUT_S,
     check_dtype,
     check_reply_bytes,
+    check_resets,
     check_seqs,
     seconds_of,
     shape_error,
@@ -50,8 +51,8 @@ class Blocks:
             engines = [engine_at[seat] for seat in seats]
             engine = engines[0]
             if engine is not None and engines.count(engine) == len(engines):
-                inputs = block.inputs
-                ask(engine, self._checked(engine.model, block, seats, firsts, acks, inputs))
+                sent = block.inputs, block.resets
+                ask(engine, self._checked(engine.model, block, seats, firsts, acks, *sent))
             else:
                 self._submit_apart(block, seats, firsts, acks)
         except CarouselError as error:
@@ -69,6 +70,7 @@ class Blocks:
         firsts: Sequence[int],
         acks: Sequence[int],
         inputs: bytes,
+        resets: bytes,
     ) -> StepBlock:
         """Rows of a block as their engine takes them. Raises CarouselError if they do not fit its model."""
         steps, rows = block.steps, len(seats) * block.steps
@@ -96,6 +98,7 @@ class Blocks:
             acks=acks,
             deadline_s=deadline_s,
             tenant=self._stream.tenant,
+            resets=check_resets(resets, rows) if resets else b"",
         )
 
     def _submit_apart(
@@ -113,6 +116,10 @@ class Blocks:
         if len(rows) % len(seats):
             raise invalid("inputs", "must hold as many bytes for each handle")
         rows = rows.reshape(len(seats), -1)
+        resets = np.frombuffer(block.resets, np.uint8)
+        if len(resets) % len(seats):
+            raise invalid("resets", "must hold as many bytes for each handle")
+        resets = resets.reshape(len(seats), -1)
         bound: list[int] = []
         for i, (handle, seat) in enumerate(zip(block.handles, seats, strict=True)):
             if not self._seats.takes_steps(seat):
@@ -121,9 +128,9 @@ class Blocks:
                 bound.append(i)
             else:
                 model, mine = self._seats.model(seat), slice(i, i + 1)
-                inputs = rows[i].tobytes()
+                sent = rows[i].tobytes(), resets[i].tobytes()
                 try:
-                    row = self._checked(model, block, [seat], firsts[mine], acks[mine], inputs)
+                    row = self._checked(model, block, [seat], firsts[mine], acks[mine], *sent)
                 except CarouselError as error:
                     self._stream.refuse(handle, error, firsts[i])
                 else:
@@ -133,8 +140,10 @@ class Blocks:
                 [seats[i] for i in bound],
                 [firsts[i] for i in bound],
                 [acks[i] for i in bound] if acks else [],
+                rows[bound].tobytes(),
+                resets[bound].tobytes(),
             )
-            ask(engine, self._checked(engine.model, block, *of_bound, rows[bound].tobytes()))
+            ask(engine, self._checked(engine.model, block, *of_bound))
 
     def _refuse(
         self, handles: Sequence[int], first_seqs: Sequence[int], error: CarouselError

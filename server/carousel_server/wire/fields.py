@@ -107,6 +107,22 @@ def count_rows(model: ModelView, inputs: bytes) -> int:
     return steps
 
 
+def check_resets(resets: bytes, steps: int) -> bytes:
+    """Which of `steps` steps start from the initial state; empty if none does.
+
+    Raises:
+        CarouselError: FIELD_INVALID.
+    """
+    if not resets:
+        return b""
+    if len(resets) != steps:
+        raise invalid("resets", f"must have {steps} bytes, one per step, or none")
+    marked = resets.count(1)
+    if marked + resets.count(0) != steps:
+        raise invalid("resets", "must each be 0 or 1")
+    return resets if marked else b""
+
+
 def shape_error(model: ModelView, what: str) -> CarouselError:
     """INPUT_SHAPE, with the row that the model takes."""
     row = model.input

@@ -60,6 +60,7 @@ async def generate_spec(
         first_seq=request.first_seq,
         deadline_s=deadline_s,
         opening_tokens=opening_tokens,
+        reset=request.reset,
     )
 
 

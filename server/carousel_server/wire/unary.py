@@ -17,6 +17,7 @@ from .errors import invalid
 from .fields import (
     check_dtype,
     check_reply_bytes,
+    check_resets,
     check_seq,
     count_rows,
     deadline_after,
@@ -227,6 +228,7 @@ class Step:
             acks=[ack] if ack else (),
             deadline_s=deadline_after(context.time_remaining()),
             tenant=key.tenant,
+            resets=check_resets(request.resets, steps),
         )
         outputs, durable = await callers.step(key, block)
         return pb.StepResponse(first_seq=first_seq, outputs=outputs, durable=durable)

@@ -22,6 +22,7 @@ COUNTS: dict[str, Any] = {
     "stop": ("end",),
     "stop_tokens": (4,),
     "logprobs": 0,
+    "reset": True,
 }
 DOES_NOT_COUNT: dict[str, Any] = {
     "prompt": np.array([9], np.int32),  # its ids count, which are given beside the spec
@@ -79,7 +80,9 @@ def test_another_prompt_is_another_request() -> None:
 def test_digests_that_snapshots_hold_stay_right() -> None:
     assert digest_of(SPEC, PROMPT) == "6055626f18326c0737bfb377e362460e"
     everything = replace(SPEC, sampling=SamplingSpec(**SAMPLING), **COUNTS)
-    assert digest_of(everything, PROMPT) == "031c277da1c12e0ab8f6975d5b57b3e8"
+    first_options = replace(everything, reset=False)
+    assert digest_of(first_options, PROMPT) == "031c277da1c12e0ab8f6975d5b57b3e8"
+    assert digest_of(everything, PROMPT) == "b280ff3db87b43d03184b928dc527b79"
 
 
 @given(

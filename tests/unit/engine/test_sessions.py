@@ -230,7 +230,7 @@ def test_draining_begins_nothing_new_and_finishes_what_is_there(rig: Rig) -> Non
 
 
 def test_the_window_shrinks_to_its_memory_and_says_when_it_cannot() -> None:
-    assert Rig(window_bytes=8 * 32 * 4).engine.model.window_steps == 4
+    assert Rig(window_bytes=8 * 33 * 4).engine.model.window_steps == 4
     with pytest.raises(ValueError, match="window_bytes"):
         Rig(window_bytes=100)
 

@@ -25,6 +25,7 @@ SENT = [kind for kind in get_args(Command) if kind not in (StepBlock, Activate, 
 BLOCK = StepBlock(
     sink=None, tags=(1, 2), refs=(SessionRef(3, 4), SessionRef(5, 6)), first_seqs=(7, 8), steps=2,
     inputs=b"abcd", acks=(9, 10), deadline_s=11.0, tenant="t",
+    resets=b"\1\0\0\1",
 )  # fmt: skip
 OTHER_BLOCK: dict[str, Any] = {
     "sink": "other",
@@ -36,6 +37,7 @@ OTHER_BLOCK: dict[str, Any] = {
     "acks": (),
     "deadline_s": 29.0,
     "tenant": "u",
+    "resets": b"",
 }
 TOKEN = GeneratedToken(1, "a", 2, None, ())
 OTHER_TOKEN: dict[str, Any] = {

@@ -66,7 +66,7 @@ def test_a_generation_feeds_its_own_steps(rows: Rows) -> None:
     accept(rows, row, 1)
     one = np.asarray([row])
     rows.ran(one, np.asarray([1]), now=7.0)
-    rows.generate(row)
+    rows.generate(row, reset=False)
     rows.feed(one, 4)
     table = rows.table
     assert (table.generating[row], table.ack[row], table.pending[row]) == (True, 1, 4)

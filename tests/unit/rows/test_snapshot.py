@@ -63,6 +63,20 @@ VERSION_2 = (
     "BgAAAAcAAAAAAMC/AAAAvwAAAMAFAAAAAQAAAAcAAAAAAMC/AACAvgAAAMBEnPA/lEbnH+PEa8kBA3o7"
 )
 """As version 2 wrote it: `GENERATION`, without its context."""
+VERSION_3 = (
+    "Q1JTTAMAQwIAAHsibW9kZWwiOiJtIiwiZmluZ2VycHJpbnQiOiJmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZm"
+    "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmIiwiZXBvY2giOjMsImFwcGxpZWQiOjcsImFjayI6NSwic2Vl"
+    "ZCI6OTIyMzM3MjAzNjg1NDc3NTgwNywibmV4dF90b2tlbiI6LTEsImlkbGVfdHRsX3MiOjYwLjAsInJlY2VudF90b2tl"
+    "bnMiOlsxLDIsM10sInRlbnNvcnMiOlt7Im5hbWUiOiIwLmgiLCJzaGFwZSI6WzIsM10sImR0eXBlIjoiPGY0In0seyJu"
+    "YW1lIjoiMC5iaXRzIiwic2hhcGUiOlsxXSwiZHR5cGUiOiI8dTIifSx7Im5hbWUiOiIwLmNvdW50Iiwic2hhcGUiOltd"
+    "LCJkdHlwZSI6IjxpOCJ9XSwiaW5wdXRfcm93X2J5dGVzIjo0LCJvdXRwdXRfcm93X2J5dGVzIjo4LCJhdHRhY2hfaWQi"
+    "OjAsImV4ZWN1dGlvbl9jbGFzcyI6IiIsImdlbmVyYXRpb24iOnsiYmFzZSI6MiwiY2FycnkiOi0xLCJwcm9tcHRfdG9r"
+    "ZW5zIjozLCJkaWdlc3QiOiIwZjBmMGYwZjBmMGYwZjBmMGYwZjBmMGYwZjBmMGYwZiIsImNvbnRleHQiOls0LDVdLCJm"
+    "aW5pc2giOjEsImRyYXduIjozLCJhbHRlcm5hdGl2ZXMiOjF9fQAAAAAAAIA/AAAAQAAAQEAAAIBAAACgQP//AAAAAAAA"
+    "ABAAAQIDBAUGBwABAgMEBQYHCAkKCwwNDg8FAAAABgAAAAcAAAAAAMC/AAAAvwAAAMAFAAAAAQAAAAcAAAAAAMC/AACA"
+    "vgAAAMBPxnWnLunNLd3+TbuJX1NX"
+)
+"""As version 3 wrote it: `SNAPSHOT` with `GENERATION`."""
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -120,6 +134,7 @@ OTHER: dict[str, Any] = {
     "kept_outputs": np.ones((2, 8), np.uint8),
     "attach_id": 2**63,
     "execution_class": "cpu float32",
+    "resets": (6,),
     "generation": GENERATION,
 }
 OTHER_GENERATION: dict[str, Any] = {
@@ -166,9 +181,9 @@ def test_every_field_of_a_generation_is_written_and_read(name: str) -> None:
 def test_the_bytes_of_a_snapshot_stay_what_they_are() -> None:
     """A newer server must write what an older one reads."""
     whole = encode(replace(SNAPSHOT, generation=GENERATION))
-    assert (len(DATA), len(whole)) == (530, 711)
-    assert DATA[-16:].hex() == "e99fe55f971f7a6b6be4984b996d267d"
-    assert whole[-16:].hex() == "4fc675a72ee9cd2dddfe4dbb895f5357"
+    assert (len(DATA), len(whole)) == (542, 723)
+    assert DATA[-16:].hex() == "af5c883c98d5daeabbaea99dfc022b0d"
+    assert whole[-16:].hex() == "57a151f849fa62ce6ba438f1a6052c50"
 
 
 def test_version_2_is_read() -> None:
@@ -178,6 +193,17 @@ def test_version_2_is_read() -> None:
     assert read.state["0.h"].tolist() == [0.5, -1.0]
     assert_same(read.generation, replace(GENERATION, context=()))
     assert_same(decode(encode(read)).generation, replace(GENERATION, context=()))
+
+
+def test_version_3_is_read() -> None:
+    read = decode(base64.b64decode(VERSION_3))
+    assert_same(read, replace(SNAPSHOT, generation=GENERATION))
+    assert read.resets == ()
+
+
+@pytest.mark.parametrize("resets", [(5,), (8,), (7, 6), (6, 6), (-1,), (6, 7, 8)])
+def test_resets_of_steps_that_are_not_kept_are_refused(resets: tuple[int, ...]) -> None:
+    assert "resets" in refusal(encode(replace(SNAPSHOT, resets=resets))).message
 
 
 @pytest.mark.parametrize("name", ["lstm", 'a "quoted\\" name', "ü" * 256])
@@ -195,7 +221,7 @@ def test_the_head_of_a_snapshot_names_its_model_and_weights(name: str) -> None:
 
 def test_a_generation_of_another_version_than_it_says_is_refused() -> None:
     new = encode(replace(SNAPSHOT, generation=GENERATION))
-    for data, version in ((base64.b64decode(VERSION_2), 3), (new, 2)):
+    for data, version in ((base64.b64decode(VERSION_2), 3), (new, 2), (new, 3)):
         body = data[:4] + struct.pack("<H", version) + data[6:-16]
         assert f"version {version}" in refusal(signed(body)).message
 
@@ -232,7 +258,7 @@ def test_any_other_bytes_are_refused(data: bytes) -> None:
 
 
 def test_an_unknown_version_is_named() -> None:
-    for version in (0, 1, 4):
+    for version in (0, 1, 5):
         body = b"CRSL" + struct.pack("<H", version) + DATA[6:-16]
         assert f"version {version}" in refusal(signed(body)).message
 

@@ -45,7 +45,33 @@ def test_times_stand_beside_the_steps() -> None:
 
 
 def test_fit_is_the_greatest_power_of_two_within_the_budget() -> None:
-    assert Window.fit(10, 100, 84, 10**9) == 64
-    assert Window.fit(10, 100, 84, 9 * 1000) == 8
+    assert Window.fit(10, 100, 83, 10**9) == 64
+    assert Window.fit(10, 100, 83, 9 * 1000) == 8
     with pytest.raises(ValueError, match="lower `slots`"):
-        Window.fit(10, 100, 84, 999)
+        Window.fit(10, 100, 83, 999)
+
+
+def test_a_reset_stands_beside_its_step_until_that_is_overwritten() -> None:
+    window = Window(2, 4, 1, 1)
+    never, rows = np.full(2, np.inf), at(0, 1)
+    inputs = np.zeros((2, 2, 1), np.uint8)
+    assert window.resets_in(rows, at(1, 1), 4) is None
+    resets = np.asarray([[False, True], [False, False]])
+    window.write_inputs(rows, at(1, 1), inputs, never, never, resets)
+    found = window.resets_in(rows, at(1, 1), 4)
+    assert found is not None
+    assert found.tolist() == [[False, True, False, False], [False] * 4]
+    assert window.resets_in(at(1), at(1), 4) is None
+    window.write_inputs(rows, at(3, 3), inputs, never, never)
+    assert window.resets_in(rows, at(2, 2), 1) is not None
+    window.write_inputs(rows, at(6, 6), inputs, never, never)  # where step 2 stood
+    assert window.resets_in(rows, at(3, 3), 4) is None
+
+
+def test_a_step_that_is_no_client_s_can_start_over_too() -> None:
+    window = Window(2, 4, 1, 1)
+    window.start_over(1, 7)
+    assert window.resets_in(at(0, 1), at(7, 7), 1) is not None
+    window.forget_resets(at(0, 1))
+    assert window.resets_in(at(0, 1), at(1, 1), 4) is None
+    assert not window.resets.any()
