@@ -14,6 +14,8 @@ class EngineLimits:
         max_batch: rows stepped together in one tick.
         chunk_steps: most steps that one session advances in one tick. It bounds how long a long
             prompt can delay other sessions.
+        shared_tick_s: time that a tick's batch takes at most, about, while several tenants have work. 0 is
+            no bound.
         window_steps: most steps of one session sent but not acknowledged, rounded up to a power of 2.
         window_bytes: memory for the windows of all slots together. It reduces window_steps if needed.
         inbox_commands: commands waiting for the engine, of all clients together.
@@ -35,6 +37,7 @@ class EngineLimits:
     slots: int = 4096
     max_batch: int = 256
     chunk_steps: int = 16
+    shared_tick_s: float = 0.002
     window_steps: int = 128
     window_bytes: int = 1 << 30
     inbox_commands: int = 16_384

@@ -36,6 +36,7 @@ from .requests import encoded, tokenizer_of
 from .runner import Buckets, DeviceLostError, Runner
 from .sequences import Sequences
 from .stepping import Stepping
+from .tick_budget import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +112,9 @@ class Engine:
         self._residency = residency = Residency(context, rows, environment.directory)
         self._keeper = Keeper(context, rows, residency, self._inbox.put)
         self._generations = Generations(context, rows, residency, model)
-        self._sequences = Sequences(context, model, runner)
-        self._stepping = Stepping(context, rows, runner, self._generations)
+        sharing = Sharing()
+        self._sequences = Sequences(context, model, runner, sharing)
+        self._stepping = Stepping(context, rows, runner, self._generations, sharing)
         self._control = Control(
             context, rows, residency, self._keeper, self._generations, self._sequences
         )

@@ -88,7 +88,7 @@ class Runner:
     def __init__(self, model: RecurrentModel, slab: Slab, buckets: Buckets) -> None:
         self._model = model
         self._slab = slab
-        self._buckets = buckets
+        self.buckets = buckets
         self._finite = FiniteRules.of(model)
         self._tokens = model.vocabulary > 0
         # A custom module may decide by what it computes, which a record would not do again.
@@ -119,7 +119,7 @@ class Runner:
         doubts = partial(FiniteSteps, self._finite, batch.counts, fed, drawing)
         finite: FiniteSteps | None = None
         n = len(batch.rows)
-        bucket = self._buckets.of(n)
+        bucket = self.buckets.of(n)
         rows, x = self._rows(batch.rows, bucket), self._padded(inputs, bucket)
         raw, *state = self._first(x[0], rows if reads is None else self._rows(reads, bucket))
         deliver = bool(fed.any())
@@ -134,7 +134,7 @@ class Runner:
                 # Copies, as a recorded step writes where it wrote before.
                 ended.append(tuple(part[still:active].clone() for part in (raw, *state)))
                 active = still
-            width = self._buckets.of(active)
+            width = self.buckets.of(active)
             raw, *state = self._next(x[j, :width], *(s[:width] for s in state))
             fields = fields_to_bytes(self._model.finish(raw[:active])) if deliver else None
             if not self._finite.hold(raw[:active], state, fields):

@@ -51,7 +51,7 @@ class Scheduler:
 
     Tenants get equal shares of a batch. What a tenant cannot use goes to the others. While several
     tenants have sessions, a tick runs at most `max_batch` steps: a step of one tenant waits no longer
-    for another's chunks than for a full batch.
+    for another's chunks than for a full batch. A tick that they share may be given fewer.
     """
 
     def __init__(self, max_batch: int, chunk_steps: int) -> None:
@@ -65,7 +65,12 @@ class Scheduler:
         self._extra = -1
 
     def select(
-        self, rows: Int64s, steps: Int64s, sinks: Int64s, tenants: Int64s | None = None
+        self,
+        rows: Int64s,
+        steps: Int64s,
+        sinks: Int64s,
+        tenants: Int64s | None = None,
+        most_steps: int | None = None,
     ) -> Batch | None:
         """Chooses the batch of a tick.
 
@@ -74,6 +79,7 @@ class Scheduler:
             steps: int64[n], how many each could run now; perhaps none.
             sinks: int64[n], the number of each row's sink.
             tenants: int64[n], the number of each row's tenant; None while there is only one.
+            most_steps: of all rows together, at least 1; None for the limits alone.
 
         Returns:
             None if no row has any.
@@ -83,31 +89,35 @@ class Scheduler:
             tenants = None if tenants is None else tenants[can]
         if not len(rows):
             return None
-        if len(rows) > self._max_batch:
-            rows = self._turn(rows, sinks) if tenants is None else self._turns(rows, sinks, tenants)
+        places = min(self._max_batch, most_steps or self._max_batch)
+        if len(rows) > places:
+            if tenants is None:
+                rows = self._turn(rows, sinks, places)
+            else:
+                rows = self._turns(rows, sinks, tenants, places)
             return Batch.of(rows, np.ones_like(rows))
         most = self._chunk_steps
-        if tenants is not None:
-            most = min(most, max(1, self._max_batch // len(rows)))
+        if tenants is not None or most_steps is not None:
+            most = min(most, places // len(rows))
         return Batch.of(rows, np.minimum(steps, most))
 
-    def _turn(self, rows: Int64s, sinks: Int64s) -> Int64s:
-        """The next `max_batch` of more rows than that, all of one tenant."""
+    def _turn(self, rows: Int64s, sinks: Int64s, places: int) -> Int64s:
+        """The next `places` of more rows than that, all of one tenant."""
         order = np.argsort(sinks, kind="stable")
         rows, sinks = rows[order], sinks[order]
         sink, row = self._lone_last
         served = np.count_nonzero((sinks < sink) | ((sinks == sink) & (rows <= row)))
-        turn = np.roll(np.arange(len(rows)), -served)[: self._max_batch]
+        turn = np.roll(np.arange(len(rows)), -served)[:places]
         self._lone_last = (int(sinks[turn[-1]]), int(rows[turn[-1]]))
         return np.asarray(rows[turn])
 
-    def _turns(self, rows: Int64s, sinks: Int64s, tenants: Int64s) -> Int64s:
-        """The next of each tenant, `max_batch` of more rows than that."""
+    def _turns(self, rows: Int64s, sinks: Int64s, tenants: Int64s, places: int) -> Int64s:
+        """The next of each tenant, `places` of more rows than that."""
         order = np.argsort(tenants << _SINK_BITS | (sinks + 1), kind="stable")
         rows, sinks, tenants = rows[order], sinks[order], tenants[order]
         starts = np.flatnonzero(np.diff(tenants, prepend=-1))
         present, counts = tenants[starts], np.diff(starts, append=len(rows))
-        shares = self._shares(present, counts)
+        shares = self._shares(present, counts, places)
         of = np.repeat(np.arange(len(starts)), counts)
         sink, row = self._last_of(present)[of].T
         before = (sinks < sink) | ((sinks == sink) & (rows <= row))
@@ -126,19 +136,19 @@ class Scheduler:
             self._last = np.concatenate((self._last, np.full((lacking, 2), -1, np.int64)))
         return self._last[tenants]
 
-    def _shares(self, tenants: Int64s, counts: Int64s) -> Int64s:
-        """Places of each tenant in the batch; int64[n], `max_batch` in all.
+    def _shares(self, tenants: Int64s, counts: Int64s, places: int) -> Int64s:
+        """Places of each tenant in the batch; int64[n], `places` in all.
 
         The shares are equal, but none is above its tenant's `counts`. Places that do not divide go round.
         """
         if len(tenants) == 1:  # the others' sessions have nothing to run
-            return np.asarray([self._max_batch])
+            return np.asarray([places])
         ordered = np.sort(counts)
         before = np.cumsum(ordered) - ordered
         # What would be taken if nobody got more than each of these counts.
         taken = before + ordered * np.arange(len(ordered), 0, -1)
-        whole = int(np.searchsorted(taken, self._max_batch, side="right"))
-        level, left = divmod(self._max_batch - int(before[whole]), len(ordered) - whole)
+        whole = int(np.searchsorted(taken, places, side="right"))
+        level, left = divmod(places - int(before[whole]), len(ordered) - whole)
         shares = np.minimum(counts, level)
         if left:
             more = np.flatnonzero(counts > level)

@@ -9,7 +9,6 @@ Tenants take turns, by steps: in the queue, in the places of the batch, and in t
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from carousel_server.rows.window import invalid_value, valid_rows
 from .finite import FiniteRules, bad_rows, fault_of
 from .runner import Runner, fields_to_bytes
 from .sequence_queue import SequenceQueue
+from .tick_budget import LEAST_ROWS, Sharing, TickBudget
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,9 @@ class _Running:
 class Sequences:
     """The queue of Infer calls and those that are running. Used on the engine's thread only."""
 
-    def __init__(self, context: Context, model: RecurrentModel, runner: Runner) -> None:
+    def __init__(
+        self, context: Context, model: RecurrentModel, runner: Runner, sharing: Sharing
+    ) -> None:
         limits, share = context.limits, context.share
         self._model = model
         self._finite = FiniteRules.of(model)
@@ -71,6 +73,10 @@ class Sequences:
         self._view = context.model
         self._limits = limits
         self._metrics = context.metrics
+        self._clock = context.clock
+        self._sharing = sharing
+        most_rows = min(_MOST_ROWS, limits.infer_batch_steps)
+        self._budget = TickBudget(limits.shared_tick_s, LEAST_ROWS, most_rows)
         # Others in the batch, and where a sequence is cut, change its rounding, and must not.
         self._strict = context.strict and not model.batch_invariant
         self._waiting = SequenceQueue(limits, share, self._view.input_row_bytes)
@@ -105,10 +111,14 @@ class Sequences:
             self._join(now)
         if not self._running:
             return
-        started = time.monotonic()
-        steps = self._run(self._turn(), self._pieces(idle=idle))
-        ended = self._leave()
-        self._metrics.inferred(ended, steps, time.monotonic() - started)
+        self._sharing.worked({one.call.tenant for one in self._running}, now)
+        shared = self._sharing.shared(now)
+        started = self._clock()
+        steps = self._run(self._turn(), self._pieces(idle=idle, shared=shared))
+        ended, seconds = self._leave(), self._clock() - started
+        self._metrics.inferred(ended, steps, seconds)
+        if shared:
+            self._budget.ran(steps, seconds)
 
     def fail_all(self, error: CarouselError) -> None:
         """Answers every call, running or waiting, with an error."""
@@ -195,14 +205,15 @@ class Sequences:
         self._last = self._running[place]
         return range(place, place + 1)
 
-    def _pieces(self, *, idle: bool) -> Sequence[int]:
+    def _pieces(self, *, idle: bool, shared: bool) -> Sequence[int]:
         """How many steps of each run now: a piece's rows are divided among tenants, then sequences."""
         if not self._view.causal:
             return [one.left for one in self._running]
         if self._strict:
             return [self._limits.chunk_steps] * len(self._running)
         running = Counter(one.call.tenant for one in self._running)
-        rows = min(_MOST_ROWS, self._limits.infer_batch_steps) // len(running)
+        budget = self._budget
+        rows = (budget.steps if shared else budget.most) // len(running)
         most = _IDLE_CHUNK_STEPS if idle else self._limits.chunk_steps
         return [max(1, min(most, rows // running[one.call.tenant])) for one in self._running]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from functools import partial
 
 import numpy as np
@@ -18,6 +17,7 @@ from .finite import FiniteSteps
 from .generation import Generations
 from .runner import BatchOutputs, Runner
 from .scheduler import Batch, Scheduler
+from .tick_budget import LEAST_ROWS, Sharing, TickBudget
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,12 @@ class Stepping:
     """What a tick does with sessions. Used on the engine's thread only, in inference mode."""
 
     def __init__(
-        self, context: Context, rows: Rows, runner: Runner, generations: Generations
+        self,
+        context: Context,
+        rows: Rows,
+        runner: Runner,
+        generations: Generations,
+        sharing: Sharing,
     ) -> None:
         limits = context.limits
         self._view = context.model
@@ -38,6 +43,10 @@ class Stepping:
         self._ledger = rows.ledger
         self._listeners = rows.listeners
         self._scheduler = Scheduler(limits.max_batch, limits.chunk_steps)
+        self._sharing = sharing
+        # A batch below the smallest size that batches are padded to costs as much.
+        least = runner.buckets.of(min(LEAST_ROWS, limits.max_batch))
+        self._budget = TickBudget(limits.shared_tick_s, least, limits.max_batch)
         self._runner = runner
         self._generations = generations
 
@@ -57,7 +66,9 @@ class Stepping:
         steps = self._ledger.limited(rows, now)
         table = self._table
         tenants = table.tenant[rows] if table.tenancy.several else None
-        batch = self._scheduler.select(rows, steps, table.sink[rows], tenants)
+        self._sharing.worked(self._names(rows, tenants), now)
+        most_steps = self._budget.steps if self._sharing.shared(now) else None
+        batch = self._scheduler.select(rows, steps, table.sink[rows], tenants, most_steps)
         if batch is None or batch.steps == 1:
             return batch
         ends = self._late(batch.rows, batch.steps, now)
@@ -76,7 +87,7 @@ class Stepping:
             DeviceLostError: the device is at fault, not a step.
         """
         fed = ~self._table.generating[batch.rows]
-        started = time.monotonic()
+        started = self._clock()
         try:
             drawing = partial(self._drawing, batch, fed)
             inputs, reads = self._inputs(batch, fed), self._rows.first_reads(batch.rows)
@@ -85,13 +96,15 @@ class Stepping:
             # Whatever a model raises, out of memory or a defect of a custom module, is its batch's alone.
             self._split(batch, now, error)
             return
-        seconds, finite = time.monotonic() - started, outputs.finite
+        seconds, finite = self._clock() - started, outputs.finite
         whole = None if finite is None else finite.whole
         done = batch if whole is None else Batch(batch.rows[whole], batch.counts[whole])
         table = self._table
         counts = np.bincount(table.tenant[done.rows], done.counts)
         by_tenant = {table.tenancy.names[i]: int(counts[i]) for i in counts.nonzero()[0].tolist()}
         self._metrics.tick(len(batch.rows), outputs.bucket, by_tenant, seconds)
+        if self._sharing.shared(now):
+            self._budget.ran(int(batch.counts.sum()), seconds)
         if finite is None or whole is None:
             self._deliver(batch, fed, outputs, now)
             return
@@ -107,6 +120,13 @@ class Stepping:
         seq = int(self._rows.drop_pending(row))
         error = CarouselError(reason, message, metadata={"expected": seq}, seq=seq)
         self._listeners.failure(row, error)
+
+    def _names(self, rows: Int64s, tenants: Int64s | None) -> list[str]:
+        """The tenants of at least one row."""
+        if tenants is None:
+            return [self._table.tenants[int(rows[0])]] if len(rows) else []
+        names = self._table.tenancy.names
+        return [names[number] for number in np.flatnonzero(np.bincount(tenants)).tolist()]
 
     def _refuse_late(self, rows: Int64s) -> None:
         """Refuses what these rows have to run, because the next step of each is late."""

@@ -101,6 +101,12 @@ class Settings(BaseSettings):
     chunk_steps: Count = _setting(
         _LIMITS.chunk_steps, "Most steps that one session advances in one tick."
     )
+    shared_tick_s: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = _setting(
+        _LIMITS.shared_tick_s,
+        "Time that the batch of a tick takes at most, about, while several tenants have work. Fewer steps "
+        "then run in a tick. A lower value makes a tenant wait less beside a busy one, and costs "
+        "throughput. 0 is no bound.",
+    )
     window_steps: Count = _setting(
         _LIMITS.window_steps, "Most steps of one session sent but not acknowledged."
     )

@@ -276,6 +276,12 @@ class Rig:
         reply = getattr(command, "reply", None)
         return reply.result(timeout=0) if reply is not None else None
 
+    def together(self, commands: Sequence[Command]) -> None:
+        """Submits commands, and ticks once."""
+        for command in commands:
+            self.engine.submit(command)
+        self.tick()
+
     def tick(self) -> None:
         self.ticks += 1
         with torch.inference_mode():

@@ -200,3 +200,46 @@ def test_a_steady_tenant_waits_no_longer_beside_a_flood() -> None:
         return max(waits)
 
     assert longest_wait(flood=160) <= 2 * longest_wait(flood=0)
+
+
+# -- ticks that tenants share
+
+
+def test_a_tick_may_be_given_fewer_steps() -> None:
+    ready = crowd(flood=100, steady=1)
+    batch = Scheduler(32, 4).select(*ready, most_steps=8)
+    assert places(batch, ready[3]) == [7, 1]
+    few = crowd(flood=3, steady=1)
+    batch = Scheduler(32, 16).select(few[0], few[1] * 16, *few[2:], most_steps=8)
+    assert batch is not None
+    assert batch.counts.tolist() == [2, 2, 2, 2]
+
+
+def test_more_steps_than_a_batch_has_places_change_nothing() -> None:
+    ready = crowd(flood=100, steady=1)
+    batch = Scheduler(32, 4).select(*ready, most_steps=1000)
+    assert places(batch, ready[3]) == [31, 1]
+
+
+def test_fewer_steps_also_bound_the_chunks_of_a_lone_tenant() -> None:
+    """Whole sequences of another tenant run between its ticks."""
+    rows, steps, sinks = pending(r1=100, r5=100)
+    assert served(Scheduler(4, 16), (rows, steps, sinks), 1) == [[1, 5]]
+    batch = Scheduler(4, 16).select(rows, steps, sinks, most_steps=4)
+    assert batch is not None
+    assert batch.counts.tolist() == [2, 2]
+    batch = Scheduler(4, 16).select(rows, steps, sinks, most_steps=1)
+    assert batch is not None
+    assert batch.counts.tolist() == [1]
+
+
+def test_turns_go_on_as_the_number_of_steps_changes() -> None:
+    ready, scheduler, seen = crowd(flood=24, steady=1), Scheduler(32, 1), np.zeros(25, np.int64)
+    for most_steps in (9, 5, 7, 3, 9, 5, 7, 3):
+        batch = scheduler.select(*ready, most_steps=most_steps)
+        assert batch is not None
+        assert len(batch.rows) == most_steps
+        seen[batch.rows] += 1
+    assert seen[-1] == 8
+    assert seen[:24].min() == 1
+    assert seen[:24].max() == 2
