@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
-from .cells import MODULES
+from .cells import MODULES, RecurrentLayers
 from .errors import PackageError
 from .from_torch import ACTIVATIONS, Modules
 
@@ -112,6 +112,8 @@ def _check_tensors(name: str, module: nn.Module, saved: Container[int]) -> None:
     own = {name for name, tensor in tensors if id(tensor) not in saved}
     if not isinstance(module, nn.Sequential):
         own |= {name for name, _ in module.named_children()}
+    if isinstance(module, RecurrentLayers):
+        own -= module.parameter_names
     extra = sorted(key for key in own if not _TENSORS.fullmatch(key))
     if extra:
         raise PackageError(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .cell_facts import Cell
-from .cells import CELLS, MODULES, GRUResetBefore
+from .cell_facts import Cell, facts_of
+from .cells import CELLS, MODULES, OWN_MODULES, RecurrentLayers
 from .custom import CUSTOM_PREFIX, tensors_of
 from .errors import PackageError
 from .lookup import entry
@@ -33,9 +33,9 @@ from .spec import (
 Module = TypeVar("Module", bound=nn.Module)
 Tensors = dict[str, Tensor]
 Normalizing = tuple[Iterable[SupportsFloat], Iterable[SupportsFloat]]
-RecurrentModule = nn.RNNBase | GRUResetBefore
+RecurrentModule = nn.RNNBase | RecurrentLayers
 
-_BY_MODE = {code.mode: name for name, code in CELLS.items()}
+_BY_MODE = {code.mode: name for name, code in CELLS.items() if code.mode}
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.ReLU: "relu",
     nn.Tanh: "tanh",
@@ -82,7 +82,7 @@ def convert(modules: Modules, normalization: Normalizing | None) -> tuple[dict[s
     else:
         layers, stack_tensors = convert_stack(modules.stack, modules.residual, modules.norms)
         tensors |= stack_tensors
-        width = tensors["stack.0.forward.weight_ih"].shape[1] if layers else 0
+        width = _listed(modules.stack)[0].input_size if layers else 0
     if modules.projection is not None:
         width = modules.projection.in_features
     if modules.embedding is not None:
@@ -128,9 +128,7 @@ def convert_stack(
     Raises:
         PackageError: a module is of an unsupported kind, or the lists have different lengths.
     """
-    listed = list(modules) if isinstance(modules, Sequence | nn.ModuleList) else [modules]
-    recurrent = [_recurrent(module) for module in listed]
-    singles = [(module, layer) for module in recurrent for layer in range(module.num_layers)]
+    singles = [(module, ly) for module in _listed(modules) for ly in range(module.num_layers)]
     residuals = [residual] * len(singles) if isinstance(residual, bool) else list(residual)
     norms = list(norms) or [None] * len(singles)
     if not len(singles) == len(residuals) == len(norms):
@@ -142,17 +140,9 @@ def convert_stack(
     tensors: Tensors = {}
     for number, (module, layer) in enumerate(singles):
         norm = norms[number]
-        specs.append(
-            LayerSpec(
-                cell=_cell(module),
-                hidden=module.hidden_size,
-                bias=module.bias,
-                bidirectional=module.bidirectional,
-                proj_size=module.proj_size,
-                residual=residuals[number],
-                layer_norm=norm is not None,
-            )
-        )
+        added = {"residual": residuals[number], "layer_norm": norm is not None}
+        spec = LayerSpec.model_validate(_spec_of(module).model_dump() | added)
+        specs.append(spec)
         tensors |= _layer_tensors(number, module, layer)
         if norm is not None:
             tensors |= _norm_tensors(number, norm)
@@ -207,31 +197,56 @@ def _head_problem(parts: Sequence[nn.Module]) -> str:
     )
 
 
+def _listed(
+    modules: RecurrentModule | Sequence[RecurrentModule] | nn.Module,
+) -> list[RecurrentModule]:
+    listed = list(modules) if isinstance(modules, Sequence | nn.ModuleList) else [modules]
+    return [_recurrent(module) for module in listed]
+
+
 def _recurrent(module: nn.Module) -> RecurrentModule:
     if not isinstance(module, MODULES):
+        own = ", ".join(kind.__name__ for kind in OWN_MODULES)
         raise PackageError(
-            f"the stack holds a {type(module).__name__}; give nn.RNN, nn.LSTM, nn.GRU or "
-            "carousel_models.cells.GRUResetBefore, or save it with `custom`"
+            f"the stack holds a {type(module).__name__}; give nn.RNN, nn.LSTM, nn.GRU or one of "
+            f"carousel_models.cells ({own}), or save it with `custom`"
         )
     return module
 
 
-def _cell(module: RecurrentModule) -> Cell:
+def _spec_of(module: RecurrentModule) -> LayerSpec:
+    """Each layer of a module, without residual and norm."""
+    if isinstance(module, RecurrentLayers):
+        return module.spec
     name: Any = entry(
         _BY_MODE, module.mode, "mode of a recurrent module", PackageError, "save it with `custom`"
     )
-    return cast(Cell, name)
+    return LayerSpec(
+        cell=cast(Cell, name),
+        hidden=module.hidden_size,
+        bias=module.bias,
+        bidirectional=module.bidirectional,
+        proj_size=module.proj_size,
+    )
 
 
 def _layer_tensors(number: int, module: RecurrentModule, layer: int) -> Tensors:
-    tensors: Tensors = {}
     suffixes = {"forward": "", "backward": "_reverse"}
-    for direction, suffix in suffixes.items():
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"):
-            value = getattr(module, f"{name}_l{layer}{suffix}", None)
-            if value is not None:
-                tensors[f"stack.{number}.{direction}.{name}"] = value
-    return tensors
+    if not module.bidirectional:
+        del suffixes["backward"]
+    return {
+        f"stack.{number}.{direction}.{name}": value
+        for direction, suffix in suffixes.items()
+        for name, value in _stored(module, layer, suffix).items()
+    }
+
+
+def _stored(module: RecurrentModule, layer: int, suffix: str) -> Tensors:
+    """The weights of one direction of a layer, named as in a package."""
+    if isinstance(module, RecurrentLayers):
+        return module.stored(layer, suffix)
+    names = facts_of(_spec_of(module).cell).weights(_spec_of(module), module.input_size)
+    return {name: getattr(module, f"{name}_l{layer}{suffix}") for name in names}
 
 
 def _norm_tensors(number: int, norm: nn.LayerNorm) -> Tensors:

@@ -131,8 +131,7 @@ class RecurrentModel:
         chains = [manifest.input.parts, manifest.head.parts]
         for layer in manifest.stack:
             chains += [layer.before, layer.between, layer.after]
-        built_in = manifest.custom is None
-        stepped = self.causal and built_in and self.kernel.batch_invariant
+        stepped = self.causal and self.stack.batch_invariant
         at_the_end = TRANSFORMS[manifest.output.transform].positional
         return stepped and not at_the_end and not any(map(positional, chains))
 

@@ -8,6 +8,7 @@ other rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -73,4 +74,30 @@ def loop(
         for tensor, value in zip(state, new, strict=True):
             tensor[:size] = value
         outputs.append(y)
+    return torch.cat(outputs[::-1] if reverse else outputs), state
+
+
+def runs(
+    run: Callable[[Tensor, State], tuple[Tensor, State]],
+    rows: Tensor,
+    sizes: Sequence[int],
+    state: State,
+    *,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """Like `loop`, but gives all times with equally many sequences to one call of `run`, from either end.
+
+    `run` takes [times, sequences, …] and the state of these sequences.
+    """
+    state = tuple(tensor.clone() for tensor in state)
+    counts = [(size, sum(1 for _ in times)) for size, times in groupby(sizes)]
+    blocks = torch.split(rows, [size * count for size, count in counts])
+    pieces = list(zip(blocks, counts, strict=True))
+    outputs = []
+    for block, (size, count) in reversed(pieces) if reverse else pieces:
+        given = block.view(count, size, *block.shape[1:])
+        y, new = run(given.flip(0) if reverse else given, tuple(t[:size] for t in state))
+        for tensor, value in zip(state, new, strict=True):
+            tensor[:size] = value
+        outputs.append((y.flip(0) if reverse else y).flatten(0, 1))
     return torch.cat(outputs[::-1] if reverse else outputs), state

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from .agreement import Reference, agreed_probe, check_same, device_of
+from .cells import HALF
 from .custom import make_again
 from .errors import PackageError
 from .exact import check_exact
@@ -31,7 +32,6 @@ from .spec import (
     TritonNames,
     states_of,
 )
-from .stack import HALF
 from .states import INITIAL_PREFIX
 from .tokenizer import has_file, kind_of
 from .writing import write

@@ -12,7 +12,6 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
-from .cell_facts import FACTS, facts_of
 from .cell_facts import Cell as Cell  # noqa: PLC0414 - also a name of this module
 from .custom_spec import CustomSpec as CustomSpec  # noqa: PLC0414 - also a name of this module
 from .heads import ChainHead as ChainHead  # noqa: PLC0414 - likewise
@@ -26,9 +25,11 @@ from .inputs import Input as Input  # noqa: PLC0414 - likewise
 from .inputs import Normalization as Normalization  # noqa: PLC0414 - likewise
 from .inputs import Projection as Projection  # noqa: PLC0414 - likewise
 from .inputs import TokensInput as TokensInput  # noqa: PLC0414 - likewise
+from .layer_spec import LayerSpec as LayerSpec  # noqa: PLC0414 - likewise
+from .layer_spec import uniform_stack as uniform_stack  # noqa: PLC0414 - likewise
 from .parts import MAX_SIZE, Label, Name, Part, Size
 from .row_parts import Activation as Activation  # noqa: PLC0414 - likewise
-from .row_parts import RowParts, leaves
+from .row_parts import leaves
 from .states import MAX_INITIAL_STATES, InitialState, check_initial
 from .states import StateDeclaration as StateDeclaration  # noqa: PLC0414 - likewise
 from .tokenizer import NO_TOKENIZER, TokenizerKind, form_of
@@ -48,80 +49,11 @@ Transform = Literal["identity", "softmax", "sigmoid", "log_softmax"]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Token = Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)]
 
-_PROJECTING = tuple(name for name, facts in FACTS.items() if facts.projects)
-
-
-class LayerSpec(Part):
-    """One recurrent layer, and the parts around its cell.
-
-    y = between(cell(before(x))); `residual` adds x; `layer_norm` normalises the row, with γ, β and an eps
-    of 1e-5; then come the parts of `after`.
-    """
-
-    later: ClassVar[tuple[str, ...]] = ("before", "between", "after")
-
-    cell: Cell
-    hidden: Size
-    bias: bool = True
-    bidirectional: bool = False
-    proj_size: Annotated[int, Field(ge=0, le=MAX_SIZE)] = 0
-    residual: bool = False
-    layer_norm: bool = False
-    before: RowParts = ()
-    between: RowParts = ()
-    after: RowParts = ()
-
-    @model_validator(mode="after")
-    def _projection_fits_the_cell(self) -> Self:
-        if self.proj_size and not facts_of(self.cell).projects:
-            raise ValueError(
-                f"proj_size is an option of {' and '.join(_PROJECTING)} only; use 0 for other cells"
-            )
-        if self.proj_size >= self.hidden:
-            raise ValueError("proj_size must be smaller than hidden")
-        return self
-
-    @property
-    def unseen(self) -> tuple[str, ...]:
-        """Names of the states that may become infinite in a step whose outputs are finite.
-
-        A layer after this one may turn an infinite h into finite numbers. h is unbounded after a projection
-        and in a cell that is not `bounded`. A NaN is never unseen: each sum that it enters is NaN, up to the
-        outputs of the same step.
-        """
-        return () if facts_of(self.cell).bounded and not self.proj_size else ("h",)
-
-    @property
-    def recurrent_width(self) -> int:
-        """Width of h: proj_size if there is one, else hidden."""
-        return self.proj_size or self.hidden
-
-    @property
-    def cell_width(self) -> int:
-        """Width of the rows that leave the cell, in both directions."""
-        return self.recurrent_width * (2 if self.bidirectional else 1)
-
-    @property
-    def joined_width(self) -> int:
-        """Width of the rows before `residual` and `layer_norm`."""
-        return leaves(self.between, self.cell_width)
-
-    @property
-    def width(self) -> int:
-        """Width of the layer's output."""
-        return leaves(self.after, self.joined_width)
-
-    @property
-    def states(self) -> tuple[tuple[str, int], ...]:
-        """Name and width of each state tensor of one direction."""
-        h = ("h", self.recurrent_width)
-        return (h, ("c", self.hidden)) if facts_of(self.cell).memory else (h,)
-
 
 def states_of(
     stack: Sequence[LayerSpec], custom: CustomSpec | None
 ) -> tuple[StateDeclaration, ...]:
-    """The states of one session: each layer's h (and c), named "0.h", "0.c", "1.h" and so on, or as declared.
+    """The states of one session: those of each layer, named "0.h", "0.c", "1.h" and so on, or as declared.
 
     Empty if a layer is bidirectional.
     """
@@ -130,9 +62,9 @@ def states_of(
     if any(layer.bidirectional for layer in stack):
         return ()
     return tuple(
-        StateDeclaration(name=f"{number}.{name}", shape=(width,))
+        StateDeclaration(name=f"{number}.{name}", shape=shape, dtype=dtype)
         for number, layer in enumerate(stack)
-        for name, width in layer.states
+        for name, shape, dtype in layer.states
     )
 
 
@@ -322,19 +254,3 @@ class Manifest(Architecture):
         """The part that the fingerprint covers."""
         fields = {name: getattr(self, name) for name in Architecture.model_fields}
         return Architecture.model_construct(**fields)
-
-
-def uniform_stack(
-    cell: Cell,
-    layers: int,
-    hidden: int,
-    *,
-    bias: bool = True,
-    bidirectional: bool = False,
-    proj_size: int = 0,
-) -> tuple[LayerSpec, ...]:
-    """`layers` equal layers, as torch's modules have them."""
-    layer = LayerSpec(
-        cell=cell, hidden=hidden, bias=bias, bidirectional=bidirectional, proj_size=proj_size
-    )
-    return (layer,) * layers

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 from torch.nn.utils.rnn import PackedSequence
 
-from .cell_facts import facts_of
-from .cells import State, Weights, code_of, linear
-from .kernels import Kernel, Link
+from .cells import HALF, State, code_of, run_whole
+from .kernels import Kernel, Link, Reference
 from .kernels.reference import gather
-from .packing import loop
+from .packing import loop, runs
 from .row_functions import Chain, build_chain
 from .spec import CustomSpec, LayerSpec, StateDeclaration, states_of
 from .tensors import directions
 
-HALF = (torch.bfloat16, torch.float16)
-"""Types whose rounding exceeds the tolerance of float32."""
+log = logging.getLogger(__name__)
 
 
 class StateSpec(NamedTuple):
@@ -57,6 +56,10 @@ class RecurrentStack(Protocol):
     def unseen_states(self) -> tuple[int, ...]:
         """Places of the states that can become infinite in a step with finite outputs."""
 
+    @property
+    def batch_invariant(self) -> bool:
+        """True if the bits of a row's step are the same in any batch."""
+
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One step: x float32[B, in], state [B, *shape] each → y float32[B, out] and the new state.
 
@@ -84,17 +87,23 @@ class Layer:
     """One recurrent layer, in one direction or both."""
 
     def __init__(
-        self, spec: LayerSpec, weights: tuple[Weights, ...], around: Around, kernel: Kernel
+        self, spec: LayerSpec, weights: tuple[Any, ...], around: Around, kernel: Kernel
     ) -> None:
+        """`weights`: of each direction, as the cell's `CellCode.prepare` makes them."""
         self.spec = spec
         self.weights = weights
         self._around = around
-        self._cell = code_of(spec.cell).step
-        self._step = kernel.layer(spec, weights[0])
+        self._code = code_of(spec.cell)
+        own = kernel.layer(spec, weights[0])
+        if own is None:
+            cell = spec.cell + " layers" + " with a projection" * bool(spec.proj_size)
+            log.info("the reference kernel steps %s, as %s has no code for them", cell, kernel.name)
+        self._step = own or Reference().layer(spec, weights[0])
+        self.batch_invariant = own is not None and kernel.batch_invariant and not spec.bidirectional
         # Whole sequences: by the kernel with the bits of steps if it can, else by torch.
-        self._stepwise = kernel.batch_invariant and not spec.bidirectional
-        self._unrolled = kernel.unrolled(self._step) if self._stepwise else None
-        self._fused = None if self._stepwise else _fused(spec, weights)
+        self._unrolled = kernel.unrolled(self._step) if self.batch_invariant else None
+        fused = None if self.batch_invariant else self._code.fused
+        self._fused = None if fused is None else fused(spec, weights)
 
     @property
     def link(self) -> Link | None:
@@ -114,7 +123,7 @@ class Layer:
         x = self._begin(rows)
         if self._unrolled is not None:
             y, state = self._unrolled(x, sizes, state)
-        elif self._stepwise:
+        elif self.batch_invariant:
             y, state = loop(self._step, x, sizes, state)
         elif self._fused is not None:
             y, state = self._run_fused(x, sizes, state)
@@ -125,20 +134,15 @@ class Layer:
     def sequence_by_steps(
         self, rows: Tensor, sizes: Sequence[int], state: State
     ) -> tuple[Tensor, State]:
-        """The cell's rows, before residual and norm, by the plain loop."""
+        """The cell's rows, before residual and norm, by its equations."""
         outputs, finals = [], []
         for weights, reverse in zip(self.weights, (False, True), strict=False):
-            gates_x = linear(rows, weights.ih, weights.bias_ih)
             start = tuple(map(torch.zeros_like, state)) if reverse else state
-            y, final = loop(
-                partial(self._weighted, weights), gates_x, sizes, start, reverse=reverse
-            )
+            run = partial(run_whole, self._code, weights=weights)
+            y, final = runs(run, self._code.share(rows, weights), sizes, start, reverse=reverse)
             outputs.append(y)
             finals.append(final)
         return torch.cat(outputs, dim=-1), finals[0]
-
-    def _weighted(self, weights: Weights, gates_x: Tensor, state: State) -> tuple[Tensor, State]:
-        return self._cell(gates_x, state, weights)
 
     def _run_fused(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
         assert self._fused is not None
@@ -181,14 +185,19 @@ class Stack:
 
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:
-        """Each layer's h (and c), named "0.h", "0.c", "1.h" and so on."""
+        """The states of each layer, named "0.h", "0.c", "1.h" and so on."""
         return tuple(map(StateSpec.of, states_of([layer.spec for layer in self.layers], None)))
 
     @property
     def unseen_states(self) -> tuple[int, ...]:
         """The states of `LayerSpec.unseen`."""
-        named = [name in ly.spec.unseen for ly in self.layers for name, _ in ly.spec.states]
+        named = [state.name in ly.spec.unseen for ly in self.layers for state in ly.spec.states]
         return tuple(place for place, unseen in enumerate(named) if unseen and self._causal)
+
+    @property
+    def batch_invariant(self) -> bool:
+        """True if the kernel has code for every layer whose bits do not depend on the batch."""
+        return all(layer.batch_invariant for layer in self.layers)
 
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One step of every layer."""
@@ -214,13 +223,18 @@ class Stack:
 
     def _zeros(self, batch: int) -> list[State]:
         return [
-            tuple(torch.zeros(batch, width, device=self._device) for _, width in layer.spec.states)
+            tuple(
+                torch.zeros(batch, *shape, dtype=getattr(torch, dtype), device=self._device)
+                for _, shape, dtype in layer.spec.states
+            )
             for layer in self.layers
         ]
 
 
 class CustomStack:
     """A user's module instead of the stack."""
+
+    batch_invariant = False
 
     def __init__(self, spec: CustomSpec, module: nn.Module) -> None:
         self._module = module
@@ -289,13 +303,7 @@ def build_layer(
     """A layer from the tensors of a package, stepped by a kernel."""
     prefix = f"stack.{number}"
     weights = tuple(
-        Weights(
-            tensors[f"{prefix}.{direction}.weight_ih"],
-            tensors[f"{prefix}.{direction}.weight_hh"],
-            tensors.get(f"{prefix}.{direction}.bias_ih"),
-            tensors.get(f"{prefix}.{direction}.bias_hh"),
-            tensors.get(f"{prefix}.{direction}.weight_hr"),
-        )
+        code_of(spec.cell).prepare(spec, _below(tensors, f"{prefix}.{direction}."))
         for direction in directions(spec)
     )
     norm = (
@@ -313,23 +321,10 @@ def build_layer(
     return Layer(spec, weights, around, kernel)
 
 
-def _fused(spec: LayerSpec, weights: tuple[Weights, ...]) -> nn.RNNBase | None:
-    """Torch's layer on the same memory, if there is one and it computes in float32."""
-    first = weights[0]
-    fused = code_of(spec.cell).fused
-    if fused is None or first.ih.dtype != torch.float32:
-        return None
-    projection = {"proj_size": spec.proj_size} if facts_of(spec.cell).projects else {}
-    module = fused(
-        *(first.ih.shape[1], spec.hidden),
-        **{"bias": spec.bias, "bidirectional": spec.bidirectional, "device": "meta", **projection},
-    )
-    for direction, suffix in zip(weights, ("", "_reverse"), strict=False):
-        values = zip(
-            ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"), direction, strict=True
-        )
-        for name, value in values:
-            if value is not None:
-                setattr(module, f"{name}_l0{suffix}", nn.Parameter(value, requires_grad=False))
-    # No move, but torch collects the weights now and not in the first call, on whatever thread that is.
-    return module.to(first.ih.device)
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from .cell_facts import facts_of
+from .cell_facts import Weight, facts_of
 from .errors import PackageError
 from .row_parts import Shapes, leaves, shapes_of
 from .spec import MAX_PARAMETERS, Architecture, LayerSpec, TokensInput
@@ -29,38 +29,37 @@ def directions(layer: LayerSpec) -> tuple[str, ...]:
 def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     """All tensors of `model.safetensors`, except those of a custom module.
 
-    Matrices have the model's type. Biases and norms are always float32. Initial states have the types of the
-    states.
+    Weights of products have the model's type. Biases, norms and other weights are always float32. Initial
+    states have the types of the states.
 
     Raises:
         PackageError: the model would have more than MAX_PARAMETERS parameters.
     """
-    shapes: Shapes = {}
+    weights: dict[str, Weight] = {}
     source = architecture.input
     if isinstance(source, TokensInput):
-        shapes["embedding.weight"] = (source.vocabulary, source.embedding)
+        weights["embedding.weight"] = Weight((source.vocabulary, source.embedding), product=True)
     front = shapes_of(source.parts, source.raw_width)
     if source.projection is not None:
-        shapes |= {f"projection.{name.removeprefix('0.')}": shape for name, shape in front.items()}
-    else:
-        _add(shapes, "front", front)
+        front = {name.removeprefix("0."): shape for name, shape in front.items()}
+    _add(weights, "front" if source.projection is None else "projection", _of_rows(front))
     width = architecture.stack_input_width
     for number, layer in enumerate(architecture.stack):
-        _layer(shapes, f"stack.{number}", layer, width)
+        _layer(weights, f"stack.{number}", layer, width)
         width = layer.width
     head = architecture.head
-    _add(shapes, "head", shapes_of(head.parts, architecture.stack_width, head.places))
-    parameters = sum(prod(shape) for shape in shapes.values())
+    _add(weights, "head", _of_rows(shapes_of(head.parts, architecture.stack_width, head.places)))
+    parameters = sum(prod(weight.shape) for weight in weights.values())
     if parameters > MAX_PARAMETERS:
         raise PackageError(
             f"the manifest asks for {parameters:,} parameters, more than the limit of "
             f"{MAX_PARAMETERS:,}; choose smaller sizes"
         )
-    weights = {
-        name: TensorInfo(shape, architecture.dtype if len(shape) == 2 else "float32")
-        for name, shape in shapes.items()
+    infos = {
+        name: TensorInfo(shape, architecture.dtype if product else "float32")
+        for name, (shape, product) in weights.items()
     }
-    return weights | initial_tensors(architecture)
+    return infos | initial_tensors(architecture)
 
 
 def initial_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
@@ -69,26 +68,22 @@ def initial_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     return {one.key(name): states[name] for one in architecture.initial for name in one.stored}
 
 
-def _add(shapes: Shapes, prefix: str, found: Shapes) -> None:
-    shapes |= {f"{prefix}.{name}": shape for name, shape in found.items()}
+def _of_rows(shapes: Shapes) -> dict[str, Weight]:
+    """The weights of parts that compute each row by itself. Their matrices are those of products."""
+    return {name: Weight(shape, product=len(shape) == 2) for name, shape in shapes.items()}
 
 
-def _layer(shapes: Shapes, prefix: str, layer: LayerSpec, width: int) -> None:
-    rows = facts_of(layer.cell).gates * layer.hidden
-    _add(shapes, f"{prefix}.before", shapes_of(layer.before, width))
-    width = leaves(layer.before, width)
+def _add(weights: dict[str, Weight], prefix: str, found: dict[str, Weight]) -> None:
+    weights |= {f"{prefix}.{name}": weight for name, weight in found.items()}
+
+
+def _layer(weights: dict[str, Weight], prefix: str, layer: LayerSpec, width: int) -> None:
+    _add(weights, f"{prefix}.before", _of_rows(shapes_of(layer.before, width)))
+    cell = facts_of(layer.cell).weights(layer, leaves(layer.before, width))
     for direction in directions(layer):
-        cell: Shapes = {
-            "weight_ih": (rows, width),
-            "weight_hh": (rows, layer.recurrent_width),
-        }
-        if layer.bias:
-            cell |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-        if layer.proj_size:
-            cell["weight_hr"] = (layer.proj_size, layer.hidden)
-        _add(shapes, f"{prefix}.{direction}", cell)
-    _add(shapes, f"{prefix}.between", shapes_of(layer.between, layer.cell_width))
+        _add(weights, f"{prefix}.{direction}", cell)
+    _add(weights, f"{prefix}.between", _of_rows(shapes_of(layer.between, layer.cell_width)))
     width = layer.joined_width
     if layer.layer_norm:
-        _add(shapes, f"{prefix}.norm", {"weight": (width,), "bias": (width,)})
-    _add(shapes, f"{prefix}.after", shapes_of(layer.after, width))
+        _add(weights, f"{prefix}.norm", {"weight": Weight((width,)), "bias": Weight((width,))})
+    _add(weights, f"{prefix}.after", _of_rows(shapes_of(layer.after, width)))

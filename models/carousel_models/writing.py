@@ -59,7 +59,7 @@ def write(
             f"{path} exists; choose another name, or replace it with overwrite=True (--overwrite)"
         )
     expected = expected_tensors(manifest) | (custom_tensors(custom) if custom is not None else {})
-    ready = _rounded(manifest, tensors)
+    ready = _rounded(tensors, expected)
     _compare({name: info_of(tensor) for name, tensor in ready.items()}, expected)
     if tokenizer_file is not None:
         load_tokenizer(manifest.tokenizer, tokenizer_file)
@@ -109,17 +109,18 @@ def _put(partial: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-def _rounded(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU: matrices in the model's type, vectors float32, tensors of other types unchanged.
+def _rounded(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, TensorInfo]
+) -> dict[str, Tensor]:
+    """Copies on the CPU, in the types of the package. Tensors with types of their own are unchanged.
 
     Raises:
         PackageError: a number is not finite.
     """
-    matrix = getattr(torch, manifest.dtype)
     found = {}
     for name, tensor in tensors.items():
-        dtype = matrix if tensor.dim() == 2 else torch.float32
-        dtype = tensor.dtype if name.startswith(UNROUNDED) else dtype
+        rounded = name in expected and not name.startswith(UNROUNDED)
+        dtype = getattr(torch, expected[name].dtype) if rounded else tensor.dtype
         value = tensor.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
         if not name.startswith(UNROUNDED):
             _check_finite(name, value)

@@ -16,7 +16,7 @@ _PATH = re.compile(r"`([\w./-]+/[\w./-]*)`")
 MOST = {
     "add a sampling option": 7,
     "add an RPC": 6,
-    "add a cell": 4,
+    "add a cell": 3,
     "add a tokenizer": 3,
     "add a store": 3,
 }
@@ -37,8 +37,11 @@ EXAMPLES = {
 ELSEWHERE = {
     # The first options are written in a form that snapshots hold. A new one needs no line there.
     "add a sampling option": {"server/carousel_server/engine/requests.py"},
-    # Comments of the protocol that list examples.
-    "add a cell": {"protos/carousel_protos/v1/carousel.proto"},
+    # Comments of the protocol that list examples, and the example's own file.
+    "add a cell": {
+        "protos/carousel_protos/v1/carousel.proto",
+        "models/carousel_models/cells/gated.py",
+    },
     "add a tokenizer": {"protos/carousel_protos/v1/carousel.proto"},
     # The example's own files.
     "add a store": {"server/carousel_server/store/redis.py"},

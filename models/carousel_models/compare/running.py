@@ -155,7 +155,7 @@ def structure(model: RecurrentModel, cell: str, package: Path) -> Structure:
         cell=cell,
         equation=facts.equation,
         gates=facts.gates,
-        state_tensors=tuple(name for name, _ in layer.states),
+        state_tensors=tuple(state.name for state in layer.states),
         layers=len(manifest.stack),
         hidden=manifest.hidden,
         stack_parameters=sum(prod(info.shape) for info in stack),

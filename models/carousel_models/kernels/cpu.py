@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from carousel_models.cell_facts import facts_of
 from carousel_models.cells import State, Weights
 from carousel_models.errors import KernelError
 from carousel_models.lookup import entry
@@ -17,8 +19,8 @@ from .interface import Function, Linear, Link, Scatter, Step, Unrolled
 from .library import Library, NativeLayer, NativeTargets
 from .reference import gather
 
-Form = Callable[[Library, Weights], Step]
-"""Makes the step of a layer from its weights."""
+Form = Callable[[Library, Weights], Step | None]
+"""Makes the step of a layer from its weights. None if the library has no code for such weights."""
 
 
 class Cpu:
@@ -34,12 +36,14 @@ class Cpu:
         """A packed matrix; see `Kernel.linear`."""
         return _product(self._library, weight, bias)
 
-    def layer(self, spec: LayerSpec, weights: Weights) -> Step:
+    def layer(self, spec: LayerSpec, weights: Any) -> Step | None:
         """Packed weights; see `Kernel.layer`.
 
         Raises:
-            KernelError: the library does not have the cell.
+            KernelError: the cell's facts name this kernel, which has no form for it.
         """
+        if "cpu" not in facts_of(spec.cell).kernels:
+            return None
         fix = "add it to kernels/cpu.FORMS, or serve with kernel=reference"
         form = entry(FORMS, spec.cell, "native form of a cell", KernelError, fix)
         return form(self._library, weights)
@@ -87,7 +91,7 @@ FORMS: dict[str, Form] = {
     "gru": _native("gru"),
     "gru_reset_before": _reset_before,
 }
-"""What steps each cell: the library, or a composition of its layers."""
+"""What steps each cell whose facts name this kernel: the library, or a composition of its layers."""
 
 
 def _product(library: Library, weight: Tensor, bias: Tensor | None) -> Linear:

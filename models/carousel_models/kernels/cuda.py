@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from carousel_models.cells import Weights
 from carousel_models.errors import KernelError
 from carousel_models.spec import LayerSpec
 
@@ -20,8 +19,6 @@ from .graphs import Graphs, Recorder
 from .interface import Function, Linear, Link, Scatter, Step
 from .packed import launch, linear, packed
 from .reference import Reference
-
-log = logging.getLogger(__name__)
 
 _MOST_TARGETS = 16
 """Most targets of one launch. Each number of targets is compiled."""
@@ -44,14 +41,10 @@ class Cuda:
         """Torch's product, with sums in float32; see `Kernel.linear`."""
         return partial(linear, weight=weight, bias=bias)
 
-    def layer(self, spec: LayerSpec, weights: Weights) -> Step:
-        """Packed weights; see `Kernel.layer`. Layers without a packed form use the reference."""
+    def layer(self, spec: LayerSpec, weights: Any) -> Step | None:
+        """Packed weights; see `Kernel.layer`."""
         layer = packed(spec, weights)
-        if layer is None:
-            projecting = " with a projection" if spec.proj_size else ""
-            log.info("the reference kernel steps %s layers%s", spec.cell, projecting)
-            return Reference().layer(spec, weights)
-        return _Single(PackedLink(layer), len(spec.states))
+        return None if layer is None else _Single(PackedLink(layer), len(spec.states))
 
     def chain(self, links: Sequence[Link]) -> Step | None:
         """All layers in one; see `Kernel.chain`."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from carousel_models.cells import State, Weights
+from carousel_models.cells import State
 from carousel_models.spec import LayerSpec
 
 Linear = Callable[[Tensor], Tensor]
@@ -62,8 +62,11 @@ class Kernel(Protocol):
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """W x + b with weight [out, in]: operands rounded to the weight's type, the rest in float32."""
 
-    def layer(self, spec: LayerSpec, weights: Weights) -> Step:
-        """The forward direction's step, before residual and norm."""
+    def layer(self, spec: LayerSpec, weights: Any) -> Step | None:
+        """The forward direction's step, before residual and norm. None if it has no code of its own for it.
+
+        `weights`: as the cell's `CellCode.prepare` makes them.
+        """
 
     def unrolled(self, step: Step) -> Unrolled | None:
         """Many steps with the same bits as a step of `layer`. None if that is not faster."""

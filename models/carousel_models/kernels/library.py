@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 
-from carousel_models.cell_facts import FACTS, facts_of
+from carousel_models.cell_facts import facts_of
 from carousel_models.cells import Weights, code_of
 from carousel_models.errors import KernelError
 from carousel_models.lookup import entry
@@ -35,6 +35,9 @@ CELLS_NATIVE: dict[str, int] = dict.fromkeys(_WITHOUT_CELL, 1) | {
     cell: facts_of(cell).gates for cell in ("rnn_tanh", "rnn_relu", "lstm", "gru")
 }
 """Number of gate blocks of each native layer, in the order of the library's enum."""
+
+_WITH_C = ("lstm",)
+"""Native layers with a second state c."""
 
 _NO_MEMORY, _OUTSIDE = 1, 2
 
@@ -342,7 +345,7 @@ def _check(library: Library, cell: str, dtype: torch.dtype) -> None:
 
 
 def _has_c(cell: str) -> bool:
-    return cell in FACTS and FACTS[cell].memory
+    return cell in _WITH_C
 
 
 def _memory(size: int) -> Tensor:

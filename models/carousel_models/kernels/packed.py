@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 
+from carousel_models.cell_facts import facts_of
 from carousel_models.cells import State, Weights
 from carousel_models.errors import KernelError
 from carousel_models.lookup import entry
@@ -196,25 +197,27 @@ class Gru:
         return h_new if y is None else y, (h_new,)
 
 
-FORMS: dict[str, Callable[[Weights], PackedLayer] | None] = {
+FORMS: dict[str, Callable[[Weights], PackedLayer]] = {
     "rnn_tanh": partial(Rnn, relu=False),
     "rnn_relu": partial(Rnn, relu=True),
     "lstm": Lstm,
     "gru": Gru,
     "gru_reset_before": ResetBefore,
 }
-"""The packed form of each cell. None for a cell that uses the reference kernel on a GPU too."""
+"""The packed form of each cell whose facts name this kernel."""
 
 
-def packed(spec: LayerSpec, w: Weights) -> PackedLayer | None:
+def packed(spec: LayerSpec, w: Any) -> PackedLayer | None:
     """A layer's packed weights. None if there are no gates for it, such as with a projection.
 
     Raises:
-        KernelError: the cell is not known here.
+        KernelError: the cell's facts name this kernel, which has no form for it.
     """
+    if "cuda" not in facts_of(spec.cell).kernels or spec.proj_size:
+        return None
     fix = "add it to kernels/packed.FORMS, or serve with kernel=reference"
     form = entry(FORMS, spec.cell, "packed form of a cell", KernelError, fix)
-    return None if form is None or spec.proj_size else form(w)
+    return form(w)
 
 
 def pack(x: Tensor, slots: Tensor | None, after: After) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
-from carousel_models.cells import CellStep, State, Weights, code_of, linear
+from carousel_models.cells import CellCode, State, code_of, linear
 from carousel_models.spec import LayerSpec
 
 from .interface import Function, Linear, Link, Scatter, Step
@@ -23,9 +24,9 @@ class Reference:
         """Torch's own product; see `Kernel.linear`."""
         return partial(linear, weight=weight, bias=bias)
 
-    def layer(self, spec: LayerSpec, weights: Weights) -> Step:
+    def layer(self, spec: LayerSpec, weights: Any) -> Step:
         """The cell's step; see `Kernel.layer`."""
-        return partial(_step, code_of(spec.cell).step, weights)
+        return partial(_step, code_of(spec.cell), weights)
 
     def unrolled(self, step: Step) -> None:
         """None; see `Kernel.unrolled`."""
@@ -48,9 +49,9 @@ def gather(state: State, slots: Tensor | None) -> State:
 
 
 def _step(
-    cell: CellStep, weights: Weights, x: Tensor, state: State, slots: Tensor | None = None
+    code: CellCode, weights: Any, x: Tensor, state: State, slots: Tensor | None = None
 ) -> tuple[Tensor, State]:
-    return cell(linear(x, weights.ih, weights.bias_ih), gather(state, slots), weights)
+    return code.step(code.share(x, weights), gather(state, slots), weights)
 
 
 def _scatter(targets: Sequence[Tensor], slots: Tensor, rows: State) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,8 +13,16 @@ from torch import nn
 
 from carousel_models import PackageError, save
 from carousel_models import tokenizer as tokenizers
-from carousel_models.cell_facts import FACTS, Cell, CellFacts, facts_of
-from carousel_models.cells import CELLS, CellCode, Weights, code_of
+from carousel_models.cell_facts import (
+    FACTS,
+    Cell,
+    CellFacts,
+    CellState,
+    Option,
+    facts_of,
+    gated,
+)
+from carousel_models.cells import CELLS, OWN_MODULES, CellCode, Weights, code_of
 from carousel_models.creating import random_tensors
 from carousel_models.errors import KernelError
 from carousel_models.from_torch import convert_stack
@@ -56,7 +65,7 @@ def leaky(gates_x: Any, state: Any, w: Weights) -> Any:
 def spec_of(cell: str) -> LayerSpec:
     """A layer's spec that no check of names has seen."""
     values = {"cell": cell, "hidden": 2, "bias": True, "bidirectional": False, "proj_size": 0}
-    return LayerSpec.model_construct(**values, residual=False, layer_norm=False)
+    return LayerSpec.model_construct(**values)
 
 
 def weights(gates: int = 1) -> Weights:
@@ -73,15 +82,20 @@ def library() -> Library:
 
 def test_every_cell_stands_in_every_table() -> None:
     names = set(get_args(Cell))
-    assert set(FACTS) == set(CELLS) == set(native.FORMS) == names
+    assert set(FACTS) == set(CELLS) == names
     assert names > set(CELLS_NATIVE) - {"linear", "sigmoid"}
 
 
-def test_every_cell_has_a_packed_form_or_says_that_it_has_none() -> None:
+def test_the_facts_of_a_cell_name_the_kernels_that_have_code_for_it() -> None:
+    assert set(native.FORMS) == {cell for cell, facts in FACTS.items() if "cpu" in facts.kernels}
+    assert {kernel for facts in FACTS.values() for kernel in facts.kernels} <= set(KERNELS)
+
+
+def test_the_facts_of_a_cell_name_the_cuda_kernel_where_it_has_a_packed_form() -> None:
     pytest.importorskip("triton")
     from carousel_models.kernels import packed
 
-    assert set(packed.FORMS) == set(get_args(Cell))
+    assert set(packed.FORMS) == {cell for cell, facts in FACTS.items() if "cuda" in facts.kernels}
 
 
 def test_an_unknown_name_is_told_with_the_known_ones_and_the_fix() -> None:
@@ -101,40 +115,33 @@ def test_the_reference_does_not_take_an_unknown_cell_for_another() -> None:
         Reference().layer(spec_of(NEW), weights())
 
 
-def test_the_cpu_kernel_does_not_take_an_unknown_cell_for_another(library: Library) -> None:
+def test_the_cpu_kernel_does_not_take_an_unknown_cell_for_another(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PackageError, match=f"no cell '{NEW}'"):
+        native.Cpu(library).layer(spec_of(NEW), weights())
+    add(monkeypatch, gated("h ← h/2 + W·x", 1))
     with pytest.raises(KernelError, match=f"'{NEW}'.*kernels/cpu.FORMS.*kernel=reference"):
         native.Cpu(library).layer(spec_of(NEW), weights())
     with pytest.raises(KernelError, match=f"no native layer '{NEW}', only linear, sigmoid"):
         NativeLayer(library, NEW, weights())
 
 
-def test_the_cuda_kernel_does_not_run_an_unknown_cell_as_an_rnn() -> None:
+def test_the_cuda_kernel_does_not_run_an_unknown_cell_as_an_rnn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("triton")
     from carousel_models.kernels.packed import packed
 
+    with pytest.raises(PackageError, match=f"no cell '{NEW}'"):
+        packed(spec_of(NEW), weights())
+    add(monkeypatch, gated("h ← h/2 + W·x", 1))
     with pytest.raises(KernelError, match=f"'{NEW}'.*kernels/packed.FORMS.*kernel=reference"):
         packed(spec_of(NEW), weights())
 
 
-def test_a_cell_without_a_packed_form_is_left_to_the_reference(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("triton")
-    from carousel_models.kernels import packed
-    from carousel_models.kernels.cuda import Cuda
-
-    add(monkeypatch)
-    monkeypatch.setitem(packed.FORMS, NEW, None)
-    step = Cuda().layer(spec_of(NEW), weights())
-    y, _ = step(torch.ones(1, 2), (torch.ones(1, 2),))
-    assert y.tolist() == [[1.5, 1.5]]
-
-
-def test_a_new_cell_runs_step_by_step_and_in_whole_sequences(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    add(monkeypatch)
-    layer = Layer(spec_of(NEW), (weights(),), Around(), Reference())
+def run_new(layer: Layer) -> None:
+    """Two steps of ones, and the same as a whole sequence."""
     zeros = (torch.zeros(1, 2),)
     y, state = layer.step(torch.ones(1, 2), zeros, None)
     y, _ = layer.step(torch.ones(1, 2), state, None)
@@ -143,10 +150,50 @@ def test_a_new_cell_runs_step_by_step_and_in_whole_sequences(
     torch.testing.assert_close(rows[1:], y)
 
 
-def add(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts the new cell into the two tables that every kernel reads."""
-    monkeypatch.setitem(FACTS, NEW, CellFacts("h ← h/2 + W·x", gates=1))
-    monkeypatch.setitem(CELLS, NEW, CellCode(leaky, nn.RNN, "LEAKY", None))
+def test_a_new_cell_runs_step_by_step_and_in_whole_sequences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(monkeypatch)
+    run_new(Layer(spec_of(NEW), (weights(),), Around(), Reference()))
+
+
+def test_a_cell_without_native_code_is_left_to_the_reference(
+    library: Library, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(monkeypatch)
+    caplog.set_level("INFO")
+    kernel = native.Cpu(library)
+    assert kernel.layer(spec_of(NEW), weights()) is None
+    layer = Layer(spec_of(NEW), (weights(),), Around(), kernel)
+    assert not layer.batch_invariant
+    run_new(layer)
+    assert f"the reference kernel steps {NEW} layers, as native-" in caplog.text
+
+
+def test_a_cell_without_a_packed_form_is_left_to_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("triton")
+    from carousel_models.kernels.cuda import Cuda
+
+    add(monkeypatch)
+    assert Cuda().layer(spec_of(NEW), weights()) is None
+    run_new(Layer(spec_of(NEW), (weights(),), Around(), Cuda()))
+
+
+def add(monkeypatch: pytest.MonkeyPatch, facts: CellFacts | None = None) -> None:
+    """Puts the new cell into the two tables that every cell is in."""
+    without_code = replace(gated("h ← h/2 + W·x", 1), kernels=())
+    monkeypatch.setitem(FACTS, NEW, facts or without_code)
+    monkeypatch.setitem(CELLS, NEW, CellCode(Weights.of, lambda x, _: x, leaky))
+
+
+def test_every_new_cell_is_trained_by_a_module() -> None:
+    for kind in OWN_MODULES:
+        assert CELLS[kind.cell] is kind.code
+        assert not kind.code.mode
+    trained = {kind.cell for kind in OWN_MODULES}
+    assert trained | {cell for cell, code in CELLS.items() if code.mode} == set(CELLS)
 
 
 def test_a_torch_module_of_an_unknown_mode_is_refused() -> None:
@@ -158,9 +205,40 @@ def test_a_torch_module_of_an_unknown_mode_is_refused() -> None:
 
 def test_only_cells_that_project_may_project() -> None:
     assert LayerSpec(cell="lstm", hidden=4, proj_size=2).unseen == ("h",)
-    for cell in set(get_args(Cell)) - {"lstm"}:
-        with pytest.raises(ValueError, match="proj_size is an option of lstm only"):
+    for cell in ("gru", "rnn_tanh"):
+        with pytest.raises(ValueError, match=r"proj_size is an option of lstm.* only"):
             LayerSpec(cell=cell, hidden=4, proj_size=2)
+
+
+def test_a_cell_has_the_options_of_its_facts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"heads": Option(2, "heads", least=1), "open": Option(default=False, meaning="open")}
+    monkeypatch.setitem(FACTS, "gru", replace(FACTS["gru"], options=options))
+    layer = LayerSpec(cell="gru", hidden=4, options={"heads": 3, "open": False})
+    assert layer.options == {"heads": 3}
+    assert layer == LayerSpec(cell="gru", hidden=4, options={"heads": 3})
+    assert (layer.option("heads"), layer.option("open")) == (3, False)
+    assert layer.model_dump()["options"] == {"heads": 3}
+    assert "options" not in LayerSpec(cell="gru", hidden=4).model_dump()
+    assert LayerSpec.model_validate_json(layer.model_dump_json()) == layer
+    for name, (value, message) in {
+        "width": (1, "gru has no option 'width'; its options: heads, open"),
+        "heads": (0, "the option heads of gru is 1 or more, not 0"),
+        "open": (1, "the option open of gru is of type bool, not 1"),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            LayerSpec(cell="gru", hidden=4, options={name: value})
+    with pytest.raises(ValueError, match="rnn_tanh has no option 'heads'; its options: none"):
+        LayerSpec(cell="rnn_tanh", hidden=4, options={"heads": 3})
+
+
+def test_the_states_of_a_layer_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def states(layer: LayerSpec) -> tuple[CellState, ...]:
+        return (CellState("c", (layer.hidden, layer.hidden)),)
+
+    monkeypatch.setitem(FACTS, "gru", replace(FACTS["gru"], states=states))
+    LayerSpec(cell="gru", hidden=1 << 12)
+    with pytest.raises(ValueError, match=r"state c of this gru would have 16,785,409 elements"):
+        LayerSpec(cell="gru", hidden=(1 << 12) + 1)
 
 
 def test_every_function_of_rows_stands_in_its_table() -> None:
