@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from .cell_facts import OptionValue
 from .errors import PackageError
 from .spec import (
     Cell,
@@ -49,6 +51,7 @@ def create(
     bias: bool = True,
     bidirectional: bool = False,
     proj_size: int = 0,
+    options: Mapping[str, OptionValue] | None = None,
     transform: Transform = "identity",
     select: Select | None = None,
     overwrite: bool = False,
@@ -68,7 +71,8 @@ def create(
         dir: the folder in which the package's folder is made.
         bias: True for layers with biases.
         bidirectional: True for layers in both directions.
-        proj_size: lstm's projection of h.
+        proj_size: width of the projected output, for cells that have it.
+        options: the cell's own options, such as {"heads": 4}; see cell_facts.FACTS.
         transform: applied to the head's row.
         select: the part of the row that is sent.
         overwrite: replace an existing package.
@@ -86,7 +90,13 @@ def create(
             name=name,
             input=source,
             stack=uniform_stack(
-                cell, layers, hidden, bias=bias, bidirectional=bidirectional, proj_size=proj_size
+                cell,
+                layers,
+                hidden,
+                bias=bias,
+                bidirectional=bidirectional,
+                proj_size=proj_size,
+                options=options,
             ),
             head=LinearHead(width=width) if width else NoHead(),
             output=Output(transform=transform, select=select or SelectFull()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Annotated, ClassVar, Self
 
@@ -55,10 +56,11 @@ class LayerSpec(Part):
         projection = facts_of(self.cell).projection
         if self.proj_size and projection == "none":
             raise ValueError(
-                f"proj_size is an option of {' and '.join(_PROJECTING)} only; use 0 for other cells"
+                f"proj_size is an option of {', '.join(_PROJECTING)} only; use 0 for other cells"
             )
         if self.proj_size >= self.hidden and projection != "free":
             raise ValueError("proj_size must be smaller than hidden")
+        facts_of(self.cell).check(self)
         return self
 
     @model_validator(mode="after")
@@ -71,9 +73,14 @@ class LayerSpec(Part):
                 )
         return self
 
-    def option(self, name: str) -> OptionValue:
-        """The value of one of the cell's options."""
+    def option(self, name: str) -> int:
+        """The value of one of the cell's options. True is 1."""
         return self.options.get(name, facts_of(self.cell).options[name].default)
+
+    @property
+    def keeps_width(self) -> bool:
+        """True if the cell's output must be as wide as its input."""
+        return facts_of(self.cell).keeps_width(self)
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -114,9 +121,11 @@ def uniform_stack(
     bias: bool = True,
     bidirectional: bool = False,
     proj_size: int = 0,
+    options: Mapping[str, OptionValue] | None = None,
 ) -> tuple[LayerSpec, ...]:
-    """`layers` equal layers, as torch's modules have them."""
+    """`layers` equal layers, as torch's modules have them. `options`: those of the cell."""
     layer = LayerSpec(
-        cell=cell, hidden=hidden, bias=bias, bidirectional=bidirectional, proj_size=proj_size
-    )
+        cell=cell, hidden=hidden, bias=bias, bidirectional=bidirectional, proj_size=proj_size,
+        options=dict(options or {}),
+    )  # fmt: skip
     return (layer,) * layers

@@ -130,6 +130,13 @@ class Architecture(Part):
         width = self.stack_input_width
         for number, layer in enumerate(self.stack):
             leaves(layer.before, width)
+            entering = leaves(layer.before, width)
+            if layer.keeps_width and layer.direction_width != entering:
+                raise ValueError(
+                    f"layer {number} adds its input to its output ({layer.cell} with "
+                    f"{', '.join(layer.options)}) but their widths differ: {entering} in, "
+                    f"{layer.direction_width} out; choose proj_size or hidden so that they are equal"
+                )
             if layer.residual and layer.joined_width != width:
                 raise ValueError(
                     f"layer {number} is residual but its widths differ: {width} in, {layer.joined_width} out"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from carousel_models import Manifest, RecurrentModel
+from carousel_models.cell_facts import FACTS
 from carousel_models.creating import random_tensors
 from carousel_models.errors import KernelError
 from carousel_models.kernels import choose
@@ -22,6 +23,9 @@ MakePackage = Callable[..., Path]
 # Greatest |difference| / (1 + |reference|). float32: a few hundred roundings of 6e-8. bfloat16: its
 # matrix products round both operands to 8 bits (4e-3), a few times per output.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
+
+
+CELLS: list[Any] = list(FACTS)
 
 
 def _kernels() -> list[str]:
@@ -81,6 +85,7 @@ def difference(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> f
 
 
 __all__ = [
+    "CELLS",
     "KERNELS",
     "TOLERANCE",
     "MakePackage",

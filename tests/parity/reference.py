@@ -6,7 +6,7 @@ the manifest as JSON and the weights from the bytes of the safetensors format.
 Gate blocks are stored i, f, g, o (lstm) and r, z, n (both GRUs). Equations, per step:
     rnn    h ← tanh(W·[h, x] + b), or max(0, ·)
     lstm   f, i, o = σ(W·[h, x] + b), c̃ = tanh(W·[h, x] + b), c ← f∘c + i∘c̃, h ← o∘tanh(c)
-           (with a projection, h ← W_hr (o∘tanh(c)))
+           (with a projection, h ← W_hr (o∘tanh(c)); with peepholes, i and f also see c, and o the new c)
     gru    r, z = σ(W·[h, x] + b), n = tanh(W_in x + b_in + r∘(W_hn h + b_hn)), h ← (1−z)∘n + z∘h
     gru_reset_before   r, z as above, h̃ = tanh(W·[r∘h, x] + b), h ← (1−z)∘h + z∘h̃
 """
@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tests.parity import newer_cells
 
 Array = npt.NDArray[np.float64]
 Tensors = dict[str, Array]
@@ -150,6 +152,8 @@ class Direction:
             tensors.get(f"{prefix}.bias_hh", none),
         )
         self.w_r = tensors.get(f"{prefix}.weight_hr")
+        peepholes = tensors.get(f"{prefix}.peepholes", np.zeros(3 * hidden))
+        self.p_i, self.p_f, self.p_o = np.split(peepholes, 3)
 
     def from_x(self, gate: int, x: Array) -> Array:
         rows = slice(gate * self.hidden, (gate + 1) * self.hidden)
@@ -172,9 +176,9 @@ def rnn_relu(w: Direction, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
 
 
 def lstm(w: Direction, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
-    i, f, o = sigmoid(w.both(0, h, x)), sigmoid(w.both(1, h, x)), sigmoid(w.both(3, h, x))
+    i, f = sigmoid(w.both(0, h, x) + w.p_i * c), sigmoid(w.both(1, h, x) + w.p_f * c)
     c = f * c + i * np.tanh(w.both(2, h, x))
-    h = o * np.tanh(c)
+    h = sigmoid(w.both(3, h, x) + w.p_o * c) * np.tanh(c)
     return (h if w.w_r is None else h @ w.w_r.T), c
 
 
@@ -195,6 +199,9 @@ CELLS = {cell.__name__: cell for cell in (rnn_tanh, rnn_relu, lstm, gru, gru_res
 def run_direction(
     layer: dict[str, Any], tensors: Tensors, prefix: str, rows: Array, start: Tensors
 ) -> Array:
+    if layer["cell"] in newer_cells.CELLS:
+        own = {n.removeprefix(f"{prefix}."): w for n, w in tensors.items() if n.startswith(prefix)}
+        return np.array(list(newer_cells.CELLS[layer["cell"]](layer, own, rows, start)))
     weights = Direction(layer["hidden"], tensors, prefix)
     h = start.get("h", np.zeros(weights.w_h.shape[1]))
     c = start.get("c", np.zeros(weights.hidden))

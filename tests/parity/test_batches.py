@@ -18,7 +18,7 @@ from carousel_server.engine.runner import Buckets, Runner
 from carousel_server.engine.scheduler import Batch
 from carousel_server.rows.slab import Slab
 from tests.parity import reference
-from tests.parity.conftest import KERNELS
+from tests.parity.conftest import CELLS, KERNELS
 from tests.unit.engine.fakes import RecordingSink, RecordingTokens, Rig
 
 WIDTH, OUTPUT, STEPS = 5, 3, 12
@@ -80,9 +80,6 @@ def serve(
 
 def sequences(n: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(n, STEPS, WIDTH)).astype(np.float32)
-
-
-CELLS = ["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

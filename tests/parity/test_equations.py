@@ -36,6 +36,8 @@ from tests.parity.conftest import (
 )
 
 CELLS = ["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
+"""The cells with torch's weights."""
+
 DTYPES = ["float32", "bfloat16"]
 STEPS = 12
 
@@ -72,6 +74,48 @@ def test_lstm_with_projection(
 ) -> None:
     stack = uniform_stack("lstm", layers, 11, proj_size=4, bidirectional=bidirectional)
     assert_equals_equations(make_package(stack=stack, dtype=dtype))
+
+
+NEWER: list[dict[str, Any]] = [
+    {"cell": "lstm", "options": {"peepholes": True}},
+    {"cell": "lstm", "options": {"peepholes": True}, "proj_size": 5},
+    {"cell": "min_gru"},
+    {"cell": "min_gru", "options": {"positive": True}, "proj_size": 15},
+    {"cell": "min_lstm"},
+    {"cell": "min_lstm", "options": {"positive": True}, "proj_size": 5},
+    {"cell": "slstm"},
+    {"cell": "slstm", "options": {"heads": 3}},
+    {"cell": "mlstm"},
+    {"cell": "mlstm", "options": {"heads": 4}},
+    {"cell": "diagonal"},
+    {"cell": "diagonal", "options": {"skip": True}, "proj_size": 5},
+    {"cell": "mamba"},
+    {"cell": "mamba", "options": {"state_size": 3, "conv_width": 2, "dt_rank": 2}, "proj_size": 5},
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layer", NEWER, ids=str)
+def test_newer_cells(
+    make_package: MakePackage, layer: dict[str, Any], bias: bool, dtype: str
+) -> None:
+    stack = (LayerSpec(hidden=12, bias=bias, **layer),)
+    assert_equals_equations(make_package(stack=stack, dtype=dtype))
+
+
+@pytest.mark.parametrize("layer", NEWER, ids=str)
+def test_newer_cells_among_others(make_package: MakePackage, layer: dict[str, Any]) -> None:
+    """Two directions, a residual and a norm, before and after another cell."""
+    projection, size = Projection(width=5), layer.get("proj_size", 12)
+    spec = {"hidden": 12, "layer_norm": True, **layer}
+    stack = (
+        LayerSpec(residual=size == 5, **spec),
+        LayerSpec(cell="gru", hidden=5),
+        LayerSpec(bidirectional=True, **spec),
+    )
+    source = FeaturesInput(width=3, projection=projection)
+    assert_equals_equations(make_package(input=source, stack=stack))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from carousel_models import Manifest, RecurrentModel
+from carousel_models.cell_facts import FACTS
 from carousel_models.creating import random_tensors
 from carousel_models.errors import KernelError
 from carousel_models.kernels import Kernel, Reference, choose
@@ -26,8 +27,10 @@ from carousel_models.spec import (
     SelectTopK,
     uniform_stack,
 )
+from carousel_models.tensors import expected_tensors
 
-CELLS: list[Any] = ["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
+CELLS: list[Any] = [cell for cell, facts in FACTS.items() if "cpu" in facts.kernels]
+OTHERS: list[Any] = [cell for cell in FACTS if cell not in CELLS]
 DTYPES = ["float32", "bfloat16"]
 WIDTH = 7
 # float32: another order of sums. bfloat16: the reference rounds its products to 8 bits, the kernel does not.
@@ -45,9 +48,9 @@ def kernel() -> Kernel:
 def make_model(kernel: Kernel, **fields: Any) -> RecurrentModel:
     fields.setdefault("input", FeaturesInput(width=WIDTH))
     manifest = Manifest(name="m", fingerprint="0" * 64, **fields)
-    dtype = getattr(torch, manifest.dtype)
+    infos = expected_tensors(manifest)
     tensors = {
-        name: tensor.to(dtype) if tensor.dim() == 2 else tensor
+        name: tensor.to(getattr(torch, infos[name].dtype))
         for name, tensor in random_tensors(manifest, 0).items()
     }
     return build(manifest, tensors, kernel=kernel)
@@ -358,3 +361,35 @@ def test_rows_are_scattered(kernel: Kernel, dtype: torch.dtype, shape: tuple[int
         wanted[slots] = source
         chosen.scatter_into([target])(slots, (source,))
         assert torch.equal(target, wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"peepholes": True}], ids=str)
+@pytest.mark.parametrize("cell", [*OTHERS, "lstm"])
+def test_layers_without_native_code_run_between_native_ones(
+    kernel: Kernel, cell: Any, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (cell == "lstm") is not bool(options):
+        pytest.skip("peepholes are an option of the lstm")
+    multiplied: list[list[int]] = []
+    linear = type(kernel).linear
+
+    def counted(self: Kernel, weight: Tensor, bias: Tensor | None) -> Any:
+        multiplied.append(list(weight.shape))
+        return linear(self, weight, bias)
+
+    monkeypatch.setattr(type(kernel), "linear", counted)
+    stack = (
+        LayerSpec(cell="gru", hidden=19),
+        LayerSpec(cell=cell, hidden=24, options=options),
+        LayerSpec(cell="gru", hidden=11),
+    )
+    fields = {"stack": stack, "head": LinearHead(width=5)}
+    mixed, plain = make_model(kernel, **fields), make_model(Reference(), **fields)
+    assert [5, 11] in multiplied  # the head is the kernel's
+    assert [layer.batch_invariant for layer in mixed.stack.layers] == [True, False, True]  # type: ignore[attr-defined]
+    assert not mixed.batch_invariant
+    x, state = inputs(mixed, 9)
+    torch.testing.assert_close(mixed.step(x, state), plain.step(x, state), rtol=1e-5, atol=1e-5)
+    rows, lengths = torch.randn(3, 6, WIDTH), torch.tensor([6, 2, 4])
+    found, wanted = mixed.sequence(rows, lengths), plain.sequence(rows, lengths)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

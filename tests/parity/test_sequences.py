@@ -22,17 +22,15 @@ from carousel_models.spec import (
     uniform_stack,
 )
 from carousel_models.stack import Stack
-from tests.parity.conftest import TOLERANCE, difference, random_input, run_steps, run_whole
-
-CELLS: list[Any] = ["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
+from carousel_models.tensors import expected_tensors
+from tests.parity.conftest import CELLS, TOLERANCE, difference, random_input, run_steps, run_whole
 
 
 def make_model(seed: int = 0, **fields: Any) -> RecurrentModel:
     fields.setdefault("input", FeaturesInput(width=4))
     manifest = Manifest(name="m", fingerprint="0" * 64, **fields)
-    tensors = random_tensors(manifest, seed)
-    dtype = getattr(torch, manifest.dtype)
-    return build(manifest, {k: v.to(dtype) if v.dim() == 2 else v for k, v in tensors.items()})
+    infos, tensors = expected_tensors(manifest), random_tensors(manifest, seed)
+    return build(manifest, {k: v.to(getattr(torch, infos[k].dtype)) for k, v in tensors.items()})
 
 
 def batch_of(model: RecurrentModel, lengths: list[int], fill: float) -> torch.Tensor:

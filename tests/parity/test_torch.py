@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from carousel_models import load, save
-from carousel_models.cells import GRUResetBefore
+from carousel_models.cells import OWN_MODULES
 from tests.parity.conftest import difference, run_steps, run_whole
 
 TOLERANCE = 2e-6  # same equations, same type: only the order of sums differs
@@ -19,7 +19,7 @@ MODULES: dict[str, type[nn.Module]] = {
     "RNN": nn.RNN,
     "LSTM": nn.LSTM,
     "GRU": nn.GRU,
-    "GRUResetBefore": GRUResetBefore,
+    **{kind.__name__: kind for kind in OWN_MODULES},
 }
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -32,6 +32,13 @@ CASES = [(kind, options) for kind in MODULES for options in OPTIONS] + [
     ("RNN", {"nonlinearity": "relu", "num_layers": 2}),
     ("LSTM", {"proj_size": 3, "num_layers": 2}),
     ("LSTM", {"proj_size": 3, "bidirectional": True}),
+    ("PeepholeLSTM", {"proj_size": 3, "num_layers": 2}),
+    ("MinGRU", {"positive": True, "proj_size": 12, "num_layers": 2}),
+    ("MinLSTM", {"positive": True, "proj_size": 3, "bidirectional": True}),
+    ("SLSTM", {"heads": 2, "num_layers": 2}),
+    ("MLSTM", {"heads": 4, "num_layers": 2}),
+    ("LRU", {"skip": True, "proj_size": 5, "num_layers": 2}),
+    ("Mamba", {"proj_size": 5, "num_layers": 2, "state_size": 4, "conv_width": 3, "dt_rank": 2}),
 ]
 
 

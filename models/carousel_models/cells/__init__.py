@@ -8,19 +8,31 @@ from carousel_models.errors import KernelError
 from carousel_models.lookup import entry
 
 from . import gated
-from .gated import GRUResetBefore, Weights
+from .diagonal import LRU, Diagonal
+from .gated import GRUResetBefore, PeepholeLSTM, Weights
 from .interface import HALF, CellCode, CellStep, State, linear
+from .mamba import Mamba
+from .minimal import MinGRU, MinLSTM
 from .modules import RecurrentLayers
 from .whole import run_whole
+from .xlstm import MLSTM, SLSTM
 
 __all__ = [
     "CELLS",
     "HALF",
+    "LRU",
+    "MLSTM",
     "MODULES",
     "OWN_MODULES",
+    "SLSTM",
     "CellCode",
     "CellStep",
+    "Diagonal",
     "GRUResetBefore",
+    "Mamba",
+    "MinGRU",
+    "MinLSTM",
+    "PeepholeLSTM",
     "RecurrentLayers",
     "State",
     "Weights",
@@ -35,10 +47,19 @@ CELLS: dict[str, CellCode] = {
     "lstm": gated.LSTM,
     "gru": gated.GRU,
     "gru_reset_before": GRUResetBefore.code,
+    "min_gru": MinGRU.code,
+    "min_lstm": MinLSTM.code,
+    "slstm": SLSTM.code,
+    "mlstm": MLSTM.code,
+    "diagonal": Diagonal.code,
+    "mamba": Mamba.code,
 }
 """One entry for each cell of `cell_facts`."""
 
-OWN_MODULES: tuple[type[RecurrentLayers], ...] = (GRUResetBefore,)
+OWN_MODULES: tuple[type[RecurrentLayers], ...] = (
+    *(PeepholeLSTM, GRUResetBefore),
+    *(MinGRU, MinLSTM, SLSTM, MLSTM, LRU, Diagonal, Mamba),
+)
 """Modules of layers that torch does not have."""
 
 MODULES: tuple[type[nn.RNNBase] | type[RecurrentLayers], ...] = (

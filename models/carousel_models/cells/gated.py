@@ -19,13 +19,17 @@ from .modules import RecurrentLayers
 
 
 class Weights(NamedTuple):
-    """Weights of a direction of a layer. Matrices are [out, in], biases float32. `hr` projects h (lstm)."""
+    """Weights of a direction of a layer. Matrices are [out, in], biases float32. `hr` projects h (lstm).
+
+    `peepholes` are those of an lstm's i, f and o, [3 × hidden].
+    """
 
     ih: Tensor
     hh: Tensor
     bias_ih: Tensor | None
     bias_hh: Tensor | None
     hr: Tensor | None = None
+    peepholes: Tensor | None = None
 
     @classmethod
     def of(cls, _: LayerSpec, tensors: Mapping[str, Tensor]) -> Weights:
@@ -33,7 +37,7 @@ class Weights(NamedTuple):
         return cls(*(tensors.get(name) for name in _NAMES))  # type: ignore[arg-type]
 
 
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peepholes")
 """The stored weights in the order of the fields of `Weights`."""
 
 
@@ -55,10 +59,18 @@ def rnn_relu(gates_x: Tensor, state: State, w: Weights) -> tuple[Tensor, State]:
 
 
 def lstm(gates_x: Tensor, state: State, w: Weights) -> tuple[Tensor, State]:
-    """C ← σ(f)∘c + σ(i)∘tanh(g);  h ← σ(o)∘tanh(c), then W_hr h if the layer projects."""
+    """C ← σ(f)∘c + σ(i)∘tanh(g);  h ← σ(o)∘tanh(c), then W_hr h if the layer projects.
+
+    With peepholes (Gers and Schmidhuber 2000), p∘c is added to i and f, and p∘c of the new c to o.
+    """
     h, c = state
     i, f, g, o = (gates_x + linear(h, w.hh, w.bias_hh)).chunk(4, dim=-1)
+    if w.peepholes is not None:
+        p_i, p_f, p_o = w.peepholes.chunk(3)
+        i, f = i + p_i * c, f + p_f * c
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    if w.peepholes is not None:
+        o = o + p_o * c
     h = torch.sigmoid(o) * torch.tanh(c)
     if w.hr is not None:
         h = linear(h, w.hr)
@@ -120,6 +132,29 @@ RNN_TANH = _torchs(rnn_tanh, "RNN_TANH", partial(nn.RNN, nonlinearity="tanh"))
 RNN_RELU = _torchs(rnn_relu, "RNN_RELU", partial(nn.RNN, nonlinearity="relu"))
 LSTM = _torchs(lstm, "LSTM", nn.LSTM)
 GRU = _torchs(gru, "GRU", nn.GRU)
+
+
+class PeepholeLSTM(RecurrentLayers):
+    """An LSTM whose gates also see c, which torch.nn.LSTM does not have (Gers and Schmidhuber 2000).
+
+    Weights are named and shaped as in torch.nn.LSTM, with gates in the order i, f, g, o. `peepholes`
+    [3 × hidden] has the gates i, f, o. (ONNX has i, o, f.)
+    """
+
+    cell = "lstm"
+    code = LSTM
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        **options: bool | int,
+    ) -> None:
+        options["peepholes"] = True
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, **options)
 
 
 class GRUResetBefore(RecurrentLayers):

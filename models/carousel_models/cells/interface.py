@@ -30,7 +30,8 @@ class CellCode(NamedTuple):
             share is made at once.
         step: one step of a batch: share [B, n] and state [B, *shape] each → y [B, width] and the new state.
         scan: many steps of equally long sequences at once: share [T, B, n] and the state before → y
-            [T, B, width] and the state after. None where the loop over `step` is the only way.
+            [T, B, width] and the state after. A step that is not finite leaves the steps before it as they
+            are. None where the loop over `step` is the only way.
         fused: a module of torch that runs whole sequences on the same memory, from the layer and the weights
             of its directions. None where there is none.
         mode: the `mode` of the torch module that trains the cell, or "" if torch has none.

@@ -69,7 +69,9 @@ def _native(cell: str) -> Form:
     return lambda library, w: _Direct(NativeLayer(library, cell, w))
 
 
-def _lstm(library: Library, w: Weights) -> Step:
+def _lstm(library: Library, w: Weights) -> Step | None:
+    if w.peepholes is not None:
+        return None
     layer = NativeLayer(library, "lstm", w)
     if w.hr is None:
         return _Direct(layer)

@@ -208,12 +208,12 @@ FORMS: dict[str, Callable[[Weights], PackedLayer]] = {
 
 
 def packed(spec: LayerSpec, w: Any) -> PackedLayer | None:
-    """A layer's packed weights. None if there are no gates for it, such as with a projection.
+    """A layer's packed weights. None if there are no gates for it, such as with a projection or an option.
 
     Raises:
         KernelError: the cell's facts name this kernel, which has no form for it.
     """
-    if "cuda" not in facts_of(spec.cell).kernels or spec.proj_size:
+    if "cuda" not in facts_of(spec.cell).kernels or spec.proj_size or spec.options:
         return None
     fix = "add it to kernels/packed.FORMS, or serve with kernel=reference"
     form = entry(FORMS, spec.cell, "packed form of a cell", KernelError, fix)

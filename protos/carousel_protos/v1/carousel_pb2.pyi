@@ -204,7 +204,7 @@ class Model(google.protobuf.message.Message):
     description: builtins.str
     """One line for people."""
     cell: builtins.str
-    """"rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before" or "custom"."""
+    """Names of the cells, such as "lstm", joined by "+" where layers differ; or "custom"."""
     layers: builtins.int
     """Number of recurrent layers; 0 for a custom module."""
     hidden: builtins.int

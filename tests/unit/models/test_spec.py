@@ -95,7 +95,7 @@ def test_eos_is_a_token_or_several(written: str, tokens: tuple[int, ...]) -> Non
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LayerSpec(cell="gru", hidden=8, proj_size=2), "lstm only"),
+        (lambda: LayerSpec(cell="gru", hidden=8, proj_size=2), r"of lstm, .* only"),
         (lambda: LayerSpec(cell="lstm", hidden=8, proj_size=8), "smaller than hidden"),
         (lambda: LayerSpec(cell="lstm", hidden=0), "hidden"),
         (lambda: LayerSpec(cell="lstm", hidden=1 << 17), "hidden"),

@@ -94,7 +94,15 @@ def register_create(group: typer.Typer) -> None:
         bidirectional: Annotated[
             bool, typer.Option("--bidirectional", help="Make it bidirectional.")
         ] = False,
-        proj_size: Annotated[int, typer.Option(min=0, help="Projection of an lstm's h.")] = 0,
+        proj_size: Annotated[
+            int, typer.Option(min=0, help="Width of the projected output, for cells that have it.")
+        ] = 0,
+        option: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="NAME=VALUE", help="An option of the cell, as heads=4. May be repeated."
+            ),
+        ] = None,
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace an existing package.")
         ] = False,
@@ -106,7 +114,7 @@ def register_create(group: typer.Typer) -> None:
             name, cell=known_cell(cell), layers=layers, hidden=hidden, input=known_input(input_),
             output=output,
             dtype=dtype, seed=seed, dir=dir_, bidirectional=bidirectional, proj_size=proj_size,
-            overwrite=overwrite,
+            options=known_options(cell, option or []), overwrite=overwrite,
         )  # fmt: skip
         if options.output is Output.JSON:
             print_json(of_manifest(manifest))
@@ -132,6 +140,25 @@ def known_cell(name: str) -> Any:
     if name not in FACTS:
         raise usage_error(f"there is no cell '{name}'", did_you_mean(name, FACTS))
     return name
+
+
+def known_options(cell: str, given: Sequence[str]) -> dict[str, bool | int]:
+    """Options of a cell from NAME=VALUE. A value is true, false or an integer."""
+    from carousel_models.cell_facts import facts_of
+
+    known, found = facts_of(known_cell(cell)).options, dict[str, bool | int]()
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in known:
+            listed = "; ".join(f"{name}: {option.meaning}" for name, option in known.items())
+            raise usage_error(
+                f"the cell {cell} has no option '{name}'", f"its options: {listed or 'none'}"
+            )
+        truth = {"true": True, "false": False}.get(value)
+        if truth is None and not re.fullmatch(r"\d+", value):
+            raise usage_error(f"'{text}' has no value", f"write {name}=true or {name}=4")
+        found[name] = int(value) if truth is None else truth
+    return found
 
 
 def served(options: Options) -> list[Record]:
