@@ -1,4 +1,4 @@
-"""Checks a custom step: a row gives the same alone, in any batch, and in a whole sequence.
+"""Checks a step of foreign code: a row gives the same alone, in any batch, and in a whole sequence.
 
 Sessions share batches of any size, start at any time and have any place. A module can be right alone and
 wrong in a batch: if it mixes rows, has a state of its own, draws random numbers or needs one batch size. The
@@ -7,11 +7,11 @@ neighbours here have large values, so that a leak is visible.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .cells import State
 from .errors import PackageError
@@ -25,21 +25,21 @@ _SEQUENCES, _STEPS = 5, 8
 _LOUD = 16.0
 
 
-def check_contract(model: RecurrentModel, module: nn.Module) -> None:
-    """Checks a custom module in batches.
+def check_contract(model: RecurrentModel, shared: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Checks a custom module, or programs, in batches.
 
     Args:
-        model: built on the module.
-        module: the custom module, in eval mode.
+        model: built on them.
+        shared: gives the tensors of theirs that all sessions share.
 
     Raises:
-        PackageError: the module breaks a rule. It has the rule, the step and the difference.
+        PackageError: a step breaks a rule. It has the rule, the step and the difference.
     """
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in shared().items()}
     # The caller's random numbers are not changed, so its program stays reproducible.
     with torch.inference_mode(), torch.random.fork_rng(devices=_cuda_devices(model)):
         _Proof(model).run()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in shared().items():
         if not torch.equal(_bits(tensor), _bits(before[name])):
             raise PackageError(
                 f"{_name(model)} changes its own tensor {name!r} while it steps, and all sessions share "
@@ -176,22 +176,18 @@ def _exact(numbers: Tensor) -> Tensor:
 
 
 def _failed(model: RecurrentModel, batch: int, error: Exception) -> PackageError:
-    manifest = model.manifest
-    assert manifest.custom is not None
     fix = (
         "correct its step"
         if batch == 1
         else "its step works for one row only: it must take any number of rows"
     )
     return PackageError(
-        f"custom module {manifest.custom.module!r} failed on its probe: {error!r} in a batch of {batch}; "
-        f"{fix}"
+        f"{_name(model)} failed on its probe: {error!r} in a batch of {batch}; {fix}"
     )
 
 
 def _name(model: RecurrentModel) -> str:
-    assert model.manifest.custom is not None
-    return f"custom module {model.manifest.custom.module!r}"
+    return model.manifest.foreign
 
 
 def _cuda_devices(model: RecurrentModel) -> list[torch.device]:

@@ -58,14 +58,16 @@ def convert_initial(
 
 
 def initial_states(
-    architecture: Architecture, specs: Sequence[StateSpec], tensors: Mapping[str, Tensor]
+    architecture: Architecture,
+    specs: Sequence[StateSpec],
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
 ) -> dict[str, tuple[Tensor, ...]]:
     """The initial states of a model by name: one tensor of a state's own shape for each spec.
 
     The first is that of sessions which choose none, with the name "".
     """
     stored = {one.name: one for one in architecture.initial}
-    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
 
     def state(name: str, otherwise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         one = stored.get(name, InitialState(name=name, stored=()))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .building import NOTHING_FOREIGN, Foreign, Materials, build_stack
 from .contract import check_contract
 from .custom import CUSTOM_PREFIX, UNROUNDED, custom_tensors, fill, import_custom
 from .errors import PackageError
@@ -16,8 +17,8 @@ from .kernels import Kernel, Reference, choose
 from .model import RecurrentModel
 from .package import PROBE, TOKENIZER, WEIGHTS, package_file, read_manifest
 from .probe import check_probe
+from .programs.files import read_programs
 from .spec import Manifest
-from .stack import CustomStack, RecurrentStack, Stack, build_layer
 from .tensors import expected_tensors
 from .tokenizer import Tokenizer, has_file, load_tokenizer
 from .weights import check_finite, fingerprint, read_tensors
@@ -81,32 +82,29 @@ def build(
     manifest: Manifest,
     tensors: dict[str, Tensor],
     *,
-    custom: nn.Module | None = None,
+    foreign: Foreign = NOTHING_FOREIGN,
     tokenizer: Tokenizer | None = None,
     kernel: Kernel | None = None,
+    device: torch.device | None = None,
 ) -> RecurrentModel:
     """A model from parts in memory. The tensors are those of the package, all on one device.
 
-    The reference kernel computes steps, unless another one is given.
+    The reference kernel computes steps, unless another one is given. The device is that of the tensors, so
+    it must be given where there are none.
     """
     kernel = kernel or Reference()
-    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
-    stack: RecurrentStack
-    if manifest.custom is not None:
-        assert custom is not None
-        stack = CustomStack(manifest.custom, custom)
-    else:
-        # A stack without steps needs no packed weights.
-        steps = kernel if manifest.causal else Reference()
-        layers = (build_layer(i, spec, tensors, steps) for i, spec in enumerate(manifest.stack))
-        stack = Stack(tuple(layers), device, steps)
+    device = device or next((t.device for t in tensors.values()), torch.device("cpu"))
+    stack = build_stack(manifest, Materials(tensors, foreign, kernel, device))
     return RecurrentModel(
         manifest, tensors, stack, device=device, tokenizer=tokenizer, kernel=kernel
     )
 
 
 def build_in_float32(
-    manifest: Manifest, tensors: Mapping[str, Tensor], custom: nn.Module | None
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    foreign: Foreign,
+    device: torch.device | None = None,
 ) -> RecurrentModel:
     """A model with float32 matrices for any type, so that rounding hides no difference."""
     manifest = manifest.model_copy(update={"dtype": "float32"})
@@ -114,7 +112,7 @@ def build_in_float32(
         name: tensor if name.startswith(UNROUNDED) else tensor.float()
         for name, tensor in tensors.items()
     }
-    return build(manifest, exact, custom=custom)
+    return build(manifest, exact, foreign=foreign, device=device)
 
 
 def _load(
@@ -164,6 +162,7 @@ def prove(
     check_finite(package_file(package, WEIGHTS), tensors, _unbounded(manifest))
     if custom is not None:
         fill(custom, tensors)
+    foreign = Foreign(custom, read_programs(package, manifest.parts, device))
     if device.type == "cuda":
         # float32 means float32: cuDNN's recurrent kernels would round to TF32 by default.
         torch.backends.cudnn.allow_tf32 = False
@@ -171,13 +170,15 @@ def prove(
     model = build(
         manifest,
         tensors,
-        custom=custom,
+        foreign=foreign,
         tokenizer=_tokenizer(package, manifest),
         kernel=choose(kernel, device),
+        device=device,
     )
     error = check_probe(model, probe)
-    if custom is not None:
-        check_contract(build_in_float32(manifest, tensors, custom), custom)
+    if manifest.foreign:
+        exact = build_in_float32(manifest, tensors, foreign, device)
+        check_contract(exact, lambda: foreign.shared)
     return model, error
 
 

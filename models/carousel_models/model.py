@@ -72,7 +72,7 @@ class RecurrentModel:
         head = manifest.head
         self._head = build_chain(kernel, head.parts, tensors, "head", head.places)
         self._causal = manifest.causal
-        self.initial = initial_states(manifest, stack.state_specs, tensors)
+        self.initial = initial_states(manifest, stack.state_specs, tensors, device)
         self._normalization = _normalization(manifest, device)
         output = manifest.output
         self.plain = output.transform == "identity" and isinstance(output.select, SelectFull)
@@ -131,7 +131,7 @@ class RecurrentModel:
         chains = [manifest.input.parts, manifest.head.parts]
         for layer in manifest.stack:
             chains += [layer.before, layer.between, layer.after]
-        stepped = self.causal and self.stack.batch_invariant
+        stepped = self.causal and self.stack.batch_invariant and self.kernel.batch_invariant
         at_the_end = TRANSFORMS[manifest.output.transform].positional
         return stepped and not at_the_end and not any(map(positional, chains))
 

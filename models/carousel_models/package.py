@@ -1,6 +1,6 @@
 """A package on disk: its files and its manifest. No torch.
 
-<name>/manifest.json  model.safetensors  probe.safetensors  [tokenizer.json]
+<name>/manifest.json  model.safetensors  probe.safetensors  [tokenizer.json]  [program files]
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ TOKENIZER = "tokenizer.json"
 _MAX_BYTES = {MANIFEST: 16 << 20, WEIGHTS: 16 << 30, PROBE: 64 << 20, TOKENIZER: 64 << 20}
 
 
-def package_file(package: Path, name: str) -> Path:
+def package_file(package: Path, name: str, most_bytes: int | None = None) -> Path:
     """The path of one of a package's files, checked to be a file inside of it and not too large.
+
+    The files that are named here have limits of their own. Others have `most_bytes`.
 
     Raises:
         PackageError: it is missing, is a link out of the package, or is too large.
@@ -34,10 +36,9 @@ def package_file(package: Path, name: str) -> Path:
         raise PackageError(
             f"{package}: {name} is a link out of the package; put the file itself there"
         )
-    if path.stat().st_size > _MAX_BYTES[name]:
-        raise PackageError(
-            f"{package}: {name} is larger than the limit of {_MAX_BYTES[name]:,} bytes"
-        )
+    limit = _MAX_BYTES[name] if most_bytes is None else most_bytes
+    if path.stat().st_size > limit:
+        raise PackageError(f"{package}: {name} is larger than the limit of {limit:,} bytes")
     return path
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from .errors import PackageError
 from .model import RecurrentModel
 from .spec import Architecture, FeaturesInput
-from .stack import CustomStack
 from .tensors import TensorInfo
 from .weights import read_tensors, stored_length
 
@@ -51,7 +50,7 @@ def make_probe(model: RecurrentModel, seed: int = 0) -> dict[str, Tensor]:
     """Runs a seeded random input.
 
     Raises:
-        PackageError: a custom module fails, or an output is not finite.
+        PackageError: a custom module or program fails, or an output is not finite.
     """
     x = sample_input(model, STEPS, torch.Generator().manual_seed(seed))
     with _foreign_failures(model):
@@ -99,9 +98,8 @@ def check_probe(model: RecurrentModel, path: Path) -> float:
 
 
 def tolerance_of(model: RecurrentModel) -> float:
-    """The tolerance of the model's type. A custom module may use another type than its manifest."""
-    half = isinstance(model.stack, CustomStack) and model.stack.half
-    return TOLERANCE["bfloat16" if half else model.manifest.dtype]
+    """The tolerance of the model's type. A module or program may use another type than the manifest."""
+    return TOLERANCE["bfloat16" if model.stack.half else model.manifest.dtype]
 
 
 def _stored_tensors(model: RecurrentModel, path: Path) -> dict[str, TensorInfo]:
@@ -134,14 +132,14 @@ def plain_loop(model: RecurrentModel, x: Tensor) -> Tensor:
 
 @contextmanager
 def _foreign_failures(model: RecurrentModel) -> Iterator[None]:
-    """Turns any exception of a custom module into a PackageError."""
+    """Turns any exception of a custom module or a program into a PackageError."""
     try:
         yield
     except Exception as error:
-        if model.manifest.custom is None:
+        foreign = model.manifest.foreign
+        if not foreign:
             raise
-        name = model.manifest.custom.module
-        raise PackageError(f"custom module {name!r} failed on its probe: {error!r}") from error
+        raise PackageError(f"{foreign} failed on its probe: {error!r}") from error
 
 
 def on_device(model: RecurrentModel, x: Tensor) -> Tensor:

@@ -28,8 +28,10 @@ from .inputs import TokensInput as TokensInput  # noqa: PLC0414 - likewise
 from .layer_spec import LayerSpec as LayerSpec  # noqa: PLC0414 - likewise
 from .layer_spec import uniform_stack as uniform_stack  # noqa: PLC0414 - likewise
 from .parts import MAX_SIZE, Label, Name, Part, Size
+from .program_spec import ProgramPart
 from .row_parts import Activation as Activation  # noqa: PLC0414 - likewise
 from .row_parts import leaves
+from .stack_parts import MAX_PARTS, Placed, part_states, place
 from .states import MAX_INITIAL_STATES, InitialState, check_initial
 from .states import StateDeclaration as StateDeclaration  # noqa: PLC0414 - likewise
 from .tokenizer import NO_TOKENIZER, TokenizerKind, form_of
@@ -110,14 +112,23 @@ class Output(Part):
     select: Select = SelectFull()
 
 
-class Architecture(Part):
-    """All that outputs depend on. With the tensors it gives the fingerprint."""
+AnyStackPart = ProgramPart
+"""A part of a stack. More kinds make it a union, discriminated by `kind`."""
 
-    later: ClassVar[tuple[str, ...]] = ("initial",)
+
+class Architecture(Part):
+    """All that outputs depend on. With the tensors it gives the fingerprint.
+
+    What stands between input and head is one of three: `stack` has built-in layers, `custom` is a module of
+    the user's, and `parts` are parts of any kinds, which read the rows of earlier ones.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("parts", "initial")
 
     input: Input
     stack: Annotated[tuple[LayerSpec, ...], Field(max_length=MAX_LAYERS)] = ()
     custom: CustomSpec | None = None
+    parts: Annotated[tuple[AnyStackPart, ...], Field(max_length=MAX_PARTS)] = ()
     head: Head = NoHead()
     output: Output = Output()
     dtype: Dtype = "float32"
@@ -125,8 +136,10 @@ class Architecture(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if bool(self.stack) == (self.custom is not None):
-            raise ValueError("give either `stack` (at least one layer) or `custom`, and not both")
+        if bool(self.stack) + (self.custom is not None) + bool(self.parts) != 1:
+            raise ValueError(
+                "give either `stack` (at least one layer), `custom` or `parts`, and only one"
+            )
         width = self.stack_input_width
         for number, layer in enumerate(self.stack):
             leaves(layer.before, width)
@@ -142,7 +155,7 @@ class Architecture(Part):
                     f"layer {number} is residual but its widths differ: {width} in, {layer.joined_width} out"
                 )
             width = layer.width
-        leaves(self.head.parts, width if self.custom is None else self.custom.width)
+        leaves(self.head.parts, self.stack_width)
         select = self.output.select
         if isinstance(select, SelectTopK) and select.k > self.output_width:
             raise ValueError(f"top_k asks for {select.k} of {self.output_width} outputs")
@@ -152,6 +165,8 @@ class Architecture(Part):
     @property
     def states(self) -> tuple[StateDeclaration, ...]:
         """The states of one session. Empty if the model is not causal."""
+        if self.parts:
+            return part_states(self.parts, self.stack_input_width)
         return states_of(self.stack, self.custom)
 
     @property
@@ -167,7 +182,14 @@ class Architecture(Part):
     @property
     def stack_width(self) -> int:
         """Width of the rows that leave the stack."""
-        return self.stack[-1].width if self.custom is None else self.custom.width
+        if self.custom is not None:
+            return self.custom.width
+        return self.placed[-1].leaving if self.parts else self.stack[-1].width
+
+    @property
+    def placed(self) -> tuple[Placed, ...]:
+        """The parts with their sources and widths."""
+        return place(self.parts, self.stack_input_width)
 
     @property
     def output_width(self) -> int:
@@ -191,14 +213,19 @@ class Architecture(Part):
 
     @property
     def cell(self) -> str:
-        """The stack's cell, "custom", or the cells joined by "+" where layers differ."""
-        return (
-            "custom" if self.custom else "+".join(dict.fromkeys(layer.cell for layer in self.stack))
-        )
+        """The stack's cell, "custom", or the cells or kinds of parts joined by "+" where they differ."""
+        names = [layer.cell for layer in self.stack] + [part.kind for part in self.parts]
+        return "custom" if self.custom else "+".join(dict.fromkeys(names))
+
+    @property
+    def foreign(self) -> str:
+        """Names the code that is not Carousel's, such as "custom module 'a:B'". "" if there is none."""
+        custom = [f"custom module {self.custom.module!r}"] if self.custom else []
+        return " and ".join(filter(None, (*custom, *(part.foreign for part in self.parts))))
 
     @property
     def hidden(self) -> int:
-        """Hidden size of the widest layer. 0 for a custom module."""
+        """Hidden size of the widest layer. 0 without built-in layers."""
         return max((layer.hidden for layer in self.stack), default=0)
 
 

@@ -58,7 +58,11 @@ class RecurrentStack(Protocol):
 
     @property
     def batch_invariant(self) -> bool:
-        """True if the bits of a row's step are the same in any batch."""
+        """True if a row's bits are the same in a batch of any size."""
+
+    @property
+    def half(self) -> bool:
+        """True if it computes with 16 bits, whatever the manifest's type is."""
 
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One step: x float32[B, in], state [B, *shape] each → y float32[B, out] and the new state.
@@ -172,6 +176,8 @@ class Layer:
 
 class Stack:
     """The built-in stack."""
+
+    half = False
 
     def __init__(self, layers: tuple[Layer, ...], device: torch.device, kernel: Kernel) -> None:
         self.layers = layers

@@ -49,6 +49,8 @@ def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
         width = layer.width
     head = architecture.head
     _add(weights, "head", _of_rows(shapes_of(head.parts, architecture.stack_width, head.places)))
+    for part, _, entering, _ in architecture.placed:
+        _add(weights, f"parts.{part.name}", part.weights(entering))
     parameters = sum(prod(weight.shape) for weight in weights.values())
     if parameters > MAX_PARAMETERS:
         raise PackageError(

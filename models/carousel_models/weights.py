@@ -81,7 +81,7 @@ def check_finite(
 
 def fingerprint(architecture: Architecture, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over the architecture as canonical JSON and every tensor's name, type, shape and bytes."""
-    fields = architecture.model_dump(mode="json")
+    fields = architecture.model_dump(mode="json", by_alias=True)
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .building import Foreign
 from .contract import check_contract
 from .custom import UNROUNDED, custom_tensors
 from .errors import PackageError
@@ -18,6 +19,7 @@ from .loading import build, build_in_float32, prove
 from .model import RecurrentModel
 from .package import MANIFEST, PROBE, TOKENIZER, WEIGHTS
 from .probe import make_probe
+from .programs.files import open_programs
 from .spec import Manifest
 from .tensors import TensorInfo, expected_tensors
 from .tokenizer import load_tokenizer
@@ -30,6 +32,7 @@ def write(
     tensors: Mapping[str, Tensor],
     *,
     custom: nn.Module | None = None,
+    files: Mapping[str, bytes] | None = None,
     probe: Callable[[RecurrentModel], dict[str, Tensor]] = make_probe,
     tokenizer_file: Path | None = None,
     overwrite: bool = False,
@@ -43,6 +46,7 @@ def write(
         manifest: everything but the fingerprint.
         tensors: named as in `tensors.py`. They are rounded here to the manifest's type.
         custom: the module as a server makes it. Its weights are the `custom.…` tensors.
+        files: the files of programs, by their names in the package.
         probe: makes the probe of the model that will be written, or refuses it.
         tokenizer_file: copied into the package.
         overwrite: replace an existing package.
@@ -65,9 +69,12 @@ def write(
         load_tokenizer(manifest.tokenizer, tokenizer_file)
     mark = fingerprint(manifest.architecture, ready)
     manifest = manifest.model_copy(update={"fingerprint": mark})
-    model = build(manifest, ready, custom=custom)
-    if custom is not None:
-        check_contract(build_in_float32(manifest, ready, custom), custom)
+    cpu = torch.device("cpu")
+    files = files or {}
+    foreign = Foreign(custom, open_programs(manifest.parts, files, cpu))
+    model = build(manifest, ready, foreign=foreign)
+    if manifest.foreign:
+        check_contract(build_in_float32(manifest, ready, foreign), lambda: foreign.shared)
     proof = probe(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -77,7 +84,9 @@ def write(
         save_file(proof, partial / PROBE)
         if tokenizer_file is not None:
             shutil.copyfile(tokenizer_file, partial / TOKENIZER)
-        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        for name, data in files.items():
+            (partial / name).write_bytes(data)
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2, by_alias=True) + "\n")
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors writes 0600; a server runs as another user
         _prove(partial, path, custom)

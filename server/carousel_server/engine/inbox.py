@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
-from typing import TypeVar, assert_never
+from typing import assert_never
 
 import numpy as np
 
@@ -53,8 +52,6 @@ _MOST_ROWS_OF_SEVERAL = 1024
 # Stands for tenants without a session in this engine, and for the store's answers.
 _NOBODY = -1
 
-C = TypeVar("C", bound=Command)
-
 Arrived = tuple[Command, float]
 """A command, and when it came."""
 
@@ -99,28 +96,24 @@ class Inbox:
         Raises:
             CarouselError: QUEUE_FULL, QUOTA_EXCEEDED, or what the inbox was closed with.
         """
-        for _, error in self.put_all([command]):
-            raise error
-
-    def put_all(self, commands: Sequence[C]) -> list[tuple[C, CarouselError]]:
-        """Adds commands that came together, each as `put`. Returns those that are refused, and why."""
-        refused: list[tuple[C, CarouselError]] = []
-        now = time.monotonic()
+        size = _payload_bytes(command)
         with self._ready:
-            for command in commands:
-                size = _payload_bytes(command)
-                error = self._refusal(command, size)
-                if error is None:
-                    if self._shared:
-                        self._command_shares.take(_tenant_of(command))
-                        self._byte_shares.take(_tenant_of(command), size)
-                    self._commands.append((command, now))
-                    self._count += 1
-                    self._bytes += size
-                elif self._closed is not None or not self._keeps_only_acks(command):
-                    refused.append((command, error))
+            if self._closed is not None:
+                raise self._closed
+            if not isinstance(command, _ALWAYS_TAKEN):
+                try:
+                    self._check_room(command, size)
+                except CarouselError:
+                    if self._keeps_only_acks(command):
+                        return
+                    raise
+            if self._shared:
+                self._command_shares.take(_tenant_of(command))
+                self._byte_shares.take(_tenant_of(command), size)
+            self._commands.append((command, time.monotonic()))
+            self._count += 1
+            self._bytes += size
             self._ready.notify()
-        return refused
 
     def drain(self) -> list[Arrived]:
         """Takes what one tick runs: at least one command of each tenant that has any.
@@ -198,31 +191,26 @@ class Inbox:
         """Keeps the acks of what finds no room; True if that is all there is."""
         if isinstance(command, Ack | StepBlock):
             self._late_acks.add(command)
+            self._ready.notify()
         return isinstance(command, Ack)
 
-    def _refusal(self, command: Command, size: int) -> CarouselError | None:
-        """Why a command is not taken, or None."""
-        if self._closed is not None:
-            return self._closed
-        if isinstance(command, _ALWAYS_TAKEN):
-            return None
+    def _check_room(self, command: Command, size: int) -> None:
         if self._count >= self._most_commands or self._bytes + size > self._most_bytes:
-            return CarouselError(
+            raise CarouselError(
                 "QUEUE_FULL",
                 f"{self._count} commands with {self._bytes} bytes are waiting",
                 retry_after_s=self._retry_after_s,
             )
         tenant = _tenant_of(command) if self._shared else ""
         if not tenant:  # it is about a session of its caller's, of which there are so many
-            return None
+            return
         for shares, amount, what in (
             (self._command_shares, 1, "commands waiting"),
             (self._byte_shares, size, "bytes of commands waiting"),
         ):
             if not shares.fits(tenant, amount):
                 limit = shares.limit(tenant)
-                return quota_exceeded(tenant, Quota.SHARE, what, limit, self._retry_after_s)
-        return None
+                raise quota_exceeded(tenant, Quota.SHARE, what, limit, self._retry_after_s)
 
     def __len__(self) -> int:
         """Number of commands waiting."""

@@ -91,8 +91,8 @@ class Runner:
         self.buckets = buckets
         self._finite = FiniteRules.of(model)
         self._tokens = model.vocabulary > 0
-        # A custom module may decide by what it computes, which a record would not do again.
-        record = (model.kernel if model.manifest.custom is None else Reference()).recorded
+        # Foreign code may decide by what it computes, which a record would not do again.
+        record = (Reference() if model.manifest.foreign else model.kernel).recorded
         self._first, self._next = record(self._first_step), record(self._next_step)
         # All steps of a chunk at once, where that gives the bits of step after step.
         self._unrolls = model.batch_invariant and not model.unseen_states

@@ -28,7 +28,6 @@ from .places import find_session
 from .replies import reply_of
 from .seat import NO_SEAT, Claim
 from .seats import Seats
-from .submissions import Submissions
 
 _WAITS_FOR_STORE = (Durability.SYNC, Durability.SYNC_FSYNC)
 
@@ -96,8 +95,7 @@ class Callers:
 
     def __init__(self, catalog: CatalogPort) -> None:
         self._catalog = catalog
-        submissions = Submissions(asyncio.get_running_loop())
-        self.seats: Seats[SessionKey] = Seats(submissions, catalog, self)
+        self.seats: Seats[SessionKey] = Seats(asyncio.get_running_loop(), catalog, self)
         self._callers: dict[SessionKey, _Caller] = {}
 
     async def engine_of(self, key: SessionKey) -> EnginePort:

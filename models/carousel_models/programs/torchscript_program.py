@@ -1,0 +1,160 @@
+"""TorchScript files, run by torch's interpreter of TorchScript. It runs no Python."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from carousel_models.errors import PackageError
+
+from .interface import Call, Port, Signature
+
+_FILES = re.compile(rb"\b(torch|aten)\.(save|from_file|load)\(")
+"""TorchScript's calls that read or write files."""
+
+_NUMBERS = {"int": "int64", "float": "float64", "bool": "bool"}
+"""Types of arguments that are plain numbers."""
+
+
+def load(data: bytes, device: torch.device, where: str) -> TorchScriptProgram:
+    """Loads a TorchScript file onto a device.
+
+    Raises:
+        PackageError: torch does not load the file, it reads or writes files, or its arguments are no tensors.
+    """
+    _refuse_files(data, where)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                io.BytesIO(data), map_location=device
+            )
+    except Exception as error:  # foreign files fail in many ways
+        raise PackageError(
+            f"{where} is not a TorchScript file that torch {torch.__version__} can load: {error}; save it "
+            "with torch.jit.script(module).save(path), or export it with torch.export"
+        ) from error
+    return TorchScriptProgram(module.eval(), device, where)
+
+
+def _refuse_files(data: bytes, where: str) -> None:
+    """Refuses code that uses files. It is read before torch loads it, since loading can run it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            code = [
+                name for name in archive.namelist() if "/code/" in name and name.endswith(".py")
+            ]
+            bad = [name for name in code if _FILES.search(archive.read(name))]
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        raise PackageError(
+            f"{where} is not a TorchScript archive: {error}; save it with torch.jit.script(module).save(path)"
+        ) from error
+    if not code:
+        raise PackageError(
+            f"{where} has no TorchScript code. If it holds weights, as torch.save writes them, save the "
+            "model with carousel_models.save; a step graph is made by torch.jit.script or torch.export"
+        )
+    if bad:
+        raise PackageError(
+            f"{where} reads or writes files in {bad[0]}; a step must depend on its inputs and states only"
+        )
+
+
+class TorchScriptProgram:
+    """A ScriptModule whose `forward` is the step. Tuples of tensors are flattened, and counted after a dot.
+
+    It runs without the profiling optimizer. That one compiles during the first calls, and may change bits.
+    """
+
+    fresh = False
+
+    def __init__(self, module: Any, device: torch.device, where: str) -> None:
+        self._module = module
+        self.device = device
+        arguments = module.forward.schema.arguments[1:]
+        self._sizes = [_leaves(argument, where) for argument in arguments]
+        count = _outputs(module.forward.schema.returns[0].type, where)
+        self.signature = Signature(
+            tuple(port for argument in arguments for port in _ports(argument)),
+            tuple(Port(str(number), "", None) for number in range(count)),
+        )
+
+    @property
+    def shared(self) -> Mapping[str, Tensor]:
+        """Its parameters and buffers."""
+        return dict(self._module.state_dict())
+
+    def bind(
+        self, inputs: Sequence[str], outputs: Sequence[str], constants: Mapping[str, Tensor]
+    ) -> Call:
+        """See `Program`."""
+        places = {name: place for place, name in enumerate(inputs)}
+        slots: list[tuple[int, Any]] = []  # the place of an input, or -1 and a constant
+        for port in self.signature.inputs:
+            fixed = constants.get(port.name)
+            plain = fixed.item() if fixed is not None and port.scalar else fixed
+            slots.append((-1, plain) if fixed is not None else (places[port.name], None))
+        wanted = [int(name) for name in outputs]
+
+        def call(given: Sequence[Tensor]) -> list[Tensor]:
+            flat = [given[place] if place >= 0 else fixed for place, fixed in slots]
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                found = _flat(self._module(*self._arguments(flat)))
+            return [found[place] for place in wanted]
+
+        return call
+
+    def _arguments(self, flat: list[Any]) -> list[Any]:
+        """Flat inputs as `forward` takes them, tuples joined again."""
+        given, start = [], 0
+        for size in self._sizes:
+            given.append(flat[start] if size is None else tuple(flat[start : start + size]))
+            start += size or 1
+        return given
+
+
+def _leaves(argument: Any, where: str) -> int | None:
+    """The number of tensors of a tuple. None for one tensor or number."""
+    kind = argument.type
+    if kind.kind() == "TupleType" and all(e.kind() == "TensorType" for e in kind.elements()):
+        return len(kind.elements())
+    if kind.kind() == "TensorType" or str(kind) in _NUMBERS:
+        return None
+    raise PackageError(
+        f"{where}: the argument {argument.name!r} of forward is {kind}; a step takes tensors, tuples of "
+        "tensors, and numbers"
+    )
+
+
+def _ports(argument: Any) -> tuple[Port, ...]:
+    kind = argument.type
+    if kind.kind() == "TupleType":
+        return tuple(Port(f"{argument.name}.{n}", "", None) for n in range(len(kind.elements())))
+    number = _NUMBERS.get(str(kind))
+    if number:
+        return (Port(argument.name, number, (), scalar=True),)
+    return (Port(argument.name, "", None),)
+
+
+def _outputs(kind: Any, where: str) -> int:
+    """The number of tensors that a returned type has."""
+    if kind.kind() == "TensorType":
+        return 1
+    if kind.kind() == "TupleType":
+        return sum(_outputs(element, where) for element in kind.elements())
+    raise PackageError(
+        f"{where}: forward returns {kind}; a step returns tensors, or tuples of tensors"
+    )
+
+
+def _flat(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for part in value for tensor in _flat(part)]
