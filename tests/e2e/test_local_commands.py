@@ -6,6 +6,7 @@ import json
 
 import pytest
 from e2e.command import carousel
+from unit.programs.graphs import Step, write_script
 
 CREATE = ("--cell", "gru", "--layers", "2", "--hidden", "8", "--input", "features:3", "--output", "2",
           "--dtype", "bf16", "--seed", "4")  # fmt: skip
@@ -165,3 +166,21 @@ def test_no_command_is_help_and_exit_code_2():
     done = carousel()
     assert done.returncode == 2
     assert "Usage" in done.stdout + done.stderr
+
+
+def test_a_step_graph_is_imported_and_checked(tmp_path):
+    file = write_script(tmp_path / "step.ts", Step())
+    options = ("--as", "steps", "--dir", str(tmp_path / "out"), "--check", "--state", "h:1")
+    shapes = ("--shape", "x=B,3", "--shape", "h=1,B,4")
+    done = carousel("models", "import", str(file), *options, *shapes)
+    assert done.returncode == 0, done.stderr
+    assert "steps: imported from step.ts" in done.stdout
+    assert "a step takes x and gives 0; states: h:1" in done.stderr
+    assert "the package gives the original's rows" in done.stderr
+    (report,) = json.loads(carousel("models", "check", str(tmp_path / "out"), "-o", "json").stdout)
+    assert (report["ok"], report["state_bytes"]) == (True, 16)
+
+    refused = carousel("models", "import", str(file), *options, "--overwrite", "--shape", "x=B,3")
+    assert refused.returncode == 1
+    assert "does not say the shape of 'h'" in refused.stderr
+    assert "fix: say it with --shape h=DIMS" in refused.stderr

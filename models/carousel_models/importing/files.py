@@ -65,7 +65,14 @@ def import_file(
     def probe(model: RecurrentModel) -> dict[str, Tensor]:
         return make_probe(model) if reference is None else agreed_probe(model, reference)
 
-    written = write(Path(dir) / name, manifest, imported.tensors, probe=probe, overwrite=overwrite)
+    written = write(
+        Path(dir) / name,
+        manifest,
+        imported.tensors,
+        files=imported.files,
+        probe=probe,
+        overwrite=overwrite,
+    )
     if reference is not None:
         note("the package gives the original's rows")
     return written

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from carousel_models.errors import PackageError
@@ -39,9 +39,11 @@ class Imported:
         original: makes the original, as `save(reference=)` takes it. It gives rows before `transform` and
             `select`. It raises NoOriginalError where the original cannot be run. It is called with `check`
             only.
+        files: the files of programs, by their names in the package.
     """
 
     parts: dict[str, Any]
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
     original: Callable[[], Reference] = weights_alone
+    files: Mapping[str, bytes] = field(default_factory=dict)

@@ -34,7 +34,16 @@ class Reader(NamedTuple):
         return cast("Callable[..., Imported]", module.read)
 
 
-READERS: dict[str, Reader] = {}
+_PROGRAM = ("state", "constant", "context", "shape", "input", "output")
+
+READERS: dict[str, Reader] = {
+    # A reader of built-in layers in ONNX files comes first here, with this one for what it does not know.
+    ".onnx": Reader("programs", ("torch", "onnxruntime"), _PROGRAM, extra="onnx"),
+    ".ts": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+    ".jit": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+    ".pt": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+    ".pt2": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+}
 """Readers by the end of a file's name, in lower case. Of several ends, the longest counts."""
 
 

@@ -38,8 +38,7 @@ class Rig:
     def __init__(self):
         self.blocks, self.log, self.closed = [], [], 0
         engine = SimpleNamespace(
-            model=SimpleNamespace(output_row_bytes=4, window_steps=64),
-            submit_steps=self.blocks.extend,
+            model=SimpleNamespace(output_row_bytes=4, window_steps=64), submit=self.blocks.append
         )
         self.engine = engine
         sessions = SequenceSessions(None, engine, Tallies(), self.leave)

@@ -19,7 +19,6 @@ from carousel_server.wire.outbox import Outbox
 from carousel_server.wire.places import close_session
 from carousel_server.wire.seat import Claim
 from carousel_server.wire.stream import Stream
-from carousel_server.wire.submissions import Submissions
 
 
 class Loop:
@@ -27,8 +26,6 @@ class Loop:
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
         callback(*args)
-
-    call_soon = call_soon_threadsafe
 
 
 class Catalog(FakeCatalog):
@@ -55,8 +52,7 @@ class Rig:
         self.engine = FakeEngine()
         self.catalog = Catalog(self.engine)
         self.outbox = Outbox(1 << 20, 1 << 20)
-        submissions = Submissions(Loop())  # type: ignore[arg-type]
-        self.stream = Stream(submissions, self.outbox, CountingMetrics(), self.catalog, "t")
+        self.stream = Stream(Loop(), self.outbox, CountingMetrics(), self.catalog, "t")  # type: ignore[arg-type]
         opened = self.catalog.open(self.engine, OpenSpec("t", "s")).result(timeout=1)
         key = SessionKey("t", "s")
         self.stream.bind(1, Claim(key, lambda: self.catalog.resume(*key)))

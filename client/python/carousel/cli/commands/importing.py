@@ -28,10 +28,45 @@ def register_import(group: typer.Typer) -> None:
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace an existing package.")
         ] = False,
+        state: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="IN:OUT",
+                help="A state: the input that takes it, and the output of its next value. May be repeated.",
+            ),
+        ] = None,
+        constant: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="NAME=NUMBER",
+                help="An input that is always the same, such as sr=16000. May be repeated.",
+            ),
+        ] = None,
+        context_: Annotated[
+            int | None,
+            typer.Option("--context", help="So many numbers of the rows before stand in front."),
+        ] = None,
+        shape: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="NAME=DIMS",
+                help="An input's shape, with B for the batch: state=2,B,128. May be repeated.",
+            ),
+        ] = None,
+        input_: Annotated[
+            str | None, typer.Option("--input", help="The input that takes the row of a step.")
+        ] = None,
+        output: Annotated[
+            str | None, typer.Option("--output", help="The output that gives the row of a step.")
+        ] = None,
     ) -> None:
         """Make a package from a model file of another library."""
         common = {"name": name, "dir": dir_, "check": check, "overwrite": overwrite}
-        import_model(options, file, common, {})
+        of_reader = {
+            "state": state, "constant": constant, "context": context_, "shape": shape,
+            "input": input_, "output": output,
+        }  # fmt: skip
+        import_model(options, file, common, of_reader)
 
 
 def import_model(
