@@ -20,6 +20,7 @@ async def linked(catalog: CatalogPort) -> AsyncIterator[Any]:
     front.pipe = await connect(ours, front.take, lambda: None)
     far = await connect(theirs, lambda message: back.take(message), lambda: None)
     back = Back(catalog, far.post)
+    back.listening()
 
     async def tell_health() -> None:
         while True:

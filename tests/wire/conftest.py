@@ -28,6 +28,7 @@ async def start_wire(request: pytest.FixtureRequest) -> AsyncIterator[StartWire]
         async def start(**options: Any) -> SimpleNamespace:
             engine, tokens, metrics = FakeEngine(), FakeEngine(ECHO_TOKENS), CountingMetrics()
             catalog = FakeCatalog(engine, tokens)
+            quotas = catalog.quotas
             if request.config.getoption("--linked"):
                 catalog = await stack.enter_async_context(linked(catalog))
             server = WireServer(catalog, WireOptions(**options), metrics)
@@ -37,7 +38,7 @@ async def start_wire(request: pytest.FixtureRequest) -> AsyncIterator[StartWire]
             stubs = await stack.enter_async_context(Stubs(target))
             return SimpleNamespace(
                 server=server, engine=engine, tokens=tokens, metrics=metrics, stubs=stubs,
-                target=target, stack=stack,
+                target=target, stack=stack, quotas=quotas,
             )  # fmt: skip
 
         yield start

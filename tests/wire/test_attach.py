@@ -14,6 +14,7 @@ from support.wire import settled, unpack
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core import ports
 from carousel_server.core.errors import CarouselError
+from carousel_server.wire import turns
 
 OPEN = pb.OpenSessionRequest(model="echo")
 
@@ -426,3 +427,38 @@ async def test_a_stream_that_ends_meanwhile_closes_the_session_all_the_same(wire
     await talk.end()
     wire.engine.release()
     await settled(lambda: not wire.engine.sessions)
+
+
+# -- tenants with enough steps
+
+
+async def test_messages_of_a_backlogged_tenant_stay_in_the_stream(wire, stream, monkeypatch):
+    monkeypatch.setattr(turns, "LONGEST_WAIT_S", 1e9)
+    await stream.step(1, 1, rows(1))
+    backlogged, (block,) = wire.quotas.backlogged, blocks_of(wire)
+    backlogged.set("echo", frozenset({block.tenant, "other"}))
+    await wire.stubs.sessions.ListSessions(pb.ListSessionsRequest())  # a link tells it before this
+    for seq in (2, 3):
+        await stream.block([1], [seq], rows(1, 1))
+    await wire.stubs.sessions.ListSessions(pb.ListSessionsRequest())  # calls do not wait
+    assert len(blocks_of(wire)) == 1
+    backlogged.set("echo", frozenset({"other"}))
+    for seq in (2, 3):
+        outputs = (await stream.hear("outputs")).outputs
+        assert list(outputs.first_seqs) == [seq]
+
+
+async def test_a_message_of_a_backlogged_tenant_is_read_in_the_end(wire, stream):
+    """It may be an acknowledgement, or the end of a session."""
+    await stream.step(1, 1, rows(1))
+    (block,) = blocks_of(wire)
+    wire.quotas.backlogged.set("echo", frozenset({block.tenant}))
+    for seq in (2, 3):
+        await stream.step(1, seq, rows(1))
+    await stream.say(unbind=pb.Unbind(handle=1, close=True))
+    assert (await stream.hear("unbound")).unbound.handle == 1
+
+
+def blocks_of(wire):
+    """The blocks that its engine was given."""
+    return [command for command in wire.engine.seen if isinstance(command, ports.StepBlock)]

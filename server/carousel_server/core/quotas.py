@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from .backlogged import Backlogged
 from .errors import CarouselError
 
 
@@ -69,11 +70,15 @@ _MOST_IDLE_RATES = 1024
 
 
 class QuotaPort(Protocol):
-    """Checks that the wire makes before a call or a stream of a tenant starts."""
+    """Checks that the wire makes before a call, a stream or a message of a tenant."""
 
     @property
     def limits(self) -> TenantLimits:
         """The limits, which are constant."""
+
+    @property
+    def backlogged(self) -> Backlogged:
+        """The tenants whose messages are read later; always the same object."""
 
     def call(self, tenant: str) -> Future[None]:
         """Counts a call. The future fails with CarouselError QUOTA_EXCEEDED."""
@@ -156,6 +161,7 @@ class Quotas:
         self._held: Counter[tuple[str, Quota]] = Counter()
         # Tenant → calls that it may make at an instant, and that instant.
         self._rates: dict[str, tuple[float, float]] = {}
+        self.backlogged = Backlogged()
 
     def held(self, tenant: str, quota: Quota) -> int:
         """How much a tenant uses."""

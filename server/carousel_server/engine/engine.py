@@ -27,6 +27,7 @@ from carousel_server.residency.residency import Residency
 from carousel_server.rows.rows import Rows
 from carousel_server.rows.slab import Slab
 
+from .backlog import Backlog
 from .control import Control
 from .describe import describe
 from .generation import Generations
@@ -113,8 +114,9 @@ class Engine:
         self._keeper = Keeper(context, rows, residency, self._inbox.put)
         self._generations = Generations(context, rows, residency, model)
         sharing = Sharing()
+        backlog = Backlog(view.name, rows.table, self._inbox, context.quotas.backlogged)
         self._sequences = Sequences(context, model, runner, sharing)
-        self._stepping = Stepping(context, rows, runner, self._generations, sharing)
+        self._stepping = Stepping(context, rows, runner, self._generations, sharing, backlog)
         self._control = Control(
             context, rows, residency, self._keeper, self._generations, self._sequences
         )
@@ -312,6 +314,7 @@ class Engine:
             "MODEL_UNHEALTHY", f"model {self._context.model.name!r} has failed"
         )
         self._inbox.close(self._broken)
+        self._context.quotas.backlogged.set(self._context.model.name, frozenset())
 
     def _answer_all(self) -> None:
         """Answers all that waits, at the end of the thread."""

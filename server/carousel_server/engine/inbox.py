@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from typing import assert_never
 
 import numpy as np
@@ -84,6 +86,10 @@ class Inbox:
         self._bytes = 0
         self._command_shares = Shares(most_commands, share)
         self._byte_shares = Shares(most_bytes, share)
+        # Steps in blocks, by tenant, and who wants to know of many.
+        self._steps: Counter[str] = Counter()
+        self._enough_steps = math.inf
+        self._report: Callable[[str], None] | None = None
         # Nothing is counted by tenant where there is one.
         self._shared = share > 0
         # Acks that came while the inbox was full.
@@ -96,7 +102,7 @@ class Inbox:
         Raises:
             CarouselError: QUEUE_FULL, QUOTA_EXCEEDED, or what the inbox was closed with.
         """
-        size = _payload_bytes(command)
+        size, many = _payload_bytes(command), False
         with self._ready:
             if self._closed is not None:
                 raise self._closed
@@ -113,7 +119,12 @@ class Inbox:
             self._commands.append((command, time.monotonic()))
             self._count += 1
             self._bytes += size
+            if isinstance(command, StepBlock):
+                self._steps[command.tenant] += len(command.refs) * command.steps
+                many = self._steps[command.tenant] > self._enough_steps
             self._ready.notify()
+        if many and self._report is not None:
+            self._report(_tenant_of(command))
 
     def drain(self) -> list[Arrived]:
         """Takes what one tick runs: at least one command of each tenant that has any.
@@ -133,11 +144,25 @@ class Inbox:
             for command, _ in taken:
                 size = _payload_bytes(command)
                 self._bytes -= size
+                if isinstance(command, StepBlock):
+                    self._steps[command.tenant] -= len(command.refs) * command.steps
+                    if not self._steps[command.tenant]:
+                        del self._steps[command.tenant]
                 if self._shared:
                     self._command_shares.give_back(_tenant_of(command))
                     self._byte_shares.give_back(_tenant_of(command), size)
         now = time.monotonic()
         return [*((ack, now) for ack in late), *taken]
+
+    def waiting_steps(self) -> dict[str, int]:
+        """Steps in blocks that wait, by tenant."""
+        with self._ready:
+            return dict(self._steps)
+
+    def report(self, enough_steps: float, report: Callable[[str], None]) -> None:
+        """Calls `report` with a tenant, on any thread, when more than `enough_steps` of its steps wait."""
+        with self._ready:
+            self._enough_steps, self._report = enough_steps, report
 
     def wait(self, timeout_s: float) -> None:
         """Returns when there is a command, when the inbox is closed, or after a while."""

@@ -13,6 +13,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import Int64s
 from carousel_server.rows.rows import Rows
 
+from .backlog import Backlog
 from .finite import FiniteSteps
 from .generation import Generations
 from .runner import BatchOutputs, Runner
@@ -32,6 +33,7 @@ class Stepping:
         runner: Runner,
         generations: Generations,
         sharing: Sharing,
+        backlog: Backlog,
     ) -> None:
         limits = context.limits
         self._view = context.model
@@ -44,6 +46,7 @@ class Stepping:
         self._listeners = rows.listeners
         self._scheduler = Scheduler(limits.max_batch, limits.chunk_steps)
         self._sharing = sharing
+        self._backlog = backlog
         # A batch below the smallest size that batches are padded to costs as much.
         least = runner.buckets.of(min(LEAST_ROWS, limits.max_batch))
         self._budget = TickBudget(limits.shared_tick_s, least, limits.max_batch)
@@ -56,18 +59,18 @@ class Stepping:
         What is late is refused before the choice, so that it takes no place in the batch. A step that starts
         from the initial state is the first one of its row.
         """
-        rows = self._table.ready.where(self._table.pending)
-        if not len(rows):
-            return None
-        late = self._late(rows, 1, now)[:, 0]
-        if late.any():
+        table = self._table
+        rows = table.ready.where(table.pending)
+        if len(rows) and (late := self._late(rows, 1, now)[:, 0]).any():
             self._refuse_late(rows[late])
             rows = rows[~late]
-        steps = self._ledger.limited(rows, now)
-        table = self._table
         tenants = table.tenant[rows] if table.tenancy.several else None
         self._sharing.worked(self._names(rows, tenants), now)
         most_steps = self._budget.steps if self._sharing.shared(now) else None
+        steps = self._ledger.limited(rows, now)
+        self._backlog.measure(rows, steps, most_steps or self._budget.most)
+        if not len(rows):
+            return None
         batch = self._scheduler.select(rows, steps, table.sink[rows], tenants, most_steps)
         if batch is None or batch.steps == 1:
             return batch

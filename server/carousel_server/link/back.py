@@ -65,6 +65,15 @@ class Back:
         self._nameless: dict[Future[Any], EnginePort] = {}
         # Streams of the front end that the quotas count, by tenant.
         self._streams: Counter[str] = Counter()
+        self._end_watch: Callable[[], None] | None = None
+
+    def listening(self) -> None:
+        """The front end has begun to listen. From now on it is told which tenants are backlogged."""
+
+        def tell(tenants: frozenset[str]) -> None:
+            self._post("backlogged", sorted(tenants))
+
+        self._end_watch = self._catalog.quotas.backlogged.watch(tell)
 
     def take(self, message: Message) -> None:
         """Takes a message of the front end."""
@@ -88,6 +97,8 @@ class Back:
 
     def close(self) -> None:
         """The front end is gone: what was for it alone ends; its sessions wait for their clients."""
+        if self._end_watch is not None:
+            self._end_watch()
         for sink in self._sinks.values():
             if isinstance(sink, FarTokens):
                 sink.abandon()

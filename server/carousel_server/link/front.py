@@ -169,6 +169,8 @@ class Front:
             self._tell(*rest)
         elif kind == "answer":
             self._answer(*rest)
+        elif kind == "backlogged":
+            self.quotas.backlogged.set_all(frozenset(rest[0]))
         elif kind == "healthy":
             for engine, healthy in zip(self._engines, rest[0], strict=True):
                 engine.healthy = healthy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from carousel_server.core.backlogged import Backlogged
 from carousel_server.core.quotas import TenantLimits
 
 Ask = Callable[..., Future[None]]
@@ -16,6 +17,7 @@ class FarQuotas:
 
     def __init__(self, limits: TenantLimits, ask: Ask, post: Post) -> None:
         self.limits = limits
+        self.backlogged = Backlogged()
         self._ask = ask
         self._post = post
 

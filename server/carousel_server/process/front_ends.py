@@ -241,6 +241,7 @@ class _Linked:
         if isinstance(answer, int):
             self._health = [], None
             self._listens_since_s = self._heard_s = time.monotonic()
+            self._back.listening()
             return answer
         raise ListenError(
             answer or "the front end ended before it listened\nsee the log for the cause"

@@ -126,7 +126,7 @@ class Conversation:
         current_call().heard = True
         self.take(parse(pb.AttachRequest, hello, most))
         async for data in requests:
-            if gate.turns.needed:
+            if gate.turns.needed or self._tenant in gate.quotas.backlogged.tenants:
                 await gate.turns.turn(self._tenant)
             request = parse(pb.AttachRequest, data, most)
             if request.WhichOneof("event") in counted:

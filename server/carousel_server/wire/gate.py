@@ -38,7 +38,7 @@ class Gate:
         self.quotas = quotas
         self._streams: set[Drainable] = set()
         self._shares = Shares(options.max_streams, quotas.limits.tenant_share)
-        self.turns = Turns()
+        self.turns = Turns(quotas.backlogged)
         self.draining = False
 
     def refuse_if_draining(self) -> None:

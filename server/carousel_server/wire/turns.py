@@ -9,24 +9,35 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 
+from carousel_server.core.backlogged import Backlogged
+
+LONGEST_WAIT_S = 0.1
+"""A message of a backlogged tenant is read after this time. It may be an ack, or the end of a session."""
+
+_LOOK_S = 0.001
+"""How often those that wait for a backlogged tenant are looked at."""
+
 
 class Turns:
     """Whose message is read next. Used on one loop only.
 
     While streams of several tenants are open, each tenant has one message read in a turn of the loop. With
-    one tenant nothing waits.
+    one tenant nothing waits. Messages of a backlogged tenant wait until it has fewer steps to run.
 
     Attributes:
-        needed: a message has to wait for its `turn`.
+        needed: a message has to wait for its `turn`, whatever tenant it is of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backlogged: Backlogged) -> None:
+        self._backlogged = backlogged
         # Open streams of each tenant.
         self._streams: Counter[str] = Counter()
         # Tenants that have had their message in this turn of the loop.
         self._served: set[str] = set()
-        # Streams that wait for a later turn; only tenants with any.
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        # Streams that wait for a later turn, and since when; only tenants with any.
+        self._waiting: dict[str, deque[tuple[asyncio.Future[None], float]]] = {}
+        # `_next` runs in the next turn of the loop; `_look` runs after a while.
+        self._soon = self._later = False
         self.needed = False
 
     def enter(self, tenant: str) -> None:
@@ -43,24 +54,33 @@ class Turns:
 
     async def turn(self, tenant: str) -> None:
         """Returns when the next message of the tenant may be taken."""
-        if not self.needed:
+        backlogged = tenant in self._backlogged.tenants
+        if not self.needed and not backlogged:
             return
         loop = asyncio.get_running_loop()
-        if not self._served:
+        if not self._soon:
+            self._soon = True
             loop.call_soon(self._next)
-        if tenant not in self._served:
+        if not backlogged and tenant not in self._served and tenant not in self._waiting:
             self._served.add(tenant)
             return
         turn = loop.create_future()
-        self._waiting.setdefault(tenant, deque()).append(turn)
+        self._waiting.setdefault(tenant, deque()).append((turn, loop.time()))
+        self.needed = True
         await turn
 
     def _next(self) -> None:
         """The next turn of the loop has begun: serves those that have waited longest."""
+        loop = asyncio.get_running_loop()
+        self._soon = False
         self._served.clear()
         for tenant, turns in list(self._waiting.items()):
+            backlogged = tenant in self._backlogged.tenants
             while turns and tenant not in self._served:
-                turn = turns.popleft()
+                turn, since_s = turns[0]
+                if backlogged and not turn.done() and loop.time() < since_s + LONGEST_WAIT_S:
+                    break
+                turns.popleft()
                 if not turn.done():  # else its stream has ended
                     turn.set_result(None)
                     self._served.add(tenant)
@@ -68,4 +88,12 @@ class Turns:
                 del self._waiting[tenant]
         self.needed = len(self._streams) > 1 or bool(self._waiting)
         if self._served:
-            asyncio.get_running_loop().call_soon(self._next)
+            self._soon = True
+            loop.call_soon(self._next)
+        elif self._waiting and not self._later:
+            self._later = True
+            loop.call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._later = False
+        self._next()

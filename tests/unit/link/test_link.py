@@ -42,10 +42,11 @@ class Heard:
 @pytest.fixture
 async def link() -> AsyncIterator[SimpleNamespace]:
     engine, tokens = FakeEngine(), FakeEngine(ECHO_TOKENS)
-    async with linked(FakeCatalog(engine, tokens)) as front:
+    catalog = FakeCatalog(engine, tokens)
+    async with linked(catalog) as front:
         yield SimpleNamespace(
-            front=front, back=front.back, engine=engine, tokens=tokens, far=front.engine("echo"),
-            far_tokens=front.engine("echo-tokens"),
+            front=front, catalog=catalog, back=front.back, engine=engine, tokens=tokens,
+            far=front.engine("echo"), far_tokens=front.engine("echo-tokens"),
         )  # fmt: skip
 
 
@@ -273,3 +274,14 @@ async def test_an_answer_to_what_was_given_up_is_dropped(link):
     future.cancel()
     link.front.take(("answer", number, 1, None))
     assert future.cancelled()
+
+
+async def test_a_front_end_knows_the_backlogged_tenants(link):
+    quotas = link.catalog.quotas
+    quotas.backlogged.set("echo", frozenset({"a", "b"}))
+    await settled(lambda: link.front.quotas.backlogged.tenants == {"a", "b"})
+    quotas.backlogged.set("echo", frozenset())
+    await settled(lambda: not link.front.quotas.backlogged.tenants)
+    link.back.close()
+    quotas.backlogged.set("echo", frozenset({"a"}))
+    assert not quotas.backlogged._watches

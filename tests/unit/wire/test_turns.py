@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from carousel_server.core.backlogged import Backlogged
+from carousel_server.wire import turns as module
 from carousel_server.wire.turns import Turns
 
 
@@ -11,7 +15,8 @@ class Readers:
     """Streams that always have a message; `read` names the tenants in order."""
 
     def __init__(self, **streams: int) -> None:
-        self.turns = Turns()
+        self.backlogged = Backlogged()
+        self.turns = Turns(self.backlogged)
         self.read: list[str] = []
         for tenant, count in streams.items():
             for _ in range(count):
@@ -76,3 +81,61 @@ async def test_those_who_wait_are_served_after_the_other_tenant_has_left() -> No
     assert not readers.turns.needed
     assert not readers.turns._waiting
     assert not readers.turns._served
+
+
+# -- backlogged tenants
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message of a backlogged tenant waits for ever."""
+    monkeypatch.setattr(module, "LONGEST_WAIT_S", 1e9)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_backlogged_tenant_waits_and_the_others_do_not() -> None:
+    readers = Readers(flood=2, steady=1)
+    readers.backlogged.set("m", frozenset({"flood"}))
+    waiting = [asyncio.create_task(readers.turns.turn("flood")) for _ in range(2)]
+    for _ in range(50):
+        await readers.turns.turn("steady")
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    readers.backlogged.set("m", frozenset())
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_backlogged_tenant_waits_also_where_others_have_no_stream() -> None:
+    """They may have calls."""
+    readers = Readers(flood=1)
+    assert not readers.turns.needed
+    readers.backlogged.set("m", frozenset({"flood"}))
+    waiting = asyncio.create_task(readers.turns.turn("flood"))
+    await asyncio.sleep(0)
+    readers.backlogged.set("m", frozenset())
+    await asyncio.wait_for(waiting, 10)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not readers.turns.needed
+
+
+async def test_a_backlogged_tenants_message_is_read_after_a_while() -> None:
+    readers = Readers(flood=1, steady=1)
+    readers.backlogged.set("m", frozenset({"flood"}))
+    await asyncio.wait_for(readers.turns.turn("flood"), 10)
+    assert not readers.turns._waiting
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_backlogged_stream_that_ends_leaves_nothing_behind() -> None:
+    readers = Readers(flood=1, steady=1)
+    readers.backlogged.set("m", frozenset({"flood"}))
+    waiting = asyncio.create_task(readers.turns.turn("flood"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    readers.turns.leave("flood")
+    readers.turns._next()
+    assert not readers.turns.needed
+    assert not readers.turns._waiting
