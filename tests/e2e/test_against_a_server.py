@@ -86,6 +86,26 @@ def test_stream_gives_the_outputs_of_the_sdk(run, client, tmp_path):
     assert got[:, 0].tolist() == [1, 2, 3]
 
 
+def test_an_empty_line_starts_an_episode_where_that_is_asked_for(run, tmp_path):
+    episode = succeeded(run("stream", LSTM, stdin=ROWS)).splitlines()[1:]
+    both = tmp_path / "rows.csv"
+    numbers = ROWS.split("\n", 1)[1]
+    both.write_text(f"{ROWS}\n{numbers}")
+    lines = succeeded(run("stream", LSTM, str(both), "--reset-on-blank")).splitlines()
+    assert [line.split(",")[1:] for line in lines[1:4]] == [x.split(",")[1:] for x in episode]
+    assert lines[4] == ""
+    assert [line.split(",")[1:] for line in lines[5:]] == [x.split(",")[1:] for x in episode]
+    without = succeeded(run("stream", LSTM, str(both))).splitlines()
+    assert (len(lines), len(without)) == (8, 7)
+    assert without[4].split(",")[1:] != episode[0].split(",")[1:]
+    kept = run("stream", LSTM, "--keep", stdin=ROWS)
+    session_id = kept.stderr.split()[1]
+    more = ("stream", LSTM, "--session", session_id, "--reset-on-blank")
+    again = succeeded(run(*more, stdin=f"\n{numbers}")).splitlines()[1:]
+    assert again == episode
+    succeeded(run("sessions", "close", session_id))
+
+
 def test_stream_answers_a_pipe_row_by_row(server):
     process = started("stream", LSTM, "-o", "json", "--server", server.target)
     with process:

@@ -54,3 +54,16 @@ def test_fields_flatten_by_place(value, pairs):
 def test_rows_without_fields_are_y_or_an_index():
     assert as_fields(np.float32([1, 2])) == {"y": [1, 2]}
     assert as_fields(np.int32(4)) == {"index": 4}
+
+
+def test_parts_of_csv_have_an_empty_line_between(capsys):
+    for form, lines in (
+        (Output.TABLE, ["seq,y", "1,1", "2,2", "", "3,3"]),
+        (Output.JSON, [f'{{"seq": {i}, "y": [{i}.0]}}' for i in (1, 2, 3)]),
+    ):
+        writer = RowWriter(Options(output=form))
+        for rows in (0, 2, 2, 3):
+            writer.part_after(rows)
+        for value in (1.0, 2.0, 3.0):
+            writer.write(np.array([value], np.float32))
+        assert capsys.readouterr().out.splitlines() == lines

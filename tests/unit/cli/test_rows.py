@@ -151,3 +151,16 @@ def test_a_dash_is_stdin(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("7\n"))
     with opened("-") as lines:
         assert rows(lines, 1) == [[7]]
+
+
+def test_an_empty_line_is_told_with_the_number_of_rows_before_it():
+    lines = ["\n", "x\n", "1\n", "2\n", "\n", "\n", "3\n", "\n"]
+    blanks = []
+    assert [row for _, row in parsed(lines[2:], 1, blanks.append)] == [[1], [2], [3]]
+    assert blanks == [2, 2, 3]
+    lazily = parsed(["1\n", "\n", "2\n"], 1, blanks.append)
+    blanks.clear()
+    assert next(lazily)[1] == [1]
+    assert blanks == []  # it is told when the next row is asked for, and before that comes
+    assert next(lazily)[1] == [2]
+    assert blanks == [1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from carousel._core.effects import Effects
 from carousel._core.journal import Journal
 from carousel._core.lane import Lane
 from carousel._core.retry import RetryPolicy
-from carousel._core.tickets import BindTicket, StepTicket
+from carousel._core.tickets import BindTicket, Rows, StepTicket
 from carousel._error_bases import CarouselError, ConnectionLostError
 from carousel.testing import FakeModel
 from carousel.testing.attach import FakeStream
@@ -46,17 +47,19 @@ FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {"seq": ("<i4", ()), "fold": ("
 FOLD = FakeModel("m", _step, fields=FIELDS, initial=(0, ()), window_steps=8)
 
 
-def fold(inputs: list[int]) -> list[list[int]]:
-    """The outputs of a session that was fed these."""
+def fold(inputs: list[int], resets: Collection[int] = ()) -> list[list[int]]:
+    """The outputs of a session that was fed these; `resets` are the places that start from the beginning."""
     state, outputs = FOLD.initial, []
-    for x in inputs:
+    for place, x in enumerate(inputs):
+        if place in resets:
+            state = FOLD.initial
         y, state = FOLD.step(x, state)
         outputs.append([y["seq"], y["fold"]])
     return outputs
 
 
 def inputs_of(session: FakeSession) -> list[int]:
-    """All inputs that the session has run."""
+    """All inputs that the session has run, since its last reset."""
     return list(session.state[1])
 
 
@@ -114,7 +117,10 @@ class StrictStream(FakeStream):
             return  # a gap, which the server refuses
         assert last <= max(session.ack, ack) + session.model.window_steps, "beyond the window"
         inputs = inputs_of(session)
-        assert inputs[first - 1 : last] == xs[: session.applied + 1 - first], "reused"
+        known_from = session.applied - len(inputs) + 1
+        skipped = max(known_from - first, 0)
+        again = inputs[first + skipped - known_from : max(last - known_from + 1, 0)]
+        assert again == xs[skipped : session.applied + 1 - first], "reused"
 
 
 class MiniServer:
@@ -225,10 +231,12 @@ class World:
             self.deliver()
         return ticket
 
-    def submit(self, lanes: Lane | list[Lane], *rows: list[int]) -> StepTicket:
+    def submit(
+        self, lanes: Lane | list[Lane], *rows: list[int], resets: Rows | None = None
+    ) -> StepTicket:
         lanes = lanes if isinstance(lanes, list) else [lanes]
         inputs = np.array(rows, "<i4").view(np.uint8).reshape(len(lanes), -1, 4)
-        ticket, effects = self.core.submit(lanes, inputs, OUTPUT_BYTES)
+        ticket, effects = self.core.submit(lanes, inputs, OUTPUT_BYTES, resets=resets)
         self.do(effects)
         return ticket
 

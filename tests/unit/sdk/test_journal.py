@@ -62,9 +62,9 @@ def begun(memory: Memory) -> Journal:
 def facts(journal: Journal) -> tuple[object, ...]:
     """All that a journal tells."""
 
-    def seqs(parts: object) -> list[tuple[int, bytes]]:
+    def seqs(parts: object) -> list[tuple[int, bytes, bool]]:
         return [
-            (part.first + i, row.tobytes())
+            (part.first + i, row.tobytes(), part.resets is not None and bool(part.resets[i]))
             for part in parts  # type: ignore[attr-defined]
             for i, row in enumerate(part.rows)
         ]
@@ -91,8 +91,9 @@ def facts(journal: Journal) -> tuple[object, ...]:
 def played(journal: Journal, moves: list[tuple[str, int]]) -> None:
     """A life of a session, as far as its cursors allow."""
     for verb, count in moves:
-        if verb == "inputs":
-            journal.inputs(journal.submitted + 1, rows(*range(count)))
+        if verb in ("inputs", "resets"):
+            resets = (np.arange(count) % 2 == 0).astype(np.uint8) if verb == "resets" else None
+            journal.inputs(journal.submitted + 1, rows(*range(count)), resets)
         elif verb == "outputs":
             due = min(count, journal.submitted - journal.received)
             if due:
@@ -114,13 +115,15 @@ def played(journal: Journal, moves: list[tuple[str, int]]) -> None:
             journal.close_session()
 
 
-VERBS = ("inputs", "outputs", "take", "durable", "withdraw", "bound", "move", "close")
+VERBS = ("inputs", "resets", "outputs", "take", "durable", "withdraw", "bound", "move", "close")
 MOVES = st.lists(st.tuples(st.sampled_from(VERBS), st.integers(1, 5)), max_size=30)
 
 
 @settings(deadline=None)
 @given(moves=MOVES)
 @example(moves=[("inputs", 2), ("outputs", 1), ("take", 1)])  # a part of which a half is needed
+@example(moves=[("resets", 5), ("outputs", 3)])
+@example(moves=[("resets", 5), ("withdraw", 3)])
 def test_a_journal_is_read_as_it_was_written_and_as_it_is_compacted(
     moves: list[tuple[str, int]],
 ) -> None:
@@ -160,6 +163,7 @@ def test_a_tail_that_is_torn_at_any_byte_is_cut_off() -> None:
         ("take", 1),
         ("durable", 2),
         ("inputs", 2),
+        ("resets", 3),
     ]
     for move in moves:
         played(journal, [move])
@@ -177,6 +181,19 @@ def test_a_tail_that_is_torn_at_any_byte_is_cut_off() -> None:
         assert facts(again) == known[whole[-1]]
         again.inputs(again.submitted + 1, rows(9))  # and it goes on behind the cut
         assert Journal(Memory(), torn.data).submitted == again.submitted
+
+
+def test_inputs_without_resets_are_written_as_an_older_sdk_reads_them() -> None:
+    memory = Memory()
+    journal = begun(memory)
+    before = len(memory.data)
+    journal.inputs(1, rows(7, 8))
+    payload = struct.pack("<I", 2) + rows(7, 8).tobytes()
+    assert memory.data[before:] == encode(Kind.INPUTS, 1, payload)
+    before = len(memory.data)
+    journal.inputs(3, rows(9, 9), np.asarray([0, 1], np.uint8))
+    payload = struct.pack("<I", 2) + b"\0\1" + rows(9, 9).tobytes()
+    assert memory.data[before:] == encode(Kind.INPUTS_WITH_RESETS, 3, payload)
 
 
 def test_zeros_behind_the_last_record_are_a_torn_tail_too() -> None:

@@ -15,8 +15,8 @@ CLIENT = {
     "infer", "model", "models", "session", "session_info", "sessions", "statistics",
 }  # fmt: skip
 SESSION = {
-    "applied", "close", "detach", "export", "fork", "generate", "id", "info", "model", "replay", "step",
-    "steps", "stream", "submitted", "unread",
+    "applied", "close", "detach", "export", "fork", "generate", "id", "info", "model", "replay", "reset",
+    "step", "steps", "stream", "submitted", "unread",
 }  # fmt: skip
 BATCH = {"sessions", "step", "steps"}
 GENERATION = {"finish_reason", "text", "usage"}

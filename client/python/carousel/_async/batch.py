@@ -7,6 +7,7 @@ from typing import Any
 
 from carousel._core.batches import BatchLanes, outputs_of
 from carousel._core.pieces import patience_s
+from carousel._core.resets import given_resets, with_marks
 from carousel._core.rows import Array
 from carousel._core.tickets import Rows, StepTicket
 
@@ -25,30 +26,53 @@ class AsyncBatch:
         self.sessions = tuple(sessions)
         self._lanes = BatchLanes(sessions)
 
-    async def step(self, X: Any, *, timeout_s: float | None = None) -> Array:  # noqa: N803
+    async def step(
+        self,
+        X: Any,  # noqa: N803
+        *,
+        resets: Any = None,
+        timeout_s: float | None = None,
+    ) -> Array:
         """One step of each: X is [n, *row] and the result [n, *output row].
+
+        `resets` is bool[n]: the sessions that start from their initial state, as after their `reset`.
 
         Raises:
             BatchStepError: some sessions failed; it holds the outputs of the others.
             CarouselError: as `AsyncSession.step`, before anything was sent.
         """
         inputs = self._lanes.rows.encode(X, len(self.sessions))[:, None]
-        return await self._run(inputs, timeout_s, lambda outputs: outputs[:, 0])
+        given = given_resets(resets, len(self.sessions))
+        marks = None if given is None else given[:, None]
+        return await self._run(inputs, marks, timeout_s, lambda outputs: outputs[:, 0])
 
-    async def steps(self, X: Any, *, timeout_s: float | None = None) -> Array:  # noqa: N803
+    async def steps(
+        self,
+        X: Any,  # noqa: N803
+        *,
+        resets: Any = None,
+        timeout_s: float | None = None,
+    ) -> Array:
         """Consecutive steps of each: X is [n, T, *row] and the result [n, T, *output row].
+
+        `resets` is bool[n, T]: the steps that start from the initial state.
 
         Raises as `step`. Nothing is tried again: which sessions failed is in the error.
         """
         inputs = self._lanes.rows.encode(X, len(self.sessions), None)
-        return await self._run(inputs, timeout_s, lambda outputs: outputs)
+        given = given_resets(resets, *inputs.shape[:2])
+        return await self._run(inputs, given, timeout_s, lambda outputs: outputs)
 
-    async def _run(self, inputs: Rows, timeout_s: float | None, shaped: Any) -> Array:
+    async def _run(
+        self, inputs: Rows, resets: Rows | None, timeout_s: float | None, shaped: Any
+    ) -> Array:
         batch = self._lanes
+        marked = [lane.next_reset.take() for lane in batch.lanes]
+        resets = with_marks(resets, marked, inputs.shape[1])
         limit_s = batch.stream.services.calls.timeout_s(timeout_s)
         pending: AsyncPending[StepTicket] = AsyncPending(
             lambda core: core.submit(
-                batch.lanes, inputs, batch.rows.outputs.row_bytes, limit_s, batch.places
+                batch.lanes, inputs, batch.rows.outputs.row_bytes, limit_s, batch.places, resets
             )
         )
         ticket = await batch.stream.ask(pending).wait_done(patience_s(limit_s))

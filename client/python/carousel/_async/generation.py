@@ -18,15 +18,39 @@ from .primitives import Tokens, cancel_when_dropped
 from .services import AsyncServices
 
 
+class GenerationOutcome(NamedTuple):
+    """How far a generation has come.
+
+    Attributes:
+        applied: the session's last step, if it is known.
+        has_begun: a token has come.
+        has_finished: it came to its end by itself.
+    """
+
+    applied: int | None
+    has_begun: bool
+    has_finished: bool
+
+
 class AsyncSessionHooks(NamedTuple):
     """Calls into the session that a generation runs in.
 
-    `begins` gives the first_seq of the request. `ended` takes the session's last step, if it is known,
-    and whether the generation came to its end by itself.
+    `begins` completes the request, which is about to be sent. `ended` takes it with what became of it.
     """
 
-    begins: Callable[[], Awaitable[int]]
-    ended: Callable[[int | None, bool], Awaitable[None]]
+    begins: Callable[[pb.GenerateRequest], Awaitable[None]]
+    ended: Callable[[pb.GenerateRequest, GenerationOutcome], Awaitable[None]]
+
+
+async def _complete(_request: pb.GenerateRequest) -> None:
+    """A session of the generation's own adds nothing to its request."""
+
+
+async def _forget(_request: pb.GenerateRequest, _outcome: GenerationOutcome) -> None:
+    """It ends with the generation."""
+
+
+_OWN_SESSION = AsyncSessionHooks(_complete, _forget)
 
 
 class AsyncGeneration(AsyncIterator[Token]):
@@ -55,7 +79,8 @@ class AsyncGeneration(AsyncIterator[Token]):
         # It must not hold this object, or the two would keep each other alive.
         self._results: list[pb.GenerateResponse] = []
         running: list[Any] = []
-        self._tokens = _tokens(services, request, timeout_s, session, self._results, running)
+        hooks = session or _OWN_SESSION
+        self._tokens = _tokens(services, request, timeout_s, hooks, self._results, running)
         cancel_when_dropped(self, self._tokens, running, self._calls)
 
     def __aiter__(self) -> Self:
@@ -99,7 +124,7 @@ async def _tokens(
     services: AsyncServices,
     request: pb.GenerateRequest,
     timeout_s: float | None,
-    session: AsyncSessionHooks | None,
+    session: AsyncSessionHooks,
     results: list[pb.GenerateResponse],
     running: list[Any],
 ) -> Tokens:
@@ -107,9 +132,9 @@ async def _tokens(
     calls = services.calls
     limit_s = None if timeout_s is None else calls.timeout_s(timeout_s)
     applied: int | None = None
-    finished = False
+    begun = finished = False
     try:
-        request.first_seq = await session.begins() if session is not None else 0
+        await session.begins(request)
         now_s = calls.monotonic()
         replay = GenerationReplay(
             request,
@@ -132,6 +157,7 @@ async def _tokens(
                     if response.finish_reason:
                         results.append(response)
                         applied = response.usage.applied
+                    begun |= bool(fresh)
                     for token in fresh:
                         yield token
             except grpc.RpcError as failure:
@@ -152,5 +178,4 @@ async def _tokens(
                 running.clear()
             await calls.sleep(delay_s)
     finally:
-        if session is not None:
-            await session.ended(applied, finished)
+        await session.ended(request, GenerationOutcome(applied, begun, finished))

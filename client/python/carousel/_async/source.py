@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any
 
+from carousel._core.resets import NextReset, block_resets
 from carousel._core.rows import ModelRows
 from carousel._core.tickets import Rows, StepTicket
 
 from .pending import AsyncPending
 
-Submit = Callable[[Rows], AsyncPending[StepTicket]]
+Submit = Callable[[Rows, Rows | None], AsyncPending[StepTicket]]
 
 
 class AsyncFeed:
@@ -23,11 +24,14 @@ class AsyncFeed:
         block_steps: int,
         most_blocks: int,
         model: ModelRows,
+        next_reset: NextReset,
         submit: Submit,
     ) -> None:
+        """The source marks `next_reset` before a row that starts from the initial state."""
         self._rows = rows
         self._block_steps = block_steps
         self._model = model
+        self._next_reset = next_reset
         self._submit = submit
         self._sent: asyncio.Queue[AsyncPending[StepTicket] | None] = asyncio.Queue()
         # A place is given back once the outputs of its block were given.
@@ -56,11 +60,13 @@ class AsyncFeed:
 
     async def _feed(self) -> None:
         try:
-            async for taken in _gathered(self._rows, self._block_steps):
+            async for taken in _gathered(self._rows, self._block_steps, self._next_reset):
                 await self._places.acquire()
-                block, refused = self._model.encode_block(taken)
+                block, refused = self._model.encode_block([row for row, _ in taken])
+                rows = 0 if block is None else len(block)
+                resets = block_resets([mark for _, mark in taken], rows, self._next_reset)
                 if block is not None:
-                    self._sent.put_nowait(self._submit(block))
+                    self._sent.put_nowait(self._submit(block, resets))
                 if refused is not None:
                     raise refused
         finally:
@@ -68,13 +74,16 @@ class AsyncFeed:
 
 
 async def _gathered(
-    rows: AsyncIterable[Any] | Iterable[Any], block_steps: int
-) -> AsyncIterator[list[Any]]:
-    """Lists of `block_steps` rows; the last may be shorter, and is given before what `rows` raises."""
-    taken: list[Any] = []
+    rows: AsyncIterable[Any] | Iterable[Any], block_steps: int, next_reset: NextReset
+) -> AsyncIterator[list[tuple[Any, bool]]]:
+    """Lists of `block_steps` rows; the last may be shorter, and is given before what `rows` raises.
+
+    With each row comes whether it was marked.
+    """
+    taken: list[tuple[Any, bool]] = []
     try:
         async for row in _each(rows):
-            taken.append(row)
+            taken.append((row, next_reset.take()))
             if len(taken) == block_steps:
                 full, taken = taken, []
                 yield full

@@ -19,7 +19,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .answers import Answers
 from .bindings import Bindings
-from .blocks import ask_again, steps_per_message
+from .blocks import ask_again, sent_row_bytes, steps_per_message
 from .effects import Effects
 from .journal import Journal
 from .lane import Lane, Leaving
@@ -175,16 +175,19 @@ class AttachCore:
         output_row_bytes: int,
         timeout_s: float | None = None,
         places: dict[int, int] | None = None,
+        resets: Rows | None = None,
     ) -> tuple[StepTicket, Effects]:
         """Takes uint8[n, steps, row bytes] as the next steps of n sessions; sends what fits.
+
+        `resets` are those of the steps, uint8[n, steps].
 
         Raises:
             CarouselError: a session is gone, or one step is too large a message; nothing was taken.
         """
         self._check(lanes)
-        row_bytes = max(inputs.shape[2], output_row_bytes)
+        row_bytes = max(sent_row_bytes(inputs, resets), output_row_bytes)
         steps_per_message(len(lanes), row_bytes, self._link.max_message_bytes)
-        ticket = StepTicket(lanes, inputs, output_row_bytes, timeout_s, places)
+        ticket = StepTicket(lanes, inputs, output_row_bytes, timeout_s, places, resets)
         for place, lane in enumerate(lanes):
             lane.enqueue(ticket, place)
         self._steps.flush([ticket])

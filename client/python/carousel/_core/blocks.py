@@ -14,7 +14,8 @@ from .cursors import SentInputs
 from .lane import Intake, Lane
 from .lifecycle import LanePhase
 from .link import Link
-from .tickets import StepTicket
+from .resets import wire_resets
+from .tickets import Rows, StepTicket
 
 ENVELOPE_BYTES = 256
 """Of a message besides its handles, cursors and inputs."""
@@ -42,18 +43,27 @@ def next_block(ticket: StepTicket, max_message_bytes: int) -> pb.Block | None:
     steps = _steps_now(ticket, lanes)
     if not lanes or steps <= 0:
         return None
-    row_bytes = max(ticket.inputs.shape[2], ticket.outputs.shape[2])  # the answer must fit as well
+    row_bytes = sent_row_bytes(ticket.inputs, ticket.resets)
+    row_bytes = max(row_bytes, ticket.outputs.shape[2])  # the answer must fit as well
     steps = min(steps, steps_per_message(len(lanes), row_bytes, max_message_bytes))
     block = _block_of(ticket, lanes, steps)
     for place, lane in enumerate(lanes):
         if lane.journal is not None:
             data = np.frombuffer(block.inputs, np.uint8).reshape(len(lanes), steps, -1)
-            lane.journal.inputs(lane.cursors.sent + 1, data[place])
+            resets = np.frombuffer(block.resets, np.uint8).reshape(-1, steps)
+            of_lane = resets[place] if len(resets) else None
+            lane.journal.inputs(lane.cursors.sent + 1, data[place], of_lane)
     ticket.sent_steps += steps
     for place, lane in enumerate(lanes):
         first, lane.cursors.sent = lane.cursors.sent + 1, lane.cursors.sent + steps
         lane.log.inputs.append(SentInputs(first, lane.cursors.sent, place, block))
     return block
+
+
+def sent_row_bytes(inputs: Rows, resets: Rows | None) -> int:
+    """Bytes of one step of one session in a block."""
+    row_bytes: int = inputs.shape[2]
+    return row_bytes + (resets is not None)
 
 
 def steps_per_message(sessions: int, row_bytes: int, max_message_bytes: int) -> int:
@@ -118,14 +128,17 @@ def _steps_now(ticket: StepTicket, lanes: Sequence[Lane]) -> int:
 
 def _block_of(ticket: StepTicket, lanes: Sequence[Lane], steps: int) -> pb.Block:
     begin, end = ticket.sent_steps, ticket.sent_steps + steps
+    places = [i for i in range(len(ticket.lanes)) if i not in ticket.errors]
     part = ticket.inputs[:, begin:end]
+    resets = None if ticket.resets is None else ticket.resets[:, begin:end]
     if ticket.errors:
-        part = part[[i for i in range(len(ticket.lanes)) if i not in ticket.errors]]
+        part, resets = part[places], None if resets is None else resets[places]
     block = pb.Block(
         handles=[lane.handle for lane in lanes],
         first_seqs=[lane.cursors.sent + 1 for lane in lanes],
         steps=steps,
         inputs=part.tobytes(),
+        resets=wire_resets(resets),
     )
     if any(lane.cursors.received > lane.cursors.acked for lane in lanes):
         for cursors in [lane.cursors for lane in lanes]:

@@ -39,15 +39,31 @@ class JournalPort(Protocol):
 
 
 class Part(NamedTuple):
-    """Consecutive rows: uint8[steps, row bytes], the first of them for step `first`."""
+    """Consecutive rows: uint8[steps, row bytes], the first of them for step `first`.
+
+    `resets` is uint8[steps], 1 for steps that start from the initial state; None for none.
+    """
 
     first: int
     rows: Rows
+    resets: Rows | None = None
 
     @property
     def last(self) -> int:
         """Step of the last row."""
         return self.first + len(self.rows) - 1
+
+    def cut(self, begin: int, end: int) -> Part:
+        """Steps `begin` to `end` of them."""
+        part = slice(begin - self.first, end - self.first + 1)
+        return Part(begin, self.rows[part], None if self.resets is None else self.resets[part])
+
+    def as_inputs(self) -> tuple[Kind, bytes]:
+        """The record that holds them as inputs: its kind and payload."""
+        count, rows = _COUNT.pack(len(self.rows)), self.rows.tobytes()
+        if self.resets is None:
+            return Kind.INPUTS, count + rows
+        return Kind.INPUTS_WITH_RESETS, count + self.resets.tobytes() + rows
 
 
 class Journal:
@@ -115,9 +131,10 @@ class Journal:
         self._add(Kind.BOUND, session.epoch, packed + session.execution_class.encode())
         self.durable_at(session.durable)
 
-    def inputs(self, first: int, rows: Rows) -> None:
-        """Rows are about to be sent. Raises JournalError: they must not be."""
-        self._add(Kind.INPUTS, first, _COUNT.pack(len(rows)) + rows.tobytes())
+    def inputs(self, first: int, rows: Rows, resets: Rows | None = None) -> None:
+        """Rows, and their resets, are about to be sent. Raises JournalError: they must not be."""
+        kind, payload = Part(first, rows, resets).as_inputs()
+        self._add(kind, first, payload)
         self._check()
 
     def outputs(self, first: int, rows: Rows) -> None:
@@ -194,10 +211,12 @@ class Journal:
             base = min([part.first - 1 for part in (*self.parts_in, *self.parts_out)], default=-1)
             records.append(encode(Kind.MOVED, self.received if base < 0 else base))
             records.append(encode(Kind.DURABLE, self.durable))
-        for kind, parts in ((Kind.INPUTS, self.parts_in), (Kind.OUTPUTS, self.parts_out)):
-            for part in parts:
-                payload = _COUNT.pack(len(part.rows)) + part.rows.tobytes()
-                records.append(encode(kind, part.first, payload))
+        for part in self.parts_in:
+            kind, payload = part.as_inputs()
+            records.append(encode(kind, part.first, payload))
+        for part in self.parts_out:
+            payload = _COUNT.pack(len(part.rows)) + part.rows.tobytes()
+            records.append(encode(Kind.OUTPUTS, part.first, payload))
         if self.session_id:
             records.append(encode(Kind.TAKEN, self.taken))
         if self.closing:
@@ -220,9 +239,10 @@ class Journal:
             self.attach_id, seed, created_at_s, self.tracked = _BOUND.unpack_from(payload)
             self.identity = seed, created_at_s
             self.execution_class = payload[_BOUND.size :].decode()
-        elif kind == Kind.INPUTS:
+        elif kind in (Kind.INPUTS, Kind.INPUTS_WITH_RESETS):
             self._cut(seq)
-            self.parts_in.append(_part(seq, payload))
+            read = _part if kind == Kind.INPUTS else _part_with_resets
+            self.parts_in.append(read(seq, payload))
             self.submitted = self.parts_in[-1].last
         elif kind == Kind.OUTPUTS:
             self.parts_out.append(_part(seq, payload))
@@ -254,7 +274,7 @@ class Journal:
         while parts and parts[-1].first >= seq:
             parts.pop()
         if parts and parts[-1].last >= seq:
-            parts[-1] = Part(parts[-1].first, parts[-1].rows[: seq - parts[-1].first])
+            parts[-1] = parts[-1].cut(parts[-1].first, seq - 1)
 
     def _prune(self) -> None:
         needed = min(self.received, self.durable) if self.tracked else self.received
@@ -262,8 +282,8 @@ class Journal:
             self.parts_in.popleft()
         if self.parts_in and self.parts_in[0].first <= needed:
             # A compacted journal begins with what is needed: `received` is told by where that is.
-            first, rows = self.parts_in[0]
-            self.parts_in[0] = Part(needed + 1, rows[needed + 1 - first :])
+            part = self.parts_in[0]
+            self.parts_in[0] = part.cut(needed + 1, part.last)
         told = min(self.taken, self.durable) if self.tracked else self.taken
         while self.parts_out and self.parts_out[0].last <= told:
             self.parts_out.popleft()
@@ -273,3 +293,9 @@ def _part(first: int, payload: bytes) -> Part:
     (steps,) = _COUNT.unpack_from(payload)
     rows = np.frombuffer(payload, np.uint8, offset=_COUNT.size)
     return Part(first, rows.reshape(steps, -1))
+
+
+def _part_with_resets(first: int, payload: bytes) -> Part:
+    (steps,) = _COUNT.unpack_from(payload)
+    data = np.frombuffer(payload, np.uint8, offset=_COUNT.size)
+    return Part(first, data[steps:].reshape(steps, -1), data[:steps])

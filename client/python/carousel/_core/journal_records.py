@@ -39,6 +39,8 @@ class Kind(IntEnum):
     """The session went on to seq without steps from here."""
     CLOSING = 9
     """The application has closed the session."""
+    INPUTS_WITH_RESETS = 10
+    """As INPUTS, with a byte of 0 or 1 for each row between their number and the rows."""
 
 
 class Record(NamedTuple):

@@ -13,6 +13,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .cursors import Cursors, StepLog
 from .lifecycle import LaneEvent, LanePhase, advance
+from .resets import NextReset
 from .tickets import BindTicket, Rows, StepTicket, UnbindTicket
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Lane:
         error: why the lane is gone.
         tickets: all that have not ended here, in order of seq.
         unsent: those of them with steps that were not sent yet.
+        next_reset: whether the next new step starts from the initial state.
         failing: the first step that was refused, and why, while earlier ones are still to be answered.
         alike: whether repeated rows are the same as those that came before.
         trouble: why it is not bound, while that may pass.
@@ -131,6 +133,7 @@ class Lane:
     log: StepLog = field(default_factory=StepLog)
     tickets: deque[StepTicket] = field(default_factory=deque)
     unsent: deque[StepTicket] = field(default_factory=deque)
+    next_reset: NextReset = field(default_factory=NextReset)
     failing: tuple[int, CarouselError] | None = None
     intake: Intake = Intake.PLAIN
     alike: Callable[[Rows, Rows], bool] | None = None

@@ -18,10 +18,11 @@ def patience_s(timeout_s: float) -> float:
 
 
 class Pieces:
-    """The inputs that are left and the outputs so far; uint8[1, steps, row bytes]."""
+    """The inputs and resets that are left and the outputs so far; uint8[1, steps, row bytes]."""
 
-    def __init__(self, inputs: Rows) -> None:
+    def __init__(self, inputs: Rows, resets: Rows | None = None) -> None:
         self.left = inputs
+        self.resets_left = resets
         self._outputs: list[Rows] = []
 
     def take(self, ticket: StepTicket) -> None:
@@ -30,6 +31,8 @@ class Pieces:
         answered = min(max(answered, 0), ticket.steps)
         self._outputs.append(ticket.outputs[:, :answered])
         self.left = self.left[:, answered:]
+        if self.resets_left is not None:
+            self.resets_left = self.resets_left[:, answered:]
 
     def outputs(self) -> Rows:
         """All of them: uint8[1, steps, row bytes]."""

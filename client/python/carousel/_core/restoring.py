@@ -10,6 +10,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from .cursors import ReceivedOutputs, SentInputs
 from .journal import Journal
 from .lane import Intake, Lane
+from .resets import wire_resets
 from .tickets import StepTicket
 
 
@@ -57,6 +58,7 @@ def restore(journal: Journal, lane: Lane) -> None:
     cursors.next_seq = journal.submitted + 1
     for part in journal.parts_in:
         block = pb.Block(handles=[lane.handle], steps=len(part.rows), inputs=part.rows.tobytes())
+        block.resets = wire_resets(part.resets)
         lane.log.inputs.append(SentInputs(part.first, part.last, 0, block))
     if journal.tracked:
         for part in journal.parts_out:

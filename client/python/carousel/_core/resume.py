@@ -13,6 +13,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .cursors import UNTRACKED
 from .lane import Intake, Lane, identity_of
+from .resets import wire_resets
 from .tickets import Rows
 
 _SAME_INSTANT_S = 0.001
@@ -77,7 +78,7 @@ def take_up(lane: Lane, session: pb.Session) -> None:
 
 
 def owed_blocks(lane: Lane, applied: int) -> list[pb.Block]:
-    """Blocks with the inputs of the steps that were sent and have not run."""
+    """Blocks with the inputs and resets of the steps that were sent and have not run."""
     sent = lane.cursors.sent
     last = sent if lane.failing is None else min(sent, lane.failing[0] - 1)
     blocks = []
@@ -87,11 +88,13 @@ def owed_blocks(lane: Lane, applied: int) -> list[pb.Block]:
             continue
         block = kept.block
         data = np.frombuffer(block.inputs, np.uint8).reshape(len(block.handles), block.steps, -1)
-        inputs = data[kept.place, begin - kept.first : end - kept.first + 1].tobytes()
-        steps = end - begin + 1
-        blocks.append(
-            pb.Block(handles=[lane.handle], first_seqs=[begin], steps=steps, inputs=inputs)
-        )
+        part = slice(begin - kept.first, end - kept.first + 1)
+        owed = pb.Block(handles=[lane.handle], first_seqs=[begin], steps=end - begin + 1)
+        owed.inputs = data[kept.place, part].tobytes()
+        if block.resets:
+            resets = np.frombuffer(block.resets, np.uint8).reshape(-1, block.steps)
+            owed.resets = wire_resets(resets[kept.place, part])
+        blocks.append(owed)
     return blocks
 
 

@@ -165,6 +165,8 @@ class Steps:
             place = ticket.places[lane.handle]
             if ticket.last_seq(place) < seq:
                 break
+            if ticket.is_marked(place, seq):
+                lane.next_reset.mark()  # it has not run, so it is still for the next step
             lane.tickets.pop()
             ticket.errors[place] = error
             ticket.error = ticket.error or error

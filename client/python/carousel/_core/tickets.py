@@ -15,6 +15,9 @@ from carousel_protos.v1 import carousel_pb2 as pb
 if TYPE_CHECKING:
     from .lane import Lane
 
+MARKED = 2
+"""In the resets of steps: `reset()` was called for the next step, and this one was it."""
+
 Rows = npt.NDArray[np.uint8]
 
 
@@ -85,6 +88,7 @@ class StepTicket(Ticket):
     Attributes:
         lanes: the sessions; none twice.
         inputs: uint8[n, steps, input row bytes].
+        resets: uint8[n, steps], not 0 for steps that start from the initial state; None for none.
         outputs: uint8[n, steps, output row bytes], filled as results come.
         first_seqs: the seq of each session's first step.
         sent_steps: how many of `steps` have been sent, in every session that has not failed.
@@ -100,6 +104,7 @@ class StepTicket(Ticket):
         output_row_bytes: int,
         timeout_s: float | None,
         places: dict[int, int] | None = None,
+        resets: Rows | None = None,
     ) -> None:
         super().__init__()
         n: int = inputs.shape[0]
@@ -107,6 +112,7 @@ class StepTicket(Ticket):
         assert n == len(lanes)
         self.lanes = lanes
         self.inputs = inputs
+        self.resets = resets
         self.timeout_s = timeout_s
         self.outputs: Rows = np.zeros((n, self.steps, output_row_bytes), np.uint8)
         self.first_seqs = [0] * n
@@ -122,6 +128,11 @@ class StepTicket(Ticket):
     def last_seq(self, place: int) -> int:
         """The seq of one session's last step."""
         return self.first_seqs[place] + self.steps - 1
+
+    def is_marked(self, place: int, seq: int) -> bool:
+        """Whether `reset()` was called for step `seq` of one session."""
+        at = seq - self.first_seqs[place]
+        return self.resets is not None and at >= 0 and self.resets[place, at] == MARKED
 
     def row_ended(self) -> bool:
         """One session is done or has failed; true if it was the last."""

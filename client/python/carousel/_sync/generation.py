@@ -19,15 +19,39 @@ from .primitives import Tokens, cancel_when_dropped
 from .services import Services
 
 
+class GenerationOutcome(NamedTuple):
+    """How far a generation has come.
+
+    Attributes:
+        applied: the session's last step, if it is known.
+        has_begun: a token has come.
+        has_finished: it came to its end by itself.
+    """
+
+    applied: int | None
+    has_begun: bool
+    has_finished: bool
+
+
 class SessionHooks(NamedTuple):
     """Calls into the session that a generation runs in.
 
-    `begins` gives the first_seq of the request. `ended` takes the session's last step, if it is known,
-    and whether the generation came to its end by itself.
+    `begins` completes the request, which is about to be sent. `ended` takes it with what became of it.
     """
 
-    begins: Callable[[], int]
-    ended: Callable[[int | None, bool], None]
+    begins: Callable[[pb.GenerateRequest], None]
+    ended: Callable[[pb.GenerateRequest, GenerationOutcome], None]
+
+
+def _complete(_request: pb.GenerateRequest) -> None:
+    """A session of the generation's own adds nothing to its request."""
+
+
+def _forget(_request: pb.GenerateRequest, _outcome: GenerationOutcome) -> None:
+    """It ends with the generation."""
+
+
+_OWN_SESSION = SessionHooks(_complete, _forget)
 
 
 class Generation(Iterator[Token]):
@@ -56,7 +80,8 @@ class Generation(Iterator[Token]):
         # It must not hold this object, or the two would keep each other alive.
         self._results: list[pb.GenerateResponse] = []
         running: list[Any] = []
-        self._tokens = _tokens(services, request, timeout_s, session, self._results, running)
+        hooks = session or _OWN_SESSION
+        self._tokens = _tokens(services, request, timeout_s, hooks, self._results, running)
         cancel_when_dropped(self, self._tokens, running, self._calls)
 
     def __iter__(self) -> Self:
@@ -100,7 +125,7 @@ def _tokens(
     services: Services,
     request: pb.GenerateRequest,
     timeout_s: float | None,
-    session: SessionHooks | None,
+    session: SessionHooks,
     results: list[pb.GenerateResponse],
     running: list[Any],
 ) -> Tokens:
@@ -108,9 +133,9 @@ def _tokens(
     calls = services.calls
     limit_s = None if timeout_s is None else calls.timeout_s(timeout_s)
     applied: int | None = None
-    finished = False
+    begun = finished = False
     try:
-        request.first_seq = session.begins() if session is not None else 0
+        session.begins(request)
         now_s = calls.monotonic()
         replay = GenerationReplay(
             request,
@@ -133,6 +158,7 @@ def _tokens(
                     if response.finish_reason:
                         results.append(response)
                         applied = response.usage.applied
+                    begun |= bool(fresh)
                     yield from fresh
             except grpc.RpcError as failure:
                 if applied is not None:  # all was received; only the status was lost
@@ -152,5 +178,4 @@ def _tokens(
                 running.clear()
             calls.sleep(delay_s)
     finally:
-        if session is not None:
-            session.ended(applied, finished)
+        session.ended(request, GenerationOutcome(applied, begun, finished))

@@ -13,13 +13,14 @@ from carousel._core.effects import Effects
 from carousel._core.lane import Lane
 from carousel._core.pieces import Pieces, patience_s
 from carousel._core.requests import Prompt, generate_request
+from carousel._core.resets import given_resets, with_marks
 from carousel._core.rows import Array, ModelRows
 from carousel._core.tickets import Rows, StepTicket, Ticket, UnbindTicket
 from carousel._error_bases import CarouselError
 from carousel.types import GenerateOptions, SessionInfo
 from carousel_protos.v1 import carousel_pb2 as pb
 
-from .generation import Generation, SessionHooks
+from .generation import Generation, GenerationOutcome, SessionHooks
 from .pending import Pending
 from .services import Services
 from .source import Feed
@@ -88,6 +89,18 @@ class Session:
         journal = self._lane.journal
         return self._lane.cursors.unread or (journal.unread if journal is not None else 0)
 
+    def reset(self) -> None:
+        """The next step starts from the session's initial state: a new episode, utterance or text.
+
+        Sends nothing by itself. The reset belongs to the step, so it happens exactly once with it. It is for
+        the next row of `step`, `steps` and `stream`, or for the next `generate`. If that fails before it has
+        run, the reset is for the one after. Until then `export`, `fork` and `detach` have the old state.
+
+        The source of a `stream` calls this just before it gives the first row of an episode.
+        """
+        self._calls.home.check()
+        self._lane.next_reset.mark()
+
     def step(self, x: Any, *, timeout_s: float | None = None) -> Array:
         """One step: x is [*row] (a float row, or one token id) and the result [*output row].
 
@@ -105,14 +118,22 @@ class Session:
         output: Array = outputs[0]
         return output
 
-    def steps(self, X: Any, *, timeout_s: float | None = None) -> Array:  # noqa: N803
+    def steps(
+        self,
+        X: Any,  # noqa: N803
+        *,
+        resets: Any = None,
+        timeout_s: float | None = None,
+    ) -> Array:
         """Consecutive steps: X is [T, *row] and the result [T, *output row].
 
-        They go in one message if they fit half a window, else in several, pipelined. For a model with a
-        tokenizer of bytes, X may be a text or bytes. Raises as `step`, and `applied` then tells which
-        steps have run.
+        `resets` is bool[T]: the steps that start from the session's initial state, see `reset`. All go in one
+        message if they fit half a window, else in several, pipelined. For a model with a tokenizer of bytes,
+        X may be a text or bytes. Raises as `step`, and `applied` then tells which steps have run.
         """
-        return self._run(self._rows.encode(X, None)[None], timeout_s)
+        inputs = self._rows.encode(X, None)[None]
+        given = given_resets(resets, inputs.shape[1])
+        return self._run(inputs, timeout_s, None if given is None else given[None])
 
     def stream(
         self,
@@ -143,7 +164,8 @@ class Session:
             block_steps,
             most_blocks,
             self._rows,
-            lambda block: self._submit(block[None], limit_s),
+            self._lane.next_reset,
+            lambda block, resets: self._submit(block[None], limit_s, resets),
         )
         try:
             while (pending := feed.next()) is not None:
@@ -239,8 +261,10 @@ class Session:
         pending: Pending[UnbindTicket] = Pending(lambda core: core.unbind(self._lane, close=close))
         self._stream.ask(pending).wait(self._calls.options.timeout_s)
 
-    def _generation_begins(self) -> int:
+    def _generation_begins(self, request: pb.GenerateRequest) -> None:
+        """Completes a request that is about to be sent."""
         firsts: list[int] = []
+        request.reset = self._lane.next_reset.take()
 
         def begin(core: AttachCore) -> tuple[None, Effects]:
             firsts.append(core.generation_begins(self._lane))
@@ -248,28 +272,37 @@ class Session:
 
         pending: Pending[Ticket] = Pending(begin)
         self._stream.ask(pending).wait(self._calls.options.timeout_s)
-        return firsts[0]
+        request.first_seq = firsts[0]
 
-    def _generated(self, applied: int | None, finished: bool) -> None:
-        pending: Pending[Ticket] = Pending(lambda core: (None, core.generated(self._lane, applied)))
+    def _generated(self, request: pb.GenerateRequest, outcome: GenerationOutcome) -> None:
+        if request.reset and not outcome.has_begun and outcome.applied is None:
+            self._lane.next_reset.mark()  # it has given nothing, so the reset is for what comes next
+        pending: Pending[Ticket] = Pending(
+            lambda core: (None, core.generated(self._lane, outcome.applied))
+        )
         self._stream.tell(pending.tell)
-        if finished:  # else it may be the garbage collector that calls, which must not wait
+        if (
+            outcome.has_finished
+        ):  # else it may be the garbage collector that calls, which must not wait
             pending.wait(self._calls.options.timeout_s)
 
-    def _submit(self, inputs: Rows, timeout_s: float) -> Pending[StepTicket]:
+    def _submit(self, inputs: Rows, timeout_s: float, resets: Rows | None) -> Pending[StepTicket]:
         row_bytes = self._rows.outputs.row_bytes
 
         def submit(core: AttachCore) -> tuple[StepTicket, Effects]:
             self._taken(core)
-            return core.submit([self._lane], inputs, row_bytes, timeout_s)
+            lanes = [self._lane]
+            return core.submit(lanes, inputs, row_bytes, timeout_s, resets=resets)
 
         return self._stream.ask(Pending(submit))
 
-    def _run(self, inputs: Rows, timeout_s: float | None) -> Array:
-        pieces = Pieces(inputs)
+    def _run(self, inputs: Rows, timeout_s: float | None, resets: Rows | None = None) -> Array:
+        pieces, next_reset = Pieces(inputs, resets), self._lane.next_reset
 
         def attempt(left_s: float) -> int:
-            pending = self._submit(pieces.left, left_s)
+            left = pieces.left
+            marked = with_marks(pieces.resets_left, [next_reset.take()], left.shape[1])
+            pending = self._submit(left, left_s, marked)
             try:
                 ticket = pending.wait(patience_s(left_s))
                 assert ticket is not None

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
+from carousel._core.resets import NextReset, block_resets
 from carousel._core.rows import ModelRows
 from carousel._core.tickets import Rows, StepTicket
 
 from .pending import Pending
 
-Submit = Callable[[Rows], Pending[StepTicket]]
+Submit = Callable[[Rows, Rows | None], Pending[StepTicket]]
 
 
 class Feed:
@@ -24,12 +25,15 @@ class Feed:
         block_steps: int,
         most_blocks: int,
         model: ModelRows,
+        next_reset: NextReset,
         submit: Submit,
     ) -> None:
+        """The source marks `next_reset` before a row that starts from the initial state."""
         self._rows = iter(rows)
         self._block_steps = block_steps
         self._most_blocks = most_blocks
         self._model = model
+        self._next_reset = next_reset
         self._submit = submit
         self._sent: deque[Pending[StepTicket]] = deque()
         self._error: Exception | None = None
@@ -57,13 +61,16 @@ class Feed:
     def _take(self) -> None:
         """Submits the next block; a shorter one at the end or before a fault."""
         taken: list[Any] = []
+        marks: list[bool] = []
         try:
             for row in islice(self._rows, self._block_steps):
-                taken.append(row)  # noqa: PERF402 - those before an error are to be sent
+                taken.append(row)
+                marks.append(self._next_reset.take())
         except Exception as error:  # noqa: BLE001 - it is raised when their outputs have been given
             self._error = error
         block, refused = self._model.encode_block(taken) if taken else (None, None)
         self._error = refused or self._error
         self._ended = not taken or self._error is not None
+        resets = block_resets(marks, 0 if block is None else len(block), self._next_reset)
         if block is not None:
-            self._sent.append(self._submit(block))
+            self._sent.append(self._submit(block, resets))

@@ -22,11 +22,19 @@ class RowWriter:
         self._json = options.output is Output.JSON
         self._labels = tuple(labels)
         self._seq = 0
+        # Numbers of rows after which a line of CSV stays empty.
+        self._parts: set[int] = set()
+
+    def part_after(self, rows: int) -> None:
+        """Rows after so many are another part. In CSV an empty line stands between."""
+        self._parts.add(rows)
 
     def write(self, row: Any) -> None:
         """Writes one row: an array of one field, or a record of several."""
         fields = as_fields(row)
         label = self._label(fields)
+        is_part = self._seq in self._parts
+        self._parts.discard(self._seq)
         self._seq += 1
         if self._json:
             extra = {} if label is None else {"label": label}
@@ -36,6 +44,8 @@ class RowWriter:
         named = [] if label is None else [("label", printable(label, kept=""))]
         if self._seq == 1:
             print_line(",".join(["seq", *(name for name, _ in [*flat, *named])]))
+        elif is_part:
+            print_line("")
         cells = (
             f"{value:.7g}" if isinstance(value, float) else str(value)
             for _, value in [*flat, *named]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -52,7 +52,17 @@ def not_text(source: str, where: str = "") -> CliError:
     return usage_error(f"{name} is not UTF-8 text{where}", "convert it, as with iconv -t utf-8")
 
 
-def parsed(lines: Iterable[str], width: int) -> Iterator[tuple[int, list[float]]]:
+OnBlank = Callable[[int], None]
+"""Called for an empty line, with how many rows came before it."""
+
+
+def ignored(_rows: int) -> None:
+    """An empty line means nothing."""
+
+
+def parsed(
+    lines: Iterable[str], width: int, on_blank: OnBlank = ignored
+) -> Iterator[tuple[int, list[float]]]:
     """Lines as `width` numbers, by line number. A first line without numbers is a header, and is skipped.
 
     Raises:
@@ -62,6 +72,7 @@ def parsed(lines: Iterable[str], width: int) -> Iterator[tuple[int, list[float]]
     rows = 0
     for number, cells in records(lines):
         if not cells:
+            on_blank(rows)
             continue
         row = [as_float(cell) for cell in cells]
         if number == 1 and all(value is None for value in row):
@@ -72,8 +83,8 @@ def parsed(lines: Iterable[str], width: int) -> Iterator[tuple[int, list[float]]
                 "give each row that many numbers, separated by commas",
             )
         values = (checked(value, cell, number) for value, cell in zip(row, cells, strict=True))
-        yield number, list(values)
         rows += 1
+        yield number, list(values)
     if not rows:
         raise usage_error(
             "there is no row of numbers in the input", "a sequence has at least one step"
@@ -106,7 +117,9 @@ def counted(cells: int) -> str:
     return "1 cell" if cells == 1 else f"{cells} cells"
 
 
-def inputs(lines: Iterable[str], model: carousel.ModelInfo) -> Iterator[Any]:
+def inputs(
+    lines: Iterable[str], model: carousel.ModelInfo, on_blank: OnBlank = ignored
+) -> Iterator[Any]:
     """Rows in the model's shape: a token id, or a (nested) row of floats.
 
     Raises:
@@ -116,7 +129,7 @@ def inputs(lines: Iterable[str], model: carousel.ModelInfo) -> Iterator[Any]:
 
     spec = model.input
     most = float(np.finfo(np.float32).max)
-    for number, row in parsed(lines, math.prod(spec.shape)):
+    for number, row in parsed(lines, math.prod(spec.shape), on_blank):
         for value in row:
             if spec.dtype == "<f4":
                 check_float(value, number, most)

@@ -145,6 +145,9 @@ class FakeStream:
 
     def _block(self, block: pb.Block) -> None:
         rows = np.frombuffer(block.inputs, np.uint8).reshape(len(block.handles), block.steps, -1)
+        resets = np.zeros(rows.shape[:2], np.uint8)
+        if block.resets:
+            resets = np.frombuffer(block.resets, np.uint8).reshape(rows.shape[:2])
         for place, (handle, first) in enumerate(zip(block.handles, block.first_seqs, strict=True)):
             session = self.bound.get(handle)
             try:
@@ -153,7 +156,8 @@ class FakeStream:
                 if block.acks:
                     session.acknowledge(block.acks[place])
                 self._injections.check("Step")
-                session.steps(first, [row.tobytes() for row in rows[place]])
+                of_steps = resets[place].tolist()
+                session.steps(first, [row.tobytes() for row in rows[place]], of_steps)
             except Refusal as refusal:
                 self.refuse(handle, refusal, first)
                 continue

@@ -135,7 +135,7 @@ class FakeServices(
         data = request.inputs
         rows = [data[i : i + row_bytes] for i in range(0, len(data), row_bytes)]
         first = request.first_seq
-        session.steps(first, rows)
+        session.steps(first, rows, request.resets)
         if session.stored is not None:
             session.commit()
         outputs = session.kept(first, first + len(rows) - 1)
@@ -263,6 +263,10 @@ def _generate(
     prompt = list(request.text.encode()) if has_text else list(request.tokens.ids)
     codec, out = model.codecs()
     greedy = request.sampling.HasField("temperature") and request.sampling.temperature == 0
+    if request.reset:
+        if not prompt:
+            raise Refusal("FIELD_INVALID")
+        session.start_over()
     todo = prompt or session.drawn
     if not todo:
         raise Refusal("SEQUENCE_TOO_LONG")

@@ -19,7 +19,7 @@ from .model import FakeModel
 from .refusals import Refusal
 
 STORED = (
-    "state", "applied", "ack", "attach_id", "drawn", "unfinished", "begun", "inputs", "outputs",
+    "state", "applied", "ack", "attach_id", "drawn", "unfinished", "begun", "inputs", "outputs", "resets",
 )  # fmt: skip
 """Names of the facts that the store has of a session."""
 
@@ -60,6 +60,7 @@ class FakeSession:
     begun: tuple[bytes, dict[str, Any]] | None = None
     inputs: dict[int, bytes] = field(default_factory=dict)
     outputs: dict[int, bytes] = field(default_factory=dict)
+    resets: dict[int, bool] = field(default_factory=dict)
     stored: dict[str, Any] | None = None
     created_at_ns: int = field(default_factory=time.time_ns)
 
@@ -134,14 +135,19 @@ class FakeSession:
         return message
 
     def acknowledge(self, ack: int) -> None:
-        """Forgets inputs and outputs up to step `ack`."""
+        """Forgets inputs, resets and outputs up to step `ack`."""
         self.ack = max(self.ack, min(ack, self.visible))
-        for kept in (self.inputs, self.outputs):
+        for kept in (self.inputs, self.outputs, self.resets):
             for seq in [seq for seq in kept if seq <= self.ack]:
                 del kept[seq]
 
-    def steps(self, first: int, rows: list[bytes]) -> None:
-        """Runs the steps that are new. Repeated steps must have the bytes from before.
+    def start_over(self) -> None:
+        """Goes back to the initial state, with the next step."""
+        self.state = copy.deepcopy(self.model.initial)
+        self.drawn, self.unfinished = [], b""
+
+    def steps(self, first: int, rows: list[bytes], resets: Sequence[int] = ()) -> None:
+        """Runs the steps that are new. Repeated steps must have the bytes and resets from before.
 
         Raises:
             Refusal: by the rules of the protocol; no step of the call has run.
@@ -154,12 +160,15 @@ class FakeSession:
             raise Refusal("WINDOW_EXCEEDED", retry_after_s=0.01)
         self._check(rows)
         for seq, row in enumerate(rows, first):
-            if self.inputs.get(seq, row) != row:
+            reset = bool(resets) and bool(resets[seq - first])
+            if self.inputs.get(seq, row) != row or self.resets.get(seq, reset) != reset:
                 raise Refusal("SEQUENCE_REUSED")
             if seq == self.applied + 1:
+                if reset:
+                    self.start_over()
                 codec, _ = self.model.codecs()
                 self.outputs[seq], self.state = self.model.run(codec.decode(row, 1), self.state)
-                self.inputs[seq] = row
+                self.inputs[seq], self.resets[seq] = row, reset
                 self.applied = seq
 
     def kept(self, first: int, last: int) -> bytes:

@@ -16,7 +16,7 @@ from carousel.cli.exits import CliError, usage_error
 from carousel.cli.options import Options, command
 from carousel.cli.printing import note
 from carousel.cli.results import RowWriter
-from carousel.cli.rows import inputs, opened
+from carousel.cli.rows import ignored, inputs, opened
 
 if TYPE_CHECKING:
     import carousel
@@ -35,6 +35,12 @@ def register(app: typer.Typer) -> None:
         ] = "-",
         session: Annotated[str | None, typer.Option(help="Continue in this open session.")] = None,
         keep: Annotated[bool, typer.Option("--keep", help="Leave the session open.")] = False,
+        reset_on_blank: Annotated[
+            bool,
+            typer.Option(
+                "--reset-on-blank", help="After an empty line, start again from the initial state."
+            ),
+        ] = False,
     ) -> None:
         """Stream rows of CSV through a session and print each output row at once.
 
@@ -47,7 +53,13 @@ def register(app: typer.Typer) -> None:
             writer = RowWriter(options, info.labels)
             with session_for(client, model, session, keep) as bound:
                 ahead = 1 if source == "-" and is_live() else None
-                for row in bound.stream(inputs(lines, info), ahead=ahead):
+
+                def start_over(rows: int) -> None:
+                    bound.reset()
+                    writer.part_after(rows)
+
+                rows = inputs(lines, info, start_over if reset_on_blank else ignored)
+                for row in bound.stream(rows, ahead=ahead):
                     writer.write(row)
 
 
