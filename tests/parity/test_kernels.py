@@ -363,13 +363,12 @@ def test_rows_are_scattered(kernel: Kernel, dtype: torch.dtype, shape: tuple[int
         assert torch.equal(target, wanted)
 
 
-@pytest.mark.parametrize("options", [{}, {"peepholes": True}], ids=str)
-@pytest.mark.parametrize("cell", [*OTHERS, "lstm"])
+@pytest.mark.parametrize(
+    ("cell", "options"), [*((cell, {}) for cell in OTHERS), ("lstm", {"peepholes": True})]
+)
 def test_layers_without_native_code_run_between_native_ones(
     kernel: Kernel, cell: Any, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (cell == "lstm") is not bool(options):
-        pytest.skip("peepholes are an option of the lstm")
     multiplied: list[list[int]] = []
     linear = type(kernel).linear
 

@@ -105,7 +105,8 @@ def mlstm(sums: Tensor, state: State, w: MlstmWeights) -> tuple[Tensor, State]:
     """C ← f·C + i·v kᵀ;  n ← f·n + i·k;  h = σ(õ)∘C q / max(|n·q|, exp(−m)), for each head.
 
     q, k, v, õ are W·x + b with k divided by √d. i = exp(ĩ) and f = σ(f̃) are numbers. Blocks are q, k, v, o,
-    then i and f of all heads. m ← max(log f + m, ĩ), and i and f are divided by exp of its change.
+    then i and f of all heads. m ← max(log f + m, ĩ), and i and f are divided by exp of its change. The
+    package xlstm adds 10⁻⁶ to the denominator, which the paper does not have.
     """
     c, n, m = state
     p = _Parts.of(sums, w.heads)
