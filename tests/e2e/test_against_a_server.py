@@ -262,3 +262,38 @@ def test_nobody_at_the_address_is_exit_code_3():
     done = carousel("health", "--server", "127.0.0.1:1")
     assert done.returncode == 3
     assert "no server answers at 127.0.0.1:1" in done.stderr
+
+
+def test_bench_measures_paced_streams_and_leaves_no_session(run, client):
+    before = [session.id for session in client.sessions()]
+    words = (
+        "bench",
+        LSTM,
+        "--paced",
+        "20",
+        "--streams",
+        "4",
+        "--together",
+        "2",
+        "--seconds",
+        "0.5",
+    )
+    record = json.loads(succeeded(run(*words, "--deadline-ms", "30000", "-o", "json")))
+    assert (record["steps"], record["missed"], record["errors"]) == (40, 0, {})
+    assert 0 < record["p50_ms"] <= record["p99_ms"] <= record["max_ms"]
+    assert "p99 ms" in succeeded(run(*words))
+    assert [session.id for session in client.sessions()] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (("bench", LSTM, "--most"), "add --paced HZ"),
+        (("bench", LSTM, "--paced", "0"), "--paced 31.25"),
+        (("bench", BILSTM, "--paced", "5"), "choose a causal model"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_measure(run, words, fix):
+    done = run(*words)
+    assert done.returncode in (2, 4)
+    assert fix in done.stderr

@@ -12,6 +12,7 @@ import typer
 from carousel._version import __version__
 
 from .commands import (
+    bench,
     compare,
     config,
     demo,
@@ -59,7 +60,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    serve, demo, generate, stream, infer, sessions, store, models, compare, health, config, version_command
+    serve, demo, generate, stream, infer, bench, sessions, store, models, compare, health, config,
+    version_command,
 ):  # fmt: skip
     module.register(app)
 
