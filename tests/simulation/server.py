@@ -22,6 +22,7 @@ from carousel_server.wire.messages import parse
 from carousel_server.wire.options import WireOptions
 from carousel_server.wire.outbox import Outbox
 from carousel_server.wire.stream import Stream
+from carousel_server.wire.submissions import Submissions
 
 from .calls import ServerCall
 from .evictions import watch_evictions
@@ -56,12 +57,23 @@ class Loop:
         # How late it is at most: other work may keep it busy.
         self._late_s = world.rng.choice((0.002, 0.01, 0.05))
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._next: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
         """As asyncio's."""
         if not self._calls:
             self._world.call(self._world.rng.random() * self._late_s, self._life, self._run)
         self._calls.append((callback, args))
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """As asyncio's: before the loop does anything else than it does now."""
+        self._next.append((callback, args))
+
+    def turn(self) -> None:
+        """What is due at the end of an event."""
+        due, self._next = self._next, []
+        for callback, args in due:
+            callback(*args)
 
     def _run(self) -> None:
         for _ in range(len(self._calls)):
@@ -91,7 +103,7 @@ class ServerEnd:
         self.connection = connection
         self._outbox = Outbox(OPTIONS.max_message_bytes, OPTIONS.max_unsent_bytes)
         self.stream = Stream(
-            process.loop,  # type: ignore[arg-type]
+            process.submissions,
             self._outbox,
             process.gate.metrics,
             process.catalog,
@@ -159,6 +171,7 @@ class Process:
         self._faulty = FaultyStore(replica.storage, replica.name, LEASE_TTL_S)
         self.store = TurnedStore(self._faulty, world, self._wake_store)
         self.loop = Loop(world, self.life)
+        self.submissions = Submissions(self.loop)  # type: ignore[arg-type]
         directory = Directory()
         self.engine = Engine(
             replica.model,
@@ -249,6 +262,7 @@ class Process:
 
     def _after_event(self) -> None:
         """What the process's threads see of an event that has just happened."""
+        self.loop.turn()
         if len(self.engine._inbox) and not self._stopped:
             self._schedule_tick(self.world.rng.random() * self._tick_s)
         if self.ends:

@@ -108,6 +108,13 @@ class FakeEngine:
         else:
             self._run(command)
 
+    def submit_steps(self, blocks: Sequence[ports.StepBlock]) -> None:
+        for block in blocks:
+            try:
+                self.submit(block)
+            except CarouselError as error:
+                block.refuse(error)
+
     async def encode_text(self, text: str) -> Int64s:
         if not self.model.tokenizer:
             raise CarouselError("TEXT_UNAVAILABLE", "no tokenizer here")

@@ -304,6 +304,9 @@ class EnginePort(Protocol):
             CarouselError: QUEUE_FULL (never for an Ack), MODEL_UNHEALTHY or DRAINING; nothing was taken.
         """
 
+    def submit_steps(self, blocks: Sequence[StepBlock]) -> None:
+        """Puts blocks into the inbox together, from any thread. The sink of a refused one gets the error."""
+
     async def encode_text(self, text: str) -> Int64s:
         """Token ids of a text, int64[n]; a long one holds up no other call.
 
@@ -318,7 +321,7 @@ class EnginePort(Protocol):
 @overload
 def ask(engine: EnginePort, command: WithReply[T]) -> Future[T]: ...
 @overload
-def ask(engine: EnginePort, command: StepBlock | Replay | Generate | WithoutReply) -> None: ...
+def ask(engine: EnginePort, command: Replay | Generate | WithoutReply) -> None: ...
 def ask(engine: EnginePort, command: Any) -> Future[Any] | None:
     """Submits a command; returns its future. Never raises: a refusal, or a defect, is its answer."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from carousel_server.core.context import Context, NoStore
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.metering import EngineMetrics
-from carousel_server.core.ports import Ack, Command, Generate, Infer
+from carousel_server.core.ports import Ack, Command, Generate, Infer, StepBlock
 from carousel_server.core.quotas import Quota, Quotas
 from carousel_server.core.sinks import current_tick
 from carousel_server.core.store import StorePort
@@ -154,9 +154,7 @@ class Engine:
     def submit(self, command: Command) -> None:
         """Puts a command into the inbox; see `EnginePort.submit`."""
         if self._stuck and not isinstance(command, Ack):  # it is not sent again
-            raise CarouselError(
-                "MODEL_UNHEALTHY", f"model {self._context.model.name!r} does not move"
-            )
+            raise self._does_not_move()
         if isinstance(command, Generate) and isinstance(command.spec.prompt, str):
             tokenizer = tokenizer_of(self._loaded, self._context.model)
             ids, opening = tokenizer.encode_prompt(command.spec.prompt)
@@ -166,6 +164,19 @@ class Engine:
             self._submit_sequence(command)
         else:
             self._inbox.put(command)
+
+    def submit_steps(self, blocks: Sequence[StepBlock]) -> None:
+        """Puts blocks into the inbox together; see `EnginePort.submit_steps`."""
+        if self._stuck:
+            refused = [(block, self._does_not_move()) for block in blocks]
+        else:
+            refused = self._inbox.put_all(blocks)
+        for block, error in refused:
+            block.refuse(error)
+
+    def _does_not_move(self) -> CarouselError:
+        message = f"model {self._context.model.name!r} does not move"
+        return CarouselError("MODEL_UNHEALTHY", message)
 
     def _submit_sequence(self, call: Infer) -> None:
         """Counts the steps of a whole sequence until it is answered."""

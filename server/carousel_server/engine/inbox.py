@@ -6,8 +6,8 @@ import math
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Callable, Sequence
+from typing import TypeVar, assert_never
 
 import numpy as np
 
@@ -53,6 +53,8 @@ _MOST_ROWS_OF_SEVERAL = 1024
 
 # Stands for tenants without a session in this engine, and for the store's answers.
 _NOBODY = -1
+
+C = TypeVar("C", bound=Command)
 
 Arrived = tuple[Command, float]
 """A command, and when it came."""
@@ -102,29 +104,36 @@ class Inbox:
         Raises:
             CarouselError: QUEUE_FULL, QUOTA_EXCEEDED, or what the inbox was closed with.
         """
-        size, many = _payload_bytes(command), False
+        for _, error in self.put_all([command]):
+            raise error
+
+    def put_all(self, commands: Sequence[C]) -> list[tuple[C, CarouselError]]:
+        """Adds commands that came together, each as `put`. Returns those that are refused, and why."""
+        refused: list[tuple[C, CarouselError]] = []
+        many: set[str] = set()
+        now = time.monotonic()
         with self._ready:
-            if self._closed is not None:
-                raise self._closed
-            if not isinstance(command, _ALWAYS_TAKEN):
-                try:
-                    self._check_room(command, size)
-                except CarouselError:
-                    if self._keeps_only_acks(command):
-                        return
-                    raise
-            if self._shared:
-                self._command_shares.take(_tenant_of(command))
-                self._byte_shares.take(_tenant_of(command), size)
-            self._commands.append((command, time.monotonic()))
-            self._count += 1
-            self._bytes += size
-            if isinstance(command, StepBlock):
-                self._steps[command.tenant] += len(command.refs) * command.steps
-                many = self._steps[command.tenant] > self._enough_steps
+            for command in commands:
+                size = _payload_bytes(command)
+                error = self._refusal(command, size)
+                if error is None:
+                    if self._shared:
+                        self._command_shares.take(_tenant_of(command))
+                        self._byte_shares.take(_tenant_of(command), size)
+                    self._commands.append((command, now))
+                    self._count += 1
+                    self._bytes += size
+                    if isinstance(command, StepBlock):
+                        self._steps[command.tenant] += len(command.refs) * command.steps
+                        if self._steps[command.tenant] > self._enough_steps:
+                            many.add(command.tenant)
+                elif self._closed is not None or not self._keeps_only_acks(command):
+                    refused.append((command, error))
             self._ready.notify()
-        if many and self._report is not None:
-            self._report(_tenant_of(command))
+        if self._report is not None:
+            for tenant in many:
+                self._report(tenant)
+        return refused
 
     def drain(self) -> list[Arrived]:
         """Takes what one tick runs: at least one command of each tenant that has any.
@@ -216,26 +225,31 @@ class Inbox:
         """Keeps the acks of what finds no room; True if that is all there is."""
         if isinstance(command, Ack | StepBlock):
             self._late_acks.add(command)
-            self._ready.notify()
         return isinstance(command, Ack)
 
-    def _check_room(self, command: Command, size: int) -> None:
+    def _refusal(self, command: Command, size: int) -> CarouselError | None:
+        """Why a command is not taken, or None."""
+        if self._closed is not None:
+            return self._closed
+        if isinstance(command, _ALWAYS_TAKEN):
+            return None
         if self._count >= self._most_commands or self._bytes + size > self._most_bytes:
-            raise CarouselError(
+            return CarouselError(
                 "QUEUE_FULL",
                 f"{self._count} commands with {self._bytes} bytes are waiting",
                 retry_after_s=self._retry_after_s,
             )
         tenant = _tenant_of(command) if self._shared else ""
         if not tenant:  # it is about a session of its caller's, of which there are so many
-            return
+            return None
         for shares, amount, what in (
             (self._command_shares, 1, "commands waiting"),
             (self._byte_shares, size, "bytes of commands waiting"),
         ):
             if not shares.fits(tenant, amount):
                 limit = shares.limit(tenant)
-                raise quota_exceeded(tenant, Quota.SHARE, what, limit, self._retry_after_s)
+                return quota_exceeded(tenant, Quota.SHARE, what, limit, self._retry_after_s)
+        return None
 
     def __len__(self) -> int:
         """Number of commands waiting."""

@@ -78,8 +78,8 @@ class Back:
     def take(self, message: Message) -> None:
         """Takes a message of the front end."""
         kind, *rest = message
-        if kind == "block":
-            self._block(*rest)
+        if kind == "blocks":
+            self._blocks(*rest)
         elif kind == "command":
             self._command(*rest)
         elif kind == "ask":
@@ -123,8 +123,10 @@ class Back:
 
     # -- commands
 
-    def _block(self, index: int, sink: int, values: Sequence[Any]) -> None:
-        ask(self._engines[index], make_block(self._sink(sink, StepBlock.__name__), values))
+    def _blocks(self, index: int, sent: Sequence[tuple[int, Sequence[Any]]]) -> None:
+        name = StepBlock.__name__
+        blocks = [make_block(self._sink(number, name), values) for number, values in sent]
+        self._engines[index].submit_steps(blocks)
 
     def _command(self, index: int, sink: int, reply: int, name: str, values: Sequence[Any]) -> None:
         command = make_command(name, values, self._sink(sink, name) if sink else None)

@@ -224,22 +224,44 @@ class FarEngine:
 
     def submit(self, command: Command) -> None:
         """Sends a command; see `EnginePort.submit`. Other refusals than QUEUE_FULL come as answers."""
-        front = self._front
-        if isinstance(command, Ack | StepBlock) and front.pipe.crowded:
+        if isinstance(command, StepBlock):
+            self._check_room([command])
+            self._post_blocks([command])
+        elif not isinstance(command, Ack):
+            self._check_room([])
+            self._post(command)
+        elif self._front.pipe.crowded:
             self._late_acks.add(command)
-            if isinstance(command, Ack):
-                return
-        front.refuse_if_crowded()
+        else:
+            self._check_room([])
+            self._post(command)
+
+    def submit_steps(self, blocks: Sequence[StepBlock]) -> None:
+        """Sends blocks in one message; see `EnginePort.submit_steps`."""
+        try:
+            self._check_room(blocks)
+        except CarouselError as error:
+            for block in blocks:
+                block.refuse(error)
+        else:
+            self._post_blocks(blocks)
+
+    def _check_room(self, blocks: Sequence[StepBlock]) -> None:
+        """Sends the acks that came late, or raises and keeps those of the blocks that are refused."""
+        if self._front.pipe.crowded:
+            for block in blocks:
+                self._late_acks.add(block)
+        self._front.refuse_if_crowded()
         for ack in self._late_acks.take():
             self._post(ack)
-        self._post(command)
+
+    def _post_blocks(self, blocks: Sequence[StepBlock]) -> None:
+        number = self._front.number_of_sink
+        sent = [(number(block.sink), block_fields(block)) for block in blocks]
+        self._front.pipe.post("blocks", self.index, sent)
 
     def _post(self, command: Command) -> None:
         front = self._front
-        if isinstance(command, StepBlock):
-            sink = front.number_of_sink(command.sink)
-            front.pipe.post("block", self.index, sink, block_fields(command))
-            return
         owner, reply = getattr(command, "sink", None), getattr(command, "reply", None)
         front.pipe.post(
             "command", self.index,

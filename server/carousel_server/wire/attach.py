@@ -27,6 +27,7 @@ from .places import find_engine
 from .seat import Claim, State
 from .sessions import open_spec
 from .stream import Stream
+from .submissions import Submissions
 from .tenants import counted_stream, message_turn
 
 _MAX_HANDLE = (1 << 32) - 1
@@ -45,6 +46,8 @@ class Attach:
         self._catalog = catalog
         self._options = options
         self._gate = gate
+        # Made by the first call, since they belong to a loop.
+        self._submissions: Submissions | None = None
 
     async def attach(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Attach. When the stream ends, however it ends, its sessions are unbound and live on.
@@ -54,8 +57,8 @@ class Attach:
         options = self._options
         outbox = Outbox(options.max_message_bytes, options.max_unsent_bytes)
         tenant = current_call().tenant
-        loop = asyncio.get_running_loop()
-        stream = Stream(loop, outbox, self._gate.metrics, self._catalog, tenant)
+        self._submissions = self._submissions or Submissions(asyncio.get_running_loop())
+        stream = Stream(self._submissions, outbox, self._gate.metrics, self._catalog, tenant)
         async with counted_stream(self._gate.quotas, tenant):
             with self._gate.admit(stream, tenant):
                 await self._converse(stream, requests, context)

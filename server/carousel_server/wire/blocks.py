@@ -10,7 +10,7 @@ import numpy as np
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import NO_DEADLINE, StepBlock, ask
+from carousel_server.core.ports import NO_DEADLINE, StepBlock
 from carousel_server.core.types import ModelView
 
 from .errors import invalid
@@ -52,7 +52,8 @@ class Blocks:
             engine = engines[0]
             if engine is not None and engines.count(engine) == len(engines):
                 sent = block.inputs, block.resets
-                ask(engine, self._checked(engine.model, block, seats, firsts, acks, *sent))
+                of_engine = self._checked(engine.model, block, seats, firsts, acks, *sent)
+                self._seats.submissions.add(engine, of_engine)
             else:
                 self._submit_apart(block, seats, firsts, acks)
         except CarouselError as error:
@@ -143,7 +144,8 @@ class Blocks:
                 rows[bound].tobytes(),
                 resets[bound].tobytes(),
             )
-            ask(engine, self._checked(engine.model, block, *of_bound))
+            of_engine = self._checked(engine.model, block, *of_bound)
+            self._seats.submissions.add(engine, of_engine)
 
     def _refuse(
         self, handles: Sequence[int], first_seqs: Sequence[int], error: CarouselError

@@ -17,7 +17,7 @@ NO_TAG = 0
 """The tag of a seat whose session sends nothing."""
 
 NO_SEAT = 0
-"""The seat of a session that a door does not hold."""
+"""Never taken. It stands for a session that a door does not hold."""
 
 Tick = tuple[float, float]
 """When a tick began, and when it sent its outputs; monotonic seconds."""

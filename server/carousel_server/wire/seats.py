@@ -9,7 +9,6 @@ So a result for an earlier owner of a seat is told from one for the present owne
 
 from __future__ import annotations
 
-import asyncio
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,6 +37,7 @@ from carousel_server.core.types import Bytes2D, Int64s, ModelView, SessionRef, S
 from .places import close_for_good
 from .replies import call_on, error_of
 from .seat import NO_TAG, Claim, Door, Event, O, State, Tick, advance, not_fetched, went_back
+from .submissions import Submissions
 
 _SEAT_BITS = 32
 _SEAT_MASK = (1 << _SEAT_BITS) - 1
@@ -50,16 +50,15 @@ class Seats(Generic[O]):
     Attributes:
         state, owner, tag: of each seat, by its number.
         engine, ref: where its session is; None while it is not BOUND.
+        submissions: steps on their way to the engines.
         tick: when the tick of the outputs that the door gets now began, and when it sent them.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, catalog: CatalogPort, door: Door[O]
-    ) -> None:
-        self._loop = loop
+    def __init__(self, submissions: Submissions, catalog: CatalogPort, door: Door[O]) -> None:
+        self.submissions = submissions
+        self._loop = submissions.loop
         self._catalog = catalog
         self._door: Door[O] = weakref.proxy(door)  # the door holds its seats
-        # Seat 0 is never taken. It stands for a session that no one holds.
         self.state: list[State] = [State.LEFT]
         self.owner: list[Any] = [None]
         self.tag: list[int] = [NO_TAG]
@@ -67,8 +66,6 @@ class Seats(Generic[O]):
         self.ref: list[SessionRef] = [_NO_ROW]
         self.claim: list[Claim | None] = [None]
         self._free: list[int] = []
-        # True once a seat was given back: from then on results may come for former owners.
-        self._has_former = False
         self.tick: Tick = (0.0, 0.0)
         self._bindings = 0
         self._shut = False
@@ -107,14 +104,16 @@ class Seats(Generic[O]):
 
     def _outputs(self, tags: Int64s, firsts: Int64s, steps: int, rows: Bytes2D, tick: Tick) -> None:
         self.tick = tick
-        seqs, seats, owner = firsts.tolist(), (tags & _SEAT_MASK).tolist(), self.owner
-        if self._has_former:
-            tag_of = self.tag
-            mine = [tag_of[seat] == tag for seat, tag in zip(seats, tags.tolist(), strict=True)]
-            if not all(mine):
-                seqs = [seq for seq, own in zip(seqs, mine, strict=True) if own]
-                seats = [seat for seat, own in zip(seats, mine, strict=True) if own]
-                rows = rows[mine]
+        seqs, seats, owner, tag_of = (
+            firsts.tolist(),
+            (tags & _SEAT_MASK).tolist(),
+            self.owner,
+            self.tag,
+        )
+        known = tags.tolist()
+        if [tag_of[seat] for seat in seats] != known:  # some are for former owners
+            mine = [i for i, seat in enumerate(seats) if tag_of[seat] == known[i]]
+            seqs, seats, rows = [seqs[i] for i in mine], [seats[i] for i in mine], rows[mine]
         if seats:
             self._door.outputs([owner[seat] for seat in seats], seqs, steps, rows)
 
@@ -181,6 +180,7 @@ class Seats(Generic[O]):
 
     def find(self, seat: int) -> None:
         """Finds the session of a seat and binds it, again if it leaves its row in between."""
+        self.submissions.flush()
         claim = self._claim(seat)
         self._bindings += 1
         claim.tag = tag = self._bindings << _SEAT_BITS | seat
@@ -293,7 +293,7 @@ class Seats(Generic[O]):
         """Sends a block of one row, or keeps it until its session is back from the store."""
         if (engine := self.engine[seat]) is not None:
             block.tags, block.refs = [self.tag[seat]], [self.ref[seat]]
-            ask(engine, block)
+            self.submissions.add(engine, block)
             return
         claim = self._claim(seat)
         claim.ack = max(claim.ack, *block.acks, 0)
@@ -316,12 +316,12 @@ class Seats(Generic[O]):
                 upto.append(ack)
         for engine, (refs, upto) in by_engine.items():
             # A server that stops may refuse it. The next Bound tells the client what is known.
-            ask(engine, Ack(self, refs, upto))
+            self.submissions.ask(engine, Ack(self, refs, upto))
 
     def replay(self, seat: int) -> None:
         """Asks for the kept outputs."""
         if (engine := self.engine[seat]) is not None:
-            ask(engine, Replay(self.ref[seat], self, self.tag[seat]))
+            self.submissions.ask(engine, Replay(self.ref[seat], self, self.tag[seat]))
         else:
             self._claim(seat).replay = True
             self._fetch(seat)
@@ -345,15 +345,16 @@ class Seats(Generic[O]):
         if self.state[seat] is State.WANTED:
             claim.closing = close
         elif close:
+            self.submissions.flush()
             self._advance(seat, Event.CLOSE)
             self.tag[seat], self.engine[seat] = NO_TAG, None
-            claim.tag, self._has_former = NO_TAG, True  # what is being fetched has no reader
+            claim.tag = NO_TAG  # what is being fetched has no reader
             place = None if engine is None else (engine, ref)
             closed = close_for_good(self._catalog, claim.key, place)
             call_on(self._loop, closed, partial(self._closed, seat))
         else:
             if engine is not None:
-                ask(engine, Unbind(ref, self, self.tag[seat]))
+                self.submissions.ask(engine, Unbind(ref, self, self.tag[seat]))
             self._leave(seat, Event.RELEASE, None)
 
     def _closed(self, seat: int, reply: Future[None]) -> None:
@@ -362,10 +363,10 @@ class Seats(Generic[O]):
 
     def shut(self) -> None:
         """Unbinds all sessions; they live on. Bindings in flight are undone when they arrive."""
-        self._shut = self._has_former = True
+        self._shut = True
         for seat, engine in enumerate(self.engine):
             if engine is not None:
-                ask(engine, Unbind(self.ref[seat], self, self.tag[seat]))
+                self.submissions.ask(engine, Unbind(self.ref[seat], self, self.tag[seat]))
         self.tag = [NO_TAG] * len(self.tag)
         self.engine = [None] * len(self.engine)
 
@@ -375,7 +376,6 @@ class Seats(Generic[O]):
     def _vacate(self, seat: int, event: Event) -> O:
         self._advance(seat, event)
         owner: O = self.owner[seat]
-        self._has_former = True
         self.owner[seat], self.tag[seat] = None, NO_TAG
         self.engine[seat], self.ref[seat], self.claim[seat] = None, _NO_ROW, None
         self._free.append(seat)

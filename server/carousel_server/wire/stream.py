@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -15,6 +14,7 @@ from .errors import count_refusal, status_of
 from .outbox import Outbox
 from .seat import Claim
 from .seats import Seats
+from .submissions import Submissions
 from .views import duration_of, session_message
 
 
@@ -30,7 +30,7 @@ class Stream:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        submissions: Submissions,
         outbox: Outbox,
         metrics: WireMetrics,
         catalog: CatalogPort,
@@ -39,7 +39,7 @@ class Stream:
         self.outbox = outbox
         self._metrics = metrics
         self.tenant = tenant
-        self.seats: Seats[int] = Seats(loop, catalog, self)
+        self.seats: Seats[int] = Seats(submissions, catalog, self)
         self.seat_of: dict[int, int] = {}
 
     def bind(self, handle: int, claim: Claim) -> None:

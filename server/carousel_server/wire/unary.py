@@ -28,6 +28,7 @@ from .places import find_session
 from .replies import reply_of
 from .seat import NO_SEAT, Claim
 from .seats import Seats
+from .submissions import Submissions
 
 _WAITS_FOR_STORE = (Durability.SYNC, Durability.SYNC_FSYNC)
 
@@ -95,7 +96,8 @@ class Callers:
 
     def __init__(self, catalog: CatalogPort) -> None:
         self._catalog = catalog
-        self.seats: Seats[SessionKey] = Seats(asyncio.get_running_loop(), catalog, self)
+        submissions = Submissions(asyncio.get_running_loop())
+        self.seats: Seats[SessionKey] = Seats(submissions, catalog, self)
         self._callers: dict[SessionKey, _Caller] = {}
 
     async def engine_of(self, key: SessionKey) -> EnginePort:

@@ -89,3 +89,38 @@ def test_a_tick_ends_though_one_tenant_has_more() -> None:
     assert [command for command in order if not isinstance(command, Close)] == many
     assert order[-1].ref == ref
     assert np.unique([len(command.refs) for command in many]).tolist() == [300]
+
+
+def test_of_commands_that_come_together_each_is_refused_alone() -> None:
+    rig, sink = Rig(), RecordingSink()
+    inbox = Inbox(3, 1 << 30, 1.0, rig.engine._rows.table)
+    ref = rig.open()
+    blocks = [StepBlock(sink, [7], [ref], [seq], 1, rows(1), [seq - 1]) for seq in range(1, 6)]
+    refused = inbox.put_all(blocks)
+    assert [(block.first_seqs, error.reason) for block, error in refused] == [
+        ([4], "QUEUE_FULL"), ([5], "QUEUE_FULL"),
+    ]  # fmt: skip
+    late, *taken = inbox.drain()
+    assert isinstance(late[0], Ack)
+    assert late[0].acks == [4], "the acks of refused blocks are kept"
+    assert [command for command, _ in taken] == blocks[:3]
+
+
+def test_a_closed_inbox_refuses_all_that_come_together() -> None:
+    rig, sink = Rig(), RecordingSink()
+    inbox = inbox_of(rig)
+    inbox.close(CarouselError("DRAINING", "the end"))
+    blocks = [block(sink, rig.open(), seq, 7) for seq in (1, 2)]
+    assert [error.reason for _, error in inbox.put_all(blocks)] == ["DRAINING"] * 2
+    assert not len(inbox)
+
+
+def test_the_sinks_of_blocks_get_why_the_engine_did_not_take_them() -> None:
+    rig, sinks = Rig(inbox_commands=1), [RecordingSink(), RecordingSink()]
+    refs = [rig.open(f"s{i}") for i in range(2)]
+    for ref, sink in zip(refs, sinks, strict=True):
+        rig.bind(ref, sink)
+    rig.engine.submit_steps([block(*pair, 1, 7) for pair in zip(sinks, refs, strict=True)])
+    rig.settle()
+    assert [sink.reasons for sink in sinks] == [[], ["QUEUE_FULL"]]
+    assert sinks[0].of(1)

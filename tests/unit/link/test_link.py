@@ -285,3 +285,40 @@ async def test_a_front_end_knows_the_backlogged_tenants(link):
     link.back.close()
     quotas.backlogged.set("echo", frozenset({"a"}))
     assert not quotas.backlogged._watches
+
+
+async def test_blocks_that_are_submitted_together_cross_together(link, monkeypatch):
+    ref, other = await opened(link), await opened(link, "s2")
+    sinks = [Heard(), Heard()]
+    for sink, its in zip(sinks, (ref, other), strict=True):
+        bind = ports.Bind(its, sink, 7)
+        link.far.submit(bind)
+        await asyncio.wrap_future(bind.reply)
+    submitted: list[int] = []
+    real = link.engine.submit_steps
+
+    def noted(blocks):
+        submitted.append(len(blocks))
+        real(blocks)
+
+    monkeypatch.setattr(link.engine, "submit_steps", noted)
+    link.far.submit_steps([block(sinks[0], ref), block(sinks[1], other)])
+    await settled(lambda: all(sink.calls for sink in sinks))
+    assert submitted == [2]
+    assert [sink.verbs for sink in sinks] == [["outputs"], ["outputs"]]
+
+
+async def test_blocks_that_meet_a_crowded_pipe_fail_at_their_sinks_and_keep_their_acks(
+    link, crowded
+):
+    ref = await opened_beside(link, crowded)
+    sink = Heard()
+    step = block(sink, ref)
+    step.acks = [1]
+    link.far.submit_steps([step])
+    assert [(verb, told[2].reason) for verb, told in sink.calls] == [("failures", "QUEUE_FULL")]
+    crowded(False)
+    link.far.submit_steps([block(sink, ref)])
+    await settled(lambda: any(isinstance(c, ports.StepBlock) for c in link.engine.seen))
+    kinds = [type(c) for c in link.engine.seen if isinstance(c, ports.Ack | ports.StepBlock)]
+    assert kinds == [ports.Ack, ports.StepBlock]

@@ -20,6 +20,7 @@ from carousel_server.core.store import SessionKey
 from carousel_server.core.types import OpenSpec, SessionView
 from carousel_server.wire.seat import TRANSITIONS, Claim, Event, State, advance
 from carousel_server.wire.seats import Seats
+from carousel_server.wire.submissions import Submissions
 
 BUSY = CarouselError("QUEUE_FULL", "full", retry_after_s=0.1)
 GONE = CarouselError("SESSION_EXPIRED", "gone")
@@ -33,6 +34,9 @@ class Loop:
         self.due: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
+        self.due.append((callback, args))
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
         self.due.append((callback, args))
 
     def run(self) -> None:
@@ -63,7 +67,8 @@ class Rig:
         self.engine = FakeEngine()
         self.catalog = Catalog(self.engine)
         self.loop = Loop()
-        self.seats: Seats[str] = Seats(self.loop, self.catalog, self)  # type: ignore[arg-type]
+        submissions = Submissions(self.loop)  # type: ignore[arg-type]
+        self.seats: Seats[str] = Seats(submissions, self.catalog, self)
         self.told: list[str] = []
         self.asked: list[int] = []
         self.answers: Counter[int] = Counter()

@@ -38,7 +38,8 @@ class Rig:
     def __init__(self):
         self.blocks, self.log, self.closed = [], [], 0
         engine = SimpleNamespace(
-            model=SimpleNamespace(output_row_bytes=4, window_steps=64), submit=self.blocks.append
+            model=SimpleNamespace(output_row_bytes=4, window_steps=64),
+            submit_steps=self.blocks.extend,
         )
         self.engine = engine
         sessions = SequenceSessions(None, engine, Tallies(), self.leave)

@@ -19,6 +19,7 @@ from carousel_server.wire.outbox import Outbox
 from carousel_server.wire.places import close_session
 from carousel_server.wire.seat import Claim
 from carousel_server.wire.stream import Stream
+from carousel_server.wire.submissions import Submissions
 
 
 class Loop:
@@ -26,6 +27,8 @@ class Loop:
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
         callback(*args)
+
+    call_soon = call_soon_threadsafe
 
 
 class Catalog(FakeCatalog):
@@ -52,7 +55,8 @@ class Rig:
         self.engine = FakeEngine()
         self.catalog = Catalog(self.engine)
         self.outbox = Outbox(1 << 20, 1 << 20)
-        self.stream = Stream(Loop(), self.outbox, CountingMetrics(), self.catalog, "t")  # type: ignore[arg-type]
+        submissions = Submissions(Loop())  # type: ignore[arg-type]
+        self.stream = Stream(submissions, self.outbox, CountingMetrics(), self.catalog, "t")
         opened = self.catalog.open(self.engine, OpenSpec("t", "s")).result(timeout=1)
         key = SessionKey("t", "s")
         self.stream.bind(1, Claim(key, lambda: self.catalog.resume(*key)))

@@ -20,6 +20,7 @@ from carousel_server.core.types import Bytes2D, Durability, OpenSpec, SessionRef
 from carousel_server.wire.places import find_session
 from carousel_server.wire.seat import NO_SEAT, Claim
 from carousel_server.wire.seats import Seats
+from carousel_server.wire.submissions import Submissions
 
 from .sequence import Sequence
 from .tally import Tallies, TickTimes
@@ -49,7 +50,7 @@ class SequenceSessions:
         self._tallies = tallies
         self.leave = leave
         self._loop = asyncio.get_running_loop()
-        self.seats: Seats[Sequence] = Seats(self._loop, catalog, self)
+        self.seats: Seats[Sequence] = Seats(Submissions(self._loop), catalog, self)
         self.window_steps = engine.model.window_steps
         self._row_bytes = engine.model.output_row_bytes
         # In the order of their coming, none twice: a block may hold a session once.
@@ -92,7 +93,7 @@ class SequenceSessions:
             deadline_s=deadline_s,
             tenant=sequences[0].tenant,
         )
-        ask(self._engine, block)
+        self._engine.submit_steps([block])
 
     def outputs(
         self, owners: list[Sequence], first_seqs: list[int], steps: int, rows: Bytes2D
