@@ -22,7 +22,7 @@ from carousel_server.wire.messages import parse
 from carousel_server.wire.options import WireOptions
 from carousel_server.wire.outbox import Outbox
 from carousel_server.wire.stream import Stream
-from carousel_server.wire.submissions import Submissions
+from carousel_server.wire.turns import Submissions
 
 from .calls import ServerCall
 from .evictions import watch_evictions

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from carousel_server.core.backlogged import Backlogged
 from carousel_server.core.errors import CarouselError, not_served
 from carousel_server.core.late_acks import LateAcks
 from carousel_server.core.ports import (
@@ -39,7 +40,6 @@ from carousel_server.core.types import (
 
 from .frames import block_fields, command_fields, make_block, settle
 from .pipe import Message, Pipe
-from .quotas import FarQuotas
 
 _RETRY_AFTER_S = 0.25
 
@@ -279,3 +279,27 @@ class FarEngine:
         """Token ids of a text to go on from; see `EnginePort.encode_prompt`."""
         ids, opening = await asyncio.wrap_future(self._front.ask("encode_prompt", self.index, text))
         return ids, opening
+
+
+class FarQuotas:
+    """The quotas, which the engines' process counts for all front ends together; implements `QuotaPort`."""
+
+    def __init__(
+        self, limits: TenantLimits, ask: Callable[..., Future[None]], post: Callable[..., None]
+    ) -> None:
+        self.limits = limits
+        self.backlogged = Backlogged()
+        self._ask = ask
+        self._post = post
+
+    def call(self, tenant: str) -> Future[None]:
+        """See `QuotaPort.call`."""
+        return self._ask("call", tenant)
+
+    def open_stream(self, tenant: str) -> Future[None]:
+        """See `QuotaPort.open_stream`."""
+        return self._ask("open_stream", tenant)
+
+    def close_stream(self, tenant: str) -> None:
+        """See `QuotaPort.close_stream`."""
+        self._post("stream_closed", tenant)

@@ -27,8 +27,8 @@ from .places import find_engine
 from .seat import Claim, State
 from .sessions import open_spec
 from .stream import Stream
-from .submissions import Submissions
 from .tenants import counted_stream, message_turn
+from .turns import Submissions
 
 _MAX_HANDLE = (1 << 32) - 1
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import WireMetrics
 
 from .abandoned import AbandonedCalls, close_connection
 from .lanes import MOST_PROBES, PATIENCE_S, PROBE_PATIENCE_S, Lane
-from .notices import Notices
 from .options import WireOptions
 
 HEALTH = "grpc.health.v1.Health"
@@ -22,6 +23,9 @@ AT_THE_DOOR = frozenset(
     }
 )
 """Refusals that cost a hostile caller nothing, so the log has a line for many of them."""
+
+_INTERVAL_S = 5.0
+"""Between two lines about calls of one kind."""
 
 log = logging.getLogger("carousel.wire")
 
@@ -75,3 +79,24 @@ class CallLimits:
             self._metrics.connection_closed()
             text = "a connection is closed: its client starts calls and abandons them"
             self._notices.warn("ABANDONED_CALLS", text, peer)
+
+
+class Notices:
+    """Writes the first notice of a kind at once, then at most one line in each interval."""
+
+    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock = clock
+        # By kind: when its last line was written, and how many notices have had none since.
+        self._told: dict[str, tuple[float, int]] = {}
+
+    def warn(self, kind: str, text: str, peer: str) -> None:
+        """Says `text` and which peer it was. `kind` is one of a few constants."""
+        now_s = self._clock()
+        last_s, unsaid = self._told.get(kind, (now_s - _INTERVAL_S, 0))
+        if now_s - last_s < _INTERVAL_S:
+            self._told[kind] = (last_s, unsaid + 1)
+            return
+        self._told[kind] = (now_s, 0)
+        more = f"; {unsaid} more since the last such line" if unsaid else ""
+        self._log.warning("%s%s", text, more, extra={"kind": kind, "peer": peer})

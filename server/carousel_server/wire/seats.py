@@ -37,7 +37,7 @@ from carousel_server.core.types import Bytes2D, Int64s, ModelView, SessionRef, S
 from .places import close_for_good
 from .replies import call_on, error_of
 from .seat import NO_TAG, Claim, Door, Event, O, State, Tick, advance, not_fetched, went_back
-from .submissions import Submissions
+from .turns import Submissions
 
 _SEAT_BITS = 32
 _SEAT_MASK = (1 << _SEAT_BITS) - 1

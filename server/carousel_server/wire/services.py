@@ -1,4 +1,4 @@
-"""The table of methods: which coroutine answers which call."""
+"""The table of methods: which coroutine answers which call. Those of ModelService are here too."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from .gate import Gate
 from .generate import Generate
 from .infer import Infer
 from .messages import parse
-from .models import Models
 from .options import WireOptions
+from .paging import check_page, page_token
+from .places import find_engine
 from .sessions import Sessions
 from .unary import Step
+from .views import model_message
 
 PACKAGE = "carousel.v1"
 SERVICE_NAMES = tuple(f"{PACKAGE}.{name}" for name in pb.DESCRIPTOR.services_by_name)
@@ -79,3 +81,29 @@ def service_handlers(
 
 def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
+
+
+class Models:
+    """The methods of ModelService."""
+
+    def __init__(self, catalog: CatalogPort) -> None:
+        self._catalog = catalog
+
+    async def list_models(
+        self, request: pb.ListModelsRequest, _context: Context
+    ) -> pb.ListModelsResponse:
+        """ListModels."""
+        size, after = check_page(request.page_size, request.page_token)
+        found = [e.model for e in self._catalog.engines() if e.model.name > after]
+        last = found[size - 1].name if len(found) > size else ""
+        return pb.ListModelsResponse(
+            models=[model_message(view) for view in found[:size]],
+            next_page_token=page_token(last),
+        )
+
+    async def get_model(
+        self, request: pb.GetModelRequest, _context: Context
+    ) -> pb.GetModelResponse:
+        """GetModel."""
+        engine = find_engine(self._catalog, request.name, "name")
+        return pb.GetModelResponse(model=model_message(engine.model))

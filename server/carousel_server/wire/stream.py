@@ -14,7 +14,7 @@ from .errors import count_refusal, status_of
 from .outbox import Outbox
 from .seat import Claim
 from .seats import Seats
-from .submissions import Submissions
+from .turns import Submissions
 from .views import duration_of, session_message
 
 

@@ -1,4 +1,4 @@
-"""Messages of streams take turns by tenants.
+"""Turns of the loop: whose message is read in one, and how all of its steps go to the engines together.
 
 gRPC wakes every stream that has a message. A tenant with many streams would have all of them read in one
 turn of the loop. A message of another tenant would wait for that several times on its way through the server.
@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter, deque
 
 from carousel_server.core.backlogged import Backlogged
+from carousel_server.core.ports import Ack, EnginePort, Replay, StepBlock, Unbind, ask
 
 LONGEST_WAIT_S = 0.1
 """A message of a backlogged tenant is read after this time. It may be an ack, or the end of a session."""
@@ -97,3 +98,37 @@ class Turns:
     def _look(self) -> None:
         self._later = False
         self._next()
+
+
+class Submissions:
+    """Blocks of steps that came in this turn of the loop. On the loop only.
+
+    gRPC wakes all streams that have a message in one turn. One submission of all their blocks wakes the
+    engine once, and its tick finds all of them.
+
+    Attributes:
+        loop: where the turns are.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._blocks: dict[EnginePort, list[StepBlock]] = {}
+
+    def add(self, engine: EnginePort, block: StepBlock) -> None:
+        """Submits a block at the end of this turn."""
+        is_first = not self._blocks
+        self._blocks.setdefault(engine, []).append(block)
+        if is_first:
+            self.loop.call_soon(self.flush)
+
+    def ask(self, engine: EnginePort, command: Ack | Replay | Unbind) -> None:
+        """Submits another command, behind all blocks that came before it."""
+        self.flush()
+        ask(engine, command)
+
+    def flush(self) -> None:
+        """Submits what has come."""
+        if self._blocks:
+            submitted, self._blocks = self._blocks, {}
+            for engine, blocks in submitted.items():
+                engine.submit_steps(blocks)

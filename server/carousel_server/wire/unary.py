@@ -28,7 +28,7 @@ from .places import find_session
 from .replies import reply_of
 from .seat import NO_SEAT, Claim
 from .seats import Seats
-from .submissions import Submissions
+from .turns import Submissions
 
 _WAITS_FOR_STORE = (Durability.SYNC, Durability.SYNC_FSYNC)
 

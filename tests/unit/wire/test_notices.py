@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from carousel_server.wire.notices import Notices
+from carousel_server.wire.call_limits import Notices
 
 
 def test_a_flood_is_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:

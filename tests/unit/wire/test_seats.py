@@ -20,7 +20,7 @@ from carousel_server.core.store import SessionKey
 from carousel_server.core.types import OpenSpec, SessionView
 from carousel_server.wire.seat import TRANSITIONS, Claim, Event, State, advance
 from carousel_server.wire.seats import Seats
-from carousel_server.wire.submissions import Submissions
+from carousel_server.wire.turns import Submissions
 
 BUSY = CarouselError("QUEUE_FULL", "full", retry_after_s=0.1)
 GONE = CarouselError("SESSION_EXPIRED", "gone")

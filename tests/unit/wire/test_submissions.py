@@ -17,7 +17,7 @@ from carousel_server.wire.gate import Gate
 from carousel_server.wire.options import WireOptions
 from carousel_server.wire.outbox import Outbox
 from carousel_server.wire.stream import Stream
-from carousel_server.wire.submissions import Submissions
+from carousel_server.wire.turns import Submissions
 
 ROW = bytes(16)
 

@@ -19,7 +19,7 @@ from carousel_server.wire.outbox import Outbox
 from carousel_server.wire.places import close_session
 from carousel_server.wire.seat import Claim
 from carousel_server.wire.stream import Stream
-from carousel_server.wire.submissions import Submissions
+from carousel_server.wire.turns import Submissions
 
 
 class Loop:

@@ -20,7 +20,7 @@ from carousel_server.core.types import Bytes2D, Durability, OpenSpec, SessionRef
 from carousel_server.wire.places import find_session
 from carousel_server.wire.seat import NO_SEAT, Claim
 from carousel_server.wire.seats import Seats
-from carousel_server.wire.submissions import Submissions
+from carousel_server.wire.turns import Submissions
 
 from .sequence import Sequence
 from .tally import Tallies, TickTimes
