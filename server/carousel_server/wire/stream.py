@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import STORE_WAITS, CarouselError
@@ -16,6 +16,12 @@ from .seat import Claim
 from .seats import Seats
 from .turns import Submissions
 from .views import duration_of, session_message
+
+_ROW_OVERHEAD_BYTES = 16
+"""Most bytes that a handle (5) and a seq (10) take in a message, rounded up."""
+
+_Outputs = tuple[list[int], list[int], int, Bytes2D]
+"""Handles, their first seqs, how many steps of each, and the outputs of these."""
 
 
 class Stream:
@@ -55,8 +61,33 @@ class Stream:
     # -- Door
 
     def outputs(self, owners: list[int], first_seqs: list[int], steps: int, rows: Bytes2D) -> None:
-        """See `Door.outputs`."""
-        self.outbox.put_outputs(owners, first_seqs, steps, rows)
+        """See `Door.outputs`. They go in as many messages as they need."""
+        parts = [(owners, first_seqs, steps, rows)]
+        if len(owners) * (rows.shape[1] + _ROW_OVERHEAD_BYTES) > self.outbox.max_message_bytes:
+            parts = list(self._cut(owners, first_seqs, steps, rows))
+        for handles, first_seqs, steps, rows in parts:
+            result = pb.BlockResult(
+                handles=handles, first_seqs=first_seqs, steps=steps, outputs=rows.tobytes()
+            )
+            self.outbox.put(pb.AttachResponse(outputs=result))
+
+    def _cut(
+        self, handles: list[int], first_seqs: list[int], steps: int, rows: Bytes2D
+    ) -> Iterator[_Outputs]:
+        """Parts that fit into a message each. A single step that is too large goes as it is."""
+        most, row_bytes = self.outbox.max_message_bytes, rows.shape[1] + _ROW_OVERHEAD_BYTES
+        if row_bytes <= most:
+            count = most // row_bytes
+            for at in range(0, len(handles), count):
+                part = slice(at, at + count)
+                yield handles[part], first_seqs[part], steps, rows[part]
+            return
+        width = rows.shape[1] // steps
+        count = max(1, (most - _ROW_OVERHEAD_BYTES) // width)
+        for i, (handle, first_seq) in enumerate(zip(handles, first_seqs, strict=True)):
+            for at in range(0, steps, count):
+                piece = rows[i : i + 1, at * width : (at + count) * width]
+                yield [handle], [first_seq + at], piece.shape[1] // width, piece
 
     def durable(self, owners: list[int], seqs: list[int]) -> None:
         """See `Door.durable`."""

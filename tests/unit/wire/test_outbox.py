@@ -6,10 +6,13 @@ import asyncio
 
 import numpy as np
 import pytest
+from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.wire.outbox import Outbox
+from carousel_server.wire.stream import Stream
+from carousel_server.wire.turns import Submissions
 
 
 class SlowClient:
@@ -26,6 +29,11 @@ class SlowClient:
 
 def reply(handle):
     return pb.AttachResponse(unbound=pb.Unbound(handle=handle))
+
+
+def stream_of(outbox):
+    submissions = Submissions(asyncio.get_running_loop())
+    return Stream(submissions, outbox, CountingMetrics(), FakeCatalog(FakeEngine()), "t")
 
 
 async def test_replies_keep_their_order_and_end():
@@ -74,7 +82,7 @@ async def test_too_many_unread_bytes_end_the_stream():
     outbox, client = Outbox(4096, 10_000), SlowClient()
     rows = np.zeros((1, 4000), np.uint8)
     for _ in range(3):
-        outbox.put_outputs([1], [1], 1, rows)
+        stream_of(outbox).outputs([1], [1], 1, rows)
     client.reading.set()
     with pytest.raises(CarouselError, match="does not read") as caught:
         await outbox.write_to(client)
@@ -91,7 +99,7 @@ async def test_outputs_are_cut_to_messages_that_fit(sessions, steps, row_bytes):
     client.reading.set()
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (sessions, steps * row_bytes), np.uint8)
-    outbox.put_outputs(list(range(1, sessions + 1)), [10] * sessions, steps, rows)
+    stream_of(outbox).outputs(list(range(1, sessions + 1)), [10] * sessions, steps, rows)
     outbox.end(None)
     await outbox.write_to(client)
     joined = dict.fromkeys(range(1, sessions + 1), b"")
