@@ -14,16 +14,18 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
+from .cell_modules import CELL_MODULES
 from .cells import MODULES, RecurrentLayers
 from .errors import PackageError
 from .from_torch import ACTIVATIONS, Modules
 
 _KINDS: tuple[type[nn.Module], ...] = (
     *MODULES,
+    *CELL_MODULES,
     *(nn.Linear, nn.Embedding, nn.LayerNorm),
     *(nn.Sequential, nn.Dropout, nn.Identity, *ACTIVATIONS),
 )
-_TENSORS = re.compile(r"(weight|bias)(_(ih|hh|hr)_l\d+(_reverse)?)?")
+_TENSORS = re.compile(r"(weight|bias)(_(ih|hh|hr)(_l\d+(_reverse)?)?)?")
 
 _REFERENCE = "or give reference=, your whole model, which proves that it makes no difference"
 

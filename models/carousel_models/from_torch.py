@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .cell_facts import Cell, facts_of
+from .cell_modules import layered
 from .cells import CELLS, MODULES, OWN_MODULES, RecurrentLayers
 from .custom import CUSTOM_PREFIX, tensors_of
 from .errors import PackageError
@@ -34,6 +35,7 @@ Module = TypeVar("Module", bound=nn.Module)
 Tensors = dict[str, Tensor]
 Normalizing = tuple[Iterable[SupportsFloat], Iterable[SupportsFloat]]
 RecurrentModule = nn.RNNBase | RecurrentLayers
+Stacked = RecurrentModule | nn.RNNCellBase | Sequence[RecurrentModule | nn.RNNCellBase] | nn.Module
 
 _BY_MODE = {code.mode: name for name, code in CELLS.items() if code.mode}
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
@@ -50,7 +52,7 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
 class Modules:
     """The arguments of `save`."""
 
-    stack: RecurrentModule | Sequence[RecurrentModule] | nn.Module
+    stack: Stacked | None
     embedding: nn.Embedding | None
     projection: nn.Linear | None
     head: nn.Module | None
@@ -77,6 +79,10 @@ def convert(modules: Modules, normalization: Normalizing | None) -> tuple[dict[s
     layers: tuple[LayerSpec, ...] = ()
     width = modules.features or 0
     custom = modules.custom_module
+    if modules.stack is None:
+        raise PackageError(
+            "there is nothing to save; give model=, a whole module, or stack= and the other parts"
+        )
     if custom is not None:
         tensors |= {CUSTOM_PREFIX + name: value for name, value in tensors_of(custom).items()}
     else:
@@ -86,7 +92,7 @@ def convert(modules: Modules, normalization: Normalizing | None) -> tuple[dict[s
     if modules.projection is not None:
         width = modules.projection.in_features
     if modules.embedding is not None:
-        tensors["embedding.weight"] = _looked_up(_is(modules.embedding, nn.Embedding, "embedding"))
+        tensors["embedding.weight"] = looked_up(_is(modules.embedding, nn.Embedding, "embedding"))
     for name, value in tensors.items():
         _check_tensor(name, value)
     source = _input(modules.embedding, width, projection, normalization)
@@ -117,7 +123,7 @@ def _input(
 
 
 def convert_stack(
-    modules: RecurrentModule | Sequence[RecurrentModule] | nn.Module,
+    modules: Stacked,
     residual: bool | Sequence[bool],
     norms: Sequence[nn.LayerNorm | None],
 ) -> tuple[tuple[LayerSpec, ...], Tensors]:
@@ -197,11 +203,9 @@ def _head_problem(parts: Sequence[nn.Module]) -> str:
     )
 
 
-def _listed(
-    modules: RecurrentModule | Sequence[RecurrentModule] | nn.Module,
-) -> list[RecurrentModule]:
+def _listed(modules: Stacked) -> list[RecurrentModule]:
     listed = list(modules) if isinstance(modules, Sequence | nn.ModuleList) else [modules]
-    return [_recurrent(module) for module in listed]
+    return [_recurrent(layered(module)) for module in listed]
 
 
 def _recurrent(module: nn.Module) -> RecurrentModule:
@@ -272,7 +276,7 @@ def _is(module: Module, kind: type[Module], role: str) -> Module:
     return module
 
 
-def _looked_up(embedding: nn.Embedding) -> Tensor:
+def looked_up(embedding: nn.Embedding) -> Tensor:
     """The rows of a lookup. With max_norm, longer ones are shortened."""
     weight = embedding.weight
     if embedding.max_norm is None or weight.is_meta:

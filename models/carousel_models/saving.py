@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from operator import index
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -17,7 +19,7 @@ from .cells import HALF
 from .custom import make_again
 from .errors import PackageError
 from .exact import check_exact
-from .from_torch import Modules, Normalizing, RecurrentModule, convert
+from .from_torch import Modules, Normalizing, Stacked, convert
 from .initial import Initial, convert_initial
 from .loading import build_in_float32
 from .model import RecurrentModel
@@ -35,6 +37,8 @@ from .spec import (
 )
 from .states import INITIAL_PREFIX
 from .tokenizer import has_file, kind_of
+from .whole.checking import check_results, read_whole
+from .whole.module import Whole
 from .writing import write
 
 
@@ -42,7 +46,8 @@ def save(
     path: Path | str,
     *,
     name: str | None = None,
-    stack: RecurrentModule | Sequence[RecurrentModule] | nn.Module,
+    model: nn.Module | None = None,
+    stack: Stacked | None = None,
     embedding: nn.Embedding | None = None,
     projection: nn.Linear | None = None,
     head: nn.Module | None = None,
@@ -63,24 +68,28 @@ def save(
     initial: Initial | None = None,
     initials: Mapping[str, Initial] | None = None,
     reference: Reference | None = None,
+    example: Any = None,
     overwrite: bool = False,
 ) -> Manifest:
-    """Writes a package from ordinary torch modules and returns its manifest.
+    """Writes a package from a whole module, or from the modules of its parts, and returns its manifest.
 
     The package is checked as by `load` before it is moved into place.
 
     Args:
         path: the package's folder, made here.
         name: the model's name; the folder's by default.
-        stack: nn.LSTM, nn.GRU, nn.RNN or cells.GRUResetBefore, or several of them one after the other;
-            with `custom`, the module that it describes. Dropout is left out.
+        model: a whole module. It is run once, and the parts follow from its operations. No part is given
+            then.
+        stack: nn.LSTM, nn.GRU, nn.RNN, one of their cells or cells.GRUResetBefore, or several of them one
+            after the other; with `custom`, the module that it describes. Dropout is left out.
         embedding: makes the input tokens. Without it the input is float rows.
         projection: linear layer between input and stack.
         head: None, nn.Linear, or nn.Sequential of linear layers and activations.
         residual: adds a layer's input to its output; one flag, or one per layer.
         norms: one nn.LayerNorm or None per layer, applied after the residual.
         custom: describes a module instead of the built-in stack.
-        features: input width for `custom` without `projection`; otherwise it follows from the modules.
+        features: input width, for `custom` without `projection`, or for `model` where it does not follow from
+            its layers.
         normalization: (mean, std) per feature: the server computes (x − mean) / std.
         transform: applied to the head's row.
         select: SelectFull, SelectTopK or SelectArgmax.
@@ -100,7 +109,9 @@ def save(
             (inputs, outputs). x is float32[3, 32, features], or int64[3, 32] tokens as clients send them.
             The result is the rows before `transform` and `select`, [3, 32, outputs], alone or first of a
             tuple. The rows are compared, and become the probe. With a reference, subclasses and hooks are
-            accepted that make no difference. Float32 weights are compared before they are rounded.
+            accepted that make no difference. Float32 weights are compared before they are rounded. A whole
+            module is always compared, with itself unless there is a reference.
+        example: arguments of one call of `model`, x or (x, lengths, …), where they cannot be found out.
         overwrite: replace an existing package.
 
     Raises:
@@ -109,41 +120,82 @@ def save(
     """
     path = Path(path)
     kind = kind_of(tokenizer)
+    named = {
+        "stack": stack, "embedding": embedding, "projection": projection, "head": head,
+        "residual": residual, "norms": norms, "custom": custom, "normalization": normalization,
+    }  # fmt: skip
+    whole = None if model is None else read_whole(model, named, features, example)
+    output = Output(transform=transform, select=select or SelectFull())
     modules = Modules(stack, embedding, projection, head, residual, norms, custom, features)
-    if reference is None:
+    if whole is None and reference is None:
         check_exact(modules, _values(initial, *(initials or {}).values()))
     try:
-        parts, tensors = convert(modules, normalization)
+        parts, tensors = whole.converted(output) if whole else convert(modules, normalization)
         states = states_of(parts["stack"], parts["custom"])
+        initial = whole.initial if whole and whole.initial else initial
         stored, initial_values = convert_initial(states, initial, initials or {})
         manifest = Manifest(
             name=name or path.name, fingerprint="0" * 64, dtype=dtype, tokenizer=kind,
-            output=Output(transform=transform, select=select or SelectFull()),
             eos=_token_ids(eos),
             labels=tuple(labels), description=description, training=training or {},
-            triton=triton or TritonNames(), initial=stored, **parts,
+            triton=triton or TritonNames(), initial=stored, **{"output": output} | parts,
         )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"these modules do not make a model: {error}") from error
     tensors |= initial_values
     given = modules.custom_module
     made = None if given is None or custom is None else make_again(custom, given)
-
-    def probe(model: RecurrentModel) -> dict[str, Tensor]:
-        if given is not None:
-            check_same(
-                _in_float32(manifest, tensors, made), _in_float32(manifest, tensors, given), given
-            )
-        if reference is None:
-            return make_probe(model)
-        if dtype != "float32" and not _is_half(tensors):  # rounding would hide a small difference
-            agreed_probe(_in_float32(manifest, tensors, made), reference)
-        return agreed_probe(model, reference)
-
+    proof = _Proof(manifest, tensors, made, given, reference, whole)
     file = Path(tokenizer) if has_file(kind) else None
     return write(
-        path, manifest, tensors, custom=made, probe=probe, tokenizer_file=file, overwrite=overwrite
+        path,
+        manifest,
+        tensors,
+        custom=made,
+        probe=proof.probe,
+        tokenizer_file=file,
+        overwrite=overwrite,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """Compares a new package with what it was made of.
+
+    Attributes:
+        manifest: of the package.
+        tensors: before they are rounded.
+        made: the custom module as a server makes it.
+        given: the custom module that was given.
+        reference: of the user's.
+        whole: a whole module, which is its own reference.
+    """
+
+    manifest: Manifest
+    tensors: Mapping[str, Tensor]
+    made: nn.Module | None
+    given: nn.Module | None
+    reference: Reference | None
+    whole: Whole | None
+
+    def probe(self, model: RecurrentModel) -> dict[str, Tensor]:
+        """The probe of the package.
+
+        Raises:
+            PackageError: the package differs.
+        """
+        exact = partial(_in_float32, self.manifest, self.tensors)
+        if self.given is not None:
+            check_same(exact(self.made), exact(self.given), self.given)
+        measure = self.reference
+        if measure is None and self.whole is not None:
+            check_results(exact(None), self.whole)
+            measure = self.whole.raw
+        if measure is None:
+            return make_probe(model)
+        if self.manifest.dtype != "float32" and not _is_half(self.tensors):
+            agreed_probe(exact(self.made), measure)  # rounding would hide a small difference
+        return agreed_probe(model, measure)
 
 
 def _values(*given: Initial | None) -> Iterator[object]:

@@ -235,7 +235,7 @@ def without_weight() -> nn.Linear:
         ({"norms": [nn.LayerNorm(4, bias=False)]}, "must have weight and bias"),
         ({"embedding": nn.EmbeddingBag(9, 3)}, "the embedding is a EmbeddingBag; give an nn.Embedding"),
         ({"projection": nn.Conv1d(3, 3, 1)}, "the projection is a Conv1d; give an nn.Linear"),
-        ({"stack": None}, "holds a NoneType"),
+        ({"stack": None}, "there is nothing to save; give model="),
         ({"normalization": (None, None)}, r"normalization must be \(mean, std\)"),
         ({"normalization": ([0.0] * 3,)}, r"normalization must be \(mean, std\)"),
         ({"normalization": (torch.zeros(1, 3), torch.ones(1, 3))}, "with one number per feature"),

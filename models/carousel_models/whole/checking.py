@@ -1,0 +1,88 @@
+"""Reads a whole module for `save`, and compares its own results with those of the package."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from carousel_models.agreement import SEQUENCES, STEPS
+from carousel_models.errors import PackageError
+from carousel_models.model import RecurrentModel
+from carousel_models.probe import tolerance_of
+
+from .calls import Sizes
+from .module import Whole, read_module
+
+LAST_STEP = (
+    "the module gives the row of the last step only; its package gives a row after each step, as if the "
+    "sequence ended there"
+)
+
+
+def read_whole(
+    model: nn.Module, named: Mapping[str, Any], features: int | None, example: Any
+) -> Whole:
+    """Reads a module.
+
+    Args:
+        model: the user's.
+        named: the other arguments of `save` that give parts. All must be empty.
+        features: the input's width, where it does not follow from the module.
+        example: arguments of one call.
+
+    Raises:
+        PackageError: a manifest cannot describe the module, it cannot be run, or other parts were given.
+    """
+    also = [name for name, value in named.items() if _is_given(value)]
+    if also:
+        raise PackageError(
+            f"model= is a whole module, from which all parts follow, and {', '.join(also)} came with it; "
+            "give the whole module alone, or stack= and the other parts"
+        )
+    whole = read_module(model, features, example)
+    if whole.last_only:
+        warnings.warn(LAST_STEP, stacklevel=3)
+    return whole
+
+
+def check_results(model: RecurrentModel, whole: Whole) -> None:
+    """Compares the fields of a package's rows with the module's own results, on seeded sequences.
+
+    Raises:
+        PackageError: they differ.
+    """
+    if model.plain or whole.sent_as != model.manifest.output:
+        return  # the rows themselves are compared
+    x = whole.calling.sample(Sizes(SEQUENCES, STEPS))
+    with torch.inference_mode():
+        raw, _ = model.sequence(x, torch.full((SEQUENCES,), STEPS))
+        found = model.finish(raw)
+    wanted = whole.results(x)
+    names = [field[0] for field in model.output_fields]
+    for expr, values in zip(whole.outputs, wanted, strict=True):
+        name = getattr(expr.expr, "field", names[0])
+        here = found[names.index(name)]
+        off = _difference(here.reshape(values.shape), values)
+        if not off <= tolerance_of(model):
+            raise PackageError(
+                f"the package would not be the module: its field {name} differs by {off:.3g}; a part of the "
+                "module was not seen, as a hook or code that torch does not run"
+            )
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    """The greatest relative difference, or the share of unequal numbers where these are places."""
+    if not wanted.is_floating_point():
+        return float((found.long() != wanted.long()).float().mean())
+    wanted = wanted.float()
+    return float(((found - wanted).abs() / (1 + wanted.abs())).max())
+
+
+def _is_given(value: Any) -> bool:
+    if isinstance(value, Sequence):
+        return len(value) > 0
+    return value is not None and value is not False
