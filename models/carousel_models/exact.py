@@ -17,15 +17,18 @@ from torch.nn.utils import parametrize
 from .cell_modules import CELL_MODULES
 from .cells import MODULES, RecurrentLayers
 from .errors import PackageError
-from .from_torch import ACTIVATIONS, Modules
+from .from_torch import Modules
+from .row_modules import ROW_MODULES
 
 _KINDS: tuple[type[nn.Module], ...] = (
     *MODULES,
     *CELL_MODULES,
-    *(nn.Linear, nn.Embedding, nn.LayerNorm),
-    *(nn.Sequential, nn.Dropout, nn.Identity, *ACTIVATIONS),
+    *(nn.Embedding, nn.Sequential, nn.Dropout, nn.Identity),
+    *ROW_MODULES,
 )
-_TENSORS = re.compile(r"(weight|bias)(_(ih|hh|hr)(_l\d+(_reverse)?)?)?")
+_TENSORS = re.compile(
+    r"(weight|bias)(_(ih|hh|hr)(_l\d+(_reverse)?)?)?|running_(mean|var)|num_batches_tracked"
+)
 
 _REFERENCE = "or give reference=, your whole model, which proves that it makes no difference"
 
@@ -60,7 +63,7 @@ def _parts(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
         *((f"norm {number}", norm) for number, norm in enumerate(modules.norms)),
     ]
     if isinstance(modules.head, nn.Sequential):
-        named += [(f"head[{name}]", part) for name, part in modules.head.named_children()]
+        named += [(f"head[{name}]", part) for name, part in modules.head.named_modules() if name]
     if modules.custom_module is None:
         stack = modules.stack
         several = isinstance(stack, Sequence | nn.ModuleList)

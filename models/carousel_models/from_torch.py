@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, SupportsFloat, TypeVar, cast
 
 import torch
@@ -15,21 +15,22 @@ from .cell_modules import layered
 from .cells import CELLS, MODULES, OWN_MODULES, RecurrentLayers
 from .custom import CUSTOM_PREFIX, tensors_of
 from .errors import PackageError
+from .heads import head_of
 from .lookup import entry
+from .row_modules import Named, batch_norm_scale, part_of, put_scale
+from .row_parts import NormPart, RowPart
 from .spec import (
-    Activation,
     CustomSpec,
     FeaturesInput,
     Head,
     Input,
     LayerSpec,
-    LinearHead,
-    MlpHead,
     NoHead,
     Normalization,
     Projection,
     TokensInput,
 )
+from .wrappers import bare
 
 Module = TypeVar("Module", bound=nn.Module)
 Tensors = dict[str, Tensor]
@@ -38,14 +39,6 @@ RecurrentModule = nn.RNNBase | RecurrentLayers
 Stacked = RecurrentModule | nn.RNNCellBase | Sequence[RecurrentModule | nn.RNNCellBase] | nn.Module
 
 _BY_MODE = {code.mode: name for name, code in CELLS.items() if code.mode}
-ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.ReLU: "relu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-}
-"""Activations of a head, with their names in a manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +50,18 @@ class Modules:
     projection: nn.Linear | None
     head: nn.Module | None
     residual: bool | Sequence[bool]
-    norms: Sequence[nn.LayerNorm | None]
+    norms: Sequence[nn.LayerNorm | nn.RMSNorm | None]
     custom: CustomSpec | None
     features: int | None
+
+    def unwrapped(self) -> Modules:
+        """The same modules without wrappers such as torch.compile's.
+
+        Raises:
+            PackageError: a wrapped module cannot be reached.
+        """
+        names = ("stack", "embedding", "projection", "head")
+        return replace(self, **{name: bare(getattr(self, name)) for name in names})
 
     @property
     def custom_module(self) -> nn.Module | None:
@@ -125,7 +127,7 @@ def _input(
 def convert_stack(
     modules: Stacked,
     residual: bool | Sequence[bool],
-    norms: Sequence[nn.LayerNorm | None],
+    norms: Sequence[nn.LayerNorm | nn.RMSNorm | None],
 ) -> tuple[tuple[LayerSpec, ...], Tensors]:
     """Layers of one module, or of several one after the other.
 
@@ -146,13 +148,33 @@ def convert_stack(
     tensors: Tensors = {}
     for number, (module, layer) in enumerate(singles):
         norm = norms[number]
-        added = {"residual": residuals[number], "layer_norm": norm is not None}
+        part, norm_tensors = _norm(number, norm)
+        added = {
+            "residual": residuals[number],
+            "layer_norm": part == NormPart(),
+            "after": () if part in (None, NormPart()) else (part,),
+        }
         spec = LayerSpec.model_validate(_spec_of(module).model_dump() | added)
         specs.append(spec)
         tensors |= _layer_tensors(number, module, layer)
-        if norm is not None:
-            tensors |= _norm_tensors(number, norm)
+        tensors |= norm_tensors
     return tuple(specs), tensors
+
+
+def _norm(number: int, norm: nn.LayerNorm | nn.RMSNorm | None) -> tuple[RowPart | None, Tensors]:
+    """The norm of a layer, and its tensors."""
+    if norm is None:
+        return None, {}
+    if not isinstance(norm, nn.LayerNorm | nn.RMSNorm):
+        raise PackageError(
+            f"the norm is a {type(norm).__name__}; give an nn.LayerNorm or an nn.RMSNorm, your whole module "
+            "with model=, or save the model with `custom`"
+        )
+    found = part_of(norm)
+    assert found is not None
+    part, tensors = found
+    place = "norm" if part == NormPart() else "after.0"
+    return part, {f"stack.{number}.{place}.{name}": value for name, value in tensors.items()}
 
 
 def convert_projection(module: nn.Linear | None) -> tuple[Projection | None, Tensors]:
@@ -165,41 +187,46 @@ def convert_projection(module: nn.Linear | None) -> tuple[Projection | None, Ten
 
 
 def convert_head(module: nn.Module | None) -> tuple[Head, Tensors]:
-    """A linear layer, or a Sequential of linear layers with one kind of activation between them.
+    """A layer, or a Sequential of linear layers, activations and norms.
 
-    Dropout and Identity are left out, because they have no effect when a model is served.
+    Dropout and Identity are left out, because they have no effect when a model is served. BatchNorm1d is a
+    scale by its running statistics.
 
     Raises:
         PackageError: the head has another form.
     """
     if module is None:
         return NoHead(), {}
-    parts = list(module) if isinstance(module, nn.Sequential) else [module]
-    parts = [part for part in parts if not isinstance(part, nn.Dropout | nn.Identity)]
-    linears = [part for part in parts[::2] if isinstance(part, nn.Linear)]
-    activations = {ACTIVATIONS.get(type(part)) for part in parts[1::2]}
-    if len(linears) != len(parts[::2]) or len(parts) % 2 == 0 or len(activations | {None}) > 2:
-        raise PackageError(_head_problem(parts))
+    named: list[Named] = []
+    layers = [part for part in flattened(module) if not isinstance(part, nn.Dropout | nn.Identity)]
+    for part in layers:
+        if isinstance(part, nn.BatchNorm1d):
+            put_scale(named, batch_norm_scale(part))
+            continue
+        found = part_of(part)
+        if found is None:
+            raise PackageError(_head_problem(layers))
+        named.append(found)
+    if not named:
+        raise PackageError(_head_problem(layers))
+    head = head_of([part for part, _ in named])
     tensors: Tensors = {}
-    for number, part in enumerate(linears):
-        tensors |= _with_bias(f"head.{number}", part)
-    bias = {part.bias is not None for part in linears}
-    if len(bias) > 1:
-        raise PackageError("the linear layers of a head must all have a bias, or none of them")
-    width = linears[-1].out_features
-    if len(linears) == 1:
-        return LinearHead(width=width, bias=bias.pop()), tensors
-    (activation,) = activations
-    if activation is None or any(getattr(p, "approximate", "none") != "none" for p in parts):
-        raise PackageError(_head_problem(parts))
-    hidden = tuple(part.out_features for part in linears[:-1])
-    return MlpHead(hidden=hidden, width=width, activation=activation, bias=bias.pop()), tensors
+    for place, (_, values) in zip(head.places, named, strict=True):
+        tensors |= {f"head.{place}.{name}": value for name, value in values.items()}
+    return head, tensors
+
+
+def flattened(module: nn.Module) -> list[nn.Module]:
+    """The layers of a Sequential, also of one in another."""
+    if not isinstance(module, nn.Sequential):
+        return [module]
+    return [inner for part in module for inner in flattened(part)]
 
 
 def _head_problem(parts: Sequence[nn.Module]) -> str:
     return (
-        f"the head {[type(part).__name__ for part in parts]} is not Linear, activation, Linear, … with "
-        f"one of {', '.join(sorted(ACTIVATIONS.values()))}; use that form or a custom module"
+        f"the head {[type(part).__name__ for part in parts]} is not Linear, activation, Linear, … with norms "
+        "between; use those, give your whole module with model=, or use a custom module"
     )
 
 
@@ -253,15 +280,7 @@ def _stored(module: RecurrentModule, layer: int, suffix: str) -> Tensors:
     return {name: getattr(module, f"{name}_l{layer}{suffix}") for name in names}
 
 
-def _norm_tensors(number: int, norm: nn.LayerNorm) -> Tensors:
-    norm = _is(norm, nn.LayerNorm, "norm")
-    affine = all(value is not None for value in vars(norm)["_parameters"].values())
-    if norm.eps != 1e-5 or len(norm.normalized_shape) != 1 or not affine:
-        raise PackageError("a LayerNorm must have weight and bias, eps 1e-5 and one dimension")
-    return _with_bias(f"stack.{number}.norm", norm)
-
-
-def _with_bias(name: str, module: nn.Linear | nn.LayerNorm) -> Tensors:
+def _with_bias(name: str, module: nn.Linear) -> Tensors:
     bias: Tensor | None = module.bias
     return {f"{name}.weight": module.weight} | ({} if bias is None else {f"{name}.bias": bias})
 

@@ -85,3 +85,27 @@ class ChainHead(Part):
 
 
 Head = Annotated[NoHead | LinearHead | MlpHead | ChainHead, Field(discriminator="kind")]
+
+
+def head_of(parts: Sequence[RowPart]) -> Head:
+    """The simplest head with these parts."""
+    if not parts:
+        return NoHead()
+    linears, between = parts[::2], parts[1::2]
+    plain = all(isinstance(part, LinearPart) for part in linears) and len(parts) % 2
+    if plain and len({part.bias for part in linears if isinstance(part, LinearPart)}) == 1:
+        *hidden, last = [part for part in linears if isinstance(part, LinearPart)]
+        if not hidden:
+            return LinearHead(width=last.width, bias=last.bias)
+        functions = {p.function for p in between if isinstance(p, ActivationPart) and not p.options}
+        same = len(functions) == 1 and all(
+            isinstance(p, ActivationPart) and not p.options for p in between
+        )
+        if same:
+            return MlpHead(
+                hidden=tuple(part.width for part in hidden),
+                width=last.width,
+                activation=functions.pop(),
+                bias=last.bias,
+            )
+    return ChainHead(parts=tuple(parts))

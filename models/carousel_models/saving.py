@@ -52,7 +52,7 @@ def save(
     projection: nn.Linear | None = None,
     head: nn.Module | None = None,
     residual: bool | Sequence[bool] = False,
-    norms: Sequence[nn.LayerNorm | None] = (),
+    norms: Sequence[nn.LayerNorm | nn.RMSNorm | None] = (),
     custom: CustomSpec | None = None,
     features: int | None = None,
     normalization: Normalizing | None = None,
@@ -84,9 +84,9 @@ def save(
             after the other; with `custom`, the module that it describes. Dropout is left out.
         embedding: makes the input tokens. Without it the input is float rows.
         projection: linear layer between input and stack.
-        head: None, nn.Linear, or nn.Sequential of linear layers and activations.
+        head: None, nn.Linear, or nn.Sequential of linear layers, activations, norms and BatchNorm1d.
         residual: adds a layer's input to its output; one flag, or one per layer.
-        norms: one nn.LayerNorm or None per layer, applied after the residual.
+        norms: one nn.LayerNorm, nn.RMSNorm or None per layer, applied after the residual.
         custom: describes a module instead of the built-in stack.
         features: input width, for `custom` without `projection`, or for `model` where it does not follow from
             its layers.
@@ -120,13 +120,10 @@ def save(
     """
     path = Path(path)
     kind = kind_of(tokenizer)
-    named = {
-        "stack": stack, "embedding": embedding, "projection": projection, "head": head,
-        "residual": residual, "norms": norms, "custom": custom, "normalization": normalization,
-    }  # fmt: skip
-    whole = None if model is None else read_whole(model, named, features, example)
-    output = Output(transform=transform, select=select or SelectFull())
     modules = Modules(stack, embedding, projection, head, residual, norms, custom, features)
+    modules = modules.unwrapped()
+    whole = None if model is None else read_whole(model, modules, normalization, example)
+    output = Output(transform=transform, select=select or SelectFull())
     if whole is None and reference is None:
         check_exact(modules, _values(initial, *(initials or {}).values()))
     try:

@@ -10,23 +10,19 @@ import torch
 from torch import Tensor
 
 from carousel_models.from_torch import convert_stack
+from carousel_models.heads import head_of
+from carousel_models.row_modules import Named, put_scale
 from carousel_models.row_parts import (
     DEFAULT_EPS,
     ActivationPart,
     LinearPart,
     NormPart,
     RowPart,
-    ScalePart,
     SkipPart,
 )
 from carousel_models.spec import (
-    ChainHead,
     FeaturesInput,
-    Head,
     LayerSpec,
-    LinearHead,
-    MlpHead,
-    NoHead,
     Normalization,
     Output,
     Projection,
@@ -36,9 +32,6 @@ from carousel_models.spec import (
 
 from .chains import Element, MisfitError, Skip, ending
 from .values import Affine, Computed, Embedded, Recurrent
-
-Named = tuple[RowPart, dict[str, Tensor]]
-"""A part and its tensors by name."""
 
 
 @dataclass(slots=True)
@@ -199,30 +192,6 @@ def _head(made: Assembled, named: list[Named]) -> None:
     made.parts["head"] = head
 
 
-def head_of(parts: list[RowPart]) -> Head:
-    """The simplest head with these parts."""
-    if not parts:
-        return NoHead()
-    linears, between = parts[::2], parts[1::2]
-    plain = all(isinstance(part, LinearPart) for part in linears) and len(parts) % 2
-    if plain and len({part.bias for part in linears if isinstance(part, LinearPart)}) == 1:
-        *hidden, last = [part for part in linears if isinstance(part, LinearPart)]
-        if not hidden:
-            return LinearHead(width=last.width, bias=last.bias)
-        functions = {p.function for p in between if isinstance(p, ActivationPart) and not p.options}
-        same = len(functions) == 1 and all(
-            isinstance(p, ActivationPart) and not p.options for p in between
-        )
-        if same:
-            return MlpHead(
-                hidden=tuple(part.width for part in hidden),
-                width=last.width,
-                activation=functions.pop(),
-                bias=last.bias,
-            )
-    return ChainHead(parts=tuple(parts))
-
-
 def _parts(elements: Sequence[Element]) -> list[Named]:
     """Elements without recurrent layers as parts. Constants in a row become one scale, in float64."""
     named: list[Named] = []
@@ -232,7 +201,7 @@ def _parts(elements: Sequence[Element]) -> list[Named]:
             scale = _scaled(element, scale)
             continue
         if scale is not None:
-            _put_scale(named, scale)
+            put_scale(named, scale)
             scale = None
         if isinstance(element, Computed):
             named.append((element.part, element.tensors))
@@ -256,19 +225,6 @@ def _scaled(element: Affine, before: tuple[Tensor, Tensor] | None) -> tuple[Tens
         case "*":
             return a * numbers, b * numbers
     return a / numbers, b / numbers
-
-
-def _put_scale(named: list[Named], scale: tuple[Tensor, Tensor]) -> None:
-    """A scale is folded into a linear layer before it, exactly in float64, or is a part of its own."""
-    a, b = scale
-    part, tensors = named[-1] if named else (None, {})
-    if not isinstance(part, LinearPart):
-        named.append((ScalePart(), {"weight": a.float(), "bias": b.float()}))
-        return
-    weight = tensors["weight"].double().cpu() * a[:, None]
-    bias = tensors["bias"].double().cpu() * a + b if "bias" in tensors else b
-    folded = {"weight": weight.float(), "bias": bias.float()}
-    named[-1] = (LinearPart(width=part.width, bias=True), folded)
 
 
 def _skip(skip: Skip) -> Named:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from carousel_models.agreement import SEQUENCES, STEPS
 from carousel_models.errors import PackageError
+from carousel_models.from_torch import Modules, Normalizing
 from carousel_models.model import RecurrentModel
 from carousel_models.probe import tolerance_of
 
 from .calls import Sizes
 from .module import Whole, read_module
+
+_PARTS = ("stack", "embedding", "projection", "head", "residual", "norms", "custom")
 
 LAST_STEP = (
     "the module gives the row of the last step only; its package gives a row after each step, as if the "
@@ -24,26 +27,28 @@ LAST_STEP = (
 
 
 def read_whole(
-    model: nn.Module, named: Mapping[str, Any], features: int | None, example: Any
+    model: nn.Module, modules: Modules, normalization: Normalizing | None, example: Any
 ) -> Whole:
     """Reads a module.
 
     Args:
         model: the user's.
-        named: the other arguments of `save` that give parts. All must be empty.
-        features: the input's width, where it does not follow from the module.
+        modules: the other arguments of `save`. Only `features` may be given, the input's width, where it does
+            not follow from the module.
+        normalization: likewise, of the features. It must not be given.
         example: arguments of one call.
 
     Raises:
         PackageError: a manifest cannot describe the module, it cannot be run, or other parts were given.
     """
+    named = {name: getattr(modules, name) for name in _PARTS} | {"normalization": normalization}
     also = [name for name, value in named.items() if _is_given(value)]
     if also:
         raise PackageError(
             f"model= is a whole module, from which all parts follow, and {', '.join(also)} came with it; "
             "give the whole module alone, or stack= and the other parts"
         )
-    whole = read_module(model, features, example)
+    whole = read_module(model, modules.features, example)
     if whole.last_only:
         warnings.warn(LAST_STEP, stacklevel=3)
     return whole

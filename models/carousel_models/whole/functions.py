@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from carousel_models.row_modules import ACTIVATION_MODULES, norm_eps
+from carousel_models.row_parts import OPTIONS
+from carousel_models.spec import SelectArgmax, SelectTopK
+
 from .calls import Call, Handler, Result
 from .layers import (
-    ACTIVATION_MODULES,
     activation,
     affine,
     batch_norm,
@@ -19,7 +22,6 @@ from .layers import (
     norm,
     one_hot,
     prelu,
-    rms_eps,
 )
 from .recurrence import packed, padded
 from .shaping import SHAPING, STREAM
@@ -153,7 +155,7 @@ def functional_norm(call: Call) -> Result:
     layer = call.name == "layer_norm"
     weight, bias = constant_of(call.get(2, "weight")), None
     bias = constant_of(call.get(3, "bias")) if layer else None
-    eps = call.get(4, "eps", 1e-5) if layer else rms_eps(call.get(3, "eps"), call.value.dtype)
+    eps = call.get(4, "eps", 1e-5) if layer else norm_eps(call.get(3, "eps"), call.value.dtype)
     shape = tuple(call.get(1, "normalized_shape"))
     return norm(call, call.args[0], "layer" if layer else "rms", shape, eps, weight, bias)
 
@@ -215,8 +217,6 @@ def _axis(rows: Rows, dim: int) -> str:
 
 def chosen(call: Call) -> Result:
     """argmax, topk and max over the row."""
-    from carousel_models.spec import SelectArgmax, SelectTopK
-
     rows = call.args[0]
     dim = call.get(2 if call.name == "topk" else 1, "dim", -1 if call.name == "topk" else None)
     if (
@@ -267,8 +267,6 @@ def pooled(call: Call) -> Result:
 
 
 def _plain_activation(function: str) -> Handler:
-    from carousel_models.row_parts import OPTIONS
-
     def handler(call: Call) -> Result:
         names = OPTIONS.get(function, {})
         given = {

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from carousel_models.from_torch import looked_up
+from carousel_models.row_modules import ACTIVATION_MODULES, described, norm_eps
 from carousel_models.row_parts import OPTIONS, ActivationPart, LinearPart, NormPart, PReluPart
 
 from .calls import Call, Handler, Result
@@ -132,26 +134,15 @@ def _convolution(call: Call) -> Result:
 
 
 def _embedding_module(call: Call) -> Result:
-    from carousel_models.from_torch import looked_up
-
     assert isinstance(call.module, nn.Embedding)
     return embedded(call, call.args[0], looked_up(call.module))
 
 
-def _layer_norm_module(call: Call) -> Result:
+def _norm_module(call: Call) -> Result:
     m: Any = call.module
-    return norm(call, call.args[0], "layer", m.normalized_shape, m.eps, m.weight, m.bias)
-
-
-def rms_eps(eps: float | None, dtype: torch.dtype) -> float:
-    """The eps of an RMSNorm. None is that of the type."""
-    return torch.finfo(dtype).eps if eps is None else eps
-
-
-def _rms_norm_module(call: Call) -> Result:
-    m: Any = call.module
-    eps = rms_eps(m.eps, call.value.dtype)
-    return norm(call, call.args[0], "rms", m.normalized_shape, eps, m.weight, None)
+    kind = "layer" if isinstance(m, nn.LayerNorm) else "rms"
+    eps, bias = norm_eps(m.eps, call.value.dtype), getattr(m, "bias", None)
+    return norm(call, call.args[0], kind, m.normalized_shape, eps, m.weight, bias)
 
 
 def _batch_norm_module(call: Call) -> Result:
@@ -177,46 +168,12 @@ def _activation_module(call: Call) -> Result:
     return activation(call, call.args[0], function, **options)
 
 
-def described(module: nn.Module) -> tuple[str, dict[str, float]] | None:
-    """The name and the options of an activation module. None if a manifest has no such activation."""
-    for kind, function in ACTIVATION_MODULES.items():
-        if isinstance(module, kind):
-            return function, {name: getattr(module, name) for name in OPTIONS.get(function, ())}
-    match module:
-        case nn.GELU():
-            return ("gelu" if module.approximate == "none" else "gelu_tanh"), {}
-        case nn.RReLU():
-            return "leaky_relu", {"negative_slope": (module.lower + module.upper) / 2}
-    return None
-
-
-ACTIVATION_MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU6: "relu6",  # a kind of Hardtanh
-    nn.ReLU: "relu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.ELU: "elu",
-    nn.CELU: "celu",
-    nn.SELU: "selu",
-    nn.Softplus: "softplus",
-    nn.Softsign: "softsign",
-    nn.Hardtanh: "hardtanh",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.Hardswish: "hardswish",
-    nn.Mish: "mish",
-    nn.LogSigmoid: "logsigmoid",
-    nn.Tanhshrink: "tanhshrink",
-}
-"""Activations that are one function of a manifest. GELU and RReLU have two forms each."""
-
 LAYERS: dict[type[nn.Module], Handler] = {
     nn.Linear: _linear_module,
     nn.Conv1d: _convolution,
     nn.Embedding: _embedding_module,
-    nn.LayerNorm: _layer_norm_module,
-    nn.RMSNorm: _rms_norm_module,
+    nn.LayerNorm: _norm_module,
+    nn.RMSNorm: _norm_module,
     nn.BatchNorm1d: _batch_norm_module,
     nn.PReLU: _prelu_module,
     **dict.fromkeys((*ACTIVATION_MODULES, nn.GELU, nn.RReLU), _activation_module),

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from carousel_models.errors import PackageError
 from carousel_models.row_parts import ActivationPart
 from carousel_models.spec import Output, SelectFull
+from carousel_models.wrappers import unwrapped
 
 from .assembly import Assembled, assemble
 from .calling import Calling, callings
@@ -20,7 +21,6 @@ from .reading import read
 from .recording import record, refuse_meta
 from .result import in_order, outputs_of, picked
 from .values import Computed, Rows, Selected, Transformed
-from .wrappers import unwrapped
 
 SIZES = Sizes(batch=3, steps=5)
 

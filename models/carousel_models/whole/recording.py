@@ -22,8 +22,7 @@ from torch.overrides import TorchFunctionMode
 from carousel_models.agreement import as_served
 from carousel_models.cells import MODULES
 from carousel_models.errors import PackageError
-
-from .wrappers import unwrapped
+from carousel_models.wrappers import unwrapped
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import nn
 
-from carousel_models.errors import PackageError
+from .errors import PackageError
 
 _INNER = {
     "OptimizedModule": "_orig_mod",
@@ -39,3 +42,16 @@ def unwrapped(module: nn.Module) -> nn.Module:
     inner = getattr(module, _INNER[name])
     assert isinstance(inner, nn.Module)
     return unwrapped(inner)
+
+
+def bare(part: Any) -> Any:
+    """A module, or a list of modules, without wrappers. Anything else is returned as it is.
+
+    Raises:
+        PackageError: a wrapped module cannot be reached.
+    """
+    if isinstance(part, nn.Module):
+        return unwrapped(part)
+    if isinstance(part, Sequence) and not isinstance(part, str):
+        return [bare(one) for one in part]
+    return part
