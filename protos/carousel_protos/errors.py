@@ -7,6 +7,7 @@ table. A reason is never renamed and never gets another meaning.
 from __future__ import annotations
 
 from .error_specs import Actor, Code, ErrorSpec
+from .server_errors import OF_THE_SERVER
 
 __all__ = ["DOMAIN", "ERRORS", "Actor", "Code", "ErrorSpec"]
 
@@ -142,6 +143,20 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         Actor.OPERATOR,
         "The model's device has failed. The server runs no more steps of it.",
         "The operator must restart the server. Its log has the failure.",
+    ),
+    ErrorSpec(
+        "INITIAL_UNKNOWN",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "The model has no initial state of this name. Metadata `known` lists those that it has.",
+        "Choose one of these names, or leave the field empty for the default.",
+    ),
+    ErrorSpec(
+        "STATE_INVALID",
+        Code.INVALID_ARGUMENT,
+        Actor.CALLER,
+        "A given state does not fit the model: its name, shape, type or numbers.",
+        "Send states as Model.states describes them. Numbers must be finite.",
     ),
     # -- sessions
     ErrorSpec(
@@ -301,92 +316,6 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         "The snapshot belongs to other weights.",
         "Import it into a server of the same model package.",
     ),
-    # -- limits: the request is refused before it is queued
-    ErrorSpec(
-        "SLAB_FULL",
-        Code.RESOURCE_EXHAUSTED,
-        Actor.RETRY,
-        "Every slot of the model is in use.",
-        "Try again later, close sessions, or raise `slots` on the server.",
-    ),
-    ErrorSpec(
-        "TOO_MANY_SESSIONS",
-        Code.RESOURCE_EXHAUSTED,
-        Actor.RETRY,
-        "The caller has reached its limit of open sessions, or of sessions bound on this stream.",
-        "Close sessions, or raise the limit that the message names.",
-    ),
-    ErrorSpec(
-        "TOO_MANY_STREAMS",
-        Code.RESOURCE_EXHAUSTED,
-        Actor.RETRY,
-        "The server has reached its limit of Attach streams.",
-        "Share one stream between sessions, or raise max_streams on the server.",
-    ),
-    ErrorSpec(
-        "TOO_MANY_CALLS",
-        Code.RESOURCE_EXHAUSTED,
-        Actor.RETRY,
-        "The server has reached its limit of calls in flight.",
-        "Try again after the retry delay. Send fewer calls at a time, or use an Attach stream.",
-    ),
-    ErrorSpec(
-        "QUOTA_EXCEEDED",
-        Code.RESOURCE_EXHAUSTED,
-        Actor.RETRY,
-        "The caller's tenant has reached a quota. QuotaFailure names the tenant and the setting.",
-        "Try again after the retry delay. Use less, or ask the operator to raise the setting.",
-    ),
-    ErrorSpec(
-        "WINDOW_EXCEEDED",
-        Code.RESOURCE_EXHAUSTED,
-        Actor.RETRY,
-        "More steps are unacknowledged than the window holds.",
-        "Acknowledge outputs. Send at most window_steps beyond ack.",
-    ),
-    ErrorSpec(
-        "QUEUE_FULL",
-        Code.RESOURCE_EXHAUSTED,
-        Actor.RETRY,
-        "The model's queue is full.",
-        "Try again after the retry delay, and send less at a time.",
-    ),
-    # -- time
-    ErrorSpec(
-        "DEADLINE_EXCEEDED",
-        Code.DEADLINE_EXCEEDED,
-        Actor.RETRY,
-        "The step's deadline passed before it ran. It was not applied.",
-        "Send it again with the same seq and a longer deadline.",
-    ),
-    ErrorSpec(
-        "MESSAGE_TIMEOUT",
-        Code.DEADLINE_EXCEEDED,
-        Actor.RETRY,
-        "The whole message of the call did not arrive in time. It was not applied.",
-        "Send the message with the call. On slow networks the operator can raise message_timeout_s.",
-    ),
-    ErrorSpec(
-        "DRAINING",
-        Code.UNAVAILABLE,
-        Actor.RETRY,
-        "The server is shutting down and accepts nothing new.",
-        "Try again at another replica, or at this one after its restart.",
-    ),
-    # -- faults of the server
-    ErrorSpec(
-        "STEP_FAILED",
-        Code.INTERNAL,
-        Actor.RETRY,
-        "The device could not run the step. Every state is as it was before.",
-        "Send the step again with the same seq. If it remains, tell the operator.",
-    ),
-    ErrorSpec(
-        "INTERNAL",
-        Code.INTERNAL,
-        Actor.MAINTAINERS,
-        "A defect of the server.",
-        "Report the request id. The server's log has the details.",
-    ),
+    *OF_THE_SERVER,
 )
 """Every reason, in the order of the reference page."""

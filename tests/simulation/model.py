@@ -88,9 +88,9 @@ class FoldModel:
         self.output_fields = (Field("y", torch.float32, (DIGITS,)),)
         self.drift = drift
 
-    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
-        """Zeros."""
-        return (torch.zeros(batch, 1),)
+    def initial_state(self, batch: int, name: str = "") -> tuple[Tensor, ...]:
+        """That of the name, for a batch."""
+        return tuple(tensor.expand(batch, 1) for tensor in self.initial[name])
 
     def step(
         self, x: Tensor, state: tuple[Tensor, ...], slots: Tensor | None = None

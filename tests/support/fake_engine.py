@@ -6,6 +6,7 @@ outputs as a real engine.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from carousel_protos.states import STATE_TYPES
 from carousel_server.core import ports
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.quotas import Quotas
@@ -28,6 +30,8 @@ from carousel_server.core.types import (
     Phase,
     SessionRef,
     SessionView,
+    StateBytes,
+    StateField,
     TensorField,
 )
 
@@ -51,6 +55,13 @@ ECHO = ModelView(
     compute_dtype="float32",
     window_steps=16,
     max_sequence_steps=64,
+    states=(
+        StateField("h", "float32", (2,)),
+        StateField("half", "bfloat16", ()),
+        StateField("flag", "bool", (2,)),
+        StateField("lowest", "float64", (), finite=False),
+    ),
+    initials=("anna", "otto"),
 )
 ECHO_TOKENS = replace(
     ECHO,
@@ -297,6 +308,12 @@ class FakeEngine:
     def _export(self, command: ports.Export) -> tuple[bytes, SessionView]:
         return b"snapshot", self._view(self._find(command.ref))
 
+    def _readstate(self, command: ports.ReadState) -> tuple[StateBytes, SessionView]:
+        session = self._find(command.ref)
+        given = dict(session.spec.state)
+        zeros = {s.name: bytes(_state_bytes(s)) for s in self.model.states}
+        return tuple((zeros | given).items()), self._view(session)
+
     def _import(self, command: ports.Import) -> tuple[SessionRef, SessionView]:
         if command.snapshot != b"snapshot":
             raise CarouselError("SNAPSHOT_INVALID", "no snapshot", field="snapshot")
@@ -321,7 +338,12 @@ class FakeEngine:
             fingerprint=self.model.fingerprint,
             window_steps=self.model.window_steps,
             seed=session.spec.seed or 0,
+            initial=session.spec.initial,
         )
+
+
+def _state_bytes(state: StateField) -> int:
+    return math.prod(state.shape) * STATE_TYPES[state.dtype].item_bytes
 
 
 class FakeCatalog:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from carousel_server.core.ports import CatalogPort
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.link import Back, Front, connect
 
 

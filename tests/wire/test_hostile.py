@@ -160,6 +160,7 @@ CALLS = {
     "GetSession": lambda s: s.sessions.GetSession(pb.GetSessionRequest(session_id="mine")),
     "CloseSession": lambda s: s.sessions.CloseSession(pb.CloseSessionRequest(session_id="mine")),
     "ExportSession": lambda s: s.sessions.ExportSession(pb.ExportSessionRequest(session_id="mine")),
+    "GetState": lambda s: s.sessions.GetState(pb.GetStateRequest(session_id="mine")),
     "ForkSession": lambda s: s.sessions.ForkSession(pb.ForkSessionRequest(session_id="mine")),
 }
 

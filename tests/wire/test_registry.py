@@ -218,6 +218,18 @@ async def not_causal(talk):
     return await refused(talk.one.sessions.OpenSession(request))
 
 
+@provokes("INITIAL_UNKNOWN")
+async def initial_unknown(talk):
+    request = pb.OpenSessionRequest(model=LSTM, initial="eve")
+    return await refused(talk.one.sessions.OpenSession(request))
+
+
+@provokes("STATE_INVALID")
+async def state_invalid(talk):
+    request = pb.OpenSessionRequest(model=LSTM, state=[pb.StateTensor()])
+    return await refused(talk.one.sessions.OpenSession(request))
+
+
 async def generate(stubs, **fields):
     async for _ in stubs.inference.Generate(pb.GenerateRequest(max_tokens=1, **fields)):
         pass

@@ -22,6 +22,7 @@ __all__ = [
     "HandleInUseError",
     "HandleNotBoundError",
     "IdentityConflictError",
+    "InitialUnknownError",
     "InputDtypeError",
     "InputNotFiniteError",
     "InputShapeError",
@@ -52,6 +53,7 @@ __all__ = [
     "SlabFullError",
     "SnapshotDamagedError",
     "SnapshotInvalidError",
+    "StateInvalidError",
     "StepFailedError",
     "StepNotFiniteError",
     "StoreUnavailableError",
@@ -186,6 +188,20 @@ class ModelUnhealthyError(ServerFaultError, reason="MODEL_UNHEALTHY"):
     """The model's device has failed. The server runs no more steps of it.
 
     Fix: The operator must restart the server. Its log has the failure.
+    """
+
+
+class InitialUnknownError(InvalidInputError, reason="INITIAL_UNKNOWN"):
+    """The model has no initial state of this name. Metadata `known` lists those that it has.
+
+    Fix: Choose one of these names, or leave the field empty for the default.
+    """
+
+
+class StateInvalidError(InvalidInputError, reason="STATE_INVALID"):
+    """A given state does not fit the model: its name, shape, type or numbers.
+
+    Fix: Send states as Model.states describes them. Numbers must be finite.
     """
 
 

@@ -13,6 +13,8 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · StepNotFiniteError
         · UnknownTokenError
         · SequenceTooLongError
+        · InitialUnknownError
+        · StateInvalidError
         · SequenceNotStartedError
         · SnapshotInvalidError
       · NotFoundError
@@ -108,6 +110,7 @@ from ._errors import (
     HandleInUseError,
     HandleNotBoundError,
     IdentityConflictError,
+    InitialUnknownError,
     InputDtypeError,
     InputNotFiniteError,
     InputShapeError,
@@ -138,6 +141,7 @@ from ._errors import (
     SlabFullError,
     SnapshotDamagedError,
     SnapshotInvalidError,
+    StateInvalidError,
     StepFailedError,
     StepNotFiniteError,
     StoreUnavailableError,
@@ -169,6 +173,7 @@ __all__ = [
     "HandleInUseError",
     "HandleNotBoundError",
     "IdentityConflictError",
+    "InitialUnknownError",
     "InputDtypeError",
     "InputNotFiniteError",
     "InputShapeError",
@@ -208,6 +213,7 @@ __all__ = [
     "SlabFullError",
     "SnapshotDamagedError",
     "SnapshotInvalidError",
+    "StateInvalidError",
     "StepFailedError",
     "StepNotFiniteError",
     "StoreUnavailableError",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from google.protobuf.message import Message
 
-from carousel_protos.tensors import WIRE_DTYPES
+from carousel_protos.states import STATE_TYPES
 from carousel_protos.v1 import carousel_pb2 as pb
 
 if TYPE_CHECKING:
@@ -64,9 +64,20 @@ def _plain(info: type[DataclassInstance], message: Message, *apart: str) -> dict
     return {f.name: getattr(message, f.name) for f in fields(info) if f.name not in apart}
 
 
+_DTYPES = {
+    kind.wire: name if name == "bfloat16" else kind.bits for name, kind in STATE_TYPES.items()
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One field of a row. `dtype` is a NumPy type string, "<f4" or "<i4". `shape` is that of one step."""
+    """One field of a row, or one state of a session.
+
+    Attributes:
+        name: such as "y", or "0.h" for a state.
+        dtype: a NumPy type string, such as "<f4". A state may also be "bfloat16".
+        shape: of one step, or of one session.
+    """
 
     name: str
     dtype: str
@@ -75,7 +86,7 @@ class TensorInfo:
     @classmethod
     def of(cls, spec: pb.TensorSpec) -> Self:
         """Makes it from the protocol's message."""
-        return cls(spec.name, WIRE_DTYPES.get(spec.dtype, "?"), tuple(spec.shape))
+        return cls(spec.name, _DTYPES.get(spec.dtype, "?"), tuple(spec.shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +111,19 @@ class ModelInfo:
     compute_dtype: str
     window_steps: int
     max_sequence_steps: int
+    states: tuple[TensorInfo, ...] = ()
+    initials: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: pb.Model) -> Self:
         """Makes it from the protocol's message."""
         return cls(
-            **_plain(cls, model, "input", "outputs", "labels"),
+            **_plain(cls, model, "input", "outputs", "labels", "states", "initials"),
             input=TensorInfo.of(model.input),
             outputs=tuple(TensorInfo.of(spec) for spec in model.outputs),
             labels=tuple(model.labels),
+            states=tuple(TensorInfo.of(spec) for spec in model.states),
+            initials=tuple(model.initials),
         )
 
     def label_names(self, indices: Iterable[int]) -> list[str]:
@@ -136,6 +151,7 @@ class SessionInfo:
     window_steps: int
     seed: int
     execution_class: str
+    initial: str = ""
 
     @classmethod
     def of(cls, session: pb.Session) -> Self:
@@ -195,6 +211,7 @@ class GenerateOptions(TypedDict, total=False):
         logprobs: report each token's log-probability and those of so many alternatives. None, the
             default, reports none.
         timeout_s: for the whole generation. None, the default, sets no limit.
+        initial: name of the initial state, from `ModelInfo.initials`. Only where no session is given.
     """
 
     max_tokens: int
@@ -207,6 +224,7 @@ class GenerateOptions(TypedDict, total=False):
     stop_tokens: Sequence[int]
     logprobs: int | None
     timeout_s: float | None
+    initial: str
 
 
 @dataclass(frozen=True, slots=True)

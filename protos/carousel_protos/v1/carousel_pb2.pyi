@@ -41,6 +41,18 @@ class _DataTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     """IEEE 754 binary32."""
     DATA_TYPE_INT32: _DataType.ValueType  # 2
     """Two's complement 32-bit integer: tokens and indices."""
+    DATA_TYPE_FLOAT16: _DataType.ValueType  # 3
+    """IEEE 754 binary16. This type and those below are of states only."""
+    DATA_TYPE_FLOAT64: _DataType.ValueType  # 4
+    """IEEE 754 binary64."""
+    DATA_TYPE_BFLOAT16: _DataType.ValueType  # 5
+    """The upper half of a binary32."""
+    DATA_TYPE_INT64: _DataType.ValueType  # 6
+    """Two's complement 64-bit integer."""
+    DATA_TYPE_BOOL: _DataType.ValueType  # 7
+    """One byte, 0 or 1."""
+    DATA_TYPE_COMPLEX64: _DataType.ValueType  # 8
+    """Two binary32: the real part, then the imaginary part."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """Element type of a tensor on the wire. Always little-endian."""
@@ -51,6 +63,18 @@ DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 """IEEE 754 binary32."""
 DATA_TYPE_INT32: DataType.ValueType  # 2
 """Two's complement 32-bit integer: tokens and indices."""
+DATA_TYPE_FLOAT16: DataType.ValueType  # 3
+"""IEEE 754 binary16. This type and those below are of states only."""
+DATA_TYPE_FLOAT64: DataType.ValueType  # 4
+"""IEEE 754 binary64."""
+DATA_TYPE_BFLOAT16: DataType.ValueType  # 5
+"""The upper half of a binary32."""
+DATA_TYPE_INT64: DataType.ValueType  # 6
+"""Two's complement 64-bit integer."""
+DATA_TYPE_BOOL: DataType.ValueType  # 7
+"""One byte, 0 or 1."""
+DATA_TYPE_COMPLEX64: DataType.ValueType  # 8
+"""Two binary32: the real part, then the imaginary part."""
 global___DataType = DataType
 
 class _Phase:
@@ -147,7 +171,7 @@ global___FinishReason = FinishReason
 
 @typing.final
 class TensorSpec(google.protobuf.message.Message):
-    """Name, type and shape of one field of a row. A row is its fields one after the other."""
+    """Name, type and shape of one field of a row, or of one state. A row is its fields one after the other."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -155,12 +179,12 @@ class TensorSpec(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     SHAPE_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """The field's name, such as "y", "values", "indices"."""
+    """The name of the field, such as "y", "values", "indices", or of the state, such as "0.h"."""
     dtype: global___DataType.ValueType
     """Element type."""
     @property
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Shape for one step; the elements are in row-major order."""
+        """Shape for one step, or for one session; the elements are in row-major order."""
 
     def __init__(
         self,
@@ -172,6 +196,31 @@ class TensorSpec(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "name", b"name", "shape", b"shape"]) -> None: ...
 
 global___TensorSpec = TensorSpec
+
+@typing.final
+class StateTensor(google.protobuf.message.Message):
+    """The numbers of one state."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """The elements as raw bytes, little-endian, row-major."""
+    @property
+    def spec(self) -> global___TensorSpec:
+        """Name, type and shape, as in Model.states."""
+
+    def __init__(
+        self,
+        *,
+        spec: global___TensorSpec | None = ...,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["spec", b"spec"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "spec", b"spec"]) -> None: ...
+
+global___StateTensor = StateTensor
 
 @typing.final
 class Model(google.protobuf.message.Message):
@@ -197,6 +246,8 @@ class Model(google.protobuf.message.Message):
     COMPUTE_DTYPE_FIELD_NUMBER: builtins.int
     WINDOW_STEPS_FIELD_NUMBER: builtins.int
     MAX_SEQUENCE_STEPS_FIELD_NUMBER: builtins.int
+    STATES_FIELD_NUMBER: builtins.int
+    INITIALS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique on the server."""
     fingerprint: builtins.str
@@ -239,6 +290,14 @@ class Model(google.protobuf.message.Message):
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the output indices, if the model is a classifier with named classes."""
 
+    @property
+    def states(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TensorSpec]:
+        """The states of one session; empty for a bidirectional model."""
+
+    @property
+    def initials(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the initial states that a client can choose at open, such as voices."""
+
     def __init__(
         self,
         *,
@@ -260,9 +319,11 @@ class Model(google.protobuf.message.Message):
         compute_dtype: builtins.str = ...,
         window_steps: builtins.int = ...,
         max_sequence_steps: builtins.int = ...,
+        states: collections.abc.Iterable[global___TensorSpec] | None = ...,
+        initials: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["input", b"input"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["causal", b"causal", "cell", b"cell", "compute_dtype", b"compute_dtype", "description", b"description", "fingerprint", b"fingerprint", "generative", b"generative", "hidden", b"hidden", "input", b"input", "labels", b"labels", "layers", b"layers", "max_sequence_steps", b"max_sequence_steps", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "state_bytes", b"state_bytes", "tokenizer", b"tokenizer", "vocabulary", b"vocabulary", "window_steps", b"window_steps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["causal", b"causal", "cell", b"cell", "compute_dtype", b"compute_dtype", "description", b"description", "fingerprint", b"fingerprint", "generative", b"generative", "hidden", b"hidden", "initials", b"initials", "input", b"input", "labels", b"labels", "layers", b"layers", "max_sequence_steps", b"max_sequence_steps", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "state_bytes", b"state_bytes", "states", b"states", "tokenizer", b"tokenizer", "vocabulary", b"vocabulary", "window_steps", b"window_steps"]) -> None: ...
 
 global___Model = Model
 
@@ -286,6 +347,7 @@ class Session(google.protobuf.message.Message):
     WINDOW_STEPS_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     EXECUTION_CLASS_FIELD_NUMBER: builtins.int
+    INITIAL_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Unique among the caller's sessions."""
     model: builtins.str
@@ -312,6 +374,8 @@ class Session(google.protobuf.message.Message):
     """How the server computes, such as "cpu float32 torch-2.13.0 bucketed". A step that runs again under the
     same class and in strict mode gives the same bits. Otherwise it is equal within rounding.
     """
+    initial: builtins.str
+    """Name of the initial state that the session began with; empty for the default."""
     @property
     def idle_ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Idle time after which the session expires."""
@@ -337,9 +401,10 @@ class Session(google.protobuf.message.Message):
         window_steps: builtins.int = ...,
         seed: builtins.int = ...,
         execution_class: builtins.str = ...,
+        initial: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "idle_ttl", b"idle_ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "applied", b"applied", "created_at", b"created_at", "durability", b"durability", "durable", b"durable", "epoch", b"epoch", "execution_class", b"execution_class", "fingerprint", b"fingerprint", "id", b"id", "idle_ttl", b"idle_ttl", "model", b"model", "phase", b"phase", "seed", b"seed", "window_steps", b"window_steps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "applied", b"applied", "created_at", b"created_at", "durability", b"durability", "durable", b"durable", "epoch", b"epoch", "execution_class", b"execution_class", "fingerprint", b"fingerprint", "id", b"id", "idle_ttl", b"idle_ttl", "initial", b"initial", "model", b"model", "phase", b"phase", "seed", b"seed", "window_steps", b"window_steps"]) -> None: ...
 
 global___Session = Session
 
@@ -918,6 +983,7 @@ class InferRequest(google.protobuf.message.Message):
     INPUTS_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
+    INITIAL_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model's name."""
     inputs: builtins.bytes
@@ -926,6 +992,8 @@ class InferRequest(google.protobuf.message.Message):
     """Text, for a model with a tokenizer."""
     dtype: global___DataType.ValueType
     """Type of the elements of `inputs`; if set, it must be the model's."""
+    initial: builtins.str
+    """Name of the initial state, from Model.initials; the default if empty."""
     def __init__(
         self,
         *,
@@ -933,9 +1001,10 @@ class InferRequest(google.protobuf.message.Message):
         inputs: builtins.bytes = ...,
         text: builtins.str = ...,
         dtype: global___DataType.ValueType = ...,
+        initial: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["input", b"input", "inputs", b"inputs", "text", b"text"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "input", b"input", "inputs", b"inputs", "model", b"model", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "initial", b"initial", "input", b"input", "inputs", b"inputs", "model", b"model", "text", b"text"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["input", b"input"]) -> typing.Literal["inputs", "text"] | None: ...
 
 global___InferRequest = InferRequest
@@ -1048,6 +1117,7 @@ class GenerateRequest(google.protobuf.message.Message):
     LOGPROBS_FIELD_NUMBER: builtins.int
     FIRST_SEQ_FIELD_NUMBER: builtins.int
     RESET_FIELD_NUMBER: builtins.int
+    INITIAL_FIELD_NUMBER: builtins.int
     model: builtins.str
     """In a session of its own, closed at the end."""
     session_id: builtins.str
@@ -1069,6 +1139,8 @@ class GenerateRequest(google.protobuf.message.Message):
     """The first step of this call starts from the session's initial state. The call needs a prompt then. Tokens
     from before it count neither for the text nor for the repetition penalty.
     """
+    initial: builtins.str
+    """Name of the initial state, from Model.initials; the default if empty. For a session of the call's own only."""
     @property
     def tokens(self) -> global___Tokens:
         """Token ids, fed unchanged."""
@@ -1101,9 +1173,10 @@ class GenerateRequest(google.protobuf.message.Message):
         logprobs: builtins.int | None = ...,
         first_seq: builtins.int = ...,
         reset: builtins.bool = ...,
+        initial: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "target", b"target", "text", b"text", "tokens", b"tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "first_seq", b"first_seq", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "reset", b"reset", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "stop_tokens", b"stop_tokens", "target", b"target", "text", b"text", "tokens", b"tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "first_seq", b"first_seq", "initial", b"initial", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "reset", b"reset", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "stop_tokens", b"stop_tokens", "target", b"target", "text", b"text", "tokens", b"tokens"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
     @typing.overload
@@ -1244,6 +1317,8 @@ class OpenSessionRequest(google.protobuf.message.Message):
     DURABILITY_FIELD_NUMBER: builtins.int
     IDLE_TTL_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
+    INITIAL_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model's name."""
     session_id: builtins.str
@@ -1252,9 +1327,17 @@ class OpenSessionRequest(google.protobuf.message.Message):
     """What survives when the server dies."""
     seed: builtins.int
     """Seed of the session's random numbers; chosen by the server if unset."""
+    initial: builtins.str
+    """Name of the initial state, from Model.initials; the default if empty. A reset goes back to it."""
     @property
     def idle_ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Idle time after which the session expires; the server's default if unset."""
+
+    @property
+    def state(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StateTensor]:
+        """States that begin otherwise than in the initial state, each at most once. A repeated call with the same id
+        finds the session as it is: its state is not compared.
+        """
 
     def __init__(
         self,
@@ -1264,9 +1347,11 @@ class OpenSessionRequest(google.protobuf.message.Message):
         durability: global___Durability.ValueType = ...,
         idle_ttl: google.protobuf.duration_pb2.Duration | None = ...,
         seed: builtins.int | None = ...,
+        initial: builtins.str = ...,
+        state: collections.abc.Iterable[global___StateTensor] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_seed", b"_seed", "idle_ttl", b"idle_ttl", "seed", b"seed"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "durability", b"durability", "idle_ttl", b"idle_ttl", "model", b"model", "seed", b"seed", "session_id", b"session_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "durability", b"durability", "idle_ttl", b"idle_ttl", "initial", b"initial", "model", b"model", "seed", b"seed", "session_id", b"session_id", "state", b"state"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
 
 global___OpenSessionRequest = OpenSessionRequest
@@ -1462,6 +1547,51 @@ class ExportSessionResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["session", b"session", "snapshot", b"snapshot"]) -> None: ...
 
 global___ExportSessionResponse = ExportSessionResponse
+
+@typing.final
+class GetStateRequest(google.protobuf.message.Message):
+    """Which session."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["session_id", b"session_id"]) -> None: ...
+
+global___GetStateRequest = GetStateRequest
+
+@typing.final
+class GetStateResponse(google.protobuf.message.Message):
+    """The state of a session."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: builtins.int
+    SESSION_FIELD_NUMBER: builtins.int
+    @property
+    def state(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StateTensor]:
+        """All states, in the order of Model.states."""
+
+    @property
+    def session(self) -> global___Session:
+        """The session at that step."""
+
+    def __init__(
+        self,
+        *,
+        state: collections.abc.Iterable[global___StateTensor] | None = ...,
+        session: global___Session | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["session", b"session", "state", b"state"]) -> None: ...
+
+global___GetStateResponse = GetStateResponse
 
 @typing.final
 class ImportSessionRequest(google.protobuf.message.Message):

@@ -212,6 +212,11 @@ class SessionServiceStub(object):
                 request_serializer=carousel__protos_dot_v1_dot_carousel__pb2.ExportSessionRequest.SerializeToString,
                 response_deserializer=carousel__protos_dot_v1_dot_carousel__pb2.ExportSessionResponse.FromString,
                 )
+        self.GetState = channel.unary_unary(
+                '/carousel.v1.SessionService/GetState',
+                request_serializer=carousel__protos_dot_v1_dot_carousel__pb2.GetStateRequest.SerializeToString,
+                response_deserializer=carousel__protos_dot_v1_dot_carousel__pb2.GetStateResponse.FromString,
+                )
         self.ImportSession = channel.unary_unary(
                 '/carousel.v1.SessionService/ImportSession',
                 request_serializer=carousel__protos_dot_v1_dot_carousel__pb2.ImportSessionRequest.SerializeToString,
@@ -229,7 +234,7 @@ class SessionServiceServicer(object):
     """
 
     def OpenSession(self, request, context):
-        """Opens a session with a zero state. With a client-chosen id the call is safe to repeat.
+        """Opens a session with an initial state of the model, or with a given state. With a client-chosen id the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -258,6 +263,13 @@ class SessionServiceServicer(object):
 
     def ExportSession(self, request, context):
         """Takes a snapshot of a session between two steps: its state and cursors as bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetState(self, request, context):
+        """Reads the state of a session between two steps. A parked session is activated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -304,6 +316,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ExportSession,
                     request_deserializer=carousel__protos_dot_v1_dot_carousel__pb2.ExportSessionRequest.FromString,
                     response_serializer=carousel__protos_dot_v1_dot_carousel__pb2.ExportSessionResponse.SerializeToString,
+            ),
+            'GetState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetState,
+                    request_deserializer=carousel__protos_dot_v1_dot_carousel__pb2.GetStateRequest.FromString,
+                    response_serializer=carousel__protos_dot_v1_dot_carousel__pb2.GetStateResponse.SerializeToString,
             ),
             'ImportSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ImportSession,
@@ -408,6 +425,23 @@ class SessionService(object):
         return grpc.experimental.unary_unary(request, target, '/carousel.v1.SessionService/ExportSession',
             carousel__protos_dot_v1_dot_carousel__pb2.ExportSessionRequest.SerializeToString,
             carousel__protos_dot_v1_dot_carousel__pb2.ExportSessionResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/carousel.v1.SessionService/GetState',
+            carousel__protos_dot_v1_dot_carousel__pb2.GetStateRequest.SerializeToString,
+            carousel__protos_dot_v1_dot_carousel__pb2.GetStateResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -148,7 +148,7 @@ class SessionServiceStub:
         carousel_protos.v1.carousel_pb2.OpenSessionRequest,
         carousel_protos.v1.carousel_pb2.OpenSessionResponse,
     ]
-    """Opens a session with a zero state. With a client-chosen id the call is safe to repeat."""
+    """Opens a session with an initial state of the model, or with a given state. With a client-chosen id the call is safe to repeat."""
 
     GetSession: grpc.UnaryUnaryMultiCallable[
         carousel_protos.v1.carousel_pb2.GetSessionRequest,
@@ -174,6 +174,12 @@ class SessionServiceStub:
     ]
     """Takes a snapshot of a session between two steps: its state and cursors as bytes."""
 
+    GetState: grpc.UnaryUnaryMultiCallable[
+        carousel_protos.v1.carousel_pb2.GetStateRequest,
+        carousel_protos.v1.carousel_pb2.GetStateResponse,
+    ]
+    """Reads the state of a session between two steps. A parked session is activated."""
+
     ImportSession: grpc.UnaryUnaryMultiCallable[
         carousel_protos.v1.carousel_pb2.ImportSessionRequest,
         carousel_protos.v1.carousel_pb2.ImportSessionResponse,
@@ -193,7 +199,7 @@ class SessionServiceAsyncStub:
         carousel_protos.v1.carousel_pb2.OpenSessionRequest,
         carousel_protos.v1.carousel_pb2.OpenSessionResponse,
     ]
-    """Opens a session with a zero state. With a client-chosen id the call is safe to repeat."""
+    """Opens a session with an initial state of the model, or with a given state. With a client-chosen id the call is safe to repeat."""
 
     GetSession: grpc.aio.UnaryUnaryMultiCallable[
         carousel_protos.v1.carousel_pb2.GetSessionRequest,
@@ -219,6 +225,12 @@ class SessionServiceAsyncStub:
     ]
     """Takes a snapshot of a session between two steps: its state and cursors as bytes."""
 
+    GetState: grpc.aio.UnaryUnaryMultiCallable[
+        carousel_protos.v1.carousel_pb2.GetStateRequest,
+        carousel_protos.v1.carousel_pb2.GetStateResponse,
+    ]
+    """Reads the state of a session between two steps. A parked session is activated."""
+
     ImportSession: grpc.aio.UnaryUnaryMultiCallable[
         carousel_protos.v1.carousel_pb2.ImportSessionRequest,
         carousel_protos.v1.carousel_pb2.ImportSessionResponse,
@@ -240,7 +252,7 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: carousel_protos.v1.carousel_pb2.OpenSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[carousel_protos.v1.carousel_pb2.OpenSessionResponse, collections.abc.Awaitable[carousel_protos.v1.carousel_pb2.OpenSessionResponse]]:
-        """Opens a session with a zero state. With a client-chosen id the call is safe to repeat."""
+        """Opens a session with an initial state of the model, or with a given state. With a client-chosen id the call is safe to repeat."""
 
     @abc.abstractmethod
     def GetSession(
@@ -273,6 +285,14 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[carousel_protos.v1.carousel_pb2.ExportSessionResponse, collections.abc.Awaitable[carousel_protos.v1.carousel_pb2.ExportSessionResponse]]:
         """Takes a snapshot of a session between two steps: its state and cursors as bytes."""
+
+    @abc.abstractmethod
+    def GetState(
+        self,
+        request: carousel_protos.v1.carousel_pb2.GetStateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[carousel_protos.v1.carousel_pb2.GetStateResponse, collections.abc.Awaitable[carousel_protos.v1.carousel_pb2.GetStateResponse]]:
+        """Reads the state of a session between two steps. A parked session is activated."""
 
     @abc.abstractmethod
     def ImportSession(

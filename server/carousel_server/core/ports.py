@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar, cast, overload
 
 from .errors import CarouselError, refusal_of
 from .futures import WithReply
-from .quotas import QuotaPort
 from .sinks import StepSink, TokenSink
 from .store import Outcome, Record, SessionKey
 from .types import (
@@ -25,6 +24,7 @@ from .types import (
     OpenSpec,
     SessionRef,
     SessionView,
+    StateBytes,
 )
 
 T = TypeVar("T")
@@ -209,13 +209,14 @@ class CancelGenerate(WithoutReply):
 class Infer(WithReply[Bytes2D]):
     """A whole sequence. The result is uint8[steps, output_row_bytes].
 
-    `inputs` are raw bytes of shape [steps, input row]. Cancelling the future withdraws it. Sequences of
-    different `tenant`s take turns.
+    `inputs` are raw bytes of shape [steps, input row]. `initial` is as in `OpenSpec`. Cancelling the future
+    withdraws it. Sequences of different `tenant`s take turns.
     """
 
     inputs: bytes
     deadline_s: float = NO_DEADLINE
     tenant: str = ""
+    initial: str = ""
     reply: Future[Bytes2D] = field(default_factory=Future)
 
 
@@ -225,6 +226,22 @@ class Export(WithReply[tuple[bytes, SessionView]]):
 
     ref: SessionRef
     reply: Future[tuple[bytes, SessionView]] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class ReadState(WithReply[tuple[StateBytes, SessionView]]):
+    """Reads the states of a session between two ticks, in the model's order."""
+
+    ref: SessionRef
+    reply: Future[tuple[StateBytes, SessionView]] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class Draft(WithReply[bytes]):
+    """Makes the snapshot of a session that is about to be opened, with its initial state."""
+
+    spec: OpenSpec
+    reply: Future[bytes] = field(default_factory=Future)
 
 
 @dataclass(slots=True)
@@ -279,6 +296,8 @@ Command = (
     | CancelGenerate
     | Infer
     | Export
+    | ReadState
+    | Draft
     | Import
     | Fork
     | Activate
@@ -338,55 +357,3 @@ Place = tuple[EnginePort, SessionRef]
 
 Opened = Future[tuple[SessionRef, SessionView]]
 """A session that has just been opened, or why not."""
-
-
-class CatalogPort(Protocol):
-    """All engines of the server, and the one place that knows which session is where.
-
-    Attributes:
-        quotas: what counts the calls and streams of each tenant.
-    """
-
-    @property
-    def quotas(self) -> QuotaPort:
-        """Constant."""
-
-    def engines(self) -> Sequence[EnginePort]:
-        """Ordered by model name."""
-
-    @property
-    def store_fault(self) -> str | None:
-        """Why the store does not answer at present, "" while it does; None where there is none."""
-
-    def engine(self, model: str) -> EnginePort:
-        """Raises CarouselError MODEL_NOT_FOUND."""
-
-    def locate(self, tenant: str, session_id: str) -> Place | None:
-        """Where a session is, if it is on a row now."""
-
-    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[Place]:
-        """Where a session is; one that is in the store only is brought onto a row first.
-
-        The future fails with CarouselError SESSION_NOT_FOUND, SESSION_EXPIRED, SESSION_CLOSED,
-        SESSION_HELD, STORE_UNAVAILABLE, SNAPSHOT_DAMAGED, FINGERPRINT_MISMATCH, MODEL_NOT_FOUND,
-        SLAB_FULL, QUEUE_FULL or DRAINING.
-        """
-
-    def open(self, engine: EnginePort, spec: OpenSpec) -> Opened:
-        """Opens a session, in the store too where its durability asks for one; see `Open`."""
-
-    def copy(self, engine: EnginePort, command: Import | Fork) -> Opened:
-        """Opens a session from a snapshot or from another session, in the store too."""
-
-    def peek(self, tenant: str, session_id: str) -> Future[SessionView]:
-        """Reads a session, without bringing it onto a row."""
-
-    def discard(self, tenant: str, session_id: str) -> Future[SessionView]:
-        """Closes a session in the store without bringing it onto a row; for those that no engine can run.
-
-        The future fails with CarouselError SESSION_NOT_FOUND, SESSION_EXPIRED, SESSION_CLOSED,
-        SESSION_HELD or STORE_UNAVAILABLE.
-        """
-
-    def stored(self, tenant: str, after: str, limit: int, model: str) -> Future[list[SessionView]]:
-        """A tenant's sessions in the store, in the order of their ids behind `after`."""

@@ -1,4 +1,4 @@
-"""Reads model and weights from the first bytes of a snapshot: a prefix, then a header of JSON.
+"""Reads model, weights and initial state from the first bytes of a snapshot: a prefix, then a header of JSON.
 
 The bytes may come from a client. They are not checked here: the engine checks a snapshot that it restores.
 """
@@ -14,9 +14,11 @@ PREFIX = struct.Struct("<4sHI")
 """The magic bytes, the version and the length of the header."""
 
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
-_NAMED = re.compile(rb'\{"model":(' + _TEXT + rb'),"fingerprint":(' + _TEXT + rb")")
+_NAMED = re.compile(
+    rb'\{"model":(' + _TEXT + rb'),"fingerprint":(' + _TEXT + rb')(?:,"initial":(' + _TEXT + rb"))?"
+)
 _NAMED_BYTES = 1 << 12
-"""More bytes than both names can have."""
+"""More bytes than the names can have."""
 
 
 def model_of(head: bytes) -> str:
@@ -29,11 +31,17 @@ def fingerprint_of(head: bytes) -> str:
     return _named(head)[1]
 
 
-def _named(head: bytes) -> tuple[str, str]:
+def initial_of(head: bytes) -> str:
+    """Name of the initial state that a session began with. "" for the default, and as the others."""
+    return _named(head)[2]
+
+
+def _named(head: bytes) -> tuple[str, str, str]:
     found = _NAMED.match(head, PREFIX.size, _NAMED_BYTES) if head.startswith(MAGIC) else None
     if found is None:
-        return "", ""
+        return "", "", ""
     try:
-        return str(json.loads(found[1])), str(json.loads(found[2]))
+        model, fingerprint, initial = (json.loads(text or b'""') for text in found.groups())
     except ValueError:
-        return "", ""
+        return "", "", ""
+    return str(model), str(fingerprint), str(initial)

@@ -60,6 +60,22 @@ class TensorField:
         return math.prod(self.shape) * 4
 
 
+class StateField(NamedTuple):
+    """One state tensor of a session. `dtype` is its name in a manifest, such as "float32".
+
+    `finite` is True where NaN and infinities are errors.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    finite: bool = True
+
+
+StateBytes = tuple[tuple[str, bytes], ...]
+"""States by name, little-endian and row-major, with the types and shapes of the model's."""
+
+
 class TritonTensor(NamedTuple):
     """The name and datatype of a row's field in Triton's protocol, such as "FP32".
 
@@ -78,6 +94,8 @@ class ModelView:
     Attributes:
         input_row_bytes: bytes of one input row.
         output_row_bytes: bytes of one output row, with its fields one after the other.
+        states: of one session. Empty if the model is not causal.
+        initials: names of the initial states that a client can choose.
     """
 
     name: str
@@ -101,6 +119,8 @@ class ModelView:
     execution_class: str = ""
     triton_input: TritonTensor | None = None
     triton_outputs: tuple[TritonTensor, ...] = ()
+    states: tuple[StateField, ...] = ()
+    initials: tuple[str, ...] = ()
     input_row_bytes: int = field(init=False)
     output_row_bytes: int = field(init=False)
 
@@ -110,16 +130,26 @@ class ModelView:
         output_row_bytes = sum(output.row_bytes for output in self.outputs)
         object.__setattr__(self, "output_row_bytes", output_row_bytes)
 
+    def initial_index(self, name: str) -> int:
+        """The place of an initial state among the slab's; 0 is the default, with the name ""."""
+        return ("", *self.initials).index(name)
+
 
 @dataclass(frozen=True, slots=True)
 class OpenSpec:
-    """The options of a new session. `idle_ttl_s` 0 and `seed` None mean the default."""
+    """The options of a new session. `idle_ttl_s` 0 and `seed` None mean the default.
+
+    `initial` is the name of an initial state of the model. `state` has the states that begin otherwise. Both
+    have been checked.
+    """
 
     tenant: str
     session_id: str
     durability: Durability = Durability.UNSPECIFIED
     idle_ttl_s: float = 0.0
     seed: int | None = None
+    initial: str = ""
+    state: StateBytes = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +170,7 @@ class SessionView:
     window_steps: int
     seed: int
     execution_class: str = ""
+    initial: str = ""
 
 
 @dataclass(frozen=True, slots=True)

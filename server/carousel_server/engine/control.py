@@ -22,6 +22,7 @@ from carousel_server.core.ports import (
     Close,
     Command,
     Committed,
+    Draft,
     Export,
     Fork,
     Generate,
@@ -30,6 +31,7 @@ from carousel_server.core.ports import (
     Infer,
     List,
     Open,
+    ReadState,
     Replay,
     StepBlock,
     Unbind,
@@ -89,6 +91,8 @@ class Control:
             CancelGenerate: self._cancel_generate,
             Infer: lambda c, _: sequences.submit(c),
             Export: self._export,
+            ReadState: self._read_state,
+            Draft: lambda c, _: snapshot.encode(residency.draft(c.spec)),
             Import: lambda c, now: residency.restore(snapshot.decode(c.snapshot), c.spec, now),
             Fork: lambda c, now: residency.restore(residency.take(c.ref), c.spec, now),
             Activate: self._activate,
@@ -267,6 +271,12 @@ class Control:
     def _export(self, command: Export, _now: float) -> object:
         taken = self._residency.take(command.ref)
         return snapshot.encode(taken), self._rows.view(command.ref)
+
+    def _read_state(self, command: ReadState, _now: float) -> object:
+        state = self._residency.take(command.ref).state
+        return tuple((name, array.tobytes()) for name, array in state.items()), self._rows.view(
+            command.ref
+        )
 
 
 def _superseded() -> CarouselError:

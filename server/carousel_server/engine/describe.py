@@ -9,7 +9,7 @@ import torch
 from carousel_models import RecurrentModel
 from carousel_models.spec import TritonTensor as NamedTensor
 from carousel_server.core.limits import EngineLimits
-from carousel_server.core.types import ModelView, TensorField, TritonTensor
+from carousel_server.core.types import ModelView, StateField, TensorField, TritonTensor
 from carousel_server.rows.window import Window
 
 _DTYPES: dict[torch.dtype, Literal["<f4", "<i4"]] = {torch.float32: "<f4", torch.int32: "<i4"}
@@ -52,6 +52,11 @@ def describe(model: RecurrentModel, limits: EngineLimits, *, strict: bool) -> Mo
         triton_outputs=tuple(
             TritonTensor(t.name, t.datatype, t.dims) for t in manifest.triton.outputs
         ),
+        states=tuple(
+            StateField(s.name, str(s.dtype).removeprefix("torch."), s.shape, s.finite)
+            for s in model.state_specs
+        ),
+        initials=tuple(name for name in model.initial if name),
     )
 
 

@@ -21,6 +21,7 @@ from carousel_server.core.ports import (
     Close,
     Command,
     Committed,
+    Draft,
     Export,
     Fork,
     Generate,
@@ -29,6 +30,7 @@ from carousel_server.core.ports import (
     Infer,
     List,
     Open,
+    ReadState,
     Replay,
     StepBlock,
     Unbind,
@@ -204,7 +206,7 @@ class Inbox:
         """The number of the command's tenant in the table."""
         table = self._table
         match command:
-            case Open() | Import() | Fork():
+            case Open() | Import() | Fork() | Draft():
                 return table.tenancy.number(command.spec.tenant)
             case Infer() | List():
                 return table.tenancy.number(command.tenant)
@@ -214,7 +216,7 @@ class Inbox:
                 return int(table.tenant[command.refs[0].row]) if command.refs else _NOBODY
             case Bind() | Unbind() | Replay() | Generate() | CancelGenerate():
                 return int(table.tenant[command.ref.row])
-            case Get() | Close() | Export():
+            case Get() | Close() | Export() | ReadState():
                 return int(table.tenant[command.ref.row])
             case Committed():
                 return _NOBODY
@@ -261,11 +263,11 @@ def _tenant_of(command: Command) -> str:
     match command:
         case StepBlock() | Infer():
             return command.tenant
-        case Open() | Import() | Fork():
+        case Open() | Import() | Fork() | Draft():
             return command.spec.tenant
         case Activate():
             return command.record.key.tenant
-        case Get() | Close() | Bind() | Unbind() | Ack() | Replay() | Export():
+        case Get() | Close() | Bind() | Unbind() | Ack() | Replay() | Export() | ReadState():
             return ""
         case List() | Generate() | CancelGenerate() | Committed():
             return ""
@@ -289,9 +291,11 @@ def _payload_bytes(command: Command) -> int:
         case Generate():
             prompt = command.spec.prompt
             return prompt.nbytes if isinstance(prompt, np.ndarray) else 0
-        case Open() | Get() | List() | Close() | Bind() | Unbind() | Replay() | CancelGenerate():
+        case Open() | Draft():
+            return sum(len(data) for _, data in command.spec.state)
+        case Get() | List() | Close() | Bind() | Unbind() | Replay() | CancelGenerate():
             return 0
-        case Export() | Fork() | Committed():
+        case Export() | ReadState() | Fork() | Committed():
             return 0
         case unknown:
             assert_never(unknown)

@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -147,8 +148,12 @@ class Sequences:
         if not new:
             return
         try:
-            zeros = self._model.initial_state(len(new))
-            self._state = _joined(self._state, zeros) if self._running else zeros
+            begun = [
+                self._model.initial_state(len(list(calls)), initial)
+                for initial, calls in groupby(new, key=lambda one: one.call.initial)
+            ]
+            parts = [self._state] if self._running else []
+            self._state = _joined(*parts, *begun)
         except Exception as error:  # noqa: BLE001 - the device says what it is
             for one in new:
                 self._count(one, -1)
@@ -307,5 +312,5 @@ class Sequences:
         return len(call.inputs) // self._view.input_row_bytes
 
 
-def _joined(running: State, new: State) -> State:
-    return tuple(torch.cat(tensors) for tensors in zip(running, new, strict=True))
+def _joined(*states: State) -> State:
+    return tuple(torch.cat(tensors) for tensors in zip(*states, strict=True))

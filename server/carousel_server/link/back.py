@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError, refusal_of
 from carousel_server.core.ports import (
     CancelGenerate,
-    CatalogPort,
     Close,
     EnginePort,
     Generate,

@@ -13,8 +13,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.metering import WireMetrics
-from carousel_server.core.ports import CatalogPort
 from carousel_server.link import Back, Pipe, connect
 from carousel_server.link.meters import SharedMetrics
 from carousel_server.link.pipe import Message

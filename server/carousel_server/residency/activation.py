@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,7 @@ from carousel_server.core.errors import CarouselError, ended
 from carousel_server.core.futures import done, failed, follow, passes, then, tried
 from carousel_server.core.ports import (
     Activate,
+    Draft,
     EnginePort,
     Export,
     Fork,
@@ -24,6 +25,7 @@ from carousel_server.core.ports import (
     ask,
 )
 from carousel_server.core.store import (
+    NO_SNAPSHOT,
     Acquire,
     First,
     NewSession,
@@ -69,9 +71,16 @@ class Activation:
         self._under_way: dict[SessionKey, Future[Place]] = {}
 
     def resume(
-        self, key: SessionKey, epoch_floor: int = 0, new: NewSession | None = None
+        self,
+        key: SessionKey,
+        epoch_floor: int = 0,
+        new: NewSession | None = None,
+        first: Callable[[], Future[First]] = lambda: done(NO_SNAPSHOT),
     ) -> Future[Place]:
-        """Where a session is; brings it onto a row if it is in the store, or opens it there as `new`."""
+        """Where a session is; brings it onto a row if it is in the store, or opens it there as `new`.
+
+        `first` makes the snapshot of a new session that does not begin with the default state.
+        """
         with self._lock:
             place = self._directory.find(key.tenant, key.id)
             if place is not None:
@@ -80,12 +89,15 @@ class Activation:
             if under_way is None:
                 asked = self._under_way[key] = Future()
         if under_way is None:
-            acquired = ask_store(self._store, Acquire(key, epoch_floor, new))
-            return self._activate(key, asked, acquired)
+
+            def acquire(snapshot: First) -> Future[Record]:
+                return ask_store(self._store, Acquire(key, epoch_floor, new, snapshot))
+
+            return self._activate(key, asked, then(first(), acquire))
         if new is None:
             return under_way
         # An opening that met another activation asks again when that is over.
-        again = partial(self.resume, key, epoch_floor, new)
+        again = partial(self.resume, key, epoch_floor, new, first)
         return then(under_way, lambda _: again(), lambda _: again())
 
     def open(self, engine: EnginePort, spec: OpenSpec, durability: Durability) -> Opened:
@@ -95,12 +107,17 @@ class Activation:
         spec = replace(spec, session_id=spec.session_id or secrets.token_urlsafe(12))
         key, new = SessionKey(spec.tenant, spec.session_id), self._new(engine, spec, durability)
 
+        def first() -> Future[First]:
+            if not (spec.initial or spec.state):
+                return done(NO_SNAPSHOT)
+            return then(ask(engine, Draft(spec)), lambda data: done(First(0, data)))
+
         def open_here(place: Place) -> Opened:
             if place[0].model.name != new.model:
                 raise _exists(key, place[0])
             return ask(place[0], Open(spec))
 
-        return tried(lambda: then(self.resume(key, new=new), open_here), passes)
+        return tried(lambda: then(self.resume(key, new=new, first=first), open_here), passes)
 
     def open_unkept(self, engine: EnginePort, spec: OpenSpec) -> Opened:
         """Opens a session that dies with the server, unless the store has one of its name."""

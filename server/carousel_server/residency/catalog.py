@@ -10,7 +10,7 @@ from carousel_server.core.errors import CarouselError, ended, not_served
 from carousel_server.core.futures import done, failed, passes, then
 from carousel_server.core.ports import EnginePort, Fork, Get, Import, Open, Opened, Place, ask
 from carousel_server.core.quotas import Quotas
-from carousel_server.core.snapshot_header import fingerprint_of
+from carousel_server.core.snapshot_header import fingerprint_of, initial_of
 from carousel_server.core.store import ListStored, Read, Record, SessionKey, StorePort, ask_store
 from carousel_server.core.types import Durability, OpenSpec, Phase, SessionView
 
@@ -165,4 +165,5 @@ class Catalog:
             window_steps=engine.model.window_steps if engine else 0,
             seed=session.seed,
             execution_class=engine.model.execution_class if engine else "",
+            initial=initial_of(record.head),
         )

@@ -52,7 +52,7 @@ class Residency:
     # -- coming
 
     def open(self, spec: OpenSpec, now: float) -> tuple[SessionRef, SessionView]:
-        """Opens a session with a zero state, or finds the one that an earlier try opened.
+        """Opens a session with an initial state, or finds the one that an earlier try opened.
 
         One that a store keeps has been activated before, so it is only found here.
 
@@ -172,6 +172,15 @@ class Residency:
         if self._rows.table.generating[row]:
             raise CarouselError("SESSION_BUSY", "the session is generating")
         return self._rows.snapshots.take([row])[0]
+
+    def draft(self, spec: OpenSpec) -> Snapshot:
+        """The first snapshot of a session that is about to be opened.
+
+        Raises:
+            CarouselError: MODEL_NOT_CAUSAL, DURABILITY_UNAVAILABLE or DRAINING.
+        """
+        self._check_open(spec)
+        return self._rows.snapshots.draft(spec)
 
     def refuse_if_draining(self) -> None:
         """Raises CarouselError DRAINING once the server is shutting down: nothing new begins."""
@@ -307,10 +316,11 @@ class Residency:
             (spec.seed is not None and spec.seed != view.seed)
             or (spec.idle_ttl_s and idle_ttl_s != view.idle_ttl_s)
             or (spec.durability and spec.durability != view.durability)
+            or (spec.initial and spec.initial != view.initial)
         ):
             raise CarouselError(
                 "SESSION_EXISTS",
-                f"session {view.id!r} is open with another seed, idle_ttl or durability",
+                f"session {view.id!r} is open with another seed, idle_ttl, durability or initial state",
                 field="session_id",
             )
         return view

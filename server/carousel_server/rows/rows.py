@@ -40,7 +40,7 @@ class Start:
         spec: with its id, seed, durability and idle_ttl_s.
         created_at_unix_s: when it was opened first.
         epoch: of this activation.
-        snapshot: where it goes on, which has been checked; None for a state of zeros.
+        snapshot: where it goes on, which has been checked; None for the initial state that `spec` names.
     """
 
     spec: OpenSpec
@@ -146,11 +146,15 @@ class Rows:
         ref = self.slots.allocate()
         assert ref is not None, "no row is free"
         row = ref.row
-        self.slab.begin(row)
+        initial = self._model.initial_index(start.spec.initial)
+        self.slab.begin(row, initial)
         self.tokens.reset(row)
         self._table.open(row, start.spec, start.epoch, start.created_at_unix_s, now)
+        self._table.initial[row] = initial
         if start.snapshot is not None:
             self.snapshots.fill(row, start.snapshot)
+        elif start.spec.state:
+            self.snapshots.put(row, start.spec.state)
         if self._table.tracked[row]:
             self.ledger.begin(row)
         return ref
@@ -203,7 +207,11 @@ class Rows:
     def first_reads(self, rows: Int64s) -> Int64s | None:
         """The row of the slab that the next step of each row starts from; None if that is its own for all."""
         starting = self._starting(rows)
-        return None if starting is None else np.where(starting, self.slab.initial_row(0), rows)
+        return (
+            None
+            if starting is None
+            else np.where(starting, self.slab.initial_rows(self._table.initial[rows]), rows)
+        )
 
     def _starting(self, rows: Int64s) -> np.ndarray | None:
         """Which rows start from the initial state with their next step; bool[n], None if none does."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from carousel_models import StateSpec
 from carousel_models.kernels import Kernel, Reference
+from carousel_server.core.types import Int64s
 
 
 class Slab:
@@ -58,6 +59,10 @@ class Slab:
         """Copies of the rows: one tensor [len(rows), *shape] for each state. `rows`: int64[n]."""
         return tuple(t.index_select(0, rows) for t in self.tensors)
 
+    def initial_rows(self, indices: Int64s) -> Int64s:
+        """The same for many; int64[n]."""
+        return self.scratch_row + 1 + indices
+
     def begin(self, row: int, initial: int = 0) -> None:
         """Sets one row to an initial state, by its place in the manifest."""
         for tensor in self.tensors:
@@ -71,8 +76,10 @@ class Slab:
         }
 
     def restore(self, row: int, arrays: dict[str, np.ndarray]) -> None:
-        """Sets one row from such arrays; names, shapes and dtypes have been checked."""
+        """Sets states of one row from such arrays; names, shapes and dtypes have been checked."""
         for spec, tensor in zip(self.specs, self.tensors, strict=True):
+            if spec.name not in arrays:
+                continue
             _bits(tensor[row]).copy_(torch.from_numpy(arrays[spec.name].copy()))
 
     def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:

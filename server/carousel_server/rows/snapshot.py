@@ -5,7 +5,8 @@ header's order, raw | kept inputs | kept outputs | generated tokens: ids int32[n
 float32[n], ids int32[n, k] and log-probabilities float32[n, k] of the alternatives | BLAKE2b-128 of all
 before. A reader refuses what it does not know; it never guesses. Versions: 1 had no generation, attach_id
 and execution_class; it is not read any more, since no release wrote it. 2 had no `context` in its
-generation; it is read as an empty one. 3 had no `resets`; it is read as none.
+generation; it is read as an empty one. 3 had no `resets` and no `initial`; it is read as none, and as the
+default.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 VERSION = 4
 _OLDEST_VERSION = 2
 _WITHOUT_CONTEXT = 2
-_WITHOUT_RESETS = 3
+_WITHOUT_RESETS_AND_INITIAL = 3
 _DIGEST_BYTES = 16
 _MAX_HEADER_BYTES = 1 << 20
 
@@ -84,6 +85,7 @@ class Snapshot:
         kept_outputs: uint8[applied - ack, output_row_bytes].
         attach_id: highest that the session was bound with.
         execution_class: how the steps were computed.
+        initial: name of the initial state that the session began with; "" for the default.
         resets: seqs of the kept steps that started from the initial state, ascending.
         generation: the last one, if it can still be asked for.
     """
@@ -102,6 +104,7 @@ class Snapshot:
     kept_outputs: Bytes2D
     attach_id: int = 0
     execution_class: str = ""
+    initial: str = ""
     resets: tuple[int, ...] = ()
     generation: KeptGeneration | None = None
 
@@ -139,6 +142,7 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str = Field(max_length=256)
     fingerprint: str = Field(max_length=128)
+    initial: str | None = Field(None, max_length=64)
     epoch: int = Field(ge=0, lt=1 << 62)
     applied: int = Field(ge=0, lt=1 << 62)
     ack: int = Field(ge=0, lt=1 << 62)
@@ -227,8 +231,9 @@ def decode(data: bytes) -> Snapshot:
     run = header.generation
     if run is not None and (run.context is None) != (version <= _WITHOUT_CONTEXT):
         raise _invalid(f"its generation is not one of version {version}")
-    if (header.resets is None) != (version <= _WITHOUT_RESETS):
-        raise _invalid(f"its resets are not those of version {version}")
+    old = version <= _WITHOUT_RESETS_AND_INITIAL
+    if (header.resets is None) != old or (header.initial is None) != old:
+        raise _invalid(f"its header is not one of version {version}")
     return _assemble(header, body[start:])
 
 
@@ -252,6 +257,7 @@ def _assemble(header: _Header, raw: bytes) -> Snapshot:
         at += size
     plain = {name: getattr(header, name) for name in _PLAIN}
     plain |= {"recent_tokens": tuple(header.recent_tokens), "resets": resets}
+    plain["initial"] = header.initial or ""
     return Snapshot(
         **plain,
         state={

@@ -10,7 +10,7 @@ import torch
 
 from carousel_models import StateSpec
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.types import ModelView
+from carousel_server.core.types import ModelView, OpenSpec, StateBytes
 
 from .slab import Slab
 from .snapshot import Snapshot
@@ -57,6 +57,7 @@ class Snapshots:
             cursor[row] = snapshot.applied
         table.ack[row] = snapshot.ack
         table.attach_id[row] = snapshot.attach_id
+        table.initial[row] = self._model.initial_index(snapshot.initial)
         if snapshot.applied > snapshot.ack:
             rows, firsts = np.asarray([row]), np.asarray([snapshot.ack + 1])
             never = np.full(1, np.inf)
@@ -68,6 +69,39 @@ class Snapshots:
             kept = snapshot.kept_outputs[None]
             self._window.outputs[self._window.at(rows, firsts, kept.shape[1])] = kept
         self._tokens.restore(row, snapshot)
+
+    def draft(self, spec: OpenSpec) -> Snapshot:
+        """A session that has not begun, with its initial state."""
+        model = self._model
+        row = self._slab.initial_row(model.initial_index(spec.initial))
+        state = self._slab.take(torch.tensor([row], device=self._slab.device))
+        begun = {name: array[0, ...] for name, array in state.items()} | self._arrays(spec.state)
+        return Snapshot(
+            model=model.name,
+            fingerprint=model.fingerprint,
+            epoch=0,
+            applied=0,
+            ack=0,
+            seed=spec.seed or 0,
+            next_token=-1,
+            idle_ttl_s=spec.idle_ttl_s or 1.0,
+            state=begun,
+            recent_tokens=(),
+            kept_inputs=np.empty((0, model.input_row_bytes), np.uint8),
+            kept_outputs=np.empty((0, model.output_row_bytes), np.uint8),
+            execution_class=model.execution_class,
+            initial=spec.initial,
+        )
+
+    def put(self, row: int, state: StateBytes) -> None:
+        """Sets some states of a row, whose names and sizes have been checked."""
+        self._slab.restore(row, self._arrays(state))
+
+    def _arrays(self, state: StateBytes) -> dict[str, np.ndarray]:
+        return {
+            name: np.frombuffer(data, self._layout[name][1]).reshape(self._layout[name][0])
+            for name, data in state
+        }
 
     def check_fits(self, snapshot: Snapshot) -> None:
         """Refuses a snapshot of other weights, or one that does not fit the settings.
@@ -86,6 +120,7 @@ class Snapshots:
         layout = {name: (a.shape, a.dtype.str) for name, a in snapshot.state.items()}
         fits = (
             layout == self._layout
+            and snapshot.initial in ("", *model.initials)
             and snapshot.applied - snapshot.ack <= self._window.steps
             and snapshot.kept_inputs.shape[1] == model.input_row_bytes
             and snapshot.kept_outputs.shape[1] == model.output_row_bytes
@@ -157,6 +192,7 @@ class Snapshots:
             kept_outputs=self._window.outputs[self._window.at(*at, applied - ack)][0],
             attach_id=int(table.attach_id[row]),
             execution_class=self._model.execution_class,
+            initial=("", *self._model.initials)[table.initial[row]],
             resets=() if resets is None else tuple((np.flatnonzero(resets[0]) + ack + 1).tolist()),
             generation=None if log is None else log.to_snapshot(),
         )

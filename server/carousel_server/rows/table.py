@@ -60,6 +60,8 @@ class SessionTable:
         self.idle_ttl_s = np.zeros(slots, np.float64)
         self.created_at_unix_s = np.zeros(slots, np.float64)
         self.seed = np.zeros(slots, np.uint64)
+        # Place of the initial state that the session began with; 0 is the default.
+        self.initial: Int64s = np.zeros(slots, np.int64)
         self.durability = np.zeros(slots, np.int8)
         # True where a store keeps the session; where it does and outputs wait for its answer.
         self.tracked = np.zeros(slots, np.bool_)
@@ -122,6 +124,7 @@ class SessionTable:
             window_steps=model.window_steps,
             seed=int(self.seed[row]),
             execution_class=model.execution_class,
+            initial=("", *model.initials)[self.initial[row]],
         )
 
     # -- a row gets a session, and loses it

@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import done, then
-from carousel_server.core.ports import CatalogPort, EnginePort, Place
+from carousel_server.core.ports import EnginePort, Place
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import OpenSpec, SessionRef, SessionView
 
@@ -181,7 +182,8 @@ class Conversation:
                 return Claim(key, partial(self._catalog.resume, *key, bind.epoch_floor))
             case "open":
                 engine = find_engine(self._catalog, bind.open.model, "open.model")
-                spec = open_spec(tenant, bind.open, self._options.max_idle_ttl_s)
+                most_s = self._options.max_idle_ttl_s
+                spec = open_spec(tenant, engine.model, bind.open, most_s)
                 return _opening(self._catalog, engine, spec)
         raise invalid("target", "set session_id or open")
 

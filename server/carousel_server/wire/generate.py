@@ -10,9 +10,10 @@ from contextlib import suppress
 from typing import cast
 
 from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import MOST_TRIES, passes
-from carousel_server.core.ports import CancelGenerate, CatalogPort, EnginePort, Open, Place, ask
+from carousel_server.core.ports import CancelGenerate, EnginePort, Open, Place, ask
 from carousel_server.core.ports import Generate as GenerateCommand
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import (
@@ -33,6 +34,7 @@ from .pace import Pace
 from .places import find_engine, find_session
 from .prompts import generate_spec
 from .replies import opening, placed, reply_of
+from .states import check_initial
 from .views import token_message
 
 _TOKENS_PER_MESSAGE = 256
@@ -166,7 +168,8 @@ class Generate:
         spec = await generate_spec(engine, request, limit, deadline_s)
         if ref is None:
             # Such a session needs no store: the request says all, so it can be asked again.
-            own = OpenSpec(current_call().tenant, "", Durability.NONE)
+            initial = check_initial(engine.model, request.initial)
+            own = OpenSpec(current_call().tenant, "", Durability.NONE, initial=initial)
             opened = placed(engine, ask(engine, Open(own)))
             (_, ref), _ = await opening(opened, keep_if_cancelled=False)
             await self._run(engine, ref, spec, context, asked_s, close_after=True)
@@ -215,6 +218,8 @@ class Generate:
         """Engine and session; no session if this call gets one of its own."""
         match request.WhichOneof("target"):
             case "session_id":
+                if request.initial:
+                    raise invalid("initial", "is for a session of the call's own; name no session")
                 return await self._find(request)
             case "model":
                 return find_engine(self._catalog, request.model), None

@@ -9,7 +9,7 @@ from typing import Any
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from carousel_server.core.ports import CatalogPort
+from carousel_server.core.catalog import CatalogPort
 
 from .calls import Context
 from .gate import Gate

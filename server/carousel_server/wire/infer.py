@@ -7,8 +7,9 @@ import asyncio
 import numpy as np
 
 from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import CatalogPort, EnginePort, ask
+from carousel_server.core.ports import EnginePort, ask
 from carousel_server.core.ports import Infer as InferCommand
 from carousel_server.core.types import ModelView
 
@@ -18,6 +19,7 @@ from .fields import check_dtype, check_reply_bytes, count_rows, deadline_after
 from .gate import Gate
 from .options import WireOptions
 from .places import find_engine
+from .states import check_initial
 
 
 class Infer:
@@ -38,7 +40,8 @@ class Infer:
         reply_bytes = steps * engine.model.output_row_bytes
         check_reply_bytes(reply_bytes, self._options.max_message_bytes)
         deadline_s = deadline_after(context.time_remaining())
-        command = InferCommand(inputs, deadline_s, current_call().tenant)
+        initial = check_initial(engine.model, request.initial)
+        command = InferCommand(inputs, deadline_s, current_call().tenant, initial)
         rows = await asyncio.wrap_future(ask(engine, command))  # cancelling it withdraws it
         return pb.InferResponse(outputs=rows.tobytes(), steps=len(rows))
 

@@ -7,9 +7,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import done, failed, passes, then, tried
-from carousel_server.core.ports import CatalogPort, Close, EnginePort, Place, ask
+from carousel_server.core.ports import Close, EnginePort, Place, ask
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import SessionView
 

@@ -17,12 +17,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Generic
 
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import failed, passes, then, tried
 from carousel_server.core.ports import (
     Ack,
     Bind,
-    CatalogPort,
     Close,
     EnginePort,
     Place,

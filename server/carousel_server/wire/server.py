@@ -11,8 +11,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.metering import WireMetrics
-from carousel_server.core.ports import CatalogPort
 
 from .addresses import check_address, listen_error, shown
 from .auth import Authenticator

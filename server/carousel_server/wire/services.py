@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import Message
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.core.ports import CatalogPort
+from carousel_server.core.catalog import CatalogPort
 
 from .attach import Attach
 from .calls import Context
@@ -65,6 +65,7 @@ def service_handlers(
             "ListSessions": unary(pb.ListSessionsRequest, sessions.list_sessions),
             "CloseSession": unary(pb.CloseSessionRequest, sessions.close_session),
             "ExportSession": unary(pb.ExportSessionRequest, sessions.export_session),
+            "GetState": unary(pb.GetStateRequest, sessions.get_state),
             "ImportSession": unary(pb.ImportSessionRequest, sessions.import_session),
             "ForkSession": unary(pb.ForkSessionRequest, sessions.fork_session),
         },

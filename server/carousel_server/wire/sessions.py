@@ -6,19 +6,20 @@ import heapq
 from concurrent.futures import Future
 
 from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import (
-    CatalogPort,
     Export,
     Fork,
     Import,
     List,
     Place,
+    ReadState,
     ask,
 )
 from carousel_server.core.snapshot_header import model_of
 from carousel_server.core.store import SessionKey
-from carousel_server.core.types import Durability, OpenSpec, SessionView
+from carousel_server.core.types import Durability, ModelView, OpenSpec, SessionView, StateBytes
 
 from .calls import Context, current_call
 from .errors import invalid
@@ -27,7 +28,8 @@ from .options import WireOptions
 from .paging import check_page, page_token
 from .places import ask_session, close_session, find_engine
 from .replies import opening, placed, reply_of
-from .views import session_message
+from .states import check_initial, given_state
+from .views import session_message, state_messages
 
 
 class Sessions:
@@ -43,7 +45,7 @@ class Sessions:
         """OpenSession."""
         tenant = current_call().tenant
         engine = find_engine(self._catalog, request.model)
-        spec = open_spec(tenant, request, self._options.max_idle_ttl_s)
+        spec = open_spec(tenant, engine.model, request, self._options.max_idle_ttl_s)
         opened = placed(engine, self._catalog.open(engine, spec))
         _, view = await opening(opened, keep_if_cancelled=bool(request.session_id))
         return pb.OpenSessionResponse(session=session_message(view))
@@ -98,6 +100,23 @@ class Sessions:
         snapshot, view = await reply_of(exported)
         check_reply_bytes(len(snapshot), self._options.max_message_bytes)
         return pb.ExportSessionResponse(snapshot=snapshot, session=session_message(view))
+
+    async def get_state(
+        self, request: pb.GetStateRequest, _context: Context
+    ) -> pb.GetStateResponse:
+        """GetState."""
+        found: list[ModelView] = []
+
+        def read(place: Place) -> Future[tuple[StateBytes, SessionView]]:
+            found[:] = [place[0].model]
+            check_reply_bytes(place[0].model.state_bytes, self._options.max_message_bytes)
+            return ask(place[0], ReadState(place[1]))
+
+        state, view = await reply_of(
+            ask_session(self._catalog, self._key(request.session_id), read)
+        )
+        messages = state_messages(found[0], state)
+        return pb.GetStateResponse(state=messages, session=session_message(view))
 
     async def import_session(
         self, request: pb.ImportSessionRequest, _context: Context
@@ -156,11 +175,13 @@ class Sessions:
         return SessionKey(current_call().tenant, session_id)
 
 
-def open_spec(tenant: str, request: pb.OpenSessionRequest, max_idle_ttl_s: float) -> OpenSpec:
+def open_spec(
+    tenant: str, model: ModelView, request: pb.OpenSessionRequest, max_idle_ttl_s: float
+) -> OpenSpec:
     """What the caller asks for.
 
     Raises:
-        CarouselError: FIELD_INVALID.
+        CarouselError: FIELD_INVALID, INITIAL_UNKNOWN or STATE_INVALID.
     """
     try:
         durability = Durability(request.durability)
@@ -175,4 +196,6 @@ def open_spec(tenant: str, request: pb.OpenSessionRequest, max_idle_ttl_s: float
         durability=durability,
         idle_ttl_s=idle_ttl_s,
         seed=request.seed if request.HasField("seed") else None,
+        initial=check_initial(model, request.initial),
+        state=given_state(model, request.state),
     )

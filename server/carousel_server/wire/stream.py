@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.metering import WireMetrics
-from carousel_server.core.ports import CatalogPort
 from carousel_server.core.types import Bytes2D, SessionView
 
 from .errors import count_refusal, status_of

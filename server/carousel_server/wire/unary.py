@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from carousel_protos.v1 import carousel_pb2 as pb
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import STORE_WAITS, CarouselError
-from carousel_server.core.ports import CatalogPort, EnginePort, StepBlock
+from carousel_server.core.ports import EnginePort, StepBlock
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Bytes2D, Durability, SessionView
 

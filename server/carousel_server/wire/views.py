@@ -9,9 +9,17 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from carousel_protos.states import STATE_TYPES
 from carousel_protos.tensors import DATA_TYPES
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.core.types import GeneratedToken, ModelView, SessionView, TensorField
+from carousel_server.core.types import (
+    GeneratedToken,
+    ModelView,
+    SessionView,
+    StateBytes,
+    StateField,
+    TensorField,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -24,7 +32,7 @@ def _shared(view: type[DataclassInstance], message: type[Message], *apart: str) 
 
 
 _SESSION = _shared(SessionView, pb.Session)
-_MODEL = _shared(ModelView, pb.Model, "input", "outputs")
+_MODEL = _shared(ModelView, pb.Model, "input", "outputs", "states")
 
 
 def duration_of(seconds: float) -> Duration:
@@ -44,8 +52,23 @@ def session_message(view: SessionView) -> pb.Session:
 def model_message(view: ModelView) -> pb.Model:
     """A model as clients need to know it."""
     plain = {name: getattr(view, name) for name in _MODEL}
-    outputs = [_tensor_message(field) for field in view.outputs]
-    return pb.Model(**plain, input=_tensor_message(view.input), outputs=outputs)
+    return pb.Model(
+        **plain,
+        input=_tensor_message(view.input),
+        outputs=[_tensor_message(field) for field in view.outputs],
+        states=[state_spec(field) for field in view.states],
+    )
+
+
+def state_spec(field: StateField) -> pb.TensorSpec:
+    """Name, type and shape of a state."""
+    return pb.TensorSpec(name=field.name, dtype=STATE_TYPES[field.dtype].wire, shape=field.shape)
+
+
+def state_messages(view: ModelView, state: StateBytes) -> list[pb.StateTensor]:
+    """All states of a session, in the model's order."""
+    pairs = zip(view.states, state, strict=True)
+    return [pb.StateTensor(spec=state_spec(field), data=data) for field, (_, data) in pairs]
 
 
 def token_message(token: GeneratedToken) -> pb.Token:

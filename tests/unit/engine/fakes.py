@@ -78,8 +78,8 @@ class RunningSum:
         self.batches: list[int] = []
         self.error: Exception = RuntimeError("poison")
 
-    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
-        return (torch.zeros(batch, *self.state_specs[0].shape),)
+    def initial_state(self, batch: int, name: str = "") -> tuple[Tensor, ...]:
+        return tuple(tensor.expand(batch, *tensor.shape) for tensor in self.initial[name])
 
     def step(
         self, x: Tensor, state: tuple[Tensor, ...], slots: Tensor | None = None

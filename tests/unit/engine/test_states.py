@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,25 @@ import torch
 
 from carousel_models import RecurrentModel, StateSpec, load
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import Close, Export, Fork, Import, StepBlock
+from carousel_server.core.ports import (
+    Close,
+    Draft,
+    Export,
+    Fork,
+    Get,
+    Import,
+    Infer,
+    Open,
+    ReadState,
+    StepBlock,
+)
 from carousel_server.core.types import Durability, OpenSpec, SessionRef
 from carousel_server.engine.finite import all_finite, bad_rows, fault_of
 from carousel_server.rows.snapshot import decode, encode
 from tests.unit.models.test_initial import NAME, save_everything
 
 from .durable_rig import DurableRig
-from .fakes import RecordingSink, Rig
+from .fakes import RecordingSink, Rig, RunningSum
 
 INPUTS = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
 GIVEN = {
@@ -202,3 +214,199 @@ def test_a_step_that_leaves_a_state_infinite_is_refused(model: RecurrentModel) -
     rig.settle()
     assert sink.reasons == ["STEP_NOT_FINITE"]
     assert_same_states(state_of(rig, ref), before)
+
+
+# -- named states, and states that a client gives
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> RecurrentModel:
+    """A model with the default of `GIVEN`, and two voices."""
+    path: Path = tmp_path_factory.mktemp("voices") / "voices"
+    named: dict[str, Any] = {"anna": {"small": [7, 7, 7]}, "otto": {"large": 9, "half": [0, 1]}}
+    save_everything(path, initial=GIVEN, initials=named)
+    return load(path, allow_custom=[NAME])
+
+
+def alone(model: RecurrentModel, initial: str, steps: int) -> list[list[float]]:
+    state, rows = model.initial_state(1, initial), []
+    for x in torch.from_numpy(INPUTS[:steps]):
+        y, state = model.step(x[None], state)
+        rows.append(y[0].tolist())
+    return rows
+
+
+NAMES = ["", "anna", "otto"]
+
+
+def test_sessions_begin_as_they_choose(voices: RecurrentModel) -> None:
+    rig = Rig(voices)
+    sinks = {name: RecordingSink() for name in NAMES}
+    for name, sink in sinks.items():
+        ref = rig.open(initial=name)
+        assert rig.run(Get(ref)).initial == name
+        rig.bind(ref, sink)
+        step(rig, sink, ref, 1)
+    rig.settle()
+    for name, sink in sinks.items():
+        assert [row for _, row in sink.of(1)] == alone(voices, name, 4), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reset_goes_back_to_the_chosen_state(voices: RecurrentModel, name: str) -> None:
+    rig, sink = Rig(voices), RecordingSink()
+    ref = rig.open(initial=name)
+    rig.bind(ref, sink)
+    step(rig, sink, ref, 1)
+    data = INPUTS[:4].tobytes()
+    rig.engine.submit(StepBlock(sink, [1], [ref], [5], 4, data, resets=b"\1\0\0\0"))
+    rig.settle()
+    rows = [row for _, row in sink.of(1)]
+    assert rows[:4] == rows[4:] == alone(voices, name, 4)
+
+
+def test_copies_and_snapshots_remember_the_chosen_state(voices: RecurrentModel) -> None:
+    rig, sink = Rig(voices), RecordingSink()
+    ref = rig.open(initial="otto")
+    rig.bind(ref, sink)
+    step(rig, sink, ref, 1)
+    rig.settle()
+    data, view = rig.run(Export(ref))
+    assert (decode(data).initial, view.initial) == ("otto", "otto")
+    for command in (Import(data, OpenSpec("t", "")), Fork(ref, OpenSpec("t", ""))):
+        copy, view = rig.run(command)
+        assert view.initial == "otto"
+        heard = RecordingSink()
+        rig.bind(copy, heard)
+        again = INPUTS[:4].tobytes()
+        rig.engine.submit(StepBlock(heard, [1], [copy], [5], 4, again, resets=b"\1\0\0\0"))
+        rig.settle()
+        assert [row for _, row in heard.of(1)] == alone(voices, "otto", 4)
+
+
+def test_a_snapshot_of_a_name_that_the_model_lacks_is_refused(voices: RecurrentModel) -> None:
+    rig = Rig(voices)
+    data, _ = rig.run(Export(rig.open()))
+    strange = encode(replace(decode(data), initial="eve"))
+    with pytest.raises(CarouselError, match="SNAPSHOT_INVALID"):
+        rig.run(Import(strange, OpenSpec("t", "")))
+
+
+GIVEN_BYTES = (
+    ("small", np.array([4, 5, 6], "<i4").tobytes()),
+    ("brain", np.array([0x4080, 0x3F80], "<u2").tobytes()),  # 4.0 and 1.0
+)
+
+
+def named_state(rig: Rig, ref: SessionRef) -> dict[str, bytes]:
+    state, view = rig.run(ReadState(ref))
+    assert view.id
+    return dict(state)
+
+
+def test_a_given_state_begins_where_it_says_and_the_rest_as_chosen(voices: RecurrentModel) -> None:
+    rig = Rig(voices)
+    plain = named_state(rig, rig.open(initial="otto"))
+    found = named_state(rig, rig.open(initial="otto", state=GIVEN_BYTES))
+    assert found == plain | dict(GIVEN_BYTES)
+    assert list(found) == [spec.name for spec in voices.state_specs]
+
+
+@pytest.mark.parametrize("durability", [Durability.ASYNC, Durability.SYNC])
+@pytest.mark.parametrize("steps", [0, 4])
+def test_what_a_session_began_with_survives_a_death(
+    voices: RecurrentModel, steps: int, durability: Durability
+) -> None:
+    rig, sink = DurableRig(voices), RecordingSink()
+    spec = {"initial": "anna", "state": GIVEN_BYTES, "durability": durability}
+    ref = rig.open_durable(**spec)
+    before = named_state(rig, ref)
+    assert before["small"] == GIVEN_BYTES[0][1]
+    rig.attach(ref, sink)
+    if steps:
+        step(rig, sink, ref, 1, steps)
+    rig.rest()
+    now, rig = named_state(rig, ref), rig.restart()
+    assert rig.until(rig.catalog.peek("t", "s")).initial == "anna"
+    ref = rig.resume()
+    assert named_state(rig, ref) == now
+    assert rig.run(Get(ref)).initial == "anna"
+
+
+def test_a_durable_open_is_in_the_store_with_its_state_at_once(voices: RecurrentModel) -> None:
+    """No reply has been read and no step has run when the server dies."""
+    rig = DurableRig(voices)
+    rig.open_durable(initial="anna", state=GIVEN_BYTES)
+    rig = rig.restart()
+    found = named_state(rig, rig.resume())
+    assert found["small"] == GIVEN_BYTES[0][1]
+    assert found["half"] == np.array(GIVEN["half"], "<f2").tobytes()
+
+
+def test_an_open_that_is_repeated_finds_the_session(voices: RecurrentModel) -> None:
+    for rig in (Rig(voices), DurableRig(voices)):
+        durability = Durability.ASYNC if isinstance(rig, DurableRig) else Durability.NONE
+        spec = OpenSpec("t", "s", durability, initial="anna", state=GIVEN_BYTES)
+
+        def opened(asked: OpenSpec, rig: Rig = rig) -> Any:
+            if isinstance(rig, DurableRig):
+                return rig.until(rig.catalog.open(rig.engine, asked))
+            return rig.run(Open(asked))
+
+        ref, _ = opened(spec)
+        assert opened(spec)[0] == ref
+        assert opened(replace(spec, initial="", state=()))[0] == ref
+        with pytest.raises(CarouselError, match="SESSION_EXISTS"):
+            opened(replace(spec, initial="otto"))
+
+
+def test_a_given_state_comes_back_after_parking(voices: RecurrentModel) -> None:
+    rig = DurableRig(voices)
+    before = named_state(rig, rig.open_durable(initial="otto", state=GIVEN_BYTES))
+    rig.rest()
+    rig.now += 100
+    rig.rest()
+    assert rig.metrics.moves == ["parked"]
+    assert rig.until(rig.catalog.peek("t", "s")).initial == "otto"
+    assert named_state(rig, rig.resume()) == before
+
+
+def test_the_state_is_that_of_the_steps_that_have_run(voices: RecurrentModel) -> None:
+    rig, sink = Rig(voices), RecordingSink()
+    ref = rig.session(sink)
+    begun = named_state(rig, ref)
+    step(rig, sink, ref, 1, 1)
+    rig.settle()
+    found = named_state(rig, ref)
+    count = np.frombuffer(begun["large"], "<i8") + 2
+    assert found["large"] == count.tobytes()
+    assert found == {name: array.tobytes() for name, array in state_of(rig, ref).items()}
+
+
+def test_a_state_cannot_be_read_while_tokens_are_drawn() -> None:
+    rig = DurableRig(RunningSum(tokens=True))
+    ref = rig.open_durable()
+    rig.generate(ref, [1], max_tokens=1000)
+    rig.tick()
+    with pytest.raises(CarouselError, match="SESSION_BUSY"):
+        rig.run(ReadState(ref))
+
+
+def test_whole_sequences_begin_as_they_choose(voices: RecurrentModel) -> None:
+    rig = Rig(voices)
+    calls = [Infer(INPUTS[:n].tobytes(), initial=name) for n in (3, 5) for name in NAMES]
+    for call in calls:
+        rig.engine.submit(call)
+    rig.settle()
+    for call in calls:
+        found = call.reply.result(timeout=0).view("<f4").tolist()
+        assert found == alone(voices, call.initial, len(found)), call.initial
+
+
+def test_a_draft_of_a_server_that_drains_is_refused(voices: RecurrentModel) -> None:
+    rig = Rig(voices)
+    rig.engine.drain()
+    rig.now += 1
+    rig.tick()
+    with pytest.raises(CarouselError, match="DRAINING"):
+        rig.run(Draft(OpenSpec("t", "s", initial="anna")))

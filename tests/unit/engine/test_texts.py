@@ -322,10 +322,10 @@ def test_a_crafted_context_is_refused() -> None:
 
 
 def as_version_2(data: bytes) -> bytes:
-    """A snapshot as version 2 wrote it: its generation has no context, and no step a reset."""
+    """A snapshot as version 2 wrote it: its generation has no context, no step a reset, no state a name."""
     (size,) = struct.unpack_from("<I", data, 6)
     header = json.loads(data[10 : 10 + size])
-    del header["generation"]["context"], header["resets"]
+    del header["generation"]["context"], header["resets"], header["initial"]
     written = json.dumps(header).encode()
     body = data[:4] + struct.pack("<HI", 2, len(written)) + written + data[10 + size : -16]
     return body + blake2b(body, digest_size=16).digest()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.snapshot_header import fingerprint_of, model_of
+from carousel_server.core.snapshot_header import fingerprint_of, initial_of, model_of
 from carousel_server.core.store import HEAD_BYTES
 from carousel_server.rows.snapshot import KeptGeneration, Snapshot, decode, encode
 
@@ -134,6 +134,7 @@ OTHER: dict[str, Any] = {
     "kept_outputs": np.ones((2, 8), np.uint8),
     "attach_id": 2**63,
     "execution_class": "cpu float32",
+    "initial": "anna",
     "resets": (6,),
     "generation": GENERATION,
 }
@@ -181,9 +182,9 @@ def test_every_field_of_a_generation_is_written_and_read(name: str) -> None:
 def test_the_bytes_of_a_snapshot_stay_what_they_are() -> None:
     """A newer server must write what an older one reads."""
     whole = encode(replace(SNAPSHOT, generation=GENERATION))
-    assert (len(DATA), len(whole)) == (542, 723)
-    assert DATA[-16:].hex() == "af5c883c98d5daeabbaea99dfc022b0d"
-    assert whole[-16:].hex() == "57a151f849fa62ce6ba438f1a6052c50"
+    assert (len(DATA), len(whole)) == (555, 736)
+    assert DATA[-16:].hex() == "46ae6285fe2216338a4d59d1388a2ad2"
+    assert whole[-16:].hex() == "4507389baf8ec59717212b6fd079ca99"
 
 
 def test_version_2_is_read() -> None:
@@ -198,7 +199,7 @@ def test_version_2_is_read() -> None:
 def test_version_3_is_read() -> None:
     read = decode(base64.b64decode(VERSION_3))
     assert_same(read, replace(SNAPSHOT, generation=GENERATION))
-    assert read.resets == ()
+    assert (read.resets, read.initial) == ((), "")
 
 
 @pytest.mark.parametrize("resets", [(5,), (8,), (7, 6), (6, 6), (-1,), (6, 7, 8)])
@@ -211,7 +212,11 @@ def test_the_head_of_a_snapshot_names_its_model_and_weights(name: str) -> None:
     written = encode(replace(SNAPSHOT, model=name))
     assert fingerprint_of(written[:HEAD_BYTES]) == SNAPSHOT.fingerprint
     assert model_of(written[:HEAD_BYTES]) == name
+    assert initial_of(written[:HEAD_BYTES]) == ""
+    named = encode(replace(SNAPSHOT, model=name, initial="anna.2"))[:HEAD_BYTES]
+    assert (model_of(named), initial_of(named)) == (name, "anna.2")
     assert fingerprint_of(base64.b64decode(VERSION_2)[:HEAD_BYTES])
+    assert initial_of(base64.b64decode(VERSION_2)[:HEAD_BYTES]) == ""
     no_escape = written[:10] + b'{"model":"\\q","fingerprint":"f"}'
     no_text = written[:10] + b'{"model":"\xff","fingerprint":"f"}'
     wrong = (b"", b"CRSL", written[:20], b"CRSX" + written[4:HEAD_BYTES], no_escape, no_text)

@@ -17,6 +17,7 @@ from carousel_server.core.types import (
     Phase,
     SamplingSpec,
     SessionView,
+    StateField,
     TensorField,
 )
 from carousel_server.wire.prompts import sampling_spec
@@ -42,6 +43,7 @@ OTHER_SESSION: dict[str, Any] = {
     "window_steps": 9,
     "seed": 2**64 - 1,
     "execution_class": "cuda",
+    "initial": "anna",
 }
 ROW = TensorField("x", "<f4", (4,))
 MODEL = ModelView(
@@ -68,6 +70,8 @@ OTHER_MODEL: dict[str, Any] = {
     "compute_dtype": "bfloat16",
     "window_steps": 19,
     "max_sequence_steps": 20,
+    "states": (StateField("0.h", "bfloat16", (3, 2)), StateField("n", "int64", ())),
+    "initials": ("anna", "otto"),
 }
 OF_THE_SERVER = {
     "execution_class", "triton_input", "triton_outputs", "input_row_bytes", "output_row_bytes",
@@ -138,7 +142,12 @@ def test_every_field_of_a_model_reaches_the_client(name: str) -> None:
     }
     assert changed == {name}
     tensor = sdk.TensorInfo("x", "<f4", (4,))
-    special = {"input": sdk.TensorInfo("x", "<i4", ()), "outputs": (tensor, tensor)}
+    states = (sdk.TensorInfo("0.h", "bfloat16", (3, 2)), sdk.TensorInfo("n", "<i8", ()))
+    special = {
+        "input": sdk.TensorInfo("x", "<i4", ()),
+        "outputs": (tensor, tensor),
+        "states": states,
+    }
     assert getattr(told, name) == special.get(name, OTHER_MODEL[name])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -125,13 +125,16 @@ class AsyncClient:
 
     # -- whole sequences and text
 
-    async def infer(self, model: str, inputs: Any, *, timeout_s: float | None = None) -> Array:
+    async def infer(
+        self, model: str, inputs: Any, *, initial: str = "", timeout_s: float | None = None
+    ) -> Array:
         """Runs a whole sequence, without a session; the only way to run a bidirectional model.
 
         Args:
             model: its name.
             inputs: [T, *row] of floats, [T] of token ids, or a text or bytes where the model has a
                 tokenizer for it.
+            initial: name of the initial state, from `ModelInfo.initials`.
             timeout_s: else the client's.
 
         Returns:
@@ -140,7 +143,7 @@ class AsyncClient:
         """
         rows = await self._model_rows(model)
         reply = await self._calls.unary(
-            self._services.inference.Infer, infer_request(rows, inputs), timeout_s
+            self._services.inference.Infer, infer_request(rows, inputs, initial), timeout_s
         )
         return rows.decode(reply.outputs, reply.steps)
 
@@ -170,10 +173,12 @@ class AsyncClient:
         durability: Durability | str = Durability.DEFAULT,
         idle_ttl_s: float | None = None,
         seed: int | None = None,
+        initial: str = "",
+        state: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         journal: JournalPath | None = None,
     ) -> Opening:
-        """Opens a session with a zero state; its `with` block closes it.
+        """Opens a session with the model's initial state; its `with` block closes it.
 
         Args:
             model: its name.
@@ -181,14 +186,20 @@ class AsyncClient:
             durability: what survives when the server dies.
             idle_ttl_s: idle time after which it expires; the server's default if None.
             seed: of its random numbers; chosen by the server if None.
+            initial: name of an initial state of the model, from `ModelInfo.initials`.
+            state: arrays by the names in `ModelInfo.states`; those left out begin as in `initial`.
             timeout_s: else the client's. While the server is full, it is asked again until then.
             journal: a file for the inputs and outputs of this session, which survives this process. If it
                 holds a session, that session continues.
         """
-        request = open_request(model, session_id, Durability(durability), idle_ttl_s, seed)
+        request = open_request(model, session_id, Durability(durability), idle_ttl_s, seed, initial)
 
         async def opened() -> AsyncSession:
-            await self._model_rows(model)  # an unknown model is refused before anything is opened
+            rows = await self._model_rows(
+                model
+            )  # an unknown model is refused before anything opens
+            del request.state[:]
+            request.state.extend(rows.encode_states(state or {}))
             return await self._bind(
                 request,
                 owned=True,

@@ -17,6 +17,7 @@ from carousel._core.rows import Array, ModelRows
 from carousel._core.tickets import Rows, StepTicket, Ticket, UnbindTicket
 from carousel._error_bases import CarouselError
 from carousel.types import GenerateOptions, SessionInfo
+from carousel_protos.states import decode_state
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .generation import AsyncGeneration, AsyncSessionHooks, GenerationOutcome
@@ -215,6 +216,17 @@ class AsyncSession:
         """A snapshot of state and cursors, for `AsyncClient.import_session` at the same weights."""
         return await snapshot_of(self._services, self.id)
 
+    async def state(self) -> dict[str, Array]:
+        """The states by name, each an array of its shape, after the steps that have run.
+
+        A bfloat16 state is given as float32. `AsyncClient.session(state=…)` takes them again.
+
+        Raises:
+            SessionBusyError: a generation runs in the session.
+            MessageTooLargeError: the states are larger than a message of the server.
+        """
+        return await state_of(self._services, self.id)
+
     def fork(self, *, session_id: str | None = None, seed: int | None = None) -> Opening:
         """A new session that begins with a copy of this one's state."""
         return self._client.fork_session(self.id, session_id=session_id, seed=seed)
@@ -328,3 +340,10 @@ async def snapshot_of(services: AsyncServices, session_id: str) -> bytes:
     request = pb.ExportSessionRequest(session_id=session_id)
     reply = await services.calls.unary(services.sessions.ExportSession, request)
     return bytes(reply.snapshot)
+
+
+async def state_of(services: AsyncServices, session_id: str) -> dict[str, Array]:
+    """The states of a session by name, without attaching it."""
+    request = pb.GetStateRequest(session_id=session_id)
+    reply = await services.calls.unary(services.sessions.GetState, request)
+    return {tensor.spec.name: decode_state(tensor).copy() for tensor in reply.state}

@@ -45,6 +45,7 @@ def open_request(
     durability: Durability,
     idle_ttl_s: float | None,
     seed: int | None,
+    initial: str = "",
 ) -> pb.OpenSessionRequest:
     """Opens a session."""
     request = pb.OpenSessionRequest(
@@ -52,6 +53,7 @@ def open_request(
         session_id=session_id or new_session_id(),
         durability=WIRE_DURABILITIES[Durability(durability)],
         seed=seed,
+        initial=initial,
     )
     if idle_ttl_s is not None:
         request.idle_ttl.CopyFrom(duration(idle_seconds(idle_ttl_s)))
@@ -66,11 +68,14 @@ def fork_request(source_id: str, session_id: str | None, seed: int | None) -> pb
     )
 
 
-def infer_request(rows: ModelRows, inputs: Any) -> pb.InferRequest:
+def infer_request(rows: ModelRows, inputs: Any, initial: str = "") -> pb.InferRequest:
     """A whole sequence: a text for the server's tokenizer, bytes, token ids or feature rows."""
+    request = pb.InferRequest(model=rows.name, initial=initial)
     if isinstance(inputs, str) and rows.tokenizer:
-        return pb.InferRequest(model=rows.name, text=unicode_of(inputs))
-    return pb.InferRequest(model=rows.name, inputs=rows.encode(inputs, None).tobytes())
+        request.text = unicode_of(inputs)
+    else:
+        request.inputs = rows.encode(inputs, None).tobytes()
+    return request
 
 
 _SAMPLING = tuple(field.name for field in pb.Sampling.DESCRIPTOR.fields)
@@ -101,6 +106,7 @@ def generate_request(
         stop=[stop] if isinstance(stop, str) else stop,
         stop_tokens=_token_ids(list(options.get("stop_tokens", ())), "stop_tokens is"),
         logprobs=options.get("logprobs"),
+        initial=options.get("initial", ""),
     )
     if session_id:
         request.session_id = session_id

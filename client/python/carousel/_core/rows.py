@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from carousel._errors import (
     InputDtypeError,
     InputShapeError,
     SequenceTooLongError,
+    StateInvalidError,
     TextUnavailableError,
 )
+from carousel_protos.states import encode_state
 from carousel_protos.tensors import RowCodec
 from carousel_protos.v1 import carousel_pb2 as pb
 
@@ -31,6 +33,7 @@ class ModelRows:
         self.tokenizer = model.tokenizer
         self.inputs = RowCodec.of([model.input])
         self.outputs = RowCodec.of(model.outputs)
+        self._states = {spec.name: spec for spec in model.states}
 
     def encode(self, rows: Any, *leading: int | None) -> npt.NDArray[np.uint8]:
         """Inputs as uint8[*leading, input row bytes]. A leading axis of None may have any length.
@@ -83,6 +86,26 @@ class ModelRows:
         except Exception as error:  # noqa: BLE001 - likewise
             return (self.encode(rows[:good], None) if good else None), error
         return None, refused  # each is good alone, but they do not go together
+
+    def encode_states(self, values: Mapping[str, Any]) -> list[pb.StateTensor]:
+        """States by name, as the wire has them.
+
+        Raises:
+            StateInvalidError: the model has no such state, or it is of another shape or type.
+            InputDtypeError, InputShapeError: a value is no array.
+        """
+        return [self._encode_state(name, value) for name, value in values.items()]
+
+    def _encode_state(self, name: str, value: Any) -> pb.StateTensor:
+        if name not in self._states:
+            known = ", ".join(self._states) or "none"
+            raise StateInvalidError(f"model {self.name} has no state {name!r}; it has {known}")
+        spec = self._states[name]
+        array = array_of(value, nested=len(spec.shape))
+        try:
+            return encode_state(spec, array)
+        except (ValueError, TypeError) as error:
+            raise StateInvalidError(f"model {self.name}: {error}") from None
 
     def decode(self, data: bytes, *leading: int) -> Array:
         """Output rows of shape [*leading, *row shape]; a structured array if a row has several fields.

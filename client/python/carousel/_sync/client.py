@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -126,13 +126,16 @@ class Client:
 
     # -- whole sequences and text
 
-    def infer(self, model: str, inputs: Any, *, timeout_s: float | None = None) -> Array:
+    def infer(
+        self, model: str, inputs: Any, *, initial: str = "", timeout_s: float | None = None
+    ) -> Array:
         """Runs a whole sequence, without a session; the only way to run a bidirectional model.
 
         Args:
             model: its name.
             inputs: [T, *row] of floats, [T] of token ids, or a text or bytes where the model has a
                 tokenizer for it.
+            initial: name of the initial state, from `ModelInfo.initials`.
             timeout_s: else the client's.
 
         Returns:
@@ -141,7 +144,7 @@ class Client:
         """
         rows = self._model_rows(model)
         reply = self._calls.unary(
-            self._services.inference.Infer, infer_request(rows, inputs), timeout_s
+            self._services.inference.Infer, infer_request(rows, inputs, initial), timeout_s
         )
         return rows.decode(reply.outputs, reply.steps)
 
@@ -171,10 +174,12 @@ class Client:
         durability: Durability | str = Durability.DEFAULT,
         idle_ttl_s: float | None = None,
         seed: int | None = None,
+        initial: str = "",
+        state: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         journal: JournalPath | None = None,
     ) -> Session:
-        """Opens a session with a zero state; its `with` block closes it.
+        """Opens a session with the model's initial state; its `with` block closes it.
 
         Args:
             model: its name.
@@ -182,14 +187,18 @@ class Client:
             durability: what survives when the server dies.
             idle_ttl_s: idle time after which it expires; the server's default if None.
             seed: of its random numbers; chosen by the server if None.
+            initial: name of an initial state of the model, from `ModelInfo.initials`.
+            state: arrays by the names in `ModelInfo.states`; those left out begin as in `initial`.
             timeout_s: else the client's. While the server is full, it is asked again until then.
             journal: a file for the inputs and outputs of this session, which survives this process. If it
                 holds a session, that session continues.
         """
-        request = open_request(model, session_id, Durability(durability), idle_ttl_s, seed)
+        request = open_request(model, session_id, Durability(durability), idle_ttl_s, seed, initial)
 
         def opened() -> Session:
-            self._model_rows(model)  # an unknown model is refused before anything is opened
+            rows = self._model_rows(model)  # an unknown model is refused before anything opens
+            del request.state[:]
+            request.state.extend(rows.encode_states(state or {}))
             return self._bind(
                 request,
                 owned=True,

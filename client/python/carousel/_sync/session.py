@@ -18,6 +18,7 @@ from carousel._core.rows import Array, ModelRows
 from carousel._core.tickets import Rows, StepTicket, Ticket, UnbindTicket
 from carousel._error_bases import CarouselError
 from carousel.types import GenerateOptions, SessionInfo
+from carousel_protos.states import decode_state
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .generation import Generation, GenerationOutcome, SessionHooks
@@ -213,6 +214,17 @@ class Session:
         """A snapshot of state and cursors, for `Client.import_session` at the same weights."""
         return snapshot_of(self._services, self.id)
 
+    def state(self) -> dict[str, Array]:
+        """The states by name, each an array of its shape, after the steps that have run.
+
+        A bfloat16 state is given as float32. `Client.session(state=…)` takes them again.
+
+        Raises:
+            SessionBusyError: a generation runs in the session.
+            MessageTooLargeError: the states are larger than a message of the server.
+        """
+        return state_of(self._services, self.id)
+
     def fork(self, *, session_id: str | None = None, seed: int | None = None) -> Session:
         """A new session that begins with a copy of this one's state."""
         return self._client.fork_session(self.id, session_id=session_id, seed=seed)
@@ -320,3 +332,10 @@ def snapshot_of(services: Services, session_id: str) -> bytes:
     request = pb.ExportSessionRequest(session_id=session_id)
     reply = services.calls.unary(services.sessions.ExportSession, request)
     return bytes(reply.snapshot)
+
+
+def state_of(services: Services, session_id: str) -> dict[str, Array]:
+    """The states of a session by name, without attaching it."""
+    request = pb.GetStateRequest(session_id=session_id)
+    reply = services.calls.unary(services.sessions.GetState, request)
+    return {tensor.spec.name: decode_state(tensor).copy() for tensor in reply.state}

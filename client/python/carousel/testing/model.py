@@ -13,6 +13,8 @@ import numpy as np
 from carousel_protos.tensors import DATA_TYPES, Array, RowCodec
 from carousel_protos.v1 import carousel_pb2 as pb
 
+from .states import specs_of
+
 
 @dataclass(frozen=True)
 class FakeModel:
@@ -25,7 +27,8 @@ class FakeModel:
         features: width of an input row of float32. 0 means that a row is one int32 token.
         outputs: width of an output row.
         fields: output fields, instead of `outputs`: name → (NumPy type string, shape).
-        initial: state of a new session.
+        initial: state of a new session: an array or a number, or a dict of them by name.
+        initials: states that a client can choose at open, by name.
         vocabulary: number of tokens, if features is 0. 0 accepts every token.
         tokenizer: "bytes", or "" for a model without text.
         labels: names of the output indices.
@@ -39,6 +42,7 @@ class FakeModel:
     outputs: int = 1
     fields: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     initial: Any = 0.0
+    initials: dict[str, Any] = field(default_factory=dict)
     vocabulary: int = 0
     tokenizer: str = ""
     labels: tuple[str, ...] = ()
@@ -71,6 +75,8 @@ class FakeModel:
             compute_dtype="float32",
             window_steps=self.window_steps,
             max_sequence_steps=65_536,
+            states=specs_of(self.initial) if self.causal else (),
+            initials=self.initials,
         )
 
     def codecs(self) -> tuple[RowCodec, RowCodec]:

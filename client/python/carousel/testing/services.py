@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import queue
 import threading
@@ -21,6 +20,7 @@ from .attach import FakeStream
 from .model import FakeModel
 from .refusals import Injections, Refusal
 from .sessions import FakeSession, FakeSessions
+from .states import begun, tensors_of
 
 
 def answering(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,7 +150,7 @@ class FakeServices(
             rows = np.frombuffer(request.text.encode(), np.uint8).astype("<i4")
         else:
             rows = codec.decode(request.inputs, -1)
-        outputs, _ = model.run(rows, copy.deepcopy(model.initial))
+        outputs, _ = model.run(rows, begun(model, request.initial))
         return pb.InferResponse(outputs=outputs, steps=len(rows))
 
     def Generate(  # noqa: N802
@@ -177,7 +177,8 @@ class FakeServices(
         if request.WhichOneof("target") == "session_id":
             return self.sessions.get(request.session_id)
         model = self.sessions.model(request.model)
-        return FakeSession("", model, copy.deepcopy(model.initial), 0)
+        state = begun(model, request.initial)
+        return FakeSession("", model, state, 0, initial=request.initial)
 
     # -- sessions
 
@@ -214,6 +215,12 @@ class FakeServices(
         """ExportSession."""
         session = self.sessions.get(request.session_id)
         return pb.ExportSessionResponse(snapshot=session.snapshot(), session=session.message())
+
+    @answering
+    def GetState(self, request: pb.GetStateRequest) -> pb.GetStateResponse:  # noqa: N802
+        """GetState."""
+        session = self.sessions.get(request.session_id)
+        return pb.GetStateResponse(state=tensors_of(session.state), session=session.message())
 
     @answering
     def ImportSession(self, request: pb.ImportSessionRequest) -> pb.ImportSessionResponse:  # noqa: N802

@@ -17,6 +17,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .model import FakeModel
 from .refusals import Refusal
+from .states import ONLY, arrays_of, begun
 
 STORED = (
     "state", "applied", "ack", "attach_id", "drawn", "unfinished", "begun", "inputs", "outputs", "resets",
@@ -55,6 +56,7 @@ class FakeSession:
     attach_id: int = 0
     owner: Owner | None = None
     execution_class: str = "fake"
+    initial: str = ""
     drawn: list[int] = field(default_factory=list)  # tokens of a generation, not fed back yet
     unfinished: bytes = b""  # bytes of a character that is not complete
     begun: tuple[bytes, dict[str, Any]] | None = None
@@ -129,6 +131,7 @@ class FakeSession:
             window_steps=self.model.window_steps,
             seed=self.seed,
             execution_class=self.execution_class,
+            initial=self.initial,
         )
         message.idle_ttl.FromSeconds(3600)
         message.created_at.FromNanoseconds(self.created_at_ns)
@@ -143,7 +146,7 @@ class FakeSession:
 
     def start_over(self) -> None:
         """Goes back to the initial state, with the next step."""
-        self.state = copy.deepcopy(self.model.initial)
+        self.state = begun(self.model, self.initial)
         self.drawn, self.unfinished = [], b""
 
     def steps(self, first: int, rows: list[bytes], resets: Sequence[int] = ()) -> None:
@@ -177,12 +180,14 @@ class FakeSession:
 
     def snapshot(self) -> bytes:
         """Model, state and cursor as JSON."""
-        state = np.asarray(self.state)
         return json.dumps(
             {
                 "model": self.model.name,
-                "state": state.tolist(),
-                "dtype": state.dtype.str,
+                "initial": self.initial,
+                "state": {
+                    name: (array.tolist(), array.dtype.str)
+                    for name, array in arrays_of(self.state).items()
+                },
                 "applied": self.applied,
                 "seed": self.seed,
             }
@@ -234,11 +239,13 @@ class FakeSessions:
             raise Refusal("DURABILITY_UNAVAILABLE")
         known = self.by_id.get(request.session_id)
         if known is not None:
-            if known.model is not model:
+            if known.model is not model or request.initial not in ("", known.initial):
                 raise Refusal("SESSION_EXISTS")
             return known
-        state = copy.deepcopy(model.initial)
-        return self._add(request.session_id, model, state, request.seed, durability)
+        state = begun(model, request.initial, request.state)
+        session = self._add(request.session_id, model, state, request.seed, durability)
+        session.initial = request.initial
+        return session
 
     def get(self, session_id: str) -> FakeSession:
         """The open session of this id. Raises Refusal."""
@@ -281,10 +288,13 @@ class FakeSessions:
         """Opens a session from a snapshot. Raises Refusal."""
         try:
             taken = json.loads(snapshot)
-            state = np.asarray(taken["state"], taken["dtype"])[()]
-        except (ValueError, KeyError, TypeError):
+            arrays = {name: np.asarray(*value)[()] for name, value in taken["state"].items()}
+            initial = str(taken["initial"])
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise Refusal("SNAPSHOT_INVALID") from None
+        state = arrays.get(ONLY, arrays)
         session = self._add(session_id, self.model(taken["model"]), state, taken["seed"])
+        session.initial = initial
         session.applied = session.ack = taken["applied"]
         return session
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence as Several
 
 from carousel_protos.triton import inference_pb2 as pb
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import CatalogPort, EnginePort
+from carousel_server.core.ports import EnginePort
 
 from .parameters import SequenceId, session_id
 from .replies import VERSION, ReplyForm

@@ -9,8 +9,8 @@ import grpc
 from google.protobuf.message import Message
 
 from carousel_protos.triton import inference_pb2 as pb
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.ports import CatalogPort
 from carousel_server.wire.calls import Context
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import parse

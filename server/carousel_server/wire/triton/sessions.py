@@ -12,9 +12,10 @@ from collections.abc import Callable
 from collections.abc import Sequence as Several
 from concurrent.futures import Future
 
+from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.futures import done, failed, then, tried
-from carousel_server.core.ports import CatalogPort, Close, EnginePort, Place, StepBlock, ask
+from carousel_server.core.ports import Close, EnginePort, Place, StepBlock, ask
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Bytes2D, Durability, OpenSpec, SessionRef, SessionView
 from carousel_server.wire.places import find_session
