@@ -36,7 +36,13 @@ class Reader(NamedTuple):
 
 _PROGRAM = ("state", "constant", "context", "shape", "input", "output")
 
+_KERAS = Reader("keras", needs=("h5py",), options=("config", "recurrent_activation", "unpadded"))
+
 READERS: dict[str, Reader] = {
+    ".keras": _KERAS,
+    ".weights.h5": _KERAS,
+    ".h5": _KERAS,
+    ".hdf5": _KERAS,
     # A reader of built-in layers in ONNX files comes first here, with this one for what it does not know.
     ".onnx": Reader("programs", ("torch", "onnxruntime"), _PROGRAM, extra="onnx"),
     ".ts": Reader("programs", ("torch",), _PROGRAM, extra="server"),

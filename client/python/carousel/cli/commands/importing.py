@@ -10,6 +10,84 @@ import typer
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import note, print_json, print_line
 
+ARRAYS = "Options of files of arrays (.npz, .safetensors)"
+KERAS = "Options of Keras files (.keras, .h5, .hdf5)"
+STEPS = "Options of step graphs (.onnx, .ts, .jit, .pt, .pt2)"
+
+Map = Annotated[
+    Path | None,
+    typer.Option(
+        "--map",
+        metavar="FILE.toml",
+        help="Says which array is which part of the model.",
+        rich_help_panel=ARRAYS,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="JSON of the model, for weights alone.", rich_help_panel=KERAS
+    ),
+]
+RecurrentActivation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Activation of the gates, where the file does not say it: sigmoid or hard_sigmoid.",
+        rich_help_panel=KERAS,
+    ),
+]
+Unpadded = Annotated[
+    bool,
+    typer.Option(
+        "--unpadded",
+        help="No padding will be sent, so masks are left out.",
+        rich_help_panel=KERAS,
+    ),
+]
+State = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="IN:OUT",
+        help="A state: the input that takes it, and the output of its next value. May be repeated.",
+        rich_help_panel=STEPS,
+    ),
+]
+Constant = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=NUMBER",
+        help="An input that is always the same, such as sr=16000. May be repeated.",
+        rich_help_panel=STEPS,
+    ),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        help="So many numbers of the rows before stand in front.",
+        rich_help_panel=STEPS,
+    ),
+]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=DIMS",
+        help="An input's shape, with B for the batch: state=2,B,128. May be repeated.",
+        rich_help_panel=STEPS,
+    ),
+]
+RowInput = Annotated[
+    str | None,
+    typer.Option("--input", help="The input that takes the row of a step.", rich_help_panel=STEPS),
+]
+RowOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--output", help="The output that gives the row of a step.", rich_help_panel=STEPS
+    ),
+]
+
 
 def register_import(group: typer.Typer) -> None:
     """Adds the command."""
@@ -28,43 +106,23 @@ def register_import(group: typer.Typer) -> None:
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace an existing package.")
         ] = False,
-        state: Annotated[
-            list[str] | None,
-            typer.Option(
-                metavar="IN:OUT",
-                help="A state: the input that takes it, and the output of its next value. May be repeated.",
-            ),
-        ] = None,
-        constant: Annotated[
-            list[str] | None,
-            typer.Option(
-                metavar="NAME=NUMBER",
-                help="An input that is always the same, such as sr=16000. May be repeated.",
-            ),
-        ] = None,
-        context_: Annotated[
-            int | None,
-            typer.Option("--context", help="So many numbers of the rows before stand in front."),
-        ] = None,
-        shape: Annotated[
-            list[str] | None,
-            typer.Option(
-                metavar="NAME=DIMS",
-                help="An input's shape, with B for the batch: state=2,B,128. May be repeated.",
-            ),
-        ] = None,
-        input_: Annotated[
-            str | None, typer.Option("--input", help="The input that takes the row of a step.")
-        ] = None,
-        output: Annotated[
-            str | None, typer.Option("--output", help="The output that gives the row of a step.")
-        ] = None,
+        map_: Map = None,
+        config: Config = None,
+        recurrent_activation: RecurrentActivation = None,
+        unpadded: Unpadded = False,
+        state: State = None,
+        constant: Constant = None,
+        context_: Context = None,
+        shape: Shape = None,
+        input_: RowInput = None,
+        output: RowOutput = None,
     ) -> None:
-        """Make a package from a model file of another library."""
+        """Make a package from a file of another library: of Keras, arrays with a map, or a step graph."""
         common = {"name": name, "dir": dir_, "check": check, "overwrite": overwrite}
         of_reader = {
-            "state": state, "constant": constant, "context": context_, "shape": shape,
-            "input": input_, "output": output,
+            "map": map_, "config": config, "recurrent_activation": recurrent_activation,
+            "unpadded": unpadded or None, "state": state, "constant": constant,
+            "context": context_, "shape": shape, "input": input_, "output": output,
         }  # fmt: skip
         import_model(options, file, common, of_reader)
 
