@@ -65,7 +65,7 @@ def read_manifest(package: Path | str) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise PackageError(f"{package}: {MANIFEST} is not valid: {_explain(error)}") from error
+        raise PackageError(f"{package}: {MANIFEST} is not valid: {explain(error)}") from error
 
 
 def discover(directory: Path | str) -> list[Path]:
@@ -95,7 +95,8 @@ def zoo_path() -> Path:
     raise PackageError("this installation has no zoo; install carousel-serving from its wheel")
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """The problems that were found, each with the place of the field, in one line."""
     problems = (
         f"{'.'.join(map(str, problem['loc'])) or 'manifest'}: {problem['msg']}"
         for problem in error.errors(include_url=False, include_input=False)

@@ -49,6 +49,8 @@ READERS: dict[str, Reader] = {
     ".jit": Reader("programs", ("torch",), _PROGRAM, extra="server"),
     ".pt": Reader("programs", ("torch",), _PROGRAM, extra="server"),
     ".pt2": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+    ".npz": Reader("mapped", options=("map",)),
+    ".safetensors": Reader("mapped", options=("map",)),
 }
 """Readers by the end of a file's name, in lower case. Of several ends, the longest counts."""
 
