@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.types import Durability
+from carousel_server.core.types import Durability, Phase, SessionView
 from carousel_server.wire.triton.sequence import Request, Sequence
 
 BAD = 99
@@ -21,15 +22,17 @@ REFUSED, LOST = CarouselError("INPUT_NOT_FINITE", "bad"), CarouselError("SESSION
 ABSENT = CarouselError("SEQUENCE_NOT_STARTED", "no START")
 
 
-class View:
+def view(applied):
     """As much of a SessionView as a sequence reads."""
-
-    def __init__(self, applied):
-        self.applied = applied
+    return SessionView(
+        id="", model="", phase=Phase.RESIDENT, applied=applied, ack=0, durable=0, epoch=1,
+        durability=Durability.NONE, idle_ttl_s=1.0, created_at_unix_s=0.0, fingerprint="",
+        window_steps=4, seed=0,
+    )  # fmt: skip
 
 
 class Ground:
-    """Answers when the test turns it; keeps the session's total."""
+    """Answers when the test turns it; keeps the session's total, steps and durability."""
 
     window_steps = 4
 
@@ -38,10 +41,13 @@ class Ground:
         self.total = None
         self.applied = 0
         self.blocks = []
+        self.resets = []
+        self.opened = 0
         self.left = 0
 
     def open(self, sequence, spec):
         self.asked.append(("open", sequence))
+        self.spec = spec
 
     def find(self, sequence):
         self.asked.append(("find", sequence))
@@ -63,14 +69,16 @@ class Ground:
         getattr(self, f"_{verb}")(sequence)
 
     def _open(self, sequence):
-        self.total, self.applied = 0, 0
-        sequence.opened(None)
+        if self.total is None or self.durability is not self.spec.durability:
+            self.total, self.applied, self.durability = 0, 0, self.spec.durability
+            self.opened += 1
+        sequence.opened(view(self.applied))
 
     def _find(self, sequence):
         if self.total is None:
             sequence.found(ABSENT)
         else:
-            sequence.found(View(self.applied))
+            sequence.found(view(self.applied))
 
     def _close(self, sequence):
         self.total = None
@@ -86,6 +94,9 @@ class Ground:
         if BAD in block:
             sequence.refused(REFUSED)
             return
+        if sequence.resets:
+            self.resets.append(self.applied + 1)
+            self.total = 0
         for value in block:
             self.total += value
             self.applied += 1
@@ -108,13 +119,13 @@ class Rig:
         self.ground, self.log, self.sent = Ground(), [], 0
         self.sequence = Sequence(self.ground, "t", "m", 7, "triton:m:7")
 
-    def ask(self, value, *, start=False, end=False):
+    def ask(self, value, *, start=False, end=False, durability=Durability.UNSPECIFIED):
         answer = Answer(self.log, self.sent)
         self.sent += 1
         self.sequence.take(
             Request(
                 value.to_bytes(1), answer, start=start, end=end, deadline_s=1e9,
-                durability=Durability.UNSPECIFIED,
+                durability=durability,
             )
         )  # fmt: skip
 
@@ -128,15 +139,15 @@ def expected(requests):
     total = None
     for value, start, end in requests:
         if start:
-            total, applied = 0, 0
+            total = 0
         if total is None:
             yield "SEQUENCE_NOT_STARTED"
         elif value == BAD:
-            if applied == 0:
+            if start:
                 total = None
             yield "INPUT_NOT_FINITE"
         else:
-            total, applied = total + value, applied + 1
+            total += value
             yield total
             if end:
                 total = None
@@ -198,3 +209,74 @@ def test_a_sequence_that_is_over_leaves():
     rig.settle()
     assert rig.ground.left == 1
     assert not rig.sequence.bound
+
+
+def test_start_on_a_running_sequence_is_a_step_with_a_reset():
+    rig = Rig()
+    for value, start in ((1, True), (2, False), (3, True), (5, False), (2, True)):
+        rig.ask(value, start=start)
+    rig.settle()
+    assert [outcome for _, outcome in rig.log] == [1, 3, 3, 8, 2]
+    assert rig.ground.blocks == [[1, 2], [3, 5], [2]]
+    assert (rig.ground.resets, rig.ground.opened) == ([3, 5], 1)
+
+
+def test_start_with_another_durability_opens_another_session():
+    rig = Rig()
+    for durability in (Durability.NONE, Durability.NONE, Durability.SYNC):
+        rig.ask(3, start=True, durability=durability)
+    rig.settle()
+    assert [outcome for _, outcome in rig.log] == [3, 3, 3]
+    assert (rig.ground.resets, rig.ground.opened) == ([2], 2)
+
+
+def test_start_on_a_session_that_another_process_left_resets_it():
+    rig = Rig()
+    rig.ground.total, rig.ground.applied = 7, 4
+    rig.ground.durability = Durability.UNSPECIFIED
+    rig.ask(1)
+    rig.ask(2, start=True)
+    rig.settle()
+    assert [outcome for _, outcome in rig.log] == [8, 2]
+    assert (rig.ground.resets, rig.ground.opened) == ([6], 0)
+
+
+def test_a_refused_start_ends_the_sequence_that_ran_before():
+    rig = Rig()
+    for value, start in ((1, True), (BAD, True), (2, False), (3, True)):
+        rig.ask(value, start=start)
+        rig.settle()
+    assert [outcome for _, outcome in rig.log] == [1, "INPUT_NOT_FINITE", "SEQUENCE_NOT_STARTED", 3]
+    assert rig.ground.opened == 2
+
+
+@pytest.mark.parametrize("reason", ["SEQUENCE_REUSED", "SEQUENCE_GAP", "OUTPUT_FORGOTTEN"])
+def test_start_on_a_session_that_others_step_gets_one_of_its_own(reason):
+    rig = Rig()
+    rig.ask(1, start=True)
+    rig.settle()
+    send = rig.ground._send
+    rig.ground._send = lambda sequence: sequence.refused(CarouselError(reason, "another one's"))
+    rig.ask(2, start=True)
+    rig.ground.turn()
+    rig.ground._send = send
+    rig.settle()
+    assert [outcome for _, outcome in rig.log] == [1, 2]
+    assert (rig.ground.resets, rig.ground.opened) == ([], 2)
+    rig.ground._send = lambda sequence: sequence.refused(CarouselError(reason, "another one's"))
+    rig.ground.total = None
+    rig.sequence.lost(LOST)
+    rig.ask(3, start=True)
+    rig.settle()
+    assert rig.log[-1] == (2, reason)
+
+
+def test_a_start_whose_session_parks_before_it_ran_still_resets():
+    rig = Rig()
+    rig.ask(1, start=True)
+    rig.settle()
+    rig.ask(2, start=True)
+    rig.sequence.away()
+    rig.settle()
+    assert [outcome for _, outcome in rig.log] == [1, 2]
+    assert rig.ground.resets == [2]

@@ -52,7 +52,7 @@ class Rig:
         sequence.seat = self.seats.take(sequence, claim)
         claim.tag = 1 << 32 | sequence.seat
         self.seats._sit(sequence.seat, claim)
-        sequence.opened(None)
+        sequence.opened(SimpleNamespace(applied=0))
 
     def close(self, sequence):
         self.closed += 1

@@ -65,6 +65,18 @@ async def test_a_started_again_sequence_remembers_nothing(real):
     np.testing.assert_allclose(again["y"], first["y"], rtol=1e-6)
 
 
+async def test_a_sequence_that_is_started_again_and_again_is_many_sequences(real):
+    """Pipelined, with START in between, as a client that restarts without END."""
+    stream, n = real.stream(), 4
+    for row in range(3 * n):
+        await stream.say(LSTM, X[row % n], 108, start=row % n == 0)
+    await stream.call.done_writing()
+    found = [(await stream.output())["y"][0] for _ in range(3 * n)]
+    expected = await run(real, 109, X[:n])
+    np.testing.assert_allclose(found, np.concatenate([expected] * 3), rtol=1e-5, atol=1e-6)
+    await real.infer(LSTM, X[0], 108, start=True, end=True)
+
+
 async def test_tokens_are_integers(real):
     found = await real.infer(
         GRU_BYTES, [97], 104, start=True, end=True, datatype="INT32", dtype="<i4"
@@ -176,4 +188,35 @@ async def test_a_sync_sequence_survives_the_server_and_an_async_one_says_what_ma
                 np.testing.assert_allclose(found["y"][0], expected[n], rtol=1e-4, atol=1e-5)
             for _ in range(3):  # also when it is on a row since the first of them
                 assert (await refused(stubs.infer(LSTM, X[6], "hoped"))).reason == "DATA_LOSS"
-            await stubs.infer(LSTM, X[0], "hoped", start=True, end=True)
+            started = await stubs.infer(LSTM, X[0], "hoped", start=True)
+            np.testing.assert_allclose(started["y"][0], expected[0], rtol=1e-4, atol=1e-5)
+            found = await stubs.infer(LSTM, X[1], "hoped", end=True)
+            np.testing.assert_allclose(found["y"][0], expected[1], rtol=1e-4, atol=1e-5)
+
+
+async def test_a_parked_sequence_is_started_again(stored):
+    with stored() as server:
+        async with TritonStubs(server.target) as stubs:
+            expected = await run(stubs, 1)
+            for start in (True, True):
+                for n in range(3):
+                    for s in range(2, 7):  # more than there are slots, so that each parks
+                        found = await stubs.infer(LSTM, X[n], s, start=start and n == 0)
+                        np.testing.assert_allclose(found["y"][0], expected[n], rtol=1e-4, atol=1e-5)
+
+
+async def test_a_started_again_sync_sequence_survives_the_server(stored):
+    with stored() as server:
+        async with TritonStubs(server.target) as stubs:
+            expected = await run(stubs, 1)
+            for n in range(6):
+                await stubs.infer(LSTM, X[n], "kept", start=n in (0, 3), durability="sync")
+        server.process.kill()
+        server.wait()
+    with stored() as server:
+        async with TritonStubs(server.target) as stubs:
+            assert len(expected) == 12
+            begun = await run(stubs, 2, X[3:8])
+            for n in (6, 7):
+                found = await stubs.infer(LSTM, X[n], "kept", end=n == 7)
+                np.testing.assert_allclose(found["y"][0], begun[n - 3], rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A sequence is a session: opened by START, stepped in order, closed by END, and never silently reset."""
+"""A sequence is a session: opened or reset by START, stepped in order, closed by END."""
 
 from __future__ import annotations
 
@@ -74,14 +74,60 @@ async def test_a_request_without_a_sequence_is_told_so(fake, sequence):
     )
 
 
-async def test_start_on_a_running_sequence_starts_it_again(wire, fake):
+async def test_start_on_a_running_sequence_resets_its_session(wire, fake):
+    for start in (True, False, True, False):
+        await fake.infer("echo", ROW, 7, start=start)
+    assert wire.engine.session("triton:echo:7").applied == 4
+    assert [(b.first_seqs, b.resets) for b in blocks(wire.engine)] == [
+        ([1], b""),
+        ([2], b""),
+        ([3], b"\1"),
+        ([4], b""),
+    ]
+    assert (count(wire.engine, ports.Open), count(wire.engine, ports.Close)) == (1, 0)
+
+
+async def test_starts_of_several_sequences_go_in_one_block(wire, fake):
+    stream = fake.stream()
+    for sequence in (7, 8, 9):
+        await stream.say("echo", ROW, sequence, start=True)
+        await stream.output()
+    wire.engine.hold()
+    for sequence in (7, 8, 9):
+        await stream.say("echo", ROW, sequence, start=sequence != 8)
+    await settled(lambda: sum(len(block.refs) for block in blocks(wire.engine)) == 6)
+    wire.engine.release()
+    for _ in range(3):
+        await stream.output()
+    found = {}
+    for block in blocks(wire.engine)[3:]:
+        found |= dict(zip(block.refs, block.resets or bytes(len(block.refs)), strict=True))
+    ids = [wire.engine.sessions[ref].spec.session_id for ref in found]
+    assert dict(zip(ids, found.values(), strict=True)) == {
+        "triton:echo:7": 1,
+        "triton:echo:8": 0,
+        "triton:echo:9": 1,
+    }
+
+
+async def test_a_refused_start_on_a_running_sequence_ends_it(wire, fake):
     await fake.infer("echo", ROW, 7, start=True)
-    first = wire.engine.session("triton:echo:7").ref
-    await fake.infer("echo", ROW, 7)
+    wire.engine.step_error = CarouselError("INPUT_NOT_FINITE", "NaN")
+    assert (await refused(fake.infer("echo", ROW, 7, start=True))).reason == "INPUT_NOT_FINITE"
+    wire.engine.step_error = None
+    assert (await refused(fake.infer("echo", ROW, 7))).reason == "SEQUENCE_NOT_STARTED"
+    assert not wire.engine.sessions
+
+
+async def test_start_after_a_stream_of_carousel_took_the_session(wire, fake):
     await fake.infer("echo", ROW, 7, start=True)
-    session = wire.engine.session("triton:echo:7")
-    assert session.ref != first
-    assert session.applied == 1
+    stream = await wire.stubs.attach()
+    await stream.bind(1, session_id="triton:echo:7")
+    await stream.step(1, 2, ROW[None])
+    await fake.infer("echo", ROW, 7, start=True)
+    assert (await stream.hear("unbound")).unbound.handle == 1
+    assert blocks(wire.engine)[-1].first_seqs == [3]
+    assert blocks(wire.engine)[-1].resets == b"\1"
 
 
 async def test_two_tenants_may_use_the_same_sequence_id_and_two_models_too(wire, fake):
@@ -239,4 +285,5 @@ async def test_a_parked_sequence_is_bound_again_where_it_stood(wire, fake):
 async def test_a_sequence_whose_id_others_keep_taking_is_refused(wire, fake):
     await fake.infer("echo", ROW, 7, start=True)
     wire.engine._close = lambda command: wire.engine._view(wire.engine._find(command.ref))
-    assert (await refused(fake.infer("echo", ROW, 7, start=True))).reason == "SESSION_EXISTS"
+    error = await refused(fake.infer("echo", ROW, 7, start=True, durability="none"))
+    assert error.reason == "SESSION_EXISTS"

@@ -64,7 +64,9 @@ async def test_each_request_is_told_of_the_loss_until_a_start(wire, fake, left_b
     assert (left_behind.applied, left_behind.sink) == (6, None)
     await fake.infer("echo", ROW, 7, start=True)
     await fake.infer("echo", ROW, 7)
-    assert wire.engine.session(NAME).applied == 2
+    assert (wire.engine.session(NAME), left_behind.applied) == (left_behind, 8)
+    blocks = [c for c in wire.engine.seen if isinstance(c, ports.StepBlock)]
+    assert [(b.first_seqs, b.resets) for b in blocks] == [([7], b"\1"), ([8], b"")]
 
 
 async def test_pipelined_requests_are_all_told(fake, left_behind):

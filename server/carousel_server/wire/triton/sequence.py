@@ -18,6 +18,9 @@ from .parameters import SequenceId
 MAX_CHUNK_STEPS = 32
 """Most requests of one sequence in one block; the engine's window may be smaller."""
 
+_STEPPED_BY_OTHERS = frozenset(("SEQUENCE_REUSED", "SEQUENCE_GAP", "OUTPUT_FORGOTTEN"))
+"""Refusals of a step because a client of another door has stepped the session, or does so still."""
+
 
 class Answer(Protocol):
     """Where the outcome of one request goes. Called once, on the loop; must not raise."""
@@ -30,9 +33,13 @@ class Answer(Protocol):
 
 
 class Request:
-    """One request of a sequence."""
+    """One request of a sequence.
 
-    __slots__ = ("answer", "deadline_s", "durability", "end", "row", "start")
+    Attributes:
+        start: the sequence begins with it. `opens` says the same once its session is there.
+    """
+
+    __slots__ = ("answer", "deadline_s", "durability", "end", "opens", "row", "start")
 
     def __init__(
         self,
@@ -46,7 +53,7 @@ class Request:
     ) -> None:
         self.row = row
         self.answer = answer
-        self.start = start
+        self.start = self.opens = start
         self.end = end
         self.deadline_s = deadline_s
         self.durability = durability
@@ -61,7 +68,7 @@ class SequenceHost(Protocol):
     window_steps: int
 
     def open(self, sequence: Sequence, spec: OpenSpec) -> None:
-        """Opens a session at step 0, in place of one of the same id that may be there."""
+        """Binds a session of this id: a new one, or one that is there and has the same durability."""
 
     def find(self, sequence: Sequence) -> None:
         """Binds the session that is open under the sequence's id."""
@@ -84,13 +91,13 @@ class Sequence:
         seat: of its session, for its host.
         bound: True while the session can be stepped.
         ending: True while the session is being closed.
-        applied: how many steps have run, as far as is known here.
+        applied: how many steps have run in its session, as far as is known here.
         running: the requests of the block that is at the engine.
     """
 
     __slots__ = (
-        "_busy", "_host", "_one_by_one", "_waiting", "applied", "bound", "ending", "model", "running",
-        "seat", "sequence_id", "session_id", "tenant",
+        "_busy", "_durability", "_host", "_one_by_one", "_waiting", "applied", "bound", "ending", "model",
+        "running", "seat", "sequence_id", "session_id", "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +112,8 @@ class Sequence:
         self.applied = 0
         self.running: deque[Request] = deque()
         self._waiting: deque[Request] = deque()
+        # What the START of this session asked for; None if that is not known here.
+        self._durability: Durability | None = None
         # A verb other than a step is under way.
         self._busy = False
         # So many requests are sent alone, because a block that held them was refused.
@@ -114,6 +123,11 @@ class Sequence:
     def starts(self) -> bool:
         """True if the next request begins the sequence anew."""
         return self._waiting[0].start
+
+    @property
+    def resets(self) -> bool:
+        """True if `running` begins a sequence in a session that has run another before."""
+        return self.running[0].opens and self.applied > 0
 
     @property
     def idle(self) -> bool:
@@ -133,21 +147,22 @@ class Sequence:
 
     # -- answers of the host
 
-    def opened(self, error: CarouselError | None) -> None:
+    def opened(self, outcome: SessionView | CarouselError) -> None:
         """The session of a START is bound, or why it is not."""
         self._busy = False
         request = self._waiting[0]
         request.start = False
-        if error is not None:
+        if isinstance(outcome, CarouselError):
             self._waiting.popleft()
-            request.answer.failed(error, 1)
+            request.answer.failed(outcome, 1)
         else:
-            self.bound, self.applied = True, 0
+            self.bound, self.applied = True, outcome.applied
+            self._durability = request.durability
         self._go_on()
 
     def found(self, outcome: SessionView | CarouselError) -> None:
         """The session of a request without START is bound, or why it is not."""
-        self._busy = False
+        self._busy, self._durability = False, None
         if isinstance(outcome, CarouselError):
             self._waiting.popleft().answer.failed(outcome, self.applied + 1)
         else:
@@ -173,12 +188,23 @@ class Sequence:
             self._one_by_one = len(self.running)
             self._take_back()
         else:
-            request = self.running.popleft()
-            request.answer.failed(error, self.applied + 1)
-            if self.applied == 0:  # the START itself: what comes next must not run without it
-                self._end()
-                return
+            self._refuse(error)
+            return
         self._go_on()
+
+    def _refuse(self, error: CarouselError) -> None:
+        """The engine refuses a step that was sent alone."""
+        again = self.resets and error.reason in _STEPPED_BY_OTHERS
+        request = self.running.popleft()
+        if again:  # in a session of its own, which nobody else has stepped
+            request.start = True
+            self._waiting.appendleft(request)
+        else:
+            request.answer.failed(error, self.applied + 1)
+        if request.opens or self.applied == 0:  # what comes next must not run without the START
+            self._end()
+        else:
+            self._go_on()
 
     def lost(self, error: CarouselError) -> None:
         """The session has left for good: expired, superseded, revoked, drained."""
@@ -208,6 +234,8 @@ class Sequence:
                 self._host.leave(self)
             return
         request = self._waiting[0]
+        if request.start and self.bound and self._durability is request.durability:
+            request.start = False  # its step starts from the initial state
         if request.start:
             self._busy = True
             self.bound = False

@@ -93,6 +93,7 @@ class SequenceSessions:
             acks=applied,
             deadline_s=deadline_s,
             tenant=sequences[0].tenant,
+            resets=_resets_of(sequences, steps),
         )
         self._engine.submit_steps([block])
 
@@ -126,17 +127,17 @@ class SequenceSessions:
     def durable(self, owners: list[Sequence], seqs: list[int]) -> None:
         """Does nothing: Triton's clients keep no inputs."""
 
-    # -- a session at step 0
+    # -- the session of a START
 
     def open(self, sequence: Sequence, spec: OpenSpec) -> None:
-        """Opens a session; one that is there under its id is closed first: START means from zero."""
+        """Opens a session, or takes the one that is there: the START's step resets it."""
         if sequence.seat:
             self._release(sequence)
         self._seen.pop(_key(sequence), None)
         self._take(sequence, lambda: self._opened(sequence, spec))
 
     def _opened(self, sequence: Sequence, spec: OpenSpec) -> Future[Place]:
-        """A session at step 0, after the one that has its id was closed."""
+        """A session of this id and durability. One of another durability is closed first."""
         taken = _taken(sequence)
 
         def close(place: Place) -> Future[Place]:
@@ -145,8 +146,7 @@ class SequenceSessions:
             return then(closed, lambda _: failed(taken), lambda _: failed(taken))
 
         def check(opened: tuple[SessionRef, SessionView]) -> Future[Place]:
-            place = (self._engine, opened[0])
-            return close(place) if opened[1].applied else done(place)
+            return done((self._engine, opened[0]))
 
         def find(error: BaseException) -> Future[Place]:
             if _reason(error) != "SESSION_EXISTS":  # with another durability
@@ -187,7 +187,7 @@ class SequenceSessions:
         """See `Door.bound`."""
         if owner.starts:
             self._keep_in_mind(owner, session, _ON_ITS_ROW)
-            owner.opened(None)
+            owner.opened(session)
         elif _is_whole(session, self._seen.get(_key(owner))):
             self._keep_in_mind(owner, session, _ON_ITS_ROW)
             owner.found(session)
@@ -238,6 +238,14 @@ class SequenceSessions:
         self._seen.move_to_end(key)
         if len(self._seen) > _MOST_SEEN:
             self._seen.popitem(last=False)
+
+
+def _resets_of(sequences: list[Sequence], steps: int) -> bytes:
+    """The resets of a block with so many steps of each sequence; only its first step can have one."""
+    if not any(sequence.resets for sequence in sequences):
+        return b""
+    rest = bytes(steps - 1)
+    return b"".join(bytes((sequence.resets,)) + rest for sequence in sequences)
 
 
 def _key(sequence: Sequence) -> SessionKey:
