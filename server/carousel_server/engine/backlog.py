@@ -47,7 +47,8 @@ class Backlog:
         """
         tenancy, was = self._table.tenancy, self._published.at(self._model)
         if not tenancy.several:
-            self._set(math.inf, frozenset())
+            if was or self._enough != math.inf:
+                self._set(math.inf, frozenset())
             return
         enough, waiting = ENOUGH_TICKS * tick_steps, Counter(self._inbox.waiting_steps())
         counts = np.bincount(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar, assert_never
 
@@ -91,7 +91,7 @@ class Inbox:
         self._command_shares = Shares(most_commands, share)
         self._byte_shares = Shares(most_bytes, share)
         # Steps in blocks, by tenant, and who wants to know of many.
-        self._steps: Counter[str] = Counter()
+        self._steps: defaultdict[str, int] = defaultdict(int)
         self._enough_steps = math.inf
         self._report: Callable[[str], None] | None = None
         # Nothing is counted by tenant where there is one.

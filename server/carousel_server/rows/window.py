@@ -35,6 +35,8 @@ class Window:
         # bool[slots]: rows that have had a step with a deadline, or with a reset; the others need no check.
         self.timed = np.zeros(slots, np.bool_)
         self.resetting = np.zeros(slots, np.bool_)
+        # True once any row is `resetting`. Without resets, a tick pays for none of this.
+        self._has_resets = False
 
     @staticmethod
     def fit(slots: int, steps: int, row_bytes: int, budget_bytes: int) -> int:
@@ -73,13 +75,14 @@ class Window:
         if resets is not None:
             self.resets[at] = resets
             self.resetting[rows] |= resets.any(axis=1)
-        elif self.resetting[rows].any():
+            self._has_resets = True
+        elif self._has_resets and self.resetting[rows].any():
             self.resets[at] = False
 
     def start_over(self, row: int, seq: int) -> None:
         """Step `seq` of a row, which is none of a client, starts from the initial state."""
         self.resets[self.at(np.asarray([row]), np.asarray([seq]), 1)] = True
-        self.resetting[row] = True
+        self.resetting[row] = self._has_resets = True
 
     def forget_resets(self, rows: Int64s | int) -> None:
         """The steps of these rows that may still run start from where their sessions are."""
@@ -88,7 +91,7 @@ class Window:
 
     def resets_in(self, rows: Int64s, first_seqs: Int64s, steps: int) -> np.ndarray | None:
         """Which steps start from the initial state; bool[n, steps], or None if none does."""
-        if not self.resetting[rows].any():
+        if not (self._has_resets and self.resetting[rows].any()):
             return None
         resets = self.resets[self.at(rows, first_seqs, steps)]
         return resets if resets.any() else None
