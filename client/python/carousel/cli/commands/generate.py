@@ -13,6 +13,7 @@ from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import print_json, printable
 from carousel.cli.rows import not_text
+from carousel.cli.states import Initial, check_new
 
 if TYPE_CHECKING:
     import carousel
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
             list[str] | None, typer.Option(help="End before this text. May be repeated.")
         ] = None,
         session: Annotated[str | None, typer.Option(help="Continue in this open session.")] = None,
+        initial: Initial = "",
         no_prompt: Annotated[
             bool, typer.Option("--no-prompt", help="Do not print the prompt.")
         ] = False,
@@ -57,6 +59,7 @@ def register(app: typer.Typer) -> None:
 
         With -o json, print one object with text, finish reason and counts at the end.
         """
+        check_new(initial, session)
         text = prompt_of(prompt)
         if not text and session is None:
             raise usage_error("the prompt is empty", "give a text to continue")
@@ -68,6 +71,7 @@ def register(app: typer.Typer) -> None:
             "repetition_penalty": repetition_penalty,
             "seed": seed,
             "stop": stop or (),
+            "initial": initial,
         }
         live = options.output is not Output.JSON
         shown = "" if no_prompt else text

@@ -12,6 +12,7 @@ from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, command
 from carousel.cli.results import RowWriter
 from carousel.cli.rows import existing, inputs, not_text, opened
+from carousel.cli.states import Initial
 
 if TYPE_CHECKING:
     import carousel
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
         source: Annotated[
             str, typer.Argument(metavar="FILE", help="File with the input, or - for stdin.")
         ],
+        initial: Initial = "",
     ) -> None:
         """Run a whole sequence: text for a model with a tokenizer, rows of CSV for others.
 
@@ -34,7 +36,7 @@ def register(app: typer.Typer) -> None:
         """
         with connected(options) as client:
             info = client.model(model)
-            outputs = client.infer(model, whole(info, source))
+            outputs = client.infer(model, whole(info, source), initial=initial)
             writer = RowWriter(options, info.labels)
             for row in outputs:
                 writer.write(row)

@@ -15,6 +15,7 @@ from carousel.cli.connect import connected
 from carousel.cli.exits import CliError, ExitCode, did_you_mean, usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import Record, note, print_json, print_line, print_record, print_records
+from carousel.cli.states import described
 
 from .importing import register_import
 
@@ -185,7 +186,8 @@ def of_model(model: carousel.ModelInfo) -> Record:
     outputs = ", ".join(f"{field.name}:{math.prod(field.shape)}" for field in model.outputs)
     width = math.prod(model.input.shape)
     source = f"tokens:{model.vocabulary}" if model.vocabulary else f"features:{width}"
-    return record | {"input": source, "outputs": outputs, "labels": list(model.labels)}
+    lists = {"labels": list(model.labels), "initials": list(model.initials)}
+    return record | {"input": source, "outputs": outputs, "states": described(model.states)} | lists
 
 
 def of_manifest(manifest: Manifest) -> Record:
@@ -205,6 +207,8 @@ def of_manifest(manifest: Manifest) -> Record:
         "generative": manifest.generative,
         "tokenizer": manifest.tokenizer,
         "labels": list(manifest.labels),
+        "states": described(manifest.states),
+        "initials": list(manifest.initial_names),
         "fingerprint": manifest.fingerprint,
         "training": dict(manifest.training),
         "description": manifest.description,

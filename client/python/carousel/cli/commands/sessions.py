@@ -12,6 +12,8 @@ from carousel.cli.connect import connected
 from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import Record, print_json, print_line, print_record, print_records
+from carousel.cli.states import COLUMNS as COLUMNS_OF_STATES
+from carousel.cli.states import Initial, of_states, read_states, write_states
 
 if TYPE_CHECKING:
     import carousel
@@ -58,11 +60,20 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         seed: Annotated[int | None, typer.Option(min=0, help="Seed of its random numbers.")] = None,
+        initial: Initial = "",
+        state: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE", help="An .npz file with states by name. Others are initial."
+            ),
+        ] = None,
     ) -> None:
         """Open a session for --session of generate and stream. It stays open."""
-        level = durability_of(durability)
+        level, given = durability_of(durability), None if state is None else read_states(state)
         with connected(options) as client:
-            session = client.session(model, session_id=new_id, durability=level, seed=seed)
+            session = client.session(
+                model, session_id=new_id, durability=level, seed=seed, initial=initial, state=given
+            )
             session.detach()
             done = "found" if session.applied else "opened"
             say(options, done, session.id, applied=session.applied)
@@ -81,7 +92,27 @@ def register(app: typer.Typer) -> None:
 
 
 def register_moving(group: typer.Typer) -> None:
-    """Adds the commands that copy a session's state."""
+    """Adds the commands that read and copy a session's state."""
+
+    @command(group, "state")
+    def state(
+        options: Options,
+        session_id: Id,
+        file: Annotated[
+            Path | None, typer.Argument(help="An .npz file for the arrays, by name.")
+        ] = None,
+    ) -> None:
+        """Show the states of a session, or write them to a file. Its client may continue."""
+        from carousel._sync.session import state_of
+
+        with connected(options) as client:
+            info = client.model(client.session_info(session_id).model)
+            states = state_of(client._services, session_id)  # noqa: SLF001 - attaches nothing
+        if file is None:
+            print_records(options, of_states(info, states), COLUMNS_OF_STATES)
+            return
+        write_states(file, states)
+        say(options, "wrote the states of", session_id, file=str(file), states=len(states))
 
     @command(group, "export")
     def export(

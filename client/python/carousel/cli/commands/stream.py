@@ -17,6 +17,7 @@ from carousel.cli.options import Options, command
 from carousel.cli.printing import note
 from carousel.cli.results import RowWriter
 from carousel.cli.rows import ignored, inputs, opened
+from carousel.cli.states import Initial, check_new
 
 if TYPE_CHECKING:
     import carousel
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
             typer.Argument(metavar="[FILE.csv|-]", help="File with rows of CSV, or - for stdin."),
         ] = "-",
         session: Annotated[str | None, typer.Option(help="Continue in this open session.")] = None,
+        initial: Initial = "",
         keep: Annotated[bool, typer.Option("--keep", help="Leave the session open.")] = False,
         reset_on_blank: Annotated[
             bool,
@@ -48,10 +50,11 @@ def register(app: typer.Typer) -> None:
         line ends the command, after the outputs of the lines before it.
         From a pipe or terminal, each row is answered before the next one is read. Files are pipelined.
         """
+        check_new(initial, session)
         with connected(options) as client, opened(source) as lines:
             info = client.model(model)
             writer = RowWriter(options, info.labels)
-            with session_for(client, model, session, keep) as bound:
+            with session_for(client, model, session, keep, initial) as bound:
                 ahead = 1 if source == "-" and is_live() else None
 
                 def start_over(rows: int) -> None:
@@ -65,7 +68,7 @@ def register(app: typer.Typer) -> None:
 
 @contextmanager
 def session_for(
-    client: carousel.Client, model: str, session_id: str | None, keep: bool
+    client: carousel.Client, model: str, session_id: str | None, keep: bool, initial: str = ""
 ) -> Iterator[carousel.Session]:
     """A new session, which is closed at the end unless --keep is given, or an open one, which stays open."""
     if session_id is not None:
@@ -77,7 +80,7 @@ def session_for(
                 )
             yield session
         return
-    with client.session(model) as session:
+    with client.session(model, initial=initial) as session:
         try:
             yield session
         except CliError:  # a bad line: the outputs before it are printed
