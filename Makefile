@@ -29,7 +29,7 @@ PYTHON ?= $(FOUND)
 # One thread for each operation: the suite runs several servers beside each other on few cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test chaos floor simulate mutants check measure bench gpu protos baseline clean
+.PHONY: help install demo serve test originals chaos floor simulate mutants check measure bench gpu protos baseline clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ serve: $(SERVING) ## Serve the shipped models until Ctrl-C
 test: $(STAMP) ## Run the whole test suite
 	$(if $(ARGS),,$(BIN)/python -m pytest tests/wire --linked -n 2 --dist loadfile -q)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+originals: $(STAMP) ## Compare with the original models and libraries, with an hour of sound
+	CAROUSEL_SOUND_S=3600 $(BIN)/python -m pytest tests/acceptance $(ARGS)
 
 chaos: $(STAMP) ## Kill, stop, cut off and fill up real processes; ARGS=--report writes bench/results/chaos.*
 	timeout 900 $(BIN)/python -m pytest tests/chaos --timeout 150 $(ARGS)
