@@ -17,6 +17,7 @@ MOST = {
     "add a sampling option": 7,
     "add an RPC": 6,
     "add a cell": 3,
+    "add a runtime of programs": 5,
     "add a tokenizer": 3,
     "add a store": 3,
 }
@@ -26,6 +27,7 @@ EXAMPLES = {
     "add a sampling option": r"\brepetition_penalty\b",
     "add an RPC": r"ForkSession|\bfork_session\b",
     "add a cell": r"\bmin_gru\b",
+    "add a runtime of programs": r"\"torchscript\"",
     "add a tokenizer": r"[\"']huggingface[\"']",
     "add a store": r"\bRedisStore\b",
     "add a metric": r"carousel_steps_not_finite_total",
