@@ -69,6 +69,7 @@ def save(
     initials: Mapping[str, Initial] | None = None,
     reference: Reference | None = None,
     example: Any = None,
+    skeleton: Path | str | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Writes a package from a whole module, or from the modules of its parts, and returns its manifest.
@@ -112,6 +113,8 @@ def save(
             accepted that make no difference. Float32 weights are compared before they are rounded. A whole
             module is always compared, with itself unless there is a reference.
         example: arguments of one call of `model`, x or (x, lengths, …), where they cannot be found out.
+        skeleton: a file NAME.py. If a manifest cannot describe `model`, a custom module to go on from is
+            written there.
         overwrite: replace an existing package.
 
     Raises:
@@ -122,7 +125,7 @@ def save(
     kind = kind_of(tokenizer)
     modules = Modules(stack, embedding, projection, head, residual, norms, custom, features)
     modules = modules.unwrapped()
-    whole = None if model is None else read_whole(model, modules, normalization, example)
+    whole = None if model is None else read_whole(model, modules, normalization, example, skeleton)
     output = Output(transform=transform, select=select or SelectFull())
     if whole is None and reference is None:
         check_exact(modules, _values(initial, *(initials or {}).values()))
@@ -187,7 +190,7 @@ class _Proof:
         measure = self.reference
         if measure is None and self.whole is not None:
             check_results(exact(None), self.whole)
-            measure = self.whole.raw
+            measure = self.whole.rows.raw
         if measure is None:
             return make_probe(model)
         if self.manifest.dtype != "float32" and not _is_half(self.tensors):

@@ -14,7 +14,6 @@ from carousel_models.heads import head_of
 from carousel_models.row_modules import Named, put_scale
 from carousel_models.row_parts import (
     DEFAULT_EPS,
-    ActivationPart,
     LinearPart,
     NormPart,
     RowPart,
@@ -24,14 +23,12 @@ from carousel_models.spec import (
     FeaturesInput,
     LayerSpec,
     Normalization,
-    Output,
     Projection,
-    SelectFull,
     TokensInput,
 )
 
-from .chains import Element, MisfitError, Skip, ending
-from .values import Affine, Computed, Embedded, Recurrent
+from .chains import Element, MisfitError, Skip
+from .values import Affine, Computed, Embedded, Recurrent, Selected, Transformed
 
 
 @dataclass(slots=True)
@@ -51,7 +48,7 @@ class Assembled:
 
 
 def assemble(elements: list[Element], width: int) -> Assembled:
-    """The manifest's input, stack, head and output, and all tensors.
+    """The manifest's input, stack and head, and all tensors.
 
     Args:
         elements: a chain from the input on.
@@ -60,14 +57,13 @@ def assemble(elements: list[Element], width: int) -> Assembled:
     Raises:
         MisfitError: a manifest cannot describe an element.
     """
-    elements, selects, transforms = ending(elements)
-    transform: Any = transforms[0].transform if transforms else "identity"
-    last = elements[-1] if elements else None
-    if not transforms and isinstance(last, Computed) and _is_activation(last.part, "sigmoid"):
-        elements, transform = elements[:-1], "sigmoid"
+    for element in elements:
+        if isinstance(element, Selected | Transformed):
+            raise MisfitError(
+                element.where,
+                "it is in the middle of the model, and a manifest has it at the end only",
+            )
     made = Assembled()
-    select = selects[0].select if selects else SelectFull()
-    made.parts["output"] = Output(transform=transform, select=select)
     elements = _enter(made, elements, width)
     places = [n for n, element in enumerate(elements) if _recurrents(element)]
     if not places:
@@ -245,10 +241,6 @@ def _recurrents(element: Element) -> int:
     if isinstance(element, Skip):
         return sum(map(_recurrents, element.elements))
     return int(isinstance(element, Recurrent))
-
-
-def _is_activation(part: RowPart, function: str) -> bool:
-    return isinstance(part, ActivationPart) and part.function == function
 
 
 def _is_plain_norm(part: RowPart) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from .values import Constant, Expr, Expressions, Rows, Unknown, Value
+from .values import Constant, Ends, Expr, Expressions, Memory, Rows, Unknown, Value
 
 Result = Value | tuple[Any, ...]
 """A value, or a tuple of values and tuples."""
@@ -33,6 +33,7 @@ class Call:
         node: where it was recorded.
         sizes: of the run.
         expressions: makes expressions.
+        result: one of several results, if the call is about that one alone.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Call:
     node: fx.Node
     sizes: Sizes
     expressions: Expressions
+    result: Any = None
 
     def get(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by place or name."""
@@ -71,12 +73,14 @@ class Call:
 
     @property
     def value(self) -> Any:
-        """The recorded result."""
-        return self.node.meta["value"]
+        """The recorded result, or the part of it that is looked at."""
+        return self.node.meta["value"] if self.result is None else self.result
 
     def unknown(self, why: str) -> Unknown:
         """A result that a manifest cannot describe."""
-        return Unknown(self.where, why)
+        values = flat((self.args, self.kwargs))
+        inputs = tuple(v.expr for v in values if isinstance(v, Rows | Ends | Memory))
+        return Unknown(self.where, why, tuple(dict.fromkeys(inputs)))
 
     def expr(self, kind: type[Expr], x: Expr, width: int, *key: Any, **fields: Any) -> Any:
         """An expression of a class; its fields are known by `key`."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from carousel_models.errors import PackageError
 
-from .values import Added, Expr, Selected, Source, Transformed
+from .values import Added, Expr, Foreign, Source
 
 
 class MisfitError(PackageError):
@@ -40,7 +40,30 @@ def chain_of(expr: Expr) -> list[Element]:
     Raises:
         MisfitError: two branches are added of which neither is the input of the other.
     """
+    foreign = first_foreign(expr, set())
+    if foreign is not None:
+        raise MisfitError(foreign.where, foreign.why)
     return _until(expr, None)
+
+
+def first_foreign(expr: Expr, seen: set[Expr]) -> Foreign | None:
+    """The first computation, in the order of computation, that has no part."""
+    if expr in seen:
+        return None
+    seen.add(expr)
+    for before in inputs_of(expr):
+        found = first_foreign(before, seen)
+        if found is not None:
+            return found
+    return expr if isinstance(expr, Foreign) else None
+
+
+def inputs_of(expr: Expr) -> tuple[Expr, ...]:
+    """What an expression is computed from."""
+    if isinstance(expr, Foreign):
+        return expr.inputs
+    other = (expr.other,) if isinstance(expr, Added) else ()
+    return (*(() if expr.x is None else (expr.x,)), *other)
 
 
 def _until(expr: Expr, stop: Expr | None) -> list[Element]:
@@ -82,21 +105,3 @@ def _ancestors(expr: Expr) -> set[Expr]:
         found.add(step)
         step = _branches(step)[0] if isinstance(step, Added) else step.x
     return found
-
-
-def ending(elements: list[Element]) -> tuple[list[Element], list[Selected], list[Transformed]]:
-    """The elements, and what follows them: a selection and a transform, each at most once."""
-    selects: list[Selected] = []
-    transforms: list[Transformed] = []
-    elements = list(elements)
-    if elements and isinstance(elements[-1], Selected):
-        selects.append(elements.pop())  # type: ignore[arg-type]
-    if elements and isinstance(elements[-1], Transformed):
-        transforms.append(elements.pop())  # type: ignore[arg-type]
-    for element in elements:
-        if isinstance(element, Selected | Transformed):
-            raise MisfitError(
-                element.where,
-                "it is in the middle of the model, and a manifest has it at the end only",
-            )
-    return elements, selects, transforms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from carousel_models.model import RecurrentModel
 from carousel_models.probe import tolerance_of
 
 from .calls import Sizes
-from .module import Whole, read_module
+from .module import Attempt, Whole, read_module
+from .refusal import refusal
 
 _PARTS = ("stack", "embedding", "projection", "head", "residual", "norms", "custom")
 
@@ -27,7 +29,11 @@ LAST_STEP = (
 
 
 def read_whole(
-    model: nn.Module, modules: Modules, normalization: Normalizing | None, example: Any
+    model: nn.Module,
+    modules: Modules,
+    normalization: Normalizing | None,
+    example: Any,
+    skeleton: Path | str | None,
 ) -> Whole:
     """Reads a module.
 
@@ -37,6 +43,7 @@ def read_whole(
             not follow from the module.
         normalization: likewise, of the features. It must not be given.
         example: arguments of one call.
+        skeleton: a file for a custom module, if a manifest cannot describe the module.
 
     Raises:
         PackageError: a manifest cannot describe the module, it cannot be run, or other parts were given.
@@ -49,7 +56,9 @@ def read_whole(
             "give the whole module alone, or stack= and the other parts"
         )
     whole = read_module(model, modules.features, example)
-    if whole.last_only:
+    if isinstance(whole, Attempt):
+        raise refusal(whole, skeleton)
+    if whole.rows.last_only:
         warnings.warn(LAST_STEP, stacklevel=3)
     return whole
 
@@ -60,15 +69,15 @@ def check_results(model: RecurrentModel, whole: Whole) -> None:
     Raises:
         PackageError: they differ.
     """
-    if model.plain or whole.sent_as != model.manifest.output:
+    if model.plain or whole.rows.output != model.manifest.output:
         return  # the rows themselves are compared
-    x = whole.calling.sample(Sizes(SEQUENCES, STEPS))
+    x = whole.rows.calling.sample(Sizes(SEQUENCES, STEPS))
     with torch.inference_mode():
         raw, _ = model.sequence(x, torch.full((SEQUENCES,), STEPS))
         found = model.finish(raw)
-    wanted = whole.results(x)
+    wanted = whole.rows.results(x)
     names = [field[0] for field in model.output_fields]
-    for expr, values in zip(whole.outputs, wanted, strict=True):
+    for expr, values in zip(whole.rows.outputs, wanted, strict=True):
         name = getattr(expr.expr, "field", names[0])
         here = found[names.index(name)]
         off = _difference(here.reshape(values.shape), values)

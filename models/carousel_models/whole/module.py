@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from carousel_models.errors import PackageError
-from carousel_models.row_parts import ActivationPart
 from carousel_models.spec import Output, SelectFull
 from carousel_models.wrappers import unwrapped
 
@@ -17,10 +15,10 @@ from .assembly import Assembled, assemble
 from .calling import Calling, callings
 from .calls import Sizes
 from .chains import MisfitError, chain_of
-from .reading import read
-from .recording import record, refuse_meta
-from .result import in_order, outputs_of, picked
-from .values import Computed, Rows, Selected, Transformed
+from .own import OwnRows, recorded
+from .recording import refuse_meta
+from .result import outputs_of
+from .values import Rows
 
 SIZES = Sizes(batch=3, steps=5)
 
@@ -30,27 +28,17 @@ class Whole:
     """A module that was read.
 
     Attributes:
-        calling: how it is called.
+        rows: its own rows.
         assembled: the manifest's parts, and the tensors.
-        outputs: what it returns: rows, or the fields of a selection.
-        read: all that it returns, as values.
     """
 
-    calling: Calling
+    rows: OwnRows
     assembled: Assembled
-    outputs: list[Rows]
-    read: Any
 
     @property
-    def last_only(self) -> bool:
-        """True if the module returns the row of the last step only."""
-        return self.outputs[0].time is not None
-
-    @property
-    def sent_as(self) -> Output:
-        """The transform and the selection that the module itself does."""
-        found: Output = self.assembled.parts["output"]
-        return found
+    def initial(self) -> dict[str, Tensor]:
+        """States with which sessions begin, by name. Those that are not there begin with zeros."""
+        return self.assembled.initial
 
     def converted(self, output: Output) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Fields of the manifest, and the tensors.
@@ -63,7 +51,7 @@ class Whole:
         """
         found = {}
         for name, none in (("transform", "identity"), ("select", SelectFull())):
-            asked, own = getattr(output, name), getattr(self.sent_as, name)
+            asked, own = getattr(output, name), getattr(self.rows.output, name)
             if none not in (asked, own):
                 raise PackageError(
                     f"the module has a {name} already ({_shown(own)}), and {name}= asks for another; leave "
@@ -72,53 +60,29 @@ class Whole:
             found[name] = own if asked == none else asked
         return self.assembled.parts | {"output": Output(**found)}, self.assembled.tensors
 
-    @property
-    def initial(self) -> dict[str, Tensor]:
-        """States with which sessions begin, by name. Those that are not there begin with zeros."""
-        return self.assembled.initial
-
-    def raw(self, x: Tensor) -> Tensor:
-        """The module's own rows before transform and selection, [B, T, W].
-
-        If it returns the last step only, it runs once for each step, on the steps so far.
-
-        Args:
-            x: float32[B, T, features] or int64[B, T].
-        """
-        return self._steps(x, self._raw)
-
-    def results(self, x: Tensor) -> list[Tensor]:
-        """The module's own results, [B, T, W], one for each field."""
-        count = len(self.outputs)
-        return [
-            self._steps(x, lambda part, n=number: self._own(part)[n]) for number in range(count)
-        ]
-
-    def _steps(self, x: Tensor, run: Any) -> Tensor:
-        if not self.last_only:
-            found: Tensor = run(x)
-            return found
-        rows = [run(x[:, : step + 1]) for step in range(x.shape[1])]
-        return torch.stack(rows, dim=1)
-
-    def _own(self, x: Tensor) -> list[Tensor]:
-        tensors = picked(self.calling.run(x), self.read)
-        sizes = Sizes(x.shape[0], x.shape[1])
-        return [in_order(t, rows, sizes) for t, rows in zip(tensors, self.outputs, strict=True)]
-
-    def _raw(self, x: Tensor) -> Tensor:
-        if self.sent_as == Output():
-            return self._own(x)[0]
-        sizes = Sizes(x.shape[0], x.shape[1])
-        graph, values = _recorded(self.calling, x)
-        return _raw_rows(graph, outputs_of(values)[0], sizes)
-
 
 def _shown(part: Any) -> str:
     return str(getattr(part, "kind", part))
 
 
-def read_module(module: nn.Module, features: int | None, example: Any) -> Whole:
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A call of a module that ran.
+
+    Attributes:
+        calling: how it was called.
+        read: what it returned, as values.
+        known: number of operations that were understood.
+        misfit: why a manifest cannot describe it.
+    """
+
+    calling: Calling
+    read: Any
+    known: int
+    misfit: MisfitError | None = None
+
+
+def read_module(module: nn.Module, features: int | None, example: Any) -> Whole | Attempt:
     """Reads a module.
 
     Args:
@@ -126,50 +90,50 @@ def read_module(module: nn.Module, features: int | None, example: Any) -> Whole:
         features: the input's width, where it does not follow from the module.
         example: x, or (x, other arguments), where these do not follow from the module.
 
+    Returns:
+        The module as parts, or the attempt that went furthest.
+
     Raises:
-        MisfitError: a manifest cannot describe the module. It names the operation.
         PackageError: the module cannot be run.
     """
     module = unwrapped(module)
     refuse_meta(module)
-    misfits: list[tuple[int, MisfitError]] = []
+    attempts: list[Attempt] = []
     failures: list[Exception] = []
     for calling in callings(module, features, example):
-        found = _tried(calling)
-        if isinstance(found, Exception):
-            failures.append(found)
+        attempt = _tried(calling)
+        if isinstance(attempt, Exception):
+            failures.append(attempt)
             continue
-        graph, values = found
         try:
-            outputs = outputs_of(values)
-            assembled = assemble(chain_of(outputs[0].expr), calling.width)
-            _check_time(outputs[0], assembled)
-            return Whole(calling, assembled, outputs, values)
+            return _whole(attempt)
         except MisfitError as misfit:
-            misfits.append((_known(graph), misfit))
-    if misfits:
-        raise max(misfits, key=lambda pair: pair[0])[1]
+            attempts.append(replace(attempt, misfit=misfit))
+    if attempts:
+        return max(attempts, key=lambda attempt: attempt.known)
     raise PackageError(
         f"the module fails on every input that was tried: {failures[0]!r}; give example=, the arguments of "
         "one call, as example=x or example=(x, lengths)"
     ) from failures[0]
 
 
-def _tried(calling: Calling) -> tuple[fx.Graph, Any] | Exception:
+def _whole(attempt: Attempt) -> Whole:
+    """The module as parts. Raises MisfitError."""
+    rows = OwnRows(attempt.calling, outputs_of(attempt.read), attempt.read)
+    assembled = assemble(chain_of(rows.core), attempt.calling.width)
+    _check_time(rows.outputs[0], assembled)
+    return Whole(rows, assembled)
+
+
+def _tried(calling: Calling) -> Attempt | Exception:
     """A recorded run, or the exception of the module."""
     try:
-        return _recorded(calling, calling.sample(SIZES))
+        graph, values = recorded(calling, calling.sample(SIZES))
     except PackageError:
         raise
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
         return error
-
-
-def _recorded(calling: Calling, x: Tensor) -> tuple[fx.Graph, Any]:
-    args, kwargs = calling.given(x)
-    graph = record(calling.module, args, kwargs)
-    sizes = Sizes(x.shape[0], x.shape[1])
-    return graph, read(graph, calling.axes, calling.width, sizes)
+    return Attempt(calling, values, _known(graph))
 
 
 def _known(graph: fx.Graph) -> int:
@@ -192,24 +156,14 @@ def _check_time(rows: Rows, assembled: Assembled) -> None:
         )
 
 
-def _raw_rows(graph: fx.Graph, output: Rows, sizes: Sizes) -> Tensor:
-    """The rows before transform and selection, from the run that was recorded."""
-    expr = output.expr
-    if isinstance(expr, Selected):
-        assert expr.x is not None
-        expr = expr.x
-    if isinstance(expr, Transformed) or _is_sigmoid(expr):
-        assert expr.x is not None
-        expr = expr.x
-    found: dict[int | None, Tensor] = {}
-    for node in graph.nodes:
-        rows = node.meta.get("read")
-        if isinstance(rows, Rows) and rows.expr is expr:
-            found[rows.time] = in_order(node.meta["value"], rows, sizes)
-    if output.time in found:
-        return found[output.time]
-    return torch.stack([found[step] for step in range(sizes.steps)], dim=1)
+def rows_of(module: nn.Module, features: int | None, example: Any) -> OwnRows:
+    """The rows of a module, which need not fit a manifest.
 
-
-def _is_sigmoid(expr: Any) -> bool:
-    return isinstance(expr, Computed) and expr.part == ActivationPart(function="sigmoid")
+    Raises:
+        MisfitError: its result does not have the form of rows.
+        PackageError: it cannot be run.
+    """
+    found = read_module(module, features, example)
+    if isinstance(found, Whole):
+        return found.rows
+    return OwnRows(found.calling, outputs_of(found.read), found.read)

@@ -13,8 +13,9 @@ from carousel_models.cells import MODULES as RECURRENT_MODULES
 
 from . import functions, layers, recurrence
 from .calls import Call, Handler, Result, Sizes, constant, flat
+from .foreign import continued
 from .shaping import reshaped, same
-from .values import Axes, Constant, Expressions, Rows, Source
+from .values import Axes, Constant, Expressions, Rows, Source, Unknown
 
 _UNCHANGED = (
     nn.Dropout,
@@ -86,11 +87,12 @@ def _result(
         return constant(call.value)
     handler = _handler(node, call.name)
     if handler is None:
-        return call.unknown("no part of a manifest does this")
+        return continued(call, call.unknown("no part of a manifest does this"))
     try:
-        return handler(call)
+        result = handler(call)
     except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
-        return call.unknown(f"its arguments are not understood ({error})")
+        result = call.unknown(f"its arguments are not understood ({error})")
+    return continued(call, result) if isinstance(result, Unknown) else result
 
 
 def name_of(node: fx.Node) -> str:

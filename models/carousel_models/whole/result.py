@@ -8,9 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from carousel_models.row_parts import ActivationPart
+from carousel_models.spec import Output, SelectFull
+
 from .calls import Sizes
 from .chains import MisfitError
-from .values import Expr, Rows, Selected, Unknown
+from .values import Computed, Expr, Rows, Selected, Transformed, Unknown
+
+
+def ended(expr: Expr) -> tuple[Expr, Output]:
+    """The rows before transform and selection, and these."""
+    select: Any = SelectFull()
+    transform: Any = "identity"
+    if isinstance(expr, Selected):
+        select, expr = expr.select, _before(expr)
+    if isinstance(expr, Transformed):
+        transform, expr = expr.transform, _before(expr)
+    elif isinstance(expr, Computed) and expr.part == ActivationPart(function="sigmoid"):
+        expr, transform = _before(expr), "sigmoid"
+    return expr, Output(transform=transform, select=select)
+
+
+def _before(expr: Expr) -> Expr:
+    assert expr.x is not None
+    return expr.x
 
 
 def outputs_of(read: Any) -> list[Rows]:

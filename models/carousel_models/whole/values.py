@@ -87,6 +87,21 @@ class Selected(Expr):
     field: str
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Foreign(Expr):
+    """Rows that a custom module can compute and a manifest cannot describe. `x` is None.
+
+    Attributes:
+        why: a manifest cannot describe them.
+        inputs: what they are computed from.
+        code: the computation in Python, with {0}, {1} and so on for the inputs. "" if it is not known.
+    """
+
+    why: str
+    inputs: tuple[Expr, ...]
+    code: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A tensor of rows. `time` is the step that it has if no axis is T."""
@@ -146,10 +161,11 @@ class Filling:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A value that a manifest cannot describe: the operation, and why."""
+    """A value that a manifest cannot describe: the operation, why, and the rows that went into it."""
 
     where: str
     why: str
+    inputs: tuple[Expr, ...] = ()
 
 
 Value = Rows | Constant | Ends | Memory | Packed | Filling | Unknown
