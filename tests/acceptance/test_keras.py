@@ -137,8 +137,19 @@ def batch_normed_input(keras: Any) -> Any:
     return sequential(keras, tokens, layers.BatchNormalization(), rnn, width=None)
 
 
+def of_cells(keras: Any) -> Any:
+    layers = keras.layers
+    constraint = {"kernel_constraint": "max_norm", "bias_regularizer": "l2"}
+    cells = [
+        layers.LSTMCell(4),
+        layers.GRUCell(4, reset_after=False, **constraint),
+        layers.SimpleRNNCell(4),
+    ]
+    return sequential(keras, *(layers.RNN(cell, return_sequences=True) for cell in cells))
+
+
 MODELS: tuple[Build, ...] = (
-    lstm, gru, gru_reset_before, without_bias, stacked, both_ways, normed, adapted, residuals,
+    lstm, gru, gru_reset_before, of_cells, without_bias, stacked, both_ways, normed, adapted, residuals,
     batch_normed_input,
 )  # fmt: skip
 
@@ -218,7 +229,7 @@ def test_a_model_of_fixed_windows_gives_its_output_at_the_last_step(
         tmp_path / "window.keras", dir=tmp_path, check=True, note=notes.append, unpadded=True
     )
     assert [note.split(":")[0] for note in notes] == [
-        "the mask of masking is left out", "reader returned its last step alone",
+        "masks are left out", "reader returned its last step alone",
         "the package gives the original's rows",
     ]  # fmt: skip
     served = load(tmp_path / "window")
@@ -226,6 +237,37 @@ def test_a_model_of_fixed_windows_gives_its_output_at_the_last_step(
     (rows,) = served.finish(run_steps(served, torch.from_numpy(x)))
     expected = keras.ops.convert_to_numpy(model(x[None], training=False))[0]
     np.testing.assert_allclose(rows[-1].numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_masks_of_a_functional_model(keras: Any, tmp_path: Path) -> None:
+    """Keras 3 computes a mask by layers of its own, and calls each layer with it."""
+    layers = keras.layers
+    tokens = keras.Input((None,))
+    x = layers.Embedding(9, 4, mask_zero=True)(tokens)
+    x = layers.GRU(3, return_sequences=True)(layers.LSTM(4, return_sequences=True)(x))
+    model = with_weights(keras.Model(tokens, layers.Dense(2)(x)))
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(PackageError, match="masks steps of padding"):
+        import_file(tmp_path / "m.keras", dir=tmp_path)
+    notes: list[str] = []
+    import_file(tmp_path / "m.keras", dir=tmp_path, check=True, note=notes.append, unpadded=True)
+    assert notes == [
+        "masks are left out: send no steps of padding", "the package gives the original's rows",
+    ]  # fmt: skip
+    x = np.random.default_rng(0).integers(1, 9, size=30)
+    expected = keras.ops.convert_to_numpy(model(x[None], training=False))[0]
+    found = run_steps(load(tmp_path / "m"), torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_original_that_keras_cannot_load_is_a_note(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    tokens = keras.Input((None,))
+    x = layers.LSTM(4, return_sequences=True)(layers.Embedding(9, 4, mask_zero=True)(tokens))
+    keras.Model(tokens, x).save(tmp_path / "m.h5")  # Keras does not read this file itself
+    notes: list[str] = []
+    import_file(tmp_path / "m.h5", dir=tmp_path, check=True, note=notes.append, unpadded=True)
+    assert notes[-1].startswith("not compared with the original: Keras 3.15.1 cannot load m.h5: ")
 
 
 def test_an_importer_that_read_wrong_gates_would_be_refused(

@@ -117,6 +117,39 @@ def test_a_functional_model_of_keras_2(tmp_path: Path) -> None:
     np.testing.assert_allclose(rows_of(tmp_path / "m", x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_what_the_output_does_not_need_is_not_read(tmp_path: Path) -> None:
+    layers = [
+        ("InputLayer", {"name": "in"}, []), recurrent("GRU", "g", 4), ("Lambda", {"name": "rest"}, []),
+    ]  # fmt: skip
+    inputs = {"in": [], "g": [[["in", 0, 0, {}]]], "rest": [[["g", 0, 0, {}]]]}
+    model = functional(layers, inputs, output_layers=[["g", 0, 0]])
+    old_file(tmp_path / "m.h5", layers, model)
+    assert import_file(tmp_path / "m.h5", dir=tmp_path).cell == "gru_reset_before"
+
+
+def test_options_of_training_make_no_difference(tmp_path: Path) -> None:
+    marks = set()
+    for config in ({}, {"kernel_constraint": {"class_name": "MaxNorm"}, "unroll": True, "dropout": 0.5,
+                        "implementation": 2, "trainable": True, "bias_regularizer": "l2"}):  # fmt: skip
+        layers = [recurrent("LSTM", **config)]
+        old_file(tmp_path / "m.h5", layers, sequential(layers))
+        marks.add(import_file(tmp_path / "m.h5", dir=tmp_path, overwrite=True).fingerprint)
+    assert len(marks) == 1
+
+
+def test_without_keras_the_original_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from carousel_models.importing.keras import original
+
+    monkeypatch.setattr(original, "find_spec", lambda _: None)
+    layers = [recurrent("LSTM")]
+    old_file(tmp_path / "m.h5", layers, sequential(layers))
+    notes: list[str] = []
+    import_file(tmp_path / "m.h5", dir=tmp_path, check=True, note=notes.append)
+    assert notes == ["not compared with the original: keras is not installed"]
+
+
 def test_zeros_of_a_negated_gate_keep_their_sign(tmp_path: Path) -> None:
     kind, config, arrays = recurrent("GRU")
     layers = [(kind, config, [np.zeros_like(array) for array in arrays])]

@@ -57,6 +57,14 @@ def both(inner: Layer, **config: Any) -> Layer:
     return wrapped("Bidirectional", inner, [*inner[2], *inner[2]], **config)
 
 
+def of_cell(kind: str, inner: Any = (), **config: Any) -> Layer:
+    cell = {
+        "class_name": kind,
+        "config": {"units": 4, "recurrent_activation": "sigmoid", **dict(inner)},
+    }
+    return made("RNN", KERNEL, INNER, BIAS, cell=cell, **config)
+
+
 CASES: list[tuple[str, tuple[Layer, ...]]] = [
     (r"'rnn' \(LSTM\) has activation=relu", (recurrent("LSTM", activation="relu"),)),
     (r"'rnn' \(GRU\) has recurrent_act", (recurrent("GRU", recurrent_activation="relu"),)),
@@ -83,6 +91,11 @@ CASES: list[tuple[str, tuple[Layer, ...]]] = [
     (r"'d' has the activation of a class", (RNN, dense("d", activation={"class_name": "Mine"}))),
     (r"hard_sigmoid of Keras 2.4.0", (RNN, dense("d", activation="hard_sigmoid"))),
     (r"quantization_config=", (RNN, dense("d", quantization_config={"mode": "int8"}))),
+    (r"has window=3, an option that is not known", (RNN, dense("d", window=3))),
+    (r"has skip_gate=True, an option that is not known", (recurrent("LSTM", skip_gate=True),)),
+    (r"'it' \(RNN\) has the cell StackedRNNCells", (of_cell("StackedRNNCells"),)),
+    (r"'it' \(RNN\) has attention=2, an option that is not known", (of_cell("LSTMCell", attention=2),)),
+    (r"'it' \(LSTM\) has zone=2, an option that is not known", (of_cell("LSTMCell", {"zone": 2}),)),
     (r"is quantised \(int8\)", (RNN, dense("d", dtype={"config": {"name": "int8"}}))),
     (r"softmax is not the last operation", (RNN, dense(activation="softmax"), dense("o", 2, 2))),
     (r"ReLU with max_value 5.0", (RNN, silent("ReLU", max_value=5.0))),
@@ -100,7 +113,7 @@ CASES: list[tuple[str, tuple[Layer, ...]]] = [
     (r"'it' masks steps", (made("Embedding", random(5, 3), mask_zero=True), RNN)),
     (r"\(Embedding\) is not the first", (RNN, made("Embedding", random(5, 3)))),
     (r"has no table", (made("Embedding", random(5)), RNN)),
-    (r"has a kernel \[1, 4, 2\]", (RNN, made("Dense", random(1, 4, 2), random(2)))),
+    (r"has a kernel \[1, 4, 2\]", (RNN, ("Dense", {"name": "it"}, [random(1, 4, 2), random(2)]))),
 ]  # fmt: skip
 
 
@@ -140,10 +153,10 @@ def call(*names: str, node: int = 0, tensor: int = 0) -> list[Any]:
         ("have no way from an input", {"rnn": call("d"), "d": call("rnn")}, {}),
         ("several inputs", {}, {"input_layers": [["in", 0, 0], ["x", 0, 0]]}),
         ("several outputs", {}, {"output_layers": {"a": ["d", 0, 0]}}),
-        ("the output is 'rnn', and other layers follow", {}, {"output_layers": [["rnn", 0, 0]]}),
+        (r"'rnn' masks steps", {"rnn": [[["in", 0, 0, {"mask": ["in", 0, 0]}]]]}, {}),
         (r"'sum' \(Add\) does not add", {"sum": call("d", "d")}, {}),
         (r"'sum' \(Add\) does not add", {"sum": call("d", "rnn", "in")}, {}),
-        (r"'sum' \(Add\) does not add", {"sum": call("rnn", "in")}, {}),
+        ("layer 0 is residual but its widths differ: 3 in, 4 out", {"sum": call("rnn", "in")}, {}),
     ],
 )
 def test_a_graph(

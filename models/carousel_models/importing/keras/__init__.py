@@ -11,7 +11,7 @@ from carousel_models.importing.imported import Imported
 
 from .archive import KerasFile, as_json, opened
 from .chain import ChainBuilder
-from .graph import nodes_of
+from .graph import needed, nodes_of
 from .original import original_of
 from .reading import Reading
 
@@ -40,9 +40,10 @@ def read(
         reading = Reading(_version(file, model), recurrent_activation, unpadded)
         nodes, output = nodes_of(model)
         arrays = file.weights([(node.kind, node.name) for node in nodes])
+        of_layer = dict(zip((node.name for node in nodes), arrays, strict=True))
         builder = ChainBuilder(reading)
-        for node, found in zip(nodes, arrays, strict=True):
-            builder.add(node, found)
+        for node in needed(nodes, output):
+            builder.add(node, of_layer[node.name])
         parts, tensors = assemble(builder.chain(output))
     return Imported(
         parts,

@@ -186,7 +186,7 @@ def _named(group: h5py.Group) -> Numbering:
 WEIGHTLESS = {
     "InputLayer", "Masking", "Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianNoise",
     "AlphaDropout", "ActivityRegularization", "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax",
-    "Add", "Identity", "Rescaling",
+    "Add", "Identity",
 }  # fmt: skip
 """Classes of layers that never have weights."""
 

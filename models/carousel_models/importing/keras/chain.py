@@ -39,6 +39,8 @@ class ChainBuilder:
         """
         layer = Layer(node.kind, node.name, node.config, arrays)
         self._check_type(layer)
+        if node.masked:
+            self._reading.check_mask(layer.name)
         if node.kind == "Add":
             self._add_residual(node)
             return
@@ -57,13 +59,8 @@ class ChainBuilder:
         self._places[node.name] = len(self._ops)
 
     def chain(self, output: str) -> Chain:
-        """The chain to a layer's output.
-
-        Raises:
-            PackageError: the chain goes on after it.
-        """
-        if self._places.get(output) != len(self._ops):
-            raise PackageError(f"the output is {output!r}, and other layers follow; remove these")
+        """The chain to the output of the last layer."""
+        assert self._places[output] == len(self._ops), "all layers are needed for the last one"
         return Chain(tuple(self._ops), self._embedding)
 
     def _check_place(self, node: Node) -> None:

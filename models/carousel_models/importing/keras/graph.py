@@ -14,16 +14,27 @@ FUNCTIONAL = ("Functional", "Model")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A layer: its class, its name, its configuration, and the names of the layers before it."""
+    """A layer.
+
+    Attributes:
+        kind: its class.
+        name: its name.
+        config: its configuration.
+        inputs: names of the layers that it takes its input from.
+        masked: it is called with a mask.
+    """
 
     kind: str
     name: str
     config: dict[str, Any]
     inputs: tuple[str, ...]
+    masked: bool = False
 
 
 def nodes_of(model: dict[str, Any]) -> tuple[list[Node], str]:
     """All layers, each after those that it takes its input from, and the name of the output's layer.
+
+    Layers that compute masks alone are among them, and no other layer has them as input.
 
     Raises:
         PackageError: the model is neither sequential nor functional, has several inputs or outputs, or uses a
@@ -70,7 +81,7 @@ def _functional(config: dict[str, Any]) -> tuple[list[Node], str]:
             raise PackageError(
                 f"layer {name!r} is used {len(calls)} times; a package has each layer once"
             )
-        found[name] = Node(kind, name, own, tuple(_histories(calls, name)))
+        found[name] = Node(kind, name, own, tuple(_histories(calls, name)), _has_mask(calls))
     _one(config.get("input_layers"), "inputs")
     output = _one(config.get("output_layers"), "outputs")
     return _sorted(found), output
@@ -88,15 +99,16 @@ def _histories(call: Any, layer: str) -> Iterator[str]:
     """Names of the layers whose outputs are among the arguments of a call.
 
     Keras 3 writes {"config": {"keras_history": [name, node, tensor]}}. Keras 2 writes [name, node, tensor,
-    {arguments}].
+    {arguments}]. Masks are left out.
     """
     if isinstance(call, dict):
         history = call.get("keras_history")
         if history is not None:
             yield _history(history, layer)
             return
-        for value in call.values():
-            yield from _histories(value, layer)
+        for argument, value in call.items():
+            if argument != "mask":
+                yield from _histories(value, layer)
     elif isinstance(call, list):
         if len(call) >= 3 and isinstance(call[0], str) and isinstance(call[1], int):
             yield _history(call, layer)
@@ -104,6 +116,22 @@ def _histories(call: Any, layer: str) -> Iterator[str]:
             return
         for value in call:
             yield from _histories(value, layer)
+
+
+def _has_mask(call: Any) -> bool:
+    """True if a mask is among the arguments of a call."""
+    if isinstance(call, dict):
+        return bool(call.get("mask")) or any(map(_has_mask, call.values()))
+    return isinstance(call, list) and any(map(_has_mask, call))
+
+
+def needed(nodes: list[Node], output: str) -> list[Node]:
+    """The layers that an output is computed from."""
+    names = {output}
+    for node in reversed(nodes):
+        if node.name in names:
+            names.update(node.inputs)
+    return [node for node in nodes if node.name in names]
 
 
 def _history(history: Any, layer: str) -> str:

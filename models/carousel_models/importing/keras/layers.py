@@ -11,7 +11,7 @@ from carousel_models.importing.ops import Activate, Array, Linear, Norm, Op, PRe
 
 from .activations import activation, relu
 from .reading import Layer, Reading
-from .recurrent import FORMS, bidirectional, recurrent
+from .recurrent import FORMS, bidirectional, of_a_cell, recurrent
 
 EPSILON = 1e-7
 """keras.config.epsilon(), the least standard deviation of a Normalization."""
@@ -20,6 +20,7 @@ EPSILON = 1e-7
 def dense(layer: Layer, reading: Reading) -> list[Op]:
     """W x + b, then the activation."""
     layer.refuse(quantization_config=None, lora_rank=None)
+    layer.refuse_unknown()
     kernel, *bias = layer.taken("kernel", "bias", optional=1)
     _check_vectors(layer, kernel.shape[-1], *bias)
     if kernel.ndim != 2:
@@ -132,7 +133,10 @@ def left_out(layer: Layer, reading: Reading) -> list[Op]:
 def time_distributed(layer: Layer, reading: Reading) -> list[Op]:
     """A layer for single rows, applied at each step. Here all such layers are."""
     inner = layer.inner(layer.config.get("layer"), layer.arrays)
-    if inner.kind in (*FORMS, "Bidirectional", "TimeDistributed") or inner.kind not in LAYERS:
+    if (
+        inner.kind in (*FORMS, "RNN", "Bidirectional", "TimeDistributed")
+        or inner.kind not in LAYERS
+    ):
         raise PackageError(
             f"layer {layer.name!r} applies a {inner.kind} at each step, and packages have rows there; "
             "save the model with a custom module"
@@ -166,6 +170,7 @@ def _epsilon(layer: Layer) -> float:
 
 LAYERS: dict[str, Callable[[Layer, Reading], list[Op]]] = {
     **dict.fromkeys(FORMS, recurrent),
+    "RNN": of_a_cell,
     "Bidirectional": bidirectional,
     "TimeDistributed": time_distributed,
     "Dense": dense,

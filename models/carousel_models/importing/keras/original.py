@@ -78,6 +78,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "LSTM": {"return_sequences": True, "stateful": False},
     "GRU": {"return_sequences": True, "stateful": False},
     "SimpleRNN": {"return_sequences": True, "stateful": False},
+    "RNN": {"return_sequences": True, "stateful": False},
     "Bidirectional": {"return_sequences": True, "stateful": False},
     "Embedding": {"mask_zero": False},
     "LayerNormalization": {"axis": -1},
@@ -100,7 +101,17 @@ def _served(layer: dict[str, Any]) -> dict[str, Any]:
         if isinstance(config.get(name), dict):
             config[name] = _served(config[name])
     kept = {name: value for name, value in layer.items() if name != "build_config"}
-    return kept | {"config": config}
+    called: dict[str, Any] = without_masks(kept)
+    return called | {"config": config}
+
+
+def without_masks(value: Any) -> Any:
+    """JSON of a layer whose calls get no masks."""
+    if isinstance(value, dict):
+        return {
+            name: None if name == "mask" else without_masks(inner) for name, inner in value.items()
+        }
+    return [without_masks(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _without_transform(layer: dict[str, Any]) -> None:

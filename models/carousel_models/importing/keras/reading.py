@@ -9,6 +9,15 @@ from typing import Any
 from carousel_models.errors import PackageError
 from carousel_models.importing.ops import Array
 
+COMMON = (
+    "name", "trainable", "dtype", "units", "use_bias", "activation", "seed", "batch_input_shape",
+    "batch_shape", "input_shape", "input_dim", "input_length", "build_config", "implementation",
+)  # fmt: skip
+"""Options of many layers. Those that change rows are read where they do."""
+
+TRAINING = ("_initializer", "_regularizer", "_constraint")
+"""Ends of the names of options that act in training alone."""
+
 
 @dataclass(slots=True)
 class Reading:
@@ -35,7 +44,9 @@ class Reading:
                 f"layer {layer!r} masks steps of padding, and every step of a session counts; give "
                 "--unpadded if you will send no padding"
             )
-        self.notes.append(f"the mask of {layer} is left out: send no steps of padding")
+        note = "masks are left out: send no steps of padding"
+        if note not in self.notes:
+            self.notes.append(note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,19 @@ class Layer:
                 raise PackageError(
                     f"layer {self.name!r} ({self.kind}) has {name}={found!r}, and a package has "
                     f"{value!r}; train it so, or save the model from torch"
+                )
+
+    def refuse_unknown(self, *known: str) -> None:
+        """Raises PackageError for an option that is in use and that this code does not know.
+
+        It could change the layer's rows. Initialisers, regularisers and constraints act in training alone.
+        """
+        for name, value in self.config.items():
+            ignored = name in COMMON or name.endswith(TRAINING)
+            if value and name not in known and not ignored:
+                raise PackageError(
+                    f"layer {self.name!r} ({self.kind}) has {name}={value!r}, an option that is not known "
+                    "here; save the model from torch, or its weights with a map"
                 )
 
     def inner(self, config: Any, arrays: Sequence[Array]) -> Layer:

@@ -18,6 +18,13 @@ from carousel_models.importing.ops import Array, Direction, Op, Recur
 from .activations import name_of
 from .reading import Layer, Reading
 
+OPTIONS = (
+    "recurrent_activation", "reset_after", "unit_forget_bias", "dropout", "recurrent_dropout",
+    "return_sequences", "return_state", "go_backwards", "stateful", "time_major", "unroll",
+    "zero_output_for_mask",
+)  # fmt: skip
+"""Options of recurrent layers. The bias of f is stored with `unit_forget_bias` in it."""
+
 HARD_SIGMOID_UNTIL = (2, 3)
 """Before this version, hard_sigmoid was the default of the gates."""
 
@@ -50,6 +57,21 @@ def recurrent(layer: Layer, reading: Reading) -> list[Op]:
     layer.refuse(go_backwards=False)
     cell, direction = _direction(layer, reading)
     return [Recur(cell, (direction,))]
+
+
+def of_a_cell(layer: Layer, reading: Reading) -> list[Op]:
+    """A layer RNN with one cell, as RNN(LSTMCell(…)). It has the options of both."""
+    cell = layer.inner(layer.config.get("cell"), layer.arrays)
+    kind = cell.kind.removesuffix("Cell")
+    if kind not in FORMS:
+        raise PackageError(
+            f"layer {layer.name!r} (RNN) has the cell {cell.kind}, which packages do not have; save "
+            "the model with a custom module"
+        )
+    layer.refuse_unknown("cell", *OPTIONS)
+    config = {**layer.config, **cell.config}
+    del config["cell"]
+    return recurrent(Layer(kind, layer.name, config, layer.arrays), reading)
 
 
 def bidirectional(layer: Layer, reading: Reading) -> list[Op]:
@@ -94,6 +116,7 @@ def _direction(layer: Layer, reading: Reading) -> tuple[str, Direction]:
             f"{', '.join(FORMS)}; save the model with a custom module"
         )
     layer.refuse(return_state=False, time_major=False)
+    layer.refuse_unknown(*OPTIONS)
     form = FORMS[layer.kind]
     arrays = layer.taken("kernel", "recurrent kernel", "bias", optional=1)
     cell = _cell(layer, arrays)
