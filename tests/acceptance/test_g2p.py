@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.server import ServerProcess
 
+import carousel
 from carousel_models import RecurrentModel, import_file, load
 
 from .originals import original
@@ -140,6 +142,21 @@ def test_words_sound_as_in_the_original(
         found = spoken(decoder, states)
         for word, tokens in zip(batch, found, strict=True):
             assert [g2p.idx2p[token] for token in tokens] == g2p.predict(word), word
+
+
+def test_a_server_hands_the_encoder_s_state_to_the_decoder(
+    halves: tuple[RecurrentModel, RecurrentModel], tmp_path: Path, g2p: Any
+) -> None:
+    assert halves
+    with ServerProcess(tmp_path) as server, carousel.Client(server.target) as client:
+        for word in ["carousel", "eluinti", "x", "o'brien", *words()[::500]]:
+            with client.session("encoder") as encoder:
+                encoder.steps(tokens_of(g2p, word))
+                state = encoder.state()
+            with client.session("decoder", state=state) as decoder:
+                drawn = [t.id for t in decoder.generate([START], max_tokens=MOST, temperature=0)]
+            found = drawn[: drawn.index(END)] if END in drawn else drawn
+            assert [g2p.idx2p[token] for token in found] == g2p.predict(word), word
 
 
 def by_length(listed: list[str]) -> Iterator[list[str]]:
