@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from carousel_models.errors import PackageError
+from carousel_models.package import explain
 from carousel_models.row_parts import DEFAULT_EPS
 from carousel_models.spec import (
     FeaturesInput,
@@ -44,7 +46,15 @@ def assemble(chain: Chain) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         PackageError: a manifest cannot describe the chain. The message names the operation.
     """
-    chain = folded(chain)
+    try:
+        return _assembled(folded(chain))
+    except ValidationError as error:
+        raise PackageError(
+            f"these layers do not make a model: {explain(error)}; save the model with a custom module"
+        ) from None
+
+
+def _assembled(chain: Chain) -> tuple[dict[str, Any], dict[str, Tensor]]:
     ops, output = _without_transform(list(chain.ops))
     front, layers = _divided(ops)
     back, layers[-1].after = layers[-1].after, []

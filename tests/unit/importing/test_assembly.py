@@ -195,6 +195,11 @@ def test_both_directions_and_the_projection_of_an_lstm() -> None:
     [
         ((linear(3, 2),), "has no recurrent layer"),
         ((recur(3), ToOutput("softmax"), linear(4, 2)), "softmax is not the last operation"),
+        (
+            (Scale(np.full(3, 1e39), np.zeros(3)), recur(3)),
+            r"do not make a model: .*std\[0\] is 1e-39",
+        ),
+        ((recur(3), Activate("maxout")), "do not make a model: function: Input should be"),
         ((Skip((recur(4), recur(4))),), "around 2 recurrent layers"),
         ((Skip((Skip((recur(4),)),)),), "around 1 recurrent layers and more residuals"),
         (

@@ -8,6 +8,7 @@ from pathlib import Path
 from carousel_models.errors import PackageError
 from carousel_models.importing.assembly import assemble
 from carousel_models.importing.imported import Imported
+from carousel_models.importing.ops import Chain
 
 from .archive import KerasFile, as_json, opened
 from .chain import ChainBuilder
@@ -38,19 +39,29 @@ def read(
     with opened(path) as file:
         model = _model(file, path, config)
         reading = Reading(_version(file, model), recurrent_activation, unpadded)
-        nodes, output = nodes_of(model)
-        arrays = file.weights([(node.kind, node.name) for node in nodes])
-        of_layer = dict(zip((node.name for node in nodes), arrays, strict=True))
-        builder = ChainBuilder(reading)
-        for node in needed(nodes, output):
-            builder.add(node, of_layer[node.name])
-        parts, tensors = assemble(builder.chain(output))
-    return Imported(
-        parts,
-        tensors,
-        tuple(reading.notes),
-        partial(original_of, path, None if file.model else model),
-    )
+        try:
+            parts, tensors = assemble(_chain(file, model, reading))
+        except UNREADABLE as error:
+            raise PackageError(
+                f"the configuration in {config or path} is not one of Keras ({error!r}); save the model "
+                "again, or report this if Keras can load it"
+            ) from error
+    alone = None if file.model else model
+    return Imported(parts, tensors, tuple(reading.notes), partial(original_of, path, alone))
+
+
+UNREADABLE = (TypeError, ValueError, KeyError, IndexError, AttributeError)
+"""Errors of fields that have other types than Keras gives them."""
+
+
+def _chain(file: KerasFile, model: dict[str, object], reading: Reading) -> Chain:
+    nodes, output = nodes_of(model)
+    arrays = file.weights([(node.kind, node.name) for node in nodes])
+    of_layer = dict(zip((node.name for node in nodes), arrays, strict=True))
+    builder = ChainBuilder(reading)
+    for node in needed(nodes, output):
+        builder.add(node, of_layer[node.name])
+    return builder.chain(output)
 
 
 def _model(file: KerasFile, path: Path, config: Path | str | None) -> dict[str, object]:
