@@ -1,15 +1,16 @@
 """The engine against an oracle that adds numbers: any interleaving of clients' doings.
 
 Whatever is sent, in whatever order, with repeats, gaps, reused seqs, resets, closed sessions and slow ticks
-in between: a session's outputs are the running sums of its accepted inputs since the last reset, each seq
-once per request, in order; nobody else's doings change them.
+in between: a session's outputs are the running sums of its accepted inputs since the last reset, on top of
+what it began with. Each seq comes once per request, in order. Nobody else's doings change them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 from hypothesis import settings
 from hypothesis.stateful import (
     Bundle,
@@ -20,7 +21,7 @@ from hypothesis.stateful import (
     multiple,
     rule,
 )
-from hypothesis.strategies import booleans, integers, lists
+from hypothesis.strategies import booleans, integers, lists, none, sampled_from
 
 from carousel_server.core.ports import (
     Ack,
@@ -29,6 +30,7 @@ from carousel_server.core.ports import (
     Export,
     Fork,
     Import,
+    ReadState,
     Replay,
     StepBlock,
     Unbind,
@@ -38,6 +40,7 @@ from carousel_server.engine.scheduler import Batch
 from tests.unit.engine.fakes import RecordingSink, Rig, rows
 
 WINDOW = 8
+BEGINNINGS = none() | integers(-9, 9)
 
 
 @dataclass(eq=False)
@@ -51,11 +54,15 @@ class Client:
     resets: list[bool] = field(default_factory=list)  # likewise: which start from zero
     ack: int = 0
     inherited: int = 0  # steps that ran before this session was copied from another
+    initial: float = 0.0  # where a reset goes back to
+    given: float | None = None  # what it began with in its place
 
     def sums(self) -> list[float]:
         sums: list[float] = []
+        last = self.initial if self.given is None else self.given
         for value, reset in zip(self.sent, self.resets, strict=True):
-            sums.append(value if reset or not sums else sums[-1] + value)
+            last = (self.initial if reset else last) + value
+            sums.append(last)
         return sums
 
 
@@ -83,15 +90,26 @@ class EngineMachine(RuleBasedStateMachine):
 
         engine._stepping.step = checked  # type: ignore[method-assign]
 
-    @rule(target=clients, sink=integers(0, 1))
-    def open_session(self, sink: int) -> object:
+    @rule(target=clients, sink=integers(0, 1), name=sampled_from(["", "seven"]), given=BEGINNINGS)
+    def open_session(self, sink: int, name: str, given: int | None) -> object:
         if len(self.open) == 4:
             return multiple()
         self.tags += 1
-        ref = self.rig.session(self.sinks[sink], self.tags)
-        client = Client(ref, self.tags, self.sinks[sink])
+        state = () if given is None else (("sum", rows(float(given))),)
+        ref = self.rig.open(initial=name, state=state)
+        self.rig.bind(ref, self.sinks[sink], self.tags)
+        initial = 7.0 if name else 0.0
+        client = Client(ref, self.tags, self.sinks[sink], initial=initial, given=given)
         self.open.append(client)
         return client
+
+    @rule(client=clients)
+    def read_the_state(self, client: Client) -> None:
+        self.rig.settle()
+        [(_, state)], _ = self.rig.run(ReadState(client.ref))
+        [(value, negative)] = np.frombuffer(state, "<f4").reshape(1, 2).tolist()
+        last = client.initial if client.given is None else client.given
+        assert [value, -negative] == [client.sums()[-1] if client.sent else last] * 2
 
     @rule(client=consumes(clients))
     def close_session(self, client: Client) -> None:
@@ -181,7 +199,9 @@ class EngineMachine(RuleBasedStateMachine):
             ref = self.rig.run(Fork(client.ref, spec))[0]
         self.tags += 1
         sent, resets = list(client.sent), list(client.resets)
-        copy = Client(ref, self.tags, client.sink, sent, resets, client.ack, len(sent))
+        copy = replace(
+            client, ref=ref, tag=self.tags, sent=sent, resets=resets, inherited=len(sent)
+        )
         self.rig.bind(ref, copy.sink, copy.tag)
         self.open.append(copy)
         return copy

@@ -69,7 +69,9 @@ class RunningSum:
         self.causal = causal
         self.parameters = 0
         self.state_specs = (State("sum", (width,), torch.float32),)
-        self.initial = {"": (torch.zeros(width),)}
+        self.initial: dict[str, tuple[Tensor, ...]] = {"": (torch.zeros(width),)}
+        if not tokens:
+            self.initial["seven"] = (torch.tensor([7.0, -7.0]),)
         self.unseen_states: tuple[int, ...] = ()
         self.plain = True
         self.state_bytes = width * 4
