@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.server import ServerProcess
+from support.triton import TritonStubs
 from support.wire import refused, unpack
 from torch import nn
 
@@ -227,6 +228,18 @@ def test_states_through_a_server_that_is_killed(
             np.testing.assert_allclose(other.steps(x[4:]), rest, atol=1e-5)
         whole = client.infer("voices", x, initial="anna")
         np.testing.assert_allclose(whole, alone(voices, x, "anna"), atol=1e-5)
+
+
+async def test_sequences_of_triton_begin_as_they_choose(voices: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
+    with ServerProcess(voices.parent) as server:
+        async with TritonStubs(server.target) as stubs:
+            for name in ("anna", "", "", "otto", "anna", "anna"):
+                expected = alone(voices, x, name)
+                for n, row in enumerate(x):
+                    chosen = {"initial": name} if name and n == 0 else {}
+                    found = await stubs.infer("voices", row, 7, start=n == 0, **chosen)
+                    np.testing.assert_allclose(found["y"][0], expected[n], atol=1e-5)
 
 
 def test_a_parked_session_is_read(voices: Path, tmp_path: Path) -> None:

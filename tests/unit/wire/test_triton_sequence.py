@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import Durability, Phase, SessionView
+from carousel_server.wire.triton.parameters import Beginning
 from carousel_server.wire.triton.sequence import Request, Sequence
 
 BAD = 99
@@ -69,8 +70,10 @@ class Ground:
         getattr(self, f"_{verb}")(sequence)
 
     def _open(self, sequence):
-        if self.total is None or self.durability is not self.spec.durability:
-            self.total, self.applied, self.durability = 0, 0, self.spec.durability
+        asked = self.spec.durability, self.spec.initial
+        if self.total is None or (self.durability, self.initial) != asked:
+            self.total, self.applied = 0, 0
+            self.durability, self.initial = asked
             self.opened += 1
         sequence.opened(view(self.applied))
 
@@ -119,13 +122,13 @@ class Rig:
         self.ground, self.log, self.sent = Ground(), [], 0
         self.sequence = Sequence(self.ground, "t", "m", 7, "triton:m:7")
 
-    def ask(self, value, *, start=False, end=False, durability=Durability.UNSPECIFIED):
+    def ask(self, value, *, start=False, end=False, durability=Durability.UNSPECIFIED, initial=""):
         answer = Answer(self.log, self.sent)
         self.sent += 1
         self.sequence.take(
             Request(
                 value.to_bytes(1), answer, start=start, end=end, deadline_s=1e9,
-                durability=durability,
+                beginning=Beginning(durability, initial),
             )
         )  # fmt: skip
 
@@ -230,10 +233,19 @@ def test_start_with_another_durability_opens_another_session():
     assert (rig.ground.resets, rig.ground.opened) == ([2], 2)
 
 
+def test_start_with_another_initial_state_opens_another_session():
+    rig = Rig()
+    for initial in ("anna", "anna", "otto", "", ""):
+        rig.ask(3, start=True, initial=initial)
+    rig.settle()
+    assert [outcome for _, outcome in rig.log] == [3] * 5
+    assert (rig.ground.resets, rig.ground.opened, rig.ground.initial) == ([2, 2], 3, "")
+
+
 def test_start_on_a_session_that_another_process_left_resets_it():
     rig = Rig()
     rig.ground.total, rig.ground.applied = 7, 4
-    rig.ground.durability = Durability.UNSPECIFIED
+    rig.ground.durability, rig.ground.initial = Durability.UNSPECIFIED, ""
     rig.ask(1)
     rig.ask(2, start=True)
     rig.settle()

@@ -14,6 +14,7 @@ from carousel_server.core.ports import NO_DEADLINE
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability, SessionRef
 from carousel_server.wire.seat import Claim
+from carousel_server.wire.triton.parameters import Beginning
 from carousel_server.wire.triton.sequence import Request, Sequence
 from carousel_server.wire.triton.sessions import SequenceSessions
 from carousel_server.wire.triton.tally import Tallies
@@ -66,7 +67,7 @@ class Rig:
             self.sequence.take(
                 Request(
                     np.float32(number).tobytes(), Answer(self.log, number), start=start, end=False,
-                    deadline_s=NO_DEADLINE, durability=Durability.SYNC,
+                    deadline_s=NO_DEADLINE, beginning=Beginning(Durability.SYNC),
                 )
             )  # fmt: skip
 

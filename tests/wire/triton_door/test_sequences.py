@@ -11,6 +11,8 @@ from support.wire import refused, settled
 
 from carousel_server.core import ports
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.types import OpenSpec
+from carousel_server.wire.auth import DEFAULT_TENANT
 
 ROW = np.arange(WIDTH, dtype="<f4")
 
@@ -229,6 +231,43 @@ async def test_who_asks_for_durability_gets_it_at_the_start(wire, fake):
     assert wire.engine.session("triton:echo:7").spec.durability.name == "SYNC"
     error = await refused(fake.infer("echo", ROW, 8, start=True, durability="forever"))
     assert error.reason == "FIELD_INVALID"
+
+
+async def test_a_start_chooses_an_initial_state(wire, fake):
+    await fake.infer("echo", ROW, 7, start=True, initial="anna")
+    assert wire.engine.session("triton:echo:7").spec.initial == "anna"
+    await fake.infer("echo", ROW, 7)
+    assert wire.engine.session("triton:echo:7").applied == 2
+    error = await refused(fake.infer("echo", ROW, 8, start=True, initial="eve"))
+    assert (error.reason, error.metadata["known"]) == ("INITIAL_UNKNOWN", "anna,otto")
+    error = await refused(fake.infer("echo", ROW, 8, start=True, initial=3))
+    assert error.reason == "FIELD_INVALID"
+    assert len(wire.engine.sessions) == 1
+
+
+async def test_a_start_with_another_initial_state_replaces_the_session(wire, fake):
+    for initial in ("anna", "otto", ""):
+        await fake.infer("echo", ROW, 7, start=True, initial=initial)
+        session = wire.engine.session("triton:echo:7")
+        assert (session.spec.initial, session.applied) == (initial, 1)
+        assert len(wire.engine.sessions) == 1
+
+
+async def test_a_start_of_the_default_does_not_reset_to_a_state_that_was_chosen(wire, fake):
+    """The session is there from another process, and this door has not bound it."""
+    spec = OpenSpec(DEFAULT_TENANT, "triton:echo:7", initial="anna")
+    wire.engine.submit(ports.Open(spec))
+    wire.engine.session("triton:echo:7").applied = 3
+    plain = wire.engine._open
+
+    def as_an_engine_does(command):
+        found = list(wire.engine.sessions.values())
+        return (found[0].ref, wire.engine._view(found[0])) if found else plain(command)
+
+    wire.engine._open = as_an_engine_does
+    await fake.infer("echo", ROW, 7, start=True)
+    session = wire.engine.session("triton:echo:7")
+    assert (session.spec.initial, session.applied) == ("", 1)
 
 
 async def test_a_draining_server_is_not_ready_and_takes_nothing_new(wire, fake):

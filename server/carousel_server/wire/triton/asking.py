@@ -7,6 +7,7 @@ from typing import NamedTuple
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.wire.gate import Gate
+from carousel_server.wire.states import check_initial
 
 from .models import ServedModel, ServedModels
 from .parameters import Parameters, parameters_of
@@ -24,9 +25,9 @@ class Asked(NamedTuple):
 
     def go(self, tenant: str, answer: Answer) -> None:
         """Hands the request to its sequence."""
-        _, start, end, deadline_s, durability = self.parameters
+        _, start, end, deadline_s, beginning = self.parameters
         request = Request(
-            self.row, answer, start=start, end=end, deadline_s=deadline_s, durability=durability
+            self.row, answer, start=start, end=end, deadline_s=deadline_s, beginning=beginning
         )
         self.served.sequence(tenant, self.parameters.sequence_id).take(request)
 
@@ -54,6 +55,7 @@ def understood(
             "correlation ID",
             field="parameters[sequence_id]",
         )
+    check_initial(model, parameters.beginning.initial, "parameters[initial]")
     form = served.form(request, streamed=streamed)
     return Asked(served, parameters, served.tensors.row_of(request), form)
 

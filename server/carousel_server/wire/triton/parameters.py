@@ -29,17 +29,26 @@ _DURABILITIES = {
 }
 
 
-class Parameters(NamedTuple):
-    """What the door heeds. `sequence_id` 0 or "" means: none.
+class Beginning(NamedTuple):
+    """What a START asks of its session. Both are ours.
 
-    `durability` is ours: what of the sequence survives the server; read at its START.
+    Attributes:
+        durability: what of the sequence survives the server.
+        initial: name of the initial state; "" is the default.
     """
+
+    durability: Durability = Durability.UNSPECIFIED
+    initial: str = ""
+
+
+class Parameters(NamedTuple):
+    """What the door heeds. `sequence_id` 0 or "" means: none."""
 
     sequence_id: SequenceId = 0
     start: bool = False
     end: bool = False
     deadline_s: float = NO_DEADLINE
-    durability: Durability = Durability.UNSPECIFIED
+    beginning: Beginning = Beginning()
 
 
 def parameters_of(request: pb.ModelInferRequest) -> Parameters:
@@ -50,6 +59,7 @@ def parameters_of(request: pb.ModelInferRequest) -> Parameters:
     """
     sequence_id: SequenceId = 0
     start = end = False
+    initial = ""
     deadline_s, durability = NO_DEADLINE, Durability.UNSPECIFIED
     given = request.parameters
     for name in given:
@@ -66,9 +76,11 @@ def parameters_of(request: pb.ModelInferRequest) -> Parameters:
                 _check_priority(given[name])
             case "durability":
                 durability = _durability(given[name])
+            case "initial":
+                initial = _text(name, given[name])
             case "triton_enable_empty_final_response":
                 _flag(name, given[name])  # every reply here is final, so there is no empty one
-    return Parameters(sequence_id, start, end, deadline_s, durability)
+    return Parameters(sequence_id, start, end, deadline_s, Beginning(durability, initial))
 
 
 def _sequence_id(value: pb.InferParameter) -> SequenceId:
@@ -83,6 +95,12 @@ def _sequence_id(value: pb.InferParameter) -> SequenceId:
             raise _invalid("sequence_id", f"value for 'sequence_id' {most}")
         return value.string_param
     raise _wrong_type("sequence_id", "int64_param or string_param")
+
+
+def _text(name: str, value: pb.InferParameter) -> str:
+    if value.WhichOneof("parameter_choice") != "string_param":
+        raise _wrong_type(name, "string_param")
+    return value.string_param
 
 
 def _flag(name: str, value: pb.InferParameter) -> bool:

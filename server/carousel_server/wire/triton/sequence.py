@@ -11,9 +11,9 @@ from collections import deque
 from typing import Protocol
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.types import Durability, OpenSpec, SessionView
+from carousel_server.core.types import OpenSpec, SessionView
 
-from .parameters import SequenceId
+from .parameters import Beginning, SequenceId
 
 MAX_CHUNK_STEPS = 32
 """Most requests of one sequence in one block; the engine's window may be smaller."""
@@ -37,9 +37,10 @@ class Request:
 
     Attributes:
         start: the sequence begins with it. `opens` says the same once its session is there.
+        beginning: of the session that a START opens.
     """
 
-    __slots__ = ("answer", "deadline_s", "durability", "end", "opens", "row", "start")
+    __slots__ = ("answer", "beginning", "deadline_s", "end", "opens", "row", "start")
 
     def __init__(
         self,
@@ -49,14 +50,14 @@ class Request:
         start: bool,
         end: bool,
         deadline_s: float,
-        durability: Durability,
+        beginning: Beginning,
     ) -> None:
         self.row = row
         self.answer = answer
         self.start = self.opens = start
         self.end = end
         self.deadline_s = deadline_s
-        self.durability = durability
+        self.beginning = beginning
 
 
 class SequenceHost(Protocol):
@@ -68,7 +69,7 @@ class SequenceHost(Protocol):
     window_steps: int
 
     def open(self, sequence: Sequence, spec: OpenSpec) -> None:
-        """Binds a session of this id: a new one, or one that is there and has the same durability."""
+        """Binds a session of this id: a new one, or one that is there with the same options."""
 
     def find(self, sequence: Sequence) -> None:
         """Binds the session that is open under the sequence's id."""
@@ -96,7 +97,7 @@ class Sequence:
     """
 
     __slots__ = (
-        "_busy", "_durability", "_host", "_one_by_one", "_waiting", "applied", "bound", "ending", "model",
+        "_begun", "_busy", "_host", "_one_by_one", "_waiting", "applied", "bound", "ending", "model",
         "running", "seat", "sequence_id", "session_id", "tenant",
     )  # fmt: skip
 
@@ -113,7 +114,7 @@ class Sequence:
         self.running: deque[Request] = deque()
         self._waiting: deque[Request] = deque()
         # What the START of this session asked for; None if that is not known here.
-        self._durability: Durability | None = None
+        self._begun: Beginning | None = None
         # A verb other than a step is under way.
         self._busy = False
         # So many requests are sent alone, because a block that held them was refused.
@@ -157,12 +158,12 @@ class Sequence:
             request.answer.failed(outcome, 1)
         else:
             self.bound, self.applied = True, outcome.applied
-            self._durability = request.durability
+            self._begun = request.beginning
         self._go_on()
 
     def found(self, outcome: SessionView | CarouselError) -> None:
         """The session of a request without START is bound, or why it is not."""
-        self._busy, self._durability = False, None
+        self._busy, self._begun = False, None
         if isinstance(outcome, CarouselError):
             self._waiting.popleft().answer.failed(outcome, self.applied + 1)
         else:
@@ -234,12 +235,13 @@ class Sequence:
                 self._host.leave(self)
             return
         request = self._waiting[0]
-        if request.start and self.bound and self._durability is request.durability:
+        if request.start and self.bound and self._begun == request.beginning:
             request.start = False  # its step starts from the initial state
         if request.start:
             self._busy = True
             self.bound = False
-            spec = OpenSpec(self.tenant, self.session_id, request.durability)
+            durability, initial = request.beginning
+            spec = OpenSpec(self.tenant, self.session_id, durability, initial=initial)
             self._host.open(self, spec)
         elif not self.bound:
             self._busy = True

@@ -137,7 +137,7 @@ class SequenceSessions:
         self._take(sequence, lambda: self._opened(sequence, spec))
 
     def _opened(self, sequence: Sequence, spec: OpenSpec) -> Future[Place]:
-        """A session of this id and durability. One of another durability is closed first."""
+        """A session of this id, durability and initial state. Another one of this id is closed first."""
         taken = _taken(sequence)
 
         def close(place: Place) -> Future[Place]:
@@ -146,10 +146,11 @@ class SequenceSessions:
             return then(closed, lambda _: failed(taken), lambda _: failed(taken))
 
         def check(opened: tuple[SessionRef, SessionView]) -> Future[Place]:
-            return done((self._engine, opened[0]))
+            place = (self._engine, opened[0])
+            return done(place) if opened[1].initial == spec.initial else close(place)
 
         def find(error: BaseException) -> Future[Place]:
-            if _reason(error) != "SESSION_EXISTS":  # with another durability
+            if _reason(error) != "SESSION_EXISTS":  # with other options
                 return failed(error)
             found = find_session(self._catalog, _key(sequence))
             return then(found, close, lambda e: failed(taken if _reason(e) in _GONE else e))
