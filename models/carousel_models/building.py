@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .errors import PackageError
 from .kernels import Kernel, Reference
 from .parts_stack import PartsStack
 from .program_spec import ProgramPart
@@ -72,7 +73,12 @@ def build_stack(architecture: Architecture, materials: Materials) -> RecurrentSt
 
 def _program(placed: Placed, materials: Materials) -> RecurrentStack:
     part = cast("ProgramPart", placed.part)
-    return ProgramStack(part, materials.foreign.programs[part.name], materials.device)
+    try:
+        return ProgramStack(part, materials.foreign.programs[part.name], materials.device)
+    except Exception as error:  # the manifest may name ports that the file has not
+        raise PackageError(
+            f"{part.foreign} does not fit the manifest: {error!r}; import the model again"
+        ) from error
 
 
 BUILDERS: dict[type[StackPart], Callable[[Placed, Materials], RecurrentStack]] = {

@@ -29,6 +29,11 @@ PortName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 DIGEST = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+def _check_elements(name: str, shape: tuple[int, ...]) -> None:
+    if prod(shape) > MAX_STATE_ELEMENTS:
+        raise ValueError(f"{name!r} may have {MAX_STATE_ELEMENTS} elements at most")
+
+
 class ProgramPort(Part):
     """An input or an output of a program.
 
@@ -50,8 +55,7 @@ class ProgramPort(Part):
     def _axis_is_there(self) -> Self:
         if self.axis > len(self.shape):
             raise ValueError(f"axis {self.axis} of {self.name!r} is beyond its dimensions")
-        if self.elements > MAX_STATE_ELEMENTS:
-            raise ValueError(f"{self.name!r} may have {MAX_STATE_ELEMENTS} elements at most")
+        _check_elements(self.name, self.shape)
         return self
 
 
@@ -79,6 +83,11 @@ class ProgramConstant(Part):
     value: bool | int | float
     shape: Shape = ()
     dtype: Dtype = "float32"
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        _check_elements(self.name, self.shape)
+        return self
 
 
 class ProgramPart(StackPart):

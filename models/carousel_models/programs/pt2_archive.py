@@ -18,6 +18,8 @@ from torch import Tensor
 
 from carousel_models.errors import PackageError
 
+from .archives import check_unpacked
+
 SCHEMA = 8
 """Major version of the graph's schema. Torch 2.9 to 2.13 write it."""
 
@@ -64,6 +66,7 @@ def read_archive(data: bytes, where: str) -> Archive:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_unpacked(archive, where)
             return _read(_Records(archive, where))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
         raise PackageError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from carousel_models.errors import PackageError
 
+from .archives import check_unpacked
 from .interface import Call, Port, Signature
 
 _FILES = re.compile(rb"\b(torch|aten)\.(save|from_file|load)\(")
@@ -48,6 +49,7 @@ def _refuse_files(data: bytes, where: str) -> None:
     """Refuses code that uses files. It is read before torch loads it, since loading can run it."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_unpacked(archive, where)
             code = [
                 name for name in archive.namelist() if "/code/" in name and name.endswith(".py")
             ]

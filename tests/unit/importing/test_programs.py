@@ -339,3 +339,19 @@ def test_rows_and_states_of_one_shape_each_need_the_row_said(tmp_path: Path) -> 
     model, _ = imported(file, input="input_2")
     part = model.manifest.parts[0]
     assert (part.output.name, part.carried[0].leaves) == ("activation", "stack")
+
+
+def test_a_graph_that_is_nan_in_a_batch_only_is_not_batched(tmp_path: Path) -> None:
+    """Division by zero where there are two sessions: no numbers to compare are no equal numbers."""
+
+    class Dividing(Step):
+        def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+            h = torch.tanh(x @ self.w + h[0] @ self.u)
+            zero = 1.0 if x.shape[0] == 1 else 0.0
+            return h @ self.v * zero / zero, h[None]
+
+    file = write_script(tmp_path / "step.ts", Dividing())
+    model, notes = imported(file, shape=SHAPES)
+    assert model.manifest.parts[0].batch == "one"
+    assert any("other numbers" in note for note in notes)
+    follows_the_equations(model)

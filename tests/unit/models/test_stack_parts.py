@@ -92,6 +92,7 @@ def test_fingerprints_of_stacks_without_parts_stay_what_they_are() -> None:
         (lambda: part(output=ProgramPort(name="h_out", shape=(2,))), "'h_out' of .* is used twice"),
         (lambda: part(constants=(ProgramConstant(name="x", value=1),)), "'x' of .* is used twice"),
         (lambda: part(output=ProgramPort(name="y", shape=(1 << 10, 1 << 10))), "of at most"),
+        (lambda: ProgramConstant(name="k", value=1, shape=(1 << 16, 1 << 16)), "elements at most"),
         (lambda: part(context=3), "smaller than the program's input"),
         (
             lambda: part(

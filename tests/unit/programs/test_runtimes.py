@@ -19,7 +19,7 @@ from carousel_models.importing.readers import READERS
 from carousel_models.program_spec import RuntimeName
 from carousel_models.programs import RUNTIMES, open_program, runtime_of
 
-from .graphs import HIDDEN, IN, Step, write_onnx, write_script
+from .graphs import HIDDEN, IN, Step, write_onnx, write_pt2, write_script
 
 CPU = torch.device("cpu")
 
@@ -43,6 +43,20 @@ def test_programs_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("carousel_models.programs.runtimes.MAX_PROGRAM_BYTES", 3)
     with pytest.raises(PackageError, match=r"a\.onnx has 4 bytes, more than the limit of 3"):
         open_program("onnx", b"1234", CPU, "a.onnx")
+
+
+@pytest.mark.parametrize("end", ["ts", "pt2"])
+def test_records_that_unpack_beyond_the_limit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A small archive may hold a large record of zeros."""
+    write = write_script if end == "ts" else write_pt2
+    data = io.BytesIO(write(tmp_path / f"step.{end}", Step()).read_bytes())
+    with zipfile.ZipFile(data, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("step/zeros", bytes(1 << 20))
+    monkeypatch.setattr("carousel_models.programs.archives.MAX_PROGRAM_BYTES", 1 << 20)
+    with pytest.raises(PackageError, match=r"unpack to .* bytes, more than the limit"):
+        open_program(runtime_of(f"step.{end}"), data.getvalue(), CPU, "step")
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

@@ -139,3 +139,29 @@ def test_rows_that_depend_on_others_run_alone_or_are_refused(tmp_path: Path) -> 
         PackageError, match=r"program 'step\.ts' gives a row other numbers in a batch"
     ):
         write(tmp_path / "m", manifest, {}, files=imported.files)
+
+
+def remade(tmp_path: Path, **changes: Any) -> None:
+    """Writes a package of the ONNX step whose manifest differs from what the import found."""
+    from carousel_models.spec import Manifest
+    from carousel_models.writing import write
+
+    imported = read(written("onnx", tmp_path))
+    (part,) = imported.parts["parts"]
+    fields: dict[str, Any] = {
+        "name": "m",
+        "fingerprint": "0" * 64,
+        "input": imported.parts["input"],
+    }
+    manifest = Manifest(**fields, parts=(part.model_copy(update=changes),))
+    write(tmp_path / "m", manifest, {}, files=imported.files)
+
+
+def test_a_manifest_that_names_other_ports_is_refused(tmp_path: Path) -> None:
+    from carousel_models.program_spec import ProgramConstant, ProgramPort
+
+    with pytest.raises(PackageError, match=r"program 'step\.onnx'"):
+        remade(tmp_path, output=ProgramPort(name="nothing", shape=(2,)))
+    wrong = ProgramConstant(name="k", value=300, dtype="uint8")
+    with pytest.raises(PackageError, match=r"program 'step\.onnx' .*import the model again"):
+        remade(tmp_path, constants=(wrong,))
