@@ -90,7 +90,7 @@ def _result(
         return continued(call, call.unknown("no part of a manifest does this"))
     try:
         result = handler(call)
-    except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         result = call.unknown(f"its arguments are not understood ({error})")
     return continued(call, result) if isinstance(result, Unknown) else result
 

@@ -76,6 +76,11 @@ class _Recorder(TorchFunctionMode):
         self._names = {id(tensor): name for name, tensor in named}
         self._paused = False
 
+    @property
+    def records(self) -> bool:
+        """True on the thread of the run, outside of leaves."""
+        return not self._paused and threading.get_ident() == self._thread
+
     def enter(self, x: Tensor) -> None:
         """Makes the placeholder."""
         self._note(self.graph.placeholder("x"), x)
@@ -93,7 +98,7 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if self._paused or threading.get_ident() != self._thread:
+        if not self.records:
             return result
         if func is Tensor.__setitem__:
             self._add(self.graph.call_function(func, *self._given(args, kwargs)), args[0])
@@ -112,8 +117,6 @@ class _Recorder(TorchFunctionMode):
 
     def leaf(self, module: nn.Module, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
         """Runs a leaf as one operation."""
-        if self._paused or threading.get_ident() != self._thread:
-            return run()
         self._paused = True
         try:
             result = run()
@@ -176,6 +179,8 @@ def _leaves(recorder: _Recorder) -> Iterator[None]:
     original = nn.Module.__call__
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not recorder.records:
+            return original(module, *args, **kwargs)
         module = unwrapped(module)
         if is_leaf(module):
             return recorder.leaf(module, lambda: original(module, *args, **kwargs), args, kwargs)

@@ -178,7 +178,9 @@ class Expressions:
     made: dict[Any, Any] = field(default_factory=dict)
 
     def of(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """The expression of a key. Tensors in a key are known by their memory."""
+        """The expression of a key. Parameters in a key are known by their memory, other
+        tensors by their numbers.
+        """
         return self.made.setdefault(tuple(map(_key, key)), None) or self._put(key, make())
 
     def _put(self, key: tuple[Any, ...], made: Any) -> Any:
@@ -188,7 +190,10 @@ class Expressions:
 
 def _key(part: Any) -> Any:
     if isinstance(part, Tensor):
-        return part.data_ptr(), tuple(part.shape), part.stride(), part.dtype
+        place = tuple(part.shape), part.dtype
+        if isinstance(part, nn.Parameter):
+            return *place, part.data_ptr(), part.stride()
+        return *place, part.detach().cpu().double().numpy().tobytes()  # made anew at each step
     if isinstance(part, Expr | nn.Module):
         return id(part)
     return part if isinstance(part, str | int | float | bool | None) else repr(part)
