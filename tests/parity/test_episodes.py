@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,23 +30,37 @@ MODULES: dict[str, type[nn.Module]] = {
 }
 
 
-def alone(module: nn.Module, x: np.ndarray, resets: np.ndarray) -> np.ndarray:
-    """Outputs [T, hidden] of the module in float64, each episode of x [T, width] as a sequence of its own."""
+def alone(module: nn.Module, x: np.ndarray, resets: np.ndarray, state: Any = None) -> np.ndarray:
+    """Outputs [T, hidden] of the module in float64, each episode of x [T, width] as a sequence of its own.
+
+    `state` is what each begins with, as torch's modules take it.
+    """
     starts = [0, *np.flatnonzero(resets).tolist(), len(x)]
     wide = module.double()
     with torch.inference_mode():
         parts = [
-            wide(torch.from_numpy(x[a:b]).double()[:, None])[0][:, 0]
+            wide(torch.from_numpy(x[a:b]).double()[:, None], state)[0][:, 0]
             for a, b in itertools.pairwise(starts)
             if a < b
         ]
     return torch.cat(parts).numpy()
 
 
-def served(rig: Rig, x: np.ndarray, resets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Outputs of sessions [n, T, width] that come in blocks of random sizes, many at a time."""
+def served(
+    rig: Rig,
+    x: np.ndarray,
+    resets: np.ndarray,
+    rng: np.random.Generator,
+    initials: Sequence[str] = ("",),
+) -> np.ndarray:
+    """Outputs of sessions [n, T, width] that come in blocks of random sizes, many at a time.
+
+    They begin with `initials` in turn.
+    """
     sink = RecordingSink()
-    refs = [rig.session(sink, tag) for tag in range(len(x))]
+    refs = [rig.open(initial=initials[tag % len(initials)]) for tag in range(len(x))]
+    for tag, ref in enumerate(refs):
+        rig.bind(ref, sink, tag)
     sent = [0] * len(x)
     while min(sent) < x.shape[1]:
         for tag, done in enumerate(sent):
@@ -87,4 +103,32 @@ def test_each_episode_is_what_the_module_makes_of_it_alone(
     found = served(rig, x, resets, rng)
     for tag in range(SESSIONS):
         wanted = alone(module, x[tag], resets[tag])
+        np.testing.assert_allclose(found[tag], wanted, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("chunk_steps", [1, 8])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_each_episode_begins_with_the_state_that_its_session_chose(
+    tmp_path: Path, kind: str, kernel: str, chunk_steps: int
+) -> None:
+    torch.manual_seed(0)
+    module = MODULES[kind](WIDTH, HIDDEN, num_layers=2)
+    learned: dict[str, Any] = {}
+    for name in ("", "anna", "otto"):
+        parts = tuple(torch.randn(2, 1, HIDDEN) for _ in range(1 + (kind == "LSTM")))
+        learned[name] = parts if len(parts) > 1 else parts[0]
+    named = {name: state for name, state in learned.items() if name}
+    save(tmp_path / "m", stack=module, initial=learned[""], initials=named)
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(SESSIONS, STEPS, WIDTH)).astype("<f4")
+    resets = rng.random((SESSIONS, STEPS)) < 0.2
+    model = load(tmp_path / "m", device="cpu", kernel=kernel)
+    rig = Rig(model, slots=SESSIONS, max_batch=5, chunk_steps=chunk_steps, window_steps=64)
+    names = list(learned)
+    found = served(rig, x, resets, rng, names)
+    for tag in range(SESSIONS):
+        state = learned[names[tag % len(names)]]
+        wide = tuple(s.double() for s in state) if isinstance(state, tuple) else state.double()
+        wanted = alone(module, x[tag], resets[tag], wide)
         np.testing.assert_allclose(found[tag], wanted, rtol=TOLERANCE, atol=TOLERANCE)
