@@ -22,13 +22,16 @@ from .probe import (
     tokens_valid,
     tolerance_of,
 )
-from .spec import FeaturesInput
+from .spec import TokensInput
 
 Reference = nn.Module | Callable[[Tensor], Any] | tuple[Any, Any]
 """What `save` compares with."""
 
 SEQUENCES, STEPS = 3, 32
 """Input of a reference module."""
+
+_TYPES = {"float32": torch.float32, "int32": torch.int64, "int16": torch.int16}
+"""The type that a model takes for each type of a row."""
 
 _HINT = (
     "the reference gives rows before `transform` and `select`, of inputs as clients send them, before "
@@ -186,12 +189,11 @@ def _given(model: RecurrentModel, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor
         raise PackageError(f"the reference has {shape[1]} steps; give 1 to {MAX_STEPS}")
     if not bool(x.float().isfinite().all()):
         raise PackageError("the reference's inputs hold NaN or infinity; give finite ones")
-    given, x = x, x.float() if isinstance(source, FeaturesInput) else x.long()
-    if not isinstance(source, FeaturesInput) and not bool((x == given).all()):
-        raise PackageError(
-            "the reference's inputs hold tokens that are not whole; give whole numbers"
-        )
-    if not isinstance(source, FeaturesInput) and not tokens_valid(x, source.vocabulary):
+    given, x = x, x.to(_TYPES[source.row.dtype])
+    if not x.is_floating_point() and not bool((x == given).all()):
+        what = "tokens that are not whole" if source.row.dtype == "int32" else "no samples of int16"
+        raise PackageError(f"the reference's inputs hold {what}; give whole numbers of its range")
+    if isinstance(source, TokensInput) and not tokens_valid(x, source.vocabulary):
         raise PackageError(
             f"the reference's inputs hold tokens outside 0 … {source.vocabulary - 1}; give others"
         )

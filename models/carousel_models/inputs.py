@@ -1,4 +1,4 @@
-"""The manifest of an input: tokens or features, and the parts that make rows of the stack. No torch."""
+"""The manifest of an input: tokens, features or frames, and its parts before the stack. No torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .parts import MAX_SIZE, Part, Size
 from .row_parts import LinearPart, RowPart, RowParts
 
 MAX_VOCABULARY = 1 << 20
+MAX_RATE = 1 << 24
 
 MIN_FLOAT32, MAX_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """Smallest normal and greatest number of float32."""
@@ -70,7 +71,7 @@ class RowField(NamedTuple):
     """A field of an input or output row: its name, its type, its shape for one step."""
 
     name: str
-    dtype: Literal["float32", "int32"]
+    dtype: Literal["float32", "int32", "int16"]
     shape: tuple[int, ...]
 
 
@@ -120,4 +121,51 @@ class FeaturesInput(_Front):
         return self
 
 
-Input = Annotated[TokensInput | FeaturesInput, Field(discriminator="kind")]
+ENCODINGS: dict[str, tuple[Literal["int16", "float32"], float]] = {
+    "pcm16": ("int16", 2.0**-15),
+    "float32": ("float32", 1.0),
+}
+"""The type of a sample on the wire, and the default of `scale`, for each encoding."""
+
+
+class FramesInput(_Front):
+    """Sound or another signal: each step brings the next `hop` samples.
+
+    The stack's rows are `context` earlier samples and then the new ones, all times `scale`. The server keeps
+    the context as a state, which begins with zeros. So clients send each sample once.
+
+    `rate` is in samples a second. It is for people and clients, and the server does not resample.
+    """
+
+    later: ClassVar[tuple[str, ...]] = (*_Front.later, "scale")
+
+    kind: Literal["frames"] = "frames"
+    hop: Size
+    context: Annotated[int, Field(ge=0, le=MAX_SIZE)] = 0
+    rate: Annotated[int, Field(ge=1, le=MAX_RATE)]
+    encoding: Literal["pcm16", "float32"] = "pcm16"
+    scale: Annotated[float, Field(gt=0, le=MAX_FLOAT32, allow_inf_nan=False)] | None = None
+
+    @property
+    def row(self) -> RowField:
+        """What a client sends for one step."""
+        return RowField("x", ENCODINGS[self.encoding][0], (self.hop,))
+
+    @property
+    def raw_width(self) -> int:
+        """Width before projection and front."""
+        return self.context + self.hop
+
+    @property
+    def factor(self) -> float:
+        """The number that every sample is multiplied by."""
+        return ENCODINGS[self.encoding][1] if self.scale is None else self.scale
+
+    @model_validator(mode="after")
+    def _factor_in_float32(self) -> Self:
+        if self.factor < MIN_FLOAT32:
+            raise ValueError(f"scale is {self.factor:g}, which float32 has only as 0; rescale")
+        return self
+
+
+Input = Annotated[TokensInput | FeaturesInput | FramesInput, Field(discriminator="kind")]

@@ -13,12 +13,13 @@ from torch.nn import functional as F  # noqa: N812 - the name that every torch r
 
 from .cells import State
 from .errors import PackageError
+from .framing import Framing
 from .initial import initial_states, rows_of
 from .kernels import Kernel
 from .packing import Packing
 from .row_functions import Chain, RowFunction, build_chain, positional
-from .spec import Manifest, SelectArgmax, SelectFull, SelectTopK
-from .stack import RecurrentStack, StateSpec
+from .spec import FramesInput, Manifest, SelectArgmax, SelectFull, SelectTopK
+from .stack import RecurrentStack
 from .tokenizer import Tokenizer
 
 OutputField = tuple[str, torch.dtype, tuple[int, ...]]
@@ -47,6 +48,7 @@ class RecurrentModel:
         kernel: computes its steps, and the linear layers around it.
         parameters: number of stored weights.
         plain: the output fields are the raw rows.
+        state_specs: the state tensors of one session. Empty if the model is not causal.
         initial: states with which sessions begin, by name: one tensor [*shape] per state spec. The first has
             the name "", and is that of sessions that choose none.
     """
@@ -72,8 +74,11 @@ class RecurrentModel:
         head = manifest.head
         self._head = build_chain(kernel, head.parts, tensors, "head", head.places)
         self._causal = manifest.causal
-        self.initial = initial_states(manifest, stack.state_specs, tensors, device)
+        self._framing = Framing(manifest, device)
+        self.state_specs = (*stack.state_specs, *self._framing.state_specs)
+        self.initial = initial_states(manifest, self.state_specs, tensors, device)
         self._normalization = _normalization(manifest, device)
+        self._factor = manifest.input.factor if isinstance(manifest.input, FramesInput) else None
         output = manifest.output
         self.plain = output.transform == "identity" and isinstance(output.select, SelectFull)
 
@@ -98,17 +103,14 @@ class RecurrentModel:
         return self.manifest.vocabulary
 
     @property
-    def state_specs(self) -> tuple[StateSpec, ...]:
-        """The state tensors of one session. Empty if the model is not causal."""
-        return self.stack.state_specs
-
-    @property
     def unseen_states(self) -> tuple[int, ...]:
         """Places in `state_specs` of states that can become infinite in a step with finite raw rows.
 
         Every other state that must be finite is finite after a step from finite states whose raw row is.
         """
-        return self.stack.unseen_states
+        hidden = self._framing.hidden
+        signal = [n for n, spec in enumerate(self.state_specs) if spec.name in hidden]
+        return (*self.stack.unseen_states, *signal)
 
     @property
     def state_bytes(self) -> int:
@@ -150,7 +152,8 @@ class RecurrentModel:
         """One step of a batch.
 
         Args:
-            x: float32[B, features], or int64[B] tokens, each in 0 … vocabulary−1.
+            x: float32[B, features], int64[B] tokens, each in 0 … vocabulary−1, or samples [B, hop] of int16
+                or float32.
             state: one tensor [B, *shape] per state spec. They are not changed.
             slots: int64[B]. The state's tensors are then [slots, *shape], and row i's state is in row
                 slots[i] of each.
@@ -166,8 +169,14 @@ class RecurrentModel:
                 f"model {self.manifest.name!r} is bidirectional: its outputs depend on later inputs, so "
                 "it cannot run step by step; give it whole sequences"
             )
-        y, state = self.stack.step(self._enter(x), state, slots)
-        return self._leave(y), state
+        if self._factor is not None:
+            x = x.float()
+
+        def inner(x: Tensor, state: State) -> tuple[Tensor, State]:
+            y, state = self.stack.step(self._enter(x), state, slots)
+            return self._leave(y), state
+
+        return self._framing.step(x, state, slots, inner)
 
     def sequence(
         self, x: Tensor, lengths: Tensor, state: State | None = None
@@ -175,7 +184,8 @@ class RecurrentModel:
         """Whole sequences of different lengths, or the next chunks of them.
 
         Args:
-            x: float32[N, T, features] or int64[N, T]. Steps after a length are not read.
+            x: float32[N, T, features], int64[N, T], or samples [N, T, hop]. Steps after a length are not
+                read.
             lengths: int64[N] on the CPU, each 0 … T.
             state: the state before each sequence, [N, *shape] per state spec. None is the initial state.
 
@@ -200,8 +210,8 @@ class RecurrentModel:
         """Whole sequences without padding. `packing` has the order of rows.
 
         Args:
-            x: float32[rows, features] or int64[rows]: `sizes[t]` rows of each time t, the first ones of
-                those of the time before.
+            x: float32[rows, features], int64[rows] or samples [rows, hop]: `sizes[t]` rows of each time t, the
+                first ones of those of the time before.
             sizes: descending, none zero.
             state: the state before each sequence, [N, *shape] per state spec, N ≥ sizes[0].
             wanted: int64[n], the rows for the head. None is all.
@@ -209,8 +219,17 @@ class RecurrentModel:
         Returns:
             raw float32[rows or n, W], and each sequence's state after its last step.
         """
-        y, state = self.stack.sequence(self._enter(x), sizes, state)
-        return self._leave(y if wanted is None else y[wanted]), state
+        if self._factor is not None:
+            x = x.float()
+        # An overlap takes every frame of the head, and so all of them are computed.
+        chosen = None if self.manifest.output.overlap_add else wanted
+
+        def inner(x: Tensor, state: State) -> tuple[Tensor, State]:
+            y, state = self.stack.sequence(self._enter(x), sizes, state)
+            return self._leave(y if chosen is None else y[chosen]), state
+
+        y, state = self._framing.packed(x, sizes, state, inner)
+        return (y if chosen is wanted or wanted is None else y[wanted]), state
 
     def finish(self, raw: Tensor) -> tuple[Tensor, ...]:
         """Transform and selection.
@@ -240,6 +259,8 @@ class RecurrentModel:
         elif self._normalization is not None:
             mean, std = self._normalization
             x = (x - mean) / std
+        elif self._factor is not None:
+            x = x * self._factor
         return x if self._front is None else self._front(x)
 
     def _leave(self, y: Tensor) -> Tensor:

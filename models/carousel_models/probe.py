@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
 from .errors import PackageError
 from .model import RecurrentModel
-from .spec import Architecture, FeaturesInput
+from .spec import Architecture, FeaturesInput, FramesInput, TokensInput
 from .tensors import TensorInfo
 from .weights import read_tensors, stored_length
 
@@ -33,17 +34,28 @@ def probe_tensors(architecture: Architecture, steps: int = STEPS) -> dict[str, T
 
 
 def sample_input(model: RecurrentModel, rows: int, generator: torch.Generator) -> Tensor:
-    """A random input on the CPU: int32[rows] tokens, uniform, or float32[rows, features], normal around the
-    model's constants.
+    """A random input on the CPU.
+
+    It is int32[rows] tokens, uniform; float32[rows, features], normal around the model's constants; or
+    samples [rows, hop] of int16 or float32, a tenth of the full scale.
     """
     source = model.manifest.input
-    if not isinstance(source, FeaturesInput):
-        return torch.randint(source.vocabulary, (rows,), generator=generator, dtype=torch.int32)
-    x = torch.randn(rows, source.width, generator=generator)
-    if source.normalization is not None:
-        mean, std = source.normalization.mean, source.normalization.std
-        x = x * torch.tensor(std) + torch.tensor(mean)
-    return x
+    match source:
+        case TokensInput():
+            return torch.randint(source.vocabulary, (rows,), generator=generator, dtype=torch.int32)
+        case FeaturesInput():
+            x = torch.randn(rows, source.width, generator=generator)
+            if source.normalization is not None:
+                mean, std = source.normalization.mean, source.normalization.std
+                x = x * torch.tensor(std) + torch.tensor(mean)
+            return x
+        case FramesInput():
+            x = 0.1 * torch.randn(rows, source.hop, generator=generator)
+            if source.encoding == "float32":
+                return x
+            return (x * (1 << 15)).round().clamp(-(1 << 15), (1 << 15) - 1).to(torch.int16)
+        case unknown:
+            assert_never(unknown)
 
 
 def make_probe(model: RecurrentModel, seed: int = 0) -> dict[str, Tensor]:
@@ -80,7 +92,7 @@ def check_probe(model: RecurrentModel, path: Path) -> float:
     stored = read_tensors(path, _stored_tensors(model, path), torch.device("cpu"))
     x, expected = stored["input"], stored["raw"]
     source = model.manifest.input
-    if not isinstance(source, FeaturesInput) and not tokens_valid(x, source.vocabulary):
+    if isinstance(source, TokensInput) and not tokens_valid(x, source.vocabulary):
         raise PackageError(
             f"{path}: the probe holds tokens outside the vocabulary; save the model again"
         )
@@ -144,7 +156,8 @@ def _foreign_failures(model: RecurrentModel) -> Iterator[None]:
 
 def on_device(model: RecurrentModel, x: Tensor) -> Tensor:
     """A sample as an input of the model."""
-    return x.to(model.device, x.dtype if x.is_floating_point() else torch.int64)
+    tokens = isinstance(model.manifest.input, TokensInput)
+    return x.to(model.device, torch.int64 if tokens else x.dtype)
 
 
 def tokens_valid(x: Tensor, vocabulary: int) -> bool:

@@ -19,15 +19,23 @@ from .heads import Head as Head  # noqa: PLC0414 - likewise
 from .heads import LinearHead as LinearHead  # noqa: PLC0414 - likewise
 from .heads import MlpHead as MlpHead  # noqa: PLC0414 - likewise
 from .heads import NoHead as NoHead  # noqa: PLC0414 - likewise
-from .inputs import MAX_VOCABULARY, RowField
+from .inputs import MAX_VOCABULARY
 from .inputs import FeaturesInput as FeaturesInput  # noqa: PLC0414 - likewise
+from .inputs import FramesInput as FramesInput  # noqa: PLC0414 - likewise
 from .inputs import Input as Input  # noqa: PLC0414 - likewise
 from .inputs import Normalization as Normalization  # noqa: PLC0414 - likewise
 from .inputs import Projection as Projection  # noqa: PLC0414 - likewise
 from .inputs import TokensInput as TokensInput  # noqa: PLC0414 - likewise
 from .layer_spec import LayerSpec as LayerSpec  # noqa: PLC0414 - likewise
 from .layer_spec import uniform_stack as uniform_stack  # noqa: PLC0414 - likewise
-from .parts import MAX_SIZE, Label, Name, Part, Size
+from .outputs import Output as Output  # noqa: PLC0414 - likewise
+from .outputs import OverlapAdd as OverlapAdd  # noqa: PLC0414 - likewise
+from .outputs import Select as Select  # noqa: PLC0414 - likewise
+from .outputs import SelectArgmax as SelectArgmax  # noqa: PLC0414 - likewise
+from .outputs import SelectFull as SelectFull  # noqa: PLC0414 - likewise
+from .outputs import SelectTopK as SelectTopK  # noqa: PLC0414 - likewise
+from .outputs import Transform as Transform  # noqa: PLC0414 - likewise
+from .parts import MAX_SIZE, Label, Name, Part
 from .program_spec import ProgramPart
 from .row_parts import Activation as Activation  # noqa: PLC0414 - likewise
 from .row_parts import leaves
@@ -45,8 +53,10 @@ MAX_EOS = 64
 MAX_LAYERS = 64
 MAX_PARAMETERS = 1 << 31
 
+CONTEXT, OVERLAP = "input.context", "output.overlap"
+"""Names of the states outside of the stack."""
+
 Dtype = Literal["float32", "bfloat16"]
-Transform = Literal["identity", "softmax", "sigmoid", "log_softmax"]
 
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Token = Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)]
@@ -68,48 +78,6 @@ def states_of(
         for number, layer in enumerate(stack)
         for name, shape, dtype in layer.states
     )
-
-
-class SelectFull(Part):
-    """The whole row: field `y`, float32[width]."""
-
-    kind: Literal["full"] = "full"
-
-    def fields(self, width: int) -> tuple[RowField, ...]:
-        """The fields of a row of this width."""
-        return (RowField("y", "float32", (width,)),)
-
-
-class SelectTopK(Part):
-    """The k largest, largest first: fields `values` float32[k] and `indices` int32[k]."""
-
-    kind: Literal["top_k"] = "top_k"
-    k: Size
-
-    def fields(self, width: int) -> tuple[RowField, ...]:  # noqa: ARG002 - as all have it
-        """What a row becomes."""
-        shape = (self.k,)
-        return RowField("values", "float32", shape), RowField("indices", "int32", shape)
-
-
-class SelectArgmax(Part):
-    """The place of the largest: field `index`, int32 scalar."""
-
-    kind: Literal["argmax"] = "argmax"
-
-    def fields(self, width: int) -> tuple[RowField, ...]:  # noqa: ARG002 - as all have it
-        """What a row becomes."""
-        return (RowField("index", "int32", ()),)
-
-
-Select = Annotated[SelectFull | SelectTopK | SelectArgmax, Field(discriminator="kind")]
-
-
-class Output(Part):
-    """The transform and the selection of the head's row."""
-
-    transform: Transform = "identity"
-    select: Select = SelectFull()
 
 
 AnyStackPart = ProgramPart
@@ -155,19 +123,45 @@ class Architecture(Part):
                     f"layer {number} is residual but its widths differ: {width} in, {layer.joined_width} out"
                 )
             width = layer.width
-        leaves(self.head.parts, self.stack_width)
+        self._check_signals()
         select = self.output.select
         if isinstance(select, SelectTopK) and select.k > self.output_width:
             raise ValueError(f"top_k asks for {select.k} of {self.output_width} outputs")
         check_initial(self.initial, self.states)
         return self
 
+    def _check_signals(self) -> None:
+        frame, signal = self.frame_width, self.output.overlap_add
+        if signal is not None and signal.hop >= frame:
+            raise ValueError(
+                f"overlap_add gives {signal.hop} samples a step, but a frame has only {frame}; choose a "
+                "smaller hop, or leave overlap_add out"
+            )
+        if self.signal_states and not self.causal:
+            raise ValueError("a bidirectional model has no state for a context or an overlap")
+
     @property
     def states(self) -> tuple[StateDeclaration, ...]:
         """The states of one session. Empty if the model is not causal."""
         if self.parts:
-            return part_states(self.parts, self.stack_input_width)
-        return states_of(self.stack, self.custom)
+            own = part_states(self.parts, self.stack_input_width)
+        else:
+            own = states_of(self.stack, self.custom)
+        return (*own, *self.signal_states)
+
+    @property
+    def signal_states(self) -> tuple[StateDeclaration, ...]:
+        """The states outside of the stack: earlier samples of a frame, and what overlaps with the next."""
+        context = self.input.context if isinstance(self.input, FramesInput) else 0
+        signal = self.output.overlap_add
+        overlap = 0 if signal is None else self.frame_width - signal.hop
+        widths = {CONTEXT: context, OVERLAP: overlap}
+        return tuple(StateDeclaration(name=n, shape=(w,)) for n, w in widths.items() if w > 0)
+
+    @property
+    def frame_width(self) -> int:
+        """Width of the head's row, before an overlap is added."""
+        return leaves(self.head.parts, self.stack_width)
 
     @property
     def initial_names(self) -> tuple[str, ...]:
@@ -193,8 +187,9 @@ class Architecture(Part):
 
     @property
     def output_width(self) -> int:
-        """Width of the head's row, before selection."""
-        return leaves(self.head.parts, self.stack_width)
+        """Width of the output's row, before selection."""
+        signal = self.output.overlap_add
+        return self.frame_width if signal is None else signal.hop
 
     @property
     def causal(self) -> bool:

@@ -18,7 +18,7 @@ class TritonTensor(Part):
     """
 
     name: Label
-    datatype: Literal["FP32", "INT32", "INT64"]
+    datatype: Literal["FP32", "INT16", "INT32", "INT64"]
     dims: Annotated[tuple[Size, ...], Field(max_length=8)] = ()
 
     def check_dims(self, numbers: int) -> None:

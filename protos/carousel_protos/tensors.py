@@ -17,14 +17,15 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 Array = npt.NDArray[Any]
 
-WIRE_DTYPES: dict[int, str] = {pb.DATA_TYPE_FLOAT32: "<f4", pb.DATA_TYPE_INT32: "<i4"}
-"""NumPy type string of each `carousel.v1.DataType` that a row can hold."""
-
 DATA_TYPES: dict[str, pb.DataType.ValueType] = {
     "<f4": pb.DATA_TYPE_FLOAT32,
     "<i4": pb.DATA_TYPE_INT32,
+    "<i2": pb.DATA_TYPE_INT16,
 }
-"""The `carousel.v1.DataType` of each NumPy type string."""
+"""The `carousel.v1.DataType` of each NumPy type string that a row can hold."""
+
+WIRE_DTYPES: dict[int, str] = {type_: name for name, type_ in DATA_TYPES.items()}
+"""The NumPy type string of each of them."""
 
 
 @dataclass(frozen=True, slots=True)

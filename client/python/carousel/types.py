@@ -90,6 +90,21 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalInfo:
+    """The samples of a model whose input is frames. `Signal` in carousel.proto explains the fields."""
+
+    hop: int
+    rate: int
+    output: bool
+    delay: int
+
+    @classmethod
+    def of(cls, signal: pb.Signal) -> Self:
+        """Makes it from the protocol's message."""
+        return cls(**_plain(cls, signal))
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A served model. `Model` in carousel.proto explains the fields."""
 
@@ -113,12 +128,14 @@ class ModelInfo:
     max_sequence_steps: int
     states: tuple[TensorInfo, ...] = ()
     initials: tuple[str, ...] = ()
+    signal: SignalInfo | None = None
 
     @classmethod
     def of(cls, model: pb.Model) -> Self:
         """Makes it from the protocol's message."""
         return cls(
-            **_plain(cls, model, "input", "outputs", "labels", "states", "initials"),
+            **_plain(cls, model, "input", "outputs", "labels", "states", "initials", "signal"),
+            signal=SignalInfo.of(model.signal) if model.HasField("signal") else None,
             input=TensorInfo.of(model.input),
             outputs=tuple(TensorInfo.of(spec) for spec in model.outputs),
             labels=tuple(model.labels),

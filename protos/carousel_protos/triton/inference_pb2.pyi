@@ -31,6 +31,7 @@ class _DataType:
 class _DataTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DataType.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     TYPE_INVALID: _DataType.ValueType  # 0
+    TYPE_INT16: _DataType.ValueType  # 7
     TYPE_INT32: _DataType.ValueType  # 8
     TYPE_INT64: _DataType.ValueType  # 9
     TYPE_FP32: _DataType.ValueType  # 11
@@ -38,6 +39,7 @@ class _DataTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper): ...
 
 TYPE_INVALID: DataType.ValueType  # 0
+TYPE_INT16: DataType.ValueType  # 7
 TYPE_INT32: DataType.ValueType  # 8
 TYPE_INT64: DataType.ValueType  # 9
 TYPE_FP32: DataType.ValueType  # 11

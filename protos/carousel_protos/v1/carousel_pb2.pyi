@@ -53,6 +53,8 @@ class _DataTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     """One byte, 0 or 1."""
     DATA_TYPE_COMPLEX64: _DataType.ValueType  # 8
     """Two binary32: the real part, then the imaginary part."""
+    DATA_TYPE_INT16: _DataType.ValueType  # 9
+    """Two's complement 16-bit integer: samples of sound."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """Element type of a tensor on the wire. Always little-endian."""
@@ -75,6 +77,8 @@ DATA_TYPE_BOOL: DataType.ValueType  # 7
 """One byte, 0 or 1."""
 DATA_TYPE_COMPLEX64: DataType.ValueType  # 8
 """Two binary32: the real part, then the imaginary part."""
+DATA_TYPE_INT16: DataType.ValueType  # 9
+"""Two's complement 16-bit integer: samples of sound."""
 global___DataType = DataType
 
 class _Phase:
@@ -170,6 +174,36 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 2
 global___FinishReason = FinishReason
 
 @typing.final
+class Signal(google.protobuf.message.Message):
+    """The samples that a model takes or gives, for clients of signals."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOP_FIELD_NUMBER: builtins.int
+    RATE_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    DELAY_FIELD_NUMBER: builtins.int
+    hop: builtins.int
+    """New input samples of one step."""
+    rate: builtins.int
+    """Samples a second."""
+    output: builtins.bool
+    """True if an output row is the next samples of a signal too, at the same rate."""
+    delay: builtins.int
+    """Samples by which the output signal is late. Behind the input come so many more."""
+    def __init__(
+        self,
+        *,
+        hop: builtins.int = ...,
+        rate: builtins.int = ...,
+        output: builtins.bool = ...,
+        delay: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delay", b"delay", "hop", b"hop", "output", b"output", "rate", b"rate"]) -> None: ...
+
+global___Signal = Signal
+
+@typing.final
 class TensorSpec(google.protobuf.message.Message):
     """Name, type and shape of one field of a row, or of one state. A row is its fields one after the other."""
 
@@ -248,6 +282,7 @@ class Model(google.protobuf.message.Message):
     MAX_SEQUENCE_STEPS_FIELD_NUMBER: builtins.int
     STATES_FIELD_NUMBER: builtins.int
     INITIALS_FIELD_NUMBER: builtins.int
+    SIGNAL_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique on the server."""
     fingerprint: builtins.str
@@ -298,6 +333,10 @@ class Model(google.protobuf.message.Message):
     def initials(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the initial states that a client can choose at open, such as voices."""
 
+    @property
+    def signal(self) -> global___Signal:
+        """The samples that it takes or gives, if its input is frames of a signal."""
+
     def __init__(
         self,
         *,
@@ -321,9 +360,10 @@ class Model(google.protobuf.message.Message):
         max_sequence_steps: builtins.int = ...,
         states: collections.abc.Iterable[global___TensorSpec] | None = ...,
         initials: collections.abc.Iterable[builtins.str] | None = ...,
+        signal: global___Signal | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["input", b"input"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["causal", b"causal", "cell", b"cell", "compute_dtype", b"compute_dtype", "description", b"description", "fingerprint", b"fingerprint", "generative", b"generative", "hidden", b"hidden", "initials", b"initials", "input", b"input", "labels", b"labels", "layers", b"layers", "max_sequence_steps", b"max_sequence_steps", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "state_bytes", b"state_bytes", "states", b"states", "tokenizer", b"tokenizer", "vocabulary", b"vocabulary", "window_steps", b"window_steps"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "signal", b"signal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["causal", b"causal", "cell", b"cell", "compute_dtype", b"compute_dtype", "description", b"description", "fingerprint", b"fingerprint", "generative", b"generative", "hidden", b"hidden", "initials", b"initials", "input", b"input", "labels", b"labels", "layers", b"layers", "max_sequence_steps", b"max_sequence_steps", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "signal", b"signal", "state_bytes", b"state_bytes", "states", b"states", "tokenizer", b"tokenizer", "vocabulary", b"vocabulary", "window_steps", b"window_steps"]) -> None: ...
 
 global___Model = Model
 

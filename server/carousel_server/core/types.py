@@ -48,16 +48,25 @@ class SessionRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TensorField:
-    """One field of a row on the wire. `dtype` is a NumPy type string: "<f4" or "<i4"."""
+    """One field of a row on the wire. `dtype` is a NumPy type string."""
 
     name: str
-    dtype: Literal["<f4", "<i4"]
+    dtype: Literal["<f4", "<i4", "<i2"]
     shape: tuple[int, ...]
 
     @property
     def row_bytes(self) -> int:
         """Bytes of this field in one row."""
-        return math.prod(self.shape) * 4
+        return math.prod(self.shape) * int(self.dtype[-1])
+
+
+class Signal(NamedTuple):
+    """The samples of a model whose input is frames. It mirrors `carousel.v1.Signal`."""
+
+    hop: int
+    rate: int
+    output: bool
+    delay: int
 
 
 class StateField(NamedTuple):
@@ -117,6 +126,7 @@ class ModelView:
     window_steps: int
     max_sequence_steps: int
     execution_class: str = ""
+    signal: Signal | None = None
     triton_input: TritonTensor | None = None
     triton_outputs: tuple[TritonTensor, ...] = ()
     states: tuple[StateField, ...] = ()

@@ -7,12 +7,17 @@ from typing import Literal
 import torch
 
 from carousel_models import RecurrentModel
+from carousel_models.spec import FramesInput, Manifest
 from carousel_models.spec import TritonTensor as NamedTensor
 from carousel_server.core.limits import EngineLimits
-from carousel_server.core.types import ModelView, StateField, TensorField, TritonTensor
+from carousel_server.core.types import ModelView, Signal, StateField, TensorField, TritonTensor
 from carousel_server.rows.window import Window
 
-_DTYPES: dict[torch.dtype, Literal["<f4", "<i4"]] = {torch.float32: "<f4", torch.int32: "<i4"}
+_DTYPES: dict[torch.dtype, Literal["<f4", "<i4", "<i2"]] = {
+    torch.float32: "<f4",
+    torch.int32: "<i4",
+    torch.int16: "<i2",
+}
 
 
 def describe(model: RecurrentModel, limits: EngineLimits, *, strict: bool) -> ModelView:
@@ -48,6 +53,7 @@ def describe(model: RecurrentModel, limits: EngineLimits, *, strict: bool) -> Mo
         window_steps=Window.fit(limits.slots, limits.window_steps, row_bytes, limits.window_bytes),
         max_sequence_steps=limits.max_sequence_steps,
         execution_class=_execution_class(model, strict=strict),
+        signal=_signal(manifest),
         triton_input=_triton(manifest.triton.input),
         triton_outputs=tuple(
             TritonTensor(t.name, t.datatype, t.dims) for t in manifest.triton.outputs
@@ -58,6 +64,16 @@ def describe(model: RecurrentModel, limits: EngineLimits, *, strict: bool) -> Mo
         ),
         initials=tuple(name for name in model.initial if name),
     )
+
+
+def _signal(manifest: Manifest) -> Signal | None:
+    source, added = manifest.input, manifest.output.overlap_add
+    if not isinstance(source, FramesInput):
+        return None
+    # A signal of another rate than the input's is rows for a client, and no stream of samples.
+    output = added is not None and added.hop == source.hop
+    delay = manifest.frame_width - source.hop if output else 0
+    return Signal(source.hop, source.rate, output, delay)
 
 
 def _triton(tensor: NamedTensor | None) -> TritonTensor | None:

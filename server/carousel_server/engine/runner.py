@@ -91,6 +91,8 @@ class Runner:
         self.buckets = buckets
         self._finite = FiniteRules.of(model)
         self._tokens = model.vocabulary > 0
+        row = model.manifest.input.row
+        self._row = np.dtype((row.dtype, row.shape))
         # Foreign code may decide by what it computes, which a record would not do again.
         record = (Reference() if model.manifest.foreign else model.kernel).recorded
         self._first, self._next = record(self._first_step), record(self._next_step)
@@ -199,11 +201,8 @@ class Runner:
         Raises:
             DeviceLostError: a sequence of one zero fails too.
         """
-        manifest = self._model.manifest
-        shape = (1, 1) if self._tokens else (1, 1, manifest.input.raw_width)
-        dtype = torch.int64 if self._tokens else torch.float32
         try:
-            x = torch.zeros(shape, dtype=dtype, device=self._slab.device)
+            x = self._typed(np.zeros((1, 1, self._row.itemsize), np.uint8))
             self._model.sequence(x, torch.ones(1, dtype=torch.int64))[0].cpu()
         except Exception as error:
             raise DeviceLostError(f"the device fails on zeros: {error}") from error
@@ -226,7 +225,7 @@ class Runner:
         return torch.from_numpy(rows).to(self._slab.device)
 
     def _padded(self, inputs: np.ndarray, bucket: int) -> Tensor:
-        """The model's inputs on the device: int64[steps, bucket] tokens or float32[…, width] features."""
+        """The model's inputs on the device: int64[steps, bucket] tokens or [steps, bucket, width] numbers."""
         n, steps, row_bytes = inputs.shape
         padded = np.zeros((steps, bucket, row_bytes), np.uint8)
         padded[:, :n] = inputs.swapaxes(0, 1)
@@ -234,7 +233,7 @@ class Runner:
 
     def _typed(self, inputs: np.ndarray) -> Tensor:
         """Rows of the wire uint8[…, input_row_bytes] as the model takes them."""
-        x = torch.from_numpy(inputs.view("<i4" if self._tokens else "<f4")).to(self._slab.device)
+        x = torch.from_numpy(inputs.view(self._row.base)).to(self._slab.device)
         return x[..., 0].long() if self._tokens else x
 
 

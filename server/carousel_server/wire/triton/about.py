@@ -15,7 +15,12 @@ from .replies import VERSION
 PLATFORM = "carousel"
 EXTENSIONS = ("sequence", "model_configuration", "binary_tensor_data", "parameters", "statistics")
 
-_DATA_TYPES = {"FP32": pb.TYPE_FP32, "INT32": pb.TYPE_INT32, "INT64": pb.TYPE_INT64}
+_DATA_TYPES = {
+    "FP32": pb.TYPE_FP32,
+    "INT16": pb.TYPE_INT16,
+    "INT32": pb.TYPE_INT32,
+    "INT64": pb.TYPE_INT64,
+}
 
 
 class About:

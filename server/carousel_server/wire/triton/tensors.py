@@ -12,14 +12,19 @@ from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.types import ModelView, TensorField, TritonTensor
 
-NUMPY = {"FP32": "<f4", "INT32": "<i4", "INT64": "<i8"}
+NUMPY = {"FP32": "<f4", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8"}
 """Datatypes that the door speaks."""
 
-_OWN = {"<f4": "FP32", "<i4": "INT32"}
+_OWN = {"<f4": "FP32", "<i4": "INT32", "<i2": "INT16"}
 _SHOWN = 64
 """Characters of a client's own words that an error repeats: it travels in a header of 16 KiB."""
 
-_CONTENTS = {"FP32": "fp32_contents", "INT32": "int_contents", "INT64": "int64_contents"}
+_CONTENTS = {
+    "FP32": "fp32_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+}
 
 
 class Tensor(NamedTuple):
@@ -43,7 +48,7 @@ class Tensor(NamedTuple):
     @property
     def row_bytes(self) -> int:
         """Bytes of the field in one row of ours."""
-        return prod(self.dims) * 4
+        return prod(self.dims) * int(np.dtype(self.dtype).itemsize)
 
 
 class Tensors:
