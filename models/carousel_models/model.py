@@ -210,7 +210,7 @@ class RecurrentModel:
         """Whole sequences without padding. `packing` has the order of rows.
 
         Args:
-            x: float32[rows, features], int64[rows] or samples [rows, hop]: `sizes[t]` rows of each time t, the
+            x: float32[rows, features], int64[rows] or samples [rows, hop]: `sizes[t]` rows of time t, the
                 first ones of those of the time before.
             sizes: descending, none zero.
             state: the state before each sequence, [N, *shape] per state spec, N ≥ sizes[0].

@@ -27,8 +27,12 @@ from .probe import make_probe
 from .spec import (
     CustomSpec,
     Dtype,
+    FeaturesInput,
+    FramesInput,
+    Input,
     Manifest,
     Output,
+    OverlapAdd,
     Select,
     SelectFull,
     Transform,
@@ -55,6 +59,8 @@ def save(
     norms: Sequence[nn.LayerNorm | nn.RMSNorm | None] = (),
     custom: CustomSpec | None = None,
     features: int | None = None,
+    frames: FramesInput | None = None,
+    overlap_add: OverlapAdd | None = None,
     normalization: Normalizing | None = None,
     transform: Transform = "identity",
     select: Select | None = None,
@@ -91,6 +97,8 @@ def save(
         custom: describes a module instead of the built-in stack.
         features: input width, for `custom` without `projection`, or for `model` where it does not follow from
             its layers.
+        frames: the input is samples of a signal. The stack, or the projection, takes `context + hop` of them.
+        overlap_add: the head's rows are frames of a signal that overlap, and the output is that signal.
         normalization: (mean, std) per feature: the server computes (x − mean) / std.
         transform: applied to the head's row.
         select: SelectFull, SelectTopK or SelectArgmax.
@@ -126,11 +134,13 @@ def save(
     modules = Modules(stack, embedding, projection, head, residual, norms, custom, features)
     modules = modules.unwrapped()
     whole = None if model is None else read_whole(model, modules, normalization, example, skeleton)
-    output = Output(transform=transform, select=select or SelectFull())
     if whole is None and reference is None:
         check_exact(modules, _values(initial, *(initials or {}).values()))
     try:
+        output = Output(transform=transform, select=select or SelectFull(), overlap_add=overlap_add)
         parts, tensors = whole.converted(output) if whole else convert(modules, normalization)
+        if frames is not None:
+            parts["input"] = _framed(parts["input"], frames)
         states = states_of(parts["stack"], parts["custom"])
         initial = whole.initial if whole and whole.initial else initial
         stored, initial_values = convert_initial(states, initial, initials or {})
@@ -156,6 +166,24 @@ def save(
         tokenizer_file=file,
         overwrite=overwrite,
     )
+
+
+def _framed(source: Input, frames: FramesInput) -> FramesInput:
+    """Frames instead of features, with the same parts before the stack.
+
+    Raises:
+        PackageError: the input is tokens or normalised, or its width is another one.
+    """
+    if not isinstance(source, FeaturesInput) or source.normalization is not None:
+        raise PackageError(
+            "frames need an input of plain features; leave out embedding and normalization"
+        )
+    if source.width != frames.raw_width:
+        raise PackageError(
+            f"the model takes rows of {source.width} numbers, but a frame has {frames.raw_width} samples "
+            f"({frames.context} of context and {frames.hop} new); choose hop and context so that they fit"
+        )
+    return frames.model_copy(update={"projection": source.projection, "front": source.front})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import prod
 
 import numpy as np
 import torch
@@ -198,7 +199,7 @@ class Sequences:
             (shares.take if sign > 0 else shares.give_back)(one.call.tenant, amount)
 
     def _rows(self, call: Infer) -> np.ndarray:
-        width = self._view.input_row_bytes // 4
+        width = prod(self._view.input.shape)
         return np.frombuffer(call.inputs, self._view.input.dtype).reshape(-1, width)
 
     def _turn(self) -> Sequence[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -147,7 +146,7 @@ class Snapshots:
             raise _not_finite(f"state {bad[0]!r}")
         at = 0
         for field in self._model.outputs:
-            size = math.prod(field.shape) * 4
+            size = field.row_bytes
             kept = snapshot.kept_outputs[:, at : at + size]
             if (
                 field.dtype == "<f4"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from carousel._core.arguments import blocks_ahead
 from carousel._core.attach import AttachCore
+from carousel._core.audio import Samples
 from carousel._core.effects import Effects
 from carousel._core.lane import Lane
 from carousel._core.pieces import Pieces, patience_s
@@ -23,7 +24,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from .generation import AsyncGeneration, AsyncSessionHooks, GenerationOutcome
 from .pending import AsyncPending
 from .services import AsyncServices
-from .source import AsyncFeed
+from .source import AsyncFeed, frames
 from .stream import AsyncAttachStream
 
 if TYPE_CHECKING:
@@ -178,6 +179,35 @@ class AsyncSession:
                     await self._confirm()
         finally:
             feed.end()
+
+    async def stream_audio(
+        self,
+        chunks: AsyncIterable[Any] | Iterable[Any],
+        *,
+        ahead: int | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Array]:
+        """Feeds a signal in chunks of any size, and yields each output row, in order.
+
+        Args:
+            chunks: samples of one channel: arrays [n] of int16, or of floats from −1 to 1, or bytes in the
+                model's own type. From an asynchronous iterable (a live source) or a plain one.
+            ahead: as in `stream`, in rows.
+            timeout_s: for each step.
+
+        The last samples are filled up with zeros to a whole frame. If the outputs are a signal too, zeros
+        follow until the output of all samples has come. The signal then has `ModelInfo.signal.delay` samples
+        more than came in.
+
+        Raises:
+            As `stream`. InputShapeError, InputDtypeError: the model takes no frames, or a chunk is no signal
+            of one channel.
+        """
+        samples = Samples(self._rows)
+        rows = frames(chunks, samples)
+        async for output in self.stream(rows, ahead=ahead, timeout_s=timeout_s):
+            if len(ready := samples.trimmed(output)):
+                yield ready
 
     async def replay(self, *, timeout_s: float | None = None) -> Array:
         """The outputs from before this object was attached: [unread, *output row].

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any
 
+from carousel._core.audio import Samples
 from carousel._core.resets import NextReset, block_resets
-from carousel._core.rows import ModelRows
+from carousel._core.rows import Array, ModelRows
 from carousel._core.tickets import Rows, StepTicket
 
 from .pending import AsyncPending
@@ -102,3 +103,14 @@ async def _each(rows: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
     else:
         for row in rows:
             yield row
+
+
+async def frames(
+    chunks: AsyncIterable[Any] | Iterable[Any], samples: Samples
+) -> AsyncIterator[Array]:
+    """The rows of a signal that comes in chunks, and those of its end."""
+    async for chunk in _each(chunks):
+        for row in samples.push(chunk):
+            yield row
+    for row in samples.flush():
+        yield row

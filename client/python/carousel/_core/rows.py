@@ -33,6 +33,7 @@ class ModelRows:
         self.tokenizer = model.tokenizer
         self.inputs = RowCodec.of([model.input])
         self.outputs = RowCodec.of(model.outputs)
+        self.signal = model.signal if model.HasField("signal") else None
         self._states = {spec.name: spec for spec in model.states}
 
     def encode(self, rows: Any, *leading: int | None) -> npt.NDArray[np.uint8]:

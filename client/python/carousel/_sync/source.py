@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from carousel._core.audio import Samples
 from carousel._core.resets import NextReset, block_resets
-from carousel._core.rows import ModelRows
+from carousel._core.rows import Array, ModelRows
 from carousel._core.tickets import Rows, StepTicket
 
 from .pending import Pending
@@ -74,3 +75,10 @@ class Feed:
         resets = block_resets(marks, 0 if block is None else len(block), self._next_reset)
         if block is not None:
             self._sent.append(self._submit(block, resets))
+
+
+def frames(chunks: Iterable[Any], samples: Samples) -> Iterator[Array]:
+    """The rows of a signal that comes in chunks, and those of its end."""
+    for chunk in chunks:
+        yield from samples.push(chunk)
+    yield from samples.flush()
