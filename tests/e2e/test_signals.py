@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import wave
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import torch
+from e2e.command import carousel as command
 from support.server import ServerProcess
 from torch import nn
 
@@ -158,3 +160,61 @@ def test_other_samples_are_refused_and_lose_nothing(server, signal, rows):
         with pytest.raises(carousel.InputShapeError, match="one channel"):
             list(session.stream_audio([np.zeros((2, HOP), np.int16)]))
         np.testing.assert_allclose(session.step(signal[HOP : 2 * HOP]), rows[1], atol=1e-5)
+
+
+def write(path: Path, samples: np.ndarray, rate: int = RATE, channels: int = 1) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, 2, rate, 0, "NONE", "not compressed"))
+        file.writeframes(samples.tobytes())
+    return path
+
+
+def test_the_command_streams_a_wav_file(server, signal, rows, tmp_path):
+    sound = write(tmp_path / "sound.wav", signal)
+    done = command("stream", "detector", str(sound), "--server", server.target)
+    assert done.returncode == 0, done.stderr
+    found = np.loadtxt(done.stdout.splitlines()[1:], delimiter=",", dtype=np.float64)
+    np.testing.assert_allclose(found[:, 1:], rows, atol=1e-5)
+
+
+def test_the_command_writes_the_output_signal(server, signal, rows, tmp_path):
+    sound, clean = write(tmp_path / "sound.wav", signal), tmp_path / "clean.wav"
+    words = ("stream", "filter", str(sound), "--wav", str(clean))
+    done = command(*words, "--server", server.target)
+    assert done.returncode == 0, done.stderr
+    assert f"{WIDTH - HOP} samples late" in done.stderr
+    with wave.open(str(clean), "rb") as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE, 1, 2)
+        found = np.frombuffer(file.readframes(1 << 20), "<i2") / 2.0**15
+    assert len(found) == len(signal) + WIDTH - HOP
+    whole = len(signal) // HOP * HOP
+    expected = np.clip(overlapped(rows)[:whole], -1, 1)
+    np.testing.assert_allclose(found[:whole], expected, atol=2.0**-15)
+
+
+@pytest.mark.parametrize(
+    ("model", "rate", "channels", "more", "fault"),
+    [
+        ("detector", 16000, 1, (), "convert it to 8000 samples a second"),
+        ("detector", 8000, 2, (), "one channel"),
+        ("detector", 8000, 1, ("--wav", "out.wav"), "are no signal"),
+    ],
+)
+def test_the_command_refuses_other_sound(
+    server, signal, tmp_path, model, rate, channels, more, fault
+):
+    sound = write(tmp_path / "sound.wav", signal[:640], rate, channels)
+    done = command("stream", model, str(sound), *more, "--server", server.target)
+    assert done.returncode == 2
+    assert fault in done.stderr
+
+
+def test_the_command_refuses_a_damaged_wav_and_samples_that_are_too_large(server, tmp_path):
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFFnothing")
+    done = command("stream", "detector", str(broken), "--server", server.target)
+    assert (done.returncode, "not a WAV file" in done.stderr) == (2, True)
+    row = ",".join(["40000"] * HOP)
+    done = command("stream", "detector", "-", "--server", server.target, stdin=row + "\n")
+    assert done.returncode == 2, done.stderr
+    assert "sample of 16 bits" in done.stderr

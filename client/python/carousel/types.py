@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 from google.protobuf.message import Message
 
 from carousel_protos.states import STATE_TYPES
+from carousel_protos.tensors import WIRE_DTYPES
 from carousel_protos.v1 import carousel_pb2 as pb
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _plain(info: type[DataclassInstance], message: Message, *apart: str) -> dict
     return {f.name: getattr(message, f.name) for f in fields(info) if f.name not in apart}
 
 
-_DTYPES = {
+_DTYPES = WIRE_DTYPES | {
     kind.wire: name if name == "bfloat16" else kind.bits for name, kind in STATE_TYPES.items()
 }
 

@@ -131,10 +131,12 @@ def inputs(
     most = float(np.finfo(np.float32).max)
     for number, row in parsed(lines, math.prod(spec.shape), on_blank):
         for value in row:
-            if spec.dtype == "<f4":
-                check_float(value, number, most)
-            else:
+            if model.vocabulary:
                 check_token(value, number, model.vocabulary)
+            elif spec.dtype == "<i2":
+                check_sample(value, number)
+            else:
+                check_float(value, number, most)
         yield np.array(row).astype(spec.dtype).reshape(spec.shape)
 
 
@@ -143,6 +145,15 @@ def check_float(value: float, line: int, most: float) -> None:
     if abs(value) > most:
         raise usage_error(
             f"line {line}: {value:g} is too large for a float32", "scale it, or remove the line"
+        )
+
+
+def check_sample(value: float, line: int) -> None:
+    """Refuses a number that is not a sample of 16 bits. Raises CliError."""
+    if not value.is_integer() or not -(1 << 15) <= value < 1 << 15:
+        raise usage_error(
+            f"line {line}: {value:g} is not a sample of 16 bits",
+            "give whole numbers, -32768 to 32767",
         )
 
 
