@@ -16,7 +16,7 @@ CLIENT = {
 }  # fmt: skip
 SESSION = {
     "applied", "close", "detach", "export", "fork", "generate", "id", "info", "model", "replay", "reset",
-    "state", "step", "steps", "stream", "submitted", "unread",
+    "state", "step", "steps", "stream", "stream_audio", "submitted", "unread",
 }  # fmt: skip
 BATCH = {"sessions", "step", "steps"}
 GENERATION = {"finish_reason", "text", "usage"}
