@@ -91,6 +91,40 @@ def test_weights_alone_go_by_order_if_names_differ(tmp_path: Path) -> None:
     np.testing.assert_allclose(rows_of(tmp_path / "m", x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_weights_alone_go_by_order_even_if_names_are_swapped(tmp_path: Path) -> None:
+    """A second model of a process has other numbers in its names, and Keras goes by order too."""
+    one, two = recurrent("LSTM", "lstm_1"), recurrent("LSTM", "lstm", 4)
+    new = [("LSTM", one[1] | {"name": "lstm"}, []), ("LSTM", two[1] | {"name": "lstm_1"}, [])]
+    (tmp_path / "m.json").write_text(json.dumps(sequential(new)))
+    old_file(tmp_path / "m.h5", [one, two], None)
+    import_file(tmp_path / "m.h5", dir=tmp_path, config=tmp_path / "m.json")
+    x = rng(7).normal(size=(20, 3)).astype(np.float32)
+    expected = keras_lstm(keras_lstm(x, *one[2]), *two[2])
+    np.testing.assert_allclose(rows_of(tmp_path / "m", x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("initializer", "named"),
+    [
+        ({"class_name": "Lambda", "config": {}}, "Lambda"),
+        ({"module": "os", "class_name": "system", "config": "true"}, "os.system"),
+        ({"module": "kerasx", "class_name": "Zeros", "config": {}}, "kerasx.Zeros"),
+        ({"module": "builtins", "class_name": "eval", "config": "1"}, "builtins.eval"),
+    ],
+)
+def test_no_code_of_a_file_runs_for_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, initializer: dict[str, Any], named: str
+) -> None:
+    from carousel_models.importing.keras import original
+
+    monkeypatch.setattr(original, "find_spec", lambda _: True)
+    layers = [recurrent("LSTM", kernel_initializer=initializer)]
+    old_file(tmp_path / "m.h5", layers, sequential(layers))
+    notes: list[str] = []
+    import_file(tmp_path / "m.h5", dir=tmp_path, check=True, note=notes.append)
+    assert notes == [f"not compared with the original: Keras would run code of the file: {named}"]
+
+
 @pytest.mark.parametrize("container", ["layers", "_layer_checkpoint_dependencies"])
 def test_equal_classes_are_counted(tmp_path: Path, container: str) -> None:
     one, two = recurrent("LSTM", "b"), recurrent("LSTM", "a", width=4)

@@ -46,8 +46,8 @@ def read(
                 f"the configuration in {config or path} is not one of Keras ({error!r}); save the model "
                 "again, or report this if Keras can load it"
             ) from error
-    alone = None if file.model else model
-    return Imported(parts, tensors, tuple(reading.notes), partial(original_of, path, alone))
+    original = partial(original_of, path, model, alone=file.model is None)
+    return Imported(parts, tensors, tuple(reading.notes), original)
 
 
 UNREADABLE = (TypeError, ValueError, KeyError, IndexError, AttributeError)

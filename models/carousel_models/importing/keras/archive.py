@@ -107,7 +107,7 @@ def _from_hdf5(file: h5py.File, path: Path) -> KerasFile:
     text = file.attrs.get("model_config")
     model = None if text is None else as_json(_text(text).encode(), path)
     version = _text(group.attrs.get("keras_version", file.attrs.get("keras_version", "")))
-    return KerasFile(model, version, _named(group))
+    return KerasFile(model, version, _listed_weights(group, by_name=model is not None))
 
 
 def _numbered(file: h5py.File) -> Numbering:
@@ -155,10 +155,11 @@ def _collected(group: h5py.Group) -> list[Array]:
     return found
 
 
-def _named(group: h5py.Group) -> Numbering:
+def _listed_weights(group: h5py.Group, by_name: bool) -> Numbering:
     """Older files list the layers and their weights by name.
 
-    A model that was made again may have other names. Then the layers with weights count, in their order.
+    The names are those of the file's own model. Another model has other names. There, Keras and this function
+    go by the order of the layers with weights.
     """
 
     def weights(layers: Sequence[tuple[str, str]]) -> list[list[Array]]:
@@ -169,7 +170,7 @@ def _named(group: h5py.Group) -> Numbering:
             if arrays:
                 stored[name] = arrays
         names = [name for _, name in layers]
-        if set(stored) <= set(names):
+        if by_name and set(stored) <= set(names):
             return [stored.get(name, []) for name in names]
         weighted = [kind not in WEIGHTLESS for kind, _ in layers]
         if sum(weighted) != len(stored):

@@ -19,7 +19,7 @@ from .activations import name_of
 Layers = list[dict[str, Any]]
 
 
-def original_of(path: Path, model: dict[str, Any] | None) -> Callable[[Tensor], Tensor]:
+def original_of(path: Path, model: dict[str, Any], *, alone: bool) -> Callable[[Tensor], Tensor]:
     """A function of x, as `save(reference=)` takes it, that runs Keras.
 
     The original gets sequences of any length, returns a row for each step, has no mask, and returns its rows
@@ -27,17 +27,21 @@ def original_of(path: Path, model: dict[str, Any] | None) -> Callable[[Tensor], 
 
     Args:
         path: the file.
-        model: its JSON, if the file holds weights alone.
+        model: its JSON.
+        alone: the file holds weights alone.
 
     Raises:
-        NoOriginalError: Keras is missing, or cannot load the file.
+        NoOriginalError: Keras is missing or cannot load the file, or a layer is code of the file.
     """
     if find_spec("keras") is None:
         raise NoOriginalError("keras is not installed")
+    code = code_in(model)
+    if code:
+        raise NoOriginalError(f"Keras would run code of the file: {code}")
     import keras
 
     try:
-        loaded = _loaded(keras, path, model)
+        loaded = _loaded(keras, path, model if alone else None)
         served = type(loaded).from_config(as_served(loaded.get_config()))
         served(np.zeros((1, 1, *loaded.input_shape[2:]), np.float32))
         served.set_weights(loaded.get_weights())
@@ -55,10 +59,28 @@ def original_of(path: Path, model: dict[str, Any] | None) -> Callable[[Tensor], 
 
 def _loaded(keras: Any, path: Path, model: dict[str, Any] | None) -> Any:
     if model is None:
-        return keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     loaded = keras.models.model_from_json(json.dumps(model))
     loaded.load_weights(path)
     return loaded
+
+
+MODULES = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
+"""Python modules that the JSON of a model may name."""
+
+
+def code_in(value: Any) -> str:
+    """The first class in a model's JSON that is not Keras's, or that holds code. "" if there is none."""
+    if isinstance(value, list):
+        return next(filter(None, map(code_in, value)), "")
+    if not isinstance(value, dict):
+        return ""
+    kind, module = str(value.get("class_name", "")), value.get("module")
+    function = module == "builtins" and kind == "function"
+    own = module is None or function or any(f"{module}.".startswith(f"{m}.") for m in MODULES)
+    if "Lambda" in kind or not own:
+        return f"{module}.{kind}" if module else kind
+    return next(filter(None, map(code_in, value.values())), "")
 
 
 def as_served(config: dict[str, Any]) -> dict[str, Any]:
