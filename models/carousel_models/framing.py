@@ -10,18 +10,11 @@ from torch import Tensor
 
 from .cells import State
 from .spec import CONTEXT, OVERLAP, Architecture
+from .spectra import WINDOWS
 from .stack import StateSpec
 
 Inner = Callable[[Tensor, State], tuple[Tensor, State]]
 """Rows for the stack and its state → frames of the head and the stack's new state."""
-
-WINDOWS: dict[str, Callable[[int], Tensor]] = {
-    "none": torch.ones,
-    "hann": torch.hann_window,
-    "sqrt_hann": lambda width: torch.hann_window(width).sqrt(),
-    "hamming": torch.hamming_window,
-}
-"""One entry for each name in `outputs.Window`. All are periodic."""
 
 
 class Framing:

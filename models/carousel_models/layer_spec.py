@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Annotated, ClassVar, Self
 
@@ -11,7 +11,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from .cell_facts import FACTS, Cell, CellState, OptionValue, facts_of, option_value
 from .parts import MAX_SIZE, Part, Size
 from .row_parts import RowParts, leaves
-from .states import MAX_STATE_ELEMENTS
+from .states import MAX_STATE_ELEMENTS, StateDeclaration
+
+MAX_LAYERS = 64
 
 _PROJECTING = tuple(name for name, facts in FACTS.items() if facts.projection != "none")
 
@@ -111,6 +113,39 @@ class LayerSpec(Part):
     def states(self) -> tuple[CellState, ...]:
         """The states of one direction."""
         return facts_of(self.cell).states(self)
+
+
+def leaves_layers(layers: Sequence[LayerSpec], width: int) -> int:
+    """Width of the rows that leave layers one after the other.
+
+    Raises:
+        ValueError: a layer does not fit the rows that enter it.
+    """
+    for number, layer in enumerate(layers):
+        entering = leaves(layer.before, width)
+        if layer.keeps_width and layer.direction_width != entering:
+            raise ValueError(
+                f"layer {number} adds its input to its output ({layer.cell} with "
+                f"{', '.join(layer.options)}) but their widths differ: {entering} in, "
+                f"{layer.direction_width} out; choose proj_size or hidden so that they are equal"
+            )
+        if layer.residual and layer.joined_width != width:
+            raise ValueError(
+                f"layer {number} is residual but its widths differ: {width} in, {layer.joined_width} out"
+            )
+        width = layer.width
+    return width
+
+
+def states_of_layers(layers: Sequence[LayerSpec]) -> tuple[StateDeclaration, ...]:
+    """The states of layers, named "0.h", "0.c", "1.h" and so on. Empty if one is bidirectional."""
+    if any(layer.bidirectional for layer in layers):
+        return ()
+    return tuple(
+        StateDeclaration(name=f"{number}.{name}", shape=shape, dtype=dtype)
+        for number, layer in enumerate(layers)
+        for name, shape, dtype in layer.states
+    )
 
 
 def uniform_stack(

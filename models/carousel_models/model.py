@@ -130,9 +130,7 @@ class RecurrentModel:
         Those of a whole sequence are then the same too, and those of its steps.
         """
         manifest = self.manifest
-        chains = [manifest.input.parts, manifest.head.parts]
-        for layer in manifest.stack:
-            chains += [layer.before, layer.between, layer.after]
+        chains = (manifest.input.parts, manifest.head.parts)
         stepped = self.causal and self.stack.batch_invariant and self.kernel.batch_invariant
         at_the_end = TRANSFORMS[manifest.output.transform].positional
         return stepped and not at_the_end and not any(map(positional, chains))

@@ -8,11 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from .parts import MAX_SIZE, Name, Part, Size
-from .stack_parts import StackPart
+from .stack_parts import CONTEXT, StackPart
 from .states import MAX_STATE_DIMENSIONS, MAX_STATE_ELEMENTS, MAX_STATES, StateDeclaration
-
-CONTEXT = "context"
-"""The name of the state that holds the last numbers of the rows before."""
 
 MAX_CONSTANTS = 64
 
@@ -109,12 +106,13 @@ class ProgramPart(StackPart):
     context: Annotated[int, Field(ge=0, le=MAX_SIZE)] = 0
     batch: Literal["symbolic", "one"] = "symbolic"
 
-    def leaves(self, width: int) -> int:
+    def leaves(self, *widths: int) -> int:
         """Width of the output row: the output's elements, flattened.
 
         Raises:
             ValueError: the rows and the context are not the program's input.
         """
+        width = sum(widths)
         if width + self.context != self.input.elements:
             raise ValueError(
                 f"{self.foreign} reads {self.input.elements} numbers a step, but its rows have {width}"

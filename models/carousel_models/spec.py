@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from .cell_facts import Cell as Cell  # noqa: PLC0414 - also a name of this module
+from .chain_parts import LayersPart
 from .custom_spec import CustomSpec as CustomSpec  # noqa: PLC0414 - also a name of this module
 from .heads import ChainHead as ChainHead  # noqa: PLC0414 - likewise
 from .heads import Head as Head  # noqa: PLC0414 - likewise
@@ -26,6 +27,7 @@ from .inputs import Input as Input  # noqa: PLC0414 - likewise
 from .inputs import Normalization as Normalization  # noqa: PLC0414 - likewise
 from .inputs import Projection as Projection  # noqa: PLC0414 - likewise
 from .inputs import TokensInput as TokensInput  # noqa: PLC0414 - likewise
+from .layer_spec import MAX_LAYERS, leaves_layers, states_of_layers
 from .layer_spec import LayerSpec as LayerSpec  # noqa: PLC0414 - likewise
 from .layer_spec import uniform_stack as uniform_stack  # noqa: PLC0414 - likewise
 from .outputs import Output as Output  # noqa: PLC0414 - likewise
@@ -36,9 +38,9 @@ from .outputs import SelectFull as SelectFull  # noqa: PLC0414 - likewise
 from .outputs import SelectTopK as SelectTopK  # noqa: PLC0414 - likewise
 from .outputs import Transform as Transform  # noqa: PLC0414 - likewise
 from .parts import MAX_SIZE, Label, Name, Part
-from .program_spec import ProgramPart
 from .row_parts import Activation as Activation  # noqa: PLC0414 - likewise
 from .row_parts import leaves
+from .stack_kinds import AnyStackPart
 from .stack_parts import MAX_PARTS, Placed, part_states, place
 from .states import MAX_INITIAL_STATES, InitialState, check_initial
 from .states import StateDeclaration as StateDeclaration  # noqa: PLC0414 - likewise
@@ -50,7 +52,6 @@ FORMAT: Literal[1] = 1
 """Version of the package format that this code reads and writes."""
 
 MAX_EOS = 64
-MAX_LAYERS = 64
 MAX_PARAMETERS = 1 << 31
 
 CONTEXT, OVERLAP = "input.context", "output.overlap"
@@ -65,23 +66,10 @@ Token = Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)]
 def states_of(
     stack: Sequence[LayerSpec], custom: CustomSpec | None
 ) -> tuple[StateDeclaration, ...]:
-    """The states of one session: those of each layer, named "0.h", "0.c", "1.h" and so on, or as declared.
-
-    Empty if a layer is bidirectional.
-    """
+    """The states of one session: those of each layer, or as declared. Empty if a layer is bidirectional."""
     if custom is not None:
         return custom.states
-    if any(layer.bidirectional for layer in stack):
-        return ()
-    return tuple(
-        StateDeclaration(name=f"{number}.{name}", shape=shape, dtype=dtype)
-        for number, layer in enumerate(stack)
-        for name, shape, dtype in layer.states
-    )
-
-
-AnyStackPart = ProgramPart
-"""A part of a stack. More kinds make it a union, discriminated by `kind`."""
+    return states_of_layers(stack)
 
 
 class Architecture(Part):
@@ -108,21 +96,7 @@ class Architecture(Part):
             raise ValueError(
                 "give either `stack` (at least one layer), `custom` or `parts`, and only one"
             )
-        width = self.stack_input_width
-        for number, layer in enumerate(self.stack):
-            leaves(layer.before, width)
-            entering = leaves(layer.before, width)
-            if layer.keeps_width and layer.direction_width != entering:
-                raise ValueError(
-                    f"layer {number} adds its input to its output ({layer.cell} with "
-                    f"{', '.join(layer.options)}) but their widths differ: {entering} in, "
-                    f"{layer.direction_width} out; choose proj_size or hidden so that they are equal"
-                )
-            if layer.residual and layer.joined_width != width:
-                raise ValueError(
-                    f"layer {number} is residual but its widths differ: {width} in, {layer.joined_width} out"
-                )
-            width = layer.width
+        leaves_layers(self.stack, self.stack_input_width)
         self._check_signals()
         select = self.output.select
         if isinstance(select, SelectTopK) and select.k > self.output_width:
@@ -208,8 +182,9 @@ class Architecture(Part):
 
     @property
     def cell(self) -> str:
-        """The stack's cell, "custom", or the cells or kinds of parts joined by "+" where they differ."""
-        names = [layer.cell for layer in self.stack] + [part.kind for part in self.parts]
+        """The stack's cell, "custom", or the cells and the kinds of parts joined by "+" where they differ."""
+        names: list[str] = [layer.cell for layer in self.stack]
+        names += [cell for part in self.parts for cell in part.cells]
         return "custom" if self.custom else "+".join(dict.fromkeys(names))
 
     @property
@@ -221,7 +196,10 @@ class Architecture(Part):
     @property
     def hidden(self) -> int:
         """Hidden size of the widest layer. 0 without built-in layers."""
-        return max((layer.hidden for layer in self.stack), default=0)
+        inner = [
+            layer for part in self.parts if isinstance(part, LayersPart) for layer in part.layers
+        ]
+        return max((layer.hidden for layer in (*self.stack, *inner)), default=0)
 
 
 class Manifest(Architecture):

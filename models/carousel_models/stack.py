@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import PackedSequence
 from .cells import HALF, State, code_of, run_whole
 from .kernels import Kernel, Link, Reference
 from .kernels.reference import gather
+from .layer_weights import directions
 from .packing import loop, runs
-from .row_functions import Chain, build_chain
+from .row_functions import Chain, build_chain, positional
 from .spec import CustomSpec, LayerSpec, StateDeclaration, states_of
-from .tensors import directions
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,13 @@ class Stack:
     @property
     def batch_invariant(self) -> bool:
         """True if the kernel has code for every layer whose bits do not depend on the batch."""
-        return all(layer.batch_invariant for layer in self.layers)
+        around = [
+            chain
+            for layer in self.layers
+            for chain in (layer.spec.before, layer.spec.between, layer.spec.after)
+        ]
+        own = all(layer.batch_invariant for layer in self.layers)
+        return own and not any(map(positional, around))
 
     def step(self, x: Tensor, state: State, slots: Tensor | None = None) -> tuple[Tensor, State]:
         """One step of every layer."""
@@ -304,10 +310,9 @@ class CustomStack:
 
 
 def build_layer(
-    number: int, spec: LayerSpec, tensors: Mapping[str, Tensor], kernel: Kernel
+    prefix: str, spec: LayerSpec, tensors: Mapping[str, Tensor], kernel: Kernel
 ) -> Layer:
-    """A layer from the tensors of a package, stepped by a kernel."""
-    prefix = f"stack.{number}"
+    """A layer from the tensors of a package that begin with the prefix, stepped by a kernel."""
     weights = tuple(
         code_of(spec.cell).prepare(spec, _below(tensors, f"{prefix}.{direction}."))
         for direction in directions(spec)

@@ -18,6 +18,9 @@ from .states import MAX_STATES, StateDeclaration
 SOURCE = "input"
 """The name of the stack's own input among the sources of its parts."""
 
+CONTEXT = "context"
+"""The name of a part's state that holds what it reads of the rows before."""
+
 MAX_PARTS = 64
 
 PartName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
@@ -27,7 +30,7 @@ class StackPart(Part):
     """Base class of a stack's parts: a name, and the rows that it reads.
 
     `from` names earlier parts or "input". Rows of several are joined, in this order. Without it, the part
-    reads the one before, and the first part reads the input. Methods get the width of the joined rows.
+    reads the one before, and the first part reads the input.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -35,21 +38,26 @@ class StackPart(Part):
     name: PartName
     from_: Annotated[tuple[PartName, ...], Field(alias="from", max_length=MAX_PARTS)] = ()
 
-    def leaves(self, width: int) -> int:
-        """Width of its output for an input of `width`.
+    def leaves(self, *widths: int) -> int:
+        """Width of its output for rows of these widths, one of each source.
 
         Raises:
-            ValueError: it cannot read rows of this width.
+            ValueError: it cannot read such rows.
         """
         raise NotImplementedError
 
-    def states(self, width: int) -> tuple[StateDeclaration, ...]:
-        """Its states, with names of its own. The stack's names are "<part>.<state>"."""
-        raise NotImplementedError
+    def states(self, width: int) -> tuple[StateDeclaration, ...]:  # noqa: ARG002 - some kinds have some
+        """Its states for joined rows of `width`. The stack's names are "<part>.<state>"."""
+        return ()
 
-    def weights(self, width: int) -> dict[str, Weight]:  # noqa: ARG002 - some kinds need it
-        """The tensors that the package stores for it, with names of its own."""
+    def weights(self, width: int) -> dict[str, Weight]:  # noqa: ARG002 - some kinds have some
+        """The tensors that the package stores for it, for joined rows of `width`."""
         return {}
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells of its layers, or its kind if it has none."""
+        return (getattr(self, "kind"),)  # noqa: B009 - each kind declares it
 
     @property
     def foreign(self) -> str:
@@ -63,14 +71,19 @@ class Placed(NamedTuple):
     Attributes:
         part: the part.
         sources: the places that it reads. 0 is the input of the stack, and n + 1 is part n.
-        entering: width of the rows that it reads.
+        widths: of the rows of each source.
         leaving: width of its output rows.
     """
 
     part: StackPart
     sources: tuple[int, ...]
-    entering: int
+    widths: tuple[int, ...]
     leaving: int
+
+    @property
+    def entering(self) -> int:
+        """Width of the joined rows."""
+        return sum(self.widths)
 
 
 def place(parts: Sequence[StackPart], width: int) -> tuple[Placed, ...]:
@@ -85,14 +98,29 @@ def place(parts: Sequence[StackPart], width: int) -> tuple[Placed, ...]:
     """
     widths, found = [width], list[Placed]()
     for part, places in zip(parts, _sources(parts), strict=True):
-        entering = sum(widths[place] for place in places)
-        if entering > MAX_SIZE:
+        given = tuple(widths[place] for place in places)
+        if sum(given) > MAX_SIZE:
             raise ValueError(
-                f"part {part.name!r} would read {entering} numbers, of at most {MAX_SIZE}"
+                f"part {part.name!r} would read {sum(given)} numbers, of at most {MAX_SIZE}"
             )
-        found.append(Placed(part, places, entering, part.leaves(entering)))
+        found.append(Placed(part, places, given, _leaving(part, given)))
         widths.append(found[-1].leaving)
     return tuple(found)
+
+
+def _leaving(part: StackPart, widths: tuple[int, ...]) -> int:
+    """Width of a part's output.
+
+    Raises:
+        ValueError: it does not fit its sources. It names the part.
+    """
+    try:
+        leaving = part.leaves(*widths)
+    except ValueError as error:
+        raise ValueError(f"part {part.name!r}: {error}") from error
+    if leaving > MAX_SIZE:
+        raise ValueError(f"part {part.name!r} would give {leaving} numbers, of at most {MAX_SIZE}")
+    return leaving
 
 
 def part_states(parts: Sequence[StackPart], width: int) -> tuple[StateDeclaration, ...]:
@@ -103,11 +131,11 @@ def part_states(parts: Sequence[StackPart], width: int) -> tuple[StateDeclaratio
     """
     found = tuple(
         StateDeclaration(
-            name=f"{part.name}.{state.name}",
+            name=f"{one.part.name}.{state.name}",
             **{n: getattr(state, n) for n in StateDeclaration.model_fields if n != "name"},
         )
-        for part, _, entering, _ in place(parts, width)
-        for state in part.states(entering)
+        for one in place(parts, width)
+        for state in one.part.states(one.entering)
     )
     if len(found) > MAX_STATES:
         raise ValueError(f"the parts have {len(found)} states, of at most {MAX_STATES}")

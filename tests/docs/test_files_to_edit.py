@@ -17,6 +17,7 @@ MOST = {
     "add a sampling option": 7,
     "add an RPC": 6,
     "add a cell": 3,
+    "add a kind of part": 3,
     "add a runtime of programs": 5,
     "add a tokenizer": 3,
     "add a store": 3,
@@ -27,6 +28,7 @@ EXAMPLES = {
     "add a sampling option": r"\brepetition_penalty\b",
     "add an RPC": r"ForkSession|\bfork_session\b",
     "add a cell": r"\bmin_gru\b",
+    "add a kind of part": r"\bRfftPart\b",
     "add a runtime of programs": r"\"torchscript\"",
     "add a tokenizer": r"[\"']huggingface[\"']",
     "add a store": r"\bRedisStore\b",
@@ -41,6 +43,7 @@ ELSEWHERE = {
     "add a sampling option": {"server/carousel_server/engine/requests.py"},
     # The example's own file.
     "add a cell": {"models/carousel_models/cells/minimal.py"},
+    "add a kind of part": {"models/carousel_models/spectral_parts.py"},
     # Comments of the protocol that list examples.
     "add a tokenizer": {"protos/carousel_protos/v1/carousel.proto"},
     # The example's own files.

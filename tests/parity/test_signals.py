@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from carousel_models import Manifest, PackageError, load, save
-from carousel_models.framing import WINDOWS
 from carousel_models.model import RecurrentModel
 from carousel_models.spec import FramesInput, OverlapAdd, SelectArgmax
+from carousel_models.spectra import WINDOWS
 
 HOPS = 11
 

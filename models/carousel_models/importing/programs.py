@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from carousel_models.errors import PackageError
 from carousel_models.program_spec import (
-    CONTEXT,
     ProgramConstant,
     ProgramPart,
     ProgramPort,
@@ -23,6 +22,7 @@ from carousel_models.program_spec import (
 from carousel_models.programs import Port, Program, open_program, runtime_of
 from carousel_models.programs.files import digest
 from carousel_models.spec import FeaturesInput
+from carousel_models.stack_parts import CONTEXT
 
 from .imported import Imported
 from .program_files import file_bytes
