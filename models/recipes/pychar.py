@@ -1,6 +1,6 @@
 """Byte-level language models of Python code: `python -m models.recipes.pychar --cell lstm`.
 
-Text is the running interpreter's standard library. RNN, LSTM and GRU are trained alike: same sizes, same
+Text is the running interpreter's standard library. All cells are trained alike: same sizes, same
 data in the same order, same number of steps, same seed, same learning rate.
 """
 
@@ -16,13 +16,13 @@ from models.recipes.training import Budget, Record, mixed, optimise, printed
 from torch import nn
 from torch.nn import functional
 
+from carousel_models.compare.cells import CELLS, compared
 from carousel_models.compare.corpus import Corpus, standard_library
 from carousel_models.compare.quality import text_quality
 from carousel_models.model import RecurrentModel
 
 VOCABULARY = 256
 STEPS = 7500
-STACKS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +59,8 @@ class ByteModel(nn.Module):
     def __init__(self, cell: str, plan: Plan) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, plan.embedding)
-        self.stack = STACKS[cell](plan.embedding, plan.hidden, plan.layers)
+        self.stack = compared(cell).make(plan.embedding, plan.hidden, plan.layers)
         self.head = nn.Linear(plan.hidden, VOCABULARY)
-        if isinstance(self.stack, nn.LSTM):
-            self._remember_first(plan.hidden)
-
-    def _remember_first(self, hidden: int) -> None:
-        """Opens the forget gates by a bias of 1 (Jozefowicz, Zaremba and Sutskever 2015)."""
-        for name, bias in self.stack.named_parameters():
-            if name.startswith("bias_ih"):
-                with torch.no_grad():
-                    bias[hidden : 2 * hidden] = 1.0
 
     def forward(
         self, ids: torch.Tensor, state: object
@@ -98,8 +89,11 @@ def losses(model: ByteModel, text: bytes, plan: Plan) -> Iterator[torch.Tensor]:
     state: tuple[torch.Tensor, ...] | None = None
     for window in windows(text, plan.lanes, plan.truncation):
         if state is not None:
-            kept = torch.rand(plan.lanes, 1, generator=draws) >= plan.fresh
-            state = tuple(tensor.detach().float() * kept for tensor in state)
+            kept = torch.rand(plan.lanes, generator=draws) >= plan.fresh
+            state = tuple(
+                tensor.detach().float() * kept.view(-1, *(1,) * (tensor.dim() - 2))
+                for tensor in state
+            )
         given = state if state is None or len(state) > 1 else state[0]
         with mixed(plan.precision):
             logits, state = model(window[:-1], given)
@@ -113,7 +107,7 @@ def train(
     plan: Plan,
     on_step: Callable[[Record], None] = lambda _: None,
 ) -> tuple[ByteModel, Record]:
-    """Trains one model from scratch. `cell` is "rnn", "lstm" or "gru"."""
+    """Trains one model from scratch. `cell` is one of `compare.cells.CELLS`."""
     torch.manual_seed(plan.seed)
     model = ByteModel(cell, plan)
     record = optimise(
@@ -159,14 +153,16 @@ def write(
         stack=model.stack,
         head=model.head,
         tokenizer="bytes",
-        description=f"Python code, byte by byte: {cell.upper()}, {plan.layers} layer of {plan.hidden}",
+        description=(
+            f"Python code, byte by byte: {compared(cell).label}, {plan.layers} layer of {plan.hidden}"
+        ),
     )
 
 
 def main() -> None:
     """The command."""
     flags = parser("pychar", "Train a byte-level language model of Python code.", STEPS)
-    flags.add_argument("--cell", choices=sorted(STACKS), default="lstm")
+    flags.add_argument("--cell", choices=list(CELLS), default="lstm")
     flags.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     options = flags.parse_args()
     budget = budget_of(options)

@@ -39,6 +39,28 @@ def test_a_model_is_created_checked_listed_and_shown(tmp_path):
     )
 
 
+def test_a_model_is_created_with_the_options_of_its_cell(tmp_path):
+    options = ("--option", "heads=4", "--hidden", "16", "--input", "features:3")
+    done = carousel("models", "create", "xl", "--cell", "mlstm", *options, "--dir", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    (layer,) = json.loads((tmp_path / "xl" / "manifest.json").read_text())["stack"]
+    assert layer["options"] == {"heads": 4}
+    done = carousel(
+        "models",
+        "create",
+        "ph",
+        "--option",
+        "peepholes=true",
+        "--hidden",
+        "4",
+        "--dir",
+        str(tmp_path),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (layer,) = json.loads((tmp_path / "ph" / "manifest.json").read_text())["stack"]
+    assert (layer["cell"], layer["options"]) == ("lstm", {"peepholes": True})
+
+
 def test_the_same_seed_makes_the_same_weights(tmp_path):
     prints = []
     for place in ("a", "b"):
@@ -77,8 +99,29 @@ def test_each_package_that_cannot_be_served_is_named(tmp_path):
         (
             ("models", "create", "m", "--cell", "help"),
             "no cell 'help'",
-            "choose one of: gru, gru_reset_before, lstm, rnn_relu, rnn_tanh",
+            "lstm, mamba, min_gru, min_lstm, mlstm, rnn_relu, rnn_tanh, slstm",
         ),
+        (
+            ("models", "create", "m", "--cell", "mlstm", "--option", "head=4"),
+            "the cell mlstm has no option 'head'",
+            "its options: heads: parts of h that do not see each other",
+        ),
+        (
+            ("models", "create", "m", "--cell", "gru", "--option", "heads=4"),
+            "the cell gru has no option 'heads'",
+            "its options: none",
+        ),
+        (
+            ("models", "create", "m", "--cell", "mlstm", "--option", "heads"),
+            "'heads' has no value",
+            "write heads=true or heads=4",
+        ),
+        (
+            ("models", "create", "m", "--cell", "mlstm", "--option", "heads=true"),
+            "the option heads of mlstm is of type int, not True",
+            "",
+        ),
+        (("compare", "--cells", "gru,lsmt"), "no cell 'lsmt' to compare", "did you mean 'lstm'?"),
         (("models", "create", "m", "--cell", "lsmt"), "no cell 'lsmt'", "did you mean 'lstm'?"),
         (("models", "create", "m", "--input", "foo"), "'foo' is not an input", "features:64"),
         (("models", "create", "a/b"), "name: string should match pattern", ""),

@@ -68,7 +68,7 @@ class _Selected(NamedTuple):
 
     def output(self, state: Tensor, z: Tensor, w: MambaWeights) -> Tensor:
         """The layer's output for the state after the step."""
-        y = (state * self.read[..., None, :]).sum(-1) + w.skip * self.u
+        y = torch.matmul(state, self.read[..., None]).squeeze(-1) + w.skip * self.u
         y = y * F.silu(z)
         return y if w.weight_out is None else linear(y, w.weight_out, w.bias_out)
 
@@ -84,7 +84,7 @@ def step(rows: Tensor, state: State, w: MambaWeights) -> tuple[Tensor, State]:
     u, z = rows.chunk(2, dim=-1)
     window = torch.cat((before, u[..., None]), dim=-1)
     selected = _Selected.of(window, w)
-    ssm = selected.decay * ssm + selected.added
+    ssm = torch.addcmul(selected.added, selected.decay, ssm)
     return selected.output(ssm, z, w), (window[..., 1:], ssm)
 
 

@@ -20,7 +20,8 @@ class RecurrentLayers(nn.Module):
     Weights are named as in a package, with the layer's number, such as `weight_ih_l0`, and `_reverse` for the
     backward direction. `forward(x, state=None)` takes x float32[T, N, F], or [N, T, F] with `batch_first`. It
     returns (y, state), with y [T, N, width × directions]. The state is one tensor [layers × directions, N,
-    *shape] if the cell has one state, else a tuple of them. Without a state it begins with zeros.
+    *shape] if the cell has one state, else a tuple of them. Without a state it begins with zeros. Under
+    autocast, the products with x run in 16 bits, and all else in the type of the weights.
 
     Args:
         input_size: width of x.
@@ -110,12 +111,14 @@ class RecurrentLayers(nn.Module):
         if state is not None:
             return state if isinstance(state, tuple) else (state,)
         count = self.num_layers * len(self._suffixes)
-        return tuple(x.new_zeros(count, x.shape[1], *shape) for _, shape, _ in self.spec.states)
+        like = next(self.parameters())
+        return tuple(like.new_zeros(count, x.shape[1], *shape) for _, shape, _ in self.spec.states)
 
     def _direction(self, x: Tensor, state: State, layer: int, suffix: str) -> tuple[Tensor, State]:
         weights = self.code.prepare(self.spec, self.stored(layer, suffix))
-        share = self.code.share(x, weights)
-        if not suffix:
-            return run_whole(self.code, share, state, weights)
-        y, state = run_whole(self.code, share.flip(0), state, weights)
-        return y.flip(0), state
+        share = self.code.share(x, weights).to(state[0].dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            if not suffix:
+                return run_whole(self.code, share, state, weights)
+            y, state = run_whole(self.code, share.flip(0), state, weights)
+            return y.flip(0), state

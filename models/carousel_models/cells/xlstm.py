@@ -113,9 +113,9 @@ def mlstm(sums: Tensor, state: State, w: MlstmWeights) -> tuple[Tensor, State]:
     kept = p.log_f + m
     m = torch.maximum(kept, p.i)
     i, f = torch.exp(p.i - m)[..., None], torch.exp(kept - m)[..., None]
-    c = f[..., None] * c + (i * p.v)[..., None] * p.k[..., None, :]
+    c = torch.addcmul(f[..., None] * c, (i * p.v)[..., None], p.k[..., None, :])
     n = f * n + i * p.k
-    found = (c * p.q[..., None, :]).sum(-1)
+    found = torch.matmul(c, p.q[..., None]).squeeze(-1)
     scale = torch.maximum((n * p.q).sum(-1).abs(), torch.exp(-m))
     y = p.o * found / scale[..., None]
     return y.flatten(1), (c, n, m)

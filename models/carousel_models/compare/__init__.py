@@ -1,4 +1,4 @@
-"""Compares RNN, LSTM and GRU by measurements on this machine.
+"""Compares recurrent cells by measurements on this machine.
 
 `run()` measures, `table(comparison)` renders for a terminal with rich, `plot(comparison, path)` draws with
 matplotlib. `this_machine()` shows before how busy the machine is. The first comparison is of structure. The

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import geometric_mean
 
@@ -50,19 +51,19 @@ class _Facts:
         self.cost = _cost(speed)
         self.reach = _reach(recall)
         self.asked = max((entry.gap for entry in recall), default=0)
-        self.best_bits = min(self.bits.values())
+        self.best_bits = min(self.bits.values(), default=math.inf)
         self.least_state = min(self.state.values())
 
-    def behind(self, cell: str) -> float:
-        """How much worse than the best text model, relative."""
-        return self.bits[cell] / self.best_bits - 1
+    def behind(self, cell: str) -> float | None:
+        """How much worse than the best text model, relative. None without a text model."""
+        return self.bits[cell] / self.best_bits - 1 if cell in self.bits else None
 
     def strengths(self, cell: str) -> tuple[str, ...]:
-        found = []
-        if self.bits[cell] == self.best_bits:
-            found.append(f"best text model ({self.bits[cell]:.3f} bits per byte)")
-        elif self.behind(cell) <= CLOSE:
-            found.append(f"within {self.behind(cell):.1%} of the best text model")
+        found, behind = [], self.behind(cell)
+        if behind == 0:
+            found.append(f"best text model ({self.best_bits:.3f} bits per byte)")
+        elif behind is not None and behind <= CLOSE:
+            found.append(f"within {behind:.1%} of the best text model")
         if self.cost[cell] == min(self.cost.values()):
             found.append("fastest step")
         if self.state[cell] == self.least_state:
@@ -73,9 +74,11 @@ class _Facts:
         return tuple(found)
 
     def weaknesses(self, cell: str) -> tuple[str, ...]:
-        found = []
-        if self.behind(cell) > CLOSE:
-            found.append(f"{self.behind(cell):.1%} more bits per byte than the best")
+        found, behind = [], self.behind(cell)
+        if behind is None:
+            found.append("no trained text model")
+        elif behind > CLOSE:
+            found.append(f"{behind:.1%} more bits per byte than the best")
         if self.cost[cell] > 1:
             found.append(f"step takes {self.cost[cell]:.1f}× the fastest")
         if self.state[cell] > self.least_state:
@@ -92,14 +95,17 @@ class _Facts:
         longest = max(self.reach.values(), default=0)
         remembers = self.reach.get(cell, 0) == longest
         cheapest = self.cost[cell] == min(self.cost.values())
+        behind, smallest = self.behind(cell), self.state[cell] == self.least_state
         if not remembers:
             return "short memories on the tightest budget" if cheapest else "nothing measured here"
-        if self.bits[cell] == self.best_bits:
+        if behind == 0:
             return "all of it: best and cheapest" if cheapest else "where quality counts most"
-        if self.behind(cell) <= CLOSE and self.state[cell] == self.least_state:
-            return "many sessions: nearly the best quality for the least state"
-        if self.behind(cell) <= CLOSE:
-            return "where a step may cost more than its state"
+        if behind is not None and behind <= CLOSE:
+            return (
+                "many sessions: nearly the best quality for the least state"
+                if smallest
+                else "where a step may cost more than its state"
+            )
         return "cheap steps with a long memory" if cheapest else "long memories of simple things"
 
 

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cells import compared
 from .results import Comparison, Fit
-from .tables import NAMES, seconds
+from .tables import seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by colour-blind eyes and in grey print.
-COLOURS = {"rnn": "#E69F00", "lstm": "#0072B2", "gru": "#009E73"}
-# Curves that coincide stay visible: the marker drawn first is the largest.
-SIZES = {"rnn": 6, "lstm": 9, "gru": 5}
-MARKERS = {"rnn": "o", "lstm": "s", "gru": "^"}
 INK = "#222222"
 PALE = "#777777"
 STYLE: dict[Any, Any] = {
@@ -30,18 +27,28 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _bars(axes: Axes, title: str, unit: str, values: dict[str, float], form: str) -> None:
-    """One bar per cell with its value on top."""
-    bars = axes.bar(
-        [NAMES[cell] for cell in values],
+COLUMNS = 3
+"""Cells beside each other in the comparison in words."""
+
+
+def _bars(
+    axes: Axes, title: str, unit: str, values: dict[str, float], form: str, *, log: bool = False
+) -> None:
+    """One bar per cell with its value at its end."""
+    cells = [compared(name) for name in values]
+    bars = axes.barh(
+        [cell.label for cell in cells],
         list(values.values()),
-        color=[COLOURS[cell] for cell in values],
-        width=0.62,
+        color=[cell.colour for cell in cells],
+        height=0.7,
     )
     axes.bar_label(bars, labels=[form.format(value) for value in values.values()], padding=3)
+    axes.invert_yaxis()
     axes.set_title(title)
-    axes.set_ylabel(unit)
-    axes.margins(y=0.16)
+    axes.set_xlabel(unit)
+    if log:
+        axes.set_xscale("log")
+    axes.margins(x=0.18)
 
 
 def _speed(axes: Axes, comparison: Comparison) -> None:
@@ -58,8 +65,8 @@ def _speed(axes: Axes, comparison: Comparison) -> None:
             place,
             entry.median_s,
             spread,
-            fmt=MARKERS[entry.cell],
-            color=COLOURS[entry.cell],
+            fmt=compared(entry.cell).marker,
+            color=compared(entry.cell).colour,
             markersize=7,
             capsize=3,
         )
@@ -91,18 +98,18 @@ def _recall(axes: Axes, comparison: Comparison) -> None:
             gaps,
             [100 * entry.low for entry in entries],
             [100 * entry.high for entry in entries],
-            color=COLOURS[cell],
-            alpha=0.15,
+            color=compared(cell).colour,
+            alpha=0.1,
             linewidth=0,
         )
         shares = [100 * entry.accuracy for entry in entries]
         axes.plot(
             gaps,
             shares,
-            marker=MARKERS[cell],
-            color=COLOURS[cell],
-            label=NAMES[cell],
-            markersize=SIZES[cell],
+            marker=compared(cell).marker,
+            color=compared(cell).colour,
+            label=compared(cell).label,
+            markersize=compared(cell).size,
         )
     if comparison.recall:
         longest = max((e.gap for e in comparison.recall if e.trained), default=0)
@@ -112,7 +119,6 @@ def _recall(axes: Axes, comparison: Comparison) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({entry.gap for entry in comparison.recall}))
         axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(0.3, 0.76))
     axes.set_ylim(0, 108)
     axes.set_xlabel("steps between symbol and question")
     axes.set_ylabel("named rightly, %")
@@ -120,26 +126,20 @@ def _recall(axes: Axes, comparison: Comparison) -> None:
 
 
 def _fits(axes: Axes, fits: Sequence[Fit]) -> None:
-    """The third comparison in words."""
+    """The third comparison in words, a few cells beside each other."""
     axes.axis("off")
-    axes.set_title("Where each fits", loc="left")
-    height = 1 / max(1, len(fits))
+    axes.set_title("Where each fits", loc="left", pad=12)
+    rows = -(-len(fits) // COLUMNS)
     for number, entry in enumerate(fits):
-        top = 0.98 - number * height
-        lines = [f"+ {text}" for text in entry.strengths] + [
-            f"− {text}" for text in entry.weaknesses
-        ]
-        axes.text(
-            0.0,
-            top,
-            NAMES[entry.cell],
-            color=COLOURS[entry.cell],
-            weight="bold",
-            va="top",
-            fontsize=11,
-        )
-        axes.text(0.17, top, textwrap.fill(entry.fits, 44), weight="bold", va="top", fontsize=9)
-        axes.text(0.17, top - 0.062, "\n".join(lines), va="top", fontsize=8.5, linespacing=1.35)
+        left, top = number % COLUMNS / COLUMNS, 1 - number // COLUMNS / rows
+        lines = [f"+ {text}" for text in entry.strengths]
+        lines += [f"− {text}" for text in entry.weaknesses]
+        cell = compared(entry.cell)
+        axes.text(left, top, cell.label, color=cell.colour, weight="bold", va="top", fontsize=11)
+        verdict = textwrap.fill(entry.fits, 46)
+        axes.text(left + 0.065, top, verdict, weight="bold", va="top", fontsize=9)
+        below = top - (0.02 + 0.045 * (1 + verdict.count("\n")))
+        axes.text(left + 0.065, below, "\n".join(lines), va="top", fontsize=8.5, linespacing=1.3)
 
 
 def plot(comparison: Comparison, path: Path | str) -> None:
@@ -154,30 +154,44 @@ def plot(comparison: Comparison, path: Path | str) -> None:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(12.5, 7.4), layout="constrained")
+        figure = Figure(figsize=(14, 12), layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(2, 3)
+        grid = figure.add_gridspec(3, 3, height_ratios=(1, 1.15, 1.25))
         parameters = {s.cell: s.stack_parameters / 1e3 for s in comparison.structure}
         kept = {s.cell: float(s.state_bytes) for s in comparison.structure}
         bits = {q.cell: q.bits_per_byte for q in comparison.quality}
-        gates = ", ".join(f"{NAMES[s.cell]} {s.gates}" for s in comparison.structure)
-        _bars(grid[0, 0], f"Parameters (gate blocks: {gates})", "thousands", parameters, "{:.0f}k")
-        _bars(grid[0, 1], "State kept per session", "bytes", kept, "{:,.0f}")
-        _bars(grid[0, 2], "Unseen Python code: lower is better", "bits per byte", bits, "{:.3f}")
-        _speed(grid[1, 0], comparison)
-        _recall(grid[1, 1], comparison)
-        _fits(grid[1, 2], comparison.fits)
-        figure.suptitle(
-            "RNN, LSTM and GRU, measured", weight="bold", fontsize=14, x=0.01, ha="left"
-        )
+        panels = [figure.add_subplot(grid[0, column]) for column in range(3)]
+        _bars(panels[0], "Recurrent parameters", "thousands", parameters, "{:.0f}k")
+        _bars(panels[1], "State kept per session", "bytes", kept, "{:,.0f}", log=True)
+        _bars(panels[2], "Unseen Python code: lower is better", "bits per byte", bits, "{:.3f}")
+        _speed(figure.add_subplot(grid[1, :2]), comparison)
+        _recall(figure.add_subplot(grid[1, 2]), comparison)
+        _fits(figure.add_subplot(grid[2, :]), comparison.fits)
+        figure.suptitle("Recurrent cells, measured", weight="bold", fontsize=14, x=0.01, ha="left")
+        _legend(figure, comparison)
         figure.supxlabel(_caption(comparison), fontsize=8, color=PALE, x=0.01, ha="left")
         figure.savefig(path, dpi=150)
 
 
+def _legend(figure: Figure, comparison: Comparison) -> None:
+    """The marks of all cells, for every panel."""
+    from matplotlib.lines import Line2D
+
+    cells = [compared(entry.cell) for entry in comparison.structure]
+    marks = [
+        Line2D([], [], color=cell.colour, marker=cell.marker, label=cell.label) for cell in cells
+    ]
+    figure.legend(handles=marks, ncols=len(marks), frameon=False, loc="upper right")
+
+
 def _caption(comparison: Comparison) -> str:
-    machine, shape, quality = comparison.machine, comparison.structure[0], comparison.quality[0]
+    machine, shape = comparison.machine, comparison.structure[0]
+    texts = "".join(
+        f"{text.trained_steps:,} training steps each, {text.predicted_bytes:,} held-out bytes.  "
+        for text in comparison.quality[:1]
+    )
     return (
-        f"{shape.layers} layer of {shape.hidden} in each model, {quality.trained_steps:,} training steps "
-        f"each, {quality.predicted_bytes:,} held-out bytes.  {machine.processor}, {machine.threads} "
-        f"thread{'s' * (machine.threads > 1)}, torch {machine.torch}, Python {machine.python}."
+        f"{shape.layers} layer of {shape.hidden} in each model.  {texts}{machine.processor}, "
+        f"{machine.threads} thread{'s' * (machine.threads > 1)}, torch {machine.torch}, "
+        f"Python {machine.python}."
     )

@@ -4,6 +4,9 @@ The network must name the first symbol of a sequence after the last one. The sym
 Gradients must pass the whole gap, for which gates were invented. The task is the latch of Bengio, Simard and
 Frasconi (1994). All cells have the same number of updates on the same data, with gaps of every length up to a
 limit. They are tested with shorter and with longer gaps.
+
+Each network has two layers. The gates of minGRU, minLSTM, mLSTM and Mamba depend on x alone. So one layer
+cannot tell the first symbol from the others, and a second one can.
 """
 
 from __future__ import annotations
@@ -16,13 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .cells import compared
 from .results import Recall
 
-MODULES: dict[str, Callable[[int, int], nn.RNNBase]] = {
-    "rnn": nn.RNN,
-    "lstm": nn.LSTM,
-    "gru": nn.GRU,
-}
 CLIP_NORM = 1.0
 
 
@@ -34,7 +33,8 @@ class RecallTask:
         symbols: size of the alphabet. Guessing gives 1 / symbols.
         longest_trained: gaps of 1 … this many steps are trained.
         gaps: gaps that are tested.
-        hidden: width of the recurrent layer.
+        hidden: width of each recurrent layer.
+        layers: recurrent layers, each with a norm before it and a residual around it.
         updates: optimiser steps of each network.
         batch: sequences per step.
         test_sequences: new sequences for each test.
@@ -46,6 +46,7 @@ class RecallTask:
     longest_trained: int = 32
     gaps: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128)
     hidden: int = 32
+    layers: int = 2
     updates: int = 250
     batch: int = 64
     test_sequences: int = 512
@@ -56,18 +57,18 @@ class RecallTask:
 class _Recaller(nn.Module):
     def __init__(self, cell: str, task: RecallTask) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(task.symbols, task.hidden)
-        self.stack = MODULES[cell](task.hidden, task.hidden)
-        self.head = nn.Linear(task.hidden, task.symbols)
-        if cell == "lstm":
-            # Forget gates start open, as usual (Jozefowicz, Zaremba and Sutskever 2015).
-            with torch.no_grad():
-                self.stack.get_parameter("bias_ih_l0")[task.hidden : 2 * task.hidden] = 1.0
+        width, layers = task.hidden, range(task.layers)
+        self.embedding = nn.Embedding(task.symbols, width)
+        self.stack = nn.ModuleList(compared(cell).make(width, width) for _ in layers)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in layers)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, task.symbols))
 
     def forward(self, symbols: Tensor) -> Tensor:
         """Logits [B, symbols] after the last of int64[T, B]."""
-        hidden, _ = self.stack(self.embedding(symbols))
-        logits: Tensor = self.head(hidden[-1])
+        rows = self.embedding(symbols)
+        for layer, norm in zip(self.stack, self.norms, strict=True):
+            rows = rows + layer(norm(rows))[0]
+        logits: Tensor = self.head(rows[-1])
         return logits
 
 

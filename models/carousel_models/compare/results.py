@@ -10,7 +10,7 @@ class Structure:
     """The structure of a cell, read from the package.
 
     Attributes:
-        cell: "rnn", "lstm" or "gru".
+        cell: its name in `cells.CELLS`.
         equation: the step, in one line.
         gates: blocks of its weight matrices.
         state_tensors: names of what is kept per session and layer.
@@ -19,7 +19,7 @@ class Structure:
         stack_parameters: weights of the recurrent layers alone.
         parameters: weights of the whole model, embedding and head included.
         state_bytes: kept per session.
-        package_bytes: size of the package on disk.
+        package_bytes: size of the package on disk; 0 for a cell without one.
     """
 
     cell: str
@@ -39,7 +39,7 @@ class Quality:
     """How well a model predicts the next byte of held-out Python code.
 
     Attributes:
-        cell: "rnn", "lstm" or "gru".
+        cell: its name in `cells.CELLS`.
         bits_per_byte: measured now; lower is better, 8 is guessing.
         accuracy: share of bytes that were the model's first choice.
         predicted_bytes: how many bytes that was measured on.
@@ -60,7 +60,7 @@ class Speed:
     """Time of one step of a batch, cells measured in turns.
 
     Attributes:
-        cell: "rnn", "lstm" or "gru".
+        cell: its name in `cells.CELLS`.
         batch: sessions stepped together.
         median_s: of all rounds.
         low_s: first quartile.
@@ -83,7 +83,7 @@ class Recall:
     """Share of first symbols named after a gap of noise, after equal training; see recall.py.
 
     Attributes:
-        cell: "rnn", "lstm" or "gru".
+        cell: its name in `cells.CELLS`.
         gap: steps between the symbol and the question.
         trained: False if no gap as long was trained.
         accuracy: mean of the networks.
@@ -139,7 +139,10 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The three comparisons: structure, performance (quality, speed, recall), and where each fits."""
+    """The three comparisons: structure, performance (quality, speed, recall), and where each fits.
+
+    `quality` has the cells with a trained text model only.
+    """
 
     machine: Machine
     structure: tuple[Structure, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -17,16 +18,19 @@ HIDDEN = 8
 
 def random_zoo(folder: Path, *, hidden: dict[str, int] | None = None) -> Path:
     for cell, stack in {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}.items():
-        width = (hidden or {}).get(cell, HIDDEN)
-        carousel_models.save(
-            folder / f"pychar-{cell}",
-            embedding=nn.Embedding(256, 4),
-            stack=stack(4, width),
-            head=nn.Linear(width, 256),
-            tokenizer="bytes",
-            training={"steps": 7, "wall_s": 0.5},
-        )
+        random_package(folder, cell, stack, (hidden or {}).get(cell, HIDDEN))
     return folder
+
+
+def random_package(folder: Path, cell: str, stack: Any, width: int) -> None:
+    carousel_models.save(
+        folder / f"pychar-{cell}",
+        embedding=nn.Embedding(256, 4),
+        stack=stack(4, width),
+        head=nn.Linear(width, 256),
+        tokenizer="bytes",
+        training={"steps": 7, "wall_s": 0.5},
+    )
 
 
 @pytest.fixture(scope="session")

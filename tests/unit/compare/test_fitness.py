@@ -80,3 +80,20 @@ def test_how_far_it_remembers(reach: int, words: str) -> None:
 def test_a_slow_cell_that_forgets_has_no_place() -> None:
     found = usual(step_s={"rnn": 3e-4, "lstm": 2e-4, "gru": 1e-4})
     assert found["rnn"].fits == "nothing measured here"
+
+
+def test_a_cell_without_a_text_model_has_no_word_about_quality() -> None:
+    bits = {"lstm": 1.60, "gru": 1.62}
+    found = fits(
+        [Structure(cell, "", 1, ("h",), 1, 8, 1, 1, 100, 1) for cell in ("lstm", "gru", "min_gru")],
+        [Quality(cell, value, 0.5, 10, 1, 1.0) for cell, value in bits.items()],
+        [
+            Speed(cell, 1, seconds, 0.0, 1.0, 9, 1 / seconds)
+            for cell, seconds in {"lstm": 2e-4, "gru": 2e-4, "min_gru": 1e-4}.items()
+        ],
+        [Recall(cell, 64, True, 1.0, 1.0, 1.0, 0.125) for cell in ("lstm", "gru", "min_gru")],
+    )
+    assert found[2].weaknesses == ("no trained text model",)
+    assert found[2].fits == "cheap steps with a long memory"
+    assert not any("text model" in words for words in found[2].strengths)
+    assert found[0].fits == "where quality counts most"

@@ -25,6 +25,7 @@ from carousel_models.cells import (
     code_of,
     run_whole,
 )
+from carousel_models.cells import scan as scan_module
 from carousel_models.cells import whole as whole_module
 from carousel_models.cells.scan import linear_scan
 from carousel_models.spec import Architecture, FeaturesInput, LayerSpec
@@ -46,9 +47,13 @@ def module_of(kind: type[RecurrentLayers], **more: Any) -> RecurrentLayers:
     return kind(5, 8, 2, **OPTIONS.get(kind, {}), **more).double()
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_a_scan_is_the_loop(dtype: torch.dtype, steps: int) -> None:
+def test_a_scan_is_the_loop(
+    dtype: torch.dtype, steps: int, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "WIDE", 12 if wide else 13)  # a step has 12 numbers
     decay, added = torch.randn(2, steps, 3, 4, dtype=dtype) / 2
     h = start = torch.randn(3, 4, dtype=dtype)
     rows = []
@@ -112,6 +117,22 @@ def test_a_step_that_is_not_finite_leaves_the_steps_before_it(kind: type[Recurre
             torch.testing.assert_close(y[:6], clean[:6])
             torch.testing.assert_close(y[:, 1], clean[:, 1])
             assert not math.isnan(bad) or torch.isnan(y[6, 0]).all()
+
+
+@pytest.mark.parametrize("kind", OWN_MODULES)
+def test_under_autocast_the_state_stays_exact(kind: type[RecurrentLayers]) -> None:
+    """Products with x in bfloat16, and no more: outputs are near those of float32, and of that type."""
+    torch.manual_seed(1)
+    module = kind(5, 8, 2, **OPTIONS.get(kind, {}))
+    x = torch.randn(30, 3, 5) * 0.7
+    exact, _ = module(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, state = module(x.bfloat16())
+    states = state if isinstance(state, tuple) else (state,)
+    assert {y.dtype, *(tensor.dtype for tensor in states)} == {torch.float32}
+    torch.testing.assert_close(y, exact, rtol=0.1, atol=0.1)
+    assert not torch.equal(y, exact)
+    y.sum().backward()
 
 
 def learns(kind: type[RecurrentLayers], **options: Any) -> float:

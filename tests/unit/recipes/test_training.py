@@ -29,7 +29,7 @@ def falls(losses: list[float]) -> bool:
     return float(np.mean(losses[-third:])) < 0.9 * float(np.mean(losses[:third]))
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru", "min_gru", "mlstm"])
 def test_pychar(cell: str, corpora: tuple[Corpus, Corpus], tmp_path: Path) -> None:
     plan = pychar.Plan(hidden=48, lanes=16, truncation=16, precision="float32", peak_rate=2e-2)
     model, record = pychar.train(cell, corpora[0].joined(), Budget(60), plan)

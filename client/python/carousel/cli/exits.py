@@ -49,13 +49,13 @@ def usage_error(cause: str, fix: str = "") -> CliError:
 SHOWN_NAMES = 8
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint with the closest of `known`, or with the first of them. "" if there are none."""
+def did_you_mean(name: str, known: Iterable[str], *, shown: int = SHOWN_NAMES) -> str:
+    """A hint with the closest of `known`, or with the first `shown` of them. "" if there are none."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
     if not names:
         return ""
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return "choose one of: " + ", ".join(names[:SHOWN_NAMES]) + more
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return "choose one of: " + ", ".join(names[:shown]) + more

@@ -1,4 +1,4 @@
-"""`carousel compare`: measures RNN, LSTM and GRU on this machine."""
+"""`carousel compare`: measures recurrent cells on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from carousel.cli.exits import usage_error
+from carousel.cli.exits import did_you_mean, usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import note, print_json, print_rich
 from carousel.cli.progress import shown
@@ -25,10 +25,14 @@ def register(app: typer.Typer) -> None:
         plot: Annotated[
             Path | None, typer.Option(metavar="FILE.png", help="Also draw a picture.")
         ] = None,
+        cells: Annotated[
+            str, typer.Option(metavar="NAME,…", help="The cells to compare.", show_default="all")
+        ] = "",
     ) -> None:
-        """Compare RNN, LSTM and GRU: structure, quality, speed, and where each fits."""
+        """Compare RNN, LSTM, GRU and newer cells: structure, quality, speed, and where each fits."""
         from carousel_models import compare as comparison
 
+        chosen = known_cells(cells)
         if plot is not None:
             ready_to_draw(plot)
         machine = comparison.this_machine()
@@ -38,7 +42,7 @@ def register(app: typer.Typer) -> None:
                 "this takes longer, and its times are too high; stop other programs and run it again"
             )
         with shown() as progress:
-            result = comparison.run(progress=progress)
+            result = comparison.run(progress=progress, cells=chosen)
         if options.output is Output.JSON:
             print_json(asdict(result))
         else:
@@ -46,6 +50,24 @@ def register(app: typer.Typer) -> None:
         if plot is not None:
             comparison.plot(result, plot)
             note(f"picture written to {plot}")
+
+
+def known_cells(names: str) -> tuple[str, ...]:
+    """The cells of a list with commas, each once; all if it is empty.
+
+    Raises:
+        CliError: a cell is not compared.
+    """
+    from carousel_models.compare.cells import CELLS
+
+    chosen = (
+        tuple(dict.fromkeys(name.strip() for name in names.split(","))) if names else tuple(CELLS)
+    )
+    for name in chosen:
+        if name not in CELLS:
+            hint = did_you_mean(name, CELLS, shown=len(CELLS))
+            raise usage_error(f"there is no cell '{name}' to compare", hint)
+    return chosen
 
 
 def ready_to_draw(plot: Path) -> None:

@@ -139,7 +139,7 @@ def known_cell(name: str) -> Any:
 
     name = "rnn_tanh" if name == "rnn" else name
     if name not in FACTS:
-        raise usage_error(f"there is no cell '{name}'", did_you_mean(name, FACTS))
+        raise usage_error(f"there is no cell '{name}'", did_you_mean(name, FACTS, shown=len(FACTS)))
     return name
 
 
