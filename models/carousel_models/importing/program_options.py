@@ -59,6 +59,13 @@ def said_shapes(texts: Sequence[str], ports: Sequence[Port], where: str) -> tupl
     return tuple(port if port.dtype else port._replace(dtype="float32") for port in found.values())
 
 
+def said_axes(texts: Sequence[str]) -> dict[str, int]:
+    """The place of the batch axis of each input whose shape was said with one."""
+    matches = [match for match in map(_SHAPE.fullmatch, texts) if match is not None]
+    sizes = {m["name"]: [size.strip().upper() for size in m["dims"].split(",")] for m in matches}
+    return {name: dims.index(BATCH) for name, dims in sizes.items() if BATCH in dims}
+
+
 def said_constants(
     texts: Sequence[str], ports: Sequence[Port], where: str
 ) -> tuple[ProgramConstant, ...]:

@@ -24,9 +24,18 @@ from carousel_models.programs.files import digest
 from carousel_models.spec import FeaturesInput
 from carousel_models.stack_parts import CONTEXT
 
+from .free_batch import freed
 from .imported import Imported
 from .program_files import file_bytes
-from .program_options import BATCH, listed, said_constants, said_port, said_shapes, said_states
+from .program_options import (
+    BATCH,
+    listed,
+    said_axes,
+    said_constants,
+    said_port,
+    said_shapes,
+    said_states,
+)
 from .program_originals import ORIGINALS
 from .program_runs import Found, find_shapes
 from .program_states import Roles, find_roles, pair_by_name
@@ -44,6 +53,7 @@ def read(
     shape: Sequence[str] = (),
     input: str | None = None,  # noqa: A002 - the command line's word
     output: str | None = None,
+    free_batch: bool = False,
 ) -> Imported:
     """A step graph as a program.
 
@@ -55,6 +65,7 @@ def read(
         shape: NAME=DIMS for inputs whose shapes the file leaves open, with B for the batch axis.
         input: the input that takes the row.
         output: the output that gives it.
+        free_batch: change an ONNX graph that was exported for one row, so that it takes many.
 
     Raises:
         PackageError: the file is damaged or holds code, or the roles of its ports are not clear.
@@ -62,10 +73,18 @@ def read(
     where = path.name
     data, notes = file_bytes(path)
     runtime = runtime_of(where)
+    if free_batch:
+        data, more = freed(data, said_axes(shape), where)
+        notes = [*notes, *more]
     program = open_program(runtime, data, torch.device("cpu"), where)
     inputs = said_shapes(shape, program.signature.inputs, where)
     constants = said_constants(constant, inputs, where)
     found, roles = _resolved(program, inputs, constants, (state, input, output), where)
+    if free_batch and not found.batched:
+        raise PackageError(
+            f"the batch axis of {where} cannot be freed: {found.why}; leave out --free-batch, and each "
+            "session is a call of its own"
+        )
     part = _part(found, roles, constants, context, _name_in_package(path), digest(data), runtime)
     return Imported(
         parts={"input": FeaturesInput(width=part.input.elements - context), "parts": (part,)},
@@ -193,6 +212,7 @@ def _notes(part: ProgramPart, found: Found, roles: Roles, program: Program) -> l
         notes.append(
             f"each session is a call of its own, as {found.why}; a call takes about "
             f"{_microseconds(part, program):.0f} µs here, so a step of 100 sessions takes 100 of them"
+            + ("; --free-batch may change that" if part.runtime == "onnx" else "")
         )
     return notes
 

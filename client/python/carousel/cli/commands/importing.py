@@ -77,6 +77,14 @@ Shape = Annotated[
         rich_help_panel=STEPS,
     ),
 ]
+FreeBatch = Annotated[
+    bool,
+    typer.Option(
+        "--free-batch",
+        help="Change an ONNX graph that was exported for one row, so that a call takes many.",
+        rich_help_panel=STEPS,
+    ),
+]
 RowInput = Annotated[
     str | None,
     typer.Option("--input", help="The input that takes the row of a step.", rich_help_panel=STEPS),
@@ -114,6 +122,7 @@ def register_import(group: typer.Typer) -> None:
         constant: Constant = None,
         context_: Context = None,
         shape: Shape = None,
+        free_batch: FreeBatch = False,
         input_: RowInput = None,
         output: RowOutput = None,
     ) -> None:
@@ -122,7 +131,8 @@ def register_import(group: typer.Typer) -> None:
         of_reader = {
             "map": map_, "config": config, "recurrent_activation": recurrent_activation,
             "unpadded": unpadded or None, "state": state, "constant": constant,
-            "context": context_, "shape": shape, "input": input_, "output": output,
+            "context": context_, "shape": shape, "free_batch": free_batch or None,
+            "input": input_, "output": output,
         }  # fmt: skip
         import_model(options, file, common, of_reader)
 
