@@ -19,7 +19,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from .client import ClientProcess, Work
 from .histories import History, Writer
 from .medium import JournalMedium
-from .model import DIGITS, NAME
+from .model import DIGITS, NAME, RESET
 from .oracle import Oracle
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Plan:
         naps_s: how long it does nothing once, or 0.
         journals: it keeps a journal.
         closes: it closes the session in the end.
+        resets: chance of a step to start from the initial state.
         idle_ttl_s: what it asks for when it opens.
     """
 
@@ -59,6 +60,7 @@ class Plan:
     journals: bool = False
     closes: bool = False
     idle_ttl_s: float = KEPT_S
+    resets: float = 0.0
 
 
 class Application:
@@ -119,7 +121,7 @@ class Application:
                 yield from self._finish_steps(client, lane)
                 yield from self._generate(client, lane)
             else:
-                self._submit(client, lane, self._draw_tokens())
+                self._submit(client, lane, [self._mark(token) for token in self._draw_tokens()])
             while len(self._waiting) >= self.plan.depth and not self.done:
                 yield from self._collect(client, lane)
         yield from self._finish_steps(client, lane)
@@ -199,7 +201,11 @@ class Application:
         rest = self._received(ticket, tokens)
         if ticket.error is None:
             return
-        if not ticket.error.retryable:
+        if ticket.error.reason == "STEP_FAILED" and self.oracle.stumbled:
+            rest[0] %= (
+                RESET  # the state is that of before the step, so another one may take its place
+            )
+        elif not ticket.error.retryable:
             self.fail(ticket.error)
             return
         self.oracle.refused(self._writer, ticket.error.reason or "")
@@ -243,8 +249,12 @@ class Application:
             rng=self.world.rng,
         )
         carry = [self._last[1]] if self._last[0] and self._last[0] + 1 == first_seq else []
+        prompt = list(request.tokens.ids)
+        if self._mark(0):
+            request.reset, carry = True, []
+            prompt[0] += RESET
         self.history.generating = True
-        self.oracle.sent(self._writer, first_seq, [*carry, *request.tokens.ids])
+        self.oracle.sent(self._writer, first_seq, [*carry, *prompt])
         while True:
             error, applied = yield from self._hear(client, replay, request)
             if applied is not None:
@@ -319,6 +329,11 @@ class Application:
     def _pause_s(self) -> float:
         nap = self.plan.naps_s and self._left == self.plan.tickets // 2
         return self.plan.naps_s if nap else self.world.rng.random() * self.plan.pause_s
+
+    def _mark(self, token: int) -> int:
+        """The token, now and then with a reset."""
+        chance = self.plan.resets
+        return token + RESET if chance and self.world.resets.random() < chance else token
 
     def _draw_tokens(self) -> list[int]:
         rng = self.world.rng

@@ -17,7 +17,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .calls import ClientCall
 from .histories import Writer
-from .model import DIGITS
+from .model import DIGITS, RESET, with_resets
 from .network import KEEPALIVE_S, Connection, Network, Payload, SilentEnd
 from .oracle import Oracle
 from .world import NATURE, Event, Life, World
@@ -186,10 +186,11 @@ class ClientProcess:
         if self._end is None or self._end.connection is None:
             return
         if request.HasField("block"):
-            block = request.block
-            inputs = np.frombuffer(block.inputs, "<i4").reshape(len(block.handles), block.steps)
-            for handle, first, row in zip(block.handles, block.first_seqs, inputs, strict=True):
-                self.oracle.sent(self.lanes[handle], first, row.tolist())
+            block, n = request.block, request.block.steps
+            inputs = np.frombuffer(block.inputs, "<i4").tolist()
+            words = with_resets(inputs, block.resets)
+            for i, (handle, first) in enumerate(zip(block.handles, block.first_seqs, strict=True)):
+                self.oracle.sent(self.lanes[handle], first, words[i * n : (i + 1) * n])
         self._end.connection.to_server.send(request.SerializeToString())
 
     def hang_up(self) -> None:
@@ -217,8 +218,11 @@ class ClientProcess:
 
     def submit(self, lanes: Sequence[Any], tokens: Sequence[Sequence[int]]) -> Any:
         """Hands in the next steps of sessions; the ticket."""
-        inputs = np.asarray(tokens, "<i4").view(np.uint8).reshape(len(lanes), -1, 4)
-        ticket, effects = self.core.submit(lanes, inputs, OUTPUT_ROW_BYTES)
+        words = np.asarray(tokens, "<i4")
+        inputs = (words % RESET).view(np.uint8).reshape(len(lanes), -1, 4)
+        flags = (words >= RESET).astype(np.uint8)
+        resets = flags if flags.any() else None
+        ticket, effects = self.core.submit(lanes, inputs, OUTPUT_ROW_BYTES, resets=resets)
         self.perform(effects)
         return ticket
 

@@ -32,7 +32,7 @@ class History:
     """A session as it must be.
 
     Attributes:
-        tokens: what step i+1 is fed, as far as its owner has said.
+        tokens: what step i+1 is fed, as far as its owner has said, plus RESET where it starts anew.
         states: the state after i steps.
         owner: who was bound last; only its inputs count from then on.
         newest: who has asked for the session with the highest attach id, and that; it may not lose it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,9 @@ NAME = "fold"
 DIGITS = 10
 """The vocabulary, and the width of an output row."""
 
+RESET = 1 << 8
+"""Added to a token whose step starts from the initial state, wherever the simulation speaks of inputs."""
+
 _MANIFEST = Manifest(
     name=NAME,
     fingerprint="f" * 64,
@@ -30,7 +33,15 @@ _PLACES = 4 ** np.arange(DIGITS, dtype=np.int64)
 
 def fold(state: int, token: int) -> int:
     """The state after one more token."""
+    if token >= RESET:
+        state, token = 0, token - RESET
     return (state * 31 + token + 1) % _MODULUS
+
+
+def with_resets(tokens: Sequence[int], resets: bytes) -> list[int]:
+    """Tokens as the simulation speaks of them; `resets` is a byte of 0 or 1 for each, or empty."""
+    flags = resets or bytes(len(tokens))
+    return [token + RESET * flag for token, flag in zip(tokens, flags, strict=True)]
 
 
 def fold_all(tokens: Iterable[int], state: int = 0) -> int:
@@ -67,9 +78,13 @@ class FoldModel:
 
     Its outputs serve as logits, so it can generate. `drift` makes a model that computes otherwise, as another
     device might: for schedules whose replays must be found out.
+
+    Attributes:
+        stumbles: so many of the next batches fail.
     """
 
     def __init__(self, drift: int = 0) -> None:
+        self.stumbles = 0
         self.manifest = _MANIFEST
         self.fingerprint = self.manifest.fingerprint
         self.device = torch.device("cpu")
@@ -96,6 +111,9 @@ class FoldModel:
         self, x: Tensor, state: tuple[Tensor, ...], slots: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step of a batch; the numbers stay below 2^24, so float32 holds them exactly."""
+        if self.stumbles:
+            self.stumbles -= 1
+            raise RuntimeError("the batch is refused")
         before = gather(state, slots)[0].numpy().astype(np.int64)
         after = (before * 31 + x.numpy()[:, None] + 1) % _MODULUS
         shown = (after + self.drift) // _PLACES % 4
@@ -105,8 +123,10 @@ class FoldModel:
     def sequence(
         self, x: Tensor, lengths: Tensor, state: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Only asked for when a step has failed, and none ever should."""
-        raise AssertionError("a step of the simulated model failed")
+        """Zeros, which the engine runs after a failed step: the device is well."""
+        del state
+        assert not x.any()
+        return torch.zeros((*x.shape, DIGITS)), self.initial_state(len(lengths))
 
     def finish(self, raw: Tensor) -> tuple[Tensor, ...]:
         """The row itself."""

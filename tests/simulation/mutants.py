@@ -117,9 +117,10 @@ def catch(mutant: Mutant, seeds: Sequence[int]) -> Catch:
 def all_mutants() -> list[Mutant]:
     """In the order of the table."""
     from .client_mutants import CLIENT_MUTANTS
+    from .reset_mutants import RESET_MUTANTS
     from .server_mutants import SERVER_MUTANTS
 
-    return [*SERVER_MUTANTS, *CLIENT_MUTANTS]
+    return [*SERVER_MUTANTS, *CLIENT_MUTANTS, *RESET_MUTANTS]
 
 
 def _catch_one(index: int) -> Catch:

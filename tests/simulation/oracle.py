@@ -37,6 +37,7 @@ class Oracle:
 
     Attributes:
         drift: by how much the outputs of servers that were started later differ, see `model.FoldModel`.
+        stumbled: batches have failed, for no fault of a step.
     """
 
     def __init__(self, world: World) -> None:
@@ -44,6 +45,7 @@ class Oracle:
         self.failures: list[str] = []
         self.histories: dict[str, History] = {}
         self.drift = 0
+        self.stumbled = False
         # The medium has become older, and so have the leases in it.
         self._leases_forgotten = False
         self.told = 0
@@ -357,6 +359,8 @@ class Oracle:
     def _excuses(self, writer: Writer) -> set[str]:
         """Reasons for which an application may be told by now that it cannot go on."""
         history, excuses = writer.session, set[str]()
+        if self.stumbled:
+            excuses |= {"STEP_FAILED"}
         if history.rolled_back:
             excuses |= {"DATA_LOSS", "SESSION_NOT_FOUND", "SESSION_EXPIRED", "SESSION_CLOSED"}
             if history.generating:

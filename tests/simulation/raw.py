@@ -12,6 +12,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.types import Durability
 
 from .histories import Writer
+from .model import RESET
 from .network import Connection, Network, Payload
 from .world import Life
 
@@ -90,8 +91,11 @@ class RawClient:
 
     def say_block(self, handle: int, first_seq: int, *tokens: int) -> None:
         """Sends steps of the session."""
-        inputs = np.asarray(tokens, "<i4").tobytes()
+        words = np.asarray(tokens, "<i4")
+        inputs = (words % RESET).tobytes()
         block = pb.Block(handles=[handle], first_seqs=[first_seq], steps=len(tokens), inputs=inputs)
+        if (words >= RESET).any():
+            block.resets = (words >= RESET).tobytes()
         self.history.tokens = [0] * _MOST_STEPS  # nobody looks at them
         self.say(pb.AttachRequest(block=block))
 

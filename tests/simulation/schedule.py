@@ -11,17 +11,19 @@ from carousel._core.attach import AttachCore
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability
 
-from . import hasty, prober
+from . import hasty, prober, repeater
 from .application import KEPT_S, POLICY, Application, Plan
 from .client import Client, ClientProcess
 from .faults import CROWDED_FAULTS, FAULTS
 from .hasty import Hasty
+from .model import FoldModel
 from .network import Network
 from .oracle import TENANT, Oracle
 from .prober import Prober
 from .quiet import listening
 from .raw import RawClient
-from .server import Replica, limits_of
+from .repeater import Repeater
+from .server import Process, Replica, limits_of
 from .storage import Storage
 from .world import NATURE, World
 
@@ -48,6 +50,12 @@ _CROWDED_CHANCE = 0.6
 _CROWDED_TIMES = 4
 
 _LEVELS = (Durability.ASYNC, Durability.ASYNC, Durability.SYNC)
+_RESETTING_CHANCE = 0.25
+"""So many schedules have resets, and in some of them batches fail."""
+
+_STUMBLE_CHANCE, _MOST_STUMBLES = 0.4, 6
+_REPEATER_CHANCE, _JOURNAL_CHANCE = 0.2, 0.4
+
 _KEEPING_FAULTS = frozenset(
     {"crash", "drain", "freeze", "outage", "lost_answers", "roll_back", "client_crash"}
 )
@@ -99,6 +107,7 @@ class Simulation:
         self.world = world = World(seed, tracing=tracing)
         self.rng: random.Random = world.rng
         self.oracle = Oracle(world)
+        self.resetting = world.resets.random() < _RESETTING_CHANCE
         self.network = Network(world)
         self.storage = Storage(world, self.oracle)
         self.router = Router(self)
@@ -122,6 +131,8 @@ class Simulation:
             # They do not try again what a full inbox refuses.
             if self.rng.random() < _RAW_CHANCE and not self.crowded
         ]
+        if self.resetting and not self.crowded and world.resets.random() < _REPEATER_CHANCE:
+            self.raw.append(self._raw_client(Repeater, repeater.SESSION, Durability.ASYNC))
         inbox_commands = self.rng.choice(_SMALL_INBOXES) if self.crowded else _INBOX_COMMANDS
         # Little room, so that sessions push each other out; those without a store cannot be.
         unkept = sum(not history.tracked for history in self.oracle.histories.values())
@@ -134,6 +145,8 @@ class Simulation:
             for replica in self.replicas:
                 replica.slow_stop_s = _SLOW_STOP_S
         self._plan_faults()
+        if self.resetting and not self.raw and world.resets.random() < _STUMBLE_CHANCE:
+            self._plan_stumbles()
 
     @property
     def applications(self) -> list[Application]:
@@ -222,9 +235,18 @@ class Simulation:
             plan = replace(plan, generates=0.4)
         elif how < 0.5 and "client_crash" in self.faults and tracked:
             plan = replace(plan, journals=True)
+        if self.resetting:
+            plan = self._with_resets(plan, journals="client_crash" in self.faults and tracked)
         history = self.oracle.open(session_id, durability, plan.idle_ttl_s)
         application = Application(self.world, self.oracle, client.name, history, plan)
         client.run(application, rng.random() * 0.2)
+
+    def _with_resets(self, plan: Plan, *, journals: bool) -> Plan:
+        """The plan, perhaps with resets, and with a journal too if there may be one."""
+        chance = self.world.resets
+        resets = chance.choice((0.0, 0.2, 0.5))
+        journals &= not plan.generates and chance.random() < _JOURNAL_CHANCE
+        return replace(plan, resets=resets, journals=plan.journals or journals)
 
     def _plan_faults(self) -> None:
         world, rng = self.world, self.rng
@@ -234,6 +256,19 @@ class Simulation:
         if "roll_back" in self.faults:
             world.call(rng.random() * self.faults_until_s / 2, NATURE, self.storage.keep_copy)
         world.call(self.faults_until_s, NATURE, self._heal)
+
+    def _plan_stumbles(self) -> None:
+        """A few batches will fail, down to single steps: a retry of its halves does not help a batch."""
+        chance = self.world.resets
+        for _ in range(chance.randint(1, 3)):
+            delay_s = chance.random() * self.faults_until_s
+            self.world.call(delay_s, NATURE, self._stumble, chance.randint(1, _MOST_STUMBLES))
+
+    def _stumble(self, batches: int) -> None:
+        self.oracle.stumbled = True
+        for replica in self.replicas:
+            if replica.process is not None:
+                stumble(replica.process, batches)
 
     def _fault(self, name: str) -> None:
         self.world.note("fault", name)
@@ -252,6 +287,7 @@ class Simulation:
             replica.thaw()
             if replica.process is not None:
                 replica.process.curt = 0.0
+                stumble(replica.process, 0)
             if "roll_back" in self.faults:
                 replica.restart_s = 0.0
                 replica.crash()
@@ -295,6 +331,13 @@ class Simulation:
         for application in self.applications:
             if application.owes_divergence:
                 self.oracle.fail(f"R12: {application.name} did not hear that a replay differed")
+
+
+def stumble(process: Process, batches: int) -> None:
+    """So many of the next batches of a server fail."""
+    model = process.engine._loaded
+    assert isinstance(model, FoldModel)
+    model.stumbles = batches
 
 
 def run(seed: int, *, tracing: bool = False) -> Verdict:

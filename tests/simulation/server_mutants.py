@@ -117,7 +117,7 @@ def _snapshots_without_outputs(patches: Patches) -> None:
         def snapshot(self: Any, row: int, state: Any) -> Any:
             taken = real(self, row, state)
             kept = {"kept_inputs": taken.kept_inputs[:0], "kept_outputs": taken.kept_outputs[:0]}
-            return dataclasses.replace(taken, ack=taken.applied, **kept)
+            return dataclasses.replace(taken, ack=taken.applied, resets=(), **kept)
 
         return snapshot
 
@@ -352,7 +352,7 @@ SERVER_MUTANTS = [
     Mutant(
         "A row keeps the state of its last session",
         "isolation",
-        lambda p: p.put(Slab, "zero", lambda _self, _row: None),
+        lambda p: p.put(Slab, "begin", lambda *_: None),
     ),
     Mutant("A late command reaches the row's next session", "isolation", _ignores_generations),
     Mutant("Outputs are told for steps of generations", "generation", _tells_generated_steps),

@@ -53,13 +53,15 @@ class World:
 
     Attributes:
         now_s: virtual seconds since the beginning; also every process's monotonic clock.
-        rng: where all chance comes from.
+        rng: where all chance comes from, but for what `resets` decides.
+        resets: the chance of resets and of batches that fail. Schedules without them are not changed by it.
         trace: what happened, line by line, if `tracing`.
     """
 
     def __init__(self, seed: int, *, tracing: bool = False) -> None:
         self.now_s = 0.0
         self.rng = random.Random(seed)
+        self.resets = random.Random(f"resets {seed}")
         self.tracing = tracing
         self.trace: list[str] = []
         self.events = 0
