@@ -41,13 +41,13 @@ def main(target: str, folder: str, sessions: int, steps: int) -> None:
 
 def _drive(client: carousel.Client, folder: Path, number: int, steps: int) -> None:
     """Goes on behind the last input that is in the journal, and hands out what was not asked past."""
-    track = StepTrack(f"journal-{number}", "async", seed=number)
+    track = StepTrack(f"journal-{number}", "async", seed=number, resets=True)
     session = client.session(LSTM, session_id=track.id, journal=folder / track.id)
     first = session.submitted - session.unread + 1
     seqs = count(first)
     for output in session.replay():
         _tell(track.id, next(seqs), first, output)
-    for output in session.stream(_rows(track, session.submitted, steps), ahead=AHEAD):
+    for output in session.stream(_rows(session, track, steps), ahead=AHEAD):
         seq = next(seqs)
         _tell(track.id, seq, seq, output)
     applied = session.info().applied
@@ -55,8 +55,10 @@ def _drive(client: carousel.Client, folder: Path, number: int, steps: int) -> No
     session.detach()
 
 
-def _rows(track: StepTrack, first: int, steps: int) -> Iterator[np.ndarray]:
-    for at in range(first, steps):
+def _rows(session: carousel.Session, track: StepTrack, steps: int) -> Iterator[np.ndarray]:
+    for at in range(session.submitted, steps):
+        if track.begins(at, 1)[0]:
+            session.reset()
         yield track.rows(at, 1)[0]
 
 

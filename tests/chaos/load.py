@@ -176,7 +176,12 @@ class Load:
     def _add(self, driver: Driver, sessions: int, kind: type[Track]) -> None:
         numbers = [next(self._numbers) for _ in range(sessions)]
         tracks: list[Track] = [
-            kind(f"{self._prefix}-{n}", self._levels[n % len(self._levels)], seed=n)
+            kind(
+                f"{self._prefix}-{n}",
+                self._levels[n % len(self._levels)],
+                seed=n,
+                resets=n % 2 == 1,
+            )
             for n in numbers
         ]
         self.tracks += tracks
@@ -217,7 +222,9 @@ def _by_batch(load: Load, client: carousel.Client, tracks: Sequence[StepTrack]) 
     batch = client.batch(sessions)
     while load.goes_on():
         steps = 1 + tracks[0].count % 4
-        outputs = batch.steps(np.stack([t.rows(t.count, steps) for t in tracks]))
+        rows = np.stack([t.rows(t.count, steps) for t in tracks])
+        resets = np.stack([t.begins(t.count, steps) for t in tracks])
+        outputs = batch.steps(rows, resets=resets)
         for track, part in zip(tracks, outputs, strict=True):
             load.got(track, part)
     _closed(sessions, tracks)
@@ -229,10 +236,13 @@ def _by_steps(load: Load, client: carousel.Client, tracks: Sequence[StepTrack]) 
     while load.goes_on():
         for session, track in zip(sessions, tracks, strict=True):
             steps = 1 + track.count % 3
+            begins = track.begins(track.count, steps)
+            if begins[0]:
+                session.reset()
             if steps == 1:
                 load.got(track, session.step(track.rows(track.count, 1)[0])[None])
             else:
-                load.got(track, session.steps(track.rows(track.count, steps)))
+                load.got(track, session.steps(track.rows(track.count, steps), resets=begins))
     _closed(sessions, tracks)
 
 
@@ -242,6 +252,8 @@ def _by_stream(load: Load, client: carousel.Client, tracks: Sequence[StepTrack])
     def source(track: StepTrack) -> Iterator[np.ndarray]:
         at = 0
         while load.goes_on():
+            if track.begins(at, 1)[0]:
+                session.reset()
             yield track.rows(at, 1)[0]
             at += 1
 
@@ -259,7 +271,8 @@ def _by_tasks(load: Load, _client: carousel.Client, tracks: Sequence[StepTrack])
         while not load.ended:
             await asyncio.sleep(_PAUSE_S)
             steps = 1 + track.count % 3
-            load.got(track, await session.steps(track.rows(track.count, steps)))
+            rows, begins = track.rows(track.count, steps), track.begins(track.count, steps)
+            load.got(track, await session.steps(rows, resets=begins))
         applied = (await session.info()).applied
         assert applied == track.count, f"{track.id}: {track.count} outputs, but applied {applied}"
         await session.close()
@@ -279,6 +292,8 @@ def _by_texts(load: Load, client: carousel.Client, tracks: Sequence[TextTrack]) 
     number = 0
     while load.goes_on():
         track.texts.append([])
+        if track.begins(number):
+            session.reset()
         for token in session.generate(**track.arguments(number)):
             load.got(track, [token.id])
         number += 1

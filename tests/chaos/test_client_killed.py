@@ -57,7 +57,7 @@ class Ledger:
     """What the application has got in all its lives."""
 
     def __init__(self) -> None:
-        self.tracks = [StepTrack(f"journal-{n}", "async", n) for n in range(SESSIONS)]
+        self.tracks = [StepTrack(f"journal-{n}", "async", n, resets=True) for n in range(SESSIONS)]
         self._by_id = {track.id: track for track in self.tracks}
         # By session: what may come again, since the application had not asked for more after it.
         self._newest = {track.id: 1 for track in self.tracks}

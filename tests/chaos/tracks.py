@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from tests.parity import reference
 
 PERIOD = 1024
 """Rows after which a session's inputs come again."""
+
+EPISODE_STARTS = 0.15
+"""Share of the rows that begin one."""
 
 TOLERANCE = 2e-5
 TOKENS = 24
@@ -29,6 +33,7 @@ class Track:
     Attributes:
         id, durability: of the session.
         seed: of its inputs.
+        resets: it runs one episode, or text, after the other.
         count: outputs, or tokens, that have come.
         next_at_s: when the first came after `mark`; None before.
     """
@@ -36,6 +41,7 @@ class Track:
     id: str
     durability: str
     seed: int
+    resets: bool = False
     count: int = 0
     next_at_s: float | None = None
 
@@ -70,6 +76,13 @@ class StepTrack(Track):
         rows: np.ndarray = inputs(self.seed)[np.arange(first, first + count) % PERIOD]
         return rows
 
+    def begins(self, first: int, count: int) -> np.ndarray:
+        """Which of the steps first + 1, … begin an episode; bool[count]."""
+        if not self.resets:
+            return np.zeros(count, np.bool_)
+        found: np.ndarray = episode_starts(self.seed)[np.arange(first, first + count) % PERIOD]
+        return found
+
     def outputs(self) -> np.ndarray:
         """Everything that has come, in the order in which it came."""
         return np.concatenate(self.parts)
@@ -85,6 +98,10 @@ class TextTrack(Track):
         """Tokens of the newest text."""
         self.texts[-1] += part
 
+    def begins(self, number: int) -> bool:
+        """Whether the n-th generation starts from the initial state; it has a prompt then."""
+        return self.resets and number % 4 == 2
+
     def arguments(self, number: int) -> dict[str, Any]:
         """What is asked of the n-th generation; every second one goes on without a prompt."""
         prompt = None if number % 2 else f"text {self.seed} part {number}"
@@ -97,6 +114,11 @@ def inputs(seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
         _INPUTS[seed] = rng.standard_normal((PERIOD, FEATURES)).astype("<f4")
     return _INPUTS[seed]
+
+
+def episode_starts(seed: int) -> np.ndarray:
+    """bool[PERIOD]: rows that begin an episode, some of them one after the other."""
+    return np.random.default_rng((seed, 1)).random(PERIOD) < EPISODE_STARTS
 
 
 _INPUTS: dict[int, np.ndarray] = {}
@@ -112,8 +134,9 @@ def check_steps(tracks: Sequence[StepTrack], package: Path, quiet: str) -> None:
     """
     longest = max(track.count for track in tracks)
     rows = np.stack([track.rows(0, longest) for track in tracks])
-    by_equations = reference.run(package, rows.transpose(1, 0, 2))["y"].transpose(1, 0, 2)
-    undisturbed = _undisturbed(quiet, rows)
+    begins = np.stack([track.begins(0, longest) for track in tracks])
+    by_equations = _by_equations(package, rows, begins)
+    undisturbed = _undisturbed(quiet, rows, begins)
     np.testing.assert_allclose(undisturbed, by_equations, atol=TOLERANCE, rtol=0)
     for i, track in enumerate(tracks):
         outputs = track.outputs()
@@ -130,16 +153,42 @@ def check_texts(tracks: Sequence[TextTrack], quiet: str) -> None:
         for track in tracks:
             with client.session(GRU_BYTES) as session:
                 for number, text in enumerate(track.texts):
+                    if track.begins(number):
+                        session.reset()
                     tokens = [token.id for token in session.generate(**track.arguments(number))]
                     assert text == tokens, f"session {track.id}: text {number} is another"
 
 
-def _undisturbed(quiet: str, rows: np.ndarray) -> np.ndarray:
+def _by_equations(package: Path, rows: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Outputs of rows [sessions, steps, ...] in float64, each episode as a sequence of its own."""
+    sessions, steps = begins.shape
+    first = np.zeros(steps, np.bool_)
+    first[0] = True
+    spans = [
+        (session, begin, end)
+        for session in range(sessions)
+        for begin, end in pairwise([*np.flatnonzero(begins[session] | first).tolist(), steps])
+    ]
+    # What follows the shorter ones changes nothing before it.
+    padded = np.zeros((len(spans), max(end - begin for _, begin, end in spans), rows.shape[2]))
+    for place, (session, begin, end) in enumerate(spans):
+        padded[place, : end - begin] = rows[session, begin:end]
+    alone = reference.run(package, padded.transpose(1, 0, 2))["y"].transpose(1, 0, 2)
+    outputs = np.empty((sessions, steps, alone.shape[2]))
+    for place, (session, begin, end) in enumerate(spans):
+        outputs[session, begin:end] = alone[place, : end - begin]
+    return outputs
+
+
+def _undisturbed(quiet: str, rows: np.ndarray, begins: np.ndarray) -> np.ndarray:
     """Outputs of rows [sessions, steps, ...] where nothing happens."""
     with carousel.Client(quiet, timeout_s=90) as client:
         sessions = [client.session(LSTM) for _ in rows]
         batch = client.batch(sessions)
-        parts = [batch.steps(rows[:, at : at + 32]) for at in range(0, rows.shape[1], 32)]
+        parts = [
+            batch.steps(rows[:, at : at + 32], resets=begins[:, at : at + 32])
+            for at in range(0, rows.shape[1], 32)
+        ]
         for session in sessions:
             session.close()
     return np.concatenate(parts, axis=1)
