@@ -24,9 +24,9 @@ class LayersPart(StackPart):
 
     @model_validator(mode="after")
     def _are_causal(self) -> Self:
-        if any(layer.bidirectional for layer in self.layers):
+        if not all(layer.causal for layer in self.layers):
             raise ValueError(
-                f"part {self.name!r} has a bidirectional layer, which only a `stack` without parts can have"
+                f"part {self.name!r} has a layer that is not causal; only a `stack` without parts may"
             )
         return self
 

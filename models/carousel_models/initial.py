@@ -44,7 +44,7 @@ def convert_initial(
         raise PackageError("initials holds a state without a name; give that one as initial=")
     if given and not states:
         raise PackageError(
-            "a bidirectional model has no sessions, and its layers begin with zeros; save it without an "
+            "a model that is not causal has no sessions, and its layers begin with zeros; save it without an "
             "initial state"
         )
     found, tensors = [], Tensors()

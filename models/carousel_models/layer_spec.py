@@ -23,10 +23,10 @@ class LayerSpec(Part):
 
     y = between(cell(before(x))); `residual` adds x; `layer_norm` normalises the row, with γ, β and an eps
     of 1e-5; then come the parts of `after`. `options` holds the cell's own options, those that differ from
-    their defaults.
+    their defaults. A `backward` layer reads whole sequences from their end.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("before", "between", "after", "options")
+    later: ClassVar[tuple[str, ...]] = ("before", "between", "after", "options", "backward")
 
     cell: Cell
     hidden: Size
@@ -38,6 +38,7 @@ class LayerSpec(Part):
     before: RowParts = ()
     between: RowParts = ()
     after: RowParts = ()
+    backward: bool = False
     options: dict[str, bool | Annotated[int, Field(le=MAX_SIZE)]] = Field(default_factory=dict)
 
     @field_validator("options")
@@ -62,6 +63,10 @@ class LayerSpec(Part):
             )
         if self.proj_size >= self.hidden and projection != "free":
             raise ValueError("proj_size must be smaller than hidden")
+        if self.bidirectional and self.backward:
+            raise ValueError(
+                "a layer is bidirectional or backward, not both; a bidirectional one has both ways"
+            )
         facts_of(self.cell).check(self)
         return self
 
@@ -93,6 +98,11 @@ class LayerSpec(Part):
     def direction_width(self) -> int:
         """Width of the rows that leave one direction of the cell: proj_size if there is one, else hidden."""
         return self.proj_size or self.hidden
+
+    @property
+    def causal(self) -> bool:
+        """True if the layer's outputs depend on the past only."""
+        return not (self.bidirectional or self.backward)
 
     @property
     def cell_width(self) -> int:
@@ -138,8 +148,8 @@ def leaves_layers(layers: Sequence[LayerSpec], width: int) -> int:
 
 
 def states_of_layers(layers: Sequence[LayerSpec]) -> tuple[StateDeclaration, ...]:
-    """The states of layers, named "0.h", "0.c", "1.h" and so on. Empty if one is bidirectional."""
-    if any(layer.bidirectional for layer in layers):
+    """The states of layers, named "0.h", "0.c", "1.h" and so on. Empty if one is not causal."""
+    if not all(layer.causal for layer in layers):
         return ()
     return tuple(
         StateDeclaration(name=f"{number}.{name}", shape=shape, dtype=dtype)

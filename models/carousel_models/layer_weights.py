@@ -16,7 +16,9 @@ Weights = dict[str, Weight]
 
 def directions(layer: LayerSpec) -> tuple[str, ...]:
     """Names of a layer's directions, as they appear in tensor names."""
-    return ("forward", "backward") if layer.bidirectional else ("forward",)
+    if layer.bidirectional:
+        return ("forward", "backward")
+    return ("backward",) if layer.backward else ("forward",)
 
 
 def row_weights(

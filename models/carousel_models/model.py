@@ -160,11 +160,11 @@ class RecurrentModel:
             raw float32[B, W], the head's rows, and the new state.
 
         Raises:
-            ValueError: the model is bidirectional.
+            ValueError: the model is not causal.
         """
         if not self.causal:
             raise ValueError(
-                f"model {self.manifest.name!r} is bidirectional: its outputs depend on later inputs, so "
+                f"model {self.manifest.name!r} is not causal: its outputs depend on later inputs, so "
                 "it cannot run step by step; give it whole sequences"
             )
         if self._factor is not None:

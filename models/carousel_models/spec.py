@@ -112,7 +112,7 @@ class Architecture(Part):
                 "smaller hop, or leave overlap_add out"
             )
         if self.signal_states and not self.causal:
-            raise ValueError("a bidirectional model has no state for a context or an overlap")
+            raise ValueError("a model that is not causal has no state for a context or an overlap")
 
     @property
     def states(self) -> tuple[StateDeclaration, ...]:
@@ -168,7 +168,7 @@ class Architecture(Part):
     @property
     def causal(self) -> bool:
         """True if outputs depend on the past only, so that sessions can stream."""
-        return not any(layer.bidirectional for layer in self.stack)
+        return all(layer.causal for layer in self.stack)
 
     @property
     def vocabulary(self) -> int:

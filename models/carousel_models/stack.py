@@ -88,7 +88,7 @@ class Around(NamedTuple):
 
 
 class Layer:
-    """One recurrent layer, in one direction or both."""
+    """One recurrent layer, in one direction or both. `step` is of layers that run forward."""
 
     def __init__(
         self, spec: LayerSpec, weights: tuple[Any, ...], around: Around, kernel: Kernel
@@ -103,7 +103,7 @@ class Layer:
             cell = spec.cell + " layers" + " with a projection" * bool(spec.proj_size)
             log.info("the reference kernel steps %s, as %s has no code for them", cell, kernel.name)
         self._step = own or Reference().layer(spec, weights[0])
-        self.batch_invariant = own is not None and kernel.batch_invariant and not spec.bidirectional
+        self.batch_invariant = own is not None and kernel.batch_invariant and spec.causal
         # Whole sequences: by the kernel with the bits of steps if it can, else by torch.
         self._unrolled = kernel.unrolled(self._step) if self.batch_invariant else None
         fused = None if self.batch_invariant else self._code.fused
@@ -123,7 +123,7 @@ class Layer:
         return self._finish(x, y), state
 
     def sequence(self, rows: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
-        """All steps. `state` is the forward direction's. The backward one starts from zero."""
+        """All steps. `state` is the forward direction's. A backward one starts from zero."""
         x = self._begin(rows)
         if self._unrolled is not None:
             y, state = self._unrolled(x, sizes, state)
@@ -140,7 +140,8 @@ class Layer:
     ) -> tuple[Tensor, State]:
         """The cell's rows, before residual and norm, by its equations."""
         outputs, finals = [], []
-        for weights, reverse in zip(self.weights, (False, True), strict=False):
+        for weights, direction in zip(self.weights, directions(self.spec), strict=True):
+            reverse = direction == "backward"
             start = tuple(map(torch.zeros_like, state)) if reverse else state
             run = partial(run_whole, self._code, weights=weights)
             y, final = runs(run, self._code.share(rows, weights), sizes, start, reverse=reverse)
@@ -185,7 +186,7 @@ class Stack:
         plain = [link for link in links if link is not None]
         self._chain = kernel.chain(plain) if len(plain) == len(links) else None
         self._device = device
-        self._causal = not any(layer.spec.bidirectional for layer in layers)
+        self._causal = all(layer.spec.causal for layer in layers)
         ends = list(accumulate((len(layer.spec.states) for layer in layers), initial=0))
         self._parts = [slice(*bounds) for bounds in pairwise(ends)]
 

@@ -120,7 +120,7 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         "MODEL_NOT_CAUSAL",
         Code.FAILED_PRECONDITION,
         Actor.CALLER,
-        "The model is bidirectional. Its output depends on later inputs, so it cannot stream.",
+        "The model is not causal. Its output depends on later inputs, so it cannot stream.",
         "Send whole sequences with Infer.",
     ),
     ErrorSpec(

@@ -126,10 +126,12 @@ def run_layer(
     layer: dict[str, Any], tensors: Tensors, prefix: str, rows: Array, start: Tensors
 ) -> Array:
     x = run_parts(layer.get("before", ()), tensors, f"{prefix}.before", rows)
-    out = run_direction(layer, tensors, f"{prefix}.forward", x, start)
-    if layer["bidirectional"]:
-        backward = run_direction(layer, tensors, f"{prefix}.backward", x[::-1], {})[::-1]
-        out = np.concatenate([out, backward], axis=-1)
+    directions = []
+    if not layer.get("backward"):
+        directions.append(run_direction(layer, tensors, f"{prefix}.forward", x, start))
+    if layer["bidirectional"] or layer.get("backward"):
+        directions.append(run_direction(layer, tensors, f"{prefix}.backward", x[::-1], {})[::-1])
+    out = np.concatenate(directions, axis=-1)
     out = run_parts(layer.get("between", ()), tensors, f"{prefix}.between", out)
     if layer["residual"]:
         out = out + rows

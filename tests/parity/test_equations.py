@@ -104,6 +104,25 @@ def test_newer_cells(
     assert_equals_equations(make_package(stack=stack, dtype=dtype))
 
 
+@pytest.mark.parametrize("layer", [*NEWER, *({"cell": cell} for cell in CELLS)], ids=str)
+def test_layers_that_read_from_the_end(make_package: MakePackage, layer: dict[str, Any]) -> None:
+    """Also in a batch with sequences of other lengths, each of which has an end of its own."""
+    stack = (LayerSpec(hidden=12, backward=True, **layer), LayerSpec(cell="gru", hidden=4))
+    package = make_package(stack=stack)
+    assert_equals_equations(package)
+    model, lengths = load(package), (5, 12, 1, 5)
+    inputs = [random_input(model.manifest, length, length) for length in lengths]
+    x = np.zeros((len(lengths), max(lengths), 5), np.float32)
+    for row, one in zip(x, inputs, strict=True):
+        row[: len(one)] = one
+    with torch.inference_mode():
+        raw, state = model.sequence(torch.from_numpy(x), torch.tensor(lengths))
+    assert state == ()
+    for found, one in zip(raw.numpy(), inputs, strict=True):
+        expected = reference.run_raw(package, one)
+        assert difference(found[: len(one)], expected) <= TOLERANCE["float32"]
+
+
 @pytest.mark.parametrize("layer", NEWER, ids=str)
 def test_newer_cells_among_others(make_package: MakePackage, layer: dict[str, Any]) -> None:
     """Two directions, a residual and a norm, before and after another cell."""

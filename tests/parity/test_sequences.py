@@ -171,12 +171,13 @@ def test_nothing_to_run_keeps_the_state() -> None:
     assert all(torch.equal(a, b) for a, b in zip(state, after, strict=True))
 
 
-def test_a_bidirectional_model_cannot_step() -> None:
-    model = make_model(stack=uniform_stack("gru", 1, 6, bidirectional=True))
+@pytest.mark.parametrize("way", ["bidirectional", "backward"])
+def test_a_model_that_is_not_causal_cannot_step(way: str) -> None:
+    model = make_model(stack=(LayerSpec(cell="gru", hidden=6, **{way: True}),))  # type: ignore[arg-type]
     assert not model.causal
     assert model.state_specs == ()
     assert model.state_bytes == 0
-    with pytest.raises(ValueError, match=r"bidirectional.*whole sequences"):
+    with pytest.raises(ValueError, match=r"not causal.*whole sequences"):
         model.step(torch.zeros(1, 4), ())
 
 

@@ -164,7 +164,7 @@ class ModelNotFoundError(NotFoundError, reason="MODEL_NOT_FOUND"):
 
 
 class ModelNotCausalError(ConflictError, reason="MODEL_NOT_CAUSAL"):
-    """The model is bidirectional. Its output depends on later inputs, so it cannot stream.
+    """The model is not causal. Its output depends on later inputs, so it cannot stream.
 
     Fix: Send whole sequences with Infer.
     """

@@ -106,9 +106,9 @@ def gru_reset_before(gates_x: Tensor, state: State, w: Weights) -> tuple[Tensor,
 def _fused(
     make: Callable[..., nn.RNNBase], spec: LayerSpec, weights: tuple[Weights, ...]
 ) -> nn.RNNBase | None:
-    """Torch's layer on the same memory, if it computes in float32 and the cell has no option set."""
+    """Torch's layer on the same memory, if it computes in float32 and torch has such a layer."""
     first = weights[0]
-    if first.ih.dtype != torch.float32 or spec.options:
+    if first.ih.dtype != torch.float32 or spec.options or spec.backward:
         return None
     projection = {"proj_size": spec.proj_size} if spec.proj_size else {}
     module = make(

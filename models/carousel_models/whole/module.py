@@ -148,7 +148,7 @@ def _check_time(rows: Rows, assembled: Assembled) -> None:
         raise MisfitError(
             "the module's result", f"it is the row of step {rows.time} and not of the last one"
         )
-    if any(layer.bidirectional for layer in assembled.layers):
+    if not all(layer.causal for layer in assembled.layers):
         raise MisfitError(
             "the module's result",
             "it is the last row of layers that read both ways, whose backward half has seen one step there; "

@@ -297,7 +297,7 @@ class Residency:
         if not self._model.causal:
             raise CarouselError(
                 "MODEL_NOT_CAUSAL",
-                f"model {self._model.name!r} is bidirectional: each output depends on later inputs, "
+                f"model {self._model.name!r} is not causal: each output depends on later inputs, "
                 "so it cannot stream; send whole sequences with Infer",
                 field="model",
             )

@@ -177,7 +177,7 @@ def test_tensors_are_named_by_part() -> None:
         (lambda: LayersPart(name="a", layers=()), "at least 1 item"),
         (
             lambda: LayersPart(name="a", layers=uniform_stack("gru", 1, 4, bidirectional=True)),
-            "part 'a' has a bidirectional layer",
+            "part 'a' has a layer that is not causal",
         ),
         (lambda: ConvPart(name="a", channels=3, kernel=2, groups=2), "3 channels of part 'a' do not"),
         (lambda: ConvPart(name="a", channels=3, kernel=9, dilation=1 << 14), "longer than 65536"),

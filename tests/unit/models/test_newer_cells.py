@@ -29,6 +29,7 @@ from carousel_models.cells import scan as scan_module
 from carousel_models.cells import whole as whole_module
 from carousel_models.cells.scan import linear_scan
 from carousel_models.spec import Architecture, FeaturesInput, LayerSpec
+from carousel_models.tensors import expected_tensors
 
 OPTIONS: dict[type[RecurrentLayers], dict[str, Any]] = {
     PeepholeLSTM: {"proj_size": 3},
@@ -308,6 +309,20 @@ def test_long_sequences_are_scanned_in_pieces(monkeypatch: pytest.MonkeyPatch) -
 def test_layers_that_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LayerSpec(**fields)
+
+
+def test_a_layer_is_bidirectional_or_backward() -> None:
+    with pytest.raises(ValueError, match="bidirectional or backward, not both"):
+        LayerSpec(cell="gru", hidden=8, bidirectional=True, backward=True)
+    layer = LayerSpec(cell="gru", hidden=8, backward=True)
+    assert not layer.causal
+    assert layer.width == 8
+    assert layer.model_dump()["backward"]
+    assert "backward" not in LayerSpec(cell="gru", hidden=8).model_dump()
+    architecture = Architecture(input=FeaturesInput(width=3), stack=(layer,))
+    assert architecture.states == ()
+    assert "stack.0.backward.weight_ih" in expected_tensors(architecture)
+    assert "stack.0.forward.weight_ih" not in expected_tensors(architecture)
 
 
 def test_what_is_added_to_the_output_must_be_as_wide() -> None:

@@ -46,7 +46,7 @@ def understood(
     model = served.engine.model
     if not model.causal:
         raise CarouselError(
-            "MODEL_NOT_CAUSAL", f"model '{model.name}' is bidirectional and serves no sequences"
+            "MODEL_NOT_CAUSAL", f"model '{model.name}' is not causal and serves no sequences"
         )
     if not parameters.sequence_id:
         raise CarouselError(

@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
             info = client.model(model)
             if not info.causal:
                 raise CliError(
-                    f"{model} is bidirectional and has no sessions",
+                    f"{model} is not causal and has no sessions",
                     "choose a causal model: carousel models list",
                     ExitCode.REFUSED,
                 )
