@@ -17,10 +17,11 @@ def test_the_ratios_are_of_the_steady_tenants_p99() -> None:
     figures[tenants.PEAK]["goodput_rows_per_s"] = quantity(1000.0)
     figures[tenants.FLOOD] |= {
         "offered_rows_per_s": quantity(9000.0),
+        "goodput_rows_per_s": quantity(600.0),
         "others_failed": quantity(0.0),
     }
     values = [value for _, value in tenants.ratios(figures)]
-    assert values == pytest.approx([1.5, 7.5, 1.5, 9.0, 0.0])
+    assert values == pytest.approx([1.5, 7.5, 1.5, 9.0, 0.6, 0.0])
 
 
 def test_it_is_a_figure_of_the_bench() -> None:
