@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .loading import CheckReport, check, load
     from .model import RecurrentModel
     from .package import discover, read_manifest, zoo_path
+    from .parts_from_torch import part, program
     from .saving import save
     from .spec import Manifest
     from .stack import StateSpec
@@ -30,6 +31,8 @@ _HOMES = {
     "discover": "package",
     "import_file": "importing",
     "load": "loading",
+    "part": "parts_from_torch",
+    "program": "parts_from_torch",
     "read_manifest": "package",
     "save": "saving",
     "zoo_path": "package",
@@ -46,6 +49,8 @@ __all__ = [
     "discover",
     "import_file",
     "load",
+    "part",
+    "program",
     "read_manifest",
     "save",
     "zoo_path",

@@ -23,7 +23,7 @@ from .row_modules import ROW_MODULES
 _KINDS: tuple[type[nn.Module], ...] = (
     *MODULES,
     *CELL_MODULES,
-    *(nn.Embedding, nn.Sequential, nn.Dropout, nn.Identity),
+    *(nn.Embedding, nn.Sequential, nn.Dropout, nn.Identity, nn.Conv1d),
     *ROW_MODULES,
 )
 _TENSORS = re.compile(
@@ -64,7 +64,7 @@ def _parts(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
     ]
     if isinstance(modules.head, nn.Sequential):
         named += [(f"head[{name}]", part) for name, part in modules.head.named_modules() if name]
-    if modules.custom_module is None:
+    if modules.custom_module is None and not modules.parts:
         stack = modules.stack
         several = isinstance(stack, Sequence | nn.ModuleList)
         listed = list(stack) if isinstance(stack, Sequence | nn.ModuleList) else [stack]
@@ -72,6 +72,10 @@ def _parts(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
             (f"stack[{number}]" if several else "the stack", part)
             for number, part in enumerate(listed)
         ]
+    for given in modules.parts:
+        for module in given.modules:
+            inner = [one for _, one in module.named_modules()]
+            named += [(f"{type(one).__name__} of part {given.part.name!r}", one) for one in inner]
     for name, part in named:
         if isinstance(part, _KINDS):
             yield name, part

@@ -15,6 +15,7 @@ from .cell_modules import layered
 from .cells import CELLS, MODULES, OWN_MODULES, RecurrentLayers
 from .custom import CUSTOM_PREFIX, tensors_of
 from .errors import PackageError
+from .given_parts import GivenPart, given_parts
 from .heads import head_of
 from .lookup import entry
 from .row_modules import Named, batch_norm_scale, part_of, put_scale
@@ -30,13 +31,15 @@ from .spec import (
     Projection,
     TokensInput,
 )
+from .stack_parts import StackPart
 from .wrappers import bare
 
 Module = TypeVar("Module", bound=nn.Module)
 Tensors = dict[str, Tensor]
 Normalizing = tuple[Iterable[SupportsFloat], Iterable[SupportsFloat]]
 RecurrentModule = nn.RNNBase | RecurrentLayers
-Stacked = RecurrentModule | nn.RNNCellBase | Sequence[RecurrentModule | nn.RNNCellBase] | nn.Module
+Layered = RecurrentModule | nn.RNNCellBase | Sequence[RecurrentModule | nn.RNNCellBase] | nn.Module
+Stacked = Layered | Sequence[GivenPart | StackPart]
 
 _BY_MODE = {code.mode: name for name, code in CELLS.items() if code.mode}
 
@@ -64,6 +67,11 @@ class Modules:
         return replace(self, **{name: bare(getattr(self, name)) for name in names})
 
     @property
+    def parts(self) -> tuple[GivenPart, ...]:
+        """The stack, if it is a list of parts."""
+        return given_parts(self.stack)
+
+    @property
     def custom_module(self) -> nn.Module | None:
         """The stack, if it is a custom module."""
         return self.stack if self.custom is not None and isinstance(self.stack, nn.Module) else None
@@ -80,13 +88,16 @@ def convert(modules: Modules, normalization: Normalizing | None) -> tuple[dict[s
     tensors |= front_tensors
     layers: tuple[LayerSpec, ...] = ()
     width = modules.features or 0
-    custom = modules.custom_module
+    custom, parts = modules.custom_module, modules.parts
     if modules.stack is None:
         raise PackageError(
             "there is nothing to save; give model=, a whole module, or stack= and the other parts"
         )
     if custom is not None:
         tensors |= {CUSTOM_PREFIX + name: value for name, value in tensors_of(custom).items()}
+    elif parts:
+        width = _entered(parts, width, modules)
+        tensors |= {f"parts.{g.part.name}.{n}": v for g in parts for n, v in g.tensors.items()}
     else:
         layers, stack_tensors = convert_stack(modules.stack, modules.residual, modules.norms)
         tensors |= stack_tensors
@@ -98,7 +109,27 @@ def convert(modules: Modules, normalization: Normalizing | None) -> tuple[dict[s
     for name, value in tensors.items():
         _check_tensor(name, value)
     source = _input(modules.embedding, width, projection, normalization)
-    return {"input": source, "stack": layers, "custom": modules.custom, "head": head}, tensors
+    found = {"input": source, "stack": layers, "custom": modules.custom, "head": head}
+    return found | {"parts": tuple(given.part for given in parts)}, tensors
+
+
+def _entered(parts: Sequence[GivenPart], features: int, modules: Modules) -> int:
+    """Width of the rows that the first part reads.
+
+    Raises:
+        PackageError: it is not known, or an argument is for layers alone.
+    """
+    if modules.custom is not None or modules.residual is not False or modules.norms:
+        raise PackageError(
+            "custom=, residual= and norms= are not for a stack of parts; add rows with AddPart, and give a "
+            "norm as a part of its own"
+        )
+    width = parts[0].width or features
+    if not width and modules.embedding is None and modules.projection is None:
+        raise PackageError(
+            f"the part {parts[0].part.name!r} does not say how wide its rows are; give features="
+        )
+    return width
 
 
 def _input(
@@ -187,33 +218,44 @@ def convert_projection(module: nn.Linear | None) -> tuple[Projection | None, Ten
 
 
 def convert_head(module: nn.Module | None) -> tuple[Head, Tensors]:
-    """A layer, or a Sequential of linear layers, activations and norms.
-
-    Dropout and Identity are left out, because they have no effect when a model is served. BatchNorm1d is a
-    scale by its running statistics.
+    """A layer, or a Sequential of linear layers, activations and norms; see `convert_rows`.
 
     Raises:
         PackageError: the head has another form.
     """
     if module is None:
         return NoHead(), {}
-    named: list[Named] = []
-    layers = [part for part in flattened(module) if not isinstance(part, nn.Dropout | nn.Identity)]
-    for part in layers:
-        if isinstance(part, nn.BatchNorm1d):
-            put_scale(named, batch_norm_scale(part))
-            continue
-        found = part_of(part)
-        if found is None:
-            raise PackageError(_head_problem(layers))
-        named.append(found)
+    named = convert_rows(module)
     if not named:
-        raise PackageError(_head_problem(layers))
+        raise PackageError(_head_problem(flattened(module)))
     head = head_of([part for part, _ in named])
     tensors: Tensors = {}
     for place, (_, values) in zip(head.places, named, strict=True):
         tensors |= {f"head.{place}.{name}": value for name, value in values.items()}
     return head, tensors
+
+
+def convert_rows(module: nn.Module) -> list[Named] | None:
+    """The layers of a Sequential as parts of a chain of rows. None if one of them cannot be such a part.
+
+    Dropout and Identity are left out, because they have no effect when a model is served. BatchNorm1d is a
+    scale by its running statistics.
+
+    Raises:
+        PackageError: a norm has another form.
+    """
+    named: list[Named] = []
+    for layer in flattened(module):
+        if isinstance(layer, nn.Dropout | nn.Identity):
+            continue
+        if isinstance(layer, nn.BatchNorm1d):
+            put_scale(named, batch_norm_scale(layer))
+            continue
+        found = part_of(layer)
+        if found is None:
+            return None
+        named.append(found)
+    return named
 
 
 def flattened(module: nn.Module) -> list[nn.Module]:
@@ -231,7 +273,8 @@ def _head_problem(parts: Sequence[nn.Module]) -> str:
 
 
 def _listed(modules: Stacked) -> list[RecurrentModule]:
-    listed = list(modules) if isinstance(modules, Sequence | nn.ModuleList) else [modules]
+    several = isinstance(modules, Sequence | nn.ModuleList)
+    listed: list[Any] = list(cast("Sequence[Any]", modules)) if several else [modules]
     return [_recurrent(layered(module)) for module in listed]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import index
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -20,16 +19,18 @@ from .custom import make_again
 from .errors import PackageError
 from .exact import check_exact
 from .from_torch import Modules, Normalizing, Stacked, convert
+from .given_parts import files_of
 from .initial import Initial, convert_initial
 from .loading import build_in_float32
 from .model import RecurrentModel
 from .probe import make_probe
+from .programs.files import open_programs
 from .spec import (
+    Architecture,
     CustomSpec,
     Dtype,
     FeaturesInput,
     FramesInput,
-    Input,
     Manifest,
     Output,
     OverlapAdd,
@@ -37,7 +38,6 @@ from .spec import (
     SelectFull,
     Transform,
     TritonNames,
-    states_of,
 )
 from .states import INITIAL_PREFIX
 from .tokenizer import has_file, kind_of
@@ -88,15 +88,17 @@ def save(
         model: a whole module. It is run once, and the parts follow from its operations. No part is given
             then.
         stack: nn.LSTM, nn.GRU, nn.RNN, one of their cells or cells.GRUResetBefore, or several of them one
-            after the other; with `custom`, the module that it describes. Dropout is left out.
+            after the other; with `custom`, the module that it describes. Dropout is left out. A list of
+            parts, each of `part`, of `program` or a description without weights of `stack_kinds`, is a chain
+            in which a part reads the rows of earlier ones.
         embedding: makes the input tokens. Without it the input is float rows.
         projection: linear layer between input and stack.
         head: None, nn.Linear, or nn.Sequential of linear layers, activations, norms and BatchNorm1d.
         residual: adds a layer's input to its output; one flag, or one per layer.
         norms: one nn.LayerNorm, nn.RMSNorm or None per layer, applied after the residual.
         custom: describes a module instead of the built-in stack.
-        features: input width, for `custom` without `projection`, or for `model` where it does not follow from
-            its layers.
+        features: input width, for `custom` without `projection`, or where it does not follow from `model` or
+            the first part.
         frames: the input is samples of a signal. The stack, or the projection, takes `context + hop` of them.
         overlap_add: the head's rows are frames of a signal that overlap, and the output is that signal.
         normalization: (mean, std) per feature: the server computes (x − mean) / std.
@@ -131,6 +133,7 @@ def save(
     """
     path = Path(path)
     kind = kind_of(tokenizer)
+    features = _features(model, features, frames, overlap_add)
     modules = Modules(stack, embedding, projection, head, residual, norms, custom, features)
     modules = modules.unwrapped()
     whole = None if model is None else read_whole(model, modules, normalization, example, skeleton)
@@ -138,42 +141,64 @@ def save(
         check_exact(modules, _values(initial, *(initials or {}).values()))
     try:
         output = Output(transform=transform, select=select or SelectFull(), overlap_add=overlap_add)
-        parts, tensors = whole.converted(output) if whole else convert(modules, normalization)
-        if frames is not None:
-            parts["input"] = _framed(parts["input"], frames)
-        states = states_of(parts["stack"], parts["custom"])
+        fields, tensors = whole.converted(output) if whole else convert(modules, normalization)
+        fields = _framed({"output": output} | fields, frames)
         initial = whole.initial if whole and whole.initial else initial
+        states = Architecture(**fields).states
         stored, initial_values = convert_initial(states, initial, initials or {})
         manifest = Manifest(
             name=name or path.name, fingerprint="0" * 64, dtype=dtype, tokenizer=kind,
-            eos=_token_ids(eos),
-            labels=tuple(labels), description=description, training=training or {},
-            triton=triton or TritonNames(), initial=stored, **{"output": output} | parts,
+            eos=_token_ids(eos), labels=tuple(labels), description=description, training=training or {},
+            triton=triton or TritonNames(), initial=stored, **fields,
         )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"these modules do not make a model: {error}") from error
     tensors |= initial_values
     given = modules.custom_module
     made = None if given is None or custom is None else make_again(custom, given)
-    proof = _Proof(manifest, tensors, made, given, reference, whole)
+    files = files_of(modules.parts)
+    proof = _Proof(manifest, tensors, files, (made, given), (reference, whole))
     file = Path(tokenizer) if has_file(kind) else None
     return write(
         path,
         manifest,
         tensors,
         custom=made,
+        files=files,
         probe=proof.probe,
         tokenizer_file=file,
         overwrite=overwrite,
     )
 
 
-def _framed(source: Input, frames: FramesInput) -> FramesInput:
-    """Frames instead of features, with the same parts before the stack.
+def _features(
+    model: nn.Module | None,
+    features: int | None,
+    frames: FramesInput | None,
+    overlap_add: OverlapAdd | None,
+) -> int | None:
+    """The width of the rows before all parts. Frames say it too.
+
+    Raises:
+        PackageError: a whole module is to read or to give a signal.
+    """
+    if model is not None and (frames is not None or overlap_add is not None):
+        raise PackageError(
+            "frames= and overlap_add= go with stack= and other parts; model= is a whole module, which is "
+            "compared row by row; give its parts, and reference= for the signal"
+        )
+    return frames.raw_width if features is None and frames is not None else features
+
+
+def _framed(fields: dict[str, Any], frames: FramesInput | None) -> dict[str, Any]:
+    """Fields of a manifest with frames instead of features, and the same parts before the stack.
 
     Raises:
         PackageError: the input is tokens or normalised, or its width is another one.
     """
+    source = fields["input"]
+    if frames is None:
+        return fields
     if not isinstance(source, FeaturesInput) or source.normalization is not None:
         raise PackageError(
             "frames need an input of plain features; leave out embedding and normalization"
@@ -183,7 +208,8 @@ def _framed(source: Input, frames: FramesInput) -> FramesInput:
             f"the model takes rows of {source.width} numbers, but a frame has {frames.raw_width} samples "
             f"({frames.context} of context and {frames.hop} new); choose hop and context so that they fit"
         )
-    return frames.model_copy(update={"projection": source.projection, "front": source.front})
+    made = frames.model_copy(update={"projection": source.projection, "front": source.front})
+    return fields | {"input": made}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,18 +219,16 @@ class _Proof:
     Attributes:
         manifest: of the package.
         tensors: before they are rounded.
-        made: the custom module as a server makes it.
-        given: the custom module that was given.
-        reference: of the user's.
-        whole: a whole module, which is its own reference.
+        files: of programs.
+        custom: the custom module as a server makes it, and the one that was given.
+        original: the user's reference, and a whole module, which is its own reference.
     """
 
     manifest: Manifest
     tensors: Mapping[str, Tensor]
-    made: nn.Module | None
-    given: nn.Module | None
-    reference: Reference | None
-    whole: Whole | None
+    files: Mapping[str, bytes]
+    custom: tuple[nn.Module | None, nn.Module | None]
+    original: tuple[Reference | None, Whole | None]
 
     def probe(self, model: RecurrentModel) -> dict[str, Tensor]:
         """The probe of the package.
@@ -212,18 +236,24 @@ class _Proof:
         Raises:
             PackageError: the package differs.
         """
-        exact = partial(_in_float32, self.manifest, self.tensors)
-        if self.given is not None:
-            check_same(exact(self.made), exact(self.given), self.given)
-        measure = self.reference
-        if measure is None and self.whole is not None:
-            check_results(exact(None), self.whole)
-            measure = self.whole.rows.raw
+        (made, given), (measure, whole) = self.custom, self.original
+        if given is not None:
+            check_same(self._exact(made), self._exact(given), given)
+        if measure is None and whole is not None:
+            check_results(self._exact(None), whole)
+            measure = whole.rows.raw
         if measure is None:
             return make_probe(model)
         if self.manifest.dtype != "float32" and not _is_half(self.tensors):
-            agreed_probe(exact(self.made), measure)  # rounding would hide a small difference
+            agreed_probe(self._exact(made), measure)  # rounding would hide a small difference
         return agreed_probe(model, measure)
+
+    def _exact(self, custom: nn.Module | None) -> RecurrentModel:
+        """The model before it is rounded, on its custom module's device."""
+        device = torch.device("cpu") if custom is None else device_of(custom)
+        moved = {name: tensor.detach().to(device) for name, tensor in self.tensors.items()}
+        programs = open_programs(self.manifest.parts, self.files, device)
+        return build_in_float32(self.manifest, moved, Foreign(custom, programs), device)
 
 
 def _values(*given: Initial | None) -> Iterator[object]:
@@ -247,15 +277,6 @@ def _token_ids(ids: SupportsIndex | Sequence[SupportsIndex]) -> int | tuple[int,
         return tuple(map(index, ids)) if isinstance(ids, Iterable) else index(ids)
     except TypeError as error:
         raise PackageError(f"eos must be a token id or several: {error}") from None
-
-
-def _in_float32(
-    manifest: Manifest, tensors: Mapping[str, Tensor], custom: nn.Module | None
-) -> RecurrentModel:
-    """The model before it is rounded, on its custom module's device."""
-    device = torch.device("cpu") if custom is None else device_of(custom)
-    moved = {name: tensor.detach().to(device) for name, tensor in tensors.items()}
-    return build_in_float32(manifest, moved, Foreign(custom))
 
 
 def _is_half(tensors: Mapping[str, Tensor]) -> bool:
