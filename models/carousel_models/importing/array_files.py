@@ -7,16 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from carousel_models.damage import UNREADABLE, is_of_the_system
 from carousel_models.errors import PackageError
 
 from .ops import Array
 
 MOST_BYTES = 16 << 30
+
+_OF_HEADERS = (SafetensorError, OverflowError, MemoryError, TokenError)
+_DAMAGED: tuple[type[Exception], ...] = (*UNREADABLE, *_OF_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,9 @@ def opened(path: Path) -> Iterator[ArrayFile]:
     try:
         with opens(path) as file:
             yield file
-    except (zipfile.BadZipFile, SafetensorError, ValueError) as error:
+    except _DAMAGED as error:
+        if is_of_the_system(error):
+            raise
         raise PackageError(
             f"{path} is no whole file of arrays: {error}; save the arrays of numbers again"
         ) from error
@@ -65,7 +72,9 @@ def _from_torch(name: str, tensor: Any) -> Array:
     return _numbers(name, (tensor.float() if tensor.is_floating_point() else tensor).numpy())
 
 
-def _numbers(name: str, array: Array) -> Array:
+def _numbers(name: str, array: Array | bytes) -> Array:
+    if isinstance(array, bytes):  # NumPy gives a record that is no array as it is
+        raise PackageError(f"the record {name!r} is no array; save the arrays of numbers again")
     if array.dtype.kind not in "fiu":
         raise PackageError(f"array {name!r} is {array.dtype}, and weights are real; convert it")
     return array if array.dtype == np.float64 else array.astype(np.float32)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from carousel_models.damage import UNREADABLE
 from carousel_models.errors import PackageError
 
 from .archives import check_unpacked
@@ -68,13 +69,20 @@ def read_archive(data: bytes, where: str) -> Archive:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             check_unpacked(archive, where)
             return _read(_Records(archive, where))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-        raise PackageError(
-            f"{where} is not an archive of torch.export: {error}; {_AGAIN}"
-        ) from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise PackageError(
             f"{where} is damaged or of another version: {error!r}; {_AGAIN}"
+        ) from error
+    except UNREADABLE as error:
+        raise PackageError(
+            f"{where} is not an archive of torch.export: {error}; {_AGAIN}"
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import zipfile
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
@@ -15,7 +16,17 @@ import pytest
 from carousel_models import PackageError
 from carousel_models.importing.keras import read
 
-from .keras_files import Layer, dense, functional, old_file, random, recurrent, sequential
+from .keras_files import (
+    Layer,
+    dense,
+    functional,
+    new_file,
+    new_weights,
+    old_file,
+    random,
+    recurrent,
+    sequential,
+)
 
 VALUES: list[Any] = [None, 7, -1.5, "x", [], {}, True, [[]], {"config": 3}]
 
@@ -92,3 +103,26 @@ def test_no_other_error(
         except Exception as error:
             raise AssertionError(f"{path} = {value!r}") from error
     assert seen > 100
+
+
+def test_damaged_bytes_are_refused_too(tmp_path: Path) -> None:
+    layers = LAYERS[-1:]
+    old = old_file(tmp_path / "m.h5", layers, sequential(layers))
+    new = new_file(tmp_path / "n.keras", sequential(layers), new_weights({"dense": layers[0][2]}))
+    with (
+        zipfile.ZipFile(new) as stored,
+        zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    for path, every in ((old, 9), (tmp_path / "m.keras", 3)):
+        whole, refused = path.read_bytes(), 0
+        for place in range(0, len(whole), every):
+            data = bytearray(whole)
+            data[place] ^= 0x5A
+            path.write_bytes(data)
+            try:
+                read(path)
+            except (PackageError, OSError):
+                refused += 1
+        assert refused > 50

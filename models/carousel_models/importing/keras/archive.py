@@ -18,10 +18,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from carousel_models.damage import UNREADABLE, is_of_the_system
 from carousel_models.errors import PackageError
 from carousel_models.importing.ops import Array
 from carousel_models.spec import MAX_PARAMETERS
 
+_DAMAGED: tuple[type[Exception], ...] = (*UNREADABLE, KeyError, TypeError)
 JSON_BYTES = 64 << 20
 WEIGHTS_BYTES = 16 << 30
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
@@ -66,8 +68,8 @@ def opened(path: Path) -> Iterator[KerasFile]:
             return
         with h5py.File(path, "r") as file:
             yield _from_hdf5(file, path)
-    except (zipfile.BadZipFile, OSError, KeyError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except _DAMAGED as error:
+        if is_of_the_system(error):
             raise
         raise PackageError(
             f"{path} is not a whole file of Keras: {error}; save the model again"
