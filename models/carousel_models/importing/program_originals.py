@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,10 @@ from torch.utils import _pytree as pytree
 
 from carousel_models.agreement import Reference
 from carousel_models.program_spec import ProgramPart, ProgramPort, ProgramState
+from carousel_models.programs import torchscript_archive
 from carousel_models.programs.onnx_program import onnxruntime
+
+from . import pt2_sealed
 
 Step = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """One step: inputs by name to outputs by name."""
@@ -36,7 +40,8 @@ def _torchscript(path: Path, part: ProgramPart) -> Reference:
     """The module as torch.jit.load gives it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        module = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+        data = io.BytesIO(torchscript_archive.sealed(path.read_bytes(), path.name))
+        module = torch.jit.load(data)  # type: ignore[no-untyped-call]
     names = [argument.name for argument in module.forward.schema.arguments[1:]]
 
     def argument(name: str, feed: dict[str, Tensor]) -> Any:
@@ -57,8 +62,8 @@ def _torchscript(path: Path, part: ProgramPart) -> Reference:
 
 
 def _pt2(path: Path, part: ProgramPart) -> Reference:
-    """The module as torch.export.load gives it. It was read as data before, so it holds no pickles."""
-    exported = torch.export.load(str(path))
+    """The module as torch.export.load gives it, from records without pickles and code."""
+    exported = torch.export.load(pt2_sealed.sealed(path.read_bytes()))
     module, spec = exported.module(), exported.call_spec.in_spec
     users = [name for name in exported.graph_signature.user_inputs if isinstance(name, str)]
 

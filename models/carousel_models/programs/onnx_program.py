@@ -29,8 +29,9 @@ _DTYPES = {
 }
 """Types of onnxruntime that NumPy and torch have too."""
 
-_EXTERNAL = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)location")
-"""The key that each tensor outside of the file has, as protocol buffers write it."""
+_EXTERNAL = re.compile(rb"(\x0a|\x8a\x80*[\x00-\x7f])(\x08|\x88\x80*\x00)location")
+"""The key that each tensor outside of the file has, as protocol buffers can write it. A reader drops the bits
+of a tag beyond 32."""
 
 
 def load(data: bytes, device: torch.device, where: str) -> OnnxProgram:

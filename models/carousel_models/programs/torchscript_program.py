@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,11 +12,8 @@ from torch import Tensor
 
 from carousel_models.errors import PackageError
 
-from .archives import check_unpacked
 from .interface import Call, Port, Signature
-
-_FILES = re.compile(rb"\b(torch|aten)\.(save|from_file|load)\(")
-"""TorchScript's calls that read or write files."""
+from .torchscript_archive import sealed
 
 _NUMBERS = {"int": "int64", "float": "float64", "bool": "bool"}
 """Types of arguments that are plain numbers."""
@@ -28,14 +23,15 @@ def load(data: bytes, device: torch.device, where: str) -> TorchScriptProgram:
     """Loads a TorchScript file onto a device.
 
     Raises:
-        PackageError: torch does not load the file, it reads or writes files, or its arguments are no tensors.
+        PackageError: torch does not load the file, its code does more than compute, or its arguments are no
+            tensors.
     """
-    _refuse_files(data, where)
+    checked = sealed(data, where)  # before torch loads it, since loading can run its code
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(  # type: ignore[no-untyped-call]
-                io.BytesIO(data), map_location=device
+                io.BytesIO(checked), map_location=device
             )
     except Exception as error:  # foreign files fail in many ways
         raise PackageError(
@@ -43,30 +39,6 @@ def load(data: bytes, device: torch.device, where: str) -> TorchScriptProgram:
             "with torch.jit.script(module).save(path), or export it with torch.export"
         ) from error
     return TorchScriptProgram(module.eval(), device, where)
-
-
-def _refuse_files(data: bytes, where: str) -> None:
-    """Refuses code that uses files. It is read before torch loads it, since loading can run it."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            check_unpacked(archive, where)
-            code = [
-                name for name in archive.namelist() if "/code/" in name and name.endswith(".py")
-            ]
-            bad = [name for name in code if _FILES.search(archive.read(name))]
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-        raise PackageError(
-            f"{where} is not a TorchScript archive: {error}; save it with torch.jit.script(module).save(path)"
-        ) from error
-    if not code:
-        raise PackageError(
-            f"{where} has no TorchScript code. If it holds weights, as torch.save writes them, save the "
-            "model with carousel_models.save; a step graph is made by torch.jit.script or torch.export"
-        )
-    if bad:
-        raise PackageError(
-            f"{where} reads or writes files in {bad[0]}; a step must depend on its inputs and states only"
-        )
 
 
 class TorchScriptProgram:

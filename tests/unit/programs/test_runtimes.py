@@ -18,6 +18,7 @@ from carousel_models.importing.program_originals import ORIGINALS
 from carousel_models.importing.readers import READERS
 from carousel_models.program_spec import RuntimeName
 from carousel_models.programs import RUNTIMES, open_program, runtime_of
+from carousel_models.programs.onnx_program import has_external_data
 
 from .graphs import HIDDEN, IN, Step, write_onnx, write_pt2, write_script
 
@@ -125,6 +126,14 @@ def test_weights_outside_of_an_onnx_file_are_refused(tmp_path: Path) -> None:
         PackageError, match=r"in another file \(external data\).*import the model again"
     ):
         open_program("onnx", file.read_bytes(), CPU, "step.onnx")
+
+
+@pytest.mark.parametrize(
+    "key", [b"\x0a\x08", b"\x8a\x00\x08", b"\x0a\x88\x80\x00", b"\x8a\x80\x80\x80\x10\x08"]
+)
+def test_external_data_is_found_in_any_encoding_of_its_key(key: bytes) -> None:
+    """Numbers may be longer than they must be. The reader of C++ drops the bits of a tag beyond 32."""
+    assert has_external_data(b"any" + key + b"location")
 
 
 def test_the_word_location_alone_is_no_external_data(tmp_path: Path) -> None:
