@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,6 +52,7 @@ class TorchScriptProgram:
 
     def __init__(self, module: Any, device: torch.device, where: str) -> None:
         self._module = module
+        self._attributes = _attributes_of(module, where)
         self.device = device
         arguments = module.forward.schema.arguments[1:]
         self._sizes = [_leaves(argument, where) for argument in arguments]
@@ -62,8 +64,8 @@ class TorchScriptProgram:
 
     @property
     def shared(self) -> Mapping[str, Tensor]:
-        """Its parameters and buffers."""
-        return dict(self._module.state_dict())
+        """Its parameters and buffers, and plain tensors that `forward` reads."""
+        return {**self._module.state_dict(), **self._attributes}
 
     def bind(
         self, inputs: Sequence[str], outputs: Sequence[str], constants: Mapping[str, Tensor]
@@ -92,6 +94,54 @@ class TorchScriptProgram:
             given.append(flat[start] if size is None else tuple(flat[start : start + size]))
             start += size or 1
         return given
+
+
+_CONTAINERS = ("ListType", "DictType")
+_CHANGED = re.compile(r"\(\w+ ?!\)")
+"""The mark of an argument that an operator changes, in its schema."""
+
+
+def _attributes_of(module: Any, where: str) -> dict[str, Tensor]:
+    """The plain tensors that `forward` reads, by their paths in the module.
+
+    Raises:
+        PackageError: it sets an attribute of the module, or changes a list or dictionary in one.
+    """
+    found: dict[str, Tensor] = {}
+    graph = module.inlined_graph
+    if changed := graph.findAllNodes("prim::SetAttr"):
+        raise _remembers(changed[0].s("name"), where)
+    for node in graph.findAllNodes("prim::GetAttr"):
+        value, path = _resolved(node.output(), module)
+        kind = node.output().type().kind()
+        if kind in _CONTAINERS and any(_changes(use.user) for use in node.output().uses()):
+            raise _remembers(path, where)
+        if isinstance(value, Tensor):
+            found[path] = value
+    return found
+
+
+def _resolved(value: Any, module: Any) -> tuple[Any, str]:
+    """What a chain of attributes in a graph stands for, and its path."""
+    node = value.node()
+    if node.kind() != "prim::GetAttr":
+        return module, ""
+    (owner,) = node.inputs()
+    parent, path = _resolved(owner, module)
+    name = node.s("name")
+    return getattr(parent, name, None), f"{path}.{name}" if path else name
+
+
+def _changes(node: Any) -> bool:
+    """True if an operator changes one of its arguments, by its schema."""
+    return _CHANGED.search(str(node.schema())) is not None
+
+
+def _remembers(name: str, where: str) -> PackageError:
+    return PackageError(
+        f"{where} changes its own attribute {name!r} in a step, and all sessions share that; make it an "
+        "input and an output of forward"
+    )
 
 
 def _leaves(argument: Any, where: str) -> int | None:
