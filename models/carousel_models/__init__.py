@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from .model import RecurrentModel
     from .package import discover, read_manifest, zoo_path
     from .parts_from_torch import part, program
+    from .saved_decoder import Decoder
     from .saving import save
     from .spec import Manifest
     from .stack import StateSpec
 
 _HOMES = {
     "CheckReport": "loading",
+    "Decoder": "saved_decoder",
     "Manifest": "spec",
     "RecurrentModel": "model",
     "StateSpec": "stack",
@@ -40,6 +42,7 @@ _HOMES = {
 
 __all__ = [
     "CheckReport",
+    "Decoder",
     "Manifest",
     "PackageError",
     "RecurrentModel",

@@ -193,9 +193,10 @@ def _given(model: RecurrentModel, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor
     if not x.is_floating_point() and not bool((x == given).all()):
         what = "tokens that are not whole" if source.row.dtype == "int32" else "no samples of int16"
         raise PackageError(f"the reference's inputs hold {what}; give whole numbers of its range")
-    if isinstance(source, TokensInput) and not tokens_valid(x, source.vocabulary):
+    tokens = model.manifest.input_tokens
+    if isinstance(source, TokensInput) and not tokens_valid(x, tokens):
         raise PackageError(
-            f"the reference's inputs hold tokens outside 0 … {source.vocabulary - 1}; give others"
+            f"the reference's inputs hold tokens outside 0 … {tokens - 1}; give others"
         )
     expected = expected.float()
     _check_rows(model, expected, x)

@@ -1,9 +1,9 @@
-"""Makes the recurrent stack of a manifest from a package's tensors, module and programs."""
+"""Makes the stages of a manifest from a package's tensors, module and programs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .chain_parts import ConvPart, LayersPart, RowConvPart, RowsPart
 from .convolving import ConvStack, Product, row_convolution, window_product
+from .decoder_spec import DECODER
 from .errors import PackageError
 from .joining_parts import AddPart, ConcatPart, MultiplyPart
 from .kernels import Kernel, Reference
@@ -24,8 +25,9 @@ from .row_functions import build_chain, positional
 from .spec import Architecture
 from .spectra import WINDOWS, irfft, magnitude, phase, polar, rfft
 from .spectral_parts import IrfftPart, MagnitudePart, PhasePart, PolarPart, RfftPart, WindowPart
-from .stack import CustomStack, RecurrentStack, Stack, build_layer
+from .stack import CustomStack, RecurrentStack, Stack, below, build_layer
 from .stack_parts import Placed, StackPart
+from .stages import Rows, Stage, Stages
 from .stateless import Stateless, added, multiplied
 
 
@@ -55,7 +57,7 @@ NOTHING_FOREIGN = Foreign()
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a stack is made from."""
+    """What stages are made from."""
 
     tensors: Mapping[str, Tensor]
     foreign: Foreign
@@ -64,6 +66,20 @@ class Materials:
 
 
 Builder = Callable[[Placed, Materials], RecurrentStack]
+
+
+def build_rows(architecture: Architecture, materials: Materials) -> Rows:
+    """All between a model's input and its rows."""
+    encoder, decoder = _stage(architecture, materials), architecture.decoding
+    if decoder is None:
+        return encoder
+    its = replace(materials, tensors=below(materials.tensors, f"{DECODER}."))
+    return Stages(encoder, _stage(decoder, its), architecture.vocabulary, architecture.output_width)
+
+
+def _stage(architecture: Architecture, materials: Materials) -> Stage:
+    stack = build_stack(architecture, materials)
+    return Stage(architecture, materials.tensors, stack, materials.kernel, materials.device)
 
 
 def build_stack(architecture: Architecture, materials: Materials) -> RecurrentStack:

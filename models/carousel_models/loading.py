@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .building import NOTHING_FOREIGN, Foreign, Materials, build_stack
+from .building import NOTHING_FOREIGN, Foreign, Materials, build_rows
 from .contract import check_contract
 from .custom import CUSTOM_PREFIX, UNROUNDED, custom_tensors, fill, import_custom
 from .errors import PackageError
@@ -94,9 +94,9 @@ def build(
     """
     kernel = kernel or Reference()
     device = device or next((t.device for t in tensors.values()), torch.device("cpu"))
-    stack = build_stack(manifest, Materials(tensors, foreign, kernel, device))
+    rows = build_rows(manifest, Materials(tensors, foreign, kernel, device))
     return RecurrentModel(
-        manifest, tensors, stack, device=device, tokenizer=tokenizer, kernel=kernel
+        manifest, tensors, rows, device=device, tokenizer=tokenizer, kernel=kernel
     )
 
 

@@ -1,4 +1,4 @@
-"""A loaded model: input, stack and head as pure functions on tensors."""
+"""A loaded model: its stages and its output as pure functions on tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import assert_never
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name that every torch reader knows
 
 from .cells import State
 from .errors import PackageError
@@ -17,9 +16,9 @@ from .framing import Framing
 from .initial import initial_states, rows_of
 from .kernels import Kernel
 from .packing import Packing
-from .row_functions import Chain, RowFunction, build_chain, positional
+from .row_functions import RowFunction
 from .spec import FramesInput, Manifest, SelectArgmax, SelectFull, SelectTopK
-from .stack import RecurrentStack
+from .stages import Rows
 from .tokenizer import Tokenizer
 
 OutputField = tuple[str, torch.dtype, tuple[int, ...]]
@@ -44,7 +43,7 @@ class RecurrentModel:
         manifest: the package's manifest.
         device: where the weights are.
         tokenizer: converts between text and tokens, if the manifest names one.
-        stack: the recurrent part.
+        stack: the recurrent part, that of the encoder where a decoder continues it.
         kernel: computes its steps, and the linear layers around it.
         parameters: number of stored weights.
         plain: the output fields are the raw rows.
@@ -57,7 +56,7 @@ class RecurrentModel:
         self,
         manifest: Manifest,
         tensors: Mapping[str, Tensor],
-        stack: RecurrentStack,
+        rows: Rows,
         *,
         device: torch.device,
         tokenizer: Tokenizer | None,
@@ -66,19 +65,15 @@ class RecurrentModel:
         self.manifest = manifest
         self.device = device
         self.tokenizer = tokenizer
-        self.stack = stack
+        self.stack = rows.stack
+        self._rows = rows
         self.kernel = kernel
         self.parameters = sum(tensor.numel() for tensor in tensors.values())
-        self._embedding = tensors.get("embedding.weight")
-        self._front = _front(manifest, tensors, kernel)
-        head = manifest.head
-        self._head = build_chain(kernel, head.parts, tensors, "head", head.places)
         self._causal = manifest.causal
         self._framing = Framing(manifest, device)
-        self.state_specs = (*stack.state_specs, *self._framing.state_specs)
+        self.state_specs = (*rows.stack.state_specs, *self._framing.state_specs)
         self.initial = initial_states(manifest, self.state_specs, tensors, device)
-        self._normalization = _normalization(manifest, device)
-        self._factor = manifest.input.factor if isinstance(manifest.input, FramesInput) else None
+        self._samples = isinstance(manifest.input, FramesInput)
         output = manifest.output
         self.plain = output.transform == "identity" and isinstance(output.select, SelectFull)
 
@@ -94,12 +89,12 @@ class RecurrentModel:
 
     @property
     def generative(self) -> bool:
-        """True if its rows are logits over its own input tokens."""
+        """True if its rows are logits over tokens that it can be fed."""
         return self.manifest.generative
 
     @property
     def vocabulary(self) -> int:
-        """Number of input tokens, 0 for features."""
+        """Number of input tokens, with a decoder those of the encoder. 0 for features."""
         return self.manifest.vocabulary
 
     @property
@@ -110,7 +105,7 @@ class RecurrentModel:
         """
         hidden = self._framing.hidden
         signal = [n for n, spec in enumerate(self.state_specs) if spec.name in hidden]
-        return (*self.stack.unseen_states, *signal)
+        return (*self._rows.unseen_states, *signal)
 
     @property
     def state_bytes(self) -> int:
@@ -129,11 +124,8 @@ class RecurrentModel:
 
         Those of a whole sequence are then the same too, and those of its steps.
         """
-        manifest = self.manifest
-        chains = (manifest.input.parts, manifest.head.parts)
-        stepped = self.causal and self.stack.batch_invariant and self.kernel.batch_invariant
-        at_the_end = TRANSFORMS[manifest.output.transform].positional
-        return stepped and not at_the_end and not any(map(positional, chains))
+        at_the_end = TRANSFORMS[self.manifest.output.transform].positional
+        return self.causal and self._rows.batch_invariant and not at_the_end
 
     def initial_state(self, batch: int, name: str = "") -> State:
         """The state of sessions that begin: one tensor [batch, *shape] per state spec.
@@ -150,14 +142,15 @@ class RecurrentModel:
         """One step of a batch.
 
         Args:
-            x: float32[B, features], int64[B] tokens, each in 0 … vocabulary−1, or samples [B, hop] of int16
-                or float32.
+            x: float32[B, features], int64[B] tokens, each in 0 … manifest.input_tokens−1, or samples [B, hop]
+                of int16 or float32.
             state: one tensor [B, *shape] per state spec. They are not changed.
             slots: int64[B]. The state's tensors are then [slots, *shape], and row i's state is in row
                 slots[i] of each.
 
         Returns:
-            raw float32[B, W], the head's rows, and the new state.
+            raw float32[B, W], the head's rows, and the new state. With a decoder, a token below `vocabulary`
+            is the encoder's, and its row is zeros.
 
         Raises:
             ValueError: the model is not causal.
@@ -167,12 +160,11 @@ class RecurrentModel:
                 f"model {self.manifest.name!r} is not causal: its outputs depend on later inputs, so "
                 "it cannot run step by step; give it whole sequences"
             )
-        if self._factor is not None:
+        if self._samples:
             x = x.float()
 
         def inner(x: Tensor, state: State) -> tuple[Tensor, State]:
-            y, state = self.stack.step(self._enter(x), state, slots)
-            return self._leave(y), state
+            return self._rows.step(x, state, slots)
 
         return self._framing.step(x, state, slots, inner)
 
@@ -217,14 +209,13 @@ class RecurrentModel:
         Returns:
             raw float32[rows or n, W], and each sequence's state after its last step.
         """
-        if self._factor is not None:
+        if self._samples:
             x = x.float()
         # An overlap takes every frame of the head, and so all of them are computed.
         chosen = None if self.manifest.output.overlap_add else wanted
 
         def inner(x: Tensor, state: State) -> tuple[Tensor, State]:
-            y, state = self.stack.sequence(self._enter(x), sizes, state)
-            return self._leave(y if chosen is None else y[chosen]), state
+            return self._rows.packed(x, sizes, state, chosen)
 
         y, state = self._framing.packed(x, sizes, state, inner)
         return (y if chosen is wanted or wanted is None else y[wanted]), state
@@ -250,30 +241,3 @@ class RecurrentModel:
                 return (raw.argmax(dim=-1).to(torch.int32),)
             case unknown:
                 assert_never(unknown)
-
-    def _enter(self, x: Tensor) -> Tensor:
-        if self._embedding is not None:
-            x = F.embedding(x, self._embedding).float()
-        elif self._normalization is not None:
-            mean, std = self._normalization
-            x = (x - mean) / std
-        elif self._factor is not None:
-            x = x * self._factor
-        return x if self._front is None else self._front(x)
-
-    def _leave(self, y: Tensor) -> Tensor:
-        return y if self._head is None else self._head(y)
-
-
-def _front(manifest: Manifest, tensors: Mapping[str, Tensor], kernel: Kernel) -> Chain | None:
-    source = manifest.input
-    if source.projection is not None:
-        return kernel.linear(tensors["projection.weight"], tensors.get("projection.bias"))
-    return build_chain(kernel, source.front, tensors, "front")
-
-
-def _normalization(manifest: Manifest, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    constants = getattr(manifest.input, "normalization", None)
-    if constants is None:
-        return None
-    return torch.tensor(constants.mean, device=device), torch.tensor(constants.std, device=device)

@@ -42,7 +42,8 @@ def sample_input(model: RecurrentModel, rows: int, generator: torch.Generator) -
     source = model.manifest.input
     match source:
         case TokensInput():
-            return torch.randint(source.vocabulary, (rows,), generator=generator, dtype=torch.int32)
+            tokens = model.manifest.input_tokens
+            return torch.randint(tokens, (rows,), generator=generator, dtype=torch.int32)
         case FeaturesInput():
             x = torch.randn(rows, source.width, generator=generator)
             if source.normalization is not None:
@@ -92,7 +93,7 @@ def check_probe(model: RecurrentModel, path: Path) -> float:
     stored = read_tensors(path, _stored_tensors(model, path), torch.device("cpu"))
     x, expected = stored["input"], stored["raw"]
     source = model.manifest.input
-    if isinstance(source, TokensInput) and not tokens_valid(x, source.vocabulary):
+    if isinstance(source, TokensInput) and not tokens_valid(x, model.manifest.input_tokens):
         raise PackageError(
             f"{path}: the probe holds tokens outside the vocabulary; save the model again"
         )

@@ -25,6 +25,7 @@ from .loading import build_in_float32
 from .model import RecurrentModel
 from .probe import make_probe
 from .programs.files import open_programs
+from .saved_decoder import Decoder
 from .spec import (
     Architecture,
     CustomSpec,
@@ -73,6 +74,7 @@ def save(
     triton: TritonNames | None = None,
     initial: Initial | None = None,
     initials: Mapping[str, Initial] | None = None,
+    decoder: Decoder | None = None,
     reference: Reference | None = None,
     example: Any = None,
     skeleton: Path | str | None = None,
@@ -116,6 +118,8 @@ def save(
             ("0.h", "0.c", or those of `custom`), of a state's shape, or a number.
         initials: the same for named states, such as voices, of which a client chooses one at open. What such
             a one does not give is as in `initial`.
+        decoder: a second stage with a vocabulary of its own, which continues the state after the prompt. The
+            other modules are then the encoder, and `labels` name the decoder's tokens.
         reference: the model that the package must equal: a module or function of x, or a pair
             (inputs, outputs). x is float32[3, 32, features], or int64[3, 32] tokens as clients send them.
             The result is the rows before `transform` and `select`, [3, 32, outputs], alone or first of a
@@ -143,6 +147,7 @@ def save(
         output = Output(transform=transform, select=select or SelectFull(), overlap_add=overlap_add)
         fields, tensors = whole.converted(output) if whole else convert(modules, normalization)
         fields = _framed({"output": output} | fields, frames)
+        tensors |= _second_stage(decoder, fields, proven=reference is not None)
         initial = whole.initial if whole and whole.initial else initial
         states = Architecture(**fields).states
         stored, initial_values = convert_initial(states, initial, initials or {})
@@ -160,15 +165,25 @@ def save(
     proof = _Proof(manifest, tensors, files, (made, given), (reference, whole))
     file = Path(tokenizer) if has_file(kind) else None
     return write(
-        path,
-        manifest,
-        tensors,
-        custom=made,
-        files=files,
-        probe=proof.probe,
-        tokenizer_file=file,
-        overwrite=overwrite,
-    )
+        path, manifest, tensors, custom=made, files=files, probe=proof.probe,
+        tokenizer_file=file, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _second_stage(
+    decoder: Decoder | None, fields: dict[str, Any], *, proven: bool
+) -> dict[str, Tensor]:
+    """The tensors of the decoder, whose description joins `fields`. A reference may have proven its modules.
+
+    Raises:
+        PackageError: a part of a module would be lost, or a manifest cannot describe it.
+    """
+    if decoder is None:
+        return {}
+    if not proven:
+        check_exact(decoder.modules)
+    fields["decoder"], tensors = decoder.converted()
+    return tensors
 
 
 def _features(

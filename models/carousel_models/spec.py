@@ -15,6 +15,8 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from .cell_facts import Cell as Cell  # noqa: PLC0414 - also a name of this module
 from .chain_parts import LayersPart
 from .custom_spec import CustomSpec as CustomSpec  # noqa: PLC0414 - also a name of this module
+from .decoder_spec import DecoderSpec as DecoderSpec  # noqa: PLC0414 - likewise
+from .decoder_spec import Token
 from .heads import ChainHead as ChainHead  # noqa: PLC0414 - likewise
 from .heads import Head as Head  # noqa: PLC0414 - likewise
 from .heads import LinearHead as LinearHead  # noqa: PLC0414 - likewise
@@ -60,7 +62,6 @@ CONTEXT, OVERLAP = "input.context", "output.overlap"
 Dtype = Literal["float32", "bfloat16"]
 
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Token = Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)]
 
 
 def states_of(
@@ -77,9 +78,12 @@ class Architecture(Part):
 
     What stands between input and head is one of three: `stack` has built-in layers, `custom` is a module of
     the user's, and `parts` are parts of any kinds, which read the rows of earlier ones.
+
+    With a `decoder` the model has two stages, and these fields are the encoder. For vocabularies of A and B
+    tokens, an input is then a number 0 … A+B−1: below A the encoder's token, from A on the decoder's.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("parts", "initial")
+    later: ClassVar[tuple[str, ...]] = ("parts", "initial", "decoder")
 
     input: Input
     stack: Annotated[tuple[LayerSpec, ...], Field(max_length=MAX_LAYERS)] = ()
@@ -89,6 +93,7 @@ class Architecture(Part):
     output: Output = Output()
     dtype: Dtype = "float32"
     initial: Annotated[tuple[InitialState, ...], Field(max_length=MAX_INITIAL_STATES)] = ()
+    decoder: DecoderSpec | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -98,6 +103,7 @@ class Architecture(Part):
             )
         leaves_layers(self.stack, self.stack_input_width)
         self._check_signals()
+        self._check_stages()
         select = self.output.select
         if isinstance(select, SelectTopK) and select.k > self.output_width:
             raise ValueError(f"top_k asks for {select.k} of {self.output_width} outputs")
@@ -113,6 +119,43 @@ class Architecture(Part):
             )
         if self.signal_states and not self.causal:
             raise ValueError("a model that is not causal has no state for a context or an overlap")
+
+    def _check_stages(self) -> None:
+        decoder = self.decoding
+        if self.decoder is None or decoder is None:
+            return
+        if not self.vocabulary or not self.stack or not isinstance(self.head, NoHead):
+            raise ValueError(
+                "a decoder continues the state of an encoder with an input of tokens, built-in layers and no "
+                "head; leave out the decoder, or give such an encoder"
+            )
+        if self.input_tokens > MAX_VOCABULARY:
+            raise ValueError(f"encoder and decoder have more than {MAX_VOCABULARY} tokens together")
+        if self.output.overlap_add is not None:
+            raise ValueError(
+                "the rows of a decoder are logits, and no signal; leave out overlap_add"
+            )
+        if decoder.output_width != decoder.vocabulary:
+            raise ValueError(
+                f"the decoder has {decoder.vocabulary} tokens, but its rows are {decoder.output_width} wide; "
+                "give a head with one number per token"
+            )
+        mine, its = (
+            [f"{s.name} {s.dtype}{list(s.shape)}" for s in one.states] for one in (self, decoder)
+        )
+        if not (self.causal and decoder.causal) or mine != its:
+            raise ValueError(
+                f"the encoder's states are {', '.join(mine) or 'none'}, and the decoder's, which continues "
+                f"them, {', '.join(its) or 'none'}; give both the same cells, layers and sizes, forward only"
+            )
+
+    @property
+    def decoding(self) -> Architecture | None:
+        """The decoder as a model of its own. None without one."""
+        one = self.decoder
+        if one is None:
+            return None
+        return Architecture(input=one.input, stack=one.stack, head=one.head, dtype=self.dtype)
 
     @property
     def states(self) -> tuple[StateDeclaration, ...]:
@@ -161,7 +204,9 @@ class Architecture(Part):
 
     @property
     def output_width(self) -> int:
-        """Width of the output's row, before selection."""
+        """Width of the output's row, before selection. With stages it is that of the decoder's rows."""
+        if self.decoder is not None:
+            return self.decoder.input.vocabulary
         signal = self.output.overlap_add
         return self.frame_width if signal is None else signal.hop
 
@@ -172,18 +217,24 @@ class Architecture(Part):
 
     @property
     def vocabulary(self) -> int:
-        """Number of input tokens. 0 if the input is features."""
+        """Number of input tokens, with stages those of the encoder. 0 if the input is features."""
         return self.input.vocabulary if isinstance(self.input, TokensInput) else 0
 
     @property
+    def input_tokens(self) -> int:
+        """Number of tokens that a step takes: those of all stages. 0 if the input is features."""
+        return self.vocabulary + (0 if self.decoder is None else self.decoder.input.vocabulary)
+
+    @property
     def generative(self) -> bool:
-        """True if an output row has one number per input token, so that tokens can be sampled from it."""
-        return self.causal and self.vocabulary == self.output_width
+        """True if an output row has one number per token that can be fed, so that tokens can be sampled."""
+        return self.decoder is not None or (self.causal and self.vocabulary == self.output_width)
 
     @property
     def cell(self) -> str:
         """The stack's cell, "custom", or the cells and the kinds of parts joined by "+" where they differ."""
-        names: list[str] = [layer.cell for layer in self.stack]
+        layers = (*self.stack, *(self.decoder.stack if self.decoder else ()))
+        names: list[str] = [layer.cell for layer in layers]
         names += [cell for part in self.parts for cell in part.cells]
         return "custom" if self.custom else "+".join(dict.fromkeys(names))
 
@@ -243,17 +294,24 @@ class Manifest(Architecture):
                 raise ValueError(
                     f"the {self.tokenizer} tokenizer needs a vocabulary of at least {least}"
                 )
+        if self.decoder is not None and (self.tokenizer != NO_TOKENIZER or self.eos != ()):
+            raise ValueError(
+                "a tokenizer and eos are for a model without a decoder; leave them out, as a decoder has "
+                "`stop`, and `labels` name its tokens"
+            )
         if self.eos_tokens and not self.generative:
             raise ValueError(
                 "eos ends generated texts, but this model cannot feed its outputs back"
             )
-        if any(token >= self.vocabulary for token in self.eos_tokens):
-            raise ValueError(f"eos must be tokens from 0 to {self.vocabulary - 1}")
+        if any(token >= self.output_width for token in self.eos_tokens):
+            raise ValueError(f"eos must be tokens from 0 to {self.output_width - 1}")
         return self
 
     @property
     def eos_tokens(self) -> tuple[int, ...]:
         """Tokens that end a text. A generation stops at one."""
+        if self.decoder is not None:
+            return (self.decoder.stop,)
         return (self.eos,) if isinstance(self.eos, int) else self.eos
 
     @property

@@ -315,7 +315,7 @@ def build_layer(
 ) -> Layer:
     """A layer from the tensors of a package that begin with the prefix, stepped by a kernel."""
     weights = tuple(
-        code_of(spec.cell).prepare(spec, _below(tensors, f"{prefix}.{direction}."))
+        code_of(spec.cell).prepare(spec, below(tensors, f"{prefix}.{direction}."))
         for direction in directions(spec)
     )
     norm = (
@@ -333,7 +333,7 @@ def build_layer(
     return Layer(spec, weights, around, kernel)
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with the prefix, without it."""
     return {
         name.removeprefix(prefix): value

@@ -6,6 +6,7 @@ from math import prod
 from typing import NamedTuple
 
 from .cell_facts import Weight
+from .decoder_spec import DECODER
 from .errors import PackageError
 from .layer_weights import Weights, below, layer_weights, row_weights
 from .spec import MAX_PARAMETERS, Architecture, TokensInput
@@ -22,17 +23,14 @@ def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     """All tensors of `model.safetensors`, except those of a custom module.
 
     Weights of products have the model's type. Biases, norms and other weights are always float32. Initial
-    states have the types of the states.
+    states have the types of the states. Names of a decoder's begin with "decoder.".
 
     Raises:
         PackageError: the model would have more than MAX_PARAMETERS parameters.
     """
-    weights = _front(architecture)
-    weights |= below("stack", layer_weights(architecture.stack, architecture.stack_input_width))
-    head = architecture.head
-    weights |= below("head", row_weights(head.parts, architecture.stack_width, head.places))
-    for one in architecture.placed:
-        weights |= below(f"parts.{one.part.name}", one.part.weights(one.entering))
+    weights = _of_stage(architecture)
+    if architecture.decoding is not None:
+        weights |= below(DECODER, _of_stage(architecture.decoding))
     parameters = sum(prod(weight.shape) for weight in weights.values())
     if parameters > MAX_PARAMETERS:
         raise PackageError(
@@ -44,6 +42,16 @@ def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
         for name, (shape, product) in weights.items()
     }
     return infos | initial_tensors(architecture)
+
+
+def _of_stage(architecture: Architecture) -> Weights:
+    weights = _front(architecture)
+    weights |= below("stack", layer_weights(architecture.stack, architecture.stack_input_width))
+    head = architecture.head
+    weights |= below("head", row_weights(head.parts, architecture.stack_width, head.places))
+    for one in architecture.placed:
+        weights |= below(f"parts.{one.part.name}", one.part.weights(one.entering))
+    return weights
 
 
 def initial_tensors(architecture: Architecture) -> dict[str, TensorInfo]:

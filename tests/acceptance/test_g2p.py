@@ -1,11 +1,11 @@
-"""g2p_en 2.1.0, from its file of arrays and two maps, against its own equations in NumPy."""
+"""g2p_en 2.1.0, from its file of arrays and a map, against its own equations in NumPy."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import json
 import sys
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,16 +16,15 @@ import torch
 from support.server import ServerProcess
 
 import carousel
-from carousel_models import RecurrentModel, import_file, load
+from carousel_models import import_file, load
 
 from .originals import original
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")
 """The original was written for Python 2."""
 
-ENCODER = """
+MAP = """
 embedding = "enc_emb"
-ignore = ["dec_*", "fc_*"]
 
 [[layer]]
 cell = "gru"
@@ -33,31 +32,31 @@ weight_ih = "enc_w_ih"
 weight_hh = "enc_w_hh"
 bias_ih = "enc_b_ih"
 bias_hh = "enc_b_hh"
-"""
 
-DECODER = """
+[decoder]
 embedding = "dec_emb"
-ignore = ["enc_*"]
+start = 2
+stop = 3
+most = 20
 
-[[layer]]
+[[decoder.layer]]
 cell = "gru"
 weight_ih = "dec_w_ih"
 weight_hh = "dec_w_hh"
 bias_ih = "dec_b_ih"
 bias_hh = "dec_b_hh"
 
-[[head]]
+[[decoder.head]]
 weight = "fc_w"
 bias = "fc_b"
 
 [output]
-eos = 3
+labels = {labels}
 """
-
-START, END, MOST = 2, 3, 20
-"""Tokens that begin and end a pronunciation, and its most tokens."""
+"""`labels` are the original's names of sounds."""
 
 WORDS = 10_000
+AT_ONCE = 500
 
 
 @pytest.fixture
@@ -93,13 +92,12 @@ STUBS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def halves(tmp_path: Path) -> tuple[RecurrentModel, RecurrentModel]:
-    """Encoder and decoder, imported by the path of the file."""
+def package(tmp_path: Path, g2p: Any) -> Path:
+    """The model, imported by the path of its file."""
+    (tmp_path / "g2p.toml").write_text(MAP.format(labels=json.dumps(g2p.phonemes)))
     file = original("g2p_en/checkpoint20.npz")
-    for name, text in (("encoder", ENCODER), ("decoder", DECODER)):
-        (tmp_path / f"{name}.toml").write_text(text)
-        import_file(file, name=name, dir=tmp_path, map=tmp_path / f"{name}.toml")
-    return load(tmp_path / "encoder"), load(tmp_path / "decoder")
+    import_file(file, name="g2p", dir=tmp_path / "models", map=tmp_path / "g2p.toml")
+    return tmp_path / "models" / "g2p"
 
 
 def words() -> list[str]:
@@ -110,85 +108,60 @@ def words() -> list[str]:
     return [*sorted(made)[: WORDS - 3], "o'brien", "naïve", "x-ray"]
 
 
-def test_parts_are_as_in_the_original(halves: tuple[RecurrentModel, RecurrentModel]) -> None:
-    encoder, decoder = halves
-    assert (encoder.vocabulary, decoder.vocabulary) == (29, 74)
-    assert decoder.generative
-    assert decoder.manifest.eos_tokens == (END,)
-    assert encoder.state_specs == decoder.state_specs, "so a state can be handed over"
+def test_stages_are_as_in_the_original(package: Path) -> None:
+    model = load(package)
+    decoder = model.manifest.decoder
+    assert decoder is not None
+    assert (model.vocabulary, decoder.input.vocabulary, decoder.most) == (29, 74, 20)
+    assert model.generative
+    assert [model.manifest.labels[token] for token in (decoder.start, decoder.stop)] == [
+        "<s>",
+        "</s>",
+    ]
 
 
-def test_each_half_follows_the_equations(
-    halves: tuple[RecurrentModel, RecurrentModel], g2p: Any
-) -> None:
-    for model, name in zip(halves, ("enc", "dec"), strict=True):
-        tokens = np.random.default_rng(1).integers(model.vocabulary, size=(3, 12))
+def test_each_stage_follows_the_equations(package: Path, g2p: Any) -> None:
+    model = load(package)
+    rng = np.random.default_rng(1)
+    letters, sounds = rng.integers(29, size=(3, 12)), rng.integers(74, size=(3, 12))
+    h = None
+    for name, tokens in (("enc", letters), ("dec", sounds)):
         weights = [getattr(g2p, f"{name}_{part}") for part in ("w_ih", "w_hh", "b_ih", "b_hh")]
-        expected = g2p.gru(np.take(getattr(g2p, f"{name}_emb"), tokens, axis=0), 12, *weights)
-        if name == "dec":
-            expected = expected @ g2p.fc_w.T + g2p.fc_b
-        found, _ = model.sequence(torch.from_numpy(tokens), torch.full((3,), 12))
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+        rows = np.take(getattr(g2p, f"{name}_emb"), tokens, axis=0)
+        rows = g2p.gru(rows, 12, *weights, h0=h)
+        h = rows[:, -1]
+    x = torch.from_numpy(np.concatenate((letters, 29 + sounds), axis=1))
+    found, _ = model.sequence(x, torch.full((3,), 24))
+    assert not found[:, :12].any()
+    expected = rows @ g2p.fc_w.T + g2p.fc_b
+    np.testing.assert_allclose(found[:, 12:].numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_words_sound_as_in_the_original(
-    halves: tuple[RecurrentModel, RecurrentModel], g2p: Any
-) -> None:
-    encoder, decoder = halves
+def test_10_000_words_sound_as_in_the_original(package: Path, g2p: Any) -> None:
+    """Through a server, with hundreds of sessions at once."""
     listed = words()
-    for batch in by_length(listed):
-        states = encoded(encoder, [tokens_of(g2p, word) for word in batch])
-        found = spoken(decoder, states)
-        for word, tokens in zip(batch, found, strict=True):
-            assert [g2p.idx2p[token] for token in tokens] == g2p.predict(word), word
+    assert len(set(listed)) == WORDS
+    with ServerProcess(package.parent, slots=AT_ONCE) as server:
+        found = asyncio.run(spoken(server.target, [tokens_of(g2p, word) for word in listed]))
+    for word, sounds in zip(listed, found, strict=True):
+        assert sounds == g2p.predict(word), word
 
 
-def test_a_server_hands_the_encoder_s_state_to_the_decoder(
-    halves: tuple[RecurrentModel, RecurrentModel], tmp_path: Path, g2p: Any
-) -> None:
-    assert halves
-    with ServerProcess(tmp_path) as server, carousel.Client(server.target) as client:
-        for word in ["carousel", "eluinti", "x", "o'brien", *words()[::500]]:
-            with client.session("encoder") as encoder:
-                encoder.steps(tokens_of(g2p, word))
-                state = encoder.state()
-            with client.session("decoder", state=state) as decoder:
-                drawn = [t.id for t in decoder.generate([START], max_tokens=MOST, temperature=0)]
-            found = drawn[: drawn.index(END)] if END in drawn else drawn
-            assert [g2p.idx2p[token] for token in found] == g2p.predict(word), word
+async def spoken(target: str, prompts: list[list[int]]) -> list[list[str]]:
+    """The sounds of each prompt."""
+    async with carousel.AsyncClient(target) as client:
+        info = await client.model("g2p")
+        free = asyncio.Semaphore(AT_ONCE)
 
+        async def one(prompt: list[int]) -> list[str]:
+            async with free:
+                drawn = client.generate("g2p", prompt, temperature=0)
+                return info.label_names([token.id async for token in drawn])
 
-def by_length(listed: list[str]) -> Iterator[list[str]]:
-    groups: dict[int, list[str]] = defaultdict(list)
-    for word in listed:
-        groups[len(word)].append(word)
-    yield from groups.values()
+        return await asyncio.gather(*map(one, prompts))
 
 
 def tokens_of(g2p: Any, word: str) -> list[int]:
     unknown = g2p.g2idx["<unk>"]
     return [g2p.g2idx.get(letter, unknown) for letter in [*word, "</s>"]]
-
-
-def encoded(encoder: RecurrentModel, tokens: list[list[int]]) -> tuple[torch.Tensor, ...]:
-    x = torch.tensor(tokens)
-    with torch.inference_mode():
-        _, state = encoder.sequence(x, torch.full((len(x),), x.shape[1]))
-    return state
-
-
-def spoken(decoder: RecurrentModel, state: tuple[torch.Tensor, ...]) -> list[list[int]]:
-    """The likeliest tokens, from a state that the encoder handed over."""
-    x = torch.full((len(state[0]),), START)
-    rows: list[list[int]] = [[] for _ in x]
-    done = [False] * len(rows)
-    with torch.inference_mode():
-        for _ in range(MOST):
-            raw, state = decoder.step(x, state)
-            x = raw.argmax(dim=1)
-            for number, token in enumerate(x.tolist()):
-                done[number] = done[number] or token == END
-                if not done[number]:
-                    rows[number].append(token)
-    return rows

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ._tls import TLS
     from .types import (
         Alternative,
+        DecoderInfo,
         Durability,
         FinishReason,
         GenerateOptions,
@@ -57,6 +58,7 @@ _HOMES = {
     "Batch": "_sync.batch",
     "Client": "_sync.client",
     "ClientStatistics": "_core.statistics",
+    "DecoderInfo": "types",
     "Durability": "types",
     "FinishReason": "types",
     "GenerateOptions": "types",
@@ -83,6 +85,7 @@ __all__ = [
     "Batch",
     "Client",
     "ClientStatistics",
+    "DecoderInfo",
     "Durability",
     "FinishReason",
     "GenerateOptions",

@@ -106,6 +106,21 @@ class SignalInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class DecoderInfo:
+    """A model's second stage, with tokens of its own. `Decoder` in carousel.proto explains the fields."""
+
+    vocabulary: int
+    start: int
+    stop: int
+    most: int
+
+    @classmethod
+    def of(cls, decoder: pb.Decoder) -> Self:
+        """Makes it from the protocol's message."""
+        return cls(**_plain(cls, decoder))
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A served model. `Model` in carousel.proto explains the fields."""
 
@@ -130,19 +145,27 @@ class ModelInfo:
     states: tuple[TensorInfo, ...] = ()
     initials: tuple[str, ...] = ()
     signal: SignalInfo | None = None
+    decoder: DecoderInfo | None = None
 
     @classmethod
     def of(cls, model: pb.Model) -> Self:
         """Makes it from the protocol's message."""
+        apart = ("input", "outputs", "labels", "states", "initials", "signal", "decoder")
         return cls(
-            **_plain(cls, model, "input", "outputs", "labels", "states", "initials", "signal"),
+            **_plain(cls, model, *apart),
             signal=SignalInfo.of(model.signal) if model.HasField("signal") else None,
+            decoder=DecoderInfo.of(model.decoder) if model.HasField("decoder") else None,
             input=TensorInfo.of(model.input),
             outputs=tuple(TensorInfo.of(spec) for spec in model.outputs),
             labels=tuple(model.labels),
             states=tuple(TensorInfo.of(spec) for spec in model.states),
             initials=tuple(model.initials),
         )
+
+    @property
+    def input_tokens(self) -> int:
+        """Number of tokens that a step takes: those of all stages. 0 if the input is features."""
+        return self.vocabulary + (0 if self.decoder is None else self.decoder.vocabulary)
 
     def label_names(self, indices: Iterable[int]) -> list[str]:
         """The class names of output indices, or the numbers where the model has no names."""
@@ -217,7 +240,7 @@ class GenerateOptions(TypedDict, total=False):
     """The options of every `generate`, all by keyword. Each may be left out.
 
     Attributes:
-        max_tokens: most tokens to generate, at least 1. Default 256.
+        max_tokens: most tokens to generate, at least 1. Default 256. A decoder's `most` holds too.
         temperature: divides the logits. 0 always chooses the most probable token. Default 1.
         top_k: keep the k most probable tokens. 0 keeps all, and is the default.
         top_p: keep the fewest tokens with at least this probability in sum. Default 1.

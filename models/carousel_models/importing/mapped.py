@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
+from torch import Tensor
 
 from carousel_models.cell_facts import facts_of
+from carousel_models.decoder_spec import DECODER, DecoderSpec
 from carousel_models.errors import PackageError
+from carousel_models.package import explain
 
 from .array_files import opened
 from .assembly import assemble
@@ -29,7 +34,16 @@ from .ops import (
     ToOutput,
 )
 from .taken_arrays import TakenArrays
-from .weights_map import DirectionMap, LayerMap, NormMap, RowsMap, WeightsMap, read_map
+from .weights_map import (
+    DecoderMap,
+    DirectionMap,
+    LayerMap,
+    NormMap,
+    RowsMap,
+    StageMap,
+    WeightsMap,
+    read_map,
+)
 from .widths import check_widths
 
 
@@ -50,38 +64,65 @@ def read(path: Path, *, map: Path | str | None = None) -> Imported:  # noqa: A00
     wanted = read_map(Path(map))
     with opened(path) as file:
         taken = TakenArrays(file)
-        chain = _chain(wanted, taken)
+        parts, tensors = assemble(_chain(wanted, taken))
+        if wanted.decoder is not None:
+            parts["decoder"], its = _decoder(wanted.decoder, taken)
+            tensors |= its
         taken.check_rest(wanted.ignore)
-    parts, tensors = assemble(chain)
     output = wanted.output
     named: dict[str, Any] = {"labels": output.labels, "eos": output.eos}
     return Imported(parts | {name: value for name, value in named.items() if value != ()}, tensors)
 
 
+def _decoder(wanted: DecoderMap, taken: TakenArrays) -> tuple[DecoderSpec, dict[str, Tensor]]:
+    if wanted.embedding is None:
+        raise PackageError("decoder.embedding is missing in the map; a decoder is fed tokens")
+    parts, tensors = assemble(_stage(wanted, taken, f"{DECODER}."))
+    fields = {name: parts[name] for name in ("input", "stack", "head")}
+    try:
+        spec = DecoderSpec(**fields, start=wanted.start, stop=wanted.stop, most=wanted.most)
+    except ValidationError as error:
+        raise PackageError(f"the map's decoder is none: {explain(error)}; correct it") from None
+    return spec, {f"{DECODER}.{name}": value for name, value in tensors.items()}
+
+
 def _chain(wanted: WeightsMap, taken: TakenArrays) -> Chain:
-    embedding = taken.optional(wanted.embedding, "embedding", 2)
-    if embedding is not None and wanted.normalization is not None:
-        raise PackageError("the map has an embedding and a normalization; tokens have no mean")
+    """The first stage, with its normalization and the transform."""
     constants = None
     if wanted.normalization is not None:
+        if wanted.embedding is not None:
+            raise PackageError("the map has an embedding and a normalization; tokens have no mean")
         one = wanted.normalization
-        mean, std = (taken.array(one.mean, "mean", 1), taken.array(one.std, "std", 1))
-        constants = (mean, std)
+        constants = (taken.array(one.mean, "mean", 1), taken.array(one.std, "std", 1))
+    chain = _stage(wanted, taken, "", constants)
+    if wanted.output.transform == "identity":
+        return chain
+    return replace(chain, ops=(*chain.ops, ToOutput(wanted.output.transform)))
+
+
+def _stage(
+    wanted: StageMap,
+    taken: TakenArrays,
+    prefix: str,
+    constants: tuple[Array, Array] | None = None,
+) -> Chain:
+    """A stage. `prefix` stands before the names of its tables, and `constants` are its mean and std."""
+    embedding = taken.optional(wanted.embedding, f"{prefix}embedding", 2)
     ops: dict[str, list[Op]] = {}
     for number, part in enumerate(wanted.front):
-        ops[f"front[{number}]"] = _rows(part, f"front[{number}]", taken)
+        place = f"{prefix}front[{number}]"
+        ops[place] = _rows(part, place, taken)
     for number, layer in enumerate(wanted.layer):
-        ops[f"layer[{number}]"] = _layer(layer, f"layer[{number}]", taken)
+        place = f"{prefix}layer[{number}]"
+        ops[place] = _layer(layer, place, taken)
     for number, part in enumerate(wanted.head):
-        ops[f"head[{number}]"] = _rows(part, f"head[{number}]", taken)
+        place = f"{prefix}head[{number}]"
+        ops[place] = _rows(part, place, taken)
     enters = (
         embedding.shape[1] if embedding is not None else len(constants[0]) if constants else None
     )
     check_widths(ops, enters)
-    found = [op for part in ops.values() for op in part]
-    if wanted.output.transform != "identity":
-        found.append(ToOutput(wanted.output.transform))
-    return Chain(tuple(found), embedding, constants)
+    return Chain(tuple(op for part in ops.values() for op in part), embedding, constants)
 
 
 def _rows(part: RowsMap, place: str, taken: TakenArrays) -> list[Op]:

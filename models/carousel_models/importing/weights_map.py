@@ -119,25 +119,49 @@ class OutputMap(Part):
     eos: int | tuple[int, ...] = ()
 
 
-class WeightsMap(Part):
-    """A map file.
+class StageMap(Part):
+    """The parts of one stage.
 
     Attributes:
         embedding: [vocabulary, width] for an input of tokens. Without it the input is features.
-        normalization: of features.
         front: parts before the recurrent layers.
         layer: the recurrent layers.
         head: parts after them.
-        output: the transform, labels and eos.
-        ignore: names of arrays of the file that the model does not use. `*` stands for any characters.
     """
 
     embedding: Arrays | None = None
-    normalization: NormalizationMap | None = None
     front: tuple[RowsMap, ...] = ()
     layer: Annotated[tuple[LayerMap, ...], Field(min_length=1)]
     head: tuple[RowsMap, ...] = ()
+
+
+class DecoderMap(StageMap):
+    """A second stage, which continues the state of the first.
+
+    Attributes:
+        start: the token that it is fed first.
+        stop: the token that ends a text.
+        most: tokens of a text at most.
+    """
+
+    start: int
+    stop: int
+    most: int
+
+
+class WeightsMap(StageMap):
+    """A map file.
+
+    Attributes:
+        normalization: of features.
+        output: the transform, labels and eos.
+        decoder: a second stage.
+        ignore: names of arrays of the file that the model does not use. `*` stands for any characters.
+    """
+
+    normalization: NormalizationMap | None = None
     output: OutputMap = OutputMap()
+    decoder: DecoderMap | None = None
     ignore: tuple[str, ...] = ()
 
 

@@ -174,6 +174,39 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 2
 global___FinishReason = FinishReason
 
 @typing.final
+class Decoder(google.protobuf.message.Message):
+    """The second stage of a model, with tokens of its own. Generate feeds `start` after the prompt, and then each token
+    that was drawn. Ids of tokens that are drawn, and stop_tokens, are the decoder's, 0 … vocabulary-1. In an input of
+    a step, its token b is the model's vocabulary + b.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOCABULARY_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    STOP_FIELD_NUMBER: builtins.int
+    MOST_FIELD_NUMBER: builtins.int
+    vocabulary: builtins.int
+    """Number of its tokens, and of the logits in an output row."""
+    start: builtins.int
+    """The token that it is fed first."""
+    stop: builtins.int
+    """The token that ends a generation. It is not part of the result."""
+    most: builtins.int
+    """Tokens of a generation at most, whatever max_tokens is."""
+    def __init__(
+        self,
+        *,
+        vocabulary: builtins.int = ...,
+        start: builtins.int = ...,
+        stop: builtins.int = ...,
+        most: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["most", b"most", "start", b"start", "stop", b"stop", "vocabulary", b"vocabulary"]) -> None: ...
+
+global___Decoder = Decoder
+
+@typing.final
 class Signal(google.protobuf.message.Message):
     """The samples that a model takes or gives, for clients of signals."""
 
@@ -283,6 +316,7 @@ class Model(google.protobuf.message.Message):
     STATES_FIELD_NUMBER: builtins.int
     INITIALS_FIELD_NUMBER: builtins.int
     SIGNAL_FIELD_NUMBER: builtins.int
+    DECODER_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique on the server."""
     fingerprint: builtins.str
@@ -298,9 +332,11 @@ class Model(google.protobuf.message.Message):
     causal: builtins.bool
     """True if sessions can stream through it; false for bidirectional models, which serve Infer only."""
     vocabulary: builtins.int
-    """Number of tokens if the input is tokens, else 0. Valid ids are 0 … vocabulary-1."""
+    """Number of tokens if the input is tokens, else 0. Valid ids are 0 … vocabulary-1, and with a decoder also those
+    of its tokens. A prompt has ids below vocabulary.
+    """
     generative: builtins.bool
-    """True if its outputs are logits over its own input tokens, so that Generate works."""
+    """True if its outputs are logits over tokens that it can be fed, so that Generate works."""
     tokenizer: builtins.str
     """"bytes", "huggingface" or "" (no text in or out)."""
     parameters: builtins.int
@@ -337,6 +373,10 @@ class Model(google.protobuf.message.Message):
     def signal(self) -> global___Signal:
         """The samples that it takes or gives, if its input is frames of a signal."""
 
+    @property
+    def decoder(self) -> global___Decoder:
+        """A second stage with tokens of its own, which continues after the prompt. Only if the model has one."""
+
     def __init__(
         self,
         *,
@@ -361,9 +401,10 @@ class Model(google.protobuf.message.Message):
         states: collections.abc.Iterable[global___TensorSpec] | None = ...,
         initials: collections.abc.Iterable[builtins.str] | None = ...,
         signal: global___Signal | None = ...,
+        decoder: global___Decoder | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["input", b"input", "signal", b"signal"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["causal", b"causal", "cell", b"cell", "compute_dtype", b"compute_dtype", "description", b"description", "fingerprint", b"fingerprint", "generative", b"generative", "hidden", b"hidden", "initials", b"initials", "input", b"input", "labels", b"labels", "layers", b"layers", "max_sequence_steps", b"max_sequence_steps", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "signal", b"signal", "state_bytes", b"state_bytes", "states", b"states", "tokenizer", b"tokenizer", "vocabulary", b"vocabulary", "window_steps", b"window_steps"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["decoder", b"decoder", "input", b"input", "signal", b"signal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["causal", b"causal", "cell", b"cell", "compute_dtype", b"compute_dtype", "decoder", b"decoder", "description", b"description", "fingerprint", b"fingerprint", "generative", b"generative", "hidden", b"hidden", "initials", b"initials", "input", b"input", "labels", b"labels", "layers", b"layers", "max_sequence_steps", b"max_sequence_steps", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "signal", b"signal", "state_bytes", b"state_bytes", "states", b"states", "tokenizer", b"tokenizer", "vocabulary", b"vocabulary", "window_steps", b"window_steps"]) -> None: ...
 
 global___Model = Model
 
@@ -1167,7 +1208,7 @@ class GenerateRequest(google.protobuf.message.Message):
     where a session begins; those that end a text are not fed.
     """
     max_tokens: builtins.int
-    """Greatest number of tokens to generate, at least 1."""
+    """Greatest number of tokens to generate, at least 1. A decoder's own limit holds too."""
     logprobs: builtins.int
     """Report the log-probability of each token, and of this many most probable alternatives."""
     first_seq: builtins.int

@@ -69,6 +69,15 @@ class Signal(NamedTuple):
     delay: int
 
 
+class DecoderView(NamedTuple):
+    """A model's second stage, with tokens of its own. It mirrors `carousel.v1.Decoder`."""
+
+    vocabulary: int
+    start: int
+    stop: int
+    most: int
+
+
 class StateField(NamedTuple):
     """One state tensor of a session. `dtype` is its name in a manifest, such as "float32".
 
@@ -105,6 +114,11 @@ class ModelView:
         output_row_bytes: bytes of one output row, with its fields one after the other.
         states: of one session. Empty if the model is not causal.
         initials: names of the initial states that a client can choose.
+        vocabulary: number of tokens of a prompt, 0 for features.
+        decoder: the second stage. None if the model feeds its own tokens.
+        input_tokens: number of tokens that a step takes: those of all stages.
+        drawn_tokens: number of tokens that can be drawn.
+        first_drawn: the input token that the drawn token 0 is fed as.
     """
 
     name: str
@@ -131,14 +145,23 @@ class ModelView:
     triton_outputs: tuple[TritonTensor, ...] = ()
     states: tuple[StateField, ...] = ()
     initials: tuple[str, ...] = ()
+    decoder: DecoderView | None = None
     input_row_bytes: int = field(init=False)
     output_row_bytes: int = field(init=False)
+    input_tokens: int = field(init=False)
+    drawn_tokens: int = field(init=False)
+    first_drawn: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Works out what each step needs."""
         object.__setattr__(self, "input_row_bytes", self.input.row_bytes)
         output_row_bytes = sum(output.row_bytes for output in self.outputs)
         object.__setattr__(self, "output_row_bytes", output_row_bytes)
+        decoder = self.decoder
+        drawn = self.vocabulary if decoder is None else decoder.vocabulary
+        object.__setattr__(self, "drawn_tokens", drawn)
+        object.__setattr__(self, "first_drawn", 0 if decoder is None else self.vocabulary)
+        object.__setattr__(self, "input_tokens", self.first_drawn + drawn)
 
     def initial_index(self, name: str) -> int:
         """The place of an initial state among the slab's; 0 is the default, with the name ""."""

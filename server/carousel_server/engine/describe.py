@@ -10,7 +10,14 @@ from carousel_models import RecurrentModel
 from carousel_models.spec import FramesInput, Manifest
 from carousel_models.spec import TritonTensor as NamedTensor
 from carousel_server.core.limits import EngineLimits
-from carousel_server.core.types import ModelView, Signal, StateField, TensorField, TritonTensor
+from carousel_server.core.types import (
+    DecoderView,
+    ModelView,
+    Signal,
+    StateField,
+    TensorField,
+    TritonTensor,
+)
 from carousel_server.rows.window import Window
 
 _DTYPES: dict[torch.dtype, Literal["<f4", "<i4", "<i2"]] = {
@@ -63,6 +70,7 @@ def describe(model: RecurrentModel, limits: EngineLimits, *, strict: bool) -> Mo
             for s in model.state_specs
         ),
         initials=tuple(name for name in model.initial if name),
+        decoder=_decoder(manifest),
     )
 
 
@@ -74,6 +82,13 @@ def _signal(manifest: Manifest) -> Signal | None:
     output = added is not None and added.hop == source.hop
     delay = manifest.frame_width - source.hop if output else 0
     return Signal(source.hop, source.rate, output, delay)
+
+
+def _decoder(manifest: Manifest) -> DecoderView | None:
+    one = manifest.decoder
+    if one is None:
+        return None
+    return DecoderView(one.input.vocabulary, one.start, one.stop, one.most)
 
 
 def _triton(tensor: NamedTensor | None) -> TritonTensor | None:

@@ -60,6 +60,8 @@ class Generations:
         self._table = rows.table
         self._tokens = rows.tokens
         self._residency = residency
+        # Drawn token i is fed as first_drawn + i.
+        self._decoder, self._first_drawn = context.model.decoder, context.model.first_drawn
         self._tokenizer = model.tokenizer
         self._eos = frozenset(model.manifest.eos_tokens)
         self._runs: dict[int, _Run] = {}
@@ -118,7 +120,7 @@ class Generations:
         )
         self._tokens.send_to(row, run.outbox)
         begins = int(self._table.applied[row]) == log.begun.base
-        self._rows.generate(row, reset=spec.reset and begins)
+        self._rows.generate(row, reset=begins and self._starts_over(spec, log.begun.base))
         if self._replay(row, run):
             self._rows.end_generation(row)
             return
@@ -132,7 +134,10 @@ class Generations:
         base = int(self._table.applied[row]) if log is None else log.begun.base
         carry = self._carry(row, spec) if log is None else log.begun.carry
         prompt = prompt_ids(spec, base)
-        queue = np.concatenate((np.full(int(carry >= 0), carry, np.int32), prompt))
+        before, after = [carry] * (carry >= 0), list[int]()
+        if self._decoder is not None and carry < 0:
+            after = [self._first_drawn + self._decoder.start]
+        queue = np.concatenate((before, prompt, after)).astype(np.int32)
         if not len(queue):
             raise CarouselError(
                 "FIELD_INVALID",
@@ -140,7 +145,8 @@ class Generations:
                 field="prompt",
             )
         if log is None:
-            context = [] if spec.reset else self._tokens.last(row, CONTEXT_TOKENS)
+            over = self._starts_over(spec, base)
+            context = [] if over else self._tokens.last(row, CONTEXT_TOKENS)
             digest = digest_of(spec, prompt)
             log = GenerationLog.new(base, carry, len(queue), digest, context, spec.logprobs or 0)
             self._tokens.logs[row] = log
@@ -150,7 +156,16 @@ class Generations:
 
     def _carry(self, row: int, spec: GenerateSpec) -> int:
         """The token drawn last, which a new generation feeds first; -1 if there is none."""
-        return -1 if spec.reset else int(self._tokens.next_token[row])
+        over = self._starts_over(spec, int(self._table.applied[row]))
+        return -1 if over else int(self._tokens.next_token[row])
+
+    def _starts_over(self, spec: GenerateSpec, base: int) -> bool:
+        """True if a generation after step `base` starts from the initial state.
+
+        An encoder always does, as it cannot read a prompt from where the decoder stopped.
+        """
+        encodes = self._decoder is not None and spec.prompt is not None and base > 0
+        return spec.reset or encodes
 
     def inputs(self, row: int, steps: int) -> Int32s:
         """The next tokens to feed, int32[steps]; after the prompt, the token drawn last."""
@@ -167,7 +182,7 @@ class Generations:
         Args:
             rows: int64[n], generating rows of the batch; their cursors have been moved.
             counts: int64[n], steps that each ran.
-            raw: float32[n, vocabulary], logits of each row's last step.
+            raw: float32[n, drawn_tokens], logits of each row's last step.
             now: the tick's end.
 
         Returns:
@@ -249,17 +264,18 @@ class Generations:
     def _draw(self, rows: Int64s, logits: Tensor, now: float) -> list[int]:
         runs = [self._runs[row] for row in rows.tolist()]
         seqs = self._table.applied[rows]
-        tokens = self._sampling.draw(rows, seqs, logits, self._tokens.recent[rows])
+        recent = np.maximum(self._tokens.recent[rows] - self._first_drawn, -1)
+        tokens = self._sampling.draw(rows, seqs, logits, recent)
         details = details_of([run.command.spec.logprobs for run in runs], logits, tokens)
         ids = tokens.cpu().numpy().astype(np.int32)
-        self._tokens.drew(rows, ids)
+        self._tokens.drew(rows, ids + self._first_drawn)
         first = [now - run.started_s for run in runs if not len(run.log)]
         inter = [now - run.last_token_s for run in runs if len(run.log)]
         ended = []
         for row, run, token_id, of in zip(rows.tolist(), runs, ids.tolist(), details, strict=True):
             run.log.add(token_id, of)
             run.last_token_s = now
-            run.queue, run.fed = np.asarray([token_id], np.int32), 0
+            run.queue, run.fed = np.asarray([token_id + self._first_drawn], np.int32), 0
             if self._show(row, run, len(run.log) - 1, now):
                 ended.append(row)
         self._metrics.tokens(len(runs), np.asarray(first), np.asarray(inter))
@@ -295,7 +311,7 @@ class Generations:
             return False
         if any(self._show(row, run, place, run.started_s) for place in range(len(log))):
             return True
-        run.queue = np.asarray([log.token(len(log) - 1)[0]], np.int32)
+        run.queue = np.asarray([log.token(len(log) - 1)[0] + self._first_drawn], np.int32)
         run.last_token_s = run.started_s
         return False
 

@@ -93,8 +93,9 @@ class Runner:
         self._tokens = model.vocabulary > 0
         row = model.manifest.input.row
         self._row = np.dtype((row.dtype, row.shape))
-        # Foreign code may decide by what it computes, which a record would not do again.
-        record = (Reference() if model.manifest.foreign else model.kernel).recorded
+        # Foreign code may decide by what it computes, and so does the choice of a stage. A record would not.
+        decides = model.manifest.foreign or model.manifest.decoder is not None
+        record = (Reference() if decides else model.kernel).recorded
         self._first, self._next = record(self._first_step), record(self._next_step)
         # All steps of a chunk at once, where that gives the bits of step after step.
         self._unrolls = model.batch_invariant and not model.unseen_states

@@ -123,8 +123,8 @@ class Snapshots:
             and snapshot.applied - snapshot.ack <= self._window.steps
             and snapshot.kept_inputs.shape[1] == model.input_row_bytes
             and snapshot.kept_outputs.shape[1] == model.output_row_bytes
-            and snapshot.next_token < max(model.vocabulary, 1)
-            and all(0 <= token < model.vocabulary for token in snapshot.recent_tokens)
+            and snapshot.next_token < max(model.input_tokens, 1)
+            and all(0 <= token < model.input_tokens for token in snapshot.recent_tokens)
             and valid_rows(model, snapshot.kept_inputs).all()
             and (snapshot.generation is None or self._generation_fits(snapshot))
             and all(map(_is_proper, snapshot.state.values()))
@@ -157,17 +157,18 @@ class Snapshots:
 
     def _generation_fits(self, snapshot: Snapshot) -> bool:
         """Its tokens are the model's, and as many as its cursors say."""
-        run, vocabulary = snapshot.generation, self._model.vocabulary
+        run, drawn_tokens = snapshot.generation, self._model.drawn_tokens
         assert run is not None
         drawn = max(snapshot.applied - run.base - run.prompt_tokens + 1, 0)
-        tokens = np.concatenate((run.ids, [max(run.carry, 0)], np.asarray(run.context, np.int64)))
+        fed = np.asarray([max(run.carry, 0), *run.context], np.int64)
         return bool(
             self._model.generative
             and snapshot.applied >= run.base
             and len(run.ids) == drawn
             and run.alternative_ids.shape[1] <= _MOST_ALTERNATIVES
-            and (run.alternative_ids < vocabulary).all()
-            and ((tokens >= 0) & (tokens < vocabulary)).all()
+            and (run.alternative_ids < drawn_tokens).all()
+            and ((run.ids >= 0) & (run.ids < drawn_tokens)).all()
+            and ((fed >= 0) & (fed < self._model.input_tokens)).all()
         )
 
     def _snapshot(self, row: int, state: dict[str, np.ndarray]) -> Snapshot:

@@ -34,7 +34,7 @@ class Tokens:
 
     Attributes:
         next_token: int32[slots], the token drawn last and not fed yet, -1 if none: a later generation
-            goes on from it.
+            goes on from it. It is as it will be fed, as are those of `recent`.
         recent: int32[slots, 64], the last tokens that were fed, newest last, -1 where there is none.
         logs: by row, the generation that ran last, while it can be asked for again.
         outboxes: by row, who gets the last generation; longer than it runs if the end must wait.
@@ -77,7 +77,7 @@ class Tokens:
         self.recent[rows] = -1
 
     def drew(self, rows: Int64s, ids: Int32s) -> None:
-        """A token was drawn for each of n rows."""
+        """A token was drawn for each of n rows; `ids` as they will be fed."""
         self.next_token[rows] = ids
 
     def last(self, row: int, most: int) -> list[int]:

@@ -45,14 +45,16 @@ async def generate_spec(
         raise invalid("stop", f"must be at most {MAX_STOPS} texts")
     if not all(0 < len(text) <= MAX_STOP_CHARACTERS for text in request.stop):
         raise invalid("stop", f"each must have 1 to {MAX_STOP_CHARACTERS} characters")
-    _check_stop_tokens(request.stop_tokens, engine.model.vocabulary)
+    _check_stop_tokens(request.stop_tokens, engine.model.drawn_tokens)
     logprobs = request.logprobs if request.HasField("logprobs") else None
     if logprobs is not None and logprobs > MAX_LOGPROBS:
         raise invalid("logprobs", f"must be at most {MAX_LOGPROBS}, but is {logprobs}")
     prompt, opening_tokens = await _prompt(engine, request)
+    decoder = engine.model.decoder
+    most = max_tokens if decoder is None else decoder.most
     return GenerateSpec(
         prompt=prompt,
-        max_tokens=request.max_tokens,
+        max_tokens=min(request.max_tokens, most),
         sampling=sampling_spec(request.sampling),
         stop=tuple(request.stop),
         stop_tokens=tuple(request.stop_tokens),

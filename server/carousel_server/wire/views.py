@@ -32,7 +32,7 @@ def _shared(view: type[DataclassInstance], message: type[Message], *apart: str) 
 
 
 _SESSION = _shared(SessionView, pb.Session)
-_MODEL = _shared(ModelView, pb.Model, "input", "outputs", "states", "signal")
+_MODEL = _shared(ModelView, pb.Model, "input", "outputs", "states", "signal", "decoder")
 
 
 def duration_of(seconds: float) -> Duration:
@@ -58,6 +58,7 @@ def model_message(view: ModelView) -> pb.Model:
         outputs=[_tensor_message(field) for field in view.outputs],
         states=[state_spec(field) for field in view.states],
         signal=None if view.signal is None else pb.Signal(**view.signal._asdict()),
+        decoder=None if view.decoder is None else pb.Decoder(**view.decoder._asdict()),
     )
 
 

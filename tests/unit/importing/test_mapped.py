@@ -200,6 +200,79 @@ def test_tokens_both_ways_from_safetensors(tmp_path: Path) -> None:
     torch.testing.assert_close(run_whole(load(tmp_path / "m"), tokens), expected)
 
 
+DECODER = """
+embedding = "mine"
+[[layer]]
+cell = "gru"
+weight_ih = "one.weight_ih_l0"
+weight_hh = "one.weight_hh_l0"
+bias_ih = "one.bias_ih_l0"
+bias_hh = "one.bias_hh_l0"
+[decoder]
+embedding = "its"
+start = 0
+stop = 3
+most = 20
+[[decoder.layer]]
+cell = "gru"
+weight_ih = "two.weight_ih_l0"
+weight_hh = "two.weight_hh_l0"
+bias_ih = "two.bias_ih_l0"
+bias_hh = "two.bias_hh_l0"
+[[decoder.head]]
+weight = "fc"
+[output]
+labels = ["a", "b", "c", "d"]
+"""
+
+
+def two_stages() -> tuple[dict[str, Array], nn.GRU, nn.GRU]:
+    torch.manual_seed(0)
+    one, two = nn.GRU(2, 3), nn.GRU(2, 3)
+    arrays = {f"one.{name}": value.detach().numpy() for name, value in one.named_parameters()}
+    arrays |= {f"two.{name}": value.detach().numpy() for name, value in two.named_parameters()}
+    arrays |= {
+        "mine": random(5, 2, seed=1),
+        "its": random(4, 2, seed=2),
+        "fc": random(4, 3, seed=3),
+    }
+    return arrays, one, two
+
+
+def test_a_decoder_continues_the_encoder(tmp_path: Path) -> None:
+    arrays, one, two = two_stages()
+    manifest = written(tmp_path, arrays, DECODER)
+    assert manifest.decoder is not None
+    assert (manifest.decoder.start, manifest.decoder.stop, manifest.decoder.most) == (0, 3, 20)
+    found = rows(tmp_path, np.array([4, 0, 5 + 0, 5 + 2]))
+    with torch.no_grad():
+        _, h = one(torch.tensor(arrays["mine"][[4, 0]], dtype=torch.float32))
+        y, _ = two(torch.tensor(arrays["its"][[0, 2]], dtype=torch.float32), h)
+    np.testing.assert_array_equal(found[:2], np.zeros((2, 4)))
+    np.testing.assert_allclose(found[2:], y.numpy() @ arrays["fc"].T, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('embedding = "its"', "", "decoder.embedding is missing"),
+        ("stop = 3", "stop = 4", r"stop is 4, but the decoder's tokens are 0 … 3"),
+        ("stop = 3", "", "decoder.stop"),
+        ("most = 20", "most = 0", "greater than or equal to 1"),
+        ('weight_hh = "two.weight_hh_l0"', 'weight_hh = "two.no"', "decoder.layer.0..weight_hh"),
+        ('[[decoder.head]]\nweight = "fc"', "", "4 tokens, but its rows are 3 wide"),
+    ],
+)
+def test_decoders_that_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in DECODER
+    text = DECODER.replace(old, new)
+    if "fc" not in text:
+        text = 'ignore = ["fc"]\n' + text
+    with pytest.raises(PackageError, match=message):
+        written(tmp_path, two_stages()[0], text)
+    assert not (tmp_path / "m").exists()
+
+
 def test_an_mlp_and_a_transform(tmp_path: Path) -> None:
     arrays = {**PLAIN, "one": random(5, 4), "two": random(3, 5)}
     head = '[[head]]\nweight="one"\nactivation="tanh"\n[[head]]\nweight="two"\n[output]\neos=[]'

@@ -23,7 +23,8 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 FACE = {
     "TLS", "Alternative", "AsyncBatch", "AsyncClient", "AsyncGeneration", "AsyncSession", "Batch",
     "Client", "ClientStatistics", "Durability", "FinishReason", "GenerateOptions", "Generation", "Health",
-    "ModelInfo", "Phase", "RetryPolicy", "Session", "SessionInfo", "TensorInfo", "Token", "Usage",
+    "DecoderInfo", "ModelInfo", "Phase", "RetryPolicy", "Session", "SessionInfo", "SignalInfo", "TensorInfo",
+    "Token", "Usage",
     "__version__",
 }  # fmt: skip
 

@@ -11,12 +11,14 @@ import pytest
 from carousel import types as sdk
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.types import (
+    DecoderView,
     Durability,
     GeneratedToken,
     ModelView,
     Phase,
     SamplingSpec,
     SessionView,
+    Signal,
     StateField,
     TensorField,
 )
@@ -72,9 +74,12 @@ OTHER_MODEL: dict[str, Any] = {
     "max_sequence_steps": 20,
     "states": (StateField("0.h", "bfloat16", (3, 2)), StateField("n", "int64", ())),
     "initials": ("anna", "otto"),
+    "signal": Signal(128, 16000, True, 384),
+    "decoder": DecoderView(7, 1, 2, 20),
 }
 OF_THE_SERVER = {
     "execution_class", "triton_input", "triton_outputs", "input_row_bytes", "output_row_bytes",
+    "input_tokens", "drawn_tokens", "first_drawn",
 }  # fmt: skip
 """Fields of a model that its message does not have."""
 
@@ -147,6 +152,8 @@ def test_every_field_of_a_model_reaches_the_client(name: str) -> None:
         "input": sdk.TensorInfo("x", "<i4", ()),
         "outputs": (tensor, tensor),
         "states": states,
+        "signal": sdk.SignalInfo(128, 16000, True, 384),
+        "decoder": sdk.DecoderInfo(7, 1, 2, 20),
     }
     assert getattr(told, name) == special.get(name, OTHER_MODEL[name])
 

@@ -132,7 +132,7 @@ def inputs(
     for number, row in parsed(lines, math.prod(spec.shape), on_blank):
         for value in row:
             if model.vocabulary:
-                check_token(value, number, model.vocabulary)
+                check_token(value, number, model.input_tokens)
             elif spec.dtype == "<i2":
                 check_sample(value, number)
             else:

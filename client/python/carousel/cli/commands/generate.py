@@ -1,8 +1,9 @@
-"""`carousel generate`: prints text of a language model while it is generated."""
+"""`carousel generate`: prints text or tokens of a generative model while they are generated."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,12 @@ def register(app: typer.Typer) -> None:
     def generate(
         options: Options,
         model: Annotated[str, typer.Argument(help="Name of a generative model.")],
-        prompt: Annotated[str, typer.Argument(help="Text to continue, or - for stdin.")],
+        prompt: Annotated[
+            str | None, typer.Argument(help="Text to continue, or - for stdin.", show_default=False)
+        ] = None,
+        tokens: Annotated[
+            str | None, typer.Option(help="Token ids instead of a text, such as 12,7,3.")
+        ] = None,
         max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 200,
         temperature: Annotated[
             float, typer.Option(min=0, help="0 always chooses the most likely token.")
@@ -57,12 +63,13 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Continue a prompt and print the text while it is generated.
 
-        With -o json, print one object with text, finish reason and counts at the end.
+        With --tokens, a model without a tokenizer prints the labels or the numbers of its tokens.
+        With -o json, print one object with text, tokens, finish reason and counts at the end.
         """
         check_new(initial, session)
-        text = prompt_of(prompt)
-        if not text and session is None:
-            raise usage_error("the prompt is empty", "give a text to continue")
+        given = ids_of(tokens, prompt) if tokens is not None else prompt_of(prompt)
+        if not given and session is None:
+            raise usage_error("the prompt is empty", "give a text to continue, or --tokens")
         sampling: carousel.GenerateOptions = {
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -74,21 +81,62 @@ def register(app: typer.Typer) -> None:
             "initial": initial,
         }
         live = options.output is not Output.JSON
-        shown = "" if no_prompt else text
+        shown = given if isinstance(given, str) and not no_prompt else ""
         with connected(options) as client:
-            generation = begin(client, model, text, sampling, session)
-            written: list[str] = []
-            for token in generation:
-                if (
-                    live
-                ):  # the prompt is printed with the first token, so that a refusal has its own line
-                    emit(token.text if written else shown + token.text)
-                written.append(token.text)
-        finish(live, "".join(written), generation)
+            text_of = text_of_token if tokens is None else names_of(client.model(model))
+            generation = begin(client, model, given, sampling, session)
+            text, ids = collected(generation, text_of, shown if live else None)
+        finish(live, text, ids, generation)
 
 
-def prompt_of(argument: str) -> str:
+def collected(
+    generation: carousel.Generation,
+    text_of: Callable[[carousel.Token, bool], str],
+    shown: str | None,
+) -> tuple[str, list[int]]:
+    """Text and ids of all tokens, printed as they come after a prompt, unless that is None."""
+    written: list[str] = []
+    ids: list[int] = []
+    for token in generation:
+        text = text_of(token, bool(ids))
+        # The prompt is printed with the first token, so that a refusal has its own line.
+        if shown is not None:
+            emit(text if ids else shown + text)
+        written.append(text)
+        ids.append(token.id)
+    return "".join(written), ids
+
+
+def text_of_token(token: carousel.Token, _later: bool) -> str:
+    """What the tokenizer makes of it."""
+    return token.text
+
+
+def names_of(model: carousel.ModelInfo) -> Callable[[carousel.Token, bool], str]:
+    """Gives a token's text: of the tokenizer, or its label or number with a space before a later one."""
+    if model.tokenizer:
+        return text_of_token
+    return lambda token, later: " " * later + model.label_names([token.id])[0]
+
+
+def ids_of(tokens: str, prompt: str | None) -> list[int]:
+    """The token ids of an option, separated by commas or spaces.
+
+    Raises:
+        CliError: they are no numbers, or there is a text too.
+    """
+    if prompt is not None:
+        raise usage_error("there are a text and --tokens", "give one of them")
+    try:
+        return [int(token) for token in tokens.replace(",", " ").split()]
+    except ValueError:
+        raise usage_error(f"--tokens is {tokens!r}", "give numbers, such as 12,7,3") from None
+
+
+def prompt_of(argument: str | None) -> str:
     """The prompt, or all of stdin for "-"."""
+    if argument is None:
+        raise usage_error("there is no prompt", "give a text to continue, or --tokens")
     try:
         text = sys.stdin.read() if argument == "-" else argument
         text.encode()  # refuses bytes that are not UTF-8
@@ -100,24 +148,26 @@ def prompt_of(argument: str) -> str:
 def begin(
     client: carousel.Client,
     model: str,
-    text: str,
+    prompt: str | list[int],
     sampling: carousel.GenerateOptions,
     session: str | None,
 ) -> carousel.Generation:
     """Starts the generation in a new or in an open session."""
     if session is None:
-        return client.generate(model, text, **sampling)
-    return client.attach(session).generate(text or None, **sampling)
+        return client.generate(model, prompt, **sampling)
+    return client.attach(session).generate(prompt or None, **sampling)
 
 
-def finish(live: bool, text: str, generation: carousel.Generation) -> None:
+def finish(live: bool, text: str, ids: list[int], generation: carousel.Generation) -> None:
     """Prints the end of the text, or one object with all of it."""
     usage = generation.usage
     if live:
         emit("\n")
         return
     counts = {} if usage is None else asdict(usage)
-    print_json({"text": text, "finish_reason": str(generation.finish_reason), **counts})
+    print_json(
+        {"text": text, "tokens": ids, "finish_reason": str(generation.finish_reason), **counts}
+    )
 
 
 def emit(text: str) -> None:

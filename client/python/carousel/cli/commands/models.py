@@ -192,7 +192,7 @@ def of_model(model: carousel.ModelInfo) -> Record:
 
 def of_manifest(manifest: Manifest) -> Record:
     """A package's manifest as a record."""
-    source = manifest.input
+    source, decoder = manifest.input, manifest.decoder
     return {
         "name": manifest.name,
         "cell": manifest.cell,
@@ -205,6 +205,13 @@ def of_manifest(manifest: Manifest) -> Record:
         "compute_dtype": manifest.dtype,
         "causal": manifest.causal,
         "generative": manifest.generative,
+        "decoder": decoder
+        and {
+            "vocabulary": decoder.input.vocabulary,
+            "start": decoder.start,
+            "stop": decoder.stop,
+            "most": decoder.most,
+        },
         "tokenizer": manifest.tokenizer,
         "labels": list(manifest.labels),
         "states": described(manifest.states),
