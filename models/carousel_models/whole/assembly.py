@@ -27,7 +27,7 @@ from carousel_models.spec import (
     TokensInput,
 )
 
-from .chains import Element, MisfitError, Skip
+from .chains import BranchError, Element, MisfitError, Skip
 from .values import Affine, Computed, Embedded, Recurrent, Selected, Transformed
 
 
@@ -56,6 +56,7 @@ def assemble(elements: list[Element], width: int) -> Assembled:
 
     Raises:
         MisfitError: a manifest cannot describe an element.
+        BranchError: a residual is around something other than one layer, or rows.
     """
     for element in elements:
         if isinstance(element, Selected | Transformed):
@@ -70,9 +71,9 @@ def assemble(elements: list[Element], width: int) -> Assembled:
         raise MisfitError(
             "the module", "it has no recurrent layer; Carousel serves models with a state"
         )
-    _front(made, _parts(elements[: places[0]]))
+    _front(made, rows_of(elements[: places[0]]))
     for place, following in zip(places, [*places[1:], None], strict=True):
-        gap = _parts(elements[place + 1 : following])
+        gap = rows_of(elements[place + 1 : following])
         _layer(made, elements[place], gap if following else [])
         if following is None:
             _head(made, gap)
@@ -118,18 +119,14 @@ def _layer(made: Assembled, element: Element, gap: list[Named]) -> None:
     """A recurrent module with what follows it, or a residual around one."""
     residual = isinstance(element, Skip)
     inner: list[Element] = list(element.elements) if isinstance(element, Skip) else [element]
-    place = _one_layer(element, inner)
+    place = _one_layer(inner)
     expr = inner[place]
     assert isinstance(expr, Recurrent)
     converted, tensors = convert_stack(expr.module, residual=False, norms=())
     layers = list(converted)
-    made.initial |= _initial(expr, len(made.layers), layers)
+    made.initial |= initial_of(expr, len(made.layers), layers)
     if residual and len(layers) > 1:
-        raise MisfitError(
-            element.where,
-            f"it is a residual around the {len(layers)} layers of {expr.where}, and a manifest has one "
-            "around a single layer; use modules of one layer",
-        )
+        raise BranchError
     base = len(made.layers)
     for name, tensor in tensors.items():
         _, number, rest = name.split(".", 2)
@@ -139,11 +136,11 @@ def _layer(made: Assembled, element: Element, gap: list[Named]) -> None:
     if layer_norm:
         made.tensors |= {f"{prefix}.norm.{name}": value for name, value in gap[0][1].items()}
     layers[0] = layers[0].model_copy(
-        update={"before": made.add(f"stack.{base}.before", _parts(inner[:place]))}
+        update={"before": made.add(f"stack.{base}.before", rows_of(inner[:place]))}
     )
     layers[-1] = layers[-1].model_copy(
         update={
-            "between": made.add(f"{prefix}.between", _parts(inner[place + 1 :])),
+            "between": made.add(f"{prefix}.between", rows_of(inner[place + 1 :])),
             "residual": residual,
             "layer_norm": layer_norm,
             "after": made.add(f"{prefix}.after", gap[layer_norm:]),
@@ -152,19 +149,16 @@ def _layer(made: Assembled, element: Element, gap: list[Named]) -> None:
     made.layers += layers
 
 
-def _one_layer(element: Element, inner: list[Element]) -> int:
+def _one_layer(inner: list[Element]) -> int:
     """The place of the recurrent module."""
     places = [n for n, one in enumerate(inner) if isinstance(one, Recurrent)]
     nested = any(isinstance(one, Skip) and _recurrents(one) for one in inner)
     if len(places) != 1 or nested:
-        raise MisfitError(
-            element.where,
-            "it is a residual around several recurrent layers, and a manifest has one around each",
-        )
+        raise BranchError
     return places[0]
 
 
-def _initial(expr: Recurrent, base: int, layers: Sequence[LayerSpec]) -> dict[str, Tensor]:
+def initial_of(expr: Recurrent, base: int, layers: Sequence[LayerSpec]) -> dict[str, Tensor]:
     """The states before the first step by name, of a module whose first layer is number `base`."""
     found: dict[str, Tensor] = {}
     for place, tensor in enumerate(expr.initial):
@@ -182,13 +176,18 @@ def _head(made: Assembled, named: list[Named]) -> None:
         made.tensors |= {f"stack.{last}.norm.{n}": value for n, value in named[0][1].items()}
         made.layers[last] = made.layers[last].model_copy(update={"layer_norm": True})
         named = named[1:]
+    add_head(made, named)
+
+
+def add_head(made: Assembled, named: list[Named]) -> None:
+    """The simplest head with these parts, and its tensors."""
     head = head_of([part for part, _ in named])
     for place, (_, tensors) in zip(head.places, named, strict=True):
         made.tensors |= {f"head.{place}.{name}": value for name, value in tensors.items()}
     made.parts["head"] = head
 
 
-def _parts(elements: Sequence[Element]) -> list[Named]:
+def rows_of(elements: Sequence[Element]) -> list[Named]:
     """Elements without recurrent layers as parts. Constants in a row become one scale, in float64."""
     named: list[Named] = []
     scale: tuple[Tensor, Tensor] | None = None
@@ -224,10 +223,10 @@ def _scaled(element: Affine, before: tuple[Tensor, Tensor] | None) -> tuple[Tens
 
 
 def _skip(skip: Skip) -> Named:
-    named = _parts(skip.elements)
+    named = rows_of(skip.elements)
     inner = [part for part, _ in named]
     if not inner or any(isinstance(part, SkipPart) for part in inner):
-        raise MisfitError(skip.where, "it is a residual around residuals without a recurrent layer")
+        raise BranchError
     tensors = {
         f"{number}.{name}": value
         for number, (_, found) in enumerate(named)

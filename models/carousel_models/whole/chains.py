@@ -23,11 +23,14 @@ class MisfitError(PackageError):
         self.why = why
 
 
+class BranchError(Exception):
+    """Rows that a stack of layers cannot describe, and a chain of parts may: they branch and join."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skip:
     """x + elements(x)."""
 
-    where: str
     elements: tuple[Element, ...]
 
 
@@ -38,24 +41,25 @@ def chain_of(expr: Expr) -> list[Element]:
     """The elements from the input to an expression. The input itself is not among them.
 
     Raises:
-        MisfitError: two branches are added of which neither is the input of the other.
+        MisfitError: a computation has no part.
+        BranchError: the rows are no chain of layers with residuals.
     """
-    foreign = first_foreign(expr, set())
-    if foreign is not None:
-        raise MisfitError(foreign.where, foreign.why)
+    foreign = _foreign(expr, set())
+    for one in foreign:
+        if one.joins is None:
+            raise MisfitError(one.where, one.why)
+    if foreign:
+        raise BranchError
     return _until(expr, None)
 
 
-def first_foreign(expr: Expr, seen: set[Expr]) -> Foreign | None:
-    """The first computation, in the order of computation, that has no part."""
+def _foreign(expr: Expr, seen: set[Expr]) -> list[Foreign]:
+    """The computations that have no part of a row, in the order of computation."""
     if expr in seen:
-        return None
+        return []
     seen.add(expr)
-    for before in inputs_of(expr):
-        found = first_foreign(before, seen)
-        if found is not None:
-            return found
-    return expr if isinstance(expr, Foreign) else None
+    found = [one for before in inputs_of(expr) for one in _foreign(before, seen)]
+    return [*found, expr] if isinstance(expr, Foreign) else found
 
 
 def inputs_of(expr: Expr) -> tuple[Expr, ...]:
@@ -72,7 +76,7 @@ def _until(expr: Expr, stop: Expr | None) -> list[Element]:
     while expr is not stop and not isinstance(expr, Source):
         if isinstance(expr, Added):
             short, long = _branches(expr)
-            elements.append(Skip(expr.where, tuple(_until(long, short))))
+            elements.append(Skip(tuple(_until(long, short))))
             expr = short
         else:
             elements.append(expr)
@@ -86,15 +90,12 @@ def _branches(added: Added) -> tuple[Expr, Expr]:
     one, two = added.x, added.other
     assert one is not None
     if one is two:
-        raise MisfitError(added.where, "it adds rows to themselves; multiply by 2")
+        raise BranchError
     if one in _ancestors(two):
         return one, two
     if two in _ancestors(one):
         return two, one
-    raise MisfitError(
-        added.where,
-        "it adds two branches of which neither is the input of the other; a manifest has residuals only",
-    )
+    raise BranchError
 
 
 def _ancestors(expr: Expr) -> set[Expr]:

@@ -8,11 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
+from carousel_models.joining_parts import ConcatPart, MultiplyPart
+from carousel_models.stack_parts import StackPart
+
 from .calls import Call, Result
 from .values import Constant, Foreign, Rows, Unknown
 
 _ELEMENTWISE = ("exp", "log", "log1p", "expm1", "abs", "sqrt", "rsqrt", "square", "sin", "cos", "sign",
                 "erf", "reciprocal", "round", "floor", "exp2", "log2", "log10")  # fmt: skip
+_JOINING: dict[str, type[StackPart]] = {
+    **dict.fromkeys(("cat", "concat", "concatenate"), ConcatPart),
+    **dict.fromkeys(("mul", "multiply"), MultiplyPart),
+}
 _SIGNS = {"mul": "*", "sub": "-", "div": "/", "add": "+", "multiply": "*", "truediv": "/"}
 
 
@@ -35,7 +42,7 @@ def continued(call: Call, unknown: Unknown) -> Result:
     width = int(result.shape[axes.index(("F",))])
     expr = call.expressions.of(
         ("Foreign", call.name, width, code, unknown.where, *inputs),
-        lambda: Foreign(unknown.where, None, width, unknown.why, inputs, code),
+        lambda: Foreign(unknown.where, None, width, unknown.why, inputs, code, _joins(call, rows)),
     )
     return Rows(expr, axes, time)
 
@@ -53,6 +60,15 @@ def _same_rows(call: Call, rows: Rows, result: Tensor) -> bool:
         return False
     pairs = zip(rows.axes, result.shape, strict=True)
     return all(size == prod(sizes[n] for n in axis) for axis, size in pairs if axis != ("F",))
+
+
+def _joins(call: Call, rows: list[Rows]) -> type[StackPart] | None:
+    """The kind of part that joins these rows, if all values are rows of the same axes."""
+    kind = _JOINING.get(call.name.strip("_"))
+    if len(rows) < 2 or len(rows) < len(_values(call)) or len({row.axes for row in rows}) > 1:
+        return None
+    same = len({row.width for row in rows}) == 1
+    return kind if same or kind is ConcatPart else None
 
 
 def _code(call: Call, rows: list[Rows]) -> str:

@@ -14,11 +14,12 @@ from carousel_models.wrappers import unwrapped
 from .assembly import Assembled, assemble
 from .calling import Calling, callings
 from .calls import Sizes
-from .chains import MisfitError, chain_of
+from .chains import BranchError, MisfitError, chain_of
+from .graphs import assemble_graph
 from .own import OwnRows, recorded
 from .recording import refuse_meta
 from .result import outputs_of
-from .values import Rows
+from .values import Expr, Rows
 
 SIZES = Sizes(batch=3, steps=5)
 
@@ -120,9 +121,21 @@ def read_module(module: nn.Module, features: int | None, example: Any) -> Whole 
 def _whole(attempt: Attempt) -> Whole:
     """The module as parts. Raises MisfitError."""
     rows = OwnRows(attempt.calling, outputs_of(attempt.read), attempt.read)
-    assembled = assemble(chain_of(rows.core), attempt.calling.width)
+    assembled = _assembled(rows.core, attempt.calling.width)
     _check_time(rows.outputs[0], assembled)
     return Whole(rows, assembled)
+
+
+def _assembled(core: Expr, width: int) -> Assembled:
+    """A stack of layers, or a chain of parts where branches need one.
+
+    Raises:
+        MisfitError: neither can describe the rows.
+    """
+    try:
+        return assemble(chain_of(core), width)
+    except BranchError:
+        return assemble_graph(core, width)
 
 
 def _tried(calling: Calling) -> Attempt | Exception:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from carousel_models.row_parts import RowPart
 from carousel_models.spec import Select, Transform
+from carousel_models.stack_parts import StackPart
 
 Axes = tuple[tuple[str, ...], ...]
 """One entry for each dimension: the axes that are joined in it. B is the batch, T the steps, F the row. A
@@ -95,11 +96,13 @@ class Foreign(Expr):
         why: a manifest cannot describe them.
         inputs: what they are computed from.
         code: the computation in Python, with {0}, {1} and so on for the inputs. "" if it is not known.
+        joins: the kind of part that joins the inputs so in a chain of parts. None if there is none.
     """
 
     why: str
     inputs: tuple[Expr, ...]
     code: str = ""
+    joins: type[StackPart] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Concatenated(nn.Module):
-    """The input beside the output of the layer, as in a dense skip."""
+    """A function of the input beside the output of the layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Concatenated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         e = self.embed(x) * self.scale
-        return torch.softmax(self.fc(torch.cat([e, self.lstm(e)[0]], dim=-1)), -1)
+        return torch.softmax(self.fc(torch.cat([e.exp(), self.lstm(e)[0]], dim=-1)), -1)
 
 
 class Gated(nn.Module):
@@ -38,14 +38,14 @@ class Gated(nn.Module):
 
 
 class AroundTwoLayers(nn.Module):
-    """A residual around a module of two layers."""
+    """A function of the input is added to rows of two layers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gru = nn.GRU(4, 4, 2, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.gru(x)[0]
+        return x.exp() + self.gru(x)[0]
 
 
 class TwoBranches(nn.Module):
@@ -57,7 +57,7 @@ class TwoBranches(nn.Module):
         self.out = nn.Linear(5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out((self.a(x)[0] + self.b(x)[0])[:, -1])
+        return self.out((self.a(x)[0].exp() + self.b(x)[0])[:, -1])
 
 
 class CellsSideBySide(nn.Module):
@@ -73,7 +73,7 @@ class CellsSideBySide(nn.Module):
         state, h, rows = None, self.h0.expand(len(x), -1), []
         for t in range(x.shape[1]):
             state, h = self.a(x[:, t], state), self.b(x[:, t], h)
-            rows.append(self.out(torch.cat((state[0], h), 1)))
+            rows.append(self.out(torch.cat((state[0].exp(), h), 1)))
         return torch.stack(rows, 1)
 
 
@@ -277,3 +277,26 @@ class Bfloat(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise RuntimeError("no kernel image is available")
+
+
+class BothWaysBeside(nn.Module):
+    """The input beside layers that read both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, self.lstm(x)[0]), dim=-1)
+
+
+class BesideNumbers(nn.Module):
+    """Constant numbers stand beside the rows of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(4, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.rnn(x)[0]
+        return torch.cat((y, torch.ones(*y.shape[:2], 2)), dim=-1)

@@ -19,11 +19,13 @@ from tests.unit.whole.modules import ArgmaxTagger, CharModel, ResidualStack, Sen
 from tests.unit.whole.test_whole_models import saved
 
 REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "cat": (m.Concatenated, r"cat, at misfits.py:\d+: it joins rows of 6 and 8 numbers side by side"),
+    "cat": (m.Concatenated, r"exp, at misfits.py:\d+: no part of a manifest does this"),
     "gate": (m.Gated, r"abs, at misfits.py:\d+: no part of a manifest does this"),
-    "two layers": (m.AroundTwoLayers, r"it is a residual around the 2 layers of gru \(GRU\), at misfits"),
-    "branches": (m.TwoBranches, "it adds two branches of which neither is the input of the other"),
-    "cells": (m.CellsSideBySide, r"cat, at misfits.py:\d+: it joins rows of 5 and 3 numbers"),
+    "two layers": (m.AroundTwoLayers, r"exp, at misfits.py:\d+: no part of a manifest does this"),
+    "branches": (m.TwoBranches, r"exp, at misfits.py:\d+: no part of a manifest does this"),
+    "cells": (m.CellsSideBySide, r"exp, at misfits.py:\d+: no part of a manifest does this"),
+    "both beside": (m.BothWaysBeside, r"lstm \(LSTM\).*: it reads backwards too, beside other branches"),
+    "numbers": (m.BesideNumbers, r"cat, at misfits.py:\d+: it joins things that are no rows of steps"),
     "mean": (m.MeanPooled, r"mean, at misfits.py:\d+: it pools over the steps; keep what it needs"),
     "conv": (m.ConvFront, r"conv \(Conv1d\), at misfits.py:\d+: it reads several steps at once"),
     "attention": (m.Attention, r"attn \(MultiheadAttention\).*: no part of a manifest does this"),
@@ -37,7 +39,7 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "dropout": (m.AlwaysDrops, r"it drops numbers in eval mode too; give training=self.training"),
     "softmax": (m.SoftmaxOverTime, r"softmax.*: it is over the steps and not over the row; give dim=-1"),
     "dict": (m.SeveralOutputs, "a dict of tags, scores, of which 2 are rows; a package has one output"),
-    "tables": (m.TwoTables, "joins rows of 3 and 2 numbers .* it looks its tokens up in several tables"),
+    "tables": (m.TwoTables, "it is not the only table .* it looks its tokens up in several tables"),
     "no state": (m.NoState, "it has no recurrent layer; Carousel serves models with a state"),
     "argument": (m.NeedsMore, r"forward needs the argument 'speaker', .* give example=\(x, speaker\)"),
     "fails": (m.Bfloat, "fails on every input that was tried: RuntimeError.*no kernel image"),
