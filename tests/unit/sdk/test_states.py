@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import carousel
 from carousel import exceptions
 from carousel.testing import FakeModel, FakeServer
 from carousel.types import TensorInfo
@@ -36,6 +37,23 @@ TWO = FakeModel(
 def fake() -> Iterator[FakeServer]:
     with FakeServer(TWO, durable=True) as server:
         yield server
+
+
+def test_states_of_any_objects_are_not_shown() -> None:
+    """A fake model may keep what it likes, also what is no array."""
+
+    def step(x: Any, seen: Any) -> tuple[Any, Any]:
+        return np.asarray([seen[0]], np.float32), (seen[0] + 1, [*seen[1], x])
+
+    model = FakeModel("log", step, features=1, initial=(0, []))
+    assert not model.message().states
+    with (
+        FakeServer(model) as server,
+        carousel.Client(server.target) as client,
+        client.session("log") as session,
+    ):
+        assert session.steps([[1], [1]]).tolist() == [[0], [1]]
+        assert session.state() == {}
 
 
 def test_a_model_tells_its_states(client: Any) -> None:

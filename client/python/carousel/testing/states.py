@@ -34,7 +34,15 @@ class Beginning(Protocol):
 def arrays_of(state: Any) -> dict[str, Array]:
     """A state as arrays by name."""
     named = state if isinstance(state, dict) else {ONLY: state}
-    return {name: np.asarray(value) for name, value in named.items()}
+    return {name: _array_of(value) for name, value in named.items()}
+
+
+def _array_of(value: Any) -> Array:
+    """A state as an array. One of any other Python objects becomes an array that no client can read."""
+    try:
+        return np.asarray(value)
+    except ValueError:  # such as a tuple of a number and a list
+        return np.empty((), object)
 
 
 def specs_of(state: Any) -> list[pb.TensorSpec]:
