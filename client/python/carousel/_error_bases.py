@@ -172,6 +172,14 @@ class ProtocolViolationError(ClientSideError):
     fix = "Check that the target is a Carousel server. If it is, please report this."
 
 
+class ServerTooOldError(ClientSideError):
+    """The server is from before what was asked for, and would ignore it. Nothing was sent."""
+
+    reason = "SERVER_TOO_OLD"
+    code = "UNIMPLEMENTED"
+    fix = "Update the server. Servers are updated before their clients."
+
+
 class ReplayDivergedError(ClientSideError):
     """An output came again differently after a reconnect, so the session or the text cannot continue.
 

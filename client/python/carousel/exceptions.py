@@ -70,6 +70,7 @@ Catch a category to decide by who must act, a class to decide by what happened:
         · ClientClosedError
         · EventLoopError
         · ProtocolViolationError
+        · ServerTooOldError
         · ReplayDivergedError
         · JournalError
       · BatchStepError
@@ -95,6 +96,7 @@ from ._error_bases import (
     ReplayDivergedError,
     ReplyTimeoutError,
     ServerFaultError,
+    ServerTooOldError,
     ServerUnreachableError,
     TlsError,
     UnauthorizedError,
@@ -202,6 +204,7 @@ __all__ = [
     "SequenceReusedError",
     "SequenceTooLongError",
     "ServerFaultError",
+    "ServerTooOldError",
     "ServerUnreachableError",
     "SessionBusyError",
     "SessionClosedError",

@@ -42,7 +42,7 @@ class _DataTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     DATA_TYPE_INT32: _DataType.ValueType  # 2
     """Two's complement 32-bit integer: tokens and indices."""
     DATA_TYPE_FLOAT16: _DataType.ValueType  # 3
-    """IEEE 754 binary16. This type and those below are of states only."""
+    """IEEE 754 binary16. This type and those up to COMPLEX64 are of states only."""
     DATA_TYPE_FLOAT64: _DataType.ValueType  # 4
     """IEEE 754 binary64."""
     DATA_TYPE_BFLOAT16: _DataType.ValueType  # 5
@@ -54,7 +54,7 @@ class _DataTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     DATA_TYPE_COMPLEX64: _DataType.ValueType  # 8
     """Two binary32: the real part, then the imaginary part."""
     DATA_TYPE_INT16: _DataType.ValueType  # 9
-    """Two's complement 16-bit integer: samples of sound."""
+    """Two's complement 16-bit integer, for inputs only: samples of sound."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """Element type of a tensor on the wire. Always little-endian."""
@@ -66,7 +66,7 @@ DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 DATA_TYPE_INT32: DataType.ValueType  # 2
 """Two's complement 32-bit integer: tokens and indices."""
 DATA_TYPE_FLOAT16: DataType.ValueType  # 3
-"""IEEE 754 binary16. This type and those below are of states only."""
+"""IEEE 754 binary16. This type and those up to COMPLEX64 are of states only."""
 DATA_TYPE_FLOAT64: DataType.ValueType  # 4
 """IEEE 754 binary64."""
 DATA_TYPE_BFLOAT16: DataType.ValueType  # 5
@@ -78,7 +78,7 @@ DATA_TYPE_BOOL: DataType.ValueType  # 7
 DATA_TYPE_COMPLEX64: DataType.ValueType  # 8
 """Two binary32: the real part, then the imaginary part."""
 DATA_TYPE_INT16: DataType.ValueType  # 9
-"""Two's complement 16-bit integer: samples of sound."""
+"""Two's complement 16-bit integer, for inputs only: samples of sound."""
 global___DataType = DataType
 
 class _Phase:
@@ -317,6 +317,7 @@ class Model(google.protobuf.message.Message):
     INITIALS_FIELD_NUMBER: builtins.int
     SIGNAL_FIELD_NUMBER: builtins.int
     DECODER_FIELD_NUMBER: builtins.int
+    RESETS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique on the server."""
     fingerprint: builtins.str
@@ -349,6 +350,10 @@ class Model(google.protobuf.message.Message):
     """Greatest number of steps of one session that may be sent but not yet acknowledged."""
     max_sequence_steps: builtins.int
     """Greatest length of a sequence for Infer, in steps."""
+    resets: builtins.bool
+    """True if the server reads resets of steps and generations, and initial states. One from before these ignores
+    them, so a client must not send them there.
+    """
     @property
     def input(self) -> global___TensorSpec:
         """One input row. Tokens are INT32 with an empty shape."""
@@ -402,9 +407,10 @@ class Model(google.protobuf.message.Message):
         initials: collections.abc.Iterable[builtins.str] | None = ...,
         signal: global___Signal | None = ...,
         decoder: global___Decoder | None = ...,
+        resets: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["decoder", b"decoder", "input", b"input", "signal", b"signal"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["causal", b"causal", "cell", b"cell", "compute_dtype", b"compute_dtype", "decoder", b"decoder", "description", b"description", "fingerprint", b"fingerprint", "generative", b"generative", "hidden", b"hidden", "initials", b"initials", "input", b"input", "labels", b"labels", "layers", b"layers", "max_sequence_steps", b"max_sequence_steps", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "signal", b"signal", "state_bytes", b"state_bytes", "states", b"states", "tokenizer", b"tokenizer", "vocabulary", b"vocabulary", "window_steps", b"window_steps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["causal", b"causal", "cell", b"cell", "compute_dtype", b"compute_dtype", "decoder", b"decoder", "description", b"description", "fingerprint", b"fingerprint", "generative", b"generative", "hidden", b"hidden", "initials", b"initials", "input", b"input", "labels", b"labels", "layers", b"layers", "max_sequence_steps", b"max_sequence_steps", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "resets", b"resets", "signal", b"signal", "state_bytes", b"state_bytes", "states", b"states", "tokenizer", b"tokenizer", "vocabulary", b"vocabulary", "window_steps", b"window_steps"]) -> None: ...
 
 global___Model = Model
 

@@ -54,6 +54,7 @@ def model_message(view: ModelView) -> pb.Model:
     plain = {name: getattr(view, name) for name in _MODEL}
     return pb.Model(
         **plain,
+        resets=True,
         input=_tensor_message(view.input),
         outputs=[_tensor_message(field) for field in view.outputs],
         states=[state_spec(field) for field in view.states],

@@ -43,6 +43,7 @@ class AsyncBatch:
         """
         inputs = self._lanes.rows.encode(X, len(self.sessions))[:, None]
         given = given_resets(resets, len(self.sessions))
+        self._lanes.rows.check_resets(used=given is not None)
         marks = None if given is None else given[:, None]
         return await self._run(inputs, marks, timeout_s, lambda outputs: outputs[:, 0])
 
@@ -61,6 +62,7 @@ class AsyncBatch:
         """
         inputs = self._lanes.rows.encode(X, len(self.sessions), None)
         given = given_resets(resets, *inputs.shape[:2])
+        self._lanes.rows.check_resets(used=given is not None)
         return await self._run(inputs, given, timeout_s, lambda outputs: outputs)
 
     async def _run(

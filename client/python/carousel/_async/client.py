@@ -43,7 +43,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .batch import AsyncBatch
 from .calls import AsyncCalls
-from .generation import AsyncGeneration
+from .generation import OWN_SESSION, AsyncGeneration
 from .opening import Opening, opening
 from .pending import AsyncPending
 from .services import AsyncServices
@@ -142,6 +142,7 @@ class AsyncClient:
             values and indices of its top k: `result["indices"]`.
         """
         rows = await self._model_rows(model)
+        rows.check_resets(used=initial)
         reply = await self._calls.unary(
             self._services.inference.Infer, infer_request(rows, inputs, initial), timeout_s
         )
@@ -161,7 +162,13 @@ class AsyncClient:
             options: see `carousel.GenerateOptions`.
         """
         request = generate_request(prompt, options, model=model)
-        return AsyncGeneration(self._services, request, options.get("timeout_s"))
+
+        async def begins(sent: pb.GenerateRequest) -> None:
+            if sent.initial:
+                (await self._model_rows(model)).check_resets()
+
+        hooks = OWN_SESSION._replace(begins=begins)
+        return AsyncGeneration(self._services, request, options.get("timeout_s"), hooks)
 
     # -- sessions
 
@@ -198,6 +205,7 @@ class AsyncClient:
             rows = await self._model_rows(
                 model
             )  # an unknown model is refused before anything opens
+            rows.check_resets(used=initial)
             del request.state[:]
             request.state.extend(rows.encode_states(state or {}))
             return await self._bind(

@@ -101,6 +101,7 @@ class AsyncSession:
         The source of a `stream` calls this just before it gives the first row of an episode.
         """
         self._calls.home.check()
+        self._rows.check_resets()
         self._lane.next_reset.mark()
 
     async def step(self, x: Any, *, timeout_s: float | None = None) -> Array:
@@ -135,6 +136,7 @@ class AsyncSession:
         """
         inputs = self._rows.encode(X, None)[None]
         given = given_resets(resets, inputs.shape[1])
+        self._rows.check_resets(used=given is not None)
         return await self._run(inputs, timeout_s, None if given is None else given[None])
 
     async def stream(

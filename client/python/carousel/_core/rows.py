@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from carousel._error_bases import ServerTooOldError
 from carousel._errors import (
     InputDtypeError,
     InputShapeError,
@@ -34,7 +35,16 @@ class ModelRows:
         self.inputs = RowCodec.of([model.input])
         self.outputs = RowCodec.of(model.outputs)
         self.signal = model.signal if model.HasField("signal") else None
+        self._resets = model.resets
         self._states = {spec.name: spec for spec in model.states}
+
+    def check_resets(self, used: object = True) -> None:
+        """Raises ServerTooOldError if resets or an initial state are `used`, which the server ignores."""
+        if used and not self._resets:
+            raise ServerTooOldError(
+                f"the server of model {self.name} is from before resets and initial states, and would "
+                "ignore them"
+            )
 
     def encode(self, rows: Any, *leading: int | None) -> npt.NDArray[np.uint8]:
         """Inputs as uint8[*leading, input row bytes]. A leading axis of None may have any length.

@@ -44,6 +44,7 @@ class Batch:
         """
         inputs = self._lanes.rows.encode(X, len(self.sessions))[:, None]
         given = given_resets(resets, len(self.sessions))
+        self._lanes.rows.check_resets(used=given is not None)
         marks = None if given is None else given[:, None]
         return self._run(inputs, marks, timeout_s, lambda outputs: outputs[:, 0])
 
@@ -62,6 +63,7 @@ class Batch:
         """
         inputs = self._lanes.rows.encode(X, len(self.sessions), None)
         given = given_resets(resets, *inputs.shape[:2])
+        self._lanes.rows.check_resets(used=given is not None)
         return self._run(inputs, given, timeout_s, lambda outputs: outputs)
 
     def _run(

@@ -44,7 +44,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .batch import Batch
 from .calls import Calls
-from .generation import Generation
+from .generation import OWN_SESSION, Generation
 from .opening import opening
 from .pending import Pending
 from .services import Services
@@ -143,6 +143,7 @@ class Client:
             values and indices of its top k: `result["indices"]`.
         """
         rows = self._model_rows(model)
+        rows.check_resets(used=initial)
         reply = self._calls.unary(
             self._services.inference.Infer, infer_request(rows, inputs, initial), timeout_s
         )
@@ -162,7 +163,13 @@ class Client:
             options: see `carousel.GenerateOptions`.
         """
         request = generate_request(prompt, options, model=model)
-        return Generation(self._services, request, options.get("timeout_s"))
+
+        def begins(sent: pb.GenerateRequest) -> None:
+            if sent.initial:
+                (self._model_rows(model)).check_resets()
+
+        hooks = OWN_SESSION._replace(begins=begins)
+        return Generation(self._services, request, options.get("timeout_s"), hooks)
 
     # -- sessions
 
@@ -197,6 +204,7 @@ class Client:
 
         def opened() -> Session:
             rows = self._model_rows(model)  # an unknown model is refused before anything opens
+            rows.check_resets(used=initial)
             del request.state[:]
             request.state.extend(rows.encode_states(state or {}))
             return self._bind(

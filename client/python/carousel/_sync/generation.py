@@ -51,7 +51,7 @@ def _forget(_request: pb.GenerateRequest, _outcome: GenerationOutcome) -> None:
     """It ends with the generation."""
 
 
-_OWN_SESSION = SessionHooks(_complete, _forget)
+OWN_SESSION = SessionHooks(_complete, _forget)
 
 
 class Generation(Iterator[Token]):
@@ -80,7 +80,7 @@ class Generation(Iterator[Token]):
         # It must not hold this object, or the two would keep each other alive.
         self._results: list[pb.GenerateResponse] = []
         running: list[Any] = []
-        hooks = session or _OWN_SESSION
+        hooks = session or OWN_SESSION
         self._tokens = _tokens(services, request, timeout_s, hooks, self._results, running)
         cancel_when_dropped(self, self._tokens, running, self._calls)
 

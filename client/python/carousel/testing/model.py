@@ -77,6 +77,7 @@ class FakeModel:
             max_sequence_steps=65_536,
             states=specs_of(self.initial) if self.causal else (),
             initials=self.initials,
+            resets=True,
         )
 
     def codecs(self) -> tuple[RowCodec, RowCodec]:
