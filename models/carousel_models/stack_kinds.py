@@ -29,3 +29,21 @@ AnyStackPart = Annotated[
     Field(discriminator="kind"),
 ]
 """A part of a stack, of any kind."""
+
+__all__ = [
+    "AddPart",
+    "AnyStackPart",
+    "ConcatPart",
+    "ConvPart",
+    "IrfftPart",
+    "LayersPart",
+    "MagnitudePart",
+    "MultiplyPart",
+    "PhasePart",
+    "PolarPart",
+    "ProgramPart",
+    "RfftPart",
+    "RowConvPart",
+    "RowsPart",
+    "WindowPart",
+]

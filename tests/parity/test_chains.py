@@ -8,6 +8,7 @@ import pytest
 import torch
 from unit.models.chains import made, random_rows
 
+from carousel_models import stack_kinds
 from carousel_models.chain_parts import ConvPart, LayersPart, RowConvPart, RowsPart
 from carousel_models.errors import KernelError
 from carousel_models.joining_parts import AddPart, ConcatPart, MultiplyPart
@@ -122,3 +123,8 @@ def test_each_kind_of_part_is_in_a_chain_here() -> None:
         for kind in AnyStackPart.__origin__.__args__  # type: ignore[attr-defined]
     }
     assert known - kinds == {"program", "phase", "polar"}
+
+
+def test_all_kinds_can_be_imported_from_one_place() -> None:
+    names = {kind.__name__ for kind in AnyStackPart.__origin__.__args__}  # type: ignore[attr-defined]
+    assert names | {"AnyStackPart"} == set(stack_kinds.__all__)
