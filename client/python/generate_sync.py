@@ -28,6 +28,8 @@ PHRASES = (
     ("An asynchronous iterator", "An iterator"),
     ("each [*row]; from an asynchronous iterable (a live source) or a plain one.",
      "each [*row]; taken one by one, on the thread that iterates."),
+    ("From an asynchronous iterable (a live source) or a plain one.",
+     "They are taken one by one, on the thread that iterates."),
     ("outputs have been taken; at most", "outputs are asked for; at most"),
     ("the\n                window.\n",
      "the\n                window. 1 waits for each output before the next row is taken.\n"),

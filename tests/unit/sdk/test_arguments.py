@@ -118,12 +118,13 @@ def test_every_option_of_a_generation_reaches_the_wire() -> None:
     options: carousel.GenerateOptions = {
         "max_tokens": 3, "temperature": 0.5, "top_k": 4, "top_p": 0.25, "repetition_penalty": 1.5,
         "seed": 7, "stop": "x", "stop_tokens": [9], "logprobs": 2, "timeout_s": 5.0,
+        "initial": "anna",
     }  # fmt: skip
     assert options.keys() == carousel.GenerateOptions.__annotations__.keys()
     sampling = pb.Sampling(temperature=0.5, top_k=4, top_p=0.25, repetition_penalty=1.5, seed=7)
     assert generate_request([1], options, session_id="s") == pb.GenerateRequest(
         session_id="s", tokens=pb.Tokens(ids=[1]), sampling=sampling, max_tokens=3, stop=["x"],
-        stop_tokens=[9], logprobs=2,
+        stop_tokens=[9], logprobs=2, initial="anna",
     )  # fmt: skip
 
 

@@ -193,7 +193,7 @@ class Session:
 
         Args:
             chunks: samples of one channel: arrays [n] of int16, or of floats from −1 to 1, or bytes in the
-                model's own type. From an asynchronous iterable (a live source) or a plain one.
+                model's own type. They are taken one by one, on the thread that iterates.
             ahead: as in `stream`, in rows.
             timeout_s: for each step.
 
