@@ -21,7 +21,11 @@ import torch
 from carousel.cli.commands.bench import searched
 from carousel.cli.load.clients import Target, measure
 from carousel.cli.load.plan import Load, Result
-from carousel_models import import_file
+from carousel_models import import_file, program, save
+from carousel_models.given_parts import GivenPart
+from carousel_models.spec import FramesInput, OverlapAdd
+from carousel_models.stack_kinds import IrfftPart, MagnitudePart, MultiplyPart, RfftPart
+from carousel_models.stack_parts import StackPart
 
 from . import plain_loop, processes
 from .figures import Measured, Workload
@@ -45,7 +49,8 @@ class Model(NamedTuple):
 SILERO = Model(
     "silero", 512, 31.25, "silero_vad/data/silero_vad.onnx", ("silero-onnx", "silero-torchscript")
 )
-MODELS = (SILERO,)
+DTLN = Model("dtln", 128, 125.0, "livekit/plugins/dtln/models", ("dtln-chain",))
+MODELS = (SILERO, DTLN)
 
 
 def workloads(
@@ -67,7 +72,7 @@ def workloads(
         found.append(Workload(plain_name(model), partial(_most, load, partial(_alone, model))))
         for package in model.packages:
             served = Load(
-                package, 4 * TOGETHER, model.rate_hz, together=TOGETHER, duration_s=options.seconds,
+                package, TOGETHER, model.rate_hz, together=TOGETHER, duration_s=options.seconds,
                 deadline_s=1 / model.rate_hz,
             )  # fmt: skip
             through = partial(measure, Target(address, None, None))
@@ -77,6 +82,7 @@ def workloads(
 
 def make(folder: Path) -> None:
     """Writes the packages."""
+    _dtln(folder / "dtln-chain")
     shape = ("state=2,B,128",)
     import_file(
         _file(SILERO.path), name="silero-onnx", dir=folder, context=64,
@@ -88,6 +94,23 @@ def make(folder: Path) -> None:
     import_file(
         script, name="silero-torchscript", dir=folder, context=64, shape=("x=B,576", *shape)
     )
+
+
+def _dtln(package: Path) -> None:
+    mask, clean = (
+        program(
+            name, _file(DTLN.path) / f"model_{number}.onnx", free_batch=True,
+            state=[f"input_{2 * number + 1}:tf_op_layer_stack_{3 * number - 1}"],
+        )
+        for number, name in ((1, "mask"), (2, "clean"))
+    )  # fmt: skip
+    parts: list[GivenPart | StackPart] = [
+        RfftPart(name="spectrum"), MagnitudePart(name="magnitude"), mask,
+        MultiplyPart(name="masked", from_=("spectrum", "mask")),
+        IrfftPart(name="frame", samples=512), clean,
+    ]  # fmt: skip
+    frames = FramesInput(hop=128, context=384, rate=16000, encoding="float32")
+    save(package, stack=parts, frames=frames, overlap_add=OverlapAdd(hop=128))
 
 
 def plain_name(model: Model) -> str:
