@@ -7,7 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.server import ServerProcess
 from unit.importing.keras_files import dense, old_file, recurrent, sequential
+from unit.importing.onnx_files import node, rows, squeezed, weights, write
+
+from carousel import Client
+from carousel.exceptions import ModelNotCausalError
 
 from .command import Done, carousel
 
@@ -83,3 +88,19 @@ def test_a_file_of_no_kind(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "m.pkl is of no kind that can be imported" in done.stderr
     assert ".keras" in done.stderr
+
+
+def test_layers_of_onnx_files_are_compared_and_served(tmp_path: Path) -> None:
+    """A layer that runs backwards has no sessions, and Infer runs it."""
+    squeeze, axis = squeezed()
+    layer = node("GRU", direction="reverse")
+    file = write(tmp_path / "back.onnx", [layer, squeeze], weights("GRU") | axis)
+    done = imported(file, "--dir", tmp_path / "out", "--check")
+    assert done.returncode == 0, done.stderr
+    assert "the package gives the original's rows" in done.stderr
+    x = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    with ServerProcess(tmp_path / "out") as server, Client(server.target) as client:
+        found = client.infer("back", x)
+        with pytest.raises(ModelNotCausalError):
+            client.session("back").step(x[0])
+    np.testing.assert_allclose(found, rows("GRU", x, weights("GRU"), "reverse"), atol=2e-6)

@@ -21,6 +21,7 @@ from carousel_models.spec import (
     Projection,
     TokensInput,
 )
+from carousel_models.states import InitialState
 
 from .folding import folded
 from .ops import Activate, Array, Chain, Linear, Norm, Op, Recur, Skip, ToOutput
@@ -67,8 +68,29 @@ def _assembled(chain: Chain) -> tuple[dict[str, Any], dict[str, Tensor]]:
         spec, found = _layer(f"stack.{number}", layer)
         specs.append(spec)
         arrays |= found
+    parts: dict[str, Any] = {"input": source, "stack": tuple(specs), "head": head, "output": output}
+    initial = _initial([layer.recur for layer in layers])
+    if initial:
+        one = InitialState(stored=tuple(initial))
+        parts["initial"] = (one,)
+        arrays |= {one.key(state): value for state, value in initial.items()}
     tensors = {name: torch.tensor(np.asarray(value, np.float32)) for name, value in arrays.items()}
-    return {"input": source, "stack": tuple(specs), "head": head, "output": output}, tensors
+    return parts, tensors
+
+
+def _initial(layers: list[Recur]) -> Arrays:
+    """What the states begin with that begin with other numbers than 0, by their names in the model."""
+    found = {
+        f"{number}.{name}": value
+        for number, recur in enumerate(layers)
+        for name, value in recur.initial.items()
+    }
+    if found and any(recur.backward or len(recur.directions) == 2 for recur in layers):
+        raise PackageError(
+            "a layer begins with other numbers than 0, and a model that runs backwards in time begins with "
+            "zeros; train it so, or run both directions yourself"
+        )
+    return found
 
 
 def _without_transform(ops: list[Op]) -> tuple[list[Op], Output]:
@@ -183,14 +205,18 @@ def _layer(prefix: str, layer: _Layer) -> tuple[LayerSpec, Arrays]:
     for place, ops in chains.items():
         parts[place], found = row_parts(ops, f"{prefix}.{place}")
         arrays |= found
-    for name, direction in zip(("forward", "backward"), layer.recur.directions, strict=False):
+    recur = layer.recur
+    names = ("backward",) if recur.backward else ("forward", "backward")
+    for name, direction in zip(names, recur.directions, strict=False):
         arrays |= named(f"{prefix}.{name}", direction)
-    first = layer.recur.directions[0]
+    first = recur.directions[0]
     spec = LayerSpec(
-        cell=layer.recur.cell,  # type: ignore[arg-type]
-        hidden=layer.recur.hidden,
+        cell=recur.cell,  # type: ignore[arg-type]
+        hidden=recur.hidden,
         bias=first.bias_ih is not None,
-        bidirectional=len(layer.recur.directions) == 2,
+        bidirectional=len(recur.directions) == 2,
+        backward=recur.backward,
+        options={} if first.peepholes is None else {"peepholes": True},
         proj_size=0 if first.weight_hr is None else len(first.weight_hr),
         residual=layer.residual,
         layer_norm=own_norm,

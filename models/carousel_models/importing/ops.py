@@ -5,7 +5,8 @@ Arrays are NumPy's. Their layout is that of `tensors.py`: matrices [out, in], ga
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,13 +65,17 @@ class ToOutput:
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """Weights of a recurrent layer in one direction. Biases are [gates × hidden], both or neither."""
+    """Weights of a recurrent layer in one direction. Biases are [gates × hidden], both or neither.
+
+    `peepholes` are those of an lstm's i, f and o, [3 × hidden].
+    """
 
     weight_ih: Array
     weight_hh: Array
     bias_ih: Array | None = None
     bias_hh: Array | None = None
     weight_hr: Array | None = None
+    peepholes: Array | None = None
 
     def entered_by(self, linear: Linear) -> Direction:
         """The direction that gives the same rows for x as this one for W x + b."""
@@ -80,15 +85,24 @@ class Direction:
             none = np.zeros(len(weight))
             bias_ih = weight @ linear.bias + (none if bias_ih is None else bias_ih)
             bias_hh = none if bias_hh is None else bias_hh
-        return Direction(weight @ linear.weight, self.weight_hh, bias_ih, bias_hh, self.weight_hr)
+        return replace(self, weight_ih=weight @ linear.weight, bias_ih=bias_ih, bias_hh=bias_hh)
 
 
 @dataclass(frozen=True, slots=True)
 class Recur:
-    """A recurrent layer, forward or in both directions."""
+    """A recurrent layer.
+
+    Attributes:
+        cell: its name in a manifest.
+        directions: forward, or forward and backward, or backward alone.
+        backward: the only direction is the backward one.
+        initial: what its states begin with, by their names in the layer, such as "h". Others begin with 0.
+    """
 
     cell: str
     directions: tuple[Direction, ...]
+    backward: bool = False
+    initial: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def hidden(self) -> int:

@@ -43,8 +43,9 @@ READERS: dict[str, Reader] = {
     ".weights.h5": _KERAS,
     ".h5": _KERAS,
     ".hdf5": _KERAS,
-    # A reader of built-in layers in ONNX files comes first here, with this one for what it does not know.
-    ".onnx": Reader("programs", ("torch", "onnxruntime"), (*_PROGRAM, "free_batch"), extra="onnx"),
+    ".onnx": Reader(
+        "onnx_chain", ("torch", "onnxruntime"), (*_PROGRAM, "free_batch"), extra="onnx"
+    ),
     ".ts": Reader("programs", ("torch",), _PROGRAM, extra="server"),
     ".jit": Reader("programs", ("torch",), _PROGRAM, extra="server"),
     ".pt": Reader("programs", ("torch",), _PROGRAM, extra="server"),

@@ -78,7 +78,7 @@ def named(prefix: str, op: Op | Direction) -> dict[str, Array]:
         case PRelu(slopes=slopes):
             fields = {"weight": slopes}
         case Direction():
-            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peepholes")
             fields = {name: getattr(op, name) for name in names}
         case Activate() | ToOutput() | Recur() | Skip():
             fields = {}
