@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import multiprocessing
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +21,7 @@ import carousel
 from carousel import testing
 from carousel.cli.commands.bench import deadline_of, searched
 from carousel.cli.exits import CliError
-from carousel.cli.load.clients import Target, measure, share
+from carousel.cli.load.clients import ClientEndedError, Target, measure, share
 from carousel.cli.load.plan import Load, Result, Sample
 from carousel.cli.load.streams import INPUTS, UNANSWERED, Streams, random_rows
 
@@ -205,3 +210,57 @@ def test_a_client_that_cannot_open_its_sessions_ends_all_of_them():
         with pytest.raises(carousel.ModelNotFoundError):
             measure(target, replace(LOAD, model="none", clients=2))
         assert fake.sessions() == []
+
+
+INTERRUPTED = """
+import sys
+from carousel.cli.load.clients import Target, measure
+from carousel.cli.load.plan import Load
+
+if __name__ == "__main__":
+    load = Load("echo", 6, 50.0, clients=int(sys.argv[2]), duration_s=600.0)
+    try:
+        measure(Target(sys.argv[1], None, None), load)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("clients", "number"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)]
+)
+def test_sessions_are_closed_when_it_is_interrupted(tmp_path, clients, number):
+    """The processes of clients end because the first one tells them to."""
+    script = tmp_path / "bench.py"
+    script.write_text(INTERRUPTED)
+    with testing.FakeServer(ECHO) as fake:
+        process = subprocess.Popen([sys.executable, script, fake.target, str(clients)])
+        while sum(each.applied > 0 for each in fake.sessions()) < 6:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(60) == 130
+        assert fake.sessions() == []
+
+
+def test_a_process_of_clients_that_is_killed_ends_the_run():
+    """The others do not wait for it, and close their sessions."""
+    failed = []
+
+    def run(target):
+        try:
+            measure(target, replace(LOAD, clients=2, duration_s=600.0))
+        except ClientEndedError as error:
+            failed.append(error)
+
+    with testing.FakeServer(ECHO) as fake:
+        thread = threading.Thread(target=run, args=(Target(fake.target, None, None),))
+        thread.start()
+        while sum(each.applied > 0 for each in fake.sessions()) < 6:
+            time.sleep(0.01)
+        victim, other = multiprocessing.active_children()
+        victim.kill()
+        thread.join(60)
+        assert len(failed) == 1
+        assert not other.is_alive()
+        assert len(fake.sessions()) == 3

@@ -66,7 +66,16 @@ async def opened(
             sessions = [s for s in done if isinstance(s, carousel.AsyncSession)]
             await asyncio.gather(*map(close_one, sessions), return_exceptions=True)
 
-        ends.push_async_callback(close)
+        async def close_to_the_end() -> None:
+            """A signal may come while the sessions are closed already."""
+            closing = asyncio.ensure_future(close())
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError:
+                await closing
+                raise
+
+        ends.push_async_callback(close_to_the_end)
         sessions = iter(await asyncio.gather(*opening))
         yield [client.batch([next(sessions) for _ in range(size)]) for size in sizes]
 
