@@ -101,6 +101,16 @@ def test_a_signal_must_not_end_within_a_sample():
         samples.flush()
 
 
+def test_an_array_must_not_follow_half_a_sample():
+    """Its samples would come before the rest of that one."""
+    samples = Samples(model())
+    samples.push(b"\x01")
+    with pytest.raises(InputShapeError, match="an array follows 1 bytes of a sample"):
+        samples.push(np.arange(4, dtype=np.int16))
+    samples.push(b"\x00")
+    assert samples.push(np.arange(3, dtype=np.int16)).tolist() == [[1, 0, 1, 2]]
+
+
 def test_a_model_without_frames_is_refused():
     with pytest.raises(InputShapeError, match="does not take frames"):
         Samples(model(frames=False))

@@ -48,6 +48,10 @@ class Samples:
             raw = self._odd + bytes(chunk)
             whole = len(raw) - len(raw) % self._dtype.itemsize
             samples, self._odd = np.frombuffer(raw[:whole], self._dtype), raw[whole:]
+        elif self._odd:
+            raise InputShapeError(
+                f"an array follows {len(self._odd)} bytes of a sample; give the other bytes of it first"
+            )
         else:
             samples = self._converted(array_of(chunk, nested=1))
         self._came += len(samples)
