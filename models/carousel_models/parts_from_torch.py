@@ -92,13 +92,13 @@ def program(
             clear.
         OSError: the file cannot be read.
     """
-    from .importing.readers import READERS, reader_of, taken
+    from .importing.readers import READERS, STEP_GRAPHS, reader_of, taken
 
     path = Path(path)
-    end, reader = reader_of(path, READERS)
-    if reader.module != "programs":
+    end, _ = reader_of(path, READERS)
+    if end not in STEP_GRAPHS:
         raise PackageError(f"{path.name} is no step graph; import it with `carousel models import`")
-    imported = reader.load()(path, **taken(end, options))
+    imported = STEP_GRAPHS[end].load()(path, **taken(end, options, STEP_GRAPHS))
     for text in imported.notes:
         note(f"{name}: {text}")
     (found,) = imported.parts["parts"]

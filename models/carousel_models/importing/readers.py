@@ -38,18 +38,22 @@ _PROGRAM = ("state", "constant", "context", "shape", "input", "output")
 
 _KERAS = Reader("keras", needs=("h5py",), options=("config", "recurrent_activation", "unpadded"))
 
+STEP_GRAPHS: dict[str, Reader] = {
+    ".onnx": Reader("programs", ("torch", "onnxruntime"), (*_PROGRAM, "free_batch"), extra="onnx"),
+    ".ts": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+    ".jit": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+    ".pt": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+    ".pt2": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+}
+"""Readers of files that are programs, also where a file could be built-in layers."""
+
 READERS: dict[str, Reader] = {
     ".keras": _KERAS,
     ".weights.h5": _KERAS,
     ".h5": _KERAS,
     ".hdf5": _KERAS,
-    ".onnx": Reader(
-        "onnx_chain", ("torch", "onnxruntime"), (*_PROGRAM, "free_batch"), extra="onnx"
-    ),
-    ".ts": Reader("programs", ("torch",), _PROGRAM, extra="server"),
-    ".jit": Reader("programs", ("torch",), _PROGRAM, extra="server"),
-    ".pt": Reader("programs", ("torch",), _PROGRAM, extra="server"),
-    ".pt2": Reader("programs", ("torch",), _PROGRAM, extra="server"),
+    **STEP_GRAPHS,
+    ".onnx": STEP_GRAPHS[".onnx"]._replace(module="onnx_chain"),
     ".npz": Reader("mapped", options=("map",)),
     ".safetensors": Reader("mapped", options=("map",)),
 }

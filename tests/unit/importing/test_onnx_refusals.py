@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from carousel_models import PackageError, import_file, load
+from carousel_models import PackageError, import_file, load, program
 
 from .onnx_files import BATCH, HIDDEN, IN, STEPS, node, rows, squeezed, weights, write
 from .test_onnx_chains import close, flat, head, imported, sample, served, turned
@@ -300,3 +300,21 @@ def test_without_onnx_a_file_is_a_program(tmp_path: Path, monkeypatch: pytest.Mo
 def test_damaged_files_are_named(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(data)
     assert "m.onnx" in refusal(tmp_path / "m.onnx")
+
+
+def test_a_part_of_a_stack_is_a_program_even_if_layers_could_be_read(tmp_path: Path) -> None:
+    """The graph has an axis of one step, along which the importer would read a layer."""
+    layer_ = layer("GRU", ("x", "W", "R", "B", "", "h"))
+    layer_.output.append("hn")
+    nodes = [layer_, helper.make_node("Squeeze", ["y4", "axis"], ["y"])]
+    inputs = {"x": (1, 1, IN), "h": (1, 1, HIDDEN)}
+    arrays = weights("GRU") | {"axis": np.array([1])}
+    file = write(tmp_path / "m.onnx", nodes, arrays, inputs=inputs, outputs=("y", "hn"))
+    model = onnx.load(file)
+    for port, shape in zip(model.graph.output, ((1, 1, HIDDEN),) * 2, strict=True):
+        port.CopyFrom(helper.make_tensor_value_info(port.name, onnx.TensorProto.FLOAT, shape))
+    onnx.save(model, file)
+    assert program("step", file).part.kind == "program"
+    layers, _ = imported(file)
+    assert layers.manifest.stack
+    close(served(layers, sample()), rows("GRU", sample(), weights("GRU")))

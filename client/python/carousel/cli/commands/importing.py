@@ -126,7 +126,7 @@ def register_import(group: typer.Typer) -> None:
         input_: RowInput = None,
         output: RowOutput = None,
     ) -> None:
-        """Make a package from a file of another library: of Keras, arrays with a map, or a step graph."""
+        """Make a package from a file of another library: Keras, ONNX, arrays with a map, or a step graph."""
         common = {"name": name, "dir": dir_, "check": check, "overwrite": overwrite}
         of_reader = {
             "map": map_, "config": config, "recurrent_activation": recurrent_activation,
