@@ -27,6 +27,12 @@ LAST_STEP = (
     "sequence ended there"
 )
 
+DECISIONS = (
+    "the module's code reads numbers of its rows at {lines}; a package has no branches, so it always goes "
+    "the way of the sample. Ignore this where the code only checks its input. Use a custom module where it "
+    "decides"
+)
+
 
 def read_whole(
     model: nn.Module,
@@ -48,6 +54,11 @@ def read_whole(
     Raises:
         PackageError: a manifest cannot describe the module, it cannot be run, or other parts were given.
     """
+    if not isinstance(model, nn.Module):
+        raise PackageError(
+            f"model= is a {type(model).__name__}; give a torch.nn.Module, or bring a file with "
+            "carousel_models.import_file"
+        )
     named = {name: getattr(modules, name) for name in _PARTS} | {"normalization": normalization}
     also = [name for name, value in named.items() if _is_given(value)]
     if also:
@@ -60,6 +71,8 @@ def read_whole(
         raise refusal(whole, skeleton)
     if whole.rows.last_only:
         warnings.warn(LAST_STEP, stacklevel=3)
+    if whole.decisions:
+        warnings.warn(DECISIONS.format(lines=", ".join(whole.decisions)), stacklevel=3)
     return whole
 
 

@@ -31,10 +31,12 @@ class Whole:
     Attributes:
         rows: its own rows.
         assembled: the manifest's parts, and the tensors.
+        decisions: lines of its code that may take another way for other numbers.
     """
 
     rows: OwnRows
     assembled: Assembled
+    decisions: tuple[str, ...]
 
     @property
     def initial(self) -> dict[str, Tensor]:
@@ -74,12 +76,14 @@ class Attempt:
         calling: how it was called.
         read: what it returned, as values.
         known: number of operations that were understood.
+        decisions: lines of code that may take another way for other numbers.
         misfit: why a manifest cannot describe it.
     """
 
     calling: Calling
     read: Any
     known: int
+    decisions: tuple[str, ...]
     misfit: MisfitError | None = None
 
 
@@ -123,7 +127,7 @@ def _whole(attempt: Attempt) -> Whole:
     rows = OwnRows(attempt.calling, outputs_of(attempt.read), attempt.read)
     assembled = _assembled(rows.core, attempt.calling.width)
     _check_time(rows.outputs[0], assembled)
-    return Whole(rows, assembled)
+    return Whole(rows, assembled, attempt.decisions)
 
 
 def _assembled(core: Expr, width: int) -> Assembled:
@@ -146,7 +150,8 @@ def _tried(calling: Calling) -> Attempt | Exception:
         raise
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
         return error
-    return Attempt(calling, values, _known(graph))
+    source = next(iter(graph.nodes))
+    return Attempt(calling, values, _known(graph), source.meta["decisions"])
 
 
 def _known(graph: fx.Graph) -> int:

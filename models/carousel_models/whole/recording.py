@@ -27,6 +27,11 @@ from carousel_models.wrappers import unwrapped
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_DECISIONS = frozenset({
+    Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__contains__, Tensor.item,
+    Tensor.tolist, Tensor.numpy, Tensor.equal, Tensor.allclose, torch.equal, torch.allclose, torch.is_nonzero,
+})  # fmt: skip
+"""Functions that make numbers of Python from those of a tensor, by which code may take another way."""
 
 
 def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Graph:
@@ -39,7 +44,8 @@ def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
     Returns:
         A graph. `meta` of each node has `value`, the result, `line`, the line of code that made the call, and
-        `path`, the name of the module that was running.
+        `path`, the name of the module that was running. `meta["decisions"]` of the placeholder has the lines
+        of code that made numbers of Python from those of the input.
 
     Raises:
         Exception: of the module.
@@ -75,6 +81,8 @@ class _Recorder(TorchFunctionMode):
         named = (*root.named_parameters(), *root.named_buffers())
         self._names = {id(tensor): name for name, tensor in named}
         self._paused = False
+        self._input: fx.Node | None = None
+        self._decisions: dict[str, None] = {}
 
     @property
     def records(self) -> bool:
@@ -83,11 +91,14 @@ class _Recorder(TorchFunctionMode):
 
     def enter(self, x: Tensor) -> None:
         """Makes the placeholder."""
-        self._note(self.graph.placeholder("x"), x)
+        self._input = self.graph.placeholder("x")
+        self._note(self._input, x)
 
     def leave(self, result: Any) -> None:
         """Makes the output."""
         self.graph.output(self._mapped(result))
+        assert self._input is not None
+        self._input.meta["decisions"] = tuple(self._decisions)
 
     def __torch_function__(
         self,
@@ -100,6 +111,8 @@ class _Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         if not self.records:
             return result
+        if func in _DECISIONS and any(map(self._is_of_input, args)):
+            self._decisions[_line()] = None
         if func is Tensor.__setitem__:
             self._add(self.graph.call_function(func, *self._given(args, kwargs)), args[0])
         elif _tensors(result):
@@ -128,6 +141,18 @@ class _Recorder(TorchFunctionMode):
         node.meta["module"] = module
         self._add(node, result)
         return result
+
+    def _is_of_input(self, value: Any) -> bool:
+        """True for a tensor that depends on the input's numbers."""
+        waiting = [self._nodes[id(value)]] if id(value) in self._nodes else []
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            if node is self._input:
+                return True
+            waiting += [before for before in node.all_input_nodes if before not in seen]
+            seen.update(node.all_input_nodes)
+        return False
 
     def _add(self, node: fx.Node, result: Any) -> None:
         node.meta["path"] = self._running[-1] if self._running else ""

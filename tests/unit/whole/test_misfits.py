@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,26 @@ def test_a_transform_is_the_modules_or_the_callers(tmp_path: Path) -> None:
 def test_the_last_step_is_said(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="gives a row after each step, as if the sequence ended"):
         save(tmp_path / "m", model=Sentiment())
+
+
+@pytest.mark.parametrize("by", ["bool", "item", "after a write", "equal"])
+def test_code_that_decides_by_the_rows_is_said_with_its_line(tmp_path: Path, by: str) -> None:
+    with pytest.warns(
+        UserWarning, match=r"numbers of its rows at misfits.py:\d+; a package has no"
+    ):
+        save(tmp_path / "m", model=m.Decides(by))
+
+
+@pytest.mark.parametrize("by", ["weights", "shapes"])
+def test_code_that_decides_by_what_never_changes_is_not_said(tmp_path: Path, by: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        saved(tmp_path / "m", m.Decides(by))
+
+
+def test_what_is_no_module_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="model= is a str; give a torch"):
+        save(tmp_path / "m", model="gestures.onnx")  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
