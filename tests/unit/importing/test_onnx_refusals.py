@@ -318,3 +318,25 @@ def test_a_part_of_a_stack_is_a_program_even_if_layers_could_be_read(tmp_path: P
     layers, _ = imported(file)
     assert layers.manifest.stack
     close(served(layers, sample()), rows("GRU", sample(), weights("GRU")))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        helper.make_node("Transpose", ["h"], ["y"], name="end", perm=[0, 7, 1]),
+        helper.make_node("Squeeze", ["h", "far"], ["y"], name="end"),
+        helper.make_node("MatMul", ["h"], ["y"], name="end"),
+        helper.make_node("Gemm", [], ["y"], name="end"),
+        helper.make_node("Add", ["h", "h", "h"], ["y"], name="end"),
+        helper.make_node("Gelu", ["h"], ["y"], name="end", approximate="most"),
+        helper.make_node("If", ["yes"], ["y"], name="end"),
+        helper.make_node("LSTM", ["h", "far"], ["y"], name="end"),
+        helper.make_node("Relu", ["nothing"], ["y"], name="end"),
+    ],
+    ids=lambda one: one.op_type,
+)
+def test_damaged_operations_are_named(broken: Any, tmp_path: Path) -> None:
+    squeeze, axis = squeezed(to="h")
+    arrays = weights("GRU") | axis | {"far": np.array([9]), "yes": np.array(True)}
+    text = refusal(write(tmp_path / "m.onnx", [node("GRU"), squeeze, broken], arrays))
+    assert f"{broken.op_type} (end) is not read: " in text

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from carousel_models.errors import PackageError
 from carousel_models.importing.ops import Activate, Chain, Op, Skip
 from carousel_models.lookup import entry
 from carousel_models.row_parts import Activation
@@ -65,6 +66,9 @@ HANDLERS: dict[str, Handler] = {
 }
 """What reads each operation."""
 
+UNREADABLE = (TypeError, ValueError, KeyError, IndexError, AttributeError)
+"""Errors of operations whose inputs or attributes are not those that ONNX gives them."""
+
 OF_SIZES: dict[str, Handler] = {"Mul": sizes.multiplied_sizes}
 """What reads operations on sizes alone."""
 
@@ -120,8 +124,9 @@ class Walker:
             self._makers |= dict.fromkeys(filter(None, node.outputs), node)
             try:
                 found = self._results(node)
-            except NotAChainError as error:
-                reason = NotAChainError(f"{node.op} ({node.name}) is not read: {error}")
+            except (PackageError, *UNREADABLE) as error:
+                why = error if isinstance(error, PackageError) else f"it is damaged ({error!r})"
+                reason = NotAChainError(f"{node.op} ({node.name}) is not read: {why}")
                 found = [Unread(reason)] * len(node.outputs)
             for name, value in zip(node.outputs, found, strict=False):
                 self._values[name] = _named(value, name)
