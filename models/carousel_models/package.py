@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -97,8 +98,20 @@ def zoo_path() -> Path:
 
 def explain(error: ValidationError) -> str:
     """The problems that were found, each with the place of the field, in one line."""
-    problems = (
-        f"{'.'.join(map(str, problem['loc'])) or 'manifest'}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_input=False)
-    )
-    return "; ".join(problems)
+    problems = error.errors(include_url=False, include_input=False)
+    places = [problem["loc"] for problem in problems]
+    parts = [
+        f"{'.'.join(map(str, problem['loc'])) or 'manifest'}: {_WORDS.get(problem['type'], problem['msg'])}"
+        for problem in problems
+        # A list without its bad elements is too short. That is no problem of its own.
+        if problem["type"] != "too_short" or not any(map(_inside(problem["loc"]), places))
+    ]
+    return "; ".join(parts)
+
+
+_WORDS = {"extra_forbidden": "there is no such field", "missing": "this field is missing"}
+"""Words for people, by pydantic's types of problems."""
+
+
+def _inside(place: tuple[int | str, ...]) -> Callable[[tuple[int | str, ...]], bool]:
+    return lambda other: len(other) > len(place) and other[: len(place)] == place

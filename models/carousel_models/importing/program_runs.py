@@ -56,7 +56,7 @@ def find_shapes(
         try:
             outputs = _batched_outputs(program, placed, constants)
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything for such a batch
-            why = f"it fails with more than one session ({_first_line(error)})"
+            why = f"it fails with more than one session ({_cause(error)})"
         else:
             if outputs is not None:
                 return Found(placed, outputs, True, "")
@@ -66,7 +66,7 @@ def find_shapes(
         tensors = _run(program, alone, constants, 1)
     except Exception as error:  # likewise
         raise PackageError(
-            f"{where} fails in a run with random rows and states of zeros: {_first_line(error)}; say the "
+            f"{where} fails in a run with random rows and states of zeros: {_cause(error)}; say the "
             "shapes of its inputs with --shape NAME=DIMS, and numbers that must be special with --constant"
         ) from error
     outputs = tuple(
@@ -168,5 +168,9 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[-1][:200]
+def _cause(error: Exception) -> str:
+    """The line that says what is wrong: the last one, but onnxruntime's last one is general advice."""
+    lines = (str(error).strip() or repr(error)).splitlines()
+    if lines[0].startswith("[ONNXRuntimeError]"):
+        lines = [" ".join(line.strip() for line in lines if "Please fix" not in line)]
+    return lines[-1][:200]

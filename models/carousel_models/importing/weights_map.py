@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from carousel_models.cell_facts import Cell
 from carousel_models.errors import PackageError
 from carousel_models.package import explain
 from carousel_models.parts import Label, Part
@@ -20,6 +19,9 @@ from carousel_models.row_parts import DEFAULT_EPS, Activation
 from carousel_models.spec import Transform
 
 MAP_BYTES = 1 << 20
+
+MappedCell = Literal["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"]
+"""Cells whose gates the import knows. `gates.ORDERS` has their orders."""
 
 
 class Ref(Part):
@@ -83,7 +85,7 @@ class LayerMap(DirectionMap):
         norm: comes after the residual.
     """
 
-    cell: Cell
+    cell: MappedCell
     gates: str | None = None
     negate: str = ""
     forget_bias: float = 0.0

@@ -57,8 +57,8 @@ def sealed(data: bytes, where: str) -> bytes:
         ) from error
     if not code:
         raise PackageError(
-            f"{where} has no TorchScript code. If it holds weights, as torch.save writes them, save the "
-            "model with carousel_models.save; a step graph is made by torch.jit.script or torch.export"
+            f"{where} has no TorchScript code, as a file of torch.save; save the model with "
+            "carousel_models.save, or make a step graph with torch.jit.script or torch.export"
         )
     return found.getvalue()
 

@@ -355,3 +355,11 @@ def test_a_graph_that_is_nan_in_a_batch_only_is_not_batched(tmp_path: Path) -> N
     assert model.manifest.parts[0].batch == "one"
     assert any("other numbers" in note for note in notes)
     follows_the_equations(model)
+
+
+def test_a_wrong_shape_is_said_in_the_words_of_the_runtime(tmp_path: Path) -> None:
+    file = write_onnx(tmp_path / "step.onnx")
+    with pytest.raises(
+        PackageError, match=r"Got invalid dimensions for input: x .* Expected: \d+ *; say"
+    ):
+        import_file(file, dir=tmp_path / "out", shape=["x=B,99"])

@@ -103,7 +103,7 @@ def test_not_a_manifest(package: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"colour": "red"}, "colour: Extra inputs"),
+        ({"colour": "red"}, "colour: there is no such field"),
         ({"format": 2}, "format 2 is unknown, this version reads 1"),
         ({"stack": []}, "either `stack`"),
         ({"tokenizer": "huggingface"}, "needs an input of kind tokens"),

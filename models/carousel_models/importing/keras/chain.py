@@ -51,10 +51,10 @@ class ChainBuilder:
         elif node.kind in LAYERS:
             self._ops += LAYERS[node.kind](layer, self._reading)
         else:
-            known = sorted({*LAYERS, "Add", "Embedding"})
             raise PackageError(
-                f"layer {node.name!r} is a {node.kind}, which is not read, only {', '.join(known)}; save the "
-                "model with carousel_models.save and a custom module"
+                f"layer {node.name!r} is a {node.kind}, which the import of Keras does not read; see "
+                "docs/guides/bring-your-model.md for the layers that it reads, export one step with its "
+                "states as ONNX, or write it as a custom module of torch"
             )
         self._places[node.name] = len(self._ops)
 
