@@ -42,6 +42,13 @@ def freed(data: bytes, axes: Mapping[str, int], where: str) -> Freed:
     model = onnx.load_from_string(data)
     graph = model.graph
     stored = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    shapes = stored | {
+        node.output[0]: numpy_helper.to_array(given.t)
+        for node in graph.node
+        if node.op_type == "Constant"
+        for given in node.attribute
+        if given.name == "value"
+    }
     inputs = [p for p in graph.input if p.name not in stored and _open(p, axes.get(p.name, 0))]
     if not inputs:
         raise PackageError(
@@ -53,7 +60,7 @@ def freed(data: bytes, axes: Mapping[str, int], where: str) -> Freed:
     changed = 0
     for node in graph.node:
         name = node.input[1] if node.op_type == "Reshape" and len(node.input) > 1 else ""
-        shape = stored.get(name)
+        shape = shapes.get(name)
         if shape is None or not len(shape) or shape[0] != 1 or -1 in shape:
             continue
         changed += 1

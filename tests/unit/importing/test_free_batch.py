@@ -58,6 +58,19 @@ def test_a_freed_graph_takes_many_rows_in_one_call(tmp_path: Path) -> None:
     np.testing.assert_allclose(together.numpy(), alone.numpy(), atol=1e-6)
 
 
+def test_a_shape_in_a_constant_node_is_freed_too(tmp_path: Path) -> None:
+    file = one_row(tmp_path / "step.onnx")
+    model = onnx.load(file)
+    (shape,) = [one for one in model.graph.initializer if one.name == "one_row"]
+    model.graph.initializer.remove(shape)
+    # torch's older exporter writes constants so.
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["one_row"], value=shape))
+    onnx.save(model, file)
+    freed_model, notes = imported(file)
+    assert freed_model.manifest.parts[0].batch == "symbolic"
+    assert "1 Reshape constants" in notes[0]
+
+
 def test_the_batch_axis_of_a_state_may_be_said(tmp_path: Path) -> None:
     file = one_row(tmp_path / "step.onnx", axis=1)
     model, _ = imported(file, shape=["h=1,B,4"])
@@ -65,6 +78,17 @@ def test_the_batch_axis_of_a_state_may_be_said(tmp_path: Path) -> None:
     assert (part.batch, part.carried[0].axis) == ("symbolic", 1)
     with pytest.raises(PackageError, match="cannot be freed"):
         imported(file)  # the first axis of that state counts layers, and not rows
+
+
+def test_a_graph_that_fails_prints_nothing_beside_its_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = one_row(tmp_path / "step.onnx", shape=(OUT,))  # of two rows it fails
+    with pytest.raises(
+        PackageError, match=r"cannot be freed: it fails with more than one session \(.*Reshape"
+    ):
+        imported(file)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("shape", [(-1, OUT), (OUT,)])
