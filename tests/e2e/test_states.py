@@ -82,6 +82,7 @@ def test_an_unknown_name_lists_those_that_there_are(run):
         done = run(*command, "--initial", "eve", stdin=ROWS)
         assert done.returncode == 4
         assert "INITIAL_UNKNOWN" in done.stderr
+        assert "fix: choose one of these with --initial, or leave it out" in done.stderr
         known = "loud" if "text" in command else "anna"
         assert f"it has {known}" in done.stderr
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "INPUT_NOT_FINITE": "correct the row; the session is unchanged",
     "STEP_NOT_FINITE": "the row is outside the range that the model can compute; send another row; "
     "the session is unchanged",
+    "INITIAL_UNKNOWN": "choose one of these with --initial, or leave it out",
     "SESSION_NOT_FOUND": "list the open sessions: carousel sessions list",
 }
 
