@@ -62,7 +62,7 @@ def agreed_probe(model: RecurrentModel, reference: Reference) -> dict[str, Tenso
         x = _sample(model)
         found = _run(model, x)
         expected = _answers(model, reference, x, found)
-    dtype = torch.float32 if x.is_floating_point() else torch.int32
+    dtype = getattr(torch, model.manifest.input.row.dtype)
     return {"input": x[0].to(dtype).contiguous(), "raw": expected[0].contiguous()}
 
 

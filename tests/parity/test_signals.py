@@ -73,6 +73,27 @@ def test_a_context_is_the_samples_before_a_frame(tmp_path, hop, context, encodin
     np.testing.assert_allclose(whole[0].numpy(), expected, atol=2e-6)
 
 
+def test_a_reference_takes_the_samples_that_clients_send(tmp_path):
+    module = nn.GRU(4, 3, batch_first=True)
+    frames = FramesInput(hop=4, rate=8000)
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == torch.int16
+        rows: torch.Tensor = module(x / 2.0**15)[0]
+        return rows
+
+    save(tmp_path / "m", stack=module, frames=frames, reference=reference)
+    assert load(tmp_path / "m").manifest.input == frames
+    with pytest.raises(PackageError, match="step"):
+        save(tmp_path / "no", stack=module, frames=frames, reference=lambda x: module(x.float())[0])
+    x = np.random.default_rng(5).integers(-9000, 9000, (20, 4))
+    with torch.no_grad():
+        rows, _ = module(torch.from_numpy(x / 2.0**15).float()[None])
+    save(tmp_path / "pair", stack=module, frames=frames, reference=(x, rows[0].numpy()))
+    with pytest.raises(PackageError, match="no samples of int16"):
+        save(tmp_path / "no", stack=module, frames=frames, reference=(x + 0.5, rows[0].numpy()))
+
+
 @pytest.mark.parametrize("hop", [1, 3, 4, 11])
 @pytest.mark.parametrize("window", sorted(WINDOWS))
 def test_frames_that_overlap_are_added(tmp_path, hop, window):
