@@ -18,6 +18,7 @@ from carousel_models.writing import write
 
 from .imported import Imported, NoOriginalError
 from .readers import READERS, Reader, reader_of, taken
+from .sound import Encoding, as_frames
 
 
 def import_file(
@@ -27,6 +28,8 @@ def import_file(
     dir: Path | str = ".",  # noqa: A002 - the command line's word
     check: bool = False,
     overwrite: bool = False,
+    rate: int | None = None,
+    encoding: Encoding = "pcm16",
     note: Callable[[str], object] = lambda _: None,
     readers: Mapping[str, Reader] = READERS,
     **options: Any,
@@ -40,6 +43,8 @@ def import_file(
         check: also run the original, and compare each step. The original's rows become the probe. If the
             original cannot be run here, a note says why.
         overwrite: replace an existing package.
+        rate: the rows are samples of a signal, so many a second. Clients then send frames.
+        encoding: of those samples.
         note: receives sentences for the user: what was left out, and whether the package was compared.
         readers: the readers by the ends of names.
         options: of the file's reader, such as `config` or `map`. None is as if not given.
@@ -57,7 +62,11 @@ def import_file(
     path.stat()  # a missing file is an error of the system
     imported = reader.load()(path, **given)
     name = name or path.name[: -len(end)]
-    manifest = _manifest(path, name, imported)
+    try:
+        imported = imported if rate is None else as_frames(imported, rate, encoding)
+        manifest = _manifest(path, name, imported)
+    except ValidationError as error:
+        raise PackageError(f"{path} does not make a package named {name!r}: {error}") from error
     for text in imported.notes:
         note(text)
     reference = _reference(imported, note) if check else None
@@ -80,10 +89,7 @@ def import_file(
 
 def _manifest(path: Path, name: str, imported: Imported) -> Manifest:
     fields = {"description": f"imported from {path.name}"} | imported.parts
-    try:
-        return Manifest(name=name, fingerprint="0" * 64, **fields)
-    except ValidationError as error:
-        raise PackageError(f"{path} does not make a package named {name!r}: {error}") from error
+    return Manifest(name=name, fingerprint="0" * 64, **fields)
 
 
 def _reference(imported: Imported, note: Callable[[str], object]) -> Reference | None:

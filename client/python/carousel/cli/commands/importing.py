@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
 from carousel.cli.printing import note, print_json, print_line
 
@@ -14,6 +15,17 @@ ARRAYS = "Options of files of arrays (.npz, .safetensors)"
 KERAS = "Options of Keras files (.keras, .h5, .hdf5)"
 STEPS = "Options of step graphs (.onnx, .ts, .jit, .pt, .pt2)"
 
+ENCODINGS = ("pcm16", "float32")
+
+Rate = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="HZ", help="The rows are samples of sound, so many a second: 16000."
+    ),
+]
+SampleType = Annotated[
+    str, typer.Option("--encoding", help="Samples that clients send: pcm16 or float32.")
+]
 Map = Annotated[
     Path | None,
     typer.Option(
@@ -114,6 +126,8 @@ def register_import(group: typer.Typer) -> None:
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace an existing package.")
         ] = False,
+        rate: Rate = None,
+        encoding: SampleType = "pcm16",
         map_: Map = None,
         config: Config = None,
         recurrent_activation: RecurrentActivation = None,
@@ -127,7 +141,12 @@ def register_import(group: typer.Typer) -> None:
         output: RowOutput = None,
     ) -> None:
         """Make a package from a file of another library: Keras, ONNX, arrays with a map, or a step graph."""
-        common = {"name": name, "dir": dir_, "check": check, "overwrite": overwrite}
+        if encoding not in ENCODINGS:
+            raise usage_error(f"'{encoding}' is no encoding", f"use {' or '.join(ENCODINGS)}")
+        common = {
+            "name": name, "dir": dir_, "check": check, "overwrite": overwrite,
+            "rate": rate, "encoding": encoding,
+        }  # fmt: skip
         of_reader = {
             "map": map_, "config": config, "recurrent_activation": recurrent_activation,
             "unpadded": unpadded or None, "state": state, "constant": constant,
