@@ -192,6 +192,11 @@ def test_the_command_writes_the_output_signal(server, signal, rows, tmp_path):
     np.testing.assert_allclose(found[:whole], expected, atol=2.0**-15)
 
 
+def test_the_command_shows_frames(server):
+    done = command("models", "show", "filter", "--server", server.target)
+    assert f"frames:{HOP}@{RATE}" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("model", "rate", "channels", "more", "fault"),
     [

@@ -74,6 +74,8 @@ def test_the_command_takes_a_rate_and_an_encoding(tmp_path: Path) -> None:
     words = ("models", "import", file, "--dir", str(tmp_path / "out"), "--rate", "8000")
     assert carousel(*words, "--check").returncode == 0
     assert load(tmp_path / "out" / "step").manifest.input == FramesInput(hop=IN, rate=RATE)
+    shown = carousel("models", "show", "step", "--dir", str(tmp_path / "out"))
+    assert f"frames:{IN}@8000" in shown.stdout
     done = carousel(*words, "--encoding", "mp3")
     assert (done.returncode, "use pcm16 or float32" in done.stderr) == (2, True)
     done = carousel("models", "import", file, "--dir", str(tmp_path), "--rate", "99999999")

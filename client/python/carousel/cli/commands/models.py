@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -184,10 +184,24 @@ def of_model(model: carousel.ModelInfo) -> Record:
     """A served model as a record."""
     record = asdict(model)
     outputs = ", ".join(f"{field.name}:{math.prod(field.shape)}" for field in model.outputs)
-    width = math.prod(model.input.shape)
-    source = f"tokens:{model.vocabulary}" if model.vocabulary else f"features:{width}"
+    source = shown_input(model.vocabulary, math.prod(model.input.shape), model.signal)
     lists = {"labels": list(model.labels), "initials": list(model.initials)}
     return record | {"input": source, "outputs": outputs, "states": described(model.states)} | lists
+
+
+class Rated(Protocol):
+    """What is known of a signal."""
+
+    @property
+    def rate(self) -> int:
+        """Samples a second."""
+
+
+def shown_input(vocabulary: int, width: int, signal: Rated | None) -> str:
+    """Kind and size of an input: tokens:256, features:3, or frames:512@16000 with the samples a second."""
+    if signal is not None:
+        return f"frames:{width}@{signal.rate}"
+    return f"tokens:{vocabulary}" if vocabulary else f"features:{width}"
 
 
 def of_manifest(manifest: Manifest) -> Record:
@@ -198,9 +212,11 @@ def of_manifest(manifest: Manifest) -> Record:
         "cell": manifest.cell,
         "layers": len(manifest.stack),
         "hidden": manifest.hidden,
-        "input": f"tokens:{manifest.vocabulary}"
-        if manifest.vocabulary
-        else f"features:{source.raw_width}",
+        "input": shown_input(
+            manifest.vocabulary,
+            math.prod(source.row.shape),
+            source if source.kind == "frames" else None,
+        ),
         "output": manifest.output_width,
         "compute_dtype": manifest.dtype,
         "causal": manifest.causal,
