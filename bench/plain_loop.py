@@ -72,23 +72,21 @@ def run(model: str, path: Path, load: Load, hop: int) -> Result:
     samples = np.random.default_rng(0).normal(0, 0.1, (ROWS, hop)).astype(np.float32)
     for _ in range(3):
         step(0, samples[0])
-    sample, gap_s, sent = Sample(), 1 / load.rate_hz / load.streams, 0
-    begin_s = time.monotonic()
-    first_s, last_s = begin_s + load.warm_s, begin_s + load.warm_s + load.duration_s
+    sample, begin_s = Sample(), time.monotonic()
+    first, last = load.messages(load.streams)
     hopeless_s = HOPELESS * (load.deadline_s or 1.0)
-    while (due_s := begin_s + sent * gap_s) < last_s:
-        now = time.monotonic()
+    for sent in range(last):
+        due_s, now = begin_s + sent / load.rate_hz / load.streams, time.monotonic()
         if due_s > now:
             time.sleep(due_s - now)
         step(sent % load.streams, samples[sent % ROWS])
         latency_s = time.monotonic() - due_s
-        if due_s >= first_s:
+        if sent >= first:
             sample.due += 1
             sample.latencies_s.append(latency_s)
         if latency_s > hopeless_s:
             sample.errors["TOO_FAR_BEHIND"] += 1
             break
-        sent += 1
     return Result(load, sample)
 
 

@@ -44,6 +44,14 @@ class Load:
         groups = [self.together] * whole + [rest] * (rest > 0)
         return groups[client :: self.clients]
 
+    def messages(self, groups: int) -> tuple[int, int]:
+        """The number of the first measured message of so many groups, and how many there are.
+
+        Times would be rounded differently in each run.
+        """
+        each_s = (self.rate_hz or 0.0) * groups
+        return round(self.warm_s * each_s), round((self.warm_s + self.duration_s) * each_s)
+
     def offset_s(self, client: int) -> float:
         """Instant of a client's first step within the period, so that clients do not send at once."""
         return 0.0 if self.rate_hz is None else client / self.clients / self.rate_hz

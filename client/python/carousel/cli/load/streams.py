@@ -8,8 +8,9 @@ its latency counts from that instant. So a slow server cannot slow down the load
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import numpy as np
 
@@ -91,51 +92,46 @@ class Streams:
         rng = np.random.default_rng((load.seed, number))
         self._inputs = [random_rows(info, rng, len(group.sessions)) for group in groups]
         self._running: set[asyncio.Task[None]] = set()
-        self._first_s = self._last_s = 0.0
 
     async def paced(self, rate_hz: float) -> None:
         """Sends each group's steps at their planned instants."""
         loop = asyncio.get_running_loop()
-        gap_s = 1 / rate_hz / max(len(self._groups), 1)
+        first, last = self._load.messages(len(self._groups))
         begin_s = loop.time() + self._load.offset_s(self._number)
-        self._measure_from(begin_s)
         sent, due_s = 0, begin_s
-        while self._groups and due_s < self._last_s:
+        while sent < last:
             await asyncio.sleep(max(due_s - loop.time(), 0.0))
             now = loop.time()
-            while due_s <= now and due_s < self._last_s:
-                self._start(sent % len(self._groups), sent // len(self._groups), due_s)
-                if self._first_s <= due_s:
+            while due_s <= now and sent < last:
+                group, step = sent % len(self._groups), sent // len(self._groups)
+                self._start(self._step(group, step, due_s, counts=sent >= first))
+                if sent >= first:
                     self.sample.late_s.append(now - due_s)
                 sent += 1
-                due_s = begin_s + sent * gap_s
+                due_s = begin_s + sent / rate_hz / len(self._groups)
         await self._end()
 
     async def closed(self) -> None:
         """Sends each group's next step when its output is there."""
         loop = asyncio.get_running_loop()
-        self._measure_from(loop.time())
+        first_s = loop.time() + self._load.warm_s
+        last_s = first_s + self._load.duration_s
 
         async def go(group: int) -> None:
             steps = 0
-            while (now := loop.time()) < self._last_s:
-                await self._step(group, steps, now)
+            while (now := loop.time()) < last_s:
+                await self._step(group, steps, now, counts=now >= first_s)
                 steps += 1
 
         await asyncio.gather(*(go(group) for group in range(len(self._groups))))
 
-    def _measure_from(self, begin_s: float) -> None:
-        self._first_s = begin_s + self._load.warm_s
-        self._last_s = self._first_s + self._load.duration_s
-
-    def _start(self, group: int, step: int, due_s: float) -> None:
-        task = asyncio.ensure_future(self._step(group, step, due_s))
+    def _start(self, step: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(step)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _step(self, group: int, step: int, due_s: float) -> None:
+    async def _step(self, group: int, step: int, due_s: float, *, counts: bool) -> None:
         size = len(self._groups[group].sessions)
-        counts = self._first_s <= due_s < self._last_s
         failed: list[str] = []
         if counts:
             self.sample.due += size
