@@ -55,11 +55,11 @@ def import_file(
         OSError: the file cannot be read.
     """
     path = Path(path)
-    end, reader = reader_of(path, readers)
-    given = taken(end, options, readers)
+    path.stat()  # a missing file is an error of the system, whatever its reader needs
     if path.is_dir():
         raise PackageError(f"{path} is a folder; give the file of a model")
-    path.stat()  # a missing file is an error of the system
+    end, reader = reader_of(path, readers)
+    given = taken(end, options, readers)
     imported = reader.load()(path, **given)
     name = name or path.name[: -len(end)]
     try:

@@ -141,6 +141,7 @@ def test_refusals(
     (tmp_path / "folder.toy").mkdir()
     (tmp_path / "my model.toy").write_bytes(b"x")
     (tmp_path / "m.toy").write_bytes(b"x")
+    (tmp_path / "m.txt").write_bytes(b"x")
     with pytest.raises(PackageError, match=message):
         import_file(tmp_path / name, dir=tmp_path / "out", readers=table(monkeypatch), **options)
     assert not (tmp_path / "out").exists()
@@ -155,6 +156,7 @@ def test_a_missing_file_is_an_error_of_the_system(
 
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     readers = {".toy": Reader("toy", needs=("no_such_module", "json"))}
+    (tmp_path / "m.toy").write_bytes(b"x")
     with pytest.raises(
         PackageError,
         match=r"needs no_such_module, not installed here; pip install 'carousel-serving\[import\]'$",
@@ -168,3 +170,12 @@ def test_an_existing_package_is_kept(
     import_file(file, dir=tmp_path, readers=table(monkeypatch))
     with pytest.raises(PackageError, match="exists"):
         import_file(file, dir=tmp_path, readers=table(monkeypatch))
+
+
+def test_a_missing_file_is_named_before_what_its_reader_lacks(tmp_path: Path) -> None:
+    needy = {".onnx": Reader("programs", needs=("no_such_package",))}
+    with pytest.raises(FileNotFoundError):
+        import_file(tmp_path / "no.onnx", dir=tmp_path, readers=needy)
+    (tmp_path / "is.onnx").touch()
+    with pytest.raises(PackageError, match="no_such_package"):
+        import_file(tmp_path / "is.onnx", dir=tmp_path, readers=needy)
