@@ -6,7 +6,7 @@ from rich.console import Console
 
 from carousel.cli.demo.board import RATE_OVER_S, TEXT_CHARACTERS, Board
 from carousel.cli.demo.exposition import Scrape
-from carousel.cli.demo.plain import following, line, summary
+from carousel.cli.demo.plain import PlainLines, following, line, summary
 from carousel.cli.demo.plan import CREWS
 from carousel.cli.demo.screen import LiveScreen
 from carousel.cli.demo.tally import Histogram, Report, decode
@@ -151,6 +151,15 @@ def test_a_dead_server_is_said_until_a_new_one_listens():
     assert "KILLED" not in line(board, 2.0)
     assert "killed once, away 2." in line(board, 2.0)
     assert board.server() is None, "the metrics of the new process start from zero"
+
+
+def test_a_kill_is_printed_at_once(capsys):
+    board = full_board()
+    lines = PlainLines(board)
+    board.killed(time.monotonic())
+    lines.killed()
+    board.back(time.monotonic())
+    assert "KILLED with signal 9" in capsys.readouterr().out, "no line was due while it was dead"
 
 
 def test_the_end_names_commands_that_work_here(monkeypatch):

@@ -22,6 +22,7 @@ class PlainLines:
 
     def __init__(self, board: Board) -> None:
         self._board = board
+        self._started_s = time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -29,15 +30,18 @@ class PlainLines:
         """Starts printing."""
         self._thread.start()
 
+    def killed(self) -> None:
+        """The server was killed: prints a line now, since it may be back before the next one is due."""
+        print_line(line(self._board, time.monotonic() - self._started_s))
+
     def close(self) -> None:
         """Stops printing."""
         self._closed.set()
         self._thread.join()
 
     def _run(self) -> None:
-        started_s = time.monotonic()
         while not self._closed.wait(LINE_EVERY_S):
-            print_line(line(self._board, time.monotonic() - started_s))
+            print_line(line(self._board, time.monotonic() - self._started_s))
 
 
 def line(board: Board, elapsed_s: float) -> str:

@@ -42,6 +42,9 @@ class LiveScreen:
         self._started_s = time.monotonic()
         self._live.start()
 
+    def killed(self) -> None:
+        """The server was killed: the next frame shows it."""
+
     def close(self) -> None:
         """Stops drawing and removes the view."""
         self._live.stop()

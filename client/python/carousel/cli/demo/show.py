@@ -120,6 +120,7 @@ def perform(show: Show, board: Board, server: ServerProcess) -> None:
                 raise CliError(server.died())
             if time.monotonic() >= kill_at_s:
                 board.killed(time.monotonic())
+                view.killed()
                 server.kill()
                 server.start_again()
                 board.back(time.monotonic())
