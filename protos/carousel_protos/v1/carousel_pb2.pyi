@@ -560,6 +560,7 @@ class AttachResponse(google.protobuf.message.Message):
     DURABLE_FIELD_NUMBER: builtins.int
     DRAIN_FIELD_NUMBER: builtins.int
     UNBOUND_FIELD_NUMBER: builtins.int
+    MOVED_FIELD_NUMBER: builtins.int
     @property
     def welcome(self) -> global___Welcome:
         """Answers Hello."""
@@ -588,6 +589,10 @@ class AttachResponse(google.protobuf.message.Message):
     def unbound(self) -> global___Unbound:
         """Answers Unbind, or reports that the server has released a handle."""
 
+    @property
+    def moved(self) -> global___Moved:
+        """A session leaves this server for another one. Sent only to clients that follow moves."""
+
     def __init__(
         self,
         *,
@@ -598,10 +603,11 @@ class AttachResponse(google.protobuf.message.Message):
         durable: global___Durable | None = ...,
         drain: global___Drain | None = ...,
         unbound: global___Unbound | None = ...,
+        moved: global___Moved | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["bound", b"bound", "drain", b"drain", "durable", b"durable", "event", b"event", "failure", b"failure", "outputs", b"outputs", "unbound", b"unbound", "welcome", b"welcome"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bound", b"bound", "drain", b"drain", "durable", b"durable", "event", b"event", "failure", b"failure", "outputs", b"outputs", "unbound", b"unbound", "welcome", b"welcome"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["welcome", "bound", "outputs", "failure", "durable", "drain", "unbound"] | None: ...
+    def HasField(self, field_name: typing.Literal["bound", b"bound", "drain", b"drain", "durable", b"durable", "event", b"event", "failure", b"failure", "moved", b"moved", "outputs", b"outputs", "unbound", b"unbound", "welcome", b"welcome"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bound", b"bound", "drain", b"drain", "durable", b"durable", "event", b"event", "failure", b"failure", "moved", b"moved", "outputs", b"outputs", "unbound", b"unbound", "welcome", b"welcome"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["welcome", "bound", "outputs", "failure", "durable", "drain", "unbound", "moved"] | None: ...
 
 global___AttachResponse = AttachResponse
 
@@ -612,14 +618,20 @@ class Hello(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CLIENT_FIELD_NUMBER: builtins.int
+    FOLLOWS_MOVES_FIELD_NUMBER: builtins.int
     client: builtins.str
     """Name and version of the client, for logs."""
+    follows_moves: builtins.bool
+    """The client knows several servers. It follows Moved, and the `owner` in the metadata of SESSION_HELD, to the
+    address that they name.
+    """
     def __init__(
         self,
         *,
         client: builtins.str = ...,
+        follows_moves: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client", b"client"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client", b"client", "follows_moves", b"follows_moves"]) -> None: ...
 
 global___Hello = Hello
 
@@ -662,6 +674,7 @@ class Bind(google.protobuf.message.Message):
     OPEN_FIELD_NUMBER: builtins.int
     EPOCH_FLOOR_FIELD_NUMBER: builtins.int
     ATTACH_ID_FIELD_NUMBER: builtins.int
+    TAKE_OVER_FIELD_NUMBER: builtins.int
     handle: builtins.int
     """Chosen by the client, not 0, not bound now on this stream."""
     session_id: builtins.str
@@ -671,6 +684,10 @@ class Bind(google.protobuf.message.Message):
     attach_id: builtins.int
     """Grows with each binding of the session. A Bind with a lower one than the session has seen is an old
     message. It is refused as SUPERSEDED with metadata `attach_id`. 0 always wins.
+    """
+    take_over: builtins.bool
+    """The client cannot reach the server that holds the session. That server is asked to hand the session over,
+    even if it still has a stream for it.
     """
     @property
     def open(self) -> global___OpenSessionRequest:
@@ -684,9 +701,10 @@ class Bind(google.protobuf.message.Message):
         open: global___OpenSessionRequest | None = ...,
         epoch_floor: builtins.int = ...,
         attach_id: builtins.int = ...,
+        take_over: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["open", b"open", "session_id", b"session_id", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attach_id", b"attach_id", "epoch_floor", b"epoch_floor", "handle", b"handle", "open", b"open", "session_id", b"session_id", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attach_id", b"attach_id", "epoch_floor", b"epoch_floor", "handle", b"handle", "open", b"open", "session_id", b"session_id", "take_over", b"take_over", "target", b"target"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["target", b"target"]) -> typing.Literal["session_id", "open"] | None: ...
 
 global___Bind = Bind
@@ -903,6 +921,30 @@ class Unbound(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["handle", b"handle", "status", b"status"]) -> None: ...
 
 global___Unbound = Unbound
+
+@typing.final
+class Moved(google.protobuf.message.Message):
+    """The server has given the session up, and its handle is free. The store has every step whose output was sent.
+    The client binds the session at the other server, whose Bound says which steps ran. It sends the others again.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    handle: builtins.int
+    """The handle."""
+    address: builtins.str
+    """Address of the server to bind at, host:port. Empty if any other server will do."""
+    def __init__(
+        self,
+        *,
+        handle: builtins.int = ...,
+        address: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "handle", b"handle"]) -> None: ...
+
+global___Moved = Moved
 
 @typing.final
 class Failure(google.protobuf.message.Message):
