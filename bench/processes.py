@@ -44,8 +44,8 @@ def sqlite_file(path: Path) -> Iterator[str | None]:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str | None]:
-    """A redis-server that syncs every write, so that all levels can be had; None without one."""
+def redis_server(folder: Path, appendfsync: str = "always") -> Iterator[str | None]:
+    """A redis-server; None without one. By default it syncs every write, so that all levels can be had."""
     program = shutil.which("redis-server")
     if program is None:
         yield None
@@ -54,7 +54,7 @@ def redis_server(folder: Path) -> Iterator[str | None]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    flags += ["--appendonly", "yes", "--appendfsync", "always"]
+    flags += ["--appendonly", "yes", "--appendfsync", appendfsync]
     process = subprocess.Popen([program, *flags], stdout=subprocess.DEVNULL)
     try:
         _wait_for(port)

@@ -12,7 +12,7 @@ from support.redis import RedisServer
 from carousel_server.core.store import Store
 from carousel_server.store import StoreThread
 
-from .media import InMemory, InRedis, InSqlite, Medium
+from .media import InMemory, InRedis, InSharedSqlite, InSqlite, Medium
 from .recorded import Clock, Recorded, Told
 
 
@@ -39,7 +39,15 @@ def in_sqlite(tmp_path: Path) -> Iterator[InSqlite]:
         store.close()
 
 
-@pytest.fixture(params=["memory", "memory-with-leases", "sqlite", "redis"])
+@pytest.fixture
+def in_shared_sqlite(tmp_path: Path) -> Iterator[InSharedSqlite]:
+    medium = InSharedSqlite(tmp_path)
+    yield medium
+    for store in medium.opened:
+        store.close()
+
+
+@pytest.fixture(params=["memory", "memory-with-leases", "sqlite", "shared_sqlite", "redis"])
 def medium(request: pytest.FixtureRequest) -> Medium:
     if request.param == "memory":
         return InMemory(math.inf)
@@ -56,11 +64,11 @@ def store(medium: Medium) -> Store:
     return medium.open()
 
 
-@pytest.fixture(params=["memory-with-leases", "redis"])
+@pytest.fixture(params=["memory-with-leases", "shared_sqlite", "redis"])
 def shared(request: pytest.FixtureRequest) -> Medium:
     """A medium that several replicas can use at once."""
-    if request.param == "redis":
-        made = request.getfixturevalue("in_redis")
+    if request.param != "memory-with-leases":
+        made = request.getfixturevalue(f"in_{request.param}")
         assert isinstance(made, Medium)
         return made
     return InMemory(30.0)

@@ -11,7 +11,7 @@ from support.redis import RedisServer
 
 from carousel_server.core.store import Commit, NewSession, SessionKey, Store
 from carousel_server.core.types import Durability
-from carousel_server.store import MemoryMedium, MemoryStore, SqliteStore
+from carousel_server.store import MemoryMedium, MemoryStore, SharedSqliteStore, SqliteStore
 from carousel_server.store.redis import RedisStore
 
 KEY = SessionKey("tenant", "s1")
@@ -72,6 +72,31 @@ class InSqlite(Medium):
         assert isinstance(store, SqliteStore)
         store._db.close()
         store._lock.close()
+
+
+class InSharedSqlite(Medium):
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "sessions.db"
+        self.opened: list[SharedSqliteStore] = []
+
+    def open(self, owner: str = ALICE) -> SharedSqliteStore:
+        store = SharedSqliteStore(self.path, owner, 30.0)
+        self.opened.append(store)
+        return store
+
+    def kill(self, store: Store) -> None:
+        """As the kernel does it: the files are closed, and nothing is said."""
+        assert isinstance(store, SharedSqliteStore)
+        store._db.close()
+        store._lock.close()
+        store._turns.close()
+
+    def run_out(self, owner: str) -> None:
+        for store in self.opened:
+            if not store._lock.closed:
+                store._db.execute("UPDATE replicas SET until_s = 0 WHERE name = ?", (owner,))
+                return
+        raise AssertionError("no store is open")
 
 
 class InRedis(Medium):

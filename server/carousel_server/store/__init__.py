@@ -4,11 +4,13 @@ from .faults import StoreError
 from .memory import MemoryMedium, MemoryStore
 from .opening import back_up_store, check_store, open_store
 from .sqlite import SqliteStore
+from .sqlite_shared import SharedSqliteStore
 from .thread import StoreThread
 
 __all__ = [
     "MemoryMedium",
     "MemoryStore",
+    "SharedSqliteStore",
     "SqliteStore",
     "StoreError",
     "StoreThread",

@@ -118,13 +118,47 @@ def back_up(path: Path, destination: Path) -> Copied:
     try:
         lock = sqlite_file.lock(path)
     except StoreError as in_use:
+        if _is_shared(path):
+            return _copy_beside(path, destination)
         return _ask_server(path, destination, in_use)
     with lock, closing(sqlite_file.connect(path)) as db:
         return copy(db, destination)
 
 
-def copy(db: sqlite3.Connection, destination: Path, stop: threading.Event | None = None) -> Copied:
+def _is_shared(path: Path) -> bool:
+    """True if the servers that have the file open share it."""
+    with sqlite_file.open_turns(path) as turns, sqlite_file.turn(turns):
+        try:
+            sqlite_file.lock(path, shared=True).close()
+        except StoreError:
+            return False
+        return True
+
+
+def _copy_beside(path: Path, destination: Path) -> Copied:
+    """Copies a file that several servers share, by a connection of its own.
+
+    All pages are one piece. SQLite would begin again whenever another process has written.
+    """
+    with sqlite_file.open_turns(path) as turns:
+        with sqlite_file.turn(turns):
+            db = sqlite_file.connect(path, shared=True, first=False)
+        try:
+            return copy(db, destination, pages=-1)
+        finally:
+            with sqlite_file.turn(turns):
+                db.close()
+
+
+def copy(
+    db: sqlite3.Connection,
+    destination: Path,
+    stop: threading.Event | None = None,
+    pages: int = _PAGES_AT_ONCE,
+) -> Copied:
     """Writes a copy to a temporary file, checks it, and moves it to `destination`. A failure leaves no file.
+
+    `pages` is the size of one piece, and -1 is the whole file.
 
     Raises:
         StoreError: the destination exists or cannot be written, or `stop` was set.
@@ -140,7 +174,7 @@ def copy(db: sqlite3.Connection, destination: Path, stop: threading.Event | None
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
-            copied = _copied(db, part, stop or threading.Event())
+            copied = _copied(db, part, stop or threading.Event(), pages)
             os.link(part, destination)  # unlike a rename, it fails if the file exists
         finally:
             for end in ("", "-journal", "-wal", "-shm"):
@@ -154,7 +188,7 @@ def copy(db: sqlite3.Connection, destination: Path, stop: threading.Event | None
     return copied
 
 
-def _copied(db: sqlite3.Connection, part: Path, stop: threading.Event) -> Copied:
+def _copied(db: sqlite3.Connection, part: Path, stop: threading.Event, pages: int) -> Copied:
     def go_on(*_: int) -> None:
         if stop.is_set():
             raise StoreError(
@@ -162,7 +196,7 @@ def _copied(db: sqlite3.Connection, part: Path, stop: threading.Event) -> Copied
             )
 
     with closing(sqlite3.connect(part, isolation_level=None)) as target:
-        db.backup(target, pages=_PAGES_AT_ONCE, progress=go_on, sleep=_PAUSE_S)
+        db.backup(target, pages=pages, progress=go_on, sleep=_PAUSE_S)
         target.execute("PRAGMA journal_mode = DELETE")  # one complete file
         found = target.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":

@@ -14,6 +14,7 @@ from .backup import Copied, back_up
 from .faults import StoreError
 from .memory import MemoryStore
 from .sqlite import SqliteStore
+from .sqlite_shared import SharedSqliteStore
 
 Open = Callable[[str, str, float], Store]
 """Opens a store from its URL, the replica's name and the TTL of its lease. See `open_store`."""
@@ -26,11 +27,13 @@ class StoreKind(NamedTuple):
         open: opens it.
         check: see `check_store`. It has the arguments of `open`.
         back_up: see `back_up_store`.
+        share: opens it for a replica beside others. None uses `open`.
     """
 
     open: Open
     check: Callable[[str, str, float], None]
     back_up: Callable[[str, Path], Copied]
+    share: Open | None = None
 
 
 class Form(NamedTuple):
@@ -41,19 +44,23 @@ class Form(NamedTuple):
     kind: StoreKind
 
 
-def open_store(url: str, *, replica: str, lease_ttl_s: float) -> Store:
+def open_store(url: str, *, replica: str, lease_ttl_s: float, shared: bool = False) -> Store:
     """Opens a store.
 
     Args:
         url: "memory", "sqlite:PATH", a path without a colon that ends in .db, or a URL that begins with
             redis://, rediss:// or unix://.
         replica: this server's name, which no other running server may have.
-        lease_ttl_s: how long a replica that does not answer keeps its sessions. For Redis only.
+        lease_ttl_s: how long a replica that does not answer keeps its sessions. At least 0.1, where
+            several replicas can use the store.
+        shared: other replicas on this machine use it too, and open it with `shared`.
 
     Raises:
-        StoreError: there is no such store, or it cannot be used.
+        StoreError: there is no such store, or it cannot be used or shared.
     """
-    return kind_of(url).open(url, replica, lease_ttl_s)
+    kind = kind_of(url)
+    opens = kind.share if shared and kind.share is not None else kind.open
+    return opens(url, replica, lease_ttl_s)
 
 
 def check_store(url: str, *, lease_ttl_s: float) -> None:
@@ -112,6 +119,12 @@ def _open_memory(_url: str, replica: str, _lease_ttl_s: float) -> Store:
     return MemoryStore(owner=replica)
 
 
+def _no_sharing_of_memory(_url: str, _replica: str, _lease_ttl_s: float) -> Store:
+    raise StoreError(
+        "a store in memory is of one process, so replicas cannot share it\nset --store sqlite:FILE"
+    )
+
+
 def _no_copy_of_memory(_url: str, _destination: Path) -> Copied:
     raise StoreError(
         "a store in memory cannot be copied\nstart the server with --store sqlite:FILE"
@@ -123,6 +136,11 @@ def _no_copy_of_memory(_url: str, _destination: Path) -> Copied:
 
 def _open_sqlite(url: str, _replica: str, _lease_ttl_s: float) -> Store:
     return SqliteStore(_path(url))
+
+
+def _share_sqlite(url: str, replica: str, lease_ttl_s: float) -> Store:
+    _check_ttl(lease_ttl_s)
+    return SharedSqliteStore(_path(url), replica, lease_ttl_s)
 
 
 def _check_sqlite(url: str, replica: str, _lease_ttl_s: float) -> None:
@@ -161,8 +179,7 @@ def _path(url: str) -> Path:
 
 
 def _open_redis(url: str, replica: str, lease_ttl_s: float) -> Store:
-    if not 0.1 <= lease_ttl_s < math.inf:
-        raise StoreError(f"leases cannot last {lease_ttl_s:g} s\nset at least 0.1")
+    _check_ttl(lease_ttl_s)
     try:
         from .redis import RedisStore
     except ModuleNotFoundError as error:
@@ -180,13 +197,18 @@ def _no_copy_of_redis(_url: str, _destination: Path) -> Copied:
     )
 
 
+def _check_ttl(lease_ttl_s: float) -> None:
+    if not 0.1 <= lease_ttl_s < math.inf:
+        raise StoreError(f"leases cannot last {lease_ttl_s:g} s\nset at least 0.1")
+
+
 def _opened(opens: Open) -> Callable[[str, str, float], None]:
     """A check that opens and closes the store, for kinds where that leaves no trace."""
     return lambda url, replica, lease_ttl_s: opens(url, replica, lease_ttl_s).close()
 
 
-_MEMORY = StoreKind(_open_memory, _opened(_open_memory), _no_copy_of_memory)
-_SQLITE = StoreKind(_open_sqlite, _check_sqlite, _copy_of_sqlite)
+_MEMORY = StoreKind(_open_memory, _opened(_open_memory), _no_copy_of_memory, _no_sharing_of_memory)
+_SQLITE = StoreKind(_open_sqlite, _check_sqlite, _copy_of_sqlite, _share_sqlite)
 _REDIS = StoreKind(_open_redis, _opened(_open_redis), _no_copy_of_redis)
 
 FORMS = (

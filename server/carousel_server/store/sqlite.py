@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -61,18 +61,24 @@ class SqliteStore(Store):
     name = "sqlite"
     levels = frozenset({Durability.ASYNC, Durability.SYNC, Durability.SYNC_FSYNC})
     lease_ttl_s = inf
+    # The number of this server in the column `held`, where 0 is no server.
+    _holder = 1
 
     def __init__(self, path: Path, *, now: Callable[[], float] | None = None) -> None:
         self._now = SteadyClock() if now is None else now
+        self._open(path)
+        self._synced = False
+        self._sessions = self._count()
+
+    def _open(self, path: Path) -> None:
+        """Locks and opens the file."""
         self._lock = sqlite_file.lock(path)
         try:
             self._db = sqlite_file.connect(path)
         except BaseException:
             self._lock.close()
             raise
-        self._door = BackupDoor(path, self._db)
-        self._synced = False
-        self._sessions = int(self._db.execute("SELECT count(*) FROM sessions").fetchone()[0])
+        self._door: BackupDoor | None = BackupDoor(path, self._db)
 
     @override
     def acquire(
@@ -83,9 +89,9 @@ class SqliteStore(Store):
         new: NewSession | None,
         first: First = NO_SNAPSHOT,
     ) -> Record:
-        # It never raises SESSION_HELD.
         check_floor(epoch_floor)
         with self._transaction():
+            self._check_holder(key)
             ended = self._end_if_expired(key)
             record = None if ended else self._activated(key, epoch_floor)
             if record is None and new is not None:
@@ -174,7 +180,7 @@ class SqliteStore(Store):
                 self._bury(SessionKey(tenant, session_id), epoch, "SESSION_EXPIRED", now_unix_s)
             self._db.execute("DELETE FROM ended WHERE at_unix_s < ?", (now_unix_s - TOMBSTONE_S,))
         self._sessions -= len(rows)
-        with self._faults():
+        with self._faults(), self._turn():
             if self._pragma("freelist_count") > _VACUUM_ABOVE_PAGES:
                 # A script, because each freed page is a step of the statement.
                 self._db.executescript(f"PRAGMA incremental_vacuum({_VACUUM_AT_ONCE_PAGES});")
@@ -202,7 +208,8 @@ class SqliteStore(Store):
         # After it, all data are in the file and the log is empty.
         if self._lock.closed:
             return
-        self._door.close()
+        if self._door is not None:
+            self._door.close()
         try:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error:
@@ -212,6 +219,9 @@ class SqliteStore(Store):
             self._lock.close()
 
     # -- inside a transaction
+
+    def _check_holder(self, key: SessionKey) -> None:
+        """Never raises SESSION_HELD, because this server is the only one."""
 
     def _commit_one(self, one: Commit) -> Outcome:
         """Rule R4: one statement compares and writes."""
@@ -229,9 +239,9 @@ class SqliteStore(Store):
 
     def _activated(self, key: SessionKey, epoch_floor: int) -> Record | None:
         row = self._db.execute(
-            "UPDATE sessions SET held = 1, epoch = max(epoch, ?) + 1, last_used_unix_s = ? "
+            "UPDATE sessions SET held = ?, epoch = max(epoch, ?) + 1, last_used_unix_s = ? "
             f"WHERE tenant = ? AND id = ? RETURNING {_FACTS}, snapshot",
-            (epoch_floor, self._now(), *key),
+            (self._holder, epoch_floor, self._now(), *key),
         ).fetchone()
         return _record(row) if row else None
 
@@ -241,9 +251,10 @@ class SqliteStore(Store):
         ).fetchone()
         epoch, now = max(former[0] if former else 0, epoch_floor) + 1, self._now()
         self._db.execute(
-            f"INSERT INTO sessions ({_FACTS}, snapshot) VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO sessions ({_FACTS}, snapshot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(*key, epoch, first.seq, now, new.idle_ttl_s, new.model, int(new.durability)),
+                *(*key, epoch, first.seq, self._holder, now),
+                *(new.idle_ttl_s, new.model, int(new.durability)),
                 *(str(new.seed), new.created_at_unix_s, first.snapshot),
             ),
         )
@@ -269,6 +280,10 @@ class SqliteStore(Store):
         ).fetchone()
         return row[0] if row else None
 
+    def _count(self) -> int:
+        """Sessions in the file, those included that have expired."""
+        return int(self._db.execute("SELECT count(*) FROM sessions").fetchone()[0])
+
     def _pragma(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
 
@@ -277,7 +292,7 @@ class SqliteStore(Store):
     @contextmanager
     def _transaction(self, *, fsync: bool = False) -> Iterator[None]:
         """A transaction. A fault of the medium raises STORE_UNAVAILABLE."""
-        with self._faults():
+        with self._faults(), self._turn():
             if fsync is not self._synced:
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
                 self._synced = fsync
@@ -288,6 +303,10 @@ class SqliteStore(Store):
             except BaseException:
                 self._roll_back()
                 raise
+
+    def _turn(self) -> AbstractContextManager[object]:
+        """The right to write. This server is the only one, so it always has it."""
+        return nullcontext()
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:  # after some faults SQLite has rolled back itself

@@ -6,7 +6,8 @@ import errno
 import fcntl
 import os
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,9 @@ _OWN = 0o600
 
 VERSION = 1
 """Version of the schema, in `PRAGMA user_version`."""
+
+_BUSY_S = 1.0
+"""How long SQLite waits for a lock of its own."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LEAST_BYTES = 1 << 18
@@ -56,18 +60,18 @@ PRAGMA user_version = {VERSION};
 """
 
 
-def lock(path: Path) -> IO[str]:
-    """Locks `<path>.lock` while the returned file is open. It has the id of this process.
+def _open_beside(path: Path, end: str) -> IO[str]:
+    """Opens a file of ours beside the store's, for its owner only. It is made if it does not exist.
 
     Raises:
-        StoreError: another process has the lock, or the folder cannot be written.
+        StoreError: the folder does not exist, or cannot be written.
     """
-    lock_path = path.with_name(path.name + ".lock")
+    beside = path.with_name(path.name + end)
     try:
         if path.is_dir():
             raise StoreError(f"{path} is a folder\nname a file in it: sqlite:{path}/carousel.db")
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        file = os.fdopen(os.open(lock_path, flags, _OWN), "a+", encoding="ascii")
+        return os.fdopen(os.open(beside, flags, _OWN), "a+", encoding="ascii")
     except FileNotFoundError:
         raise StoreError(
             f"the folder of {path} does not exist\nmake it: mkdir -p {path.parent}"
@@ -76,11 +80,22 @@ def lock(path: Path) -> IO[str]:
         if error.errno in _NO_SPACE:
             raise _no_space(path) from None
         raise StoreError(
-            f"cannot write {lock_path}: {error.strerror}\n"
+            f"cannot write {beside}: {error.strerror}\n"
             "give the server's user the right to write there, or name another file"
         ) from None
+
+
+def lock(path: Path, *, shared: bool = False) -> IO[str]:
+    """Locks `<path>.lock` while the returned file is open. It has the id of this process.
+
+    `shared` allows other processes that lock it with `shared` too.
+
+    Raises:
+        StoreError: another process has the lock, or the folder cannot be written.
+    """
+    file = _open_beside(path, ".lock")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         file.seek(0)
         holder = file.read().strip() or "unknown"
@@ -99,8 +114,32 @@ def lock(path: Path) -> IO[str]:
     return file
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def open_turns(path: Path) -> IO[str]:
+    """Opens the file on which the processes that share a store take turns. Raises as `lock`."""
+    return _open_beside(path, ".turn")
+
+
+@contextmanager
+def turn(turns: IO[str]) -> Iterator[None]:
+    """Waits for the turn to write to a shared file. The kernel frees it if this process is killed.
+
+    SQLite before 3.51.3 can damage a file if two connections write or checkpoint at the same moment. So
+    each of them, and each opening and closing of the file, has the turn.
+    """
+    fcntl.flock(turns, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(turns, fcntl.LOCK_UN)
+
+
+def connect(path: Path, *, shared: bool = False, first: bool = True) -> sqlite3.Connection:
     """Opens the connection, and makes the schema in a new file.
+
+    Args:
+        path: the file.
+        shared: other processes may open it too. They take turns to write, by a lock of their own.
+        first: no other process has it open, so former holders of sessions have ended.
 
     Raises:
         StoreError: the file is not a store, is damaged, or has another version.
@@ -110,11 +149,15 @@ def connect(path: Path) -> sqlite3.Connection:
     except OSError as error:
         raise _no_space(path) if error.errno in _NO_SPACE else _unwritable(path, error) from None
     try:
-        db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise _explained(path, error) from error
     try:
-        _prepare(db, path)
+        if not shared:
+            # Before anything is read. No other program can then use the file, and the index of the log is
+            # in the memory of this process.
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _prepare(db, path, first)
     except sqlite3.Error as error:
         db.close()
         raise _explained(path, error) from error
@@ -139,10 +182,7 @@ def make_private(path: Path) -> None:
                 one.chmod(_OWN)
 
 
-def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    # Exclusive before anything is read: no other program can get between us and the file, the index of
-    # the log is in our memory, and two connections, which SQLite before 3.51.3 could not bear, never are.
-    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+def _prepare(db: sqlite3.Connection, path: Path, first: bool) -> None:
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     version = _known_version(db, path)
     db.execute("PRAGMA journal_mode = WAL")
@@ -153,12 +193,12 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA cache_size = -16384")  # KiB
     if version == 0:
         db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-    elif path.stat().st_size <= _CHECK_UP_TO_BYTES:
+    elif first and path.stat().st_size <= _CHECK_UP_TO_BYTES:
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise _damaged(path, found)
-    # This process has the lock, so former holders of sessions have ended.
-    db.execute("UPDATE sessions SET held = 0 WHERE held = 1")
+    if first:
+        db.execute("UPDATE sessions SET held = 0 WHERE held <> 0")
 
 
 def _known_version(db: sqlite3.Connection, path: Path) -> int:
