@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from carousel_models import RecurrentModel
+from carousel_models import RecurrentModel, devices
 from carousel_server.core.context import Context, NoStore
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
@@ -271,6 +271,7 @@ class Engine:
         torch.set_grad_enabled(False)
         with torch.inference_mode():
             try:
+                devices.use(self._loaded.device)
                 while not self._stopping.is_set() and self._broken is None:
                     if (idle_s := self._idle_for_s()) > 0:
                         self._inbox.wait(idle_s)

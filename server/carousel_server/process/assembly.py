@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from carousel_models import devices
 from carousel_server.core.quotas import Quotas
 from carousel_server.engine import Engine, Environment
 from carousel_server.metrics import Metrics
@@ -61,6 +62,7 @@ def assemble(settings: Settings) -> Assembly:
         ConfigError: the device does not exist, or its memory is too small for the slots.
     """
     device = choose_device(settings.device)
+    devices.use(torch.device(device))
     threads = torch_threads(settings.torch_threads)
     torch.set_num_threads(threads)
     log.info("threads for steps: %d; usable cores: %d", threads, usable_cores())
@@ -154,17 +156,23 @@ def default_replica(port: int) -> str:
 
 
 def choose_device(wanted: str) -> str:
-    """The device of the models: cpu or cuda.
+    """The device of the models: cpu, cuda, or cuda:N.
 
     Raises:
-        ConfigError: the setting is cuda, but there is no CUDA device.
+        ConfigError: the setting is a CUDA device that does not exist.
     """
     there = torch.cuda.is_available()
     if wanted == "auto":
         return "cuda" if there else "cpu"
-    if wanted == "cuda" and not there:
+    if wanted == "cpu":
+        return wanted
+    if not there:
         raise ConfigError("torch finds no CUDA device here\nset device=cpu or device=auto")
-    return wanted
+    _, _, index = wanted.partition(":")
+    if index and int(index) >= (count := torch.cuda.device_count()):
+        gpus = "one GPU, which is 0" if count == 1 else f"GPUs 0 to {count - 1}"
+        raise ConfigError(f"device={wanted}: this machine has {gpus}\nset device=cuda:0")
+    return f"cuda:{int(index)}" if index else wanted
 
 
 def torch_threads(setting: int) -> int:

@@ -25,6 +25,7 @@ Most = Annotated[int, Field(ge=0, le=1 << 44)]
 Size = Annotated[int, Field(ge=1 << 10, le=1 << 44)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400.0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$")]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 CertificateName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
@@ -54,8 +55,10 @@ class Settings(BaseSettings):
     port: Port = _setting(50051, "Port of gRPC. 0 uses a free one.")
     metrics_host: str = _setting("127.0.0.1", "Address that /metrics listens on.")
     metrics_port: Port = _setting(9464, "Port of /metrics. 0 uses a free one.")
-    device: Literal["auto", "cpu", "cuda"] = _setting(
-        "auto", "Where models run. auto uses cuda where there is a CUDA device."
+    device: Device = _setting(
+        "auto",
+        "Where models run: auto, cpu, cuda, or cuda:N for GPU N of those that CUDA_VISIBLE_DEVICES leaves. "
+        "auto uses cuda where there is a CUDA device.",
     )
     kernel: Literal["auto", "reference", "cpu", "cuda"] = _setting(
         "auto",

@@ -72,6 +72,9 @@ def _store(settings: Settings) -> Iterator[Problem]:
 
 def _models(settings: Settings) -> Iterator[Problem]:
     # These import torch.
+    import torch
+
+    from carousel_models import devices
     from carousel_models.custom import import_class
 
     from .assembly import choose_device
@@ -84,6 +87,7 @@ def _models(settings: Settings) -> Iterator[Problem]:
             yield _problem("allow_custom", error)
     try:
         device = choose_device(settings.device)
+        devices.use(torch.device(device))
     except ConfigError as error:
         yield _problem("device", error)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 
 import pytest
 import torch
@@ -30,6 +31,39 @@ def test_a_missing_device_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize(("wanted", "chosen"), [("cuda:0", "cuda:0"), ("cuda:03", "cuda:3")])
+def test_one_gpu_of_several(monkeypatch, wanted, chosen):
+    with_gpus(monkeypatch, 4)
+    assert choose_device(wanted) == chosen
+
+
+@pytest.mark.parametrize(("gpus", "said"), [(1, "one GPU, which is 0"), (4, "GPUs 0 to 3")])
+def test_a_gpu_that_is_not_there_is_named(monkeypatch, gpus, said):
+    with_gpus(monkeypatch, gpus)
+    with pytest.raises(ConfigError, match=f"device=cuda:4: this machine has {said}\nset device="):
+        choose_device("cuda:4")
+
+
+def test_the_threads_of_a_server_use_its_gpu(monkeypatch, models_dir):
+    """The one that loads, and each engine's: streams and Triton's programs run on the current GPU."""
+    used: dict[str, str] = {}
+
+    def use(device: torch.device) -> None:
+        used[threading.current_thread().name] = str(device)
+
+    monkeypatch.setattr("carousel_models.devices.use", use)
+    assembly = assemble(Settings(models=models_dir, device="cpu"))
+    names = {f"engine-{engine.model.name}" for engine in assembly.engines}
+    assembly.stop()
+    assert used == dict.fromkeys({*names, threading.current_thread().name}, "cpu")
+
+
+def with_gpus(monkeypatch, count: int) -> None:
+    """As on a machine with so many GPUs, of which CUDA_VISIBLE_DEVICES may hide others."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
 def test_threads_leave_a_core_to_grpc(monkeypatch):

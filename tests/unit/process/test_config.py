@@ -280,3 +280,14 @@ def test_tenants_share_where_there_may_be_several(given, share):
 def test_a_lone_tenant_has_the_limits_that_are_set():
     settings, _ = load({"tenant_streams": 3})
     assert settings.tenant_limits() == TenantLimits(tenant_streams=3)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])
+def test_a_device_has_a_name(device: str) -> None:
+    assert Settings(device=device).device == device
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:a", "cuda:-1", "cuda:1,2", "gpu", "", "cuda:1 "])
+def test_what_is_no_device_is_refused_with_its_meaning(device: str) -> None:
+    with pytest.raises(ConfigError, match=r"setting device .*\n.*cuda:N for GPU N"):
+        load_settings({"device": device}, environment={})

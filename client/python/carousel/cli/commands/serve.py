@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Option(help="Port for /metrics. Default: 9464.")
         ] = None,
         device: Annotated[
-            str | None, typer.Option(help="auto, cpu or cuda. Default: auto.")
+            str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")
         ] = None,
         store: Annotated[
             str | None,
