@@ -29,7 +29,7 @@ PYTHON ?= $(FOUND)
 # One thread for each operation: the suite runs several servers beside each other on few cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test originals chaos floor simulate mutants check measure bench gpu protos baseline clean
+.PHONY: help install demo serve test originals chaos cluster floor simulate mutants check measure bench gpu protos baseline clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ originals: $(STAMP) ## Compare with the original models and libraries, with an h
 
 chaos: $(STAMP) ## Kill, stop, cut off and fill up real processes; ARGS=--report writes bench/results/chaos.*
 	timeout 900 $(BIN)/python -m pytest tests/chaos --timeout 150 $(ARGS)
+
+cluster: export PYTHONPATH := .:tests
+cluster: $(STAMP) ## Run replicas, store and clients on hosts of their own under faults; ARGS='--seed 7 --write'
+	$(BIN)/python -m tests.cluster $(ARGS) || test $$? = 3
 
 # The SDK alone, in environments of its own: with the oldest versions that it promises, then with the newest
 # protobuf before 6, as TensorFlow up to 2.19 wants it.

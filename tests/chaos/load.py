@@ -18,7 +18,7 @@ from support.server import GRU_BYTES, LSTM
 import carousel
 from carousel import RetryPolicy
 
-from .tracks import StepTrack, TextTrack, Track, check_steps, check_texts
+from .tracks import TOKENS, StepTrack, TextTrack, Track, check_steps, check_texts
 
 PATIENCE_S = 60.0
 """How long clients look for their server, and how long a test waits for a load to go on."""
@@ -35,7 +35,16 @@ Driver = Callable[["Load", carousel.Client, Sequence[Track]], None]
 
 @dataclass(frozen=True)
 class Shape:
-    """How many sessions are driven in which way."""
+    """How many sessions are driven in which way.
+
+    Attributes:
+        batches, steppers, streamers, texts: threads, each with a client of its own.
+        batch_sessions, stepper_sessions: sessions of each of them.
+        tasks: sessions that share an event loop.
+        pause_s: between two rounds of a driver.
+        first: number of the first session; numbers give the inputs.
+        prefix: of all session ids; empty is a random one.
+    """
 
     batches: int = 2
     batch_sessions: int = 24
@@ -44,6 +53,9 @@ class Shape:
     streamers: int = 2
     tasks: int = 16
     texts: int = 2
+    pause_s: float = _PAUSE_S
+    first: int = 0
+    prefix: str = ""
 
 
 FEW = Shape(
@@ -82,8 +94,9 @@ class Load:
         self._ended = threading.Event()
         self._news = threading.Condition()
         self._threads: list[threading.Thread] = []
-        self._numbers = count()
-        self._prefix = secrets.token_hex(4)
+        self._pause_s = shape.pause_s
+        self._numbers = count(shape.first)
+        self._prefix = shape.prefix or secrets.token_hex(4)
         for _ in range(shape.batches):
             self._add(_by_batch, shape.batch_sessions, StepTrack)
         for _ in range(shape.steppers):
@@ -160,7 +173,7 @@ class Load:
 
     def goes_on(self) -> bool:
         """Pauses a little; False once the load is to end."""
-        return not self._ended.wait(_PAUSE_S)
+        return not self._ended.wait(self._pause_s)
 
     @property
     def ended(self) -> bool:
@@ -181,6 +194,7 @@ class Load:
                 self._levels[n % len(self._levels)],
                 seed=n,
                 resets=n % 2 == 1,
+                driver=driver.__name__[1:],
             )
             for n in numbers
         ]
@@ -224,6 +238,8 @@ def _by_batch(load: Load, client: carousel.Client, tracks: Sequence[StepTrack]) 
         steps = 1 + tracks[0].count % 4
         rows = np.stack([t.rows(t.count, steps) for t in tracks])
         resets = np.stack([t.begins(t.count, steps) for t in tracks])
+        for track in tracks:
+            track.asks(steps)
         outputs = batch.steps(rows, resets=resets)
         for track, part in zip(tracks, outputs, strict=True):
             load.got(track, part)
@@ -237,6 +253,7 @@ def _by_steps(load: Load, client: carousel.Client, tracks: Sequence[StepTrack]) 
         for session, track in zip(sessions, tracks, strict=True):
             steps = 1 + track.count % 3
             begins = track.begins(track.count, steps)
+            track.asks(steps)
             if begins[0]:
                 session.reset()
             if steps == 1:
@@ -254,6 +271,7 @@ def _by_stream(load: Load, client: carousel.Client, tracks: Sequence[StepTrack])
         while load.goes_on():
             if track.begins(at, 1)[0]:
                 session.reset()
+            track.asks(1)
             yield track.rows(at, 1)[0]
             at += 1
 
@@ -269,9 +287,10 @@ def _by_tasks(load: Load, _client: carousel.Client, tracks: Sequence[StepTrack])
     async def drive(client: carousel.AsyncClient, track: StepTrack) -> None:
         session = await client.session(LSTM, session_id=track.id, durability=track.durability)
         while not load.ended:
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(load._pause_s)
             steps = 1 + track.count % 3
             rows, begins = track.rows(track.count, steps), track.begins(track.count, steps)
+            track.asks(steps)
             load.got(track, await session.steps(rows, resets=begins))
         applied = (await session.info()).applied
         assert applied == track.count, f"{track.id}: {track.count} outputs, but applied {applied}"
@@ -294,6 +313,7 @@ def _by_texts(load: Load, client: carousel.Client, tracks: Sequence[TextTrack]) 
         track.texts.append([])
         if track.begins(number):
             session.reset()
+        track.asks(TOKENS)
         for token in session.generate(**track.arguments(number)):
             load.got(track, [token.id])
         number += 1

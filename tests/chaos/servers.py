@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -21,13 +22,23 @@ class Site:
     """One address and one store. At most one server lives on it at a time; use as a context manager.
 
     Attributes:
-        port: where every server of this site listens.
+        host, port: where every server of this site listens.
         server: the newest one.
     """
 
-    def __init__(self, models: Path, store: str, **settings: object) -> None:
-        """`settings` as of `ServerProcess`; strict, so that outputs can be compared to the bit."""
-        self.port = free_port()
+    def __init__(
+        self,
+        models: Path,
+        store: str,
+        *,
+        inside: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        """Arguments as of `ServerProcess`; strict, so that outputs can be compared to the bit."""
+        self.host = str(settings.get("host", "127.0.0.1"))
+        self.port = int(str(settings.pop("port", 0))) or free_port()
+        self._inside, self._environment = inside, dict(environment or {})
         self.server: ServerProcess | None = None
         self._all: list[ServerProcess] = []
         self._models = models
@@ -39,8 +50,8 @@ class Site:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.server is not None and self.server.process.poll() is None:
-            self.server.signal(signal.SIGCONT)
+        if self.is_alive:
+            self.resume()
             self.kill()
         if kind is None:
             for server in self._all:
@@ -49,16 +60,25 @@ class Site:
     @property
     def target(self) -> str:
         """What a client connects to."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
+
+    @property
+    def is_alive(self) -> bool:
+        """A server runs here, or is stopped by `pause`."""
+        return self.server is not None and self.server.process.poll() is None
 
     def start(self, failpoint: str = "") -> float:
         """Starts a server, which dies at `failpoint` ("name:n"); returns when it was ready.
 
         The instant is of the monotonic clock.
         """
-        environment = {"CAROUSEL_FAILPOINT": failpoint} if failpoint else {}
+        failing = {"CAROUSEL_FAILPOINT": failpoint} if failpoint else {}
         server = ServerProcess(
-            self._models, environment=environment, port=self.port, **self._settings
+            self._models,
+            environment={**self._environment, **failing},
+            inside=self._inside,
+            port=self.port,
+            **self._settings,
         )
         self.server = server.__enter__()
         self._all.append(server)

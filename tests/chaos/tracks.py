@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +15,11 @@ from support.server import FEATURES, GRU_BYTES, LSTM
 import carousel
 from tests.parity import reference
 
-PERIOD = 1024
+PERIOD = 4096
 """Rows after which a session's inputs come again."""
+
+_SPANS_AT_ONCE = 1024
+"""Episodes whose equations are computed together."""
 
 EPISODE_STARTS = 0.15
 """Share of the rows that begin one."""
@@ -24,6 +27,9 @@ EPISODE_STARTS = 0.15
 TOLERANCE = 2e-5
 TOKENS = 24
 """Drawn by one generation of a text."""
+
+Span = tuple[int, int, int]
+"""Session, first row, and the row behind the last, of one episode."""
 
 
 @dataclass
@@ -34,16 +40,30 @@ class Track:
         id, durability: of the session.
         seed: of its inputs.
         resets: it runs one episode, or text, after the other.
+        driver: name of the driver that has it.
         count: outputs, or tokens, that have come.
+        asked: how many the application has asked for.
         next_at_s: when the first came after `mark`; None before.
+        pauses: for each time that something came, since when the application had waited for it, and for
+            how long, in seconds of the monotonic clock.
     """
 
     id: str
     durability: str
     seed: int
     resets: bool = False
+    driver: str = ""
     count: int = 0
+    asked: int = 0
     next_at_s: float | None = None
+    pauses: list[tuple[float, float]] = field(default_factory=list)
+    waits_since_s: float = 0.0
+
+    def asks(self, count: int) -> None:
+        """The application asks for so many outputs now."""
+        if self.asked == self.count:
+            self.waits_since_s = time.monotonic()
+        self.asked += count
 
     def mark(self) -> None:
         """From now on the next output counts as the first."""
@@ -53,8 +73,11 @@ class Track:
         """These outputs, or tokens, have come."""
         self.keep(part)
         self.count += len(part)
+        now_s = time.monotonic()
+        self.pauses.append((self.waits_since_s, now_s - self.waits_since_s))
+        self.waits_since_s = now_s
         if self.next_at_s is None:
-            self.next_at_s = time.monotonic()
+            self.next_at_s = now_s
 
     def keep(self, part: Any) -> None:
         """For the comparison at the end."""
@@ -132,12 +155,7 @@ def check_steps(tracks: Sequence[StepTrack], package: Path, quiet: str) -> None:
         package: the model's folder, for the equations in float64.
         quiet: a strict server to which nothing happens; it gives the bits.
     """
-    longest = max(track.count for track in tracks)
-    rows = np.stack([track.rows(0, longest) for track in tracks])
-    begins = np.stack([track.begins(0, longest) for track in tracks])
-    by_equations = _by_equations(package, rows, begins)
-    undisturbed = _undisturbed(quiet, rows, begins)
-    np.testing.assert_allclose(undisturbed, by_equations, atol=TOLERANCE, rtol=0)
+    undisturbed = expected_outputs(tracks, package, quiet)
     for i, track in enumerate(tracks):
         outputs = track.outputs()
         wrong = np.flatnonzero((outputs != undisturbed[i, : track.count]).any(axis=1))
@@ -147,16 +165,37 @@ def check_steps(tracks: Sequence[StepTrack], package: Path, quiet: str) -> None:
         )
 
 
+def expected_outputs(tracks: Sequence[StepTrack], package: Path, quiet: str) -> np.ndarray:
+    """Outputs of an undisturbed run, as long as the longest track: float32[tracks, steps, width].
+
+    They agree with the equations in float64.
+    """
+    longest = max(track.count for track in tracks)
+    rows = np.stack([track.rows(0, longest) for track in tracks])
+    begins = np.stack([track.begins(0, longest) for track in tracks])
+    undisturbed = _undisturbed(quiet, rows, begins)
+    by_equations = _by_equations(package, rows, begins)
+    np.testing.assert_allclose(undisturbed, by_equations, atol=TOLERANCE, rtol=0)
+    return undisturbed
+
+
 def check_texts(tracks: Sequence[TextTrack], quiet: str) -> None:
     """Every token of every text against a session to which nothing happens."""
     with carousel.Client(quiet) as client:
         for track in tracks:
-            with client.session(GRU_BYTES) as session:
-                for number, text in enumerate(track.texts):
-                    if track.begins(number):
-                        session.reset()
-                    tokens = [token.id for token in session.generate(**track.arguments(number))]
-                    assert text == tokens, f"session {track.id}: text {number} is another"
+            for number, tokens in enumerate(expected_texts(client, track)):
+                assert track.texts[number] == tokens, (
+                    f"session {track.id}: text {number} is another"
+                )
+
+
+def expected_texts(client: carousel.Client, track: TextTrack) -> Iterator[list[int]]:
+    """The tokens of each text of a track, by a server to which nothing happens."""
+    with client.session(GRU_BYTES) as session:
+        for number in range(len(track.texts)):
+            if track.begins(number):
+                session.reset()
+            yield [token.id for token in session.generate(**track.arguments(number))]
 
 
 def _by_equations(package: Path, rows: np.ndarray, begins: np.ndarray) -> np.ndarray:
@@ -169,15 +208,24 @@ def _by_equations(package: Path, rows: np.ndarray, begins: np.ndarray) -> np.nda
         for session in range(sessions)
         for begin, end in pairwise([*np.flatnonzero(begins[session] | first).tolist(), steps])
     ]
+    spans.sort(key=lambda span: span[2] - span[1])
+    parts = [spans[at : at + _SPANS_AT_ONCE] for at in range(0, len(spans), _SPANS_AT_ONCE)]
+    found = [_run_spans(package, rows, part) for part in parts]
+    outputs = np.empty((sessions, steps, found[0].shape[2]))
+    for part, alone in zip(parts, found, strict=True):
+        for place, (session, begin, end) in enumerate(part):
+            outputs[session, begin:end] = alone[place, : end - begin]
+    return outputs
+
+
+def _run_spans(package: Path, rows: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
+    """Outputs of each span (session, begin, end), padded to the longest; float64[spans, steps, width]."""
     # What follows the shorter ones changes nothing before it.
     padded = np.zeros((len(spans), max(end - begin for _, begin, end in spans), rows.shape[2]))
     for place, (session, begin, end) in enumerate(spans):
         padded[place, : end - begin] = rows[session, begin:end]
-    alone = reference.run(package, padded.transpose(1, 0, 2))["y"].transpose(1, 0, 2)
-    outputs = np.empty((sessions, steps, alone.shape[2]))
-    for place, (session, begin, end) in enumerate(spans):
-        outputs[session, begin:end] = alone[place, : end - begin]
-    return outputs
+    outputs: np.ndarray = reference.run(package, padded.transpose(1, 0, 2))["y"]
+    return outputs.transpose(1, 0, 2)
 
 
 def _undisturbed(quiet: str, rows: np.ndarray, begins: np.ndarray) -> np.ndarray:

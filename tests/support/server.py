@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -39,6 +39,7 @@ class ServerProcess:
     """`python -m carousel_server` on free ports. Use it as a context manager.
 
     Attributes:
+        host: the address that it listens on.
         port, metrics_port: its ports.
         models: names of the served models.
         store: the name of its store.
@@ -46,14 +47,23 @@ class ServerProcess:
     """
 
     def __init__(
-        self, models: Path, *, environment: Mapping[str, str] | None = None, **settings: object
+        self,
+        models: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        inside: Sequence[str] = (),
+        **settings: object,
     ) -> None:
-        """`settings` become flags: `slots=4` is --slots 4, `strict=True` is --strict."""
+        """`settings` become flags: `slots=4` is --slots 4, `strict=True` is --strict.
+
+        `inside` is a command that runs another one in its place, such as nsenter in other namespaces.
+        """
         given: dict[str, object] = {
             "port": 0, "metrics_port": 0, "device": "cpu",
             "front_ends": os.environ.get("TEST_FRONT_ENDS", "0"), **settings,
         }  # fmt: skip
-        self._command = [sys.executable, "-m", "carousel_server", "--models", str(models)]
+        self.host = str(given.get("host", "127.0.0.1"))
+        self._command = [*inside, sys.executable, "-m", "carousel_server", "--models", str(models)]
         for key, value in given.items():
             flag = key.replace("_", "-")
             if isinstance(value, bool):
@@ -98,12 +108,12 @@ class ServerProcess:
     @property
     def target(self) -> str:
         """The target of clients."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def metrics_url(self) -> str:
         """The metrics, as Prometheus reads them."""
-        return f"http://127.0.0.1:{self.metrics_port}/metrics"
+        return f"http://{self.host}:{self.metrics_port}/metrics"
 
     def metrics_once(self, line: str) -> str:
         """The metrics as soon as they have `line`. Levels are updated a few times a second."""
