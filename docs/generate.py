@@ -1,4 +1,4 @@
-"""Writes docs/reference/{metrics,errors,settings}.md and the diagrams from the code; --check compares.
+"""Writes docs/reference/{metrics,errors,settings}.md, the diagrams and Kubernetes' alerts; --check compares.
 
 python docs/generate.py [--check]
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -116,6 +117,20 @@ def drawn(page: str, diagram: str) -> str:
     return re.sub(r"(?s)(?<=\n```mermaid\n).*?(?=\n```\n)", lambda _: diagram, text, count=1)
 
 
+def prometheus_rule() -> str:
+    """The alerts of deploy/prometheus as a resource of the Prometheus operator."""
+    alerts = (ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8")
+    return (
+        "# Made by docs/generate.py from deploy/prometheus/alerts.yml; do not edit.\n"
+        "apiVersion: monitoring.coreos.com/v1\n"
+        "kind: PrometheusRule\n"
+        "metadata:\n"
+        "  name: carousel\n"
+        "  labels: {app.kubernetes.io/name: carousel, app.kubernetes.io/component: server}\n"
+        "spec:\n" + textwrap.indent(alerts, "  ")
+    )
+
+
 NOTE = "<!-- Made by docs/generate.py; do not edit. -->\n\n"
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/metrics.md": lambda: NOTE + metrics(),
@@ -123,6 +138,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": lambda: NOTE + settings(),
     "ARCHITECTURE.md": lambda: drawn("ARCHITECTURE.md", sessions.diagram()),
     "docs/guides/sdk.md": lambda: drawn("docs/guides/sdk.md", lanes.diagram()),
+    "deploy/kubernetes/components/monitoring/prometheus-rule.yaml": prometheus_rule,
 }
 
 
