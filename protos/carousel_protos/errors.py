@@ -262,7 +262,7 @@ ERRORS: dict[str, ErrorSpec] = _registry(
         "SESSION_HELD",
         Code.UNAVAILABLE,
         Actor.RETRY,
-        "Another replica holds the session's lease.",
+        "Another replica holds the session's lease. Metadata `owner` has its address, where it is known.",
         "Try again. The other replica releases the session when it drains. The lease of a dead one expires.",
     ),
     ErrorSpec(

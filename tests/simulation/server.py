@@ -170,6 +170,7 @@ class Process:
         self._store_event: Event | None = None
         self._faulty = FaultyStore(replica.storage, replica.name, LEASE_TTL_S)
         self.store = TurnedStore(self._faulty, world, self._wake_store)
+        self.store.advertise(replica.name)
         self.loop = Loop(world, self.life)
         self.submissions = Submissions(self.loop)  # type: ignore[arg-type]
         directory = Directory()

@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.replicas import UNANNOUNCED
 from carousel_server.core.store import (
     NO_SNAPSHOT,
+    Announcement,
+    Asked,
     Commit,
     First,
     NewSession,
     Outcome,
     Record,
+    Replica,
     SessionKey,
     StoreRequest,
     StoreStatistics,
@@ -120,9 +124,25 @@ class FaultyStore:
         """See `Store.list`."""
         return self._ask(self._store.list, tenant, after, limit, model)
 
-    def renew(self) -> bool:
+    def renew(self, said: Announcement = UNANNOUNCED) -> bool:
         """See `Store.renew`."""
-        return self._ask(self._store.renew)
+        return self._ask(self._store.renew, said)
+
+    def replicas(self) -> Sequence[Replica]:
+        """See `Store.replicas`."""
+        return self._ask(self._store.replicas)
+
+    def ask_for(self, key: SessionKey, holder: str, *, take_over: bool, by: str) -> None:
+        """See `Store.ask_for`."""
+        self._ask(lambda: self._store.ask_for(key, holder, take_over=take_over, by=by))
+
+    def asked(self, limit: int) -> Sequence[Asked]:
+        """See `Store.asked`."""
+        return self._ask(self._store.asked, limit)
+
+    def keep(self, keys: Sequence[SessionKey]) -> None:
+        """See `Store.keep`."""
+        self._ask(self._store.keep, keys)
 
     def now_unix_s(self) -> float:
         """See `Store.now_unix_s`."""
@@ -181,6 +201,10 @@ class TurnedStore(StoreThread):
     def submit(self, request: StoreRequest) -> None:
         """See `StorePort.submit`."""
         super().submit(request)
+        self._woken()
+
+    def _nudge(self) -> None:
+        super()._nudge()
         self._woken()
 
     @property

@@ -94,5 +94,5 @@ def thread(recorded: Recorded, clock: Clock, told: Told) -> StoreThread:
     """Not started: the test calls run_pending."""
     thread = StoreThread(recorded, clock=clock, metrics=told, queue_requests=100)
     thread.run_pending()
-    recorded.asked.clear()
+    recorded.calls.clear()
     return thread

@@ -113,7 +113,7 @@ class InRedis(Medium):
 
     def run_out(self, owner: str) -> None:
         with self.server.client() as client:
-            assert client.delete(f"{{{self.prefix}}}:lease:{owner}") == 1
+            assert client.hdel(f"{{{self.prefix}}}:replicas", owner) == 1
 
 
 def commit(

@@ -26,7 +26,7 @@ class Recorded(MemoryStore):
     """Tells what it was asked, and fails on demand: with `fault`."""
 
     def __init__(self, clock: Clock, lease_ttl_s: float = TTL_S, owner: str = ALICE) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
         self.fault: Exception | None = None
         self.on_call: Callable[[str], None] = lambda _: None
         self.on_answer: Callable[[str], None] = lambda _: None
@@ -35,13 +35,13 @@ class Recorded(MemoryStore):
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        calls = ("acquire", "commit", "release", "remove", "read", "list", "renew", "sweep")
-        if name not in calls:
+        names = ("acquire", "commit", "release", "remove", "read", "list", "renew", "sweep")
+        if name not in names:
             return found
 
         def call(*arguments: Any, **named: Any) -> Any:
             told = f"{name} fsync" if named.get("fsync") else name
-            self.asked.append(f"{told} {len(arguments[0])}" if name == "commit" else told)
+            self.calls.append(f"{told} {len(arguments[0])}" if name == "commit" else told)
             self.on_call(name)
             if self.fault is not None:
                 raise self.fault

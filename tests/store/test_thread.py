@@ -75,7 +75,7 @@ def test_groups_that_wait_together_are_one_transaction(
     thread: StoreThread, recorded: Recorded, told: Told
 ) -> None:
     a, b, c = acquired(thread, "a", "b", "c")
-    recorded.asked.clear()
+    recorded.calls.clear()
     replies = submit(
         thread,
         CommitGroup([commit(1, key=a, snapshot=b"12345"), commit(1, key=b, epoch=9)], fsync=False),
@@ -83,7 +83,7 @@ def test_groups_that_wait_together_are_one_transaction(
         CommitGroup([commit(2, key=c, snapshot=b"123")], fsync=True),
     )
     assert thread.run_pending() == 3
-    assert recorded.asked == ["commit fsync 3"]
+    assert recorded.calls == ["commit fsync 3"]
     assert [reply.result(0) for reply in replies] == [
         [Outcome(Verdict.DONE, 1, 1), Outcome(Verdict.FENCED, 1, 0)],
         [],
@@ -95,7 +95,7 @@ def test_groups_that_wait_together_are_one_transaction(
 
 def test_nothing_is_overtaken(thread: StoreThread, recorded: Recorded) -> None:
     (key,) = acquired(thread, "s1")
-    recorded.asked.clear()
+    recorded.calls.clear()
     first, taken, second, third = submit(
         thread,
         CommitGroup([commit(1, key=key)], fsync=False),
@@ -104,7 +104,7 @@ def test_nothing_is_overtaken(thread: StoreThread, recorded: Recorded) -> None:
         CommitGroup([commit(3, key=key, epoch=2)], fsync=False),
     )
     thread.run_pending()
-    assert recorded.asked == ["commit 1", "acquire", "commit 2"]
+    assert recorded.calls == ["commit 1", "acquire", "commit 2"]
     assert first.result(0)[0].verdict is Verdict.DONE
     assert taken.result(0).seq == 1
     assert second.result(0)[0].verdict is Verdict.FENCED
@@ -113,11 +113,11 @@ def test_nothing_is_overtaken(thread: StoreThread, recorded: Recorded) -> None:
 
 def test_a_transaction_has_an_end(thread: StoreThread, recorded: Recorded) -> None:
     (key,) = acquired(thread, "s1")
-    recorded.asked.clear()
+    recorded.calls.clear()
     group = [commit(0, key=key, snapshot=b"x")] * 1500
     submit(thread, *(CommitGroup(group, fsync=False) for _ in range(4)))
     thread.run_pending()
-    assert recorded.asked == ["commit 3000", "commit 3000"]
+    assert recorded.calls == ["commit 3000", "commit 3000"]
 
 
 def test_a_request_that_was_given_up_is_not_run(thread: StoreThread, recorded: Recorded) -> None:
@@ -128,7 +128,7 @@ def test_a_request_that_was_given_up_is_not_run(thread: StoreThread, recorded: R
     assert read.reply.cancel()
     assert group.reply.cancel()
     thread.run_pending()
-    assert recorded.asked == ["commit 1"]
+    assert recorded.calls == ["commit 1"]
 
 
 def test_a_callback_may_ask_again(thread: StoreThread) -> None:
@@ -225,10 +225,10 @@ def test_it_sweeps_and_measures_every_five_seconds(
     thread.run_pending()
     clock.now_s += 4.9
     thread.run_pending()
-    assert "sweep" not in recorded.asked
+    assert "sweep" not in recorded.calls
     clock.now_s += 0.2
     thread.run_pending()
-    assert recorded.asked.count("sweep") == 1
+    assert recorded.calls.count("sweep") == 1
     assert told.levels == [(0, 0)]
     (reply,) = submit(thread, Read(key))
     thread.run_pending()
@@ -244,11 +244,11 @@ def test_a_large_sweep_lets_requests_pass(
     everything = [(key, 1, clock() - 99) for key in (*keys, *more, *rest)]
     submit(thread, Release(everything))
     thread.run_pending()
-    recorded.asked.clear()
+    recorded.calls.clear()
     clock.now_s += 5.1
     submit(thread, Read(KEY), Read(KEY))
     thread.run_pending()
-    asked = [what for what in recorded.asked if what != "renew"]
+    asked = [what for what in recorded.calls if what != "renew"]
     assert sorted(asked) == ["read", "read", "sweep", "sweep"]
     assert asked[-1] == "read", "the first request does not wait for the whole sweep"
     assert recorded.statistics().sessions == 0
@@ -381,10 +381,10 @@ def test_what_is_queued_behind_a_long_fault_fails_with_it(
     recorded.fault = unavailable("no answer")
     slow(recorded, clock, 2.5)
     replies = submit(thread, *(Read(key) for _ in range(50)))
-    asked, began_s = len(recorded.asked), clock.now_s
+    asked, began_s = len(recorded.calls), clock.now_s
     thread.run_pending()
     assert {reason(reply) for reply in replies} == {"STORE_UNAVAILABLE"}
-    assert len(recorded.asked) - asked == 1, "each would have waited once more"
+    assert len(recorded.calls) - asked == 1, "each would have waited once more"
     assert clock.now_s - began_s == 2.5
 
 
@@ -395,7 +395,7 @@ def test_a_fault_that_comes_at_once_fails_nobody_else(
     failing = submit(thread, Read(key))
 
     def once(_: str) -> None:
-        recorded.fault = None if recorded.asked[-1:] != ["read"] or answered else unavailable()
+        recorded.fault = None if recorded.calls[-1:] != ["read"] or answered else unavailable()
         answered.append(True)
 
     answered: list[bool] = []

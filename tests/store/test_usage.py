@@ -107,10 +107,10 @@ class Dear(MemoryStore):
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
-        self._clock, self.asked = clock, 0
+        self._clock, self.calls = clock, 0
 
     def usage(self, tenant: str) -> StoreStatistics:
-        self.asked += 1
+        self.calls += 1
         self._clock.now += 1
         return StoreStatistics(super().usage(tenant).sessions, -1)
 
@@ -123,10 +123,10 @@ def test_a_tenant_at_its_limit_does_not_keep_the_store_counting() -> None:
     for _ in range(50):
         clock.now += 0.5
         assert ask(store, opening("s2")) == Quota.STORED_SESSIONS
-    assert dear.asked == 1
+    assert dear.calls == 1
     clock.now += 100
     assert ask(store, opening("s2")) == Quota.STORED_SESSIONS
-    assert dear.asked == 2
+    assert dear.calls == 2
 
 
 def test_where_bytes_are_unknown_each_session_counts_as_the_largest_one_seen() -> None:

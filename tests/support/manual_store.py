@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.store import (
     Acquire,
+    AskFor,
     CommitGroup,
+    Keep,
     ListStored,
     Read,
     Release,
     Remove,
+    Replica,
     Store,
     StoreRequest,
 )
@@ -30,6 +33,8 @@ class ManualStore:
         self.lease_until_s = math.inf
         self.lease_lost = 0
         self.fault = ""
+        self.replicas: Sequence[Replica] = ()
+        self.address = "here:1"
         self.waiting: deque[StoreRequest] = deque()
         self.commits: list[CommitGroup] = []
 
@@ -74,6 +79,10 @@ class ManualStore:
             Remove: lambda r: self.store.remove(r.key, r.epoch, r.reason),
             Read: lambda r: self.store.read(r.key),
             ListStored: lambda r: self.store.list(r.tenant, r.after, r.limit, r.model),
+            AskFor: lambda r: self.store.ask_for(
+                r.key, r.holder, take_over=r.take_over, by=self.address
+            ),
+            Keep: lambda r: self.store.keep(r.keys),
         }
         return verbs[type(request)](request)
 

@@ -306,7 +306,8 @@ class StoreUnavailableError(RefusedError, reason="STORE_UNAVAILABLE"):
 
 
 class SessionHeldError(RefusedError, reason="SESSION_HELD"):
-    """Another replica holds the session's lease.
+    """Another replica holds the session's lease. Metadata `owner` has its address, where it is
+    known.
 
     Fix: Try again. The other replica releases the session when it drains. The lease of a dead
     one expires.

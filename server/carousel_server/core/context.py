@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .errors import CarouselError
 from .limits import EngineLimits
 from .metering import EngineMetrics
 from .quotas import Quotas
+from .replicas import Replica
 from .store import StorePort, StoreRequest
 from .types import Durability, ModelView
 
@@ -50,6 +51,7 @@ class NoStore:
     lease_until_s = math.inf
     lease_lost = 0
     fault = ""
+    replicas: Sequence[Replica] = ()
 
     def now_unix_s(self) -> float:
         """The time of this machine."""

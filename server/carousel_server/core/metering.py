@@ -98,7 +98,8 @@ class StoreMetrics(Protocol):
     def request(self, kind: str, ok: bool, seconds: float) -> None:
         """A request to the store has ended.
 
-        `kind` is "acquire", "commit", "release", "remove", "read", "list", "renew", "sweep" or "statistics".
+        `kind` is "acquire", "commit", "release", "remove", "read", "list", "renew", "sweep", "statistics",
+        "replicas", "ask", "asked" or "keep".
         `ok` is False where the store did not answer. A refusal is an answer.
         """
 

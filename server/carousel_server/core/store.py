@@ -19,16 +19,10 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 
 from .errors import CarouselError
 from .futures import WithReply
-from .types import Durability
+from .replicas import Announcement, Asked, AskFor, Held, Keep, Replica, Replicas
+from .types import Durability, SessionKey
 
 T = TypeVar("T")
-
-
-class SessionKey(NamedTuple):
-    """A session's name, unique in a store."""
-
-    tenant: str
-    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +113,7 @@ class StoreStatistics:
     bytes: int
 
 
-class Store(Protocol):
+class Store(Replicas, Protocol):
     """Stores sessions beyond the life of the server. One thread uses it, and every call may block.
 
     A fault of the medium (no space, no connection, damage of the whole file) raises CarouselError
@@ -157,8 +151,8 @@ class Store(Protocol):
 
         Raises:
             CarouselError: SESSION_NOT_FOUND, SESSION_EXPIRED or SESSION_CLOSED, unless `new` is given.
-                SESSION_HELD, with the remaining time of the lease as retry_after_s. FIELD_INVALID
-                for an epoch_floor that no session can have reached. STORE_UNAVAILABLE.
+                Held (SESSION_HELD), with the remaining time of the lease as retry_after_s.
+                FIELD_INVALID for an epoch_floor that no session can have reached. STORE_UNAVAILABLE.
         """
 
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
@@ -185,13 +179,6 @@ class Store(Protocol):
 
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
         """A tenant's open sessions with ids after `after`, sorted by id, with facts as in `read`."""
-
-    def renew(self) -> bool:
-        """Extends this replica's leases by lease_ttl_s.
-
-        Returns:
-            False if they had expired. Other replicas may hold the sessions, so all must be released.
-        """
 
     def now_unix_s(self) -> float:
         """The store's time, by which sessions expire. Any thread may call it.
@@ -276,7 +263,7 @@ class ListStored(WithReply[list[Record]]):
     reply: Future[list[Record]] = field(default_factory=Future)
 
 
-StoreRequest = Acquire | CommitGroup | Release | Remove | Read | ListStored
+StoreRequest = Acquire | CommitGroup | Release | Remove | Read | ListStored | AskFor | Keep
 
 
 class StorePort(Protocol):
@@ -301,6 +288,10 @@ class StorePort(Protocol):
     def fault(self) -> str:
         """Why the store does not answer now, in words for callers. "" while it answers."""
 
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """The live replicas as of the last renewal, this one included. See `Store.replicas`."""
+
     def submit(self, request: StoreRequest) -> None:
         """Queues a request. Its future is resolved on the store's thread, or fails with a CarouselError.
 
@@ -314,9 +305,14 @@ __all__ = [
     "HEAD_BYTES",
     "NO_SNAPSHOT",
     "Acquire",
+    "Announcement",
+    "AskFor",
+    "Asked",
     "Commit",
     "CommitGroup",
     "First",
+    "Held",
+    "Keep",
     "ListStored",
     "NewSession",
     "Outcome",
@@ -324,6 +320,7 @@ __all__ = [
     "Record",
     "Release",
     "Remove",
+    "Replica",
     "SessionKey",
     "Store",
     "StorePort",

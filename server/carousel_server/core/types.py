@@ -36,6 +36,13 @@ class Durability(IntEnum):
     SYNC_FSYNC = 4
 
 
+class SessionKey(NamedTuple):
+    """A session's name, unique in a store."""
+
+    tenant: str
+    id: str
+
+
 class SessionRef(NamedTuple):
     """A session inside one engine: its row, and the row's generation.
 

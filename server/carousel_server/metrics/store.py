@@ -13,7 +13,7 @@ from .families import Families
 
 REQUESTS = (
     *("acquire", "commit", "release", "remove", "read", "list"),
-    *("renew", "sweep", "statistics"),
+    *("renew", "sweep", "statistics", "replicas", "ask", "asked", "keep"),
 )
 
 

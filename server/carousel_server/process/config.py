@@ -10,12 +10,14 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from carousel_models import zoo_path
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.quotas import TenantLimits
+
+from .advertise import check_advertise
 
 PREFIX = "CAROUSEL_"
 _LIMITS = EngineLimits()
@@ -92,6 +94,11 @@ class Settings(BaseSettings):
         "",
         "This server's name at a shared store. Empty is the machine's name and the port. A server that is "
         "started again with the same name has its sessions back at once.",
+    )
+    advertise: Annotated[str, AfterValidator(check_advertise)] = _setting(
+        "",
+        "Address of this server's gRPC for clients and other replicas, as host:port. Empty is host and port, "
+        "with the machine's name where host is 0.0.0.0 or [::].",
     )
     lease_ttl_s: Seconds = _setting(
         10.0, "Time after which another server may take the sessions of one that does not answer."

@@ -31,6 +31,7 @@ from carousel_server.wire import (
     read_tokens,
 )
 
+from .advertise import advertised
 from .config import ConfigError, Settings
 from .front_ends import FrontEnds
 from .health_watch import HealthWatch
@@ -76,7 +77,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The address of gRPC."""
+        """The port of gRPC."""
         assert self._wire is not None, "the server was not started"
         return self._wire.port
 
@@ -132,6 +133,9 @@ class Server:
             options = replace(options, refused_models=tuple(assembly.refused))
             self._wire = wire = WireServer(assembly.catalog, options, assembly.metrics.wire())
             await wire.start()
+        if assembly.store is not None:  # now, because others may send clients here from then on
+            address = advertised(settings.advertise, settings.host, self.port)
+            assembly.store.advertise(address)
         metrics = assembly.metrics
         try:
             self._endpoint = metrics.serve(

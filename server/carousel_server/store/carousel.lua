@@ -1,20 +1,22 @@
-#!lua name=carousel_v2
+#!lua name=carousel_v3
 -- What the redis store asks of Redis 7 or Valkey: each function is one atomic step of the protocol.
 --
--- Keys, all with one prefix (a hash tag, so that a cluster keeps them together):
---   session:<tenant>/<id>  hash: the facts, the snapshot, and the owner, "<replica>/<boot>" or ""
---   lease:<replica>        the boot that lives now; gone when its lease has run out
+-- The keys of a function have one hash tag, so a cluster has them in one place. The caller names all of them,
+-- and no key is made here. Below a tag there are:
+--   session:<tenant>/<id>  hash: the facts, the snapshot, the owner, "<replica>/<boot>" or "", and the owner's
+--                          answer that it keeps the session, "<owner> <until>"
+--   ended:<tenant>/<id>    "<reason> <epoch>" of a session that ended within a day
 --   ids:<tenant>           sorted set of the tenant's session ids, all of score 0
 --   expiry                 sorted set of <tenant>/<id>; the score is when the session would have expired
 --                          as of its activation or release, so that commits need not move it
---   ended:<tenant>/<id>    "<reason> <epoch>" of a session that ended within a day
+--   replicas               hash: of each replica its boot, the end of its lease, and its announcement
+--   mail:<replica>         list: requests for sessions that the replica holds, each with its end
 --
--- Leases are timed by this server's clock. Instants of use come from the replicas, as text; so do epochs and
--- seqs, which are below 2^53. A change that an older server could not bear takes a new library name.
+-- Leases are timed by this server's clock, in milliseconds. Instants of use come from the replicas, as text; so
+-- do epochs and seqs, which are below 2^53. A change that an older server could not bear takes a new library name.
 
 local DAY_S = 86400
 local HEAD_BYTES = 2048 -- of a snapshot; core/store.py says what it is for
-local RECHECK_S = 10 -- how soon a sweep looks again at a session that is old, but held
 local FACTS = {'epoch', 'seq', 'last_used', 'model', 'durability', 'idle_ttl', 'seed', 'created_at'}
 local DONE, FENCED, STALE = 0, 1, 2
 
@@ -27,34 +29,49 @@ local function now()
   return string.format('%s.%06d', time[1], time[2])
 end
 
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- The boot and the end of a replica's lease, and its announcement: accepting, sessions, address.
+local function lease_of(replicas, name)
+  local told = redis.call('HGET', replicas, name)
+  if not told then
+    return nil
+  end
+  return string.match(told, '^(%S+) (%d+) (%d) (%d+) (.*)$')
+end
+
 -- Milliseconds that an owner's lease has left; 0 if that life of that replica holds nothing any more.
-local function lease_left(prefix, owner)
+-- Then the replica's name and its address.
+local function lease_left(replicas, owner)
   local name, boot = string.match(owner, '^(.*)/([^/]*)$')
   if not name then
     return 0
   end
-  local key = prefix .. 'lease:' .. name
-  if redis.call('GET', key) ~= boot then
-    return 0
+  local lives, till, _, _, address = lease_of(replicas, name)
+  if lives ~= boot then
+    return 0, name
   end
-  return math.max(redis.call('PTTL', key), 1)
+  return math.max(tonumber(till) - now_ms(), 0), name, address
 end
 
 local function is_expired(last_used, idle_ttl, at)
   return tonumber(at) - tonumber(last_used) > tonumber(idle_ttl)
 end
 
-local function end_session(prefix, tenant, id, epoch, reason)
-  local name = tenant .. '/' .. id
-  redis.call('DEL', prefix .. 'session:' .. name)
-  redis.call('ZREM', prefix .. 'ids:' .. tenant, id)
-  redis.call('ZREM', prefix .. 'expiry', name)
-  redis.call('SET', prefix .. 'ended:' .. name, reason .. ' ' .. epoch, 'EX', DAY_S)
+-- keys: session, ended, ids, expiry.
+local function end_session(keys, name, id, epoch, reason)
+  redis.call('DEL', keys[1])
+  redis.call('SET', keys[2], reason .. ' ' .. epoch, 'EX', DAY_S)
+  redis.call('ZREM', keys[3], id)
+  redis.call('ZREM', keys[4], name)
 end
 
 -- Why a session ended, and its last epoch; nil where nothing is known of it.
-local function remembered(prefix, name)
-  local ended = redis.call('GET', prefix .. 'ended:' .. name)
+local function remembered(key)
+  local ended = redis.call('GET', key)
   if not ended then
     return nil, '0'
   end
@@ -65,43 +82,49 @@ local function gone(reason)
   return reason and {'ENDED', reason} or {'NONE'}
 end
 
--- prefix, tenant, id, replica, boot, epoch floor, then model, durability, idle_ttl, seed,
--- created_at, seq, snapshot to open.
+-- 1 if the owner has answered within the last seconds that it keeps the session.
+local function is_kept(key, owner)
+  local answer = redis.call('HGET', key, 'kept') or ''
+  local by, till = string.match(answer, '^(.*) (%d+)$')
+  return by == owner and tonumber(till) > now_ms() and 1 or 0
+end
+
+-- keys: session, ended, ids, expiry, replicas. name, id, replica, boot, epoch floor, then model, durability,
+-- idle_ttl, seed, created_at, seq, snapshot to open.
 local function acquire(keys, args)
-  local prefix, tenant, id, replica, boot = args[1], args[2], args[3], args[4], args[5]
-  local key, name, at = keys[1], args[2] .. '/' .. args[3], now()
+  local key, name, id, replica, boot, at = keys[1], args[1], args[2], args[3], args[4], now()
   local kept = redis.call('HMGET', key, 'epoch', 'owner', 'last_used', 'idle_ttl')
   local epoch = kept[1]
   if epoch then
-    local left = lease_left(prefix, kept[2])
-    if left > 0 and string.match(kept[2], '^(.*)/') ~= replica then
-      return {'HELD', left}
+    local left, holder, address = lease_left(keys[5], kept[2])
+    if left > 0 and holder ~= replica then
+      return {'HELD', left, holder, address, is_kept(key, kept[2])}
     end
     if left == 0 and is_expired(kept[3], kept[4], at) then
-      end_session(prefix, tenant, id, epoch, 'SESSION_EXPIRED')
+      end_session(keys, name, id, epoch, 'SESSION_EXPIRED')
       epoch = nil
     end
   end
   local created = not epoch
   local idle_ttl = kept[4]
   if created then
-    local reason, former = remembered(prefix, name)
-    if #args == 6 then
+    local reason, former = remembered(keys[2])
+    if #args == 5 then
       return gone(reason)
     end
-    epoch, idle_ttl = former, args[9]
-    redis.call('HSET', key, 'seq', args[12], 'snapshot', args[13], 'model', args[7], 'durability', args[8],
-      'idle_ttl', idle_ttl, 'seed', args[10], 'created_at', args[11])
-    redis.call('ZADD', prefix .. 'ids:' .. tenant, 0, id)
-    redis.call('DEL', prefix .. 'ended:' .. name)
+    epoch, idle_ttl = former, args[8]
+    redis.call('HSET', key, 'seq', args[11], 'snapshot', args[12], 'model', args[6], 'durability', args[7],
+      'idle_ttl', idle_ttl, 'seed', args[9], 'created_at', args[10])
+    redis.call('ZADD', keys[3], 0, id)
+    redis.call('DEL', keys[2])
   end
-  epoch = text(math.max(tonumber(epoch), tonumber(args[6])) + 1)
+  epoch = text(math.max(tonumber(epoch), tonumber(args[5])) + 1)
   redis.call('HSET', key, 'epoch', epoch, 'owner', replica .. '/' .. boot, 'last_used', at)
-  redis.call('ZADD', prefix .. 'expiry', tonumber(at) + tonumber(idle_ttl), name)
+  redis.call('ZADD', keys[4], tonumber(at) + tonumber(idle_ttl), name)
   return {'OK', created and 1 or 0, redis.call('HMGET', key, unpack(FACTS)), redis.call('HGET', key, 'snapshot')}
 end
 
--- For each key: epoch, seq, last_used, snapshot. Rule R4.
+-- keys: sessions. For each: epoch, seq, last_used, snapshot. Rule R4.
 local function commit(keys, args)
   local outcomes = {}
   for i, key in ipairs(keys) do
@@ -121,120 +144,166 @@ local function commit(keys, args)
   return outcomes
 end
 
--- prefix, then for each key: name, epoch, last_used.
+-- keys: sessions, then expiry. For each session: name, epoch, last_used.
 local function release(keys, args)
-  for i, key in ipairs(keys) do
-    local name, epoch, last_used = args[3 * i - 1], args[3 * i], args[3 * i + 1]
-    local kept = redis.call('HMGET', key, 'epoch', 'idle_ttl')
+  for i = 1, #keys - 1 do
+    local name, epoch, last_used = args[3 * i - 2], args[3 * i - 1], args[3 * i]
+    local kept = redis.call('HMGET', keys[i], 'epoch', 'idle_ttl')
     if kept[1] == epoch then
-      redis.call('HSET', key, 'owner', '', 'last_used', last_used)
-      redis.call('ZADD', args[1] .. 'expiry', tonumber(last_used) + tonumber(kept[2]), name)
+      redis.call('HSET', keys[i], 'owner', '', 'last_used', last_used)
+      redis.call('ZADD', keys[#keys], tonumber(last_used) + tonumber(kept[2]), name)
     end
   end
-  return #keys
+  return #keys - 1
 end
 
--- prefix, tenant, id, epoch, reason.
+-- keys: session, ended, ids, expiry. name, id, epoch, reason.
 local function remove(keys, args)
-  local prefix, tenant, id, epoch, reason = args[1], args[2], args[3], args[4], args[5]
+  local epoch = args[3]
   local stored = redis.call('HGET', keys[1], 'epoch')
   if stored == epoch then
-    end_session(prefix, tenant, id, epoch, reason)
+    end_session(keys, args[1], args[2], epoch, args[4])
     return DONE
   end
-  local _, former = remembered(prefix, tenant .. '/' .. id)
+  local _, former = remembered(keys[2])
   return not stored and former == epoch and DONE or FENCED
 end
 
--- held, the facts and the snapshot's head; nil if the session is not there or has expired, swept or not.
-local function facts(prefix, name)
-  local key = prefix .. 'session:' .. name
-  local told = redis.call('HMGET', key, unpack(FACTS))
+-- keys: session, ended, replicas. The facts and the snapshot's head, unless it has expired, swept or not.
+local function read(keys)
+  local told = redis.call('HMGET', keys[1], unpack(FACTS))
   if not told[1] then
-    return nil
+    return gone((remembered(keys[2])))
   end
-  local is_held = lease_left(prefix, redis.call('HGET', key, 'owner')) > 0
+  local is_held = lease_left(keys[3], redis.call('HGET', keys[1], 'owner')) > 0
   if not is_held and is_expired(told[3], told[6], now()) then
-    return nil, 'SESSION_EXPIRED'
+    return gone('SESSION_EXPIRED')
   end
-  local snapshot = redis.call('HGET', key, 'snapshot')
-  return {is_held and 1 or 0, told, string.sub(snapshot, 1, HEAD_BYTES)}
+  local snapshot = redis.call('HGET', keys[1], 'snapshot')
+  return {'OK', is_held and 1 or 0, told, string.sub(snapshot, 1, HEAD_BYTES)}
 end
 
--- prefix, tenant, id.
-local function read(_, args)
-  local name = args[2] .. '/' .. args[3]
-  local told, expired = facts(args[1], name)
-  if told then
-    return {'OK', told[1], told[2], told[3]}
-  end
-  local reason = remembered(args[1], name)
-  return gone(expired or reason)
-end
-
--- prefix, tenant, after, limit, model. The last id that was looked at ("" at the end), then the records.
-local function list(keys, args)
-  local from = args[3] == '' and '-' or '(' .. args[3]
-  local ids = redis.call('ZRANGE', keys[1], from, '+', 'BYLEX', 'LIMIT', 0, args[4])
-  local records = {}
-  for _, id in ipairs(ids) do
-    local told = facts(args[1], args[2] .. '/' .. id)
-    if told and (args[5] == '' or told[2][4] == args[5]) then
-      records[#records + 1] = {id, told[1], told[2], told[3]}
+-- Forgets replicas whose leases have expired.
+local function prune(replicas)
+  local all, at = redis.call('HKEYS', replicas), now_ms()
+  for _, name in ipairs(all) do
+    local _, till = lease_of(replicas, name)
+    if not till or tonumber(till) <= at then
+      redis.call('HDEL', replicas, name)
     end
   end
-  return {#ids == tonumber(args[4]) and ids[#ids] or '', records}
 end
 
--- boot, TTL in milliseconds. 1 if the lease had not run out; it is taken in any case.
+-- keys: replicas. replica, boot, TTL in milliseconds, accepting, sessions, address. 1 if the lease had not
+-- expired; it is taken in any case. Then this server's time.
 local function renew(keys, args)
-  local kept = redis.call('GET', keys[1]) == args[1]
-  redis.call('SET', keys[1], args[1], 'PX', args[2])
-  return kept and 1 or 0
+  local at = now_ms()
+  local boot, till = lease_of(keys[1], args[1])
+  local kept = boot == args[2] and tonumber(till) > at
+  if not kept then
+    prune(keys[1])
+  end
+  local lease = table.concat({args[2], text(at + tonumber(args[3])), args[4], args[5], args[6]}, ' ')
+  redis.call('HSET', keys[1], args[1], lease)
+  return {kept and 1 or 0, now()}
 end
 
--- boot.
+-- keys: replicas. replica, boot.
 local function resign(keys, args)
-  if redis.call('GET', keys[1]) == args[1] then
-    return redis.call('DEL', keys[1])
+  if lease_of(keys[1], args[1]) == args[2] then
+    return redis.call('HDEL', keys[1], args[1])
   end
   return 0
 end
 
--- prefix, now, limit. How many sessions it ended, and how many it looked at.
-local function sweep(keys, args)
-  local prefix, at = args[1], tonumber(args[2])
-  local names = redis.call('ZRANGE', keys[1], '-inf', '(' .. args[2], 'BYSCORE', 'LIMIT', 0, args[3])
-  local ended = 0
-  for _, name in ipairs(names) do
-    local kept = redis.call('HMGET', prefix .. 'session:' .. name, 'epoch', 'owner', 'last_used', 'idle_ttl')
-    if not kept[1] then
-      redis.call('ZREM', keys[1], name)
-    elseif not is_expired(kept[3], kept[4], at) then
-      redis.call('ZADD', keys[1], tonumber(kept[3]) + tonumber(kept[4]), name)
-    elseif lease_left(prefix, kept[2]) > 0 then
-      redis.call('ZADD', keys[1], at + RECHECK_S, name)
-    else
-      local tenant, id = string.match(name, '^([^/]*)/(.*)$')
-      end_session(prefix, tenant, id, kept[1], 'SESSION_EXPIRED')
-      ended = ended + 1
+-- keys: replicas. Name, accepting, sessions and address of each that is live and has an address.
+local function replicas(keys)
+  local live, at = {}, now_ms()
+  for _, name in ipairs(redis.call('HKEYS', keys[1])) do
+    local _, till, accepting, sessions, address = lease_of(keys[1], name)
+    if till and tonumber(till) > at and address ~= '' then
+      live[#live + 1] = {name, accepting, sessions, address}
     end
   end
-  return {ended, #names}
+  return live
+end
+
+-- keys: ids. after, limit. Ids of a tenant, sorted.
+local function ids(keys, args)
+  return redis.call('ZRANGE', keys[1], args[1] == '' and '-' or '(' .. args[1], '+', 'BYLEX', 'LIMIT', 0, args[2])
+end
+
+-- keys: expiry. now, limit. Names of sessions that may have expired.
+local function due(keys, args)
+  return redis.call('ZRANGE', keys[1], '-inf', '(' .. args[1], 'BYSCORE', 'LIMIT', 0, args[2])
 end
 
 local function count(keys)
   return redis.call('ZCARD', keys[1])
 end
 
+-- keys: session, ended, ids, expiry, replicas. name, id, now, when to look again if it is held. 1 if it has ended.
+local function expire(keys, args)
+  local name, at = args[1], args[3]
+  local kept = redis.call('HMGET', keys[1], 'epoch', 'owner', 'last_used', 'idle_ttl')
+  if not kept[1] then
+    redis.call('ZREM', keys[4], name)
+  elseif not is_expired(kept[3], kept[4], at) then
+    redis.call('ZADD', keys[4], tonumber(kept[3]) + tonumber(kept[4]), name)
+  elseif lease_left(keys[5], kept[2]) > 0 then
+    redis.call('ZADD', keys[4], args[4], name)
+  else
+    end_session(keys, name, args[2], kept[1], 'SESSION_EXPIRED')
+    return 1
+  end
+  return 0
+end
+
+-- keys: mailbox. request, most requests, how long it stays in milliseconds. 0 if the mailbox is full.
+local function ask(keys, args)
+  if redis.call('LLEN', keys[1]) >= tonumber(args[2]) then
+    return 0
+  end
+  redis.call('RPUSH', keys[1], text(now_ms() + tonumber(args[3])) .. ' ' .. args[1])
+  redis.call('PEXPIRE', keys[1], args[3])
+  return 1
+end
+
+-- keys: mailbox. limit. The oldest requests that have not expired; they are taken out.
+local function take(keys, args)
+  local taken, at = {}, now_ms()
+  for _, mail in ipairs(redis.call('LPOP', keys[1], args[1]) or {}) do
+    local till, request = string.match(mail, '^(%d+) (.*)$')
+    if tonumber(till) > at then
+      taken[#taken + 1] = request
+    end
+  end
+  return taken
+end
+
+-- keys: sessions. owner, how long the answer is visible in milliseconds.
+local function keep(keys, args)
+  for _, key in ipairs(keys) do
+    if redis.call('HGET', key, 'owner') == args[1] then
+      redis.call('HSET', key, 'kept', args[1] .. ' ' .. text(now_ms() + tonumber(args[2])))
+    end
+  end
+  return #keys
+end
+
 -- Those that free memory, or keep what is there, run where memory has run out.
-redis.register_function('carousel_v2_acquire', acquire)
-redis.register_function('carousel_v2_commit', commit)
-redis.register_function{function_name = 'carousel_v2_release', callback = release, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v2_remove', callback = remove, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v2_read', callback = read, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v2_list', callback = list, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v2_renew', callback = renew, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v2_resign', callback = resign, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v2_sweep', callback = sweep, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v2_count', callback = count, flags = {'no-writes'}}
+redis.register_function('carousel_v3_acquire', acquire)
+redis.register_function('carousel_v3_commit', commit)
+redis.register_function{function_name = 'carousel_v3_release', callback = release, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v3_remove', callback = remove, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v3_read', callback = read, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v3_renew', callback = renew, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v3_resign', callback = resign, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v3_replicas', callback = replicas, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v3_ids', callback = ids, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v3_due', callback = due, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v3_count', callback = count, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v3_expire', callback = expire, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v3_ask', callback = ask, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v3_take', callback = take, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v3_keep', callback = keep, flags = {'allow-oom'}}

@@ -36,13 +36,6 @@ def gone(key: SessionKey, reason: str | None) -> CarouselError:
     return CarouselError(reason, f"session {key.id!r} {_ENDINGS[reason]}")
 
 
-def held(key: SessionKey, left_s: float) -> CarouselError:
-    """SESSION_HELD by another live replica, whose lease lasts `left_s` unless it is renewed."""
-    return CarouselError(
-        "SESSION_HELD", f"session {key.id!r} is held by another replica", retry_after_s=left_s
-    )
-
-
 def check_reason(reason: str) -> None:
     """Asserts that a reason is one for which sessions end."""
     assert reason in _ENDINGS, f"no session ends by {reason}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from carousel_server.core.store import Store
+from carousel_server.core.store import Announcement, Store
 
 _RENEWALS_PER_TTL = 3
 _RETRIES_PER_TTL = 10
+_MOST_RETRY_S = 60.0
 
 
 class Leases:
@@ -28,17 +29,18 @@ class Leases:
         self._lapsed = True  # no session is held before the first renewal, so none can be lost
         self.until_s = math.inf if math.isinf(self._ttl_s) else clock()
         self.lost = 0
-        self.due_s = self.until_s
+        # Due at the start even where leases never expire, since a renewal announces the replica.
+        self.due_s = clock()
 
-    def renew(self) -> None:
+    def renew(self, said: Announcement) -> None:
         """Renews the leases. After a fault of the store they are unchanged, and a retry is due soon.
 
         Raises:
             CarouselError: STORE_UNAVAILABLE.
         """
         sent_s = self._clock()
-        self.due_s = sent_s + self._ttl_s / _RETRIES_PER_TTL
-        kept = self._store.renew()
+        self.due_s = sent_s + min(self._ttl_s / _RETRIES_PER_TTL, _MOST_RETRY_S)
+        kept = self._store.renew(said)
         self.notice()  # the answer may have come too late
         if not kept:
             self._lapse()

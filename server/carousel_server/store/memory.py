@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from typing_extensions import override
 
+from carousel_server.core.replicas import KEPT_S, MAIL_MOST, MAIL_S, UNANNOUNCED
 from carousel_server.core.store import (
     HEAD_BYTES,
     NO_SNAPSHOT,
+    Announcement,
+    Asked,
     Commit,
     First,
+    Held,
     NewSession,
     Outcome,
     Record,
+    Replica,
     SessionKey,
     Store,
     StoreStatistics,
@@ -24,7 +30,7 @@ from carousel_server.core.store import (
 )
 from carousel_server.core.types import Durability
 
-from .faults import TOMBSTONE_S, check_floor, check_reason, gone, held
+from .faults import TOMBSTONE_S, check_floor, check_reason, gone
 from .steady import SteadyClock
 
 _UNLEASED_RETRY_S = 1.0
@@ -61,9 +67,24 @@ class _Ended(NamedTuple):
 
 
 class _Lease(NamedTuple):
-    """A replica's lease: the number of its start, and when the lease expires."""
+    """A replica's lease: the number of its start, when the lease expires, and the announcement."""
 
     boot: int
+    until_unix_s: float
+    said: Announcement
+
+
+class _Mail(NamedTuple):
+    """A request in a mailbox, and when it expires."""
+
+    asked: Asked
+    until_unix_s: float
+
+
+class _Answer(NamedTuple):
+    """A holder's answer that it keeps a session, and when the answer expires."""
+
+    owner: _Owner
     until_unix_s: float
 
 
@@ -75,13 +96,20 @@ class MemoryMedium:
     ended: dict[SessionKey, _Ended] = field(default_factory=dict)
     leases: dict[str, _Lease] = field(default_factory=dict)
     boots: int = 0
+    mailboxes: dict[str, deque[_Mail]] = field(default_factory=dict)
+    answers: dict[SessionKey, _Answer] = field(default_factory=dict)
 
     def copy(self) -> MemoryMedium:
-        """A copy of the medium. It shares the snapshots."""
+        """A copy of the medium, without mailboxes. It shares the snapshots."""
         return MemoryMedium(self.sessions.copy(), self.ended.copy(), self.leases.copy(), self.boots)
 
     def roll_back(self, earlier: MemoryMedium) -> None:
-        """Restores an earlier copy, but for the boot numbers, which must stay unique."""
+        """Restores an earlier copy, but for the boot numbers, which must stay unique.
+
+        Mailboxes are lost.
+        """
+        self.mailboxes.clear()
+        self.answers.clear()
         self.sessions = earlier.sessions.copy()
         self.ended = earlier.ended.copy()
         self.leases = earlier.leases.copy()
@@ -113,7 +141,7 @@ class MemoryStore(Store):
         self._now = SteadyClock() if now is None else now
         self.medium.boots += 1
         self._me = _Owner(owner, self.medium.boots)
-        self._take_lease()
+        self._take_lease(UNANNOUNCED)
 
     @override
     def acquire(
@@ -129,7 +157,7 @@ class MemoryStore(Store):
         if kept is not None:
             left_s = self._lease_left_s(kept.owner, now)
             if left_s > 0 and kept.owner.name != self._me.name:
-                raise held(key, left_s if math.isfinite(left_s) else _UNLEASED_RETRY_S)
+                raise self._held(key, kept.owner, left_s, now)
             if left_s <= 0 and _is_expired(kept, now):
                 self._end(key, kept.epoch, "SESSION_EXPIRED", now)
                 kept = None
@@ -198,10 +226,43 @@ class MemoryStore(Store):
         return records
 
     @override
-    def renew(self) -> bool:
+    def renew(self, said: Announcement = UNANNOUNCED) -> bool:
         kept = self._lease_left_s(self._me, self._now()) > 0
-        self._take_lease()
+        self._take_lease(said)
         return kept
+
+    @override
+    def replicas(self) -> Sequence[Replica]:
+        now = self._now()
+        return [
+            Replica(name, lease.said)
+            for name, lease in sorted(self.medium.leases.items())
+            if lease.until_unix_s > now and lease.said.address
+        ]
+
+    @override
+    def ask_for(self, key: SessionKey, holder: str, *, take_over: bool, by: str) -> None:
+        box, now = self.medium.mailboxes.setdefault(holder, deque()), self._now()
+        while box and box[0].until_unix_s <= now:
+            box.popleft()
+        if len(box) < MAIL_MOST:
+            box.append(_Mail(Asked(key, take_over, by), now + MAIL_S))
+
+    @override
+    def asked(self, limit: int) -> Sequence[Asked]:
+        box, now = self.medium.mailboxes.get(self._me.name, deque()), self._now()
+        taken = [box.popleft() for _ in range(min(limit, len(box)))]
+        return [mail.asked for mail in taken if mail.until_unix_s > now]
+
+    @override
+    def keep(self, keys: Sequence[SessionKey]) -> None:
+        now, answers = self._now(), self.medium.answers
+        for key in [key for key, answer in answers.items() if answer.until_unix_s <= now]:
+            del answers[key]
+        for key in keys:
+            kept = self.medium.sessions.get(key)
+            if kept is not None and kept.owner == self._me:
+                answers[key] = _Answer(self._me, now + KEPT_S)
 
     @override
     def now_unix_s(self) -> float:
@@ -268,9 +329,19 @@ class MemoryStore(Store):
             head=kept.snapshot[:HEAD_BYTES],
         )
 
-    def _take_lease(self) -> None:
+    def _take_lease(self, said: Announcement) -> None:
         until_unix_s = self._now() + self.lease_ttl_s
-        self.medium.leases[self._me.name] = _Lease(self._me.boot, until_unix_s)
+        self.medium.leases[self._me.name] = _Lease(self._me.boot, until_unix_s, said)
+
+    def _held(self, key: SessionKey, owner: _Owner, left_s: float, now: float) -> Held:
+        answer = self.medium.answers.get(key)
+        return Held(
+            key,
+            left_s if math.isfinite(left_s) else _UNLEASED_RETRY_S,
+            owner.name,
+            address=self.medium.leases[owner.name].said.address,
+            kept=answer is not None and answer.owner == owner and answer.until_unix_s > now,
+        )
 
     def _lease_left_s(self, owner: _Owner, now: float) -> float:
         """Remaining time of a holder's lease. 0 or less if it has expired."""

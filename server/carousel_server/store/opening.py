@@ -134,8 +134,8 @@ def _no_copy_of_memory(_url: str, _destination: Path) -> Copied:
 # -- SQLite
 
 
-def _open_sqlite(url: str, _replica: str, _lease_ttl_s: float) -> Store:
-    return SqliteStore(_path(url))
+def _open_sqlite(url: str, replica: str, _lease_ttl_s: float) -> Store:
+    return SqliteStore(_path(url), owner=replica)
 
 
 def _share_sqlite(url: str, replica: str, lease_ttl_s: float) -> Store:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from typing_extensions import override
 
 from carousel_server.core.failpoints import armed, hit
+from carousel_server.core.replicas import KEPT_S, MAIL_MOST, MAIL_S, UNANNOUNCED
 from carousel_server.core.store import (
     NO_SNAPSHOT,
+    Announcement,
+    Asked,
     Commit,
     First,
     NewSession,
     Outcome,
     Record,
+    Replica,
     SessionKey,
     Store,
     StoreStatistics,
@@ -24,8 +27,11 @@ from carousel_server.core.store import (
 )
 from carousel_server.core.types import Durability
 
-from .faults import check_floor, check_reason, gone, held
-from .redis_link import Call, RedisLink
+from . import redis_answers
+from .faults import check_floor, check_reason
+from .redis_keys import Keys, Shard, name_of
+from .redis_link import Answers, Arguments, Call, RedisLink
+from .redis_scans import Scans
 from .steady import SteadyClock
 
 _COMMITS_PER_CALL = 16
@@ -34,15 +40,14 @@ appendfsync always and everysec. One session a call was slowest.
 """
 
 _RELEASES_PER_CALL = 256
-_LISTED_PER_CALL = 256
 _VERDICTS = (Verdict.DONE, Verdict.FENCED, Verdict.STALE)
 
 
 class RedisStore(Store):
     """A store in Redis, by the functions of carousel.lua. Used by one thread.
 
-    A replica has one lease, and each session an epoch. A new replica with the name of a former one has its
-    sessions at once, since no two replicas may have one name.
+    A replica has one lease, written in every shard, and each session an epoch. A new replica with the name of
+    a former one has its sessions at once, since no two replicas may have one name.
 
     Args:
         url: see `RedisLink`.
@@ -63,15 +68,16 @@ class RedisStore(Store):
         self.lease_ttl_s = lease_ttl_s
         self._owner = owner
         self._boot = secrets.token_hex(8)
-        self._prefix = f"{{{prefix}}}:"
+        self._keys = Keys([prefix])
         # Two time-outs fit into a lease, so a lost server is noticed before it expires.
         self._link = RedisLink(url, timeout_s=max(lease_ttl_s / 4, 0.1))
+        self._scans = Scans(self._keys, self._link.call_all)
         levels = {Durability.ASYNC, Durability.SYNC}
         if self._link.is_fsynced():
             levels.add(Durability.SYNC_FSYNC)
         self.levels = frozenset(levels)
         self._closed = False
-        self._time = SteadyClock(self._link.unix_s())
+        self._time = SteadyClock()
         self.renew()
 
     @override
@@ -84,13 +90,12 @@ class RedisStore(Store):
         first: First = NO_SNAPSHOT,
     ) -> Record:
         check_floor(epoch_floor)
+        shard = self._keys.of(key)
         opening = () if new is None else _opening(new, first)
-        arguments = (self._prefix, *key, self._owner, self._boot, str(epoch_floor), *opening)
-        answer = self._link.call("acquire", [self._key(key)], arguments)
-        if answer[0] == b"HELD":
-            raise held(key, answer[1] / 1000)
-        _, created, facts, snapshot = _unless_gone(key, answer)
-        record = _record(key, facts, is_held=True, head=b"")
+        asked = (name_of(key), key.id, self._owner, self._boot, str(epoch_floor), *opening)
+        answer = self._link.call("acquire", [*shard.all_of(key), shard.replicas], asked)
+        _, created, facts, snapshot = redis_answers.acquired(key, answer)
+        record = redis_answers.record(key, facts, is_held=True, head=b"")
         return replace(record, snapshot=snapshot, created=bool(created))
 
     @override
@@ -105,64 +110,87 @@ class RedisStore(Store):
 
     def _commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         calls: list[Call] = []
-        for start in range(0, len(commits), _COMMITS_PER_CALL):
-            some = commits[start : start + _COMMITS_PER_CALL]
+        # Where each answer belongs.
+        places: list[Sequence[int]] = []
+        for shard, some in self._by_shard([one.key for one in commits], _COMMITS_PER_CALL):
             told = [
-                (str(one.epoch), str(one.seq), repr(one.last_used_unix_s), one.snapshot)
-                for one in some
+                part
+                for one in (commits[place] for place in some)
+                for part in (
+                    *(str(one.epoch), str(one.seq), repr(one.last_used_unix_s)),
+                    one.snapshot,
+                )
             ]
-            arguments = [part for one in told for part in one]
-            calls.append(("commit", [self._key(one.key) for one in some], arguments))
-        return [
-            Outcome(_VERDICTS[verdict], int(epoch), int(seq))
-            for answer in self._link.call_all(calls)
-            for verdict, epoch, seq in answer
-        ]
+            calls.append(("commit", [shard.session(commits[place].key) for place in some], told))
+            places.append(some)
+        outcomes: dict[int, Outcome] = {}
+        for some, answer in zip(places, self._link.call_all(calls), strict=True):
+            for place, (verdict, epoch, seq) in zip(some, answer, strict=True):
+                outcomes[place] = Outcome(_VERDICTS[verdict], int(epoch), int(seq))
+        return [outcomes[place] for place in range(len(commits))]
 
     @override
     def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
         calls: list[Call] = []
-        for start in range(0, len(held), _RELEASES_PER_CALL):
-            some = held[start : start + _RELEASES_PER_CALL]
-            told = [(_name(key), str(epoch), repr(used_s)) for key, epoch, used_s in some]
-            arguments = [self._prefix, *(part for one in told for part in one)]
-            calls.append(("release", [self._key(key) for key, _, _ in some], arguments))
+        for shard, some in self._by_shard([key for key, _, _ in held], _RELEASES_PER_CALL):
+            told: list[str] = []
+            for key, epoch, used_s in (held[place] for place in some):
+                told += (name_of(key), str(epoch), repr(used_s))
+            keys = [shard.session(held[place][0]) for place in some]
+            calls.append(("release", [*keys, shard.expiry], told))
         self._link.call_all(calls)
 
     @override
     def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
         check_reason(reason)
-        arguments = (self._prefix, *key, str(epoch), reason)
-        return _VERDICTS[self._link.call("remove", [self._key(key)], arguments)]
+        arguments = (name_of(key), key.id, str(epoch), reason)
+        return _VERDICTS[self._link.call("remove", self._keys.of(key).all_of(key), arguments)]
 
     @override
     def read(self, key: SessionKey) -> Record:
-        answer = self._link.call("read", [self._key(key)], (self._prefix, *key))
-        _, is_held, facts, head = _unless_gone(key, answer)
-        return _record(key, facts, is_held=bool(is_held), head=head)
+        shard = self._keys.of(key)
+        keys = [shard.session(key), shard.ended(key), shard.replicas]
+        answer = redis_answers.unless_gone(key, self._link.call("read", keys, ()))
+        _, is_held, facts, head = answer
+        return redis_answers.record(key, facts, is_held=bool(is_held), head=head)
 
     @override
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
-        records: list[Record] = []
-        ids = [f"{self._prefix}ids:{tenant}"]
-        while len(records) < limit:
-            page = (self._prefix, tenant, after, _LISTED_PER_CALL, model)
-            last, found = self._link.call("list", ids, page)
-            for session_id, is_held, facts, head in found:
-                key = SessionKey(tenant, session_id.decode())
-                records.append(_record(key, facts, is_held=bool(is_held), head=head))
-            after = last.decode()
-            if not after:
-                break
-        return records[:limit]
+        return self._scans.listed(tenant, after, limit, model)
 
     @override
-    def renew(self) -> bool:
-        # Reads the server's time too.
-        arguments = (self._boot, max(int(self.lease_ttl_s * 1000), 1))
-        kept = bool(self._link.call("renew", [self._lease], arguments))
-        self._time.set(self._link.unix_s())
-        return kept
+    def renew(self, said: Announcement = UNANNOUNCED) -> bool:
+        # Reads the server's time too. It is that of the first shard, for all replicas.
+        ttl_ms = max(int(self.lease_ttl_s * 1000), 1)
+        arguments = (self._owner, self._boot, ttl_ms, *redis_answers.told(said))
+        answers = self._in_all("renew", arguments)
+        self._time.set(float(answers[0][1]))
+        return all(kept for kept, _ in answers)
+
+    @override
+    def replicas(self) -> Sequence[Replica]:
+        answer = self._link.call("replicas", [self._keys.shards[0].replicas], ())
+        return sorted(map(redis_answers.replica, answer), key=lambda one: one.name)
+
+    @override
+    def ask_for(self, key: SessionKey, holder: str, *, take_over: bool, by: str) -> None:
+        mail = redis_answers.mail(Asked(key, take_over, by))
+        self._link.call("ask", [self._keys.mailbox(holder)], (mail, MAIL_MOST, int(MAIL_S * 1000)))
+
+    @override
+    def asked(self, limit: int) -> Sequence[Asked]:
+        mail = self._link.call("take", [self._keys.mailbox(self._owner)], (limit,))
+        return [redis_answers.asked(one) for one in mail]
+
+    @override
+    def keep(self, keys: Sequence[SessionKey]) -> None:
+        arguments = (f"{self._owner}/{self._boot}", int(KEPT_S * 1000))
+        self._link.call_all(
+            [
+                ("keep", [shard.session(keys[place]) for place in some], arguments)
+                for shard, some in self._by_shard(keys, _RELEASES_PER_CALL)
+            ]
+        )
 
     @override
     def now_unix_s(self) -> float:
@@ -171,28 +199,21 @@ class RedisStore(Store):
 
     @override
     def sweep(self, now_unix_s: float, limit: int) -> int:
-        # The server itself forgets reasons.
-        ended = 0
-        while True:
-            arguments = (self._prefix, repr(now_unix_s), limit - ended)
-            more, looked_at = self._link.call("sweep", [f"{self._prefix}expiry"], arguments)
-            # Sessions that are still held move to a later place, so each call gets further.
-            full = looked_at == limit - ended
-            ended += int(more)
-            if not full or ended == limit:
-                return ended
+        return self._scans.sweep(now_unix_s, limit)
 
     @override
     def statistics(self) -> StoreStatistics:
         # The bytes are those of the whole Redis server.
-        return StoreStatistics(
-            self._link.call("count", [f"{self._prefix}expiry"], ()), self._link.used_bytes()
-        )
+        counts = self._link.call_all([("count", [shard.expiry], ()) for shard in self._keys.shards])
+        return StoreStatistics(sum(counts), self._link.used_bytes())
 
     @override
     def usage(self, tenant: str) -> StoreStatistics:
         # Redis knows only the bytes of the whole server.
-        return StoreStatistics(self._link.call("count", [f"{self._prefix}ids:{tenant}"], ()), -1)
+        counts = self._link.call_all(
+            [("count", [shard.ids(tenant)], ()) for shard in self._keys.shards]
+        )
+        return StoreStatistics(sum(counts), -1)
 
     @override
     def close(self) -> None:
@@ -200,21 +221,28 @@ class RedisStore(Store):
             return
         self._closed = True
         try:
-            self._link.call("resign", [self._lease], (self._boot,))
+            self._in_all("resign", (self._owner, self._boot))
         finally:
             self._link.close()
 
-    @property
-    def _lease(self) -> str:
-        return f"{self._prefix}lease:{self._owner}"
+    def _in_all(self, function: str, arguments: Arguments) -> Answers:
+        """Calls a function on the leases of every shard."""
+        return self._link.call_all(
+            [(function, [shard.replicas], arguments) for shard in self._keys.shards]
+        )
 
-    def _key(self, key: SessionKey) -> str:
-        return f"{self._prefix}session:{_name(key)}"
-
-
-def _name(key: SessionKey) -> str:
-    assert "/" not in key.tenant, "a tenant has no slash"
-    return f"{key.tenant}/{key.id}"
+    def _by_shard(
+        self, keys: Sequence[SessionKey], most: int
+    ) -> Sequence[tuple[Shard, Sequence[int]]]:
+        """The places of `keys` in groups of one shard each, at most `most` in a group."""
+        places: dict[Shard, list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(self._keys.of(key), []).append(place)
+        return [
+            (shard, some[start : start + most])
+            for shard, some in places.items()
+            for start in range(0, len(some), most)
+        ]
 
 
 def _opening(new: NewSession, first: First) -> tuple[str | bytes, ...]:
@@ -222,21 +250,3 @@ def _opening(new: NewSession, first: First) -> tuple[str | bytes, ...]:
         *(new.model, str(int(new.durability)), repr(new.idle_ttl_s)),
         *(str(new.seed), repr(new.created_at_unix_s), str(first.seq), first.snapshot),
     )
-
-
-def _unless_gone(key: SessionKey, answer: Any) -> Any:
-    """The record in an answer, if there is a session."""
-    if answer[0] == b"NONE":
-        raise gone(key, None)
-    if answer[0] == b"ENDED":
-        raise gone(key, answer[1].decode())
-    return answer
-
-
-def _record(key: SessionKey, facts: Any, *, is_held: bool, head: bytes) -> Record:
-    """A record from the values of FACTS in carousel.lua."""
-    epoch, seq, used, model, durability, ttl, seed, created_at = facts
-    session = NewSession(
-        model.decode(), Durability(int(durability)), float(ttl), int(seed), float(created_at)
-    )
-    return Record(*(key, session, int(epoch), int(seq), b"", float(used)), held=is_held, head=head)

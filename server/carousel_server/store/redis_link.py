@@ -29,7 +29,7 @@ from .faults import StoreError, unavailable
 
 log = logging.getLogger(__name__)
 
-LIBRARY = "carousel_v2"
+LIBRARY = "carousel_v3"
 _LEAST_VERSION = 7
 
 _NOT_PRIMARY: dict[type[RedisError], str] = {
@@ -45,6 +45,7 @@ _NOT_PRIMARY_CODES = (*_NOT_PRIMARY.values(), "UNBLOCKED", "NOREPLICAS")
 """Error codes of a server that accepts no writes now. After a failover its address leads to another."""
 
 Arguments = Sequence[str | bytes | int]
+Answers = list[Any]
 Call = tuple[str, Sequence[str], Arguments]
 """A function's name without the library's, its keys and its arguments."""
 
@@ -132,17 +133,6 @@ class RedisLink:
     def is_fsynced(self) -> bool:
         """True if each write is on the disk before its answer."""
         return (self._setting("appendonly"), self._setting("appendfsync")) == ("yes", "always")
-
-    def unix_s(self) -> float:
-        """The server's time.
-
-        Raises:
-            CarouselError: STORE_UNAVAILABLE.
-        """
-        try:
-            return int(self._client.info("server")["server_time_usec"]) / 1e6
-        except RedisError as error:
-            raise unavailable() from error
 
     def used_bytes(self) -> int:
         """Bytes of memory that the server uses. -1 where that is unknown."""

@@ -12,14 +12,18 @@ from typing import Any
 from typing_extensions import override
 
 from carousel_server.core.failpoints import hit
+from carousel_server.core.replicas import UNANNOUNCED
 from carousel_server.core.store import (
     HEAD_BYTES,
     NO_SNAPSHOT,
+    Announcement,
+    Asked,
     Commit,
     First,
     NewSession,
     Outcome,
     Record,
+    Replica,
     SessionKey,
     Store,
     StoreStatistics,
@@ -52,6 +56,7 @@ class SqliteStore(Store):
 
     Args:
         path: the file, which is made if it does not exist.
+        owner: the replica's name.
         now: Unix seconds. None uses a SteadyClock.
 
     Raises:
@@ -64,7 +69,10 @@ class SqliteStore(Store):
     # The number of this server in the column `held`, where 0 is no server.
     _holder = 1
 
-    def __init__(self, path: Path, *, now: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, path: Path, *, owner: str = "sqlite", now: Callable[[], float] | None = None
+    ) -> None:
+        self._owner, self._said = owner, UNANNOUNCED
         self._now = SteadyClock() if now is None else now
         self._open(path)
         self._synced = False
@@ -159,9 +167,28 @@ class SqliteStore(Store):
         return [_record(row, row[12]) for row in rows]
 
     @override
-    def renew(self) -> bool:
+    def renew(self, said: Announcement = UNANNOUNCED) -> bool:
         # The lock never expires.
+        self._said = said
         return True
+
+    @override
+    def replicas(self) -> Sequence[Replica]:
+        return [Replica(self._owner, self._said)] if self._said.address else []
+
+    @override
+    def ask_for(self, key: SessionKey, holder: str, *, take_over: bool, by: str) -> None:
+        # Only one process uses the file, so no other replica could hold a session.
+        pass
+
+    @override
+    def asked(self, limit: int) -> Sequence[Asked]:
+        return ()
+
+    @override
+    def keep(self, keys: Sequence[SessionKey]) -> None:
+        # No other replica can ask.
+        pass
 
     @override
     def now_unix_s(self) -> float:

@@ -10,9 +10,12 @@ from typing import IO
 
 from typing_extensions import override
 
+from carousel_server.core.replicas import UNANNOUNCED
 from carousel_server.core.store import (
     NO_SNAPSHOT,
+    Announcement,
     First,
+    Held,
     NewSession,
     Record,
     SessionKey,
@@ -20,7 +23,7 @@ from carousel_server.core.store import (
 )
 
 from . import sqlite_file
-from .faults import StoreError, held
+from .faults import StoreError
 from .sqlite import SqliteStore
 from .steady import SteadyClock
 
@@ -52,9 +55,8 @@ class SharedSqliteStore(SqliteStore):
     """
 
     def __init__(self, path: Path, owner: str, lease_ttl_s: float = 10.0) -> None:
-        self._owner = owner
         self.lease_ttl_s = lease_ttl_s
-        super().__init__(path)
+        super().__init__(path, owner=owner)
 
     @override
     def _open(self, path: Path) -> None:
@@ -111,7 +113,8 @@ class SharedSqliteStore(SqliteStore):
         return super().list(tenant, after, limit, model)
 
     @override
-    def renew(self) -> bool:
+    def renew(self, said: Announcement = UNANNOUNCED) -> bool:
+        self._said = said
         with self._transaction():
             now = self._now()
             kept = self._db.execute(
@@ -152,12 +155,12 @@ class SharedSqliteStore(SqliteStore):
     @override
     def _check_holder(self, key: SessionKey) -> None:
         row = self._db.execute(
-            "SELECT number, until_s FROM sessions JOIN replicas ON number = held "
+            "SELECT number, until_s, name FROM sessions JOIN replicas ON number = held "
             "WHERE tenant = ? AND id = ?",
             key,
         ).fetchone()
         if row is not None and row[0] != self._holder:
-            raise held(key, max(row[1] - self._now(), 0.0))
+            raise Held(key, max(row[1] - self._now(), 0.0), row[2])
 
     def _begin_life(self) -> None:
         """Takes a lease with a new number, and frees what a former life of this replica held."""

@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -21,14 +22,18 @@ from carousel_server.core.metering import StoreMetrics
 from carousel_server.core.quotas import NO_LIMITS, TenantLimits
 from carousel_server.core.store import (
     Acquire,
+    Announcement,
+    AskFor,
     Commit,
     CommitGroup,
+    Keep,
     ListStored,
     Outcome,
     Read,
     Record,
     Release,
     Remove,
+    Replica,
     Store,
     StorePort,
     StoreRequest,
@@ -38,16 +43,15 @@ from carousel_server.core.types import Durability
 from .faults import RETRY_AFTER_S, unavailable
 from .leases import Leases
 from .outage import Outage
+from .peers import OnAsked, Peers
 from .quota import StoreQuota
 from .unfinished import UnfinishedRequests
+from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_SWEEP_EVERY_S = 5.0
-_SWEPT_AT_ONCE = 256
-"""Most sessions that one sweep ends. Requests wait for it."""
 _MOST_IN_GROUP = 4096
 """Most snapshots in one transaction."""
 _MOST_IDLE_S = 1.0
@@ -56,7 +60,7 @@ _SLOW_S = 0.25
 _STUCK_S = 5.0
 """A request that takes longer means that the store does not answer."""
 
-_BOUNDED = (Acquire, Read, ListStored)
+_BOUNDED = (Acquire, Read, ListStored, AskFor)
 """Requests that clients cause. Each engine or session has at most one of the others in flight."""
 
 
@@ -94,9 +98,10 @@ class StoreThread(StorePort):
         self._thread: threading.Thread | None = None
         self._quota = StoreQuota(store, limits, clock)
         self._leases = Leases(store, clock)
+        self._peers = Peers(store, clock)
         self._unfinished = UnfinishedRequests(store, clock)
+        self._upkeep = Upkeep(store, self._leases, self._peers, self._unfinished, clock, metrics)
         self._outage = Outage(store.name, clock)
-        self._sweep_due_s = clock() + _SWEEP_EVERY_S
         # When the running request began. Infinity between requests. Read by `fault`.
         self._asked_s = math.inf
         # A slow fault, until the requests queued behind it have failed.
@@ -134,6 +139,35 @@ class StoreThread(StorePort):
         if self._clock() - self._asked_s >= _STUCK_S:
             return "the store does not answer"
         return self._outage.fault
+
+    @property
+    @override
+    def replicas(self) -> Sequence[Replica]:
+        return self._peers.replicas
+
+    @property
+    def said(self) -> Announcement:
+        """This replica's announcement, as of now."""
+        return self._peers.said
+
+    def advertise(self, address: str) -> None:
+        """Announces this replica at an address, host:port, where it can be reached from now on."""
+        self._peers.announce(replace(self.said, address=address))
+        self._nudge()
+
+    def announce(self, accepting: bool, sessions: int) -> None:
+        """Sets what the next renewal announces. A changed `accepting` is written at once."""
+        self._peers.announce(replace(self.said, accepting=accepting, sessions=sessions))
+        self._nudge()
+
+    def _nudge(self) -> None:
+        if self._peers.is_urgent:
+            with self._wake:
+                self._wake.notify()
+
+    def hand_asked_to(self, on_asked: OnAsked) -> None:
+        """Sets who gets the requests of other replicas. It is called on the store's thread."""
+        self._peers.on_asked = on_asked
 
     @override
     def submit(self, request: StoreRequest) -> None:
@@ -205,8 +239,7 @@ class StoreThread(StorePort):
             log.warning("the store could not be closed cleanly: %s", error.message)
 
     def _idle_s(self) -> float:
-        due_s = min(self._leases.due_s, self._sweep_due_s)
-        return min(max(due_s - self._clock(), 0.0), _MOST_IDLE_S)
+        return min(max(self._upkeep.due_s - self._clock(), 0.0), _MOST_IDLE_S)
 
     def _take(self) -> Sequence[StoreRequest]:
         """The next request. After a commit group come the commit groups directly behind it."""
@@ -253,13 +286,18 @@ class StoreThread(StorePort):
                 return "read", partial(store.read, key)
             case ListStored(tenant, after, limit, model):
                 return "list", partial(store.list, tenant, after, limit, model)
+            case AskFor(key, holder, take_over):
+                by = self._peers.said.address
+                return "ask", partial(store.ask_for, key, holder, take_over=take_over, by=by)
+            case Keep(keys):
+                return "keep", partial(store.keep, keys)
             case CommitGroup():
                 raise AssertionError("commits run in groups")
 
     def _acquire(self, request: Acquire) -> Record:
         """Acquires with valid leases. Otherwise another replica could take the session at once."""
         if self._clock() >= self._leases.until_s:
-            self._leases.renew()
+            self._leases.renew(self._peers.said)
         self._quota.check(request)
         record = self._store.acquire(
             request.key, epoch_floor=request.epoch_floor, new=request.new, first=request.first
@@ -332,28 +370,7 @@ class StoreThread(StorePort):
     # -- between requests
 
     def _keep_up(self) -> None:
-        self._leases.notice()
-        now = self._clock()
-        try:
-            if now >= self._leases.due_s:
-                self._ask("renew", self._leases.renew)
-            if self._unfinished.is_due():
-                self._ask("release", self._unfinished.settle)
-            if now >= self._sweep_due_s:
-                self._sweep_due_s = now + _SWEEP_EVERY_S
-                self._look_after()
-        except CarouselError:
-            return  # it is logged, and the next turn tries again
-
-    def _look_after(self) -> None:
-        """Ends expired sessions, and measures the store."""
-        now_unix_s = self._store.now_unix_s()
-        ended = self._ask("sweep", lambda: self._store.sweep(now_unix_s, _SWEPT_AT_ONCE))
-        if ended >= _SWEPT_AT_ONCE:
-            self._sweep_due_s = self._clock()  # more have expired
-        if self._metrics is not None:
-            level = self._ask("statistics", self._store.statistics)
-            self._metrics.level(level.sessions, level.bytes)
+        self._upkeep.run(self._ask, is_faulty=bool(self._outage.fault))
 
     def _fail_behind(self) -> None:
         """Fails the requests queued behind a slow fault, so that their waiting times do not add up."""

@@ -13,7 +13,9 @@ from typing import assert_never
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.store import (
     Acquire,
+    AskFor,
     CommitGroup,
+    Keep,
     ListStored,
     Read,
     Release,
@@ -51,6 +53,8 @@ class UnfinishedRequests:
                 self._add(key, partial(self._store.remove, key, epoch, reason))
             case Read() | ListStored() | CommitGroup():
                 pass  # the first two change nothing, and the engine commits a snapshot again
+            case AskFor() | Keep():
+                pass  # the client's next try asks again
             case unknown:
                 assert_never(unknown)
 
