@@ -27,18 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that has tritonclient, and nothing of ours."""
-    folder = tmp_path_factory.mktemp("tritonclient")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    install = [folder / "bin/python", "-m", "pip", "install", "--quiet", "tritonclient[grpc]"]
-    done = subprocess.run(install, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"tritonclient cannot be installed: {done.stderr.strip()[-300:]}")
-    return folder / "bin/python"
-
-
-@pytest.fixture(scope="module")
 def simple_sequence(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server of the model that Triton's examples use."""
     folder = tmp_path_factory.mktemp("simple")

@@ -18,7 +18,7 @@ LSTM, GRU_BYTES, BILSTM = "lstm", "gru-bytes", "bilstm"
 FEATURES = 4
 """Width of an input row of LSTM and BILSTM."""
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 
 
@@ -119,13 +119,18 @@ class ServerProcess:
         """The metrics as soon as they have `line`. Levels are updated a few times a second."""
         give_up = time.monotonic() + START_TIMEOUT_S
         while True:
-            with urllib.request.urlopen(self.metrics_url) as page:
-                text: str = page.read().decode()
+            text = self.metrics_now()
             if line in text.splitlines():
                 return text
             if time.monotonic() > give_up:
                 raise AssertionError(f"the metrics never had {line!r}:\n{text}")
             time.sleep(0.05)
+
+    def metrics_now(self) -> str:
+        """The page of metrics."""
+        with urllib.request.urlopen(self.metrics_url) as page:
+            text: str = page.read().decode()
+        return text
 
     @property
     def text(self) -> str:
