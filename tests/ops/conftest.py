@@ -10,7 +10,7 @@ import pytest
 from support.server import ServerProcess
 
 from .load import Load
-from .prometheus import Prometheus
+from .prometheus import Prometheus, scraping
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ def prometheus(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with (
         ServerProcess(models_dir, slots=256) as server,
         Load(server.target),
-        Prometheus(folder, f"127.0.0.1:{server.metrics_port}") as running,
+        Prometheus(folder, scraping(f"127.0.0.1:{server.metrics_port}")) as running,
     ):
         running.wait_for("min(count_over_time(up[1m])) >= 8")
         running.wait_for('min(rate(grpc_server_handled_total{grpc_method="Infer"}[20s])) >= 0')

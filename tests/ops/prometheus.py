@@ -12,30 +12,32 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 SCRAPE_INTERVAL = "500ms"
 TIMEOUT_S = 60.0
 _POLL_S = 0.2
 
-_CONFIG = """\
-global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}
-scrape_configs:
-  - job_name: carousel
-    static_configs: [{{targets: ["{target}"]}}]
-"""
+
+def scraping(target: str) -> dict[str, Any]:
+    """The configuration for one server."""
+    job = {"job_name": "carousel", "static_configs": [{"targets": [target]}]}
+    every = {"scrape_interval": SCRAPE_INTERVAL, "scrape_timeout": SCRAPE_INTERVAL}
+    return {"global": every, "scrape_configs": [job]}
 
 
 class Prometheus:
-    """Scrapes one target until it is closed."""
+    """Scrapes what its configuration says until it is closed."""
 
-    def __init__(self, folder: Path, target: str) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        config = folder / "prometheus.yml"
-        config.write_text(_CONFIG.format(interval=SCRAPE_INTERVAL, target=target))
+        file = folder / "prometheus.yml"
+        file.write_text(yaml.safe_dump(config))
         self._log = (folder / "log").open("wb")
         self._command = [
             "prometheus",
-            f"--config.file={config}",
+            f"--config.file={file}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={self.url.removeprefix('http://')}",
         ]

@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-SERVERS = {name: told for name, told in SERVICES.items() if name.startswith("server")}
+SINGLE = {name: told for name, told in SERVICES.items() if name.startswith("server")}
+SERVERS = {name: told for name, told in SERVICES.items() if told["image"].startswith("carousel-")}
 
 each_service = pytest.mark.parametrize("name", SERVICES)
 each_server = pytest.mark.parametrize("name", SERVERS)
@@ -94,12 +95,12 @@ def test_services_are_pinned_confined_and_watched(name: str) -> None:
     assert told["security_opt"] == ["no-new-privileges:true"]
     assert told["healthcheck"]["test"][0] == "CMD", "no shell"
     assert name in SERVERS or not told["user"].startswith("0")
-    for port in told["ports"]:
+    for port in told.get("ports", ()):
         assert port.startswith("127.0.0.1:"), "published on loopback only"
 
 
 def test_ports_do_not_collide() -> None:
-    ports = [port.split(":")[1] for told in SERVICES.values() for port in told["ports"]]
+    ports = [port.split(":")[1] for told in SERVICES.values() for port in told.get("ports", ())]
     assert len(ports) == len(set(ports))
 
 
@@ -107,11 +108,34 @@ def test_ports_do_not_collide() -> None:
 def test_a_server_is_found_by_prometheus_and_has_time_to_drain(name: str) -> None:
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     (discovery,) = config["scrape_configs"][0]["dns_sd_configs"]
-    assert discovery["names"] == SERVERS[name]["networks"]["default"]["aliases"]
+    (known_as,) = SINGLE[name]["networks"]["default"]["aliases"] if name in SINGLE else [name]
+    assert known_as in discovery["names"]
     assert discovery["port"] == Settings.model_fields["metrics_port"].default
     grace_s = float(SERVERS[name]["stop_grace_period"].removesuffix("s"))
     # After the drain: 10 s for an engine that hangs, 2 s for calls (server.py), and the way out.
     assert grace_s > Settings.model_fields["drain_timeout_s"].default + 12
+
+
+@pytest.mark.parametrize(
+    ("profiles", "expected"),
+    [
+        ((), {"server", "prometheus", "grafana"}),
+        (("gpu",), {"server", "prometheus", "grafana", "server-gpu"}),
+        (
+            ("scale",),
+            {"server", "prometheus", "grafana", "replica-1", "replica-2", "replica-3", "valkey", "haproxy"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_profile_only_adds_services(profiles: tuple[str, ...], expected: set[str]) -> None:
+    started = {
+        name
+        for name, told in SERVICES.items()
+        if set(told.get("profiles", profiles)) <= set(profiles)
+    }
+    assert started == expected
+    for name in started:
+        assert set(SERVICES[name].get("depends_on", ())) <= started
 
 
 def test_only_the_gpu_server_asks_for_a_gpu() -> None:
