@@ -136,7 +136,12 @@ def start_store(settings: Settings, metrics: Metrics) -> StoreThread | None:
         return None
     replica = settings.replica or default_replica(settings.port)
     try:
-        store = open_store(settings.store, replica=replica, lease_ttl_s=settings.lease_ttl_s)
+        store = open_store(
+            settings.store,
+            replica=replica,
+            lease_ttl_s=settings.lease_ttl_s,
+            shared=settings.replicas != 1,
+        )
     except StoreError as error:
         raise ConfigError(str(error)) from error
     thread = StoreThread(

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         "Where models run: auto, cpu, cuda, or cuda:N for GPU N of those that CUDA_VISIBLE_DEVICES leaves. "
         "auto uses cuda where there is a CUDA device.",
     )
+    replicas: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = _setting(
+        1,
+        "Processes on this machine, each a replica with its own port, metrics_port and GPU. auto is one for "
+        "each GPU. They share the store, and are started again if they die.",
+    )
     kernel: Literal["auto", "reference", "cpu", "cuda"] = _setting(
         "auto",
         "What computes steps: torch (reference), native code (cpu), or Triton's code and graphs (cuda). auto "
@@ -93,7 +98,7 @@ class Settings(BaseSettings):
     replica: str = _setting(
         "",
         "This server's name at a shared store. Empty is the machine's name and the port. A server that is "
-        "started again with the same name has its sessions back at once.",
+        "started again with the same name has its sessions back at once. With replicas, -N is appended.",
     )
     advertise: Annotated[str, AfterValidator(check_advertise)] = _setting(
         "",

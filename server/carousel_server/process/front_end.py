@@ -34,6 +34,7 @@ class Greeting:
     options: WireOptions
     log_level: str
     log_format: str
+    replica: int | None = None
 
 
 class FrontEnd:
@@ -64,7 +65,7 @@ class FrontEnd:
 
     async def _start(self, greeting: Greeting) -> int | str:
         """Listens. Answers with the port, or with the cause of a failure."""
-        configure_logging(greeting.log_level, greeting.log_format)
+        configure_logging(greeting.log_level, greeting.log_format, greeting.replica)
         raise_file_limit()
         self._front = front = Front(greeting.models, greeting.options.tenants)
         front.pipe = self._pipe

@@ -43,9 +43,11 @@ class FrontEnds:
         failed: why no front end can be started any more, or "".
     """
 
-    def __init__(self, count: int, *, log_level: str, log_format: str) -> None:
+    def __init__(
+        self, count: int, *, log_level: str, log_format: str, replica: int | None = None
+    ) -> None:
         """Starts the processes. They load the wire while the engines load their models."""
-        self._log = log_level, log_format
+        self._log = log_level, log_format, replica
         self._processes = [_Process() for _ in range(count)]
         self._begin: Callable[[_Process], _Linked]
         self._replaced: Callable[[], None]

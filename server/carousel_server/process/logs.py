@@ -45,15 +45,31 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-def configure_logging(level: str, style: str) -> None:
+class _Labelled(logging.Filter):
+    """Gives each record the number of this process's replica."""
+
+    def __init__(self, replica: int) -> None:
+        super().__init__()
+        self._replica = replica
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True for every record."""
+        record.replica = self._replica
+        return True
+
+
+def configure_logging(level: str, style: str, replica: int | None = None) -> None:
     """Sends the records of this process to stderr.
 
     Args:
         level: least severity: "debug", "info", "warning" or "error".
         style: "text" or "json".
+        replica: a fact of every record: the number of this replica among several.
     """
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    if replica is not None:
+        stream.addFilter(_Labelled(replica))
     logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
 
 

@@ -19,8 +19,10 @@ from carousel_server.wire import ListenError
 from .config import PREFIX, ConfigError, Settings
 from .config_sources import service_variables
 from .logs import configure_logging
+from .replicas import planned
 from .runtime import raise_file_limit, run, version
 from .server import LOADER, Server
+from .supervisor import supervise
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +38,36 @@ EXIT_SETTINGS = 2
 
 
 def serve(settings: Settings) -> int:
-    """Runs a server until SIGTERM or SIGINT. Returns the exit code.
+    """Runs a server, or the replicas of `replicas`, until SIGTERM or SIGINT. Returns the exit code.
+
+    See `serve_one` and `supervise`.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        plan = planned(settings)
+    except ConfigError as error:
+        _say_why(error)
+        return EXIT_SETTINGS
+    return serve_one(plan[0]) if len(plan) == 1 else supervise(plan)
+
+
+def serve_one(settings: Settings, replica: int | None = None) -> int:
+    """Runs one server until SIGTERM or SIGINT. Returns the exit code.
 
     The code is 0 after a signal. It is 1 if an address is in use or no model is healthy, and 2 if a setting
     or a model package cannot be used. If a thread cannot be ended, because it is in a failed device or a
     large file, the process ends here with the same code.
+
+    Args:
+        settings: of the server.
+        replica: its number among several, for its log lines.
     """
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, replica)
     raise_file_limit()
     if passed_over := service_variables(os.environ, PREFIX):
         log.info("ignored variables that describe Services: %s", ", ".join(passed_over))
     try:
-        code = run(_serve(settings))
+        code = run(_serve(settings, replica))
     except (PackageError, ConfigError) as error:
         _say_why(error)
         code = EXIT_SETTINGS
@@ -58,8 +78,8 @@ def serve(settings: Settings) -> int:
     return code
 
 
-async def _serve(settings: Settings) -> int:
-    server = Server(settings)
+async def _serve(settings: Settings, replica: int | None) -> int:
+    server = Server(settings, replica)
     asked = _signals()
     code = EXIT_OK
     try:

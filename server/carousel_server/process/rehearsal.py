@@ -10,6 +10,7 @@ from carousel_server.store import StoreError, check_store
 from carousel_server.wire import ListenError, check_address
 
 from .config import ConfigError, Settings
+from .replicas import planned
 from .server import METRICS_PORT, wire_options
 
 
@@ -31,12 +32,16 @@ class Problem:
 def rehearse(settings: Settings) -> list[Problem]:
     """Does what a start does, as far as it leaves no trace.
 
-    It reads the files of TLS, binds both addresses for a moment, opens and closes the store, imports custom
-    modules, and loads and checks every package. It does not allocate slots.
+    It reads the files of TLS, binds the addresses of each replica for a moment, opens and closes the store,
+    imports custom modules, and loads and checks every package. It does not allocate slots.
     """
+    try:
+        plan = planned(settings)
+    except ConfigError as error:
+        return [_problem("replicas", error)]
     return [
         *_certificates(settings),
-        *_addresses(settings),
+        *(problem for one in plan for problem in _addresses(one)),
         *_store(settings),
         *_models(settings),
     ]

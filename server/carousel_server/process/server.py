@@ -66,8 +66,10 @@ class Server:
     Call `start` once. `stop` is idempotent, and may also follow a failed `start`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, replica: int | None = None) -> None:
+        """`replica` is its number among the replicas of one machine."""
         self.settings = settings
+        self._replica = replica
         self._assembly: Assembly | None = None
         self._wire: WireServer | FrontEnds | None = None
         self._endpoint: MetricsServer | None = None
@@ -120,7 +122,10 @@ class Server:
         check_address(settings.metrics_host, settings.metrics_port, METRICS_PORT)
         if settings.front_ends:
             self._wire = front_ends = FrontEnds(
-                settings.front_ends, log_level=settings.log_level, log_format=settings.log_format
+                settings.front_ends,
+                log_level=settings.log_level,
+                log_format=settings.log_format,
+                replica=self._replica,
             )
             assembly = self._assembly = await _load(settings)
             options = replace(options, refused_models=tuple(assembly.refused))

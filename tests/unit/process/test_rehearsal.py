@@ -138,3 +138,16 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     found = problems(tmp_path / "nowhere", store="postgres://db", port=1 << 4, host="192.0.2.1",
                      insecure=True)  # fmt: skip
     assert [problem.setting for problem in found] == ["port", "store", "models"]
+
+
+def test_the_ports_of_every_replica(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        problem = only(folder, replicas=2, port=port - 1)
+    assert (problem.setting, f"127.0.0.1:{port}" in problem.cause) == ("port", True)
+
+
+def test_settings_that_do_not_fit_replicas(folder: Path) -> None:
+    assert only(folder, replicas=2, port=65_535).setting == "replicas"

@@ -28,6 +28,13 @@ def register(app: typer.Typer) -> None:
         device: Annotated[
             str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")
         ] = None,
+        replicas: Annotated[
+            str | None,
+            typer.Option(
+                metavar="N|auto",
+                help="Processes that share the store, each with a port; auto is one a GPU. Default: 1.",
+            ),
+        ] = None,
         store: Annotated[
             str | None,
             typer.Option(
@@ -59,7 +66,8 @@ def register(app: typer.Typer) -> None:
             )
         flags: dict[str, Any] = {
             "models": models, "host": host, "port": port, "metrics_port": metrics_port,
-            "device": device, "store": store, "allow_custom": tuple(allow_custom or ()) or None,
+            "device": device, "replicas": replicas, "store": store,
+            "allow_custom": tuple(allow_custom or ()) or None,
         }  # fmt: skip
         given = {key: value for key, value in flags.items() if value is not None}
         run(given | assignments(set_ or []), config)

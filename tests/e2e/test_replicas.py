@@ -1,0 +1,192 @@
+"""`carousel serve --replicas N`: one command, several processes, one store, and no process left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from e2e.command import carousel as command
+from e2e.command import started
+from parity import reference
+from support.server import FEATURES, LSTM
+
+import carousel
+
+WITHIN_S = 120.0
+ROWS = np.random.default_rng(13).normal(size=(60, FEATURES)).astype(np.float32)
+
+
+class Serving:
+    """A command with replicas, and its processes."""
+
+    def __init__(self, process: subprocess.Popen[str], ready: dict[str, Any]) -> None:
+        self.process = process
+        self.ready = ready
+        self.all = descendants(process.pid)
+
+    def target(self, number: int) -> str:
+        """The address of one replica."""
+        return str(self.ready["target"]).split(",")[number]
+
+    def kill(self, number: int) -> None:
+        """kill -9 of a replica, as it was at the start."""
+        os.kill(self.ready["replicas"][number]["pid"], signal.SIGKILL)
+
+
+@contextmanager
+def serving(models: Path, store: Path, replicas: int = 2, **settings: object) -> Iterator[Serving]:
+    """The command on free ports. Whatever happens, none of its processes remains."""
+    given = {
+        "port": 0,
+        "metrics-port": 0,
+        "device": "cpu",
+        "lease-ttl-s": 2,
+        "park-after-s": 1,
+        **settings,
+    }
+    flags = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    process = started(
+        "serve", "--models", str(models), "--replicas", str(replicas), "--store", f"sqlite:{store}", *flags
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        if not line:
+            raise AssertionError(process.stderr.read())
+        site = Serving(process, json.loads(line))
+        try:
+            yield site
+        finally:
+            seen = {*site.all, *descendants(process.pid)}
+            process.kill()
+            gone(seen)
+
+
+def client_of(target: str) -> carousel.Client:
+    """A client that is patient, because the machine may be busy."""
+    patient = carousel.RetryPolicy(reconnect_s=WITHIN_S)
+    return carousel.Client(target, timeout_s=WITHIN_S, retries=patient)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below a process, at this moment."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+    found, new = [], [pid]
+    while new:
+        new = [child for child, parent in parents.items() if parent in new]
+        found += new
+    return found
+
+
+def gone(pids: set[int]) -> None:
+    """Waits until processes have ended. Zombies have."""
+    give_up_s = time.monotonic() + WITHIN_S
+    while left := {pid for pid in pids if is_running(pid)}:
+        assert time.monotonic() < give_up_s, f"orphans: {left}"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.db"
+
+
+@pytest.fixture
+def expected(models_dir: Path) -> np.ndarray:
+    """The outputs of a session that has the rows in order."""
+    return np.asarray(reference.run(models_dir / LSTM, ROWS)["y"])
+
+
+def test_a_session_goes_on_after_a_kill_and_at_the_other_replica(
+    models_dir: Path, store: Path, expected: np.ndarray
+) -> None:
+    with serving(models_dir, store) as site:
+        with client_of(site.target(0)) as first:
+            session = first.session(LSTM, session_id="s", durability="sync")
+            found = [session.steps(ROWS[:20])]
+            site.kill(0)
+            found.append(session.steps(ROWS[20:40]))
+            session.detach()
+        with client_of(site.target(1)) as other:
+            session = other.attach("s")
+            found.append(session.steps(ROWS[40:]))
+            session.close()
+        np.testing.assert_allclose(np.concatenate(found), expected, atol=2e-5)
+        site.process.send_signal(signal.SIGTERM)
+        _, log = site.process.communicate(timeout=WITHIN_S)
+        assert site.process.returncode == 0
+        assert f"replica 0 on port {site.target(0).rpartition(':')[2]} has ended (SIGKILL)" in log
+        assert "replica=1" in log
+        assert "Traceback" not in log
+
+
+def test_nothing_remains_of_a_supervisor_that_is_killed_and_the_next_one_has_the_sessions(
+    models_dir: Path, store: Path, expected: np.ndarray
+) -> None:
+    """The replicas end, one of them although it is stopped, and so do their front ends."""
+    with serving(models_dir, store, front_ends=1) as site:
+        assert len(site.all) == 4
+        with client_of(site.target(1)) as client:
+            session = client.session(LSTM, session_id="s", durability="sync")
+            found = [session.steps(ROWS[:30])]
+            os.kill(site.ready["replicas"][0]["pid"], signal.SIGSTOP)
+            site.process.kill()
+            gone(set(site.all))
+    with serving(models_dir, store) as site, client_of(site.target(0)) as client:
+        found.append(client.attach("s").steps(ROWS[30:]))
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=2e-5)
+
+
+def test_ctrl_c_ends_all_in_good_order(models_dir: Path, store: Path) -> None:
+    with serving(models_dir, store, log_level="warning") as site:
+        for one in site.ready["replicas"]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{one['metrics_port']}/readyz") as reply:
+                assert reply.status == 200
+        os.killpg(site.process.pid, signal.SIGINT)  # as a terminal does it
+        out, log = site.process.communicate(timeout=WITHIN_S)
+        assert (site.process.returncode, out, log) == (0, "", "")
+        gone(set(site.all))
+
+
+def test_a_setting_that_is_wrong_is_said_once(models_dir: Path) -> None:
+    flags = ("--models", str(models_dir), "--device", "cpu", "--port", "0", "--metrics-port", "0")
+    process = started("serve", *flags, "--replicas", "2", "--store", "memory")
+    out, log = process.communicate(timeout=WITHIN_S)
+    assert (process.returncode, out) == (2, "")
+    assert log.count("replicas cannot share it") == 1
+    assert log.count("fix: set --store sqlite:FILE") == 1
+    assert "replica 0 has ended (exit code 2) before all were ready" in log
+
+
+def test_replicas_that_cannot_be_are_said() -> None:
+    for given, said in (("none", "setting replicas"), ("300", "less than or equal to 256")):
+        done = command("serve", "--replicas", given)
+        assert done.returncode == 2
+        assert said in done.stderr
+    done = command("serve", "--replicas", "2", "--port", "65535", "--device", "cpu")
+    assert (done.returncode, "lower port" in done.stderr) == (2, True)
