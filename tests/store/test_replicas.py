@@ -10,19 +10,19 @@ import pytest
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.replicas import MAIL_MOST
 from carousel_server.core.store import Announcement, Asked, Held, Replica, SessionKey, Store
-from carousel_server.store import MemoryMedium, MemoryStore, SqliteStore, memory, redis
+from carousel_server.store import (
+    MemoryMedium,
+    MemoryStore,
+    SqliteStore,
+    memory,
+    redis,
+    sqlite_shared,
+)
 
 from .media import ALICE, BOB, KEY, NEW, InSharedSqlite, Medium
 
 A, B = Announcement("a.internal:1", True, 3), Announcement("b.internal:2", False, 0)
 OTHER = SessionKey("tenant", "with space/and slash")
-
-
-@pytest.fixture
-def shared(shared: Medium) -> Medium:
-    if isinstance(shared, InSharedSqlite):
-        pytest.xfail("one file does not carry announcements and mail yet")
-    return shared
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_requests_reach_the_holder_in_order_and_once(alice: Store, bob: Store) -
 def test_a_full_mailbox_drops_requests(
     alice: Store, bob: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in (memory, redis):
+    for room in (memory, redis, sqlite_shared):
         monkeypatch.setattr(room, "MAIL_MOST", 5)
     for number in range(8):
         bob.ask_for(SessionKey("t", str(number)), ALICE, take_over=False, by="b:1")
@@ -179,3 +179,34 @@ def test_a_medium_that_rolls_back_has_lost_its_mail() -> None:
     bob.ask_for(KEY, ALICE, take_over=False, by="b:1")
     medium.roll_back(earlier)
     assert list(alice.asked(10)) == []
+
+
+def test_what_is_in_a_file_expires_by_its_clock(in_shared_sqlite: InSharedSqlite) -> None:
+    alice, bob = (in_shared_sqlite.open(name) for name in (ALICE, BOB))
+    alice.acquire(KEY, epoch_floor=0, new=NEW)
+    alice.keep([KEY])
+    bob.ask_for(KEY, ALICE, take_over=False, by="b:1")
+    bob.ask_for(KEY, "gone:9", take_over=False, by="b:1")
+    assert held(bob).kept
+    later_s = bob.now_unix_s() + 2.5
+    for store in (alice, bob):
+        store._now = lambda: later_s  # type: ignore[assignment]
+    assert not held(bob).kept
+    assert list(alice.asked(10)) == []
+    bob.ask_for(OTHER, ALICE, take_over=True, by="b:1")
+    assert bob._db.execute("SELECT id, take_over FROM mail").fetchall() == [(OTHER.id, 1)]
+    alice.keep([])
+    assert bob._db.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+    bob._now = lambda: later_s + 60.0  # type: ignore[assignment]
+    bob.renew(B)
+    assert [one.name for one in bob.replicas()] == [BOB], "the lease of the other has expired"
+
+
+def test_a_first_replica_finds_no_mail_of_former_lives(in_shared_sqlite: InSharedSqlite) -> None:
+    bob = in_shared_sqlite.open(BOB)
+    bob.renew(B)
+    bob.ask_for(KEY, ALICE, take_over=False, by=B.address)
+    in_shared_sqlite.kill(bob)
+    alice = in_shared_sqlite.open(ALICE)
+    assert list(alice.asked(10)) == []
+    assert list(alice.replicas()) == []

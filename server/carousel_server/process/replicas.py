@@ -56,6 +56,7 @@ def planned(
             device=f"cuda:{n % found}" if found else other,
             torch_threads=threads,
             replica=_name(settings, n),
+            advertise=_advertise(settings.advertise, n),
             port=settings.port and settings.port + n,
             metrics_port=settings.metrics_port and settings.metrics_port + n,
         )
@@ -82,9 +83,11 @@ def _check_device(settings: Settings) -> None:
 def _check_ports(settings: Settings, number: int) -> None:
     """Checks that all ports exist and differ. 0 gives each replica a free one."""
     places: set[tuple[str, int]] = set()
+    advertised = int(settings.advertise.rpartition(":")[2] or 0)
     for name, host, first in (
         ("port", settings.host, settings.port),
         ("metrics_port", settings.metrics_host, settings.metrics_port),
+        ("the port of advertise", f"advertised {settings.advertise}", advertised),
     ):
         own = {(host, first + n) for n in range(number)} if first else set()
         if first + number - 1 > _LAST_PORT:
@@ -107,6 +110,14 @@ def _name(settings: Settings, n: int) -> str:
     if settings.port:
         return ""  # its port makes it unique
     return f"{socket.gethostname()}:{os.getpid()}-{n}"
+
+
+def _advertise(address: str, n: int) -> str:
+    """The advertised address of a replica: ports count up there as they do here."""
+    if not address:
+        return ""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + n}"
 
 
 def _with(settings: Settings, **own: Any) -> Settings:

@@ -11,12 +11,12 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from .advertise import advertised
 from .config import Settings
 from .replica_process import Facts, Program, ReplicaProcess, is_alive, program
 from .runtime import version
@@ -25,7 +25,6 @@ from .supervised import Pace, Replica, said
 log = logging.getLogger(__name__)
 
 _FAILED = 1
-_ANY = ("", "0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
 
 
 def supervise(plan: Sequence[Settings]) -> int:
@@ -226,9 +225,8 @@ async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
 
 
 def target_of(settings: Settings) -> str:
-    """The address of a replica for clients, of this machine's name if it listens on all addresses."""
-    host = socket.gethostname() if settings.host in _ANY else settings.host
-    return f"{host}:{settings.port}"
+    """The address of a replica for clients."""
+    return advertised(settings.advertise, settings.host, settings.port)
 
 
 def _say_ready(plan: Sequence[Settings], facts: Sequence[Facts]) -> None:

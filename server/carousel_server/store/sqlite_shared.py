@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import IO
 
 from typing_extensions import override
 
-from carousel_server.core.replicas import UNANNOUNCED
+from carousel_server.core.replicas import KEPT_S, MAIL_MOST, MAIL_S, UNANNOUNCED
 from carousel_server.core.store import (
     NO_SNAPSHOT,
     Announcement,
+    Asked,
     First,
     Held,
     NewSession,
     Record,
+    Replica,
     SessionKey,
     StoreStatistics,
 )
@@ -27,15 +30,42 @@ from .faults import StoreError
 from .sqlite import SqliteStore
 from .steady import SteadyClock
 
-# `sessions.held` is the number of a replica here. Its index has no entry of a free session.
+# ruff: noqa: S608 - statements are made of constants, and values are always bound
+# `sessions.held` is the number of a replica here. Its index has no entry of a free session. The tables have
+# nothing that outlives the replicas, so the first replica makes them anew, in the form of its version.
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS replicas (
+DROP TABLE IF EXISTS clock;
+CREATE TABLE clock (offset_s REAL NOT NULL);
+DROP TABLE IF EXISTS replicas;
+CREATE TABLE replicas (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
-    until_s REAL NOT NULL
+    until_s REAL NOT NULL,
+    address TEXT NOT NULL,
+    accepting INTEGER NOT NULL,
+    sessions INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS held_by ON sessions (held) WHERE held <> 0;
-CREATE TABLE IF NOT EXISTS clock (offset_s REAL NOT NULL);
+DROP TABLE IF EXISTS mail;
+CREATE TABLE mail (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    holder TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    id TEXT NOT NULL,
+    take_over INTEGER NOT NULL,
+    asker TEXT NOT NULL,
+    until_s REAL NOT NULL
+);
+CREATE INDEX mail_by_holder ON mail (holder);
+CREATE INDEX mail_by_time ON mail (until_s);
+DROP TABLE IF EXISTS kept;
+CREATE TABLE kept (
+    tenant TEXT NOT NULL,
+    id TEXT NOT NULL,
+    holder INTEGER NOT NULL,
+    until_s REAL NOT NULL,
+    PRIMARY KEY (tenant, id)
+) WITHOUT ROWID;
 """
 
 
@@ -77,13 +107,13 @@ class SharedSqliteStore(SqliteStore):
 
     def _enter(self, first: bool) -> None:
         """Begins a life of this replica. Called with the turn."""
-        self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        self._db.execute("BEGIN IMMEDIATE")
         if first:
-            # The machine may have started again, and then its monotonic clock did too.
-            self._db.execute("DELETE FROM replicas")
-            self._db.execute("DELETE FROM clock")
-            self._db.execute("INSERT INTO clock VALUES (?)", (time.time() - time.monotonic(),))
+            # The clock too: the machine may have started again, and then its monotonic clock did.
+            offset_s = time.time() - time.monotonic()
+            self._db.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} INSERT INTO clock VALUES ({offset_s!r}); COMMIT;"
+            )
+        self._db.execute("BEGIN IMMEDIATE")
         offset_s = self._db.execute("SELECT offset_s FROM clock").fetchone()[0]
         # On one machine, the monotonic clock is the same for all processes. So is this one.
         self._now = SteadyClock(offset_s + time.monotonic())
@@ -118,13 +148,70 @@ class SharedSqliteStore(SqliteStore):
         with self._transaction():
             now = self._now()
             kept = self._db.execute(
-                "UPDATE replicas SET until_s = ? WHERE number = ? AND until_s > ?",
-                (now + self.lease_ttl_s, self._holder, now),
+                "UPDATE replicas SET until_s = ?, address = ?, accepting = ?, sessions = ? "
+                "WHERE number = ? AND until_s > ?",
+                (now + self.lease_ttl_s, *_columns(said), self._holder, now),
             ).rowcount
             if not kept:
                 self._begin_life()
         self._free_the_dead()
         return bool(kept)
+
+    @override
+    def replicas(self) -> Sequence[Replica]:
+        with self._faults():
+            rows = self._db.execute(
+                "SELECT name, address, accepting, sessions FROM replicas "
+                "WHERE until_s > ? AND address <> '' ORDER BY name",
+                (self._now(),),
+            ).fetchall()
+        return [
+            Replica(name, Announcement(a, bool(accepting), n)) for name, a, accepting, n in rows
+        ]
+
+    @override
+    def ask_for(self, key: SessionKey, holder: str, *, take_over: bool, by: str) -> None:
+        with self._transaction():
+            now = self._now()
+            self._db.execute("DELETE FROM mail WHERE until_s <= ?", (now,))
+            (waiting,) = self._db.execute(
+                "SELECT count(*) FROM mail WHERE holder = ?", (holder,)
+            ).fetchone()
+            if waiting < MAIL_MOST:
+                self._db.execute(
+                    "INSERT INTO mail (holder, tenant, id, take_over, asker, until_s) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (holder, *key, take_over, by, now + MAIL_S),
+                )
+
+    @override
+    def asked(self, limit: int) -> Sequence[Asked]:
+        oldest = "SELECT number FROM mail WHERE holder = ? ORDER BY number LIMIT ?"
+        with self._faults():  # it is usually empty, and reading needs no turn
+            if self._db.execute(oldest, (self._owner, 1)).fetchone() is None:
+                return ()
+        with self._transaction():
+            rows = self._db.execute(
+                f"DELETE FROM mail WHERE number IN ({oldest}) "
+                "RETURNING number, tenant, id, take_over, asker, until_s",
+                (self._owner, limit),
+            ).fetchall()
+        return [
+            Asked(SessionKey(tenant, session_id), bool(take_over), by)
+            for _, tenant, session_id, take_over, by, until_s in sorted(rows)
+            if until_s > self._now()
+        ]
+
+    @override
+    def keep(self, keys: Sequence[SessionKey]) -> None:
+        with self._transaction():
+            now = self._now()
+            self._db.execute("DELETE FROM kept WHERE until_s <= ?", (now,))
+            self._db.executemany(
+                "INSERT OR REPLACE INTO kept SELECT tenant, id, held, ? FROM sessions "
+                "WHERE tenant = ? AND id = ? AND held = ?",
+                [(now + KEPT_S, *key, self._holder) for key in keys],
+            )
 
     @override
     def sweep(self, now_unix_s: float, limit: int) -> int:
@@ -154,13 +241,17 @@ class SharedSqliteStore(SqliteStore):
 
     @override
     def _check_holder(self, key: SessionKey) -> None:
+        now = self._now()
         row = self._db.execute(
-            "SELECT number, until_s, name FROM sessions JOIN replicas ON number = held "
-            "WHERE tenant = ? AND id = ?",
-            key,
+            "SELECT number, replicas.until_s, name, address, kept.until_s > ? FROM sessions "
+            "JOIN replicas ON number = held LEFT JOIN kept "
+            "ON kept.tenant = sessions.tenant AND kept.id = sessions.id AND holder = held "
+            "WHERE sessions.tenant = ? AND sessions.id = ?",
+            (now, *key),
         ).fetchone()
         if row is not None and row[0] != self._holder:
-            raise Held(key, max(row[1] - self._now(), 0.0), row[2])
+            _, until_s, name, address, kept = row
+            raise Held(key, max(until_s - now, 0.0), name, address=address, kept=bool(kept))
 
     def _begin_life(self) -> None:
         """Takes a lease with a new number, and frees what a former life of this replica held."""
@@ -169,8 +260,9 @@ class SharedSqliteStore(SqliteStore):
         ).fetchall():
             self._end_life(number)
         self._holder = self._db.execute(
-            "INSERT INTO replicas (name, until_s) VALUES (?, ?) RETURNING number",
-            (self._owner, self._now() + self.lease_ttl_s),
+            "INSERT INTO replicas (name, until_s, address, accepting, sessions) "
+            "VALUES (?, ?, ?, ?, ?) RETURNING number",
+            (self._owner, self._now() + self.lease_ttl_s, *_columns(self._said)),
         ).fetchone()[0]
 
     def _end_life(self, number: int) -> None:
@@ -192,6 +284,10 @@ class SharedSqliteStore(SqliteStore):
     @override
     def _turn(self) -> AbstractContextManager[object]:
         return sqlite_file.turn(self._turns)
+
+
+def _columns(said: Announcement) -> tuple[str, bool, int]:
+    return said.address, said.accepting, said.sessions
 
 
 def _join(path: Path) -> tuple[IO[str], bool]:

@@ -77,6 +77,12 @@ def test_each_replica_has_a_name_of_its_own() -> None:
     assert [one.replica for one in plan(replicas=2, port=6000)] == ["", ""], "their ports differ"
 
 
+def test_each_replica_advertises_its_own_port() -> None:
+    each = plan(replicas=2, port=6000, advertise="gpu-7.internal:50051")
+    assert [one.advertise for one in each] == ["gpu-7.internal:50051", "gpu-7.internal:50052"]
+    assert [one.advertise for one in plan(replicas=2, advertise="[fd00::1]:9")][1] == "[fd00::1]:10"
+
+
 def test_what_was_not_set_stays_so() -> None:
     """Some quotas apply only if they are set."""
     each = plan(replicas=2, tenant_steps=9)
@@ -90,6 +96,7 @@ def test_what_was_not_set_stays_so() -> None:
         ({"device": "cuda:1", "replicas": "auto"}, "CUDA_VISIBLE_DEVICES"),
         ({"port": 65_530, "replicas": 8}, "8 replicas need port to port + 7"),
         ({"metrics_port": 65_535, "replicas": 2}, "lower metrics_port"),
+        ({"advertise": "a:65535", "replicas": 2}, "lower the port of advertise"),
         ({"port": 9460, "replicas": 8}, "less than 8 apart"),
         ({"port": 9466, "replicas": 8}, "less than 8 apart"),
     ],

@@ -275,6 +275,7 @@ def test_ends_have_names() -> None:
 
 def test_a_target_is_an_address_that_clients_can_use() -> None:
     assert target_of(Settings(port=5, replicas=2)) == "127.0.0.1:5"
+    assert target_of(Settings(port=5, advertise="a.b:6")) == "a.b:6"
     everywhere = target_of(Settings(host="0.0.0.0", port=5, insecure=True))
     assert everywhere.endswith(":5")
     assert not everywhere.startswith("0.0.0.0")
