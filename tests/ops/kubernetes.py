@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -93,14 +95,17 @@ def manifests(request: pytest.FixtureRequest) -> Manifests:
     return overlay(request.param)
 
 
-def composed(folder: Path, *components: str) -> Manifests:
-    """The base in a namespace with some components, rendered from a new folder."""
-    to = Path(os.path.relpath(FOLDER, folder.resolve()))
-    lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization"]
-    lines += ["namespace: carousel", f"resources: [{to}/namespace, {to}/base]", "components:"]
-    lines += [f"  - {to}/components/{name}" for name in components]
-    (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
-    return Manifests(render(folder))
+@cache
+def composed(*components: str) -> Manifests:
+    """The base in a namespace with some components, rendered from a folder of its own."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made).resolve()
+        to = Path(os.path.relpath(FOLDER, folder))
+        lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization"]
+        lines += ["namespace: carousel", f"resources: [{to}/namespace, {to}/base]", "components:"]
+        lines += [f"  - {to}/components/{name}" for name in components]
+        (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
+        return Manifests(render(folder))
 
 
 def selects(selector: Labels, labels: Labels) -> bool:
@@ -112,10 +117,11 @@ class Peer:
     """A pod somewhere in the cluster, or an address outside of it."""
 
     def __init__(
-        self, labels: Labels | None, namespace: str = "carousel", **namespace_labels: str
+        self, labels: Labels | str, namespace: str = "carousel", **namespace_labels: str
     ) -> None:
-        """`labels`: those of the pod. None is an address outside of the cluster."""
-        self.labels = labels
+        """`labels`: those of the pod, or an IP address outside of the cluster."""
+        self.labels = {} if isinstance(labels, str) else labels
+        self.address = ipaddress.ip_address(labels) if isinstance(labels, str) else None
         self.namespace = namespace
         self.namespace_labels = {
             "kubernetes.io/metadata.name": namespace,
@@ -138,7 +144,7 @@ def allowed(
     applying = [
         one["spec"]
         for one in policies
-        if selects(one["spec"]["podSelector"]["matchLabels"], pod.labels or {})
+        if selects(one["spec"]["podSelector"]["matchLabels"], pod.labels)
         and direction.capitalize() in one["spec"]["policyTypes"]
     ]
     side = "from" if direction == "ingress" else "to"
@@ -151,8 +157,11 @@ def allowed(
 
 
 def _is_peer(described: Manifest, pod: Peer, other: Peer) -> bool:
-    if other.labels is None:
-        return "ipBlock" in described
+    block = described.get("ipBlock")
+    if other.address is not None or block is not None:
+        if other.address is None or block is None:
+            return False  # blocks are for addresses outside of the cluster
+        return other.address in ipaddress.ip_network(block["cidr"])
     namespaces = described.get("namespaceSelector")
     if namespaces is None:
         if other.namespace != pod.namespace:

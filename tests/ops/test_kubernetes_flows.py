@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from .kubernetes import Manifests, Peer, allowed, composed
+from .kubectl import Manifest
+from .kubernetes import Peer, allowed, composed
 
 REPLICA = Peer({"app.kubernetes.io/name": "carousel", "app.kubernetes.io/component": "server"})
 STORE = Peer({"app.kubernetes.io/name": "valkey", "app.kubernetes.io/component": "carousel-store"})
 CLIENT = Peer({"app": "shop", "carousel-client": "true"})
 DNS = Peer({"k8s-app": "kube-dns"}, "kube-system")
 PROMETHEUS = Peer({"app.kubernetes.io/name": "prometheus"}, "monitoring")
-INTERNET = Peer(None)
+INTERNET = Peer("203.0.113.7")
 
 
 @pytest.fixture(scope="module")
-def policies(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
-    folder: Path = tmp_path_factory.mktemp("composed")
-    found: Manifests = composed(folder, "monitoring", "valkey")
-    return found.of("NetworkPolicy")
+def policies() -> list[Manifest]:
+    return composed("monitoring", "valkey").of("NetworkPolicy")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +29,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]
     ],
     ids=["client here", "client of another namespace", "Prometheus"],
 )
-def test_a_replica_accepts(policies: list[dict[str, object]], other: Peer, port: str) -> None:
+def test_a_replica_accepts(policies: list[Manifest], other: Peer, port: str) -> None:
     assert allowed(policies, "ingress", REPLICA, other, port)
 
 
@@ -52,12 +49,12 @@ def test_a_replica_accepts(policies: list[dict[str, object]], other: Peer, port:
         *("client at metrics", "a false Prometheus", "another replica", "the internet"),
     ],
 )
-def test_a_replica_refuses(policies: list[dict[str, object]], other: Peer, port: str) -> None:
+def test_a_replica_refuses(policies: list[Manifest], other: Peer, port: str) -> None:
     assert not allowed(policies, "ingress", REPLICA, other, port)
 
 
 @pytest.mark.parametrize(("other", "port"), [(STORE, 6379), (DNS, 53)], ids=["store", "DNS"])
-def test_a_replica_reaches(policies: list[dict[str, object]], other: Peer, port: int) -> None:
+def test_a_replica_reaches(policies: list[Manifest], other: Peer, port: int) -> None:
     assert allowed(policies, "egress", REPLICA, other, port)
 
 
@@ -66,20 +63,18 @@ def test_a_replica_reaches(policies: list[dict[str, object]], other: Peer, port:
     [(STORE, 22), (REPLICA, "grpc"), (CLIENT, 80), (DNS, 443), (INTERNET, 443)],
     ids=["store's other ports", "replica", "client", "control plane", "the internet"],
 )
-def test_a_replica_does_not_reach(
-    policies: list[dict[str, object]], other: Peer, port: int | str
-) -> None:
+def test_a_replica_does_not_reach(policies: list[Manifest], other: Peer, port: int | str) -> None:
     assert not allowed(policies, "egress", REPLICA, other, port)
 
 
-def test_only_replicas_reach_the_store(policies: list[dict[str, object]]) -> None:
+def test_only_replicas_reach_the_store(policies: list[Manifest]) -> None:
     assert allowed(policies, "ingress", STORE, REPLICA, "redis")
     assert not allowed(policies, "ingress", STORE, CLIENT, "redis")
     assert not allowed(policies, "ingress", STORE, PROMETHEUS, "redis")
     assert not allowed(policies, "egress", STORE, INTERNET, 443)
 
 
-def test_without_monitoring_nobody_reads_the_metrics(tmp_path: Path) -> None:
-    base = composed(tmp_path).of("NetworkPolicy")
+def test_without_monitoring_nobody_reads_the_metrics() -> None:
+    base = composed().of("NetworkPolicy")
     assert not allowed(base, "ingress", REPLICA, PROMETHEUS, "metrics")
     assert allowed(base, "ingress", REPLICA, CLIENT, "grpc")

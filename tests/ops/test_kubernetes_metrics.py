@@ -114,7 +114,7 @@ def test_the_adapters_queries_give_each_pods_value(tmp_path: Path) -> None:
 
 
 def test_kedas_queries_are_the_sums_of_the_same_values(tmp_path: Path) -> None:
-    triggers = composed(tmp_path, "keda").one("ScaledObject")["spec"]["triggers"]
+    triggers = composed("keda").one("ScaledObject")["spec"]["triggers"]
     queries = [trigger["metadata"]["query"] for trigger in triggers]
     for query in queries:
         assert names(query) <= METRICS.keys()
@@ -122,9 +122,9 @@ def test_kedas_queries_are_the_sums_of_the_same_values(tmp_path: Path) -> None:
     evaluate(tmp_path, {query: {"{}": total} for query, total in zip(queries, sums, strict=True)})
 
 
-def test_both_scale_alike(tmp_path: Path) -> None:
+def test_both_scale_alike() -> None:
     autoscaler = overlay("production").one("HorizontalPodAutoscaler")["spec"]
-    keda = composed(tmp_path, "keda").one("ScaledObject")["spec"]
+    keda = composed("keda").one("ScaledObject")["spec"]
     thresholds = [float(trigger["metadata"]["threshold"]) for trigger in keda["triggers"]]
     assert thresholds == list(targets(autoscaler["metrics"]).values())
     assert keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == autoscaler["behavior"]
@@ -147,8 +147,8 @@ def test_a_full_batch_may_wait_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("component", ["autoscale", "keda"])
-def test_an_autoscaler_alone_decides_how_many(component: str, tmp_path: Path) -> None:
-    assert "replicas" not in composed(tmp_path, component).one("StatefulSet")["spec"]
+def test_an_autoscaler_alone_decides_how_many(component: str) -> None:
+    assert "replicas" not in composed(component).one("StatefulSet")["spec"]
     assert overlay("try").one("StatefulSet")["spec"]["replicas"] >= 2
 
 
