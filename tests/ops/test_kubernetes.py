@@ -108,6 +108,7 @@ def test_the_server_takes_the_variables_of_a_pod(manifests: Manifests) -> None:
         assert is_setting or name in NOT_SETTINGS or not name.startswith(PREFIX), name
     settings, _ = load_settings(environment=image_environment() | variables)
     assert settings.replica == "carousel-0"
+    assert settings.advertise == "10.1.2.3:50051"
     assert settings.log_format == "json"
     assert settings.insecure == (manifests == overlay("try"))
     assert (settings.tls_cert is None) == (settings.tokens_file is None) == settings.insecure
