@@ -85,7 +85,7 @@ def test_the_parts_for_tests_of_applications() -> None:
     inputs, outputs = model.codecs()
     assert (inputs.row_bytes, outputs.row_bytes) == (8, 12)
     assert {name for name in dir(FakeServer) if name[0] != "_"} == {
-        "break_streams", "calls", "commit", "crash", "drain", "expire", "inject", "paused",
+        "break_streams", "calls", "commit", "crash", "drain", "expire", "hand_over", "inject", "paused",
         "sessions", "stop", "wait_for_call",
     }  # fmt: skip
 

@@ -24,6 +24,7 @@ class FakeStream:
         write: receives each response, and None at the end of the stream.
         chunk_steps: most steps in one message of outputs.
         commits: each block is committed to the store as soon as it has run.
+        address: of the server.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class FakeStream:
         chunk_steps: int,
         *,
         commits: bool,
+        address: str = "",
     ) -> None:
         self.bound: dict[int, FakeSession] = {}
         self.cut_by: Refusal | None = None
@@ -43,6 +45,8 @@ class FakeStream:
         self._write = write
         self._chunk_steps = chunk_steps
         self._commits = commits
+        self._address = address
+        self._follows_moves = False
 
     def receive(self, request: pb.AttachRequest) -> None:
         """Handles one message. Responses go to `write`. Does nothing after `cut`."""
@@ -85,6 +89,16 @@ class FakeStream:
             status = refusal.status() if refusal is not None else None
             self.send(unbound=pb.Unbound(handle=handle, status=status))
 
+    def move(self, session: FakeSession, address: str) -> None:
+        """Ends a session's binding to this stream, which goes on at `address`; "" for any other server."""
+        if not self._follows_moves:
+            self.unbind(session, Refusal("SESSION_HELD"))
+            return
+        for handle in self._handles(session):
+            del self.bound[handle]
+            self.send(moved=pb.Moved(handle=handle, address=address))
+        session.owner = None
+
     def commit(self, session: FakeSession) -> None:
         """Commits a session to the store. Sends Durable, and outputs that waited for the store."""
         visible = session.visible
@@ -96,7 +110,8 @@ class FakeStream:
     def _handles(self, session: FakeSession) -> list[int]:
         return [handle for handle, bound in self.bound.items() if bound is session]
 
-    def _hello(self, _hello: pb.Hello) -> None:
+    def _hello(self, hello: pb.Hello) -> None:
+        self._follows_moves = hello.follows_moves
         welcome = pb.Welcome(server_version="fake", max_handles=65_536, max_message_bytes=4 << 20)
         self.send(welcome=welcome)
 
@@ -104,9 +119,10 @@ class FakeStream:
         try:
             self._injections.check("Bind")
             if bind.WhichOneof("target") == "open":
-                session = self._sessions.open(bind.open)
+                session_id = self._sessions.open(bind.open).id
             else:
-                session = self._sessions.get(bind.session_id)
+                session_id = bind.session_id
+            session = self._sessions.take(session_id, self._address, take_over=bind.take_over)
             if 0 < bind.attach_id < session.attach_id:
                 raise Refusal("SUPERSEDED", attach_id=session.attach_id)
         except Refusal as refusal:

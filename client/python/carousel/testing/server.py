@@ -30,6 +30,7 @@ class FakeServer:
         durable: True for a server with a store. It accepts every durability, and its sessions
             survive `crash`.
         commits: True commits each block as soon as it has run. False waits for `commit`.
+        beside: another server, whose models and store this one has too. Name both in the target of a client.
 
     Attributes:
         target: the argument of `Client`.
@@ -41,9 +42,17 @@ class FakeServer:
         chunk_steps: int = 16,
         durable: bool = False,
         commits: bool = True,
+        beside: FakeServer | None = None,
     ) -> None:
-        self._services = FakeServices(
-            {model.name: model for model in models}, chunk_steps, durable=durable, commits=commits
+        first: FakeServices | None = None
+        if beside is not None:
+            first = beside._services  # noqa: SLF001 - one of its kind
+        self._services: FakeServices = FakeServices(
+            {model.name: model for model in models} if first is None else first.models,
+            chunk_steps,
+            durable=durable,
+            commits=commits,
+            sessions=None if first is None else first.sessions,
         )
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fake-server")
         options = [("grpc.so_reuseport", 0)]
@@ -54,6 +63,7 @@ class FakeServer:
         services.add_SessionServiceServicer_to_server(self._services, self._server)
         services.add_ModelServiceServicer_to_server(self._services, self._server)
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._services.address = self.target
 
     def inject(
         self, call: str, reason: str, *, times: int = 1, retry_after_s: float | None = None
@@ -96,13 +106,19 @@ class FakeServer:
         with self._services.sessions.lock:
             self._services.sessions.commit()
 
+    def hand_over(self, session_id: str, to: FakeServer | None = None) -> None:
+        """Commits and releases a session. Its client continues it at `to`, or at any server beside it."""
+        sessions = self._services.sessions
+        with sessions.lock:
+            sessions.hand_over(sessions.get(session_id), "" if to is None else to.target)
+
     def crash(self) -> None:
         """Kills the server and starts it again at once.
 
         Streams break. Sessions are restored from the store. Sessions without durability are gone.
         """
         with self._services.sessions.lock:
-            self._services.sessions.crash()
+            self._services.sessions.crash(self.target)
             self.break_streams()
 
     def drain(self) -> None:
@@ -116,7 +132,7 @@ class FakeServer:
             self._services.breaks += 1
             for stream in list(self._services.streams):
                 stream.drain()
-            self._services.sessions.crash()
+            self._services.sessions.crash(self.target)
 
     def sessions(self) -> list[SessionInfo]:
         """The open sessions, sorted by id."""
@@ -133,9 +149,16 @@ class FakeServer:
         self._services.log.wait_for(name, timeout_s)
 
     def stop(self) -> None:
-        """Breaks all calls and frees the port. A second call does nothing."""
+        """Breaks all calls and frees the port. A second call does nothing.
+
+        A server beside it may take its sessions.
+        """
         self._services.gate.set()
         self._server.stop(None).wait()
+        with self._services.sessions.lock:
+            for session in self._services.sessions.by_id.values():
+                if session.holder == self.target and session.stored is not None:
+                    session.holder, session.owner = "", None
         self._pool.shutdown()
 
     def __enter__(self) -> Self:

@@ -73,10 +73,19 @@ class FakeServices(
     """All services of the protocol. gRPC's threads call them, and `sessions.lock` guards the state."""
 
     def __init__(
-        self, models: dict[str, FakeModel], chunk_steps: int, *, durable: bool, commits: bool
+        self,
+        models: dict[str, FakeModel],
+        chunk_steps: int,
+        *,
+        durable: bool,
+        commits: bool,
+        sessions: FakeSessions | None = None,
     ) -> None:
         self.models = models
-        self.sessions = FakeSessions(models, pb.DURABILITY_ASYNC if durable else pb.DURABILITY_NONE)
+        durability = pb.DURABILITY_ASYNC if durable else pb.DURABILITY_NONE
+        self.sessions = sessions or FakeSessions(models, durability)
+        # Set once the server has a port.
+        self.address = ""
         self._commits = commits
         self.injections = Injections()
         self.gate = threading.Event()
@@ -104,6 +113,7 @@ class FakeServices(
             responses.put,
             self._chunk_steps,
             commits=self._commits,
+            address=self.address,
         )
         self.streams.add(stream)
         context.add_callback(stream.end)
@@ -129,7 +139,7 @@ class FakeServices(
     @answering
     def Step(self, request: pb.StepRequest) -> pb.StepResponse:  # noqa: N802
         """Step."""
-        session = self.sessions.get(request.session_id)
+        session = self._take(request.session_id)
         session.acknowledge(request.ack)
         row_bytes = session.model.codecs()[0].row_bytes
         data = request.inputs
@@ -173,9 +183,12 @@ class FakeServices(
         except Refusal as refusal:
             context.abort_with_status(rpc_status.to_status(refusal.status()))
 
+    def _take(self, session_id: str) -> FakeSession:
+        return self.sessions.take(session_id, self.address)
+
     def _session_for(self, request: pb.GenerateRequest) -> FakeSession:
         if request.WhichOneof("target") == "session_id":
-            return self.sessions.get(request.session_id)
+            return self._take(request.session_id)
         model = self.sessions.model(request.model)
         state = begun(model, request.initial)
         return FakeSession("", model, state, 0, initial=request.initial)
@@ -185,7 +198,7 @@ class FakeServices(
     @answering
     def GetSession(self, request: pb.GetSessionRequest) -> pb.GetSessionResponse:  # noqa: N802
         """GetSession."""
-        return pb.GetSessionResponse(session=self.sessions.get(request.session_id).message())
+        return pb.GetSessionResponse(session=self._take(request.session_id).message())
 
     @answering
     def OpenSession(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:  # noqa: N802
@@ -195,7 +208,7 @@ class FakeServices(
     @answering
     def CloseSession(self, request: pb.CloseSessionRequest) -> pb.CloseSessionResponse:  # noqa: N802
         """CloseSession."""
-        session = self.sessions.close(request.session_id)
+        session = self.sessions.close(self._take(request.session_id).id)
         if session.owner is not None:
             session.owner.unbind(session, Refusal("SESSION_CLOSED"))
         return pb.CloseSessionResponse(session=session.message())
@@ -213,13 +226,13 @@ class FakeServices(
     @answering
     def ExportSession(self, request: pb.ExportSessionRequest) -> pb.ExportSessionResponse:  # noqa: N802
         """ExportSession."""
-        session = self.sessions.get(request.session_id)
+        session = self._take(request.session_id)
         return pb.ExportSessionResponse(snapshot=session.snapshot(), session=session.message())
 
     @answering
     def GetState(self, request: pb.GetStateRequest) -> pb.GetStateResponse:  # noqa: N802
         """GetState."""
-        session = self.sessions.get(request.session_id)
+        session = self._take(request.session_id)
         return pb.GetStateResponse(state=tensors_of(session.state), session=session.message())
 
     @answering
@@ -231,7 +244,7 @@ class FakeServices(
     @answering
     def ForkSession(self, request: pb.ForkSessionRequest) -> pb.ForkSessionResponse:  # noqa: N802
         """ForkSession."""
-        source = self.sessions.get(request.session_id)
+        source = self._take(request.session_id)
         session = self.sessions.restore(source.snapshot(), request.new_session_id)
         return pb.ForkSessionResponse(session=session.message())
 

@@ -31,6 +31,9 @@ class Owner(Protocol):
     def unbind(self, session: FakeSession, refusal: Refusal | None) -> None:
         """Ends the binding, and sends Unbound."""
 
+    def move(self, session: FakeSession, address: str) -> None:
+        """Ends the binding, and sends Moved."""
+
     def commit(self, session: FakeSession) -> None:
         """Commits the session to the store, and sends Durable."""
 
@@ -41,6 +44,7 @@ class FakeSession:
 
     Attributes:
         execution_class: as in the protocol's Session.
+        holder: address of the server that has it. "" if none has.
         begun: request of the last generation, and the STORED facts from before it.
         stored: the STORED facts of the last commit. None where the session has no store.
     """
@@ -55,6 +59,7 @@ class FakeSession:
     epoch: int = 1
     attach_id: int = 0
     owner: Owner | None = None
+    holder: str = ""
     execution_class: str = "fake"
     initial: str = ""
     drawn: list[int] = field(default_factory=list)  # tokens of a generation, not fed back yet
@@ -205,7 +210,7 @@ class FakeSession:
 
 
 class FakeSessions:
-    """All sessions of a fake server.
+    """All sessions of a fake server, or of several that share a store.
 
     Args:
         models: by name.
@@ -253,16 +258,45 @@ class FakeSessions:
             raise Refusal("SESSION_NOT_FOUND", session=session_id)
         return self.by_id[session_id]
 
+    def take(self, session_id: str, here: str, *, take_over: bool = False) -> FakeSession:
+        """The session for the server at `here`. One that another server has is handed over.
+
+        Raises:
+            Refusal: it has a stream there, and `take_over` is False.
+        """
+        session = self.get(session_id)
+        if session.holder in ("", here):
+            session.holder = here
+            return session
+        if session.stored is None:
+            raise Refusal("SESSION_NOT_FOUND", session=session_id)
+        if session.owner is not None and not take_over:
+            raise Refusal("SESSION_HELD", owner=session.holder)
+        self.hand_over(session, here)
+        session.holder = here
+        return session
+
+    @staticmethod
+    def hand_over(session: FakeSession, address: str) -> None:
+        """Its server commits and releases a session, and tells its stream where to go."""
+        session.commit()
+        session.epoch += 1
+        session.holder = ""
+        if session.owner is not None:
+            session.owner.move(session, address)
+
     def close(self, session_id: str) -> FakeSession:
         """Removes a session and returns it. Raises Refusal."""
         session = self.get(session_id)
         del self.by_id[session_id]
         return session
 
-    def crash(self) -> None:
-        """Restores every session from the store. Sessions without a store are gone."""
+    def crash(self, address: str = "") -> None:
+        """Restores the sessions of one server, or all (""), from the store. Those without one are gone."""
         for session in list(self.by_id.values()):
-            session.owner = None
+            if address not in ("", session.holder):
+                continue
+            session.owner, session.holder = None, ""
             if session.stored is None:
                 del self.by_id[session.id]
             else:
