@@ -2,7 +2,7 @@
 
 Run it after a change of one of MODULES:  python client/python/generate_sync.py
 What the clients do each in their own way has the same names in modules of both folders that are written by
-hand: pending.py, primitives.py, services.py, source.py, stream.py and opening.py.
+hand: pending.py, primitives.py, refresher.py, services.py, source.py, stream.py and opening.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(__file__).parent / "carousel"
-MODULES = ("batch", "calls", "client", "generation", "session")
+MODULES = ("batch", "calls", "client", "generation", "replicas", "session")
 
 PHRASES = (
     ("asyncio client", "blocking client"),

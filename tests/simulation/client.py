@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .application import Application
     from .server import Process, Replica
 
+SERVER = "server"
+"""The only address that a client knows. The router behind it chooses the replica."""
+
 OUTPUT_ROW_BYTES = DIGITS * 4
 
 Work = Generator[Any, Any, None]
@@ -99,12 +102,14 @@ class ClientProcess:
         self._timer: Event | None = None
         self._waiting: dict[Any, Work] = {}
         self._ended: set[Any] = set()
+        self._opening = False
         self.connect()
 
     # -- the stream
 
     def connect(self) -> None:
-        """Opens a stream to wherever the router points."""
+        """Opens a stream to wherever the router points, before the core wants it or after."""
+        self._opening = True
         self.world.call(self.network.delay_s(), NATURE, self._arrive, ClientEnd(self))
 
     def _arrive(self, end: ClientEnd) -> None:
@@ -129,14 +134,14 @@ class ClientProcess:
         if not end.over:
             self._end = end
             self.world.note(self.name, "is connected")
-            self.perform(self.core.connected())
+            self.perform(self.core.connected(SERVER))
 
     def take(self, response: pb.AttachResponse) -> None:
         """The server says something."""
         if self.oracle.drift and response.HasField("outputs"):
             self._tell_outputs(response.outputs)
         try:
-            self.perform(self.core.receive(response, self.world.now_s))
+            self.perform(self.core.receive(SERVER, response, self.world.now_s))
         except ProtocolViolationError as error:
             self.oracle.fail(f"{self.name} does not understand the server: {error}")
         except CarouselError as error:  # it breaks the stream off, and mends that
@@ -161,17 +166,18 @@ class ClientProcess:
     def broken(self, error: CarouselError) -> None:
         """The stream is over."""
         self.world.note(self.name, "lost its stream:", type(error).__name__)
-        self._end = None
-        self.perform(self.core.broken(error, self.world.now_s))
+        self._end, self._opening = None, False
+        self.perform(self.core.broken(SERVER, error, self.world.now_s))
 
     def perform(self, effects: Effects) -> None:
         """Does what the core says."""
-        for request in effects.send:
+        for request in effects.send.get(SERVER, ()):
             self._send(request)
         for ticket in effects.ended:
             self._end_ticket(ticket)
-        if effects.reconnect_in_s is not None:
-            self.world.call(effects.reconnect_in_s, self.life, self.connect)
+        if SERVER in effects.connect and not self._opening:
+            self._opening = True
+            self.world.call(effects.connect[SERVER], self.life, self.connect)
         if effects.wake_at_s is not None:
             if self._timer is not None:
                 self._timer.call_off()

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from carousel._core.addresses import Addresses
 from carousel._core.attach import AttachCore
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability
 
 from . import hasty, prober, repeater
 from .application import KEPT_S, POLICY, Application, Plan
-from .client import Client, ClientProcess
+from .client import SERVER, Client, ClientProcess
 from .faults import CROWDED_FAULTS, FAULTS
 from .hasty import Hasty
 from .model import FoldModel
@@ -204,6 +205,7 @@ class Simulation:
 
         def start() -> ClientProcess:
             core = AttachCore(
+                Addresses((SERVER,)),
                 POLICY,
                 rng=self.rng,
                 attach_id=lambda: int((self.world.wall() + skew_s) * 1e4),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ._core.retry import RetryPolicy
 from ._errors import FieldInvalidError
+from ._targets import Target, target_of
 from ._tls import TLS, is_local
 from ._version import __version__
 
@@ -30,11 +31,21 @@ CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
 ]
 
 
+OF_SEVERAL: list[tuple[str, int | str]] = [
+    # A server that is silent is left for another one, so it should be noticed soon.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+]
+"""Channel options where the client knows several servers. The first one is the time of one try to connect."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """All options of a client."""
 
-    target: str
+    target: Target
     token: str | None = field(repr=False)
     tls: TLS | None
     timeout_s: float
@@ -43,8 +54,6 @@ class Options:
     journal_fsync: bool = False
 
     def __post_init__(self) -> None:
-        if not self.target:
-            raise ValueError("target is empty; give host:port")
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s is {self.timeout_s}; it must be above 0")
         if self.replay_tolerance is not None and not self.replay_tolerance >= 0:
@@ -52,15 +61,25 @@ class Options:
                 f"replay_tolerance is {self.replay_tolerance}; it must not be negative"
             )
 
+    def channel_options(self, address: str) -> list[tuple[str, int | str]]:
+        """The options of a channel. A proxy of the environment is not used for this machine itself.
+
+        The servers behind a name have its certificate, and not one for their address.
+        """
+        options = dict(CHANNEL_OPTIONS)
+        if self.target.several:
+            options.update(OF_SEVERAL)
+        if is_local(address):
+            options["grpc.enable_http_proxy"] = 0
+        name = self.server_name
+        if self.tls is not None and name:
+            options["grpc.ssl_target_name_override"] = name
+        return list(options.items())
+
     @property
-    def channel_options(self) -> list[tuple[str, int | str]]:
-        """The channel options. A proxy of the environment is not used for this machine itself."""
-        own: list[tuple[str, int | str]] = []
-        if is_local(self.target):
-            own.append(("grpc.enable_http_proxy", 0))
-        if self.tls is not None and self.tls.server_name:
-            own.append(("grpc.ssl_target_name_override", self.tls.server_name))
-        return [*CHANNEL_OPTIONS, *own]
+    def server_name(self) -> str | None:
+        """The name to expect in a server's certificate, if it is not that of its address."""
+        return (self.tls and self.tls.server_name) or self.target.host or None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -81,7 +100,8 @@ def options_of(
     """Checks and completes a client's arguments, and reads the files of `tls`.
 
     Raises:
-        FieldInvalidError: the token cannot be in a header, or TLS parts cannot be used.
+        FieldInvalidError: the target is not well formed, the token cannot be in a header, or TLS parts
+            cannot be used.
         ValueError: another argument is out of its range.
         OSError: a file cannot be read.
     """
@@ -90,7 +110,9 @@ def options_of(
     if isinstance(retries, int):
         retries = RetryPolicy(attempts=retries + 1)
     tls = tls.read() if tls is not None else None
-    return Options(target, _token(token), tls, timeout_s, retries, replay_tolerance, journal_fsync)
+    return Options(
+        target_of(target), _token(token), tls, timeout_s, retries, replay_tolerance, journal_fsync
+    )
 
 
 def _token(token: str | None) -> str | None:

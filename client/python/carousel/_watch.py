@@ -15,31 +15,30 @@ LOGGER.addHandler(
 
 
 class ServerWatch:
-    """Whether a client has lost its server. Thread-safe."""
+    """Which of its servers a client has lost. Thread-safe."""
 
-    def __init__(self, target: str) -> None:
-        self._target = target
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen = False
-        self._lost_at_s: float | None = None
+        # When each server was lost; None for one that answers.
+        self._lost_at_s: dict[str, float | None] = {}
 
-    def answered(self) -> None:
-        """Notes an answer of the server."""
-        if self._seen and self._lost_at_s is None:
+    def answered(self, server: str) -> None:
+        """Notes an answer of a server."""
+        if self._lost_at_s.get(server, 0.0) is None:
             return
         with self._lock:
-            self._seen = True
-            lost_at_s, self._lost_at_s = self._lost_at_s, None
+            lost_at_s = self._lost_at_s.get(server)
+            self._lost_at_s[server] = None
         if lost_at_s is not None:
             away_s = time.monotonic() - lost_at_s
-            LOGGER.info("found the server at %s again after %.1f s", self._target, away_s)
+            LOGGER.info("found the server at %s again after %.1f s", server, away_s)
 
-    def looking(self, error: CarouselError) -> None:
+    def looking(self, error: CarouselError, server: str) -> None:
         """Notes an error that is retried. It is logged if no server has answered."""
         if not isinstance(error, ClientSideError):
             return
         with self._lock:
-            if not self._seen or self._lost_at_s is not None:
-                return
-            self._lost_at_s = time.monotonic()
-        LOGGER.warning("lost the server at %s and looking for it: %s", self._target, error.message)
+            if self._lost_at_s.get(server, 0.0) is not None:
+                return  # it has never answered, or this is known
+            self._lost_at_s[server] = time.monotonic()
+        LOGGER.warning("lost the server at %s and looking for it: %s", server, error.message)

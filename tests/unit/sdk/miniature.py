@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from carousel._core.addresses import Addresses
 from carousel._core.attach import AttachCore
 from carousel._core.effects import Effects
 from carousel._core.journal import Journal
@@ -27,6 +28,7 @@ from carousel.testing.refusals import Injections
 from carousel.testing.sessions import FakeSession, FakeSessions
 from carousel_protos.v1 import carousel_pb2 as pb
 
+HOST = "host:1"
 MODULUS = 1 << 20
 OUTPUT_BYTES = 8
 
@@ -78,9 +80,11 @@ def roll_back_store(session: FakeSession, applied: int = 0) -> None:
 class StrictStream(FakeStream):
     """A stream that asserts what a client must never do. Its responses wait in `out`."""
 
-    def __init__(self, sessions: FakeSessions, injections: Injections) -> None:
+    def __init__(self, sessions: FakeSessions, injections: Injections, address: str) -> None:
         self.out: deque[pb.AttachResponse] = deque()
-        super().__init__(sessions, injections, self._keep, chunk_steps=1, commits=False)
+        super().__init__(
+            sessions, injections, self._keep, chunk_steps=1, commits=False, address=address
+        )
 
     def _keep(self, response: pb.AttachResponse | None) -> None:
         if response is not None:
@@ -124,19 +128,27 @@ class StrictStream(FakeStream):
 
 
 class MiniServer:
-    """Sessions, their store, and the streams to them."""
+    """Sessions, their store, and the streams to them. One that is `beside` another has the same sessions."""
 
-    def __init__(self, durability: int = pb.DURABILITY_ASYNC) -> None:
+    def __init__(
+        self,
+        durability: int = pb.DURABILITY_ASYNC,
+        *,
+        address: str = HOST,
+        beside: MiniServer | None = None,
+    ) -> None:
+        self.address = address
         self.injections = Injections()
         self.refuse_binds = self.injections.waiting["Bind"]
         self.refuse_steps = self.injections.waiting["Step"]
-        self.all = FakeSessions({"": FOLD, "m": FOLD}, durability)
+        models = {"": FOLD, "m": FOLD}
+        self.all = FakeSessions(models, durability) if beside is None else beside.all
         self.sessions = self.all.by_id
         self.commit = self.all.commit
         self.crash = self.all.crash
 
     def stream(self) -> StrictStream:
-        return StrictStream(self.all, self.injections)
+        return StrictStream(self.all, self.injections, self.address)
 
 
 class World:
@@ -147,7 +159,10 @@ class World:
     ) -> None:
         self.server = server or MiniServer()
         self.core = AttachCore(
-            policy or RetryPolicy(), rng=random.Random(seed), attach_id=lambda: 100
+            Addresses((HOST,)),
+            policy or RetryPolicy(),
+            rng=random.Random(seed),
+            attach_id=lambda: 100,
         )
         self.now_s = 0.0
         self.checked = True
@@ -160,12 +175,11 @@ class World:
     def do(self, effects: Effects) -> Effects:
         self.ended.extend(effects.ended)
         assert not effects.send or self.stream is not None
-        for request in effects.send:
+        for request in effects.send.get(HOST, ()):
             assert self.stream is not None
             self.sent.append(request)
             self.stream.receive(request)
-        if effects.reconnect_in_s is not None:
-            self.reconnect_in_s = effects.reconnect_in_s
+        self.reconnect_in_s = effects.connect.get(HOST, self.reconnect_in_s)
         self.check()
         return effects
 
@@ -181,20 +195,20 @@ class World:
     def connect(self) -> None:
         """Opens a stream. Its responses wait."""
         self.stream, self.reconnect_in_s = self.server.stream(), None
-        self.do(self.core.connected())
+        self.do(self.core.connected(HOST))
 
     def deliver(self, count: int = 1 << 30) -> None:
         """Hands so many of the server's messages to the core."""
         while count and self.stream is not None and self.stream.out:
             count -= 1
-            self.do(self.core.receive(self.stream.out.popleft(), self.now_s))
+            self.do(self.core.receive(HOST, self.stream.out.popleft(), self.now_s))
 
     def break_(self, error: CarouselError | None = None) -> Effects:
         """The stream is gone, with all messages in flight."""
         if self.stream is not None:
             self.stream.end()
         self.stream = None
-        return self.do(self.core.broken(error or ConnectionLostError("reset"), self.now_s))
+        return self.do(self.core.broken(HOST, error or ConnectionLostError("reset"), self.now_s))
 
     def crash(self) -> Effects:
         self.server.crash()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import carousel
+from carousel._core.addresses import Addresses
 from carousel._core.attach import AttachCore
 from carousel._core.effects import Effects
 from carousel._core.lane import Lane
@@ -19,6 +20,7 @@ from carousel.testing.refusals import Refusal
 from carousel_protos.v1 import carousel_pb2 as pb
 
 ROW_BYTES = 4
+HOST = "host:1"
 POLICY = RetryPolicy()
 
 
@@ -31,7 +33,7 @@ class World:
 
     def __init__(self, sessions: int, window: int, policy: RetryPolicy = POLICY) -> None:
         self.window = window
-        self.core = AttachCore(policy)
+        self.core = AttachCore(Addresses((HOST,)), policy)
         self.applied = [0] * sessions
         self.acked = [0] * sessions
         self.outbox: list[deque[pb.AttachResponse]] = [deque() for _ in range(sessions)]
@@ -40,7 +42,7 @@ class World:
         self.closed: set[int] = set()
         self.ended: list[object] = []
         self.lanes: list[Lane] = []
-        self.do(self.core.connected())
+        self.do(self.core.connected(HOST))
         for number in range(sessions):
             ticket, effects = self.core.bind(f"s{number}")
             self.lanes.append(ticket.lane)
@@ -48,7 +50,7 @@ class World:
 
     def do(self, effects: Effects) -> None:
         self.ended.extend(effects.ended)
-        for message in effects.send:
+        for message in effects.send.get(HOST, ()):
             event = message.WhichOneof("event")
             if event in ("bind", "unbind", "block", "acks"):
                 getattr(self, f"on_{event}")(getattr(message, event))
@@ -116,7 +118,7 @@ class World:
 
     def deliver(self, number: int, count: int) -> None:
         for _ in range(min(count, len(self.outbox[number]))):
-            self.do(self.core.receive(self.outbox[number].popleft(), 0.0))
+            self.do(self.core.receive(HOST, self.outbox[number].popleft(), 0.0))
             self.check()
 
     def drain(self) -> None:
@@ -256,7 +258,7 @@ def test_inputs_are_kept_until_they_are_durable(durables: list[int]) -> None:
     assert [kept.last for kept in lane.log.inputs] == list(range(1, 11))
     for seq in durables:
         told = pb.Durable(handles=[lane.handle], durables=[seq])
-        world.do(world.core.receive(pb.AttachResponse(durable=told), 0.0))
+        world.do(world.core.receive(HOST, pb.AttachResponse(durable=told), 0.0))
     reached = max(durables, default=0)
     assert [kept.first for kept in lane.log.inputs] == list(range(reached + 1, 11))
     kept_rows = [
@@ -269,16 +271,16 @@ def test_without_retries_a_lost_stream_fails_what_waits_and_its_sessions() -> No
     world = World(2, 4, RetryPolicy(attempts=1))
     world.deliver(0, 1)
     waiting = world.submit([0], np.zeros((1, 9), int))
-    effects = world.core.broken(carousel.ConnectionLostError("broken"), 0.0)
+    effects = world.core.broken(HOST, carousel.ConnectionLostError("broken"), 0.0)
     world.do(effects)
-    assert effects.reconnect_in_s is None
+    assert not effects.connect
     assert waiting in world.ended
     assert isinstance(waiting.error, carousel.ConnectionLostError)
     assert world.lanes[1].phase.name == "GONE"
     with pytest.raises(carousel.ConnectionLostError):
         world.submit([0], np.zeros((1, 1), int))
     _, effects = world.core.bind("s0")
-    assert (effects.send, effects.reconnect_in_s) == ([], 0.0)
+    assert (effects.send, effects.connect) == ({}, {HOST: 0.0})
 
 
 def test_a_closed_core_takes_nothing() -> None:
@@ -297,7 +299,7 @@ def test_an_output_out_of_turn_is_a_violation() -> None:
     world.drain()
     world.submit([0], np.zeros((1, 3), int))
     with pytest.raises(carousel.ProtocolViolationError, match="next"):
-        world.core.receive(world.output(1, 3, 0), 0.0)
+        world.core.receive(HOST, world.output(1, 3, 0), 0.0)
 
 
 def test_repeated_and_stray_outputs_are_dropped() -> None:
@@ -305,10 +307,10 @@ def test_repeated_and_stray_outputs_are_dropped() -> None:
     world.drain()
     ticket = world.submit([0], np.array([[5, 6]]))
     first = world.outbox[0][0]
-    world.do(world.core.receive(first, 0.0))
-    world.do(world.core.receive(first, 0.0))
-    world.do(world.core.receive(world.output(99, 1, 0), 0.0))
-    world.do(world.core.receive(pb.AttachResponse(), 0.0))
+    world.do(world.core.receive(HOST, first, 0.0))
+    world.do(world.core.receive(HOST, first, 0.0))
+    world.do(world.core.receive(HOST, world.output(99, 1, 0), 0.0))
+    world.do(world.core.receive(HOST, pb.AttachResponse(), 0.0))
     world.drain()
     assert outputs_of(ticket)[0].tolist() == [[5, 1], [6, 2]]
 
@@ -316,14 +318,16 @@ def test_repeated_and_stray_outputs_are_dropped() -> None:
 def test_outputs_of_an_earlier_stream_are_taken_over() -> None:
     world = World(1, 4)
     world.drain()
-    world.do(world.core.receive(world.output(1, 1, 0), 0.0))
+    world.do(world.core.receive(HOST, world.output(1, 1, 0), 0.0))
     assert world.lanes[0].cursors.unread == 1
     assert world.lanes[0].cursors.next_seq == 2
 
 
 def test_a_message_that_no_server_takes_is_refused_here() -> None:
     world = World(2, 4)
-    world.do(world.core.receive(pb.AttachResponse(welcome=pb.Welcome(max_message_bytes=300)), 0.0))
+    world.do(
+        world.core.receive(HOST, pb.AttachResponse(welcome=pb.Welcome(max_message_bytes=300)), 0.0)
+    )
     world.drain()
     with pytest.raises(carousel.MessageTooLargeError):
         world.submit([0, 1], np.zeros((2, 1), int))
@@ -346,7 +350,7 @@ def test_a_message_that_makes_no_sense_is_a_violation(broken: dict[str, object])
     world.drain()
     world.submit([0], np.zeros((1, 2), int))
     with pytest.raises(carousel.ProtocolViolationError):
-        world.core.receive(pb.AttachResponse(**broken), 0.0)
+        world.core.receive(HOST, pb.AttachResponse(**broken), 0.0)
 
 
 @pytest.mark.parametrize("applied", [None, 40])
@@ -377,7 +381,7 @@ def test_a_refusal_of_several_sessions_fails_the_steps_of_each() -> None:
         world.outbox[number].clear()
     status = Refusal("DEADLINE_EXCEEDED").status()
     failure = pb.Failure(handle=1, seq=1, status=status, handles=[1, 3], seqs=[1, 1])
-    world.do(world.core.receive(pb.AttachResponse(failure=failure), 0.0))
+    world.do(world.core.receive(HOST, pb.AttachResponse(failure=failure), 0.0))
     world.drain()
     for ticket, failed in zip(tickets, (True, False, True), strict=True):
         assert ticket in world.ended
@@ -388,5 +392,5 @@ def test_a_refusal_of_several_sessions_fails_the_steps_of_each() -> None:
 
 def test_a_drain_is_remembered() -> None:
     world = World(1, 4)
-    world.do(world.core.receive(pb.AttachResponse(drain=pb.Drain()), 0.0))
-    assert world.core._link.draining
+    world.do(world.core.receive(HOST, pb.AttachResponse(drain=pb.Drain()), 0.0))
+    assert world.core._links.of(HOST).draining

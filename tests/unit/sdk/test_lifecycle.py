@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import product
 
 import pytest
@@ -17,11 +18,15 @@ from carousel._core.lifecycle import (
     advance,
     diagram,
 )
+from carousel._core.link import Links
+from carousel._core.retry import RetryPolicy
+
+LINK = Links(RetryPolicy(), random.Random(0)).of("host:1")
 
 
 @pytest.mark.parametrize(("phase", "event"), list(product(LanePhase, LaneEvent)))
 def test_every_pair_is_in_the_table_or_a_defect(phase: LanePhase, event: LaneEvent) -> None:
-    lane = Lane(1, attach_id=1, phase=phase)
+    lane = Lane(1, 1, LINK, phase=phase)
     if (phase, event) in TRANSITIONS:
         assert advance(phase, event) is TRANSITIONS[phase, event]
         lane.advance(event)
@@ -37,7 +42,7 @@ def test_gone_is_the_end() -> None:
     assert [event for phase, event in TRANSITIONS if phase is LanePhase.UNDONE] == [
         LaneEvent.REPORT
     ]
-    assert [phase for phase in LanePhase if Lane(1, attach_id=1, phase=phase).gone] == [
+    assert [phase for phase in LanePhase if Lane(1, 1, LINK, phase=phase).gone] == [
         LanePhase.GONE,
         LanePhase.UNDONE,
     ]

@@ -7,7 +7,8 @@ import random
 import pytest
 
 import carousel
-from carousel._core.link import Link
+from carousel._core.lane import Lane
+from carousel._core.link import Link, Links
 from carousel._core.tickets import Ticket
 from carousel._error_bases import ConnectionLostError
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -15,12 +16,22 @@ from carousel_protos.v1 import carousel_pb2 as pb
 LOST = ConnectionLostError("lost")
 
 
+HOST = "host:1"
+
+
 @pytest.fixture
-def link() -> Link:
-    return Link(carousel.RetryPolicy(first_delay_s=0.1), random.Random(1))
+def links() -> Links:
+    return Links(carousel.RetryPolicy(first_delay_s=0.1), random.Random(1))
 
 
-def test_it_takes_binds_while_there_is_a_stream_that_does_not_drain(link: Link) -> None:
+@pytest.fixture
+def link(links: Links) -> Link:
+    return links.of(HOST)
+
+
+def test_it_takes_binds_while_there_is_a_stream_that_does_not_drain(
+    links: Links, link: Link
+) -> None:
     assert not link.may_bind
     link.opened()
     assert link.may_bind
@@ -29,7 +40,7 @@ def test_it_takes_binds_while_there_is_a_stream_that_does_not_drain(link: Link) 
     link.lost(1.0)
     link.opened()
     assert link.may_bind
-    link.close(LOST)
+    links.close(LOST)
     assert not link.may_bind
 
 
@@ -45,38 +56,53 @@ def test_it_takes_binds_while_there_is_a_stream_that_does_not_drain(link: Link) 
 def test_a_lost_connection_is_mended_unless_the_policy_forbids_it(
     policy: carousel.RetryPolicy, mends: bool
 ) -> None:
-    assert Link(policy, random.Random(1)).mends is mends
+    assert Links(policy, random.Random(1)).mends is mends
 
 
-def test_effects_are_handed_out_once_in_their_order(link: Link) -> None:
+def test_effects_are_handed_out_once_in_their_order(links: Links, link: Link) -> None:
     link.opened()
+    links.of("other:1").opened()
     ticket = Ticket()
     link.send(hello=pb.Hello(client="a"))
     link.send(replay=pb.Replay(handle=3))
-    link.end(ticket)
-    effects = link.take_effects(7.0)
-    assert [request.WhichOneof("event") for request in effects.send] == ["hello", "replay"]
+    links.of("other:1").send(hello=pb.Hello(client="b"))
+    links.end(ticket)
+    effects = links.take_effects(7.0)
+    kinds = [request.WhichOneof("event") for request in effects.send[HOST]]
+    assert kinds == ["hello", "replay"]
+    assert [request.hello.client for request in effects.send["other:1"]] == ["b"]
     assert effects.ended == [ticket]
-    assert (effects.wake_at_s, effects.reconnect_in_s) == (7.0, None)
-    assert link.take_effects() == type(effects)()
+    assert (effects.wake_at_s, effects.connect) == (7.0, {})
+    assert links.take_effects() == type(effects)()
 
 
-def test_what_a_lost_stream_was_to_send_is_dropped_but_callers_are_woken(link: Link) -> None:
+def test_a_stream_is_asked_for_once(links: Links, link: Link) -> None:
+    link.want()
+    assert links.take_effects().connect == {HOST: 0.0}
+    link.want()
     link.opened()
+    link.want()
+    assert links.take_effects().connect == {}
+
+
+def test_what_a_lost_stream_was_to_send_is_dropped_but_callers_are_woken(
+    links: Links, link: Link
+) -> None:
+    link.opened()
+    links.of("other:1").opened()
     ticket = Ticket()
     link.send(hello=pb.Hello())
-    link.end(ticket)
+    links.of("other:1").send(hello=pb.Hello())
+    links.end(ticket)
     link.lost(2.0)
-    effects = link.take_effects()
-    assert (effects.send, effects.ended, link.now_s) == ([], [ticket], 2.0)
+    effects = links.take_effects()
+    assert (list(effects.send), effects.ended, links.now_s) == (["other:1"], [ticket], 2.0)
 
 
-def test_pauses_grow_until_a_server_answers(link: Link) -> None:
+def test_pauses_grow_until_a_server_answers(links: Links, link: Link) -> None:
     def pause_s() -> float:
         link.reopen(LOST)
-        pause_s = link.take_effects().reconnect_in_s
-        assert pause_s is not None
-        return pause_s
+        return links.take_effects().connect[HOST]
 
     assert 0.1 <= pause_s() <= 0.15
     assert 0.2 <= pause_s() <= 0.3
@@ -97,17 +123,34 @@ def test_a_welcome_may_say_the_size_of_messages(link: Link) -> None:
     assert link.max_message_bytes == 100
 
 
-def test_streams_and_drains_are_counted(link: Link) -> None:
+def test_streams_and_drains_are_counted(links: Links, link: Link) -> None:
+    links.of("other:1").opened()  # the first one there
     for _ in range(3):
         link.opened()
         link.on_drain(pb.Drain())
         link.on_drain(pb.Drain())
-    assert (link.counters.reconnects, link.counters.drains) == (2, 3)
+    assert (links.counters.reconnects, links.counters.drains) == (2, 3)
 
 
-def test_the_first_error_that_closes_it_counts(link: Link) -> None:
-    link.check_open()
-    link.close(LOST)
-    link.close(ConnectionLostError("later"))
+def test_the_first_error_that_closes_it_counts(links: Links) -> None:
+    links.check_open()
+    links.close(LOST)
+    links.close(ConnectionLostError("later"))
     with pytest.raises(ConnectionLostError, match="lost"):
-        link.check_open()
+        links.check_open()
+
+
+def test_a_stream_ends_once_its_server_is_unknown_and_no_lane_has_it(links: Links) -> None:
+    gone, used, opening, known = (links.of(f"{name}:1") for name in "abcd")
+    for link in (gone, used, known):
+        link.opened()
+    opening.want()
+    used.lanes[1] = Lane(1, 1, used)
+    links.take_effects()
+    links.leave(("d:1",))
+    assert links.take_effects().leave == ["a:1"]
+    assert links.of("a:1") is not gone
+    assert links.of("c:1") is opening, "it is left when the try has ended"
+    del used.lanes[1]
+    links.leave(("d:1",))
+    assert links.take_effects().leave == ["b:1"]

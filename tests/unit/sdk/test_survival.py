@@ -10,6 +10,7 @@ from carousel.testing.refusals import Refusal
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .miniature import (
+    HOST,
     MiniServer,
     World,
     compute_otherwise,
@@ -34,7 +35,7 @@ def test_a_break_anywhere_is_not_seen(durability: int, delivered: int) -> None:
     ticket = world.submit(lane, XS)
     world.server.commit()
     world.deliver(delivered)
-    assert world.break_().reconnect_in_s is not None
+    assert HOST in world.break_().connect
     world.resume()
     while ticket not in world.ended:
         world.server.commit()
@@ -332,8 +333,8 @@ def test_a_passing_refusal_that_names_no_session_breaks_the_stream(
     with pytest.raises(carousel.RefusedError) as caught:
         world.deliver()
     effects = world.break_(caught.value)
-    assert effects.reconnect_in_s is not None
-    assert effects.reconnect_in_s >= 0.5, "the server's hint"
+    assert HOST in effects.connect
+    assert effects.connect[HOST] >= 0.5, "the server's hint"
     assert not any(ticket in effects.ended for ticket in tickets)
     world.resume()
     assert [outputs_of(ticket) for ticket in tickets] == [fold([1, 2]), fold([3])]
@@ -418,14 +419,14 @@ def test_patience_with_a_server_that_is_gone_ends_with_a_lost_connection() -> No
     assert "reconnect_s=5 s" in str(waiting.error)
     assert 5 < tries < 20
     _, effects = world.core.bind("s")
-    assert effects.reconnect_in_s == 0.0  # and it may begin anew
+    assert effects.connect[HOST] == 0.0  # and it may begin anew
 
 
 @pytest.mark.parametrize("error", [carousel.TokenInvalidError("no"), carousel.InternalError("bug")])
 def test_what_does_not_pass_is_not_waited_out(error: carousel.CarouselError) -> None:
     world = World()
     waiting = world.submit(world.open(), XS)
-    assert world.break_(error).reconnect_in_s is None
+    assert not world.break_(error).connect
     assert waiting.error is error
 
 
@@ -604,9 +605,9 @@ def test_a_connection_that_nobody_needs_is_not_mended() -> None:
     lane = world.open()
     world.do(world.core.unbind(lane, close=True)[1])
     world.deliver()
-    assert world.break_().reconnect_in_s is None
+    assert not world.break_().connect
     ticket, effects = world.core.bind(pb.OpenSessionRequest(session_id="t"))
-    assert effects.reconnect_in_s == 0.0
+    assert effects.connect[HOST] == 0.0
     world.do(effects)
     world.resume()
     assert ticket in world.ended
@@ -741,7 +742,7 @@ def test_what_a_failed_message_has_ended_is_not_lost_with_a_confirmation() -> No
     refused.failure.handles.extend([lane.handle, 0])
     refused.failure.seqs.extend([1, 0])
     with pytest.raises(carousel.QueueFullError):  # the second part names no session
-        world.core.receive(refused, world.now_s)
+        world.core.receive(HOST, refused, world.now_s)
     assert ticket not in world.do(world.core.taken(lane, 0)).ended
     world.break_()
     assert world.ended.count(ticket) == 1

@@ -28,7 +28,7 @@ OTHER = [
 @pytest.mark.parametrize("target", LOCAL)
 def test_this_machine(target: str) -> None:
     assert is_local(target)
-    options = options_of(target, None, None, 5.0, 1).channel_options
+    options = options_of(target, None, None, 5.0, 1).channel_options(target)
     assert ("grpc.enable_http_proxy", 0) in options
 
 
@@ -36,7 +36,7 @@ def test_this_machine(target: str) -> None:
 def test_other_machines(target: str) -> None:
     assert not is_local(target)
     if target:
-        options = options_of(target, None, None, 5.0, 1).channel_options
+        options = options_of(target, None, None, 5.0, 1).channel_options(target)
         assert "grpc.enable_http_proxy" not in dict(options)
 
 

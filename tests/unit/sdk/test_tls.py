@@ -84,8 +84,12 @@ def test_without_memory_files_a_pair_is_checked_by_its_marks(
 
 def test_the_server_may_have_another_name(folder: Path) -> None:
     tls = carousel.TLS(ca=folder / "ca.pem", server_name="carousel.example")
-    assert ("grpc.ssl_target_name_override", "carousel.example") in options(tls).channel_options
-    assert not [o for o in options().channel_options if o[0] == "grpc.ssl_target_name_override"]
+    assert ("grpc.ssl_target_name_override", "carousel.example") in options(tls).channel_options(
+        "host:1"
+    )
+    assert not [
+        o for o in options().channel_options("host:1") if o[0] == "grpc.ssl_target_name_override"
+    ]
 
 
 def test_a_token_loses_the_end_of_its_line() -> None:

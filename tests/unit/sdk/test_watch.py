@@ -17,6 +17,7 @@ from carousel.testing import FakeServer
 from .support import opened
 
 LOST = carousel.ServerUnreachableError("Connection refused")
+HOST = "host:1"
 QUICK = carousel.RetryPolicy(first_delay_s=0.001)
 COMMAND = "from carousel.cli.main import main; main()"
 
@@ -35,24 +36,24 @@ ONCE = [("WARNING", "lost the server"), ("INFO", "found the server")]
 
 
 def test_each_change_is_told_once(log: Any) -> None:
-    watch = ServerWatch("host:1")
-    watch.looking(LOST)
+    watch = ServerWatch()
+    watch.looking(LOST, HOST)
     assert log() == [], "a server that never answered was not lost"
     for _ in range(2):
-        watch.answered()
+        watch.answered(HOST)
     for _ in range(3):
-        watch.looking(LOST)
+        watch.looking(LOST, HOST)
     for _ in range(2):
-        watch.answered()
+        watch.answered(HOST)
     assert log() == ONCE
-    watch.looking(carousel.QueueFullError("busy"))
+    watch.looking(carousel.QueueFullError("busy"), HOST)
     assert log() == ONCE, "a server that refuses is there"
 
 
 def test_the_message_names_server_and_cause(caplog: pytest.LogCaptureFixture) -> None:
-    watch = ServerWatch("host:1")
-    watch.answered()
-    watch.looking(LOST)
+    watch = ServerWatch()
+    watch.answered(HOST)
+    watch.looking(LOST, HOST)
     assert "host:1" in caplog.text
     assert "Connection refused" in caplog.text
 

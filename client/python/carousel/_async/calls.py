@@ -1,4 +1,4 @@
-"""Unary calls of the asyncio client: deadlines, typed errors and tries."""
+"""Calls of the asyncio client: deadlines, typed errors and tries."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import grpc
-
 from carousel._core.arguments import bounded_timeout_s
 from carousel._core.retry import RetrySchedule
 from carousel._error_bases import CarouselError, ServerUnreachableError, TlsError
 from carousel._home import HomeLoop
 from carousel._options import Options
-from carousel._rpc_errors import error_of_call
 from carousel._tls import disagreement
 from carousel._watch import ServerWatch
 
-from .primitives import away_from_the_loop, reply_of, sleep
+from .primitives import away_from_the_loop, sleep
 
 T = TypeVar("T")
 
@@ -28,7 +25,7 @@ class AsyncCalls:
     Attributes:
         options: the client's.
         home: the place where the client may be used.
-        watch: logs that the server was lost, and found again.
+        watch: logs that a server was lost, and found again.
     """
 
     def __init__(
@@ -39,7 +36,7 @@ class AsyncCalls:
     ) -> None:
         self.options = options
         self.home = HomeLoop()
-        self.watch = ServerWatch(options.target)
+        self.watch = ServerWatch()
         self.monotonic = monotonic
         self.sleep = sleep
 
@@ -52,27 +49,12 @@ class AsyncCalls:
         """What TLS has to do with an error; see `carousel._tls.disagreement`."""
         if not isinstance(error, ServerUnreachableError):
             return None
-        return await away_from_the_loop(disagreement, error, self.options.target, self.options.tls)
+        options = self.options
+        return await away_from_the_loop(disagreement, error, options.target.first, options.tls)
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """The caller's, or the client's."""
         return bounded_timeout_s(self.options.timeout_s if timeout_s is None else timeout_s)
-
-    async def unary(self, method: Any, request: Any, timeout_s: float | None = None) -> Any:
-        """One call; a refusal is tried again while the deadline allows."""
-
-        async def attempt(left_s: float) -> Any:
-            try:
-                reply = await reply_of(
-                    lambda: method(request, timeout=left_s, metadata=self.options.metadata),
-                    self.home,
-                )
-            except grpc.RpcError as error:
-                raise error_of_call(error) from None
-            self.watch.answered()
-            return reply
-
-        return await self.retrying(attempt, timeout_s)
 
     async def retrying(
         self, attempt: Callable[[float], Awaitable[T]], timeout_s: float | None = None
@@ -91,5 +73,6 @@ class AsyncCalls:
                     if better is not None:
                         raise better from error
                     raise
-                self.watch.looking(error)
+                if not self.options.target.several:
+                    self.watch.looking(error, self.options.target.text)
             await self.sleep(delay_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -11,7 +11,6 @@ from typing import Any, Self, Unpack
 from grpc_health.v1 import health_pb2
 
 from carousel._core.attach import AttachCore, BindTarget
-from carousel._core.effects import Effects
 from carousel._core.journal import Journal
 from carousel._core.requests import (
     Prompt,
@@ -46,7 +45,7 @@ from .calls import AsyncCalls
 from .generation import OWN_SESSION, AsyncGeneration
 from .opening import Opening, opening
 from .pending import AsyncPending
-from .services import AsyncServices
+from .replicas import AsyncReplicas, At, Reply
 from .session import AsyncSession
 from .stream import AsyncAttachStream
 
@@ -57,7 +56,9 @@ class AsyncClient:
     It belongs to the event loop that uses it first. A call in another loop raises EventLoopError.
 
     Args:
-        target: host:port, or any gRPC target.
+        target: host:port, or any gRPC target, for one server. "a:50051,b:50051" for several, or
+            "dns:///name:50051" for all behind a name. Then each session goes to a server of its own, and
+            follows when it moves.
         token: bearer token, if the server asks for one.
         tls: True for the system's roots, or a `TLS`; None for a plain connection.
         timeout_s: of every call that names none of its own.
@@ -89,9 +90,10 @@ class AsyncClient:
             replay_tolerance=replay_tolerance,
             journal_fsync=journal_fsync,
         )
-        self._core = AttachCore(options.retries)
         self._calls = AsyncCalls(options)
-        self._services = AsyncServices(self._calls)
+        self._replicas = AsyncReplicas(self._calls)
+        self._replicas.on_change = self._tidy
+        self._core = AttachCore(self._replicas.addresses, options.retries)
         self._rows: dict[str, ModelRows] = {}
         self._stream: AsyncAttachStream | None = None
         # Guards `_stream`, and that none is made once the client is closed.
@@ -103,7 +105,7 @@ class AsyncClient:
         """All models that the server serves, by name."""
         return [
             ModelInfo.of(model)
-            async for page in self._pages(self._services.models.ListModels, pb.ListModelsRequest())
+            async for page in self._replicas.pages("models", "ListModels", pb.ListModelsRequest())
             for model in page.models
         ]
 
@@ -116,12 +118,12 @@ class AsyncClient:
         service = STORE_SERVICE if store else f"model/{model}" if model else ""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
-            reply = await self._calls.unary(self._services.health.Check, request)
+            reply = await self._replicas.unary("health", "Check", request)
         except CarouselError as error:
             if error.code != "NOT_FOUND":
                 raise
             return Health.UNKNOWN
-        return HEALTHS.get(reply.status, Health.UNKNOWN)
+        return HEALTHS.get(reply.message.status, Health.UNKNOWN)
 
     # -- whole sequences and text
 
@@ -143,9 +145,8 @@ class AsyncClient:
         """
         rows = await self._model_rows(model)
         rows.check_resets(used=initial)
-        reply = await self._calls.unary(
-            self._services.inference.Infer, infer_request(rows, inputs, initial), timeout_s
-        )
+        request = infer_request(rows, inputs, initial)
+        reply = (await self._replicas.unary("inference", "Infer", request, timeout_s)).message
         return rows.decode(reply.outputs, reply.steps)
 
     def generate(
@@ -168,7 +169,7 @@ class AsyncClient:
                 (await self._model_rows(model)).check_resets()
 
         hooks = OWN_SESSION._replace(begins=begins)
-        return AsyncGeneration(self._services, request, options.get("timeout_s"), hooks)
+        return AsyncGeneration(self._replicas, request, options.get("timeout_s"), hooks)
 
     # -- sessions
 
@@ -240,19 +241,21 @@ class AsyncClient:
     async def sessions(self, model: str = "") -> AsyncIterator[SessionInfo]:
         """All your open sessions by id, of one model if named; pages are fetched as you go."""
         request = pb.ListSessionsRequest(model=model)
-        async for page in self._pages(self._services.sessions.ListSessions, request):
+        async for page in self._replicas.pages("sessions", "ListSessions", request):
             for session in page.sessions:
                 yield SessionInfo.of(session)
 
     async def session_info(self, session_id: str) -> SessionInfo:
         """One session, without attaching it."""
-        reply = await self._unary("GetSession", pb.GetSessionRequest(session_id=session_id))
-        return SessionInfo.of(reply.session)
+        request = pb.GetSessionRequest(session_id=session_id)
+        reply = await self._unary("GetSession", request, At(session_id))
+        return SessionInfo.of(reply.message.session)
 
     async def close_session(self, session_id: str) -> SessionInfo:
         """Ends any of your sessions and forgets its state."""
         request = pb.CloseSessionRequest(session_id=session_id)
-        return SessionInfo.of((await self._unary("CloseSession", request)).session)
+        reply = await self._unary("CloseSession", request, At(session_id))
+        return SessionInfo.of(reply.message.session)
 
     def import_session(
         self, snapshot: bytes, *, session_id: str | None = None, model: str = ""
@@ -261,14 +264,13 @@ class AsyncClient:
         request = pb.ImportSessionRequest(
             snapshot=snapshot, session_id=session_id or new_session_id(), model=model
         )
-        return opening(lambda: self._made("ImportSession", request))
+        return opening(lambda: self._made("ImportSession", request, At(request.session_id)))
 
     def fork_session(
         self, source_id: str, *, session_id: str | None = None, seed: int | None = None
     ) -> Opening:
         """Opens a session with a copy of another's state."""
-        request = fork_request(source_id, session_id, seed)
-        return opening(lambda: self._made("ForkSession", request))
+        return self._fork(At(source_id), session_id, seed)
 
     # -- life
 
@@ -290,7 +292,7 @@ class AsyncClient:
             stream, self._stream = self._stream, None
         if stream is not None:
             await stream.close()
-        await self._services.close()
+        await self._replicas.close()
 
     async def __aenter__(self) -> Self:
         self._calls.home.check()
@@ -304,13 +306,18 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _unary(self, method: str, request: Any) -> Any:
+    async def _unary(self, method: str, request: Any, at: At) -> Reply:
         """A call of the session service."""
-        return await self._calls.unary(getattr(self._services.sessions, method), request)
+        return await self._replicas.unary("sessions", method, request, at=at)
 
-    async def _made(self, method: str, request: Any) -> AsyncSession:
-        reply = await self._unary(method, request)
-        return await self._bind(reply.session.id, owned=True)
+    def _fork(self, source: At, session_id: str | None, seed: int | None) -> Opening:
+        request = fork_request(source.session_id, session_id, seed)
+        return opening(lambda: self._made("ForkSession", request, source))
+
+    async def _made(self, method: str, request: Any, at: At) -> AsyncSession:
+        reply = await self._unary(method, request, at)
+        made: str = reply.message.session.id
+        return await self._bind(made, owned=True, address=reply.address)
 
     async def _bind(
         self,
@@ -320,14 +327,18 @@ class AsyncClient:
         timeout_s: float | None = None,
         journal: JournalPath | None = None,
         named: bool = True,
+        address: str = "",
     ) -> AsyncSession:
         async def attempt(left_s: float) -> AsyncSession:
+            await self._replicas.ready()
             stream = self._attach_stream()
             known, whose = None, target
             if journal is not None:
                 known, whose = await self._journal(journal, target, named=named)
             pending: AsyncPending[BindTicket] = AsyncPending(
-                lambda core: core.bind(whose, journal=known)
+                lambda core: core.bind(
+                    whose, journal=known, address=address, now_s=self._calls.monotonic()
+                )
             )
             try:
                 ticket = await stream.ask(pending).wait(left_s)
@@ -335,7 +346,7 @@ class AsyncClient:
                 assert ticket.session is not None
                 rows = await self._model_rows(ticket.session.model)
             except BaseException:
-                stream.tell(lambda core: _given_up(core, pending.ticket, known, owned=owned))
+                stream.tell(lambda core: core.give_up(pending.ticket, known, owned=owned))
                 raise
             ticket.lane.alike = rows.alike(self._calls.options.replay_tolerance)
             return AsyncSession(self, stream, ticket.lane, rows, owned=owned)
@@ -361,39 +372,21 @@ class AsyncClient:
         with self._lock:
             self._calls.home.check_open()
             if self._stream is None:
-                self._stream = AsyncAttachStream(self._core, self._services)
+                self._stream = AsyncAttachStream(self._core, self._replicas)
             return self._stream
 
+    def _tidy(self) -> None:
+        """The servers' addresses have changed."""
+        stream = self._stream
+        if stream is not None:
+            stream.tell(AttachCore.tidy)
+
     async def _get_model(self, name: str) -> pb.Model:
-        reply = await self._calls.unary(
-            self._services.models.GetModel, pb.GetModelRequest(name=name)
-        )
-        model: pb.Model = reply.model
+        request = pb.GetModelRequest(name=name)
+        model: pb.Model = (await self._replicas.unary("models", "GetModel", request)).message.model
         return model
 
     async def _model_rows(self, name: str) -> ModelRows:
         if name not in self._rows:
             self._rows[name] = ModelRows(await self._get_model(name))
         return self._rows[name]
-
-    async def _pages(self, method: Callable[..., Any], request: Any) -> AsyncIterator[Any]:
-        while True:
-            page = await self._calls.unary(method, request)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
-
-def _given_up(
-    core: AttachCore, ticket: BindTicket | None, journal: Journal | None, *, owned: bool
-) -> Effects:
-    """Gives up a binding that no one waits for any more. A session with a journal stays open.
-
-    Without a ticket the core has refused the binding, so the journal is still the caller's.
-    """
-    if ticket is not None:
-        return core.unbind(ticket.lane, close=owned and journal is None)[1]
-    if journal is not None:
-        journal.close()
-    return Effects()

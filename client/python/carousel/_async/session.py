@@ -23,7 +23,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .generation import AsyncGeneration, AsyncSessionHooks, GenerationOutcome
 from .pending import AsyncPending
-from .services import AsyncServices
+from .replicas import AsyncReplicas, At
 from .source import AsyncFeed, frames
 from .stream import AsyncAttachStream
 
@@ -53,8 +53,8 @@ class AsyncSession:
     ) -> None:
         self._client = client
         self._stream = stream
-        self._services = stream.services
-        self._calls = stream.services.calls
+        self._replicas = stream.replicas
+        self._calls = stream.replicas.calls
         self._lane = lane
         self._rows = rows
         self._owned = owned
@@ -238,15 +238,17 @@ class AsyncSession:
         """
         request = generate_request(prompt, options, session_id=self.id)
         hooks = AsyncSessionHooks(self._generation_begins, self._generated)
-        return AsyncGeneration(self._services, request, options.get("timeout_s"), hooks)
+        return AsyncGeneration(self._replicas, request, options.get("timeout_s"), hooks, self._at())
 
     async def info(self) -> SessionInfo:
         """The session as the server sees it now."""
-        return await self._client.session_info(self.id)
+        request = pb.GetSessionRequest(session_id=self.id)
+        reply = await self._replicas.unary("sessions", "GetSession", request, at=self._at())
+        return SessionInfo.of(reply.message.session)
 
     async def export(self) -> bytes:
         """A snapshot of state and cursors, for `AsyncClient.import_session` at the same weights."""
-        return await snapshot_of(self._services, self.id)
+        return await snapshot_of(self._replicas, self._at())
 
     async def state(self) -> dict[str, Array]:
         """The states by name, each an array of its shape, after the steps that have run.
@@ -257,11 +259,11 @@ class AsyncSession:
             SessionBusyError: a generation runs in the session.
             MessageTooLargeError: the states are larger than a message of the server.
         """
-        return await state_of(self._services, self.id)
+        return await state_of(self._replicas, self._at())
 
     def fork(self, *, session_id: str | None = None, seed: int | None = None) -> Opening:
         """A new session that begins with a copy of this one's state."""
-        return self._client.fork_session(self.id, session_id=session_id, seed=seed)
+        return self._client._fork(self._at(), session_id, seed)  # noqa: SLF001 - it is made by its client
 
     async def close(self) -> None:
         """Ends the session and forgets its state. A second call does nothing."""
@@ -292,6 +294,10 @@ class AsyncSession:
         except CarouselError:
             if error is None:
                 raise
+
+    def _at(self) -> At:
+        """The session, for calls that go where it is."""
+        return At(self.id, self._lane)
 
     async def _confirm(self) -> None:
         """The application asks for more, so it does not want its last outputs again after a crash."""
@@ -367,15 +373,16 @@ class AsyncSession:
         return self._rows.decode(pieces.outputs().tobytes(), -1)
 
 
-async def snapshot_of(services: AsyncServices, session_id: str) -> bytes:
+async def snapshot_of(replicas: AsyncReplicas, at: At) -> bytes:
     """A snapshot of a session's state and cursors, without attaching it."""
-    request = pb.ExportSessionRequest(session_id=session_id)
-    reply = await services.calls.unary(services.sessions.ExportSession, request)
-    return bytes(reply.snapshot)
+    request = pb.ExportSessionRequest(session_id=at.session_id)
+    reply = await replicas.unary("sessions", "ExportSession", request, at=at)
+    return bytes(reply.message.snapshot)
 
 
-async def state_of(services: AsyncServices, session_id: str) -> dict[str, Array]:
+async def state_of(replicas: AsyncReplicas, at: At) -> dict[str, Array]:
     """The states of a session by name, without attaching it."""
-    request = pb.GetStateRequest(session_id=session_id)
-    reply = await services.calls.unary(services.sessions.GetState, request)
-    return {tensor.spec.name: decode_state(tensor).copy() for tensor in reply.state}
+    request = pb.GetStateRequest(session_id=at.session_id)
+    reply = await replicas.unary("sessions", "GetState", request, at=at)
+    state = reply.message.state
+    return {tensor.spec.name: decode_state(tensor).copy() for tensor in state}

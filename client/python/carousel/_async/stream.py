@@ -1,4 +1,4 @@
-"""The Attach streams of an asyncio client, one after the other. One task feeds the core."""
+"""The Attach streams of an asyncio client: at most one to each server at a time, each with a task."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from carousel._rpc_errors import error_of_call
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .pending import AsyncPending
+from .replicas import AsyncReplicas
 from .services import AsyncServices
 
 T = TypeVar("T", bound=Ticket)
@@ -33,24 +34,17 @@ class AsyncAttachStream:
 
     Attributes:
         core: decides what the messages mean.
-        services: the server that the streams lead to.
+        replicas: the servers that the streams lead to.
     """
 
-    def __init__(self, core: AttachCore, services: AsyncServices) -> None:
+    def __init__(self, core: AttachCore, replicas: AsyncReplicas) -> None:
         self.core = core
-        self.services = services
-        self._calls = services.calls
-        self._stub = services.inference
+        self.replicas = replicas
+        self.closed = False
+        self._calls = replicas.calls
         self._loop = asyncio.get_running_loop()
-        self._outgoing: Outgoing = asyncio.Queue()
-        self._call: Any = None
+        self._wires: dict[str, _Wire] = {}
         self._timer: asyncio.TimerHandle | None = None
-        # Set when the core wants a stream; the timer sets it after a pause.
-        self._wanted = asyncio.Event()
-        self._opening: asyncio.TimerHandle | None = None
-        self._closed = False
-        self._begin()
-        self._reader = asyncio.create_task(self._run(), name="carousel-attach")
 
     def ask(self, pending: AsyncPending[T]) -> AsyncPending[T]:
         """Hands an event that has an answer to the core.
@@ -60,84 +54,132 @@ class AsyncAttachStream:
             CarouselError: the core refused it, and nothing was sent.
         """
         self._calls.home.check()
-        self._perform(pending.tell(self.core))
+        self.perform(pending.tell(self.core))
         return pending
 
     def tell(self, event: Callable[[AttachCore], Effects]) -> None:
         """Hands an event without an answer to the core. In a forked child it does nothing."""
         if self._calls.home.left:
             return
-        self._perform(event(self.core))
+        self.perform(event(self.core))
 
     async def close(self) -> None:
-        """Ends the stream. Sessions stay open at the server. Callers that wait get ClientClosedError."""
-        self._end()
-        self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
+        """Ends the streams. Sessions stay open at the server. Callers that wait get ClientClosedError."""
+        wires = list(self._wires.values())
+        self.end()
+        await asyncio.gather(*[wire.cancelled() for wire in wires])
 
-    def _end(self) -> None:
-        self._closed = True
-        self._perform(self.core.close(ClientClosedError("the client was closed")))
-        for timer in (self._timer, self._opening):
-            if timer is not None:
-                timer.cancel()
-        self._outgoing.put_nowait(None)
-        if self._call is not None:
-            self._call.cancel()
+    def end(self) -> None:
+        """Closes the core and ends every stream, without a wait for its task."""
+        self.closed = True
+        self.perform(self.core.close(ClientClosedError("the client was closed")))
+        if self._timer is not None:
+            self._timer.cancel()
+        for wire in self._wires.values():
+            wire.leave()
 
-    def _perform(self, effects: Effects) -> None:
-        for message in effects.send:
-            self._outgoing.put_nowait(message)
+    def perform(self, effects: Effects) -> None:
+        """Does what the core says."""
+        for address, messages in effects.send.items():
+            for message in messages:
+                self._wires[address].outgoing.put_nowait(message)
         for ticket in effects.ended:
             ticket.wake()
+        for address, pause_s in effects.connect.items():
+            if address not in self._wires:
+                self._wires[address] = _Wire(self, address)
+            self._wires[address].open_in(pause_s)
+        for address in effects.leave:
+            self._wires.pop(address).leave()
         if effects.wake_at_s is not None:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_at(effects.wake_at_s, self._due)
-        if effects.reconnect_in_s is not None:
-            self._opening = self._loop.call_later(effects.reconnect_in_s, self._wanted.set)
 
     def _due(self) -> None:
         self._timer = None
-        self._perform(self.core.due(self._loop.time()))
+        self.perform(self.core.due(self._loop.time()))
 
-    # -- the task
 
-    def _begin(self) -> None:
-        """A new stream, which takes the place of the one before."""
-        self._wanted.clear()
-        self._outgoing = asyncio.Queue()
-        self._perform(self.core.connected())
+class _Wire:
+    """The streams to one server, one after the other. A task of its own feeds the core.
+
+    Attributes:
+        outgoing: of the stream that is open; ends with None.
+    """
+
+    def __init__(self, stream: AsyncAttachStream, address: str) -> None:
+        self.outgoing: Outgoing = asyncio.Queue()
+        self._stream = stream
+        self._address = address
+        self._replicas = stream.replicas
+        self._loop = asyncio.get_running_loop()
+        self._call: Any = None
+        self._ending = asyncio.Event()
+        # Set when the core wants a stream; the timer sets it after a pause.
+        self._wanted = asyncio.Event()
+        self._opening: asyncio.TimerHandle | None = None
+        self._task = asyncio.create_task(self._run(), name="carousel-attach")
+
+    def open_in(self, pause_s: float) -> None:
+        """Opens the next stream after a pause."""
+        self._opening = self._loop.call_later(pause_s, self._wanted.set)
+
+    def leave(self) -> None:
+        """Ends the stream for good. The core is not told."""
+        self._ending.set()
+        if self._opening is not None:
+            self._opening.cancel()
+        self._wanted.set()
+        self.outgoing.put_nowait(None)
+        if self._call is not None:
+            self._call.cancel()
+
+    async def cancelled(self) -> None:
+        """Cancels the task and waits for its end."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        stream, core = self._stream, self._stream.core
         try:
             while True:
-                error = await self._talk(self._outgoing)
-                if self._closed:
-                    return
-                self._outgoing.put_nowait(None)
-                effects = self.core.broken(error, self._loop.time())
-                self._perform(effects)
-                if effects.reconnect_in_s is not None:
-                    self._calls.watch.looking(error)
                 await self._wanted.wait()
-                self._begin()
+                if self._ending.is_set():
+                    return
+                self._wanted.clear()
+                self.outgoing = asyncio.Queue()
+                stream.perform(core.connected(self._address))
+                services = self._replicas.take(self._address)
+                try:
+                    error = await self._talk(services, self.outgoing)
+                finally:
+                    self._replicas.give_back(self._address)
+                if self._ending.is_set():
+                    return
+                self.outgoing.put_nowait(None)
+                effects = core.broken(self._address, error, self._loop.time())
+                stream.perform(effects)
+                if effects.connect:
+                    self._replicas.lost(self._address, error)
         finally:
-            if not self._closed:  # the loop is ending
-                self._end()
+            if not self._ending.is_set():  # the loop is ending
+                stream.end()
+            elif not stream.closed:
+                await self._replicas.close_unused()
 
-    async def _talk(self, outgoing: Outgoing) -> CarouselError:
+    async def _talk(self, services: AsyncServices, outgoing: Outgoing) -> CarouselError:
         """Opens a stream and reads it to its end. Returns why it ended."""
         answered = False
         call: Any = None
         try:
-            call = self._call = self._stub.Attach(
-                _requests(outgoing), metadata=self._calls.options.metadata
-            )
+            metadata = self._replicas.calls.options.metadata
+            call = self._call = services.inference.Attach(_requests(outgoing), metadata=metadata)
             async for response in call:
                 answered = True
-                self._calls.watch.answered()
-                self._perform(self.core.receive(response, self._loop.time()))
+                self._replicas.calls.watch.answered(self._address)
+                now_s = self._loop.time()
+                self._stream.perform(self._stream.core.receive(self._address, response, now_s))
             return ConnectionLostError("the server ended the stream")
         except grpc.RpcError as failure:
             return error_of_call(failure, on_stream=answered)
@@ -145,7 +187,7 @@ class AsyncAttachStream:
             return violation
         except asyncio.CancelledError:
             # gRPC raises it too when `close` or the server cancels the call.
-            if self._closed:
+            if self._ending.is_set():
                 return ClientClosedError("the client was closed")
             task = asyncio.current_task()
             if task is not None and task.cancelling():

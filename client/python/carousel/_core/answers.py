@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from carousel._error_bases import CarouselError, ProtocolViolationError
+from carousel._error_bases import CarouselError, ConnectionLostError, ProtocolViolationError
 from carousel._errors import (
     HandleNotBoundError,
     SessionClosedError,
@@ -16,13 +16,15 @@ from carousel._errors import (
 )
 from carousel_protos.v1 import carousel_pb2 as pb
 
+from .addresses import Addresses
 from .bindings import Bindings
 from .blocks import ask_again, send_acks, send_due_acks
 from .faults import error_of
 from .lane import Lane
 from .lifecycle import LaneEvent, LanePhase
-from .link import Link
+from .link import Link, Links
 from .resume import not_found, obstacle, owed_blocks, take_up
+from .routing import Routing
 from .steps import Steps
 
 PASSING = frozenset(
@@ -42,38 +44,53 @@ store.
 
 
 class Answers:
-    """Takes the server's messages."""
+    """Takes the servers' messages."""
 
-    def __init__(self, link: Link, bindings: Bindings, steps: Steps) -> None:
-        self._link = link
+    def __init__(
+        self, links: Links, addresses: Addresses, routing: Routing, bindings: Bindings, steps: Steps
+    ) -> None:
+        self._links = links
+        self._addresses = addresses
+        self._routing = routing
         self._bindings = bindings
         self._steps = steps
-        self._answers: dict[str, Callable[[Any], None]] = {
-            "welcome": link.on_welcome,
+        self._answers: dict[str, Callable[[Link, Any], None]] = {
+            "welcome": self._on_welcome,
             "bound": self._on_bound,
             "outputs": self._on_outputs,
             "failure": self._on_failure,
             "durable": self._on_durable,
-            "drain": link.on_drain,
+            "drain": self._on_drain,
             "unbound": self._on_unbound,
+            "moved": self._on_moved,
         }
 
-    def receive(self, response: pb.AttachResponse) -> None:
+    def receive(self, link: Link, response: pb.AttachResponse) -> None:
         """Takes a message. Raises as `AttachCore.receive`."""
         kind = response.WhichOneof("event")
         if kind is None:  # of a newer protocol
             return
         try:
-            self._answers[kind](getattr(response, kind))
+            self._answers[kind](link, getattr(response, kind))
         except (IndexError, ValueError) as error:
             raise ProtocolViolationError(f"a message of kind {kind}: {error}") from error
 
+    # -- servers
+
+    def _on_welcome(self, link: Link, welcome: pb.Welcome) -> None:
+        link.on_welcome(welcome)
+        self._addresses.answered(link.address)
+
+    def _on_drain(self, link: Link, drain: pb.Drain) -> None:
+        link.on_drain(drain)
+        self._addresses.failed(link.address, self._links.now_s)
+
     # -- bindings
 
-    def _on_bound(self, bound: pb.Bound) -> None:
-        lane, session = self._bindings.lanes.get(bound.handle), bound.session
+    def _on_bound(self, link: Link, bound: pb.Bound) -> None:
+        lane, session = link.lanes.get(bound.handle), bound.session
         if lane is None:  # it was given up while its Bind was in flight
-            self._link.send(unbind=pb.Unbind(handle=bound.handle))
+            link.send(unbind=pb.Unbind(handle=bound.handle))
             return
         if not lane.binds:
             return
@@ -88,8 +105,9 @@ class Answers:
             self._bindings.fence(lane)
             return
         self._bindings.recovered(lane)
+        self._routing.arrived(lane)
         if lane.facts.bound:
-            self._link.counters.rebinds += 1
+            self._links.counters.rebinds += 1
             error = obstacle(lane, session)
             if error is not None:
                 self._steps.abandon(lane, error)
@@ -102,7 +120,7 @@ class Answers:
             lane.journal.bound(session, lane.attach_id)
         if lane.binding is not None:
             lane.binding.session = session
-            self._link.end(lane.binding)
+            self._links.end(lane.binding)
             lane.binding = None
         self._resume(lane, session.applied)
 
@@ -111,29 +129,31 @@ class Answers:
 
         Asking comes before sending, so that old outputs come before those of what is sent now.
         """
-        send_acks(self._link, [lane])  # also if it leaves: what it owes must fit the window
+        send_acks(lane.link, [lane])  # also if it leaves: what it owes must fit the window
         if (
             lane.leaving is None
             and applied > lane.cursors.received
             and not lane.generations.running
         ):
-            ask_again(self._link, lane)
+            ask_again(lane.link, lane)
         for block in owed_blocks(lane, applied):
-            self._link.counters.resent_steps += block.steps
-            self._link.send(block=block)
+            self._links.counters.resent_steps += block.steps
+            lane.link.send(block=block)
         if lane.leaving is not None:
             self.leave(lane)
         self._steps.fail_if_due(lane)
         self._steps.flush([*lane.unsent][:1])
 
-    def _on_unbound(self, unbound: pb.Unbound) -> None:
-        lane = self._bindings.lanes.get(unbound.handle)
+    def _on_unbound(self, link: Link, unbound: pb.Unbound) -> None:
+        lane = link.lanes.get(unbound.handle)
         if lane is None:
             return
         if unbound.HasField("status"):
             self._on_taken_away(lane, error_of(unbound.status))
         elif lane.phase is LanePhase.FENCING:
             lane.advance(LaneEvent.UNBOUND)
+            if lane.trouble is not None:
+                self._routing.refused(lane, lane.trouble.error)
             self.bind(lane)
         else:
             closed = SessionClosedError("the session was closed by this client")
@@ -141,10 +161,31 @@ class Answers:
 
     def _on_taken_away(self, lane: Lane, error: CarouselError) -> None:
         leaves = lane.leaving is not None and not (lane.leaving.close or lane.owes)
-        if error.retryable and self._link.mends and not leaves:
-            self._bindings.put_off(lane, LaneEvent.PUT_OFF, error)
+        if error.retryable and self._links.mends and not leaves:
+            self._look_on(lane, error)
         else:
             self._steps.end(lane, error)
+
+    def _look_on(self, lane: Lane, error: CarouselError) -> None:
+        """A server has refused a session for now. It is bound elsewhere at once, or after a pause."""
+        if self._goes_on(lane, error):
+            self._bindings.go_on(lane, LaneEvent.PUT_OFF, error)
+        else:
+            self._bindings.put_off(lane, LaneEvent.PUT_OFF, error)
+
+    def _goes_on(self, lane: Lane, error: CarouselError) -> bool:
+        return self._routing.redirected(lane, error) or self._routing.refused(lane, error)
+
+    def _on_moved(self, link: Link, moved: pb.Moved) -> None:
+        """R8 as after a break. What was sent and has not run is sent to the other server."""
+        lane = link.lanes.get(moved.handle)
+        if lane is None:
+            return
+        lane.advance(LaneEvent.MOVE)
+        self._routing.moved(lane, moved.address)
+        error = ConnectionLostError(f"its session was handed over to {lane.link.address}")
+        self._bindings.trouble(lane, error).retry_at_s = None
+        self.bind(lane)
 
     def bind(self, lane: Lane) -> None:
         """Binds a waiting lane, or goes on to give it back."""
@@ -171,21 +212,21 @@ class Answers:
 
     # -- steps
 
-    def _on_outputs(self, result: pb.BlockResult) -> None:
+    def _on_outputs(self, link: Link, result: pb.BlockResult) -> None:
         data = np.frombuffer(result.outputs, np.uint8)
-        self._steps.fill(result, data.reshape(len(result.handles), result.steps, -1))
+        self._steps.fill(link, result, data.reshape(len(result.handles), result.steps, -1))
         touched = []
         for handle in result.handles:
-            lane = self._bindings.lanes.get(handle)
+            lane = link.lanes.get(handle)
             if lane is not None and lane.listens:
                 touched.append(lane)
                 self._steps.settle(lane)
         self._steps.flush([lane.unsent[0] for lane in touched if lane.unsent])
-        send_due_acks(self._link, touched)
+        send_due_acks(link, touched)
 
-    def _on_durable(self, durable: pb.Durable) -> None:
+    def _on_durable(self, link: Link, durable: pb.Durable) -> None:
         for handle, seq in zip(durable.handles, durable.durables, strict=True):
-            lane = self._bindings.lanes.get(handle)
+            lane = link.lanes.get(handle)
             if lane is None or not lane.listens:
                 continue
             lane.durable_at(seq)
@@ -198,17 +239,17 @@ class Answers:
 
     # -- refusals
 
-    def _on_failure(self, failure: pb.Failure) -> None:
+    def _on_failure(self, link: Link, failure: pb.Failure) -> None:
         handles = failure.handles or (failure.handle,)
         seqs = failure.seqs or (failure.seq,)
         for handle, seq in zip(handles, seqs, strict=True):
-            self._on_failure_of(handle, seq, error_of(failure.status, seq=seq))
+            self._on_failure_of(link, handle, seq, error_of(failure.status, seq=seq))
 
-    def _on_failure_of(self, handle: int, seq: int, error: CarouselError) -> None:
+    def _on_failure_of(self, link: Link, handle: int, seq: int, error: CarouselError) -> None:
         if handle == 0:
             _check_names_none(error)
             return
-        lane = self._bindings.lanes.get(handle)
+        lane = link.lanes.get(handle)
         if lane is None:  # it has just ended, and Unbound has said why
             return
         if lane.binds and seq == 0:
@@ -233,9 +274,13 @@ class Answers:
         if lane.facts.bound and isinstance(error, SessionNotFoundError):
             error = not_found(lane, error)
         first = lane.binding is not None and not lane.facts.bound
-        if error.retryable and self._link.mends and not first:
-            self._bindings.put_off(lane, LaneEvent.PUT_OFF, error)
-        else:
+        if not (error.retryable and self._links.mends):
+            self._steps.end(lane, error)
+        elif not first:
+            self._look_on(lane, error)
+        elif self._goes_on(lane, error):
+            self._bindings.go_on(lane, LaneEvent.PUT_OFF, error)
+        else:  # the caller tries again, as long as it wants to
             self._steps.end(lane, error)
 
     def _on_step_refused(self, lane: Lane, seq: int, error: CarouselError) -> None:
@@ -249,7 +294,7 @@ class Answers:
         # What names no step is a Replay: the steps have run, so none of them has failed.
         outlived = seq == 0 or (cursors.tracks_durable and error.reason in PASSING)
         passes = went_back or (error.retryable and (again or outlived))
-        if passes and self._link.mends:
+        if passes and self._links.mends:
             if lane.phase is LanePhase.BOUND:
                 self._bindings.put_off(lane, LaneEvent.HOLD, error)
             return

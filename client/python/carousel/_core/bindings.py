@@ -9,7 +9,8 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .lane import Lane, Trouble
 from .lifecycle import LaneEvent
-from .link import Link
+from .link import Links
+from .routing import Routing
 
 ATTACH_BITS = 16
 """Of an attach id: it counts the Binds of one attachment. Above them is the time of the attachment."""
@@ -22,26 +23,29 @@ class Bindings:
         lanes: those that live, by handle.
     """
 
-    def __init__(self, link: Link, attach_id: Callable[[], int]) -> None:
+    def __init__(self, links: Links, routing: Routing, attach_id: Callable[[], int]) -> None:
         self.lanes: dict[int, Lane] = {}
-        self._link = link
+        self._links = links
+        self._routing = routing
         self._attach_id = attach_id
         # Those of the lanes with a Trouble, by handle.
         self._troubled: dict[int, Lane] = {}
         self._next_handle = 1
         self._last_major = 0
 
-    def new_lane(self) -> Lane:
+    def new_lane(self, session_id: str, address: str = "") -> Lane:
         """A lane with a handle of its own. Late messages of another session cannot reach it."""
-        lane = Lane(self._next_handle, attach_id=0)
+        link = self._links.of(address) if address else self._routing.first(session_id)
+        lane = Lane(self._next_handle, 0, link, session_id=session_id)
         self.rename(lane)
         self._next_handle += 1
-        self.lanes[lane.handle] = lane
+        self.lanes[lane.handle] = link.lanes[lane.handle] = lane
         return lane
 
     def remove(self, lane: Lane) -> None:
         """The lane's life is over."""
         self.lanes.pop(lane.handle, None)
+        lane.link.lanes.pop(lane.handle, None)
         self.recovered(lane)
 
     def rename(self, lane: Lane, above: int = 0) -> None:
@@ -58,17 +62,19 @@ class Bindings:
     # -- messages
 
     def bind(self, lane: Lane) -> None:
-        """Binds a waiting lane now, if the stream allows it; else the next stream does."""
-        if not self._link.may_bind:
+        """Binds a waiting lane now, if its stream allows it; else the next stream does."""
+        if not lane.link.may_bind:
+            lane.link.want()
             return
         lane.advance(LaneEvent.BIND)
         lane.attach_id += 1
         bind = pb.Bind(handle=lane.handle, epoch_floor=lane.facts.epoch, attach_id=lane.attach_id)
+        bind.take_over = lane.route.take_over
         if lane.opens is None or lane.facts.bound or lane.leaving is not None:
             bind.session_id = lane.session_id
         else:
             bind.open.CopyFrom(lane.opens)
-        self._link.send(bind=bind)
+        lane.link.send(bind=bind)
         if lane.trouble is not None:
             lane.trouble.retry_at_s = None
 
@@ -79,7 +85,7 @@ class Bindings:
 
     def unbind(self, lane: Lane, *, close: bool) -> None:
         """Sends the Unbind of a lane."""
-        self._link.send(unbind=pb.Unbind(handle=lane.handle, close=close))
+        lane.link.send(unbind=pb.Unbind(handle=lane.handle, close=close))
 
     # -- trouble
 
@@ -92,18 +98,16 @@ class Bindings:
         for lane in self._troubled.values():
             assert lane.trouble is not None
             instants.append(lane.trouble.until_s)
-            if lane.trouble.retry_at_s is not None and self._link.may_bind:
+            if lane.trouble.retry_at_s is not None and lane.link.may_bind:
                 instants.append(lane.trouble.retry_at_s)
         return min(instants)
 
     def due(self) -> Iterator[Lane]:
         """The lanes whose pause is over. Each is to be bound again."""
-        if not self._link.may_bind:
-            return
         for lane in list(self._troubled.values()):
-            trouble = lane.trouble
+            trouble = lane.trouble if lane.link.may_bind else None
             at_s = None if trouble is None else trouble.retry_at_s
-            if trouble is not None and at_s is not None and at_s <= self._link.now_s:
+            if trouble is not None and at_s is not None and at_s <= self._links.now_s:
                 trouble.retry_at_s = None
                 yield lane
 
@@ -111,17 +115,25 @@ class Bindings:
         """The lanes that were not bound in time, with the error that each ends with."""
         for lane in list(self._troubled.values()):
             trouble = lane.trouble
-            if trouble is not None and trouble.until_s <= self._link.now_s:
+            if trouble is not None and trouble.until_s <= self._links.now_s:
                 yield lane, self._last_word(lane, trouble.error)
 
     def put_off(self, lane: Lane, event: LaneEvent, error: CarouselError) -> None:
         """Binds a lane again after a pause, or on the next stream."""
         lane.advance(event)
-        if self._link.draining:
+        trouble = self.trouble(lane, error)
+        if lane.link.draining:
             return  # this stream will end, and there is no other before
-        pause_s = self._link.backoff_s(lane.tries, error)
+        lane.link.want()
+        pause_s = self._links.backoff_s(lane.tries, error)
         lane.tries += 1
-        self.trouble(lane, error).retry_at_s = self._link.now_s + pause_s
+        trouble.retry_at_s = self._links.now_s + pause_s
+
+    def go_on(self, lane: Lane, event: LaneEvent, error: CarouselError) -> None:
+        """Binds a lane at another server, or there again, at once."""
+        lane.advance(event)
+        self.trouble(lane, error).retry_at_s = None
+        self.bind(lane)
 
     def cut_off(self, lane: Lane, error: CarouselError, *, drained: bool) -> None:
         """The lane's stream has ended. A drain renews the time in which it must be bound again."""
@@ -129,12 +141,12 @@ class Bindings:
         trouble = self.trouble(lane, error)
         trouble.retry_at_s = None
         if drained:
-            trouble.until_s = self._link.now_s + self._link.policy.reconnect_s
+            trouble.until_s = self._links.now_s + self._links.policy.reconnect_s
 
     def trouble(self, lane: Lane, error: CarouselError) -> Trouble:
         """The time in which a lane must be bound again begins, unless it has begun."""
         if lane.trouble is None:
-            until_s = self._link.now_s + self._link.policy.reconnect_s
+            until_s = self._links.now_s + self._links.policy.reconnect_s
             lane.trouble = Trouble(error, until_s)
             self._troubled[lane.handle] = lane
         lane.trouble.error = error
@@ -150,5 +162,5 @@ class Bindings:
             return error
         return ConnectionLostError(
             "the server was not found again within "
-            f"reconnect_s={self._link.policy.reconnect_s:g} s: {error.message}"
+            f"reconnect_s={self._links.policy.reconnect_s:g} s: {error.message}"
         )

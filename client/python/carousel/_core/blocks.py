@@ -31,33 +31,52 @@ def duration(seconds: float) -> Duration:
     return result
 
 
-def next_block(ticket: StepTicket, max_message_bytes: int) -> pb.Block | None:
-    """The next part of a ticket that may be sent now; None if it must wait or is all sent.
+def next_blocks(ticket: StepTicket) -> list[tuple[Link, pb.Block]]:
+    """The next part of a ticket that may be sent now: a block for each link. None if it must wait.
 
     Raises:
         JournalError: the inputs cannot be written down, so nothing was sent.
     """
-    lanes = ticket.lanes
-    if ticket.errors:
-        lanes = [lane for i, lane in enumerate(ticket.lanes) if i not in ticket.errors]
-    steps = _steps_now(ticket, lanes)
-    if not lanes or steps <= 0:
-        return None
+    places = [place for place in range(len(ticket.lanes)) if place not in ticket.errors]
+    steps = _steps_now(ticket, [ticket.lanes[place] for place in places])
+    if not places or steps <= 0:
+        return []
     row_bytes = sent_row_bytes(ticket.inputs, ticket.resets)
     row_bytes = max(row_bytes, ticket.outputs.shape[2])  # the answer must fit as well
-    steps = min(steps, steps_per_message(len(lanes), row_bytes, max_message_bytes))
-    block = _block_of(ticket, lanes, steps)
-    for place, lane in enumerate(lanes):
-        if lane.journal is not None:
-            data = np.frombuffer(block.inputs, np.uint8).reshape(len(lanes), steps, -1)
-            resets = np.frombuffer(block.resets, np.uint8).reshape(-1, steps)
-            of_lane = resets[place] if len(resets) else None
-            lane.journal.inputs(lane.cursors.sent + 1, data[place], of_lane)
+    parts = _by_link(ticket, places)
+    for link, of_link in parts:
+        steps = min(steps, steps_per_message(len(of_link), row_bytes, link.max_message_bytes))
+    blocks = [(link, _block_of(ticket, of_link, steps)) for link, of_link in parts]
+    for (_, of_link), (_, block) in zip(parts, blocks, strict=True):
+        _write_down([ticket.lanes[place] for place in of_link], block)
     ticket.sent_steps += steps
-    for place, lane in enumerate(lanes):
-        first, lane.cursors.sent = lane.cursors.sent + 1, lane.cursors.sent + steps
-        lane.log.inputs.append(SentInputs(first, lane.cursors.sent, place, block))
-    return block
+    for (_, of_link), (_, block) in zip(parts, blocks, strict=True):
+        for row, lane in enumerate([ticket.lanes[place] for place in of_link]):
+            first, lane.cursors.sent = lane.cursors.sent + 1, lane.cursors.sent + steps
+            lane.log.inputs.append(SentInputs(first, lane.cursors.sent, row, block))
+    return blocks
+
+
+def _by_link(ticket: StepTicket, places: list[int]) -> list[tuple[Link, list[int]]]:
+    """The places of a ticket's sessions for each link."""
+    first = ticket.lanes[places[0]].link
+    if all(ticket.lanes[place].link is first for place in places):
+        return [(first, places)]
+    parts: dict[str, tuple[Link, list[int]]] = {}
+    for place in places:
+        link = ticket.lanes[place].link
+        parts.setdefault(link.address, (link, []))[1].append(place)
+    return list(parts.values())
+
+
+def _write_down(lanes: Sequence[Lane], block: pb.Block) -> None:
+    """Writes the inputs of a block to the journals of its sessions."""
+    for row, lane in enumerate(lanes):
+        if lane.journal is not None:
+            data = np.frombuffer(block.inputs, np.uint8).reshape(len(lanes), block.steps, -1)
+            resets = np.frombuffer(block.resets, np.uint8).reshape(-1, block.steps)
+            of_lane = resets[row] if len(resets) else None
+            lane.journal.inputs(lane.cursors.sent + 1, data[row], of_lane)
 
 
 def sent_row_bytes(inputs: Rows, resets: Rows | None) -> int:
@@ -79,6 +98,13 @@ def steps_per_message(sessions: int, row_bytes: int, max_message_bytes: int) -> 
             f"one step of {sessions} sessions is larger than max_message_bytes={max_message_bytes}"
         )
     return steps
+
+
+def check_fits(lanes: Sequence[Lane], row_bytes: int) -> None:
+    """Raises MessageTooLargeError if a step of these sessions is too large for a message of any server."""
+    for link in {lane.link for lane in lanes}:
+        sessions = sum(lane.link is link for lane in lanes)
+        steps_per_message(sessions, row_bytes, link.max_message_bytes)
 
 
 def send_due_acks(link: Link, lanes: Sequence[Lane]) -> None:
@@ -115,7 +141,7 @@ def _steps_now(ticket: StepTicket, lanes: Sequence[Lane]) -> int:
     left = ticket.steps - ticket.sent_steps
     steps = left
     for lane in lanes:
-        if lane.phase is not LanePhase.BOUND or lane.failing is not None:
+        if not lane.sends:
             return 0
         if not lane.unsent or lane.unsent[0] is not ticket:
             return 0
@@ -126,12 +152,12 @@ def _steps_now(ticket: StepTicket, lanes: Sequence[Lane]) -> int:
     return steps
 
 
-def _block_of(ticket: StepTicket, lanes: Sequence[Lane], steps: int) -> pb.Block:
+def _block_of(ticket: StepTicket, places: list[int], steps: int) -> pb.Block:
     begin, end = ticket.sent_steps, ticket.sent_steps + steps
-    places = [i for i in range(len(ticket.lanes)) if i not in ticket.errors]
+    lanes = [ticket.lanes[place] for place in places]
     part = ticket.inputs[:, begin:end]
     resets = None if ticket.resets is None else ticket.resets[:, begin:end]
-    if ticket.errors:
+    if len(places) < len(ticket.lanes):
         part, resets = part[places], None if resets is None else resets[places]
     block = pb.Block(
         handles=[lane.handle for lane in lanes],

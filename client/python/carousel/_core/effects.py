@@ -11,17 +11,18 @@ from .tickets import Ticket
 
 @dataclass(slots=True)
 class Effects:
-    """To be done in this order.
+    """To be done in this order. Streams are named by the address of their server.
 
     Attributes:
-        send: messages for the stream that is open; empty where none is.
+        send: messages for the streams that are open.
         ended: tickets whose waiters are to be woken.
-        reconnect_in_s: open the next stream after so many seconds, then call `connected`. None: there is
-            a stream, or none is needed.
+        connect: streams to be opened, each after so many seconds. Then call `connected`.
+        leave: streams to be ended. No session needs them, and their servers are no longer known.
         wake_at_s: call `due` at this instant, which replaces the earlier one. None changes nothing.
     """
 
-    send: list[pb.AttachRequest] = field(default_factory=list)
+    send: dict[str, list[pb.AttachRequest]] = field(default_factory=dict)
     ended: list[Ticket] = field(default_factory=list)
-    reconnect_in_s: float | None = None
+    connect: dict[str, float] = field(default_factory=dict)
+    leave: list[str] = field(default_factory=list)
     wake_at_s: float | None = None

@@ -18,6 +18,7 @@ from .tickets import BindTicket, Rows, StepTicket, UnbindTicket
 
 if TYPE_CHECKING:
     from .journal import Journal
+    from .link import Link
 
 
 class Intake(Enum):
@@ -97,6 +98,23 @@ class Trouble:
     retry_at_s: float | None = None
 
 
+@dataclass(slots=True)
+class Route:
+    """How a lane looks for its session among several servers, from one Bound to the next.
+
+    Attributes:
+        take_over: the server that holds the session cannot be reached, so it is asked to hand it over.
+        redirects: how many were followed.
+        refused: addresses of servers that take nothing now.
+        moved_at_s: when its server has handed the session over; None if it has not.
+    """
+
+    take_over: bool = False
+    redirects: int = 0
+    refused: set[str] = field(default_factory=set)
+    moved_at_s: float | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Lane:
     """A session: its phase, its cursors, and the callers that wait for it.
@@ -104,6 +122,7 @@ class Lane:
     Attributes:
         handle: the session's number on every stream; never 0.
         attach_id: of the newest Bind; the next one has one more.
+        link: the stream to the server that has the session, or is asked for it.
         opens: opens the session, if it is not there; None for one that exists.
         session_id: empty until the server has chosen one.
         phase: changed by `advance` only.
@@ -114,6 +133,7 @@ class Lane:
         failing: the first step that was refused, and why, while earlier ones are still to be answered.
         alike: whether repeated rows are the same as those that came before.
         trouble: why it is not bound, while that may pass.
+        route: how it is looked for.
         store_fault: why the server's store does not keep what has run, as long as it does not.
         tries: how often it was refused since its last output.
         retried: a clash of attach ids was settled once.
@@ -124,6 +144,7 @@ class Lane:
 
     handle: int
     attach_id: int
+    link: Link
     opens: pb.OpenSessionRequest | None = None
     session_id: str = ""
     phase: LanePhase = LanePhase.WAITING
@@ -139,6 +160,7 @@ class Lane:
     alike: Callable[[Rows, Rows], bool] | None = None
     generations: Generations = field(default_factory=Generations)
     trouble: Trouble | None = None
+    route: Route = field(default_factory=Route)
     store_fault: CarouselError | None = None
     tries: int = 0
     retried: bool = False
@@ -158,6 +180,18 @@ class Lane:
     def binds(self) -> bool:
         """Whether a Bind is in flight."""
         return self.phase is LanePhase.BINDING or self.phase is LanePhase.OVERTAKEN
+
+    @property
+    def movable(self) -> bool:
+        """Whether another server may have the session. One without a store lives with its server."""
+        return not self.facts.bound or self.cursors.tracks_durable
+
+    @property
+    def sends(self) -> bool:
+        """Whether new steps may be sent. A server that drains may run those of sessions that can move."""
+        if self.phase is not LanePhase.BOUND or self.failing is not None:
+            return False
+        return not self.link.draining or (self.link.hands_over and self.movable)
 
     @property
     def listens(self) -> bool:

@@ -9,7 +9,7 @@ class LanePhase(Enum):
     """Where a lane is in its life; `docs/guides/sdk.md` draws it."""
 
     WAITING = auto()
-    """Not bound. There is no stream, or the server refused the session for now."""
+    """Not bound. There is no stream, the server refused the session for now, or handed it over."""
     BINDING = auto()
     """A Bind is in flight."""
     OVERTAKEN = auto()
@@ -37,6 +37,7 @@ class LaneEvent(Enum):
     UNBOUND = "Unbound"
     LEAVE = "Unbind sent, given back"
     PUT_OFF = "session refused for now"
+    MOVE = "Moved"
     CUT_OFF = "stream broken"
     END = "ends"
     LOSE = "ends with steps that may be undone"
@@ -47,6 +48,7 @@ LIVE = tuple(phase for phase in LanePhase if phase not in (LanePhase.GONE, LaneP
 
 ANY_TIME = {
     LaneEvent.PUT_OFF: LanePhase.WAITING,
+    LaneEvent.MOVE: LanePhase.WAITING,
     LaneEvent.CUT_OFF: LanePhase.WAITING,
     LaneEvent.END: LanePhase.GONE,
     LaneEvent.LOSE: LanePhase.UNDONE,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
+
+PAUSES = 10_000
+"""How many of the last pauses are kept."""
 
 
 @dataclass(slots=True)
@@ -15,6 +19,9 @@ class Counters:
     replayed_steps_compared: int = 0
     replays_diverged: int = 0
     drains: int = 0
+    moves: int = 0
+    redirects: int = 0
+    move_pauses_s: deque[float] = field(default_factory=lambda: deque(maxlen=PAUSES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +29,17 @@ class ClientStatistics:
     """Of one client, since it was made.
 
     Attributes:
-        reconnects: streams that were opened after the first.
-        rebinds: sessions that were bound again: after a break, a refusal, or a generation that was left.
+        reconnects: streams that were opened after the first one to the same server.
+        rebinds: sessions that were bound again: after a break, a refusal, a move, or a generation that
+            was left.
         resent_steps: steps whose inputs were sent again after that.
         replayed_steps_compared: outputs that came again and were compared with the first ones.
         replays_diverged: sessions that ended because they differed.
         drains: announcements of servers that they will stop.
+        moves: sessions that a server has handed over to another one.
+        redirects: refusals that named the server of the session, which were followed.
+        move_pauses_s: from the message that a session was handed over until it was bound at the other server.
+            The last 10,000, in seconds.
     """
 
     reconnects: int
@@ -36,8 +48,12 @@ class ClientStatistics:
     replayed_steps_compared: int
     replays_diverged: int
     drains: int
+    moves: int
+    redirects: int
+    move_pauses_s: tuple[float, ...]
 
     @classmethod
     def of(cls, counters: Counters) -> ClientStatistics:
         """As of now."""
-        return cls(**{name: getattr(counters, name) for name in Counters.__slots__})
+        counts = {name: getattr(counters, name) for name in Counters.__slots__}
+        return cls(**counts | {"move_pauses_s": tuple(counters.move_pauses_s.copy())})

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from carousel._error_bases import CarouselError, JournalError, ProtocolViolationError
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .bindings import Bindings
-from .blocks import next_block
+from .blocks import next_blocks
 from .lane import Intake, Lane
 from .lifecycle import LaneEvent, LanePhase
-from .link import Link
+from .link import Link, Links
 from .resume import compare
 from .tickets import Rows, StepTicket
 
@@ -19,74 +19,79 @@ from .tickets import Rows, StepTicket
 class Steps:
     """Moves the cursors of the lanes, and ends tickets and lanes."""
 
-    def __init__(self, link: Link, bindings: Bindings) -> None:
-        self._link = link
+    def __init__(self, links: Links, bindings: Bindings) -> None:
+        self._links = links
         self._bindings = bindings
 
     # -- out
 
     def flush(self, tickets: Iterable[StepTicket]) -> None:
         """Sends what the windows have room for, of these tickets and of those queued behind."""
-        if self._link.draining:
-            return
         todo = list(tickets)
         while todo:
             ticket = todo.pop(0)
-            while (block := self._next_block(ticket)) is not None:
-                self._link.send(block=block)
+            while blocks := self._next_blocks(ticket):
+                for link, block in blocks:
+                    link.send(block=block)
             if ticket.sent_steps == ticket.steps:
                 for lane in ticket.lanes:
                     if lane.unsent and lane.unsent[0] is ticket:
                         lane.unsent.popleft()
                         todo.extend([*lane.unsent][:1])
 
-    def _next_block(self, ticket: StepTicket) -> pb.Block | None:
+    def _next_blocks(self, ticket: StepTicket) -> list[tuple[Link, pb.Block]]:
         while True:
             try:
-                return next_block(ticket, self._link.max_message_bytes)
+                return next_blocks(ticket)
             except JournalError as error:  # nothing was sent, and the others may go on
                 for lane in [lane for lane in ticket.lanes if lane.journal is error.journal]:
                     self.abandon(lane, error)
 
     # -- in
 
-    def fill(self, result: pb.BlockResult, rows: Rows) -> None:
-        """Outputs came: uint8[handles, steps, row bytes]."""
-        if self._fill_whole(result, rows):
+    def fill(self, link: Link, result: pb.BlockResult, rows: Rows) -> None:
+        """Outputs came from a server: uint8[handles, steps, row bytes]."""
+        if self._fill_whole(link, result, rows):
             return
         for place, (handle, first) in enumerate(
             zip(result.handles, result.first_seqs, strict=True)
         ):
-            lane = self._bindings.lanes.get(handle)
+            lane = link.lanes.get(handle)
             if lane is not None and lane.listens:
                 self._fill_row(lane, first, rows[place])
 
-    def _fill_whole(self, result: pb.BlockResult, rows: Rows) -> bool:
-        """The usual case, in one copy: the next steps of all sessions of one ticket."""
-        first_lane = self._bindings.lanes.get(result.handles[0])
+    def _fill_whole(self, link: Link, result: pb.BlockResult, rows: Rows) -> bool:
+        """The usual case, in one copy: the next steps of all sessions of a ticket that are at one server."""
+        first_lane = link.lanes.get(result.handles[0])
         if first_lane is None or not first_lane.tickets:
             return False
         ticket = first_lane.tickets[0]
-        offset = result.first_seqs[0] - ticket.first_seqs[0]
-        if len(ticket.lanes) != len(rows) or not 0 <= offset <= ticket.steps - result.steps:
+        places = _places_of(ticket, result.handles)
+        if places is None:
             return False
-        for lane, handle, first, begin in zip(
-            ticket.lanes, result.handles, result.first_seqs, ticket.first_seqs, strict=True
-        ):
+        offset = result.first_seqs[0] - ticket.first_seqs[places[0]]
+        if not 0 <= offset <= ticket.steps - result.steps:
+            return False
+        lanes = [ticket.lanes[place] for place in places]
+        for lane, place, first in zip(lanes, places, result.first_seqs, strict=True):
             if (
-                lane.handle != handle
-                or first != lane.cursors.received + 1
-                or first - begin != offset
+                first != lane.cursors.received + 1
+                or first - ticket.first_seqs[place] != offset
+                or lane.link is not link
                 or lane.phase is not LanePhase.BOUND
                 or lane.intake is not Intake.PLAIN
                 or lane.tickets[0] is not ticket
             ):
                 return False
-        ticket.outputs[:, offset : offset + result.steps] = rows
-        for place, lane in enumerate(ticket.lanes):
+        part = slice(offset, offset + result.steps)
+        if len(places) == len(ticket.lanes):
+            ticket.outputs[:, part] = rows
+        else:
+            ticket.outputs[places, part] = rows
+        for row, lane in enumerate(lanes):
             cursors = lane.cursors
             if cursors.tracks_durable:
-                lane.log.add_outputs(cursors.received + 1, place, rows, cursors.durable)
+                lane.log.add_outputs(cursors.received + 1, row, rows, cursors.durable)
             cursors.received += result.steps
         return True
 
@@ -123,10 +128,10 @@ class Steps:
     def _is_same(self, lane: Lane, first: int, rows: Rows) -> bool:
         """Compares outputs that came again; the lane ends if they differ."""
         compared, diverged = compare(lane, first, rows)
-        self._link.counters.replayed_steps_compared += compared
+        self._links.counters.replayed_steps_compared += compared
         if diverged is None:
             return True
-        self._link.counters.replays_diverged += 1
+        self._links.counters.replays_diverged += 1
         self.abandon(lane, diverged)
         return False
 
@@ -139,7 +144,7 @@ class Steps:
                 break
             lane.tickets.popleft()
             if ticket.row_ended():
-                self._link.end(ticket)
+                self._links.end(ticket)
         lane.log.forget(lane.cursors)
         self.fail_if_due(lane)
 
@@ -172,7 +177,7 @@ class Steps:
             ticket.error = ticket.error or error
             ticket.answered_steps = next_seq - ticket.first_seqs[0]
             if ticket.row_ended():
-                self._link.end(ticket)
+                self._links.end(ticket)
             else:
                 others.append(ticket)
         if lane.roll_back(seq) and lane.phase is LanePhase.BOUND and lane.leaving is None:
@@ -202,11 +207,22 @@ class Steps:
         lane.log.clear()
         if binding is not None:
             binding.error = error
-            self._link.end(binding)
+            self._links.end(binding)
         if leaving is not None:
-            self._link.end(leaving.ticket)
+            self._links.end(leaving.ticket)
         if journal is not None:
             journal.close()
+
+
+def _places_of(ticket: StepTicket, handles: Sequence[int]) -> Sequence[int] | None:
+    """The places of sessions in a ticket, in its order; None if it lacks one, or they have another order."""
+    if len(handles) == len(ticket.lanes):
+        same = all(
+            lane.handle == handle for lane, handle in zip(ticket.lanes, handles, strict=True)
+        )
+        return range(len(handles)) if same else None
+    places = [ticket.places.get(handle, -1) for handle in handles]
+    return places if places == sorted(set(places)) and places[0] >= 0 else None
 
 
 def _is_in_turn(lane: Lane, first: int, steps: int) -> bool:

@@ -72,7 +72,7 @@ class Batch:
         batch = self._lanes
         marked = [lane.next_reset.take() for lane in batch.lanes]
         resets = with_marks(resets, marked, inputs.shape[1])
-        limit_s = batch.stream.services.calls.timeout_s(timeout_s)
+        limit_s = batch.stream.replicas.calls.timeout_s(timeout_s)
         pending: Pending[StepTicket] = Pending(
             lambda core: core.submit(
                 batch.lanes, inputs, batch.rows.outputs.row_bytes, limit_s, batch.places, resets

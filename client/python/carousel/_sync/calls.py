@@ -1,5 +1,5 @@
 # Made by generate_sync.py from _async/calls.py: do not edit.
-"""Unary calls of the blocking client: deadlines, typed errors and tries."""
+"""Calls of the blocking client: deadlines, typed errors and tries."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import grpc
-
 from carousel._core.arguments import bounded_timeout_s
 from carousel._core.retry import RetrySchedule
 from carousel._error_bases import CarouselError, ServerUnreachableError, TlsError
 from carousel._home import HomeProcess
 from carousel._options import Options
-from carousel._rpc_errors import error_of_call
 from carousel._tls import disagreement
 from carousel._watch import ServerWatch
 
-from .primitives import away_from_the_loop, reply_of, sleep
+from .primitives import away_from_the_loop, sleep
 
 T = TypeVar("T")
 
@@ -29,7 +26,7 @@ class Calls:
     Attributes:
         options: the client's.
         home: the place where the client may be used.
-        watch: logs that the server was lost, and found again.
+        watch: logs that a server was lost, and found again.
     """
 
     def __init__(
@@ -40,7 +37,7 @@ class Calls:
     ) -> None:
         self.options = options
         self.home = HomeProcess()
-        self.watch = ServerWatch(options.target)
+        self.watch = ServerWatch()
         self.monotonic = monotonic
         self.sleep = sleep
 
@@ -53,27 +50,12 @@ class Calls:
         """What TLS has to do with an error; see `carousel._tls.disagreement`."""
         if not isinstance(error, ServerUnreachableError):
             return None
-        return away_from_the_loop(disagreement, error, self.options.target, self.options.tls)
+        options = self.options
+        return away_from_the_loop(disagreement, error, options.target.first, options.tls)
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """The caller's, or the client's."""
         return bounded_timeout_s(self.options.timeout_s if timeout_s is None else timeout_s)
-
-    def unary(self, method: Any, request: Any, timeout_s: float | None = None) -> Any:
-        """One call; a refusal is tried again while the deadline allows."""
-
-        def attempt(left_s: float) -> Any:
-            try:
-                reply = reply_of(
-                    lambda: method(request, timeout=left_s, metadata=self.options.metadata),
-                    self.home,
-                )
-            except grpc.RpcError as error:
-                raise error_of_call(error) from None
-            self.watch.answered()
-            return reply
-
-        return self.retrying(attempt, timeout_s)
 
     def retrying(self, attempt: Callable[[float], T], timeout_s: float | None = None) -> T:
         """Calls `attempt` with the seconds that are left, again after each error that passes."""
@@ -90,5 +72,6 @@ class Calls:
                     if better is not None:
                         raise better from error
                     raise
-                self.watch.looking(error)
+                if not self.options.target.several:
+                    self.watch.looking(error, self.options.target.text)
             self.sleep(delay_s)

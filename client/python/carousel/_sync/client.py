@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -12,7 +12,6 @@ from typing import Any, Self, Unpack
 from grpc_health.v1 import health_pb2
 
 from carousel._core.attach import AttachCore, BindTarget
-from carousel._core.effects import Effects
 from carousel._core.journal import Journal
 from carousel._core.requests import (
     Prompt,
@@ -47,7 +46,7 @@ from .calls import Calls
 from .generation import OWN_SESSION, Generation
 from .opening import opening
 from .pending import Pending
-from .services import Services
+from .replicas import At, Replicas, Reply
 from .session import Session
 from .stream import AttachStream
 
@@ -58,7 +57,9 @@ class Client:
     It is safe for threads.
 
     Args:
-        target: host:port, or any gRPC target.
+        target: host:port, or any gRPC target, for one server. "a:50051,b:50051" for several, or
+            "dns:///name:50051" for all behind a name. Then each session goes to a server of its own, and
+            follows when it moves.
         token: bearer token, if the server asks for one.
         tls: True for the system's roots, or a `TLS`; None for a plain connection.
         timeout_s: of every call that names none of its own.
@@ -90,9 +91,10 @@ class Client:
             replay_tolerance=replay_tolerance,
             journal_fsync=journal_fsync,
         )
-        self._core = AttachCore(options.retries)
         self._calls = Calls(options)
-        self._services = Services(self._calls)
+        self._replicas = Replicas(self._calls)
+        self._replicas.on_change = self._tidy
+        self._core = AttachCore(self._replicas.addresses, options.retries)
         self._rows: dict[str, ModelRows] = {}
         self._stream: AttachStream | None = None
         # Guards `_stream`, and that none is made once the client is closed.
@@ -104,7 +106,7 @@ class Client:
         """All models that the server serves, by name."""
         return [
             ModelInfo.of(model)
-            for page in self._pages(self._services.models.ListModels, pb.ListModelsRequest())
+            for page in self._replicas.pages("models", "ListModels", pb.ListModelsRequest())
             for model in page.models
         ]
 
@@ -117,12 +119,12 @@ class Client:
         service = STORE_SERVICE if store else f"model/{model}" if model else ""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
-            reply = self._calls.unary(self._services.health.Check, request)
+            reply = self._replicas.unary("health", "Check", request)
         except CarouselError as error:
             if error.code != "NOT_FOUND":
                 raise
             return Health.UNKNOWN
-        return HEALTHS.get(reply.status, Health.UNKNOWN)
+        return HEALTHS.get(reply.message.status, Health.UNKNOWN)
 
     # -- whole sequences and text
 
@@ -144,9 +146,8 @@ class Client:
         """
         rows = self._model_rows(model)
         rows.check_resets(used=initial)
-        reply = self._calls.unary(
-            self._services.inference.Infer, infer_request(rows, inputs, initial), timeout_s
-        )
+        request = infer_request(rows, inputs, initial)
+        reply = (self._replicas.unary("inference", "Infer", request, timeout_s)).message
         return rows.decode(reply.outputs, reply.steps)
 
     def generate(
@@ -169,7 +170,7 @@ class Client:
                 (self._model_rows(model)).check_resets()
 
         hooks = OWN_SESSION._replace(begins=begins)
-        return Generation(self._services, request, options.get("timeout_s"), hooks)
+        return Generation(self._replicas, request, options.get("timeout_s"), hooks)
 
     # -- sessions
 
@@ -239,19 +240,21 @@ class Client:
     def sessions(self, model: str = "") -> Iterator[SessionInfo]:
         """All your open sessions by id, of one model if named; pages are fetched as you go."""
         request = pb.ListSessionsRequest(model=model)
-        for page in self._pages(self._services.sessions.ListSessions, request):
+        for page in self._replicas.pages("sessions", "ListSessions", request):
             for session in page.sessions:
                 yield SessionInfo.of(session)
 
     def session_info(self, session_id: str) -> SessionInfo:
         """One session, without attaching it."""
-        reply = self._unary("GetSession", pb.GetSessionRequest(session_id=session_id))
-        return SessionInfo.of(reply.session)
+        request = pb.GetSessionRequest(session_id=session_id)
+        reply = self._unary("GetSession", request, At(session_id))
+        return SessionInfo.of(reply.message.session)
 
     def close_session(self, session_id: str) -> SessionInfo:
         """Ends any of your sessions and forgets its state."""
         request = pb.CloseSessionRequest(session_id=session_id)
-        return SessionInfo.of((self._unary("CloseSession", request)).session)
+        reply = self._unary("CloseSession", request, At(session_id))
+        return SessionInfo.of(reply.message.session)
 
     def import_session(
         self, snapshot: bytes, *, session_id: str | None = None, model: str = ""
@@ -260,14 +263,13 @@ class Client:
         request = pb.ImportSessionRequest(
             snapshot=snapshot, session_id=session_id or new_session_id(), model=model
         )
-        return opening(lambda: self._made("ImportSession", request))
+        return opening(lambda: self._made("ImportSession", request, At(request.session_id)))
 
     def fork_session(
         self, source_id: str, *, session_id: str | None = None, seed: int | None = None
     ) -> Session:
         """Opens a session with a copy of another's state."""
-        request = fork_request(source_id, session_id, seed)
-        return opening(lambda: self._made("ForkSession", request))
+        return self._fork(At(source_id), session_id, seed)
 
     # -- life
 
@@ -289,7 +291,7 @@ class Client:
             stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
-        self._services.close()
+        self._replicas.close()
 
     def __enter__(self) -> Self:
         self._calls.home.check()
@@ -303,13 +305,18 @@ class Client:
     ) -> None:
         self.close()
 
-    def _unary(self, method: str, request: Any) -> Any:
+    def _unary(self, method: str, request: Any, at: At) -> Reply:
         """A call of the session service."""
-        return self._calls.unary(getattr(self._services.sessions, method), request)
+        return self._replicas.unary("sessions", method, request, at=at)
 
-    def _made(self, method: str, request: Any) -> Session:
-        reply = self._unary(method, request)
-        return self._bind(reply.session.id, owned=True)
+    def _fork(self, source: At, session_id: str | None, seed: int | None) -> Session:
+        request = fork_request(source.session_id, session_id, seed)
+        return opening(lambda: self._made("ForkSession", request, source))
+
+    def _made(self, method: str, request: Any, at: At) -> Session:
+        reply = self._unary(method, request, at)
+        made: str = reply.message.session.id
+        return self._bind(made, owned=True, address=reply.address)
 
     def _bind(
         self,
@@ -319,20 +326,26 @@ class Client:
         timeout_s: float | None = None,
         journal: JournalPath | None = None,
         named: bool = True,
+        address: str = "",
     ) -> Session:
         def attempt(left_s: float) -> Session:
+            self._replicas.ready()
             stream = self._attach_stream()
             known, whose = None, target
             if journal is not None:
                 known, whose = self._journal(journal, target, named=named)
-            pending: Pending[BindTicket] = Pending(lambda core: core.bind(whose, journal=known))
+            pending: Pending[BindTicket] = Pending(
+                lambda core: core.bind(
+                    whose, journal=known, address=address, now_s=self._calls.monotonic()
+                )
+            )
             try:
                 ticket = stream.ask(pending).wait(left_s)
                 assert ticket is not None
                 assert ticket.session is not None
                 rows = self._model_rows(ticket.session.model)
             except BaseException:
-                stream.tell(lambda core: _given_up(core, pending.ticket, known, owned=owned))
+                stream.tell(lambda core: core.give_up(pending.ticket, known, owned=owned))
                 raise
             ticket.lane.alike = rows.alike(self._calls.options.replay_tolerance)
             return Session(self, stream, ticket.lane, rows, owned=owned)
@@ -358,37 +371,21 @@ class Client:
         with self._lock:
             self._calls.home.check_open()
             if self._stream is None:
-                self._stream = AttachStream(self._core, self._services)
+                self._stream = AttachStream(self._core, self._replicas)
             return self._stream
 
+    def _tidy(self) -> None:
+        """The servers' addresses have changed."""
+        stream = self._stream
+        if stream is not None:
+            stream.tell(AttachCore.tidy)
+
     def _get_model(self, name: str) -> pb.Model:
-        reply = self._calls.unary(self._services.models.GetModel, pb.GetModelRequest(name=name))
-        model: pb.Model = reply.model
+        request = pb.GetModelRequest(name=name)
+        model: pb.Model = (self._replicas.unary("models", "GetModel", request)).message.model
         return model
 
     def _model_rows(self, name: str) -> ModelRows:
         if name not in self._rows:
             self._rows[name] = ModelRows(self._get_model(name))
         return self._rows[name]
-
-    def _pages(self, method: Callable[..., Any], request: Any) -> Iterator[Any]:
-        while True:
-            page = self._calls.unary(method, request)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
-
-def _given_up(
-    core: AttachCore, ticket: BindTicket | None, journal: Journal | None, *, owned: bool
-) -> Effects:
-    """Gives up a binding that no one waits for any more. A session with a journal stays open.
-
-    Without a ticket the core has refused the binding, so the journal is still the caller's.
-    """
-    if ticket is not None:
-        return core.unbind(ticket.lane, close=owned and journal is None)[1]
-    if journal is not None:
-        journal.close()
-    return Effects()

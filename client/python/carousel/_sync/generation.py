@@ -16,7 +16,7 @@ from carousel.types import FINISH_REASONS, FinishReason, Token, Usage
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .primitives import Tokens, cancel_when_dropped
-from .services import Services
+from .replicas import ANY, At, Replicas
 
 
 class GenerationOutcome(NamedTuple):
@@ -68,20 +68,21 @@ class Generation(Iterator[Token]):
 
     def __init__(
         self,
-        services: Services,
+        replicas: Replicas,
         request: pb.GenerateRequest,
         timeout_s: float | None,
         session: SessionHooks | None = None,
+        at: At = ANY,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
-        self._calls = services.calls
+        self._calls = replicas.calls
         # A generator, so that `break`, an error and the end of the last reference run its `finally`.
         # It must not hold this object, or the two would keep each other alive.
         self._results: list[pb.GenerateResponse] = []
         running: list[Any] = []
         hooks = session or OWN_SESSION
-        self._tokens = _tokens(services, request, timeout_s, hooks, self._results, running)
+        self._tokens = _tokens(replicas, request, timeout_s, hooks, at, self._results, running)
         cancel_when_dropped(self, self._tokens, running, self._calls)
 
     def __iter__(self) -> Self:
@@ -122,19 +123,21 @@ class Generation(Iterator[Token]):
 
 
 def _tokens(
-    services: Services,
+    replicas: Replicas,
     request: pb.GenerateRequest,
     timeout_s: float | None,
     session: SessionHooks,
+    at: At,
     results: list[pb.GenerateResponse],
     running: list[Any],
 ) -> Tokens:
     """Tokens of all the calls that the generation takes, each token once."""
-    calls = services.calls
+    calls = replicas.calls
     limit_s = None if timeout_s is None else calls.timeout_s(timeout_s)
     applied: int | None = None
     begun = finished = False
     try:
+        calls.retrying(replicas.ready, timeout_s)
         session.begins(request)
         now_s = calls.monotonic()
         replay = GenerationReplay(
@@ -147,13 +150,14 @@ def _tokens(
             calls.home.check_open()
             replay.call_begins()
             left_s = replay.left_s(calls.monotonic())
-            call = services.inference.Generate(
+            address = replicas.place(at)
+            call = replicas.take(address).inference.Generate(
                 request, timeout=left_s, metadata=calls.options.metadata
             )
             running.append(call)
             try:
                 for response in call:
-                    calls.watch.answered()
+                    replicas.answered(address)
                     fresh = replay.take(response)
                     if response.finish_reason:
                         results.append(response)
@@ -165,17 +169,19 @@ def _tokens(
                     finished = True
                     return
                 error = error_of_call(failure, on_stream=replay.started)
+                error = replicas.noted(address, error, at)
                 delay_s = replay.delay_s(error, calls.monotonic())
                 if delay_s is None:
                     last = replay.final_error(error)
                     raise (calls.disagreement(last) or last) from None
-                calls.watch.looking(error)
+                calls.watch.looking(error, address)
             else:
                 finished = True
                 return
             finally:
                 calls.cancel(call)
                 running.clear()
+                replicas.give_back(address)
             calls.sleep(delay_s)
     finally:
         session.ended(request, GenerationOutcome(applied, begun, finished))

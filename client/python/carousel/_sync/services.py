@@ -1,4 +1,4 @@
-"""The channel of a blocking client and its stubs."""
+"""The channel of a blocking client to one server, and its stubs."""
 
 from __future__ import annotations
 
@@ -8,33 +8,28 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from carousel._home import check_gevent
+from carousel._options import Options
 from carousel_protos.v1 import carousel_pb2_grpc as services
-
-from .calls import Calls
 
 
 class Services:
     """Makes all stubs at once: gRPC ends the process where one is made on a channel that was closed.
 
     Attributes:
-        calls: make the calls of these services.
         inference, sessions, models, health: the stubs.
     """
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, options: Options, address: str) -> None:
         check_gevent()
-        options = calls.options
-        self.calls = calls
+        channel_options = options.channel_options(address)
         self._channel = (
-            grpc.insecure_channel(options.target, options.channel_options)
+            grpc.insecure_channel(address, channel_options)
             if options.tls is None
-            else grpc.secure_channel(
-                options.target, options.tls.credentials(), options.channel_options
-            )
+            else grpc.secure_channel(address, options.tls.credentials(), channel_options)
         )
-        self.inference = services.InferenceServiceStub(self._channel)
-        self.sessions = services.SessionServiceStub(self._channel)
-        self.models = services.ModelServiceStub(self._channel)
+        self.inference: Any = services.InferenceServiceStub(self._channel)
+        self.sessions: Any = services.SessionServiceStub(self._channel)
+        self.models: Any = services.ModelServiceStub(self._channel)
         self.health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 
 from .generation import Generation, GenerationOutcome, SessionHooks
 from .pending import Pending
-from .services import Services
+from .replicas import At, Replicas
 from .source import Feed, frames
 from .stream import AttachStream
 
@@ -53,8 +53,8 @@ class Session:
     ) -> None:
         self._client = client
         self._stream = stream
-        self._services = stream.services
-        self._calls = stream.services.calls
+        self._replicas = stream.replicas
+        self._calls = stream.replicas.calls
         self._lane = lane
         self._rows = rows
         self._owned = owned
@@ -236,15 +236,17 @@ class Session:
         """
         request = generate_request(prompt, options, session_id=self.id)
         hooks = SessionHooks(self._generation_begins, self._generated)
-        return Generation(self._services, request, options.get("timeout_s"), hooks)
+        return Generation(self._replicas, request, options.get("timeout_s"), hooks, self._at())
 
     def info(self) -> SessionInfo:
         """The session as the server sees it now."""
-        return self._client.session_info(self.id)
+        request = pb.GetSessionRequest(session_id=self.id)
+        reply = self._replicas.unary("sessions", "GetSession", request, at=self._at())
+        return SessionInfo.of(reply.message.session)
 
     def export(self) -> bytes:
         """A snapshot of state and cursors, for `Client.import_session` at the same weights."""
-        return snapshot_of(self._services, self.id)
+        return snapshot_of(self._replicas, self._at())
 
     def state(self) -> dict[str, Array]:
         """The states by name, each an array of its shape, after the steps that have run.
@@ -255,11 +257,11 @@ class Session:
             SessionBusyError: a generation runs in the session.
             MessageTooLargeError: the states are larger than a message of the server.
         """
-        return state_of(self._services, self.id)
+        return state_of(self._replicas, self._at())
 
     def fork(self, *, session_id: str | None = None, seed: int | None = None) -> Session:
         """A new session that begins with a copy of this one's state."""
-        return self._client.fork_session(self.id, session_id=session_id, seed=seed)
+        return self._client._fork(self._at(), session_id, seed)  # noqa: SLF001 - it is made by its client
 
     def close(self) -> None:
         """Ends the session and forgets its state. A second call does nothing."""
@@ -290,6 +292,10 @@ class Session:
         except CarouselError:
             if error is None:
                 raise
+
+    def _at(self) -> At:
+        """The session, for calls that go where it is."""
+        return At(self.id, self._lane)
 
     def _confirm(self) -> None:
         """The application asks for more, so it does not want its last outputs again after a crash."""
@@ -359,15 +365,16 @@ class Session:
         return self._rows.decode(pieces.outputs().tobytes(), -1)
 
 
-def snapshot_of(services: Services, session_id: str) -> bytes:
+def snapshot_of(replicas: Replicas, at: At) -> bytes:
     """A snapshot of a session's state and cursors, without attaching it."""
-    request = pb.ExportSessionRequest(session_id=session_id)
-    reply = services.calls.unary(services.sessions.ExportSession, request)
-    return bytes(reply.snapshot)
+    request = pb.ExportSessionRequest(session_id=at.session_id)
+    reply = replicas.unary("sessions", "ExportSession", request, at=at)
+    return bytes(reply.message.snapshot)
 
 
-def state_of(services: Services, session_id: str) -> dict[str, Array]:
+def state_of(replicas: Replicas, at: At) -> dict[str, Array]:
     """The states of a session by name, without attaching it."""
-    request = pb.GetStateRequest(session_id=session_id)
-    reply = services.calls.unary(services.sessions.GetState, request)
-    return {tensor.spec.name: decode_state(tensor).copy() for tensor in reply.state}
+    request = pb.GetStateRequest(session_id=at.session_id)
+    reply = replicas.unary("sessions", "GetState", request, at=at)
+    state = reply.message.state
+    return {tensor.spec.name: decode_state(tensor).copy() for tensor in state}

@@ -1,9 +1,13 @@
-"""The Attach streams of a client, one after the other. Two threads touch their core, and no others.
+"""The Attach streams of a client: at most one to each server at a time.
 
-gRPC's sending thread takes callers' requests, hands them to the core and sends the core's messages. The
-reader thread hands the server's messages to the core, and survives the end of a stream. A caller's own
-thread only adds to a deque, puts a token into a queue and waits. So an exception that a signal raises
-there, as Ctrl-C does at any line of the main thread, leaves no core half changed and no message half sent.
+Each stream has two threads: gRPC's sending thread, and a reader that hands the server's messages to the
+core. One thread of the client opens the streams and does what callers ask for. Where there is one server,
+its sending thread does the latter: it is one switch of threads less. Where there are several, it does not,
+because a server that reads nothing would hold up the others.
+
+A caller's own thread only adds to a deque, puts a token into a queue and waits. So an exception that a
+signal raises there, as Ctrl-C does at any line of the main thread, leaves no core half changed and no
+message half sent.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from carousel._rpc_errors import error_of_call
 from carousel_protos.v1 import carousel_pb2 as pb
 
 from .pending import Pending
-from .services import Services
+from .replicas import Replicas
 
 JOIN_TIMEOUT_S = 60.0
 """For a reader whose call is cancelled already: gRPC ends it at once, if the machine lets it."""
@@ -40,26 +44,15 @@ T = TypeVar("T", bound=Ticket)
 Event = Callable[[AttachCore], Effects]
 
 
-class _Connection:
-    """One stream, or the pause before the next. Each has queues of its own, so that its threads cannot
-    take what is meant for the next one.
+class _Place:
+    """Where a thread waits for work.
 
     Attributes:
         wake: a token for each event, and for each time that messages or timers change.
-        outgoing: messages to be sent.
-        call: gRPC's, once there is one.
     """
 
     def __init__(self) -> None:
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.outgoing: deque[pb.AttachRequest] = deque()
-        self.call: Any = None
-
-    def cancel(self) -> None:
-        """Ends the call, if there is one."""
-        with suppress(ValueError):  # the channel is closed already
-            if self.call is not None:
-                self.call.cancel()
 
     def wait(self, until_s: float | None) -> None:
         """For a token, or the instant."""
@@ -70,29 +63,58 @@ class _Connection:
             self.wake.get(timeout=max(until_s - time.monotonic(), 0.0))
 
 
+class _Connection(_Place):
+    """One stream. Each has queues of its own, so that its threads cannot take what is meant for the next one.
+
+    Attributes:
+        address: of the server.
+        outgoing: messages to be sent.
+        call: gRPC's, once there is one.
+        reader: its thread.
+    """
+
+    def __init__(self, address: str, read: Callable[[_Connection], None]) -> None:
+        super().__init__()
+        self.address = address
+        self.outgoing: deque[pb.AttachRequest] = deque()
+        self.call: Any = None
+        self.reader = threading.Thread(
+            target=read, args=(self,), name="carousel-attach-reader", daemon=True
+        )
+
+    def cancel(self) -> None:
+        """Ends the call, if there is one."""
+        with suppress(ValueError):  # the channel is closed already
+            if self.call is not None:
+                self.call.cancel()
+
+
 class AttachStream:
     """Shared by all threads and sessions of a client, for its whole life.
 
     Attributes:
         core: touched by this object's threads only, under its lock; `statistics` may be read.
-        services: the server that the streams lead to.
+        replicas: the servers that the streams lead to.
     """
 
-    def __init__(self, core: AttachCore, services: Services) -> None:
+    def __init__(self, core: AttachCore, replicas: Replicas) -> None:
         self.core = core
-        self.services = services
-        self._calls = services.calls
-        self._stub = services.inference
-        # Guards the core, the order of events, and which connection is the present one.
+        self.replicas = replicas
+        self._calls = replicas.calls
+        # Guards the core, the order of events, and which connections there are.
         self._lock = threading.RLock()
         self._events: deque[Event] = deque()
-        self._connection = _Connection()
+        self._connections: dict[str, _Connection] = {}
+        # When streams are to be opened, by address.
+        self._openings: dict[str, float] = {}
         self._due_s: float | None = None
-        self._reconnect_at_s: float | None = None
         self._closed = False
         self._ended = False
-        self._reader = threading.Thread(target=self._run, name="carousel-attach", daemon=True)
-        self._reader.start()
+        # Where the client's thread waits, and where the thread waits that does the events now.
+        self._own = _Place()
+        self._worker: _Place = self._own
+        self._thread = threading.Thread(target=self._run, name="carousel-attach", daemon=True)
+        self._thread.start()
 
     def ask(self, pending: Pending[T]) -> Pending[T]:
         """Hands an event that has an answer to the core.
@@ -112,51 +134,98 @@ class AttachStream:
         if self._calls.home.left:
             return
         self._events.append(event)
-        # Looked up after the event is there: a connection that begins later looks for events itself.
-        self._connection.wake.put(None)
+        # Looked up after the event is there: a worker that begins later looks for events itself.
+        self._worker.wake.put(None)
         if self._ended:
             self._refuse_remaining()
 
     def close(self) -> None:
-        """Ends the stream. Sessions stay open at the server. Callers that wait get ClientClosedError."""
+        """Ends the streams. Sessions stay open at the server. Callers that wait get ClientClosedError."""
         self._closed = True
-        connection = self._connection
-        connection.cancel()
-        connection.wake.put(None)
-        if self._reader is not threading.current_thread():
-            self._reader.join(JOIN_TIMEOUT_S)
+        for connection in list(self._connections.values()):
+            connection.cancel()
+        self._own.wake.put(None)
+        if threading.current_thread().name != self._thread.name:
+            self._thread.join(JOIN_TIMEOUT_S)
 
-    # -- the reader thread
+    # -- the client's thread
 
     def _run(self) -> None:
         try:
             while not self._closed:
-                error = self._talk()
-                if not self._closed:
-                    self._pause(error)
+                with self._lock:
+                    self._open_those_due()
+                    if self._worker is self._own:
+                        self._work(self._own)
+                    known = list(self._openings.values())
+                    if self._worker is self._own and self._due_s is not None:
+                        known.append(self._due_s)
+                self._own.wait(min(known, default=None))
         finally:
-            former = self._connection
             with self._lock:
-                self._connection = _Connection()
-                self._perform(self.core.close(ClientClosedError("the client was closed")))
+                connections = list(self._connections.values())
+                self._connections.clear()
+                self._worker = self._own
+                self._perform(self.core.close(ClientClosedError("the client was closed")), None)
                 self._ended = True
-            former.wake.put(None)
             self._refuse_remaining()
+            for connection in connections:
+                connection.cancel()
+                connection.wake.put(None)
+            for connection in connections:
+                if connection.reader is not threading.current_thread():
+                    connection.reader.join(JOIN_TIMEOUT_S)
 
-    def _talk(self) -> CarouselError:
+    def _open_those_due(self) -> None:
+        now_s = time.monotonic()
+        for address in [one for one, at_s in self._openings.items() if at_s <= now_s]:
+            del self._openings[address]
+            connection = self._connections[address] = _Connection(address, self._read)
+            if not self.replicas.addresses.several:
+                self._worker = connection
+            connection.reader.start()
+
+    # -- the reader thread of a connection
+
+    def _read(self, connection: _Connection) -> None:
+        """One stream, from its first message to its end."""
+        with self._lock:
+            if self._is_present(connection):
+                self._perform(self.core.connected(connection.address), None)
+                self._work_at(connection)
+        error = self._talk(connection)
+        with self._lock:
+            was_present = self._is_present(connection)
+            if was_present:
+                del self._connections[connection.address]
+                self._worker = self._own if self._worker is connection else self._worker
+                effects = self.core.broken(connection.address, error, time.monotonic())
+                self._perform(effects, None)
+        connection.wake.put(None)  # its sending thread ends
+        self._own.wake.put(None)
+        if not was_present:
+            self.replicas.close_unused()
+        elif effects.connect:
+            self.replicas.lost(connection.address, error)
+
+    def _talk(self, connection: _Connection) -> CarouselError:
         """Opens a stream and reads it to its end. Returns why it ended."""
         answered = False
-        connection = _Connection()
-        self._begin(connection, self.core.connected)
+        address, metadata = connection.address, self._calls.options.metadata
+        taken = False
         try:
-            requests = self._requests(connection)
-            connection.call = self._stub.Attach(requests, metadata=self._calls.options.metadata)
-            if self._closed:
+            stub = self.replicas.take(address).inference
+            taken = True
+            connection.call = stub.Attach(self._requests(connection), metadata=metadata)
+            if self._closed or not self._is_present(connection):
                 connection.cancel()
             for response in connection.call:
                 answered = True
-                self._calls.watch.answered()
-                self._take(connection, response)
+                self._calls.watch.answered(address)
+                with self._lock:
+                    if self._is_present(connection):
+                        now_s = time.monotonic()
+                        self._perform(self.core.receive(address, response, now_s), None)
             return ConnectionLostError("the server ended the stream")
         except grpc.RpcError as failure:
             return error_of_call(failure, on_stream=answered)
@@ -168,74 +237,63 @@ class AttachStream:
             return ServerFaultError(f"the client failed on a message: {error!r}", reason="INTERNAL")
         finally:
             connection.cancel()
+            if taken:
+                self.replicas.give_back(address)
 
-    def _take(self, connection: _Connection, response: pb.AttachResponse) -> None:
-        with self._lock:
-            due_s = self._due_s
-            self._perform(self.core.receive(response, time.monotonic()))
-            changed = self._due_s != due_s
-        if connection.outgoing or changed:
-            connection.wake.put(None)
+    def _is_present(self, connection: _Connection) -> bool:
+        return self._connections.get(connection.address) is connection
 
-    def _pause(self, error: CarouselError) -> None:
-        """Waits until the next stream is due. Meanwhile does what callers ask for."""
-        connection, former = _Connection(), self._connection
-        self._begin(connection, lambda: self.core.broken(error, time.monotonic()))
-        former.wake.put(None)  # its sending thread ends
-        if self._reconnect_at_s is not None:
-            self._calls.watch.looking(error)
-        while not self._closed:
-            at_s = self._reconnect_at_s
-            if at_s is not None and at_s <= time.monotonic():
-                return
-            known = [instant for instant in (at_s, self._due_s) if instant is not None]
-            connection.wait(min(known, default=None))
-            with self._lock:
-                self._work()
-
-    def _begin(self, connection: _Connection, event: Callable[[], Effects]) -> None:
-        """A connection replaces the one before. Its first event comes before all others."""
-        with self._lock:
-            self._connection = connection
-            self._reconnect_at_s = None
-            self._perform(event())
-            self._work()
-        connection.wake.put(None)
-
-    # -- gRPC's sending thread
+    # -- gRPC's sending thread of a connection
 
     def _requests(self, connection: _Connection) -> Iterator[pb.AttachRequest]:
         """Each message when it is due."""
         while True:
-            connection.wait(self._due_s)
+            connection.wait(self._due_s if self._worker is connection else None)
             with self._lock:
-                if self._connection is not connection:
+                if not self._is_present(connection):
                     return
-                self._work()
+                self._work_at(connection)
             while connection.outgoing:
                 yield connection.outgoing.popleft()
 
     # -- under the lock
 
-    def _work(self) -> None:
-        """Events that wait, in their order, and timers."""
+    def _work_at(self, place: _Place) -> None:
+        if self._worker is place:
+            self._work(place)
+
+    def _work(self, place: _Place) -> None:
+        """Events that wait, in their order, and timers. `place` is the thread's own."""
         while self._events:
-            self._perform(self._events.popleft()(self.core))
+            self._perform(self._events.popleft()(self.core), place)
         if self._due_s is not None and self._due_s <= time.monotonic():
             self._due_s = None
-            self._perform(self.core.due(time.monotonic()))
+            self._perform(self.core.due(time.monotonic()), place)
 
-    def _perform(self, effects: Effects) -> None:
-        self._connection.outgoing.extend(effects.send)
+    def _perform(self, effects: Effects, place: _Place | None) -> None:
+        """Does what the core says. Wakes the threads that are concerned, but not the one at `place`."""
+        for address, messages in effects.send.items():
+            connection = self._connections[address]
+            connection.outgoing.extend(messages)
+            if connection is not place:
+                connection.wake.put(None)
         for ticket in effects.ended:
             ticket.wake()
-        if effects.wake_at_s is not None:
+        for address, pause_s in effects.connect.items():
+            self._openings[address] = time.monotonic() + pause_s
+        for address in effects.leave:
+            left = self._connections.pop(address)
+            left.cancel()
+            left.wake.put(None)
+        if effects.connect and place is not self._own:
+            self._own.wake.put(None)
+        if effects.wake_at_s is not None and effects.wake_at_s != self._due_s:
             self._due_s = effects.wake_at_s
-        if effects.reconnect_in_s is not None:
-            self._reconnect_at_s = time.monotonic() + effects.reconnect_in_s
+            if self._worker is not place:
+                self._worker.wake.put(None)
 
     def _refuse_remaining(self) -> None:
         """The core is closed, so it refuses the remaining events. No caller waits for ever."""
         with self._lock:
             while self._events:
-                self._perform(self._events.popleft()(self.core))
+                self._perform(self._events.popleft()(self.core), None)

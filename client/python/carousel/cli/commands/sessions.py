@@ -103,11 +103,12 @@ def register_moving(group: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Show the states of a session, or write them to a file. Its client may continue."""
+        from carousel._sync.replicas import At
         from carousel._sync.session import state_of
 
         with connected(options) as client:
             info = client.model(client.session_info(session_id).model)
-            states = state_of(client._services, session_id)  # noqa: SLF001 - attaches nothing
+            states = state_of(client._replicas, At(session_id))  # noqa: SLF001 - attaches nothing
         if file is None:
             print_records(options, of_states(info, states), COLUMNS_OF_STATES)
             return
@@ -121,10 +122,11 @@ def register_moving(group: typer.Typer) -> None:
         file: Annotated[Path, typer.Argument(help="File for the snapshot.")],
     ) -> None:
         """Write a snapshot of a session to a file. Its client may continue at the same time."""
+        from carousel._sync.replicas import At
         from carousel._sync.session import snapshot_of
 
         with connected(options) as client:
-            snapshot = snapshot_of(client._services, session_id)  # noqa: SLF001 - attaches nothing
+            snapshot = snapshot_of(client._replicas, At(session_id))  # noqa: SLF001 - attaches nothing
         file.write_bytes(snapshot)
         say(options, "exported", session_id, file=str(file), snapshot_bytes=len(snapshot))
 
