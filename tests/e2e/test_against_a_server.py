@@ -245,6 +245,19 @@ def test_an_address_that_cannot_be_one_is_refused_at_once(address):
     assert (done.returncode, f"'{address}' is not an address" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("address", ["h:1,", "h:1,h:1", "h:1,i", "h:1,dns:///i:1", "dns:///h"])
+def test_a_list_that_is_not_well_formed_is_refused_with_its_form(address):
+    done = carousel("health", "--server", address)
+    assert (done.returncode, f"target '{address}'" in done.stderr) == (2, True)
+    assert "A:50051,B:50051" in done.stderr
+
+
+def test_one_of_several_servers_is_enough(server):
+    servers = f"127.0.0.1:1,{server.target}"
+    assert "serving" in succeeded(carousel("health", CAROUSEL_SERVER=servers))
+    assert LSTM in succeeded(carousel("models", "list", "--server", servers))
+
+
 def test_a_reader_that_leaves_a_stream_leaves_no_session(server, client):
     process = started("stream", LSTM, "--server", server.target)
     with process:

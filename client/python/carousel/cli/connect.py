@@ -47,16 +47,32 @@ def connected(options: Options) -> Iterator[carousel.Client]:
 
 
 def checked(server: str) -> None:
-    """Checks the form of an address, before a connection is tried.
+    """Checks the form of an address, or of several, before a connection is tried.
 
     Raises:
-        CliError: the address is not HOST:PORT.
+        CliError: it is neither HOST:PORT, nor a list of these, nor dns:///NAME:PORT.
     """
+    if "," in server or server.startswith("dns:///"):
+        _check_several(server)
+        return
     host, _, port = server.rpartition(":")
     if "://" in server or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise usage_error(
             f"'{server}' is not an address", "write it as HOST:PORT, as in localhost:50051"
         )
+
+
+def _check_several(server: str) -> None:
+    from carousel import FieldInvalidError
+    from carousel._targets import target_of
+
+    try:
+        target_of(server)
+    except FieldInvalidError as error:
+        raise usage_error(
+            error.message.partition("; ")[0],
+            "write several servers as A:50051,B:50051, or all behind a name as dns:///NAME:50051",
+        ) from error
 
 
 def no_such_model(

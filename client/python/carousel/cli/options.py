@@ -45,7 +45,8 @@ Server = Annotated[
     typer.Option(
         "--server",
         metavar="HOST:PORT",
-        help=f"Address of the server. Default: CAROUSEL_SERVER, or {DEFAULT_SERVER}.",
+        help="Address of the server; A:PORT,B:PORT or dns:///NAME:PORT for several. "
+        f"Default: CAROUSEL_SERVER, or {DEFAULT_SERVER}.",
         rich_help_panel=PANEL,
     ),
 ]
