@@ -230,17 +230,46 @@ class Names:
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
         return [(*kind, (address, port)) for address in self.found]
 
-    def set(self, found: list[str]) -> None:
-        """Other addresses, and the client has asked since."""
+    def set(self, found: list[str], client: Any) -> None:
+        """Other addresses, and the client has asked since. An asyncio client asks while it is used."""
         self.found = found
-        for _ in range(2):  # the first may have begun before
+        for _ in range(3):  # the first may have begun before, and the last has not ended
             self.asked.clear()
-            assert self.asked.wait(60)
+            while not self.asked.is_set():
+                client.health()
 
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     return Names(monkeypatch)
+
+
+def test_servers_behind_a_name_come_and_go(
+    make_client: Callable[..., Any], names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("_async", "_sync"):
+        monkeypatch.setattr(f"carousel.{module}.refresher.PERIOD_S", 0.2)
+        monkeypatch.setattr(f"carousel.{module}.refresher.SHORTEST_PAUSE_S", 0.1)
+    with FakeServer(*MODELS, durable=True) as first:
+        port = first.target.rpartition(":")[2]
+        names.found = ["127.0.0.1"]
+        client = make_client(f"dns:///carousel-headless:{port}", timeout_s=60.0)
+        old = [opened(client.session("sum", session_id=f"s{n}")) for n in range(8)]
+        with FakeServer(durable=True, beside=first, address=f"127.0.0.2:{port}") as second:
+            names.set(["127.0.0.1", "127.0.0.2"], client)
+            new = [opened(client.session("sum", session_id=f"t{n}")) for n in range(12)]
+            both = [first, second]
+            assert all(holder_of(both, session.id) is first for session in old)
+            for session in new:
+                assert holder_of(both, session.id) is owner_of(both, session.id)
+            names.set([], client)  # the name service is away: the servers that are known stay
+            assert [session.step([1, 1])[0] for session in [*old, *new]] == [2] * 20
+            names.set(["127.0.0.2"], client)
+            assert [session.step([1, 1])[0] for session in old] == [4] * 8
+            assert all(holder_of(both, session.id) is first for session in old), "in use"
+            first.stop()
+            assert [session.step([1, 1])[0] for session in old] == [6] * 8
+            assert all(holder_of(both, session.id) is second for session in [*old, *new])
 
 
 def test_a_name_that_cannot_be_looked_up_is_said(

@@ -22,7 +22,7 @@ WORKERS = 32
 
 
 class FakeServer:
-    """A gRPC server on a free loopback port. Start and stop it with `with`.
+    """A gRPC server on a loopback address. Start and stop it with `with`.
 
     Args:
         models: the models that it serves.
@@ -30,6 +30,7 @@ class FakeServer:
         durable: True for a server with a store. It accepts every durability, and its sessions
             survive `crash`.
         commits: True commits each block as soon as it has run. False waits for `commit`.
+        address: where it listens. Port 0 is any free one.
         beside: another server, whose models and store this one has too. Name both in the target of a client.
 
     Attributes:
@@ -42,6 +43,7 @@ class FakeServer:
         chunk_steps: int = 16,
         durable: bool = False,
         commits: bool = True,
+        address: str = "127.0.0.1:0",
         beside: FakeServer | None = None,
     ) -> None:
         first: FakeServices | None = None
@@ -62,7 +64,8 @@ class FakeServer:
         services.add_InferenceServiceServicer_to_server(self._services, self._server)
         services.add_SessionServiceServicer_to_server(self._services, self._server)
         services.add_ModelServiceServicer_to_server(self._services, self._server)
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        port = self._server.add_insecure_port(address)
+        self.target = f"{address.rpartition(':')[0]}:{port}"
         self._services.address = self.target
 
     def inject(
