@@ -64,7 +64,7 @@ def target_of(text: str) -> Target:
     for item in items:
         _host_and_port(item, text)
         if items.count(item) > 1:
-            raise FieldInvalidError(f"target {text!r} has {item} twice; name each server once")
+            raise FieldInvalidError(f"target {text!r} has {item} twice; give {HOW_TO}")
     return Target(text, tuple(items))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import carousel
 from carousel._options import options_of
+from carousel._targets import look_up, target_of
 from carousel._tls import host_and_port, is_local
 from carousel.testing import FakeServer
 
@@ -45,6 +46,82 @@ def test_hosts_and_ports() -> None:
     assert host_and_port("carousel:50051") == ("carousel", 50051)
     assert host_and_port("unix:/a/b") is None
     assert host_and_port("carousel") is None
+
+
+@pytest.mark.parametrize(
+    ("target", "addresses"),
+    [
+        ("a:1", ("a:1",)),
+        ("a:1,b:2", ("a:1", "b:2")),
+        (" a:1 , [::1]:2 ", ("a:1", "[::1]:2")),
+        ("ipv4:10.0.0.1:1,10.0.0.2:1", ("ipv4:10.0.0.1:1,10.0.0.2:1",)),
+        ("dns:a:1", ("dns:a:1",)),
+        ("dns://8.8.8.8/a:1", ("dns://8.8.8.8/a:1",)),
+        ("unix:/a,b", ("unix:/a,b",)),
+    ],
+)
+def test_the_servers_of_a_target(target: str, addresses: tuple[str, ...]) -> None:
+    found = target_of(target)
+    assert found.addresses == addresses
+    assert found.several == (len(addresses) > 1)
+
+
+def test_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = target_of("dns:///carousel:7")
+    assert (found.host, found.port, found.addresses, found.several) == ("carousel", 7, (), True)
+    answers = [(10, 1, 6, "", ("fd00::2", 7, 0, 0)), (2, 1, 6, "", ("10.0.0.2", 7))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [*answers, answers[1]])
+    assert look_up(found) == ("10.0.0.2:7", "[fd00::2]:7")
+    assert target_of("dns:///[::1]:7").host == "::1"
+
+
+@pytest.mark.parametrize(
+    ("target", "cause"),
+    [
+        ("", "empty"),
+        ("a:1,", "empty item"),
+        ("a:1,,b:1", "empty item"),
+        ("a:1,b:1,a:1", "a:1 twice"),
+        ("a:1,b", "'b' is not host:port"),
+        ("a,b", "'a' is not host:port"),
+        ("a:1,b:99999", "'b:99999' is not host:port"),
+        ("a:1,::1:2", "'::1:2' is not host:port"),
+        ("a:1,dns:///b:1", "'dns:///b:1' in a list"),
+        ("dns:///a:1,b:1", "'dns:///a:1' in a list"),
+        ("a:1,ipv4:1.2.3.4:1", "'ipv4:1.2.3.4:1' in a list"),
+        ("http://a:1,b:1", "'http://a:1' in a list"),
+        ("dns:///a", "'a' is not host:port"),
+        ("dns:///", "empty item"),
+    ],
+)
+def test_a_target_that_is_not_well_formed_is_refused_and_the_form_is_said(
+    target: str, cause: str
+) -> None:
+    for make in (carousel.Client, carousel.AsyncClient):
+        with pytest.raises(carousel.FieldInvalidError) as caught:
+            make(target)
+        assert cause in caught.value.message
+        assert "a:50051,b:50051 for several" in caught.value.message
+
+
+def test_the_servers_behind_a_name_have_its_certificate() -> None:
+    def name(target: str, address: str, tls: carousel.TLS | bool | None) -> object:
+        options = options_of(target, None, tls, 5.0, 1).channel_options(address)
+        return dict(options).get("grpc.ssl_target_name_override")
+
+    assert name("dns:///carousel:1", "10.0.0.1:1", True) == "carousel"
+    assert name("dns:///carousel:1", "10.0.0.1:1", None) is None
+    assert name("dns:///carousel:1", "10.0.0.1:1", carousel.TLS(server_name="x")) == "x"
+    assert name("a:1,b:1", "b:1", True) is None
+    assert name("a:1", "a:1", True) is None
+
+
+def test_a_silent_server_of_several_is_noticed_sooner() -> None:
+    one = dict(options_of("a:1", None, None, 5.0, 1).channel_options("a:1"))
+    several = dict(options_of("a:1,b:1", None, None, 5.0, 1).channel_options("a:1"))
+    assert "grpc.min_reconnect_backoff_ms" not in one
+    assert several["grpc.min_reconnect_backoff_ms"] == 2_000
+    assert several["grpc.keepalive_time_ms"] < one["grpc.keepalive_time_ms"]
 
 
 @pytest.fixture

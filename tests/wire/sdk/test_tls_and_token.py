@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,26 @@ async def test_the_asyncio_client_is_let_in_too(guarded: ServerProcess, tls: car
             await client.attach("s")
         with pytest.raises(carousel.TokenInvalidError):
             await client.generate(GRU_BYTES, "a").text()
+
+
+def test_the_servers_of_a_list_and_of_a_name_are_checked(
+    guarded: ServerProcess, tls: carousel.TLS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by its own host in a list, and by the name that was looked up."""
+    port = guarded.target.rpartition(":")[2]
+    real = socket.getaddrinfo
+
+    def found(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+        return real("127.0.0.1" if host == "other.example" else host, port, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    for target in (f"{guarded.target},127.0.0.1:1", f"dns:///localhost:{port}"):
+        client = carousel.Client(target, tls=tls, token=TOKENS["alice"], timeout_s=60.0)
+        with client, client.session(LSTM) as session:
+            assert session.step(ROW).shape == (3,)
+    client = carousel.Client(f"dns:///other.example:{port}", tls=tls, retries=0)
+    with client, pytest.raises(carousel.TlsError, match="for another name"):
+        client.models()
 
 
 @pytest.mark.parametrize("token", [None, "wrong", "", "alice-secret2"])
