@@ -68,8 +68,9 @@ class Cluster:
             assert address not in self.streams
             self._openings[address] = self.now_s + pause_s
         for address in effects.leave:
-            self.streams.pop(address).end()
             self.left.append(address)
+            if address in self.streams:
+                self.streams.pop(address).end()
         return effects
 
     def run(self, until: Callable[[], bool] | None = None, most_s: float = 100.0) -> None:

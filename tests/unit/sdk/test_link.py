@@ -141,16 +141,25 @@ def test_the_first_error_that_closes_it_counts(links: Links) -> None:
 
 
 def test_a_stream_ends_once_its_server_is_unknown_and_no_lane_has_it(links: Links) -> None:
-    gone, used, opening, known = (links.of(f"{name}:1") for name in "abcd")
+    gone, used, opening, known, idle = (links.of(f"{name}:1") for name in "abcde")
     for link in (gone, used, known):
         link.opened()
     opening.want()
     used.lanes[1] = Lane(1, 1, used)
     links.take_effects()
     links.leave(("d:1",))
-    assert links.take_effects().leave == ["a:1"]
+    assert links.take_effects().leave == ["a:1", "e:1"]
     assert links.of("a:1") is not gone
+    assert links.of("e:1") is not idle
     assert links.of("c:1") is opening, "it is left when the try has ended"
     del used.lanes[1]
-    links.leave(("d:1",))
+    links.leave(("a:1", "d:1", "e:1"))
     assert links.take_effects().leave == ["b:1"]
+
+
+def test_nothing_is_sent_without_a_stream(links: Links, link: Link) -> None:
+    link.send(hello=pb.Hello())
+    link.opened()
+    link.lost(1.0)
+    link.send(hello=pb.Hello())
+    assert links.take_effects().send == {}

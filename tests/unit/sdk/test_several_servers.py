@@ -151,6 +151,17 @@ def test_no_other_server_is_tried_where_nothing_is_tried_again() -> None:
     assert len(cluster.opened) == 1
 
 
+def test_the_end_of_one_session_sends_no_steps_of_another_on_a_stream_that_is_lost() -> None:
+    cluster = Cluster(carousel.RetryPolicy(attempts=1))
+    lanes = [cluster.open(session_at("a:1", n)) for n in range(3)]
+    ticket = cluster.submit(lanes, *[list(range(20))] * 3)
+    cluster.streams.pop("a:1").end()
+    effects = cluster.core.broken("a:1", carousel.ConnectionLostError("reset"), 0.0)
+    assert effects.send == {}
+    assert effects.ended == [ticket]
+    assert len(ticket.errors) == 3
+
+
 def test_an_error_that_cannot_pass_is_not_carried_to_other_servers(cluster: Cluster) -> None:
     lane = cluster.open("s")
     cluster.break_(lane.link.address, carousel.TokenInvalidError("unknown"))

@@ -90,7 +90,8 @@ class AsyncAttachStream:
                 self._wires[address] = _Wire(self, address)
             self._wires[address].open_in(pause_s)
         for address in effects.leave:
-            self._wires.pop(address).leave()
+            if address in self._wires:
+                self._wires.pop(address).leave()
         if effects.wake_at_s is not None:
             if self._timer is not None:
                 self._timer.cancel()

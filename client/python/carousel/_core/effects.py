@@ -17,7 +17,7 @@ class Effects:
         send: messages for the streams that are open.
         ended: tickets whose waiters are to be woken.
         connect: streams to be opened, each after so many seconds. Then call `connected`.
-        leave: streams to be ended. No session needs them, and their servers are no longer known.
+        leave: servers that are no longer known and that no session needs. Streams to them are to be ended.
         wake_at_s: call `due` at this instant, which replaces the earlier one. None changes nothing.
     """
 

@@ -79,12 +79,11 @@ class Links:
             link.up = link.idle = False
 
     def leave(self, known: tuple[str, ...]) -> None:
-        """Ends the streams to servers that are no longer known, where no lane has one."""
+        """Leaves the servers that are no longer known and where no lane is, unless a try is under way."""
         for link in list(self._by_address.values()):
             if link.address in known or link.lanes or not (link.up or link.idle):
                 continue
-            if link.up:
-                self.effects.leave.append(link.address)
+            self.effects.leave.append(link.address)
             del self._by_address[link.address]
 
     def backoff_s(self, tries: int, error: CarouselError) -> float:
@@ -129,7 +128,9 @@ class Link:
     # -- what is to be done
 
     def send(self, **message: Any) -> None:
-        """Sends an AttachRequest with this field."""
+        """Sends an AttachRequest with this field. Does nothing without a stream."""
+        if not self.up:
+            return
         outgoing = self._links.effects.send.setdefault(self.address, [])
         outgoing.append(pb.AttachRequest(**message))
 

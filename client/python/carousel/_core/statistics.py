@@ -50,7 +50,7 @@ class ClientStatistics:
     drains: int
     moves: int
     redirects: int
-    move_pauses_s: tuple[float, ...]
+    move_pauses_s: tuple[float, ...] = field(repr=False)
 
     @classmethod
     def of(cls, counters: Counters) -> ClientStatistics:

@@ -142,10 +142,14 @@ class AttachStream:
     def close(self) -> None:
         """Ends the streams. Sessions stay open at the server. Callers that wait get ClientClosedError."""
         self._closed = True
-        for connection in list(self._connections.values()):
+        connections = list(self._connections.values())
+        for connection in connections:
             connection.cancel()
         self._own.wake.put(None)
-        if threading.current_thread().name != self._thread.name:
+        own = [self._thread, *[connection.reader for connection in connections]]
+        if (
+            threading.current_thread() not in own
+        ):  # else a finaliser calls, and would wait for itself
             self._thread.join(JOIN_TIMEOUT_S)
 
     # -- the client's thread
@@ -282,9 +286,10 @@ class AttachStream:
         for address, pause_s in effects.connect.items():
             self._openings[address] = time.monotonic() + pause_s
         for address in effects.leave:
-            left = self._connections.pop(address)
-            left.cancel()
-            left.wake.put(None)
+            left = self._connections.pop(address, None)
+            if left is not None:
+                left.cancel()
+                left.wake.put(None)
         if effects.connect and place is not self._own:
             self._own.wake.put(None)
         if effects.wake_at_s is not None and effects.wake_at_s != self._due_s:
