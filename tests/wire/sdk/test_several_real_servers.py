@@ -1,0 +1,77 @@
+"""Two real servers on one Redis, and clients that know both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.redis import RedisServer
+from support.server import FEATURES, GRU_BYTES, LSTM, ServerProcess
+
+import carousel
+from carousel_protos.placement import placed
+
+STEPS, SESSIONS = 60, 6
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[str]:
+    with RedisServer(tmp_path) as redis:
+        yield redis.url
+
+
+def server_of(models_dir: Path, store: str, port: int = 0) -> ServerProcess:
+    return ServerProcess(models_dir, store=store, slots=32, strict=True, port=port)
+
+
+def rows_of(count: int) -> Any:
+    return np.random.default_rng(5).normal(size=(count, STEPS, FEATURES)).astype(np.float32)
+
+
+def test_both_are_restarted_one_after_the_other_under_a_client(
+    models_dir: Path, store: str
+) -> None:
+    rows = rows_of(SESSIONS)
+    with server_of(models_dir, store) as a, server_of(models_dir, store) as b:
+        servers = [a.target, b.target]
+        client = carousel.Client(",".join(servers), timeout_s=120.0)
+        sessions = [client.session(LSTM) for _ in range(SESSIONS)]
+        batch = client.batch(sessions)
+        for session in sessions:
+            assert session._lane.link.address == placed(session.id, servers)
+        outputs = [batch.steps(rows[:, :20])]
+        assert a.stop() == 0
+        outputs.append(batch.steps(rows[:, 20:40]))
+        with server_of(models_dir, store, a.port):
+            assert b.stop() == 0
+            outputs.append(batch.steps(rows[:, 40:]))
+            quiet = client.batch([client.session(LSTM) for _ in range(SESSIONS)])
+            np.testing.assert_array_equal(np.concatenate(outputs, axis=1), quiet.steps(rows))
+            client.close()
+    assert "Traceback" not in a.text + b.text
+
+
+async def test_the_asyncio_client_follows_while_it_streams(models_dir: Path, store: str) -> None:
+    rows = rows_of(1)[0]
+    with server_of(models_dir, store) as a, server_of(models_dir, store) as b:
+        by_target = {server.target: server for server in (a, b)}
+        async with carousel.AsyncClient(",".join(by_target), timeout_s=120.0) as client:
+            session = await client.session(LSTM)
+            text = await client.session(GRU_BYTES)
+            before = await text.generate("ab", max_tokens=5, temperature=0.0).text()
+            there = by_target[session._lane.link.address]
+            outputs = []
+            async for output in session.stream(rows, ahead=4):
+                outputs.append(output)
+                if len(outputs) == 20:
+                    there.signal()
+            after = await text.generate(None, max_tokens=5, temperature=0.0).text()
+            quiet = await (await client.session(LSTM)).steps(rows)
+            whole = await client.generate(GRU_BYTES, "ab", max_tokens=10, temperature=0.0).text()
+        await asyncio.to_thread(there.wait)
+    np.testing.assert_array_equal(outputs, quiet)
+    assert whole.startswith(before + after), "a cut character is completed at the end only"
