@@ -32,8 +32,16 @@ class ReusableServer(HTTPServer):
     allow_reuse_address = True
 
 
+def end_with_supervisor() -> None:
+    """As a real replica: it ends when the other end of stdin is closed, also in a test run that is killed."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
 def main(folder: Path, number: int) -> None:
-    settings = json.loads(sys.stdin.readline())
+    settings = json.loads(sys.stdin.buffer.raw.readline())
+    threading.Thread(target=end_with_supervisor, daemon=True).start()
     acts = (folder / f"{number}.acts").read_text().splitlines()
     with (folder / "lives").open("a") as journal:
         journal.write(f"{number} {os.getpid()}\n")

@@ -253,6 +253,21 @@ async def test_a_program_that_is_missing_is_named(
     assert "replica 0 cannot be started" in caplog.text
 
 
+async def test_the_program_of_these_tests_ends_with_its_supervisor(site: Site) -> None:
+    """Otherwise a test run that is killed would leave it behind."""
+    site.acts("stubborn")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(PROGRAM), str(site.folder), "0", "1",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b'{"port": 0, "metrics_port": 0}\n')
+    assert await process.stdout.readline()
+    process.stdin.close()
+    assert await asyncio.wait_for(process.wait(), WITHIN_S) == 1
+
+
 async def test_pauses_grow_and_a_steady_life_forgets_them() -> None:
     pace = Pace()
     one = Replica(0, Settings(), pace)
