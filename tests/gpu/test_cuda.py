@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import carousel_models
+from carousel_models import devices
 from carousel_server.core.ports import Export, Generate, Import, Infer, StepBlock
 from carousel_server.core.types import GenerateSpec, OpenSpec, SamplingSpec
 from tests.parity import reference
@@ -68,6 +69,26 @@ def test_strict_bits_do_not_depend_on_the_batch(package: Path, kernel: str) -> N
 def test_state_stays_on_the_device(package: Path, kernel: str) -> None:
     rig = Rig(carousel_models.load(package, device="cuda", kernel=kernel))
     assert all(tensor.is_cuda for tensor in rig.engine._rows.slab.tensors)
+
+
+@every_kernel
+@lstm
+def test_one_gpu_of_several_has_all_of_a_model(package: Path, kernel: str) -> None:
+    """The last one, which is the first on a machine with one GPU."""
+    device = torch.device("cuda", torch.cuda.device_count() - 1)
+    before = torch.cuda.current_device()
+    try:
+        devices.use(device)
+        rig = Rig(carousel_models.load(package, device=device, kernel=kernel))
+        x = sequences(3)
+        served = serve(package, x, busy=True, strict=False, device=str(device), kernel=kernel)
+    finally:
+        torch.cuda.set_device(before)
+    assert {tensor.device for tensor in rig.engine._rows.slab.tensors} == {device}
+    expected = np.stack([reference.run(package, row)["y"] for row in x])
+    np.testing.assert_allclose(
+        served, expected, atol=TOLERANCE["float32"], rtol=TOLERANCE["float32"]
+    )
 
 
 @every_kernel
