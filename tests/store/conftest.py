@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from support.redis import RedisServer
+from support.redis_cluster import ClusterServers
 
 from carousel_server.core.store import Store
 from carousel_server.store import StoreThread
 
-from .media import InMemory, InRedis, InSharedSqlite, InSqlite, Medium
+from .media import InCluster, InMemory, InRedis, InSharedSqlite, InSqlite, Medium
 from .recorded import Clock, Recorded, Told
 
 
@@ -26,6 +27,22 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture
 def in_redis(redis_server: RedisServer) -> Iterator[InRedis]:
     medium = InRedis(redis_server)
+    yield medium
+    for store in medium.opened:
+        store._link.close()
+
+
+@pytest.fixture(scope="session")
+def cluster_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers]:
+    """A cluster of three primaries for tests that leave it as it is."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with ClusterServers(folder, replicas=0) as servers:
+        yield servers
+
+
+@pytest.fixture
+def in_cluster(cluster_servers: ClusterServers) -> Iterator[InCluster]:
+    medium = InCluster(cluster_servers)
     yield medium
     for store in medium.opened:
         store._link.close()
@@ -47,7 +64,9 @@ def in_shared_sqlite(tmp_path: Path) -> Iterator[InSharedSqlite]:
         store.close()
 
 
-@pytest.fixture(params=["memory", "memory-with-leases", "sqlite", "shared_sqlite", "redis"])
+@pytest.fixture(
+    params=["memory", "memory-with-leases", "sqlite", "shared_sqlite", "redis", "cluster"]
+)
 def medium(request: pytest.FixtureRequest) -> Medium:
     if request.param == "memory":
         return InMemory(math.inf)
@@ -64,7 +83,7 @@ def store(medium: Medium) -> Store:
     return medium.open()
 
 
-@pytest.fixture(params=["memory-with-leases", "shared_sqlite", "redis"])
+@pytest.fixture(params=["memory-with-leases", "shared_sqlite", "redis", "cluster"])
 def shared(request: pytest.FixtureRequest) -> Medium:
     """A medium that several replicas can use at once."""
     if request.param != "memory-with-leases":

@@ -8,11 +8,13 @@ import uuid
 from pathlib import Path
 
 from support.redis import RedisServer
+from support.redis_cluster import ClusterServers
 
 from carousel_server.core.store import Commit, NewSession, SessionKey, Store
 from carousel_server.core.types import Durability
 from carousel_server.store import MemoryMedium, MemoryStore, SharedSqliteStore, SqliteStore
 from carousel_server.store.redis import RedisStore
+from carousel_server.store.redis_keys import tags_of
 
 KEY = SessionKey("tenant", "s1")
 NEW = NewSession("m", Durability.ASYNC, 100.0, (1 << 64) - 1, 1234.5)
@@ -114,6 +116,26 @@ class InRedis(Medium):
     def run_out(self, owner: str) -> None:
         with self.server.client() as client:
             assert client.hdel(f"{{{self.prefix}}}:replicas", owner) == 1
+
+
+class InCluster(Medium):
+    """A store with several shards in a Redis Cluster."""
+
+    def __init__(self, servers: ClusterServers) -> None:
+        self.servers = servers
+        self.prefix = uuid.uuid4().hex
+        self.opened: list[RedisStore] = []
+
+    def open(self, owner: str = ALICE, lease_ttl_s: float = 30.0) -> RedisStore:
+        store = RedisStore(f"{self.servers.url}?shards=6", owner, lease_ttl_s, prefix=self.prefix)
+        self.opened.append(store)
+        return store
+
+    def run_out(self, owner: str) -> None:
+        for tag in tags_of(self.prefix, 6):
+            key = f"{{{tag}}}:replicas"
+            with self.servers.client_of(key) as client:
+                assert client.hdel(key, owner) == 1
 
 
 def commit(

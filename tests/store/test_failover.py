@@ -158,13 +158,15 @@ def test_a_node_of_a_cluster_is_refused_by_name(tmp_path: Path) -> None:
     ) as server:
         text = _refused(server.url)
     assert "is a node of a Redis Cluster" in text
-    assert "without cluster-enabled" in text
+    assert "redis+cluster://HOST1:PORT" in text
 
 
 def test_a_sentinel_is_refused_by_name(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"redis_version": "7.0.15", "redis_mode": "sentinel"}
     monkeypatch.setattr(redis.Redis, "info", lambda *_, **__: told)
-    assert "is a Redis Sentinel" in _refused(pair.first.url)
+    text = _refused(pair.first.url)
+    assert "is a Redis Sentinel" in text
+    assert "redis+sentinel://HOST1:PORT" in text
 
 
 def test_one_that_is_still_loading_is_refused_by_name(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from carousel_server.core.store import Outcome, SessionKey, Verdict
 from carousel_server.core.types import Durability
 from carousel_server.store import StoreError, open_store
 from carousel_server.store.redis import RedisStore
-from carousel_server.store.redis_link import LIBRARY
+from carousel_server.store.redis_node import LIBRARY
 
 from .media import ALICE, KEY, NEW, InRedis, commit
 
@@ -150,8 +150,10 @@ def test_an_ended_session_leaves_nothing_else_behind(in_redis: InRedis) -> None:
     store.remove(KEY, 1, "SESSION_CLOSED")
     store.close()
     with in_redis.server.client() as client:
-        left = list(client.scan_iter(match=f"*{in_redis.prefix}*"))
-    assert left == [f"{{{in_redis.prefix}}}:ended:tenant/s1".encode()]
+        left = set(client.scan_iter(match=f"*{in_redis.prefix}*"))
+    assert left == {
+        f"{{{in_redis.prefix}}}:{end}".encode() for end in ("ended:tenant/s1", "layout")
+    }
 
 
 # -- opening

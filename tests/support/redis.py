@@ -16,9 +16,16 @@ import redis
 class RedisServer:
     """A server in its own folder, which survives `kill` and `start`. Use it as a context manager."""
 
-    def __init__(self, folder: Path, *options: str, appendfsync: str = "everysec") -> None:
-        if shutil.which("redis-server") is None:
-            pytest.skip("redis-server is missing: apt-get install redis-server")
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        appendfsync: str = "everysec",
+        program: str = "redis-server",
+    ) -> None:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is missing: apt-get install redis-server")
+        self._program = program
         self._folder = folder
         self._options: Sequence[str] = ("--appendfsync", appendfsync, *options)
         self.port = free_port()
@@ -49,7 +56,7 @@ class RedisServer:
         self._start(b"Server initialized", *options)
 
     def _start(self, until: bytes, *options: str) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
+        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "yes", "--dir", str(self._folder)]
         command += [*self._options, *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -61,6 +68,11 @@ class RedisServer:
                 return
         self.kill()
         raise AssertionError("redis-server did not start:\n" + "".join(said))
+
+    @property
+    def is_running(self) -> bool:
+        """True between `start` and `kill`."""
+        return self._process is not None
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -95,6 +95,8 @@ class Verdict(Enum):
     """A newer activation exists, or the session has ended. The sender no longer owns it."""
     STALE = "stale"
     """The store has a later seq of the same epoch. A newer commit was faster."""
+    UNANSWERED = "unanswered"
+    """The session's shard of the store failed. The result is unknown, and the caller may repeat it."""
 
 
 class Outcome(NamedTuple):
@@ -103,6 +105,9 @@ class Outcome(NamedTuple):
     verdict: Verdict
     epoch: int
     seq: int
+
+
+UNANSWERED = Outcome(Verdict.UNANSWERED, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,8 @@ class Store(Replicas, Protocol):
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
         """Commits snapshots in one transaction. Returns the outcomes in the same order.
 
-        After it returns, they survive the death of this process, and with `fsync` a loss of power.
+        After it returns, they survive the death of this process, and with `fsync` a loss of power. UNANSWERED
+        ones may not: their shard of the store failed, while others answered.
         """
 
     def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
@@ -304,6 +310,7 @@ class StorePort(Protocol):
 __all__ = [
     "HEAD_BYTES",
     "NO_SNAPSHOT",
+    "UNANSWERED",
     "Acquire",
     "Announcement",
     "AskFor",

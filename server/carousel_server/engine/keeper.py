@@ -26,6 +26,7 @@ _MOST_IN_GROUP = 512
 """Snapshots taken between two ticks; the others follow when the store has answered."""
 
 _PAUSE_S = 0.1
+_SHARD_PAUSE_S = 0.02
 """How long the store is left alone after a fault."""
 
 
@@ -125,6 +126,13 @@ class Keeper:
             self._report_fault(command.answer, now)
             return
         seqs = command.seqs[live]
+        unanswered = np.array(
+            [command.answer[i].verdict is Verdict.UNANSWERED for i in live], np.bool_
+        )
+        if unanswered.any():
+            self._shard_failed(rows[unanswered], now)
+            chosen = np.flatnonzero(~unanswered)
+            rows, seqs, live = rows[chosen], seqs[chosen], [live[i] for i in chosen.tolist()]
         ours = [
             self._is_ours(row, seq, command.answer[i])
             for row, seq, i in zip(rows.tolist(), seqs.tolist(), live, strict=True)
@@ -133,9 +141,19 @@ class Keeper:
         self._metrics.durable(now - self._since_s)
         self._rows.confirm(rows[chosen], seqs[chosen], now)
 
-    def _report_fault(self, fault: CarouselError, now: float) -> None:
+    def _shard_failed(self, rows: Int64s, now: float) -> None:
+        """A part of the store has not answered for some rows. The others go on."""
+        error = CarouselError(
+            "STORE_UNAVAILABLE", "a shard of the store does not answer", retry_after_s=_PAUSE_S
+        )
+        self._ledger.pause(now + _SHARD_PAUSE_S)
+        for row in rows.tolist():
+            self._ledger.failed(row, error, now)
+        self._report_fault(error, now, among=rows)
+
+    def _report_fault(self, fault: CarouselError, now: float, among: Int64s | None = None) -> None:
         """Tells clients whose steps wait for the store of its fault. What was accepted stays accepted."""
-        rows = self._ledger.to_notify(now)
+        rows = self._ledger.to_notify(now, among)
         if not len(rows):
             return
 

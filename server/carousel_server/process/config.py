@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     # -- the store
     store: str = _setting(
         "",
-        "Where sessions survive a restart: sqlite:FILE, redis://HOST:PORT/DB or rediss://…. memory parks "
+        "Where sessions survive a restart: sqlite:FILE, redis://HOST:PORT/DB, redis+cluster://HOST:PORT,… or "
+        "redis+sentinel://HOST:PORT,…/NAME; with TLS rediss…. memory parks "
         "idle sessions, but ends with the server. Empty keeps sessions on the device only.",
     )
     replica: str = _setting(

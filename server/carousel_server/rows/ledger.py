@@ -200,12 +200,14 @@ class Ledger:
         self._urgent[row] |= self._table.sync[row]
         self._wake(row, error)
 
-    def to_notify(self, now: float) -> Int64s:
+    def to_notify(self, now: float, among: Int64s | None = None) -> Int64s:
         """Rows that wait for a store at fault, and whose sinks have not been notified for a second.
 
-        The caller notifies each now.
+        The caller notifies each now. `among` leaves out other rows, whose part of the store has no fault.
         """
         table, rows = self._table, self._dirty.where(self._dirty_since_s, np.inf)
+        if among is not None:
+            rows = np.intersect1d(rows, among)
         rows = rows[table.durable[rows] < table.applied[rows]]
         rows = rows[now - self._notified_s[rows] >= _NOTIFY_EVERY_S]
         self._notified_s[rows] = now

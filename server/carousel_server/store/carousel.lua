@@ -12,6 +12,8 @@
 --   replicas               hash: of each replica its boot, the end of its lease, and its announcement
 --   mail:<replica>         list: requests for sessions that the replica holds, each with its end
 --
+-- Once for the whole store there is layout, the number of tags.
+--
 -- Leases are timed by this server's clock, in milliseconds. Instants of use come from the replicas, as text; so
 -- do epochs and seqs, which are below 2^53. A change that an older server could not bear takes a new library name.
 
@@ -228,6 +230,17 @@ local function replicas(keys)
   return live
 end
 
+-- keys: layout, expiry of a store with one tag. The number of tags for a new store. The number of this store's.
+local function layout(keys, args)
+  local found = redis.call('GET', keys[1])
+  if not found then
+    -- Stores from before there was a layout have one tag.
+    found = redis.call('EXISTS', keys[2]) == 1 and '1' or args[1]
+    redis.call('SET', keys[1], found)
+  end
+  return tonumber(found)
+end
+
 -- keys: ids. after, limit. Ids of a tenant, sorted.
 local function ids(keys, args)
   return redis.call('ZRANGE', keys[1], args[1] == '' and '-' or '(' .. args[1], '+', 'BYLEX', 'LIMIT', 0, args[2])
@@ -300,6 +313,7 @@ redis.register_function{function_name = 'carousel_v3_read', callback = read, fla
 redis.register_function{function_name = 'carousel_v3_renew', callback = renew, flags = {'allow-oom'}}
 redis.register_function{function_name = 'carousel_v3_resign', callback = resign, flags = {'allow-oom'}}
 redis.register_function{function_name = 'carousel_v3_replicas', callback = replicas, flags = {'no-writes'}}
+redis.register_function('carousel_v3_layout', layout)
 redis.register_function{function_name = 'carousel_v3_ids', callback = ids, flags = {'no-writes'}}
 redis.register_function{function_name = 'carousel_v3_due', callback = due, flags = {'no-writes'}}
 redis.register_function{function_name = 'carousel_v3_count', callback = count, flags = {'no-writes'}}

@@ -48,8 +48,7 @@ def open_store(url: str, *, replica: str, lease_ttl_s: float, shared: bool = Fal
     """Opens a store.
 
     Args:
-        url: "memory", "sqlite:PATH", a path without a colon that ends in .db, or a URL that begins with
-            redis://, rediss:// or unix://.
+        url: "memory", "sqlite:PATH", a path without a colon that ends in .db, or a URL of Redis. See `FORMS`.
         replica: this server's name, which no other running server may have.
         lease_ttl_s: how long a replica that does not answer keeps its sessions. At least 0.1, where
             several replicas can use the store.
@@ -183,7 +182,7 @@ def _open_redis(url: str, replica: str, lease_ttl_s: float) -> Store:
     try:
         from .redis import RedisStore
     except ModuleNotFoundError as error:
-        if error.name != "redis":
+        if (error.name or "").partition(".")[0] != "redis":
             raise
         raise StoreError(
             "the driver for Redis is not installed\npip install 'carousel-serving[redis]'"
@@ -217,5 +216,11 @@ FORMS = (
     Form("redis://", "redis://HOST:PORT/0", _REDIS),
     Form("rediss://", "rediss://USER:PASSWORD@HOST:PORT/0", _REDIS),
     Form("unix://", "unix://PATH?db=0", _REDIS),
+    Form("redis+cluster://", "redis+cluster://HOST1:PORT,HOST2:PORT", _REDIS),
+    Form("rediss+cluster://", "rediss+cluster://USER:PASSWORD@HOST1:PORT,HOST2:PORT", _REDIS),
+    Form("redis+sentinel://", "redis+sentinel://HOST1:PORT,HOST2:PORT/NAME", _REDIS),
+    Form(
+        "rediss+sentinel://", "rediss+sentinel://USER:PASSWORD@HOST1:PORT,HOST2:PORT/NAME", _REDIS
+    ),
 )
 """All forms of a store's URL, without the path of a SQLite file that ends in .db."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from typing_extensions import override
 
+from carousel_server.core.errors import CarouselError
 from carousel_server.core.failpoints import armed, hit
 from carousel_server.core.replicas import KEPT_S, MAIL_MOST, MAIL_S, UNANNOUNCED
 from carousel_server.core.store import (
     NO_SNAPSHOT,
+    UNANSWERED,
     Announcement,
     Asked,
     Commit,
@@ -28,10 +31,13 @@ from carousel_server.core.store import (
 from carousel_server.core.types import Durability
 
 from . import redis_answers
-from .faults import check_floor, check_reason
-from .redis_keys import Keys, Shard, name_of
-from .redis_link import Answers, Arguments, Call, RedisLink
+from .faults import StoreError, check_floor, check_reason
+from .redis_cluster import ClusterLink
+from .redis_keys import Keys, Shard, layout_key, name_of, tags_of
+from .redis_link import Link, RedisLink
+from .redis_node import Answers, Arguments, Call
 from .redis_scans import Scans
+from .redis_target import Kind, Target, read_url
 from .steady import SteadyClock
 
 _COMMITS_PER_CALL = 16
@@ -42,6 +48,9 @@ appendfsync always and everysec. One session a call was slowest.
 _RELEASES_PER_CALL = 256
 _VERDICTS = (Verdict.DONE, Verdict.FENCED, Verdict.STALE)
 
+_Group = tuple[Shard, Sequence[int]]
+"""Places of sessions of one shard in a list."""
+
 
 class RedisStore(Store):
     """A store in Redis, by the functions of carousel.lua. Used by one thread.
@@ -50,13 +59,13 @@ class RedisStore(Store):
     a former one has its sessions at once, since no two replicas may have one name.
 
     Args:
-        url: see `RedisLink`.
+        url: of a Redis or Valkey, of a cluster, or of Sentinels. See `opening.FORMS`.
         owner: the replica's name, such as its address.
         lease_ttl_s: how long a lease lasts without `renew`.
         prefix: of all keys. Each deployment in one database needs its own.
 
     Raises:
-        StoreError: see `RedisLink`.
+        StoreError: see `RedisLink` and `ClusterLink`. The store has another number of shards.
     """
 
     name = "redis"
@@ -68,10 +77,12 @@ class RedisStore(Store):
         self.lease_ttl_s = lease_ttl_s
         self._owner = owner
         self._boot = secrets.token_hex(8)
-        self._keys = Keys([prefix])
+        target = read_url(url)
         # Two time-outs fit into a lease, so a lost server is noticed before it expires.
-        self._link = RedisLink(url, timeout_s=max(lease_ttl_s / 4, 0.1))
-        self._scans = Scans(self._keys, self._link.call_all)
+        links = {Kind.SINGLE: RedisLink, Kind.SENTINEL: RedisLink, Kind.CLUSTER: ClusterLink}
+        self._link: Link = links[target.kind](target, max(lease_ttl_s / 4, 0.1))
+        self._keys = Keys(tags_of(prefix, _shards(self._link, target, prefix)))
+        self._scans = Scans(self._keys, self._link)
         levels = {Durability.ASYNC, Durability.SYNC}
         if self._link.is_fsynced():
             levels.add(Durability.SYNC_FSYNC)
@@ -93,7 +104,7 @@ class RedisStore(Store):
         shard = self._keys.of(key)
         opening = () if new is None else _opening(new, first)
         asked = (name_of(key), key.id, self._owner, self._boot, str(epoch_floor), *opening)
-        answer = self._link.call("acquire", [*shard.all_of(key), shard.replicas], asked)
+        answer = self._call("acquire", [*shard.all_of(key), shard.replicas], asked)
         _, created, facts, snapshot = redis_answers.acquired(key, answer)
         record = redis_answers.record(key, facts, is_held=True, head=b"")
         return replace(record, snapshot=snapshot, created=bool(created))
@@ -109,25 +120,36 @@ class RedisStore(Store):
         return self._commit(commits)
 
     def _commit(self, commits: Sequence[Commit]) -> list[Outcome]:
-        calls: list[Call] = []
-        # Where each answer belongs.
-        places: list[Sequence[int]] = []
-        for shard, some in self._by_shard([one.key for one in commits], _COMMITS_PER_CALL):
-            told = [
-                part
-                for one in (commits[place] for place in some)
-                for part in (
-                    *(str(one.epoch), str(one.seq), repr(one.last_used_unix_s)),
-                    one.snapshot,
-                )
-            ]
-            calls.append(("commit", [shard.session(commits[place].key) for place in some], told))
-            places.append(some)
+        groups = self._by_shard([one.key for one in commits], _COMMITS_PER_CALL)
         outcomes: dict[int, Outcome] = {}
-        for some, answer in zip(places, self._link.call_all(calls), strict=True):
-            for place, (verdict, epoch, seq) in zip(some, answer, strict=True):
-                outcomes[place] = Outcome(_VERDICTS[verdict], int(epoch), int(seq))
+        failed = self._commit_groups(commits, groups, outcomes)
+        # While a shard moves to another server, only calls with one key are answered.
+        alone = [(shard, [place]) for (shard, some), _ in failed if len(some) > 1 for place in some]
+        if alone:
+            self._commit_groups(commits, alone, outcomes)
+        if failed and all(one is UNANSWERED for one in outcomes.values()):
+            raise failed[0][1]
         return [outcomes[place] for place in range(len(commits))]
+
+    def _commit_groups(
+        self, commits: Sequence[Commit], groups: Sequence[_Group], outcomes: dict[int, Outcome]
+    ) -> Sequence[tuple[_Group, CarouselError]]:
+        """Commits each group in one call, and fills `outcomes`. Returns the groups that failed."""
+        calls: list[Call] = []
+        for shard, some in groups:
+            told: list[str | bytes] = []
+            for one in (commits[place] for place in some):
+                told += (str(one.epoch), str(one.seq), repr(one.last_used_unix_s), one.snapshot)
+            calls.append(("commit", [shard.session(commits[place].key) for place in some], told))
+        failed = []
+        for group, answer in zip(groups, self._link.call_each(calls), strict=True):
+            if isinstance(answer, CarouselError):
+                outcomes.update(dict.fromkeys(group[1], UNANSWERED))
+                failed.append((group, answer))
+                continue
+            for place, (verdict, epoch, seq) in zip(group[1], answer, strict=True):
+                outcomes[place] = Outcome(_VERDICTS[verdict], int(epoch), int(seq))
+        return failed
 
     @override
     def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
@@ -144,13 +166,13 @@ class RedisStore(Store):
     def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
         check_reason(reason)
         arguments = (name_of(key), key.id, str(epoch), reason)
-        return _VERDICTS[self._link.call("remove", self._keys.of(key).all_of(key), arguments)]
+        return _VERDICTS[self._call("remove", self._keys.of(key).all_of(key), arguments)]
 
     @override
     def read(self, key: SessionKey) -> Record:
         shard = self._keys.of(key)
         keys = [shard.session(key), shard.ended(key), shard.replicas]
-        answer = redis_answers.unless_gone(key, self._link.call("read", keys, ()))
+        answer = redis_answers.unless_gone(key, self._call("read", keys, ()))
         _, is_held, facts, head = answer
         return redis_answers.record(key, facts, is_held=bool(is_held), head=head)
 
@@ -169,17 +191,26 @@ class RedisStore(Store):
 
     @override
     def replicas(self) -> Sequence[Replica]:
-        answer = self._link.call("replicas", [self._keys.shards[0].replicas], ())
+        # Each shard has them all.
+        for shard in self._keys.shards[:-1]:
+            try:
+                return self._replicas(shard)
+            except CarouselError:
+                continue
+        return self._replicas(self._keys.shards[-1])
+
+    def _replicas(self, shard: Shard) -> Sequence[Replica]:
+        answer = self._call("replicas", [shard.replicas], ())
         return sorted(map(redis_answers.replica, answer), key=lambda one: one.name)
 
     @override
     def ask_for(self, key: SessionKey, holder: str, *, take_over: bool, by: str) -> None:
         mail = redis_answers.mail(Asked(key, take_over, by))
-        self._link.call("ask", [self._keys.mailbox(holder)], (mail, MAIL_MOST, int(MAIL_S * 1000)))
+        self._call("ask", [self._keys.mailbox(holder)], (mail, MAIL_MOST, int(MAIL_S * 1000)))
 
     @override
     def asked(self, limit: int) -> Sequence[Asked]:
-        mail = self._link.call("take", [self._keys.mailbox(self._owner)], (limit,))
+        mail = self._call("take", [self._keys.mailbox(self._owner)], (limit,))
         return [redis_answers.asked(one) for one in mail]
 
     @override
@@ -225,15 +256,16 @@ class RedisStore(Store):
         finally:
             self._link.close()
 
+    def _call(self, function: str, keys: Sequence[str], arguments: Arguments) -> Any:
+        return self._link.call_all([(function, keys, arguments)])[0]
+
     def _in_all(self, function: str, arguments: Arguments) -> Answers:
         """Calls a function on the leases of every shard."""
         return self._link.call_all(
             [(function, [shard.replicas], arguments) for shard in self._keys.shards]
         )
 
-    def _by_shard(
-        self, keys: Sequence[SessionKey], most: int
-    ) -> Sequence[tuple[Shard, Sequence[int]]]:
+    def _by_shard(self, keys: Sequence[SessionKey], most: int) -> Sequence[_Group]:
         """The places of `keys` in groups of one shard each, at most `most` in a group."""
         places: dict[Shard, list[int]] = {}
         for place, key in enumerate(keys):
@@ -250,3 +282,25 @@ def _opening(new: NewSession, first: First) -> tuple[str | bytes, ...]:
         *(new.model, str(int(new.durability)), repr(new.idle_ttl_s)),
         *(str(new.seed), repr(new.created_at_unix_s), str(first.seq), first.snapshot),
     )
+
+
+def _shards(link: Link, target: Target, prefix: str) -> int:
+    """The number of shards of the store, which its first start has set.
+
+    Raises:
+        StoreError: the URL asks for another number.
+    """
+    layout = layout_key(prefix)
+    arguments = (target.shards or link.shards,)
+    try:
+        (found,) = link.call_all([("layout", [layout, Keys([prefix]).shards[0].expiry], arguments)])
+    except CarouselError as error:
+        link.close()
+        raise StoreError(f"{target.shown} {error.message}\ntry again when it answers") from None
+    if target.shards and target.shards != found:
+        link.close()
+        raise StoreError(
+            f"the store has {found} shards, and its URL says {target.shards}\n"
+            f"write shards={found}, or leave it out: the number never changes"
+        )
+    return int(found)

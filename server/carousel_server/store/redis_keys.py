@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import count
 from typing import NamedTuple
 
+from redis.crc import key_slot
+
 from carousel_server.core.store import SessionKey
+
+_SLOTS = 16_384
 
 
 class Shard(NamedTuple):
@@ -73,3 +78,21 @@ def key_of(name: str) -> SessionKey:
     """The session of a name."""
     tenant, _, session_id = name.partition("/")
     return SessionKey(tenant, session_id)
+
+
+def layout_key(prefix: str) -> str:
+    """The key with the number of shards. It is in the place of a store with one shard."""
+    return f"{{{prefix}}}:layout"
+
+
+def tags_of(prefix: str, shards: int) -> list[str]:
+    """The hash tags of a store. Their slots are evenly spread, and so are they over a cluster's servers."""
+    if shards == 1:
+        return [prefix]
+    return [_tag(f"{prefix}:{number}", number, shards) for number in range(shards)]
+
+
+def _tag(name: str, number: int, shards: int) -> str:
+    """The first tag of a name whose slot is in the share `number` of all slots."""
+    candidates = (f"{name}.{extra}" for extra in count())
+    return next(one for one in candidates if key_slot(one.encode()) * shards // _SLOTS == number)

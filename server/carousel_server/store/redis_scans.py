@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.store import Record, SessionKey
 
 from .redis_answers import record, unless_gone
 from .redis_keys import Keys, Shard, key_of
-from .redis_link import Call
+from .redis_link import Link
+from .redis_node import Answers, Call
 
 _PAGE = 256
 """Sessions that a list reads at once, about."""
@@ -19,16 +19,12 @@ _RECHECK_S = 10.0
 """How soon a sweep looks again at a session that is old, but held."""
 
 
-CallAll = Callable[[Sequence[Call]], list[Any]]
-"""The answers of several functions, sent together."""
-
-
 class Scans:
     """Lists and sweeps over the shards of a store. Errors are those of the link."""
 
-    def __init__(self, keys: Keys, call_all: CallAll) -> None:
+    def __init__(self, keys: Keys, link: Link) -> None:
         self._keys = keys
-        self._call_all = call_all
+        self._link = link
 
     def listed(self, tenant: str, after: str, limit: int, model: str) -> list[Record]:
         """See `Store.list`. Sessions that begin or end meanwhile may be in it or not."""
@@ -50,7 +46,9 @@ class Scans:
         """
         shards = self._keys.shards
         size = max(_PAGE // len(shards), _LEAST_PAGE)
-        pages = self._call_all([("ids", [shard.ids(tenant)], (after, size)) for shard in shards])
+        pages = self._link.call_all(
+            [("ids", [shard.ids(tenant)], (after, size)) for shard in shards]
+        )
         ends = [page[-1] for page in pages if len(page) == size]
         end = min(ends, default=None)
         ids = sorted(one for page in pages for one in page if end is None or one <= end)
@@ -63,7 +61,7 @@ class Scans:
             shard = self._keys.of(key)
             calls.append(("read", [shard.session(key), shard.ended(key), shard.replicas], ()))
         records = []
-        for key, answer in zip(keys, self._call_all(calls), strict=True):
+        for key, answer in zip(keys, self._link.call_all(calls), strict=True):
             try:
                 _, is_held, facts, head = unless_gone(key, answer)
             except CarouselError:
@@ -73,11 +71,12 @@ class Scans:
 
     def sweep(self, now_unix_s: float, limit: int) -> int:
         """See `Store.sweep`. The server itself forgets reasons."""
+        # Shards that do not answer are left out.
         ended, shards = 0, list(self._keys.shards)
         while shards and ended < limit:
             room = limit - ended
-            due = self._call_all(
-                [("due", [shard.expiry], (repr(now_unix_s), room)) for shard in shards]
+            due = self._answered(
+                [("due", [shard.expiry], (repr(now_unix_s), room)) for shard in shards], []
             )
             looked_at = [
                 (shard, key_of(name.decode()))
@@ -85,11 +84,23 @@ class Scans:
                 for name in names
             ][:room]
             calls = [_expire(shard, key, now_unix_s) for shard, key in looked_at]
-            ended += sum(self._call_all(calls))
+            ended += sum(self._answered(calls, 0))
             # Sessions that are still held move to a later place, so each turn gets further.
             full = sum(map(len, due)) > len(looked_at)
-            shards = [s for s, names in zip(shards, due, strict=True) if full or len(names) == room]
+            shards = [
+                shard
+                for shard, names in zip(shards, due, strict=True)
+                if names and (full or len(names) == room)
+            ]
         return ended
+
+    def _answered(self, calls: Sequence[Call], otherwise: object) -> Answers:
+        """The answers, with `otherwise` in the place of errors."""
+        answers = self._link.call_each(calls)
+        faults = [one for one in answers if isinstance(one, CarouselError)]
+        if faults and len(faults) == len(calls):
+            raise faults[0]
+        return [otherwise if isinstance(one, CarouselError) else one for one in answers]
 
 
 def _expire(shard: Shard, key: SessionKey, now_unix_s: float) -> Call:

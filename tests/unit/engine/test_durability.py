@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,14 @@ import pytest
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, Bind, Close, Export, Fork, Import, Replay, StepBlock
-from carousel_server.core.store import Commit, CommitGroup, SessionKey, Verdict
+from carousel_server.core.store import (
+    UNANSWERED,
+    Commit,
+    CommitGroup,
+    Outcome,
+    SessionKey,
+    Verdict,
+)
 from carousel_server.core.types import Durability, OpenSpec, Phase
 from carousel_server.residency.room import STAY_S
 from carousel_server.rows.snapshot import encode
@@ -134,6 +142,33 @@ def test_an_async_session_runs_no_further_ahead_than_its_bound(
     assert rig.engine.idle, "what waits for the store is no work"
     rig.rest()
     assert sink.of(1) == sums(*range(1, 9))
+
+
+def test_a_shard_that_fails_holds_up_its_own_sessions_only(
+    rig: DurableRig, sink: RecordingSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [rig.open_durable(name, Durability.SYNC) for name in ("well", "ill")]
+    for tag, ref in enumerate(refs, 1):
+        rig.run(Bind(ref, sink, tag))
+        rig.send(sink, ref, 1, tag, tag=tag)
+    commit = rig.store.store.commit
+
+    def partly(commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
+        done = iter(commit([one for one in commits if one.key.id != "ill"], fsync=fsync))
+        return [UNANSWERED if one.key.id == "ill" else next(done) for one in commits]
+
+    monkeypatch.setattr(rig.store.store, "commit", partly)
+    for _ in range(5):
+        rig.tick()
+        rig.turn()
+        rig.now += 0.05
+    assert sink.of(1) == [(1, [1.0, -1.0])]
+    assert sink.of(2) == [], "it waits, and its session stays"
+    monkeypatch.setattr(rig.store.store, "commit", commit)
+    rig.now += 1.0
+    rig.rest()
+    assert sink.of(2) == [(1, [2.0, -2.0])]
+    rig.engine.check_integrity()
 
 
 def test_steps_of_many_sessions_are_committed_as_one_group(
