@@ -379,6 +379,21 @@ def test_the_sessions_of_a_server_that_stops_are_bound_elsewhere(cluster: Cluste
     assert cluster.binds()[-1] == (lane.link.address, False)
 
 
+@pytest.mark.parametrize("reason", ["DRAINING", "QUEUE_FULL"])
+def test_a_session_whose_steps_a_draining_server_refuses_leaves_it(
+    cluster: Cluster, reason: str
+) -> None:
+    lane = cluster.open(session_at("a:1"))
+    cluster.streams["a:1"].send(drain=pb.Drain())
+    cluster.refuse("a:1", "Step", reason)
+    ticket = cluster.submit([lane], [1])
+    cluster.run()
+    assert outputs_of(ticket) == fold([1])
+    assert lane.link.address == ranking(lane.session_id)[1]
+    assert cluster.now_s < 1.0
+    assert "a:1" in cluster.streams, "that one has not ended"
+
+
 def test_a_session_that_a_server_gives_up_is_bound_elsewhere_at_once(cluster: Cluster) -> None:
     lane = cluster.open(session_at("a:1"))
     session = cluster.all.get(lane.session_id)

@@ -152,8 +152,7 @@ class Answers:
             self._on_taken_away(lane, error_of(unbound.status))
         elif lane.phase is LanePhase.FENCING:
             lane.advance(LaneEvent.UNBOUND)
-            if lane.trouble is not None:
-                self._routing.refused(lane, lane.trouble.error)
+            self._routing.refused(lane, lane.trouble.error if lane.trouble else None)
             self.bind(lane)
         else:
             closed = SessionClosedError("the session was closed by this client")

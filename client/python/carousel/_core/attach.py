@@ -155,6 +155,8 @@ class AttachCore:
             if lane.phase is LanePhase.HELD:
                 self._bindings.fence(lane)
             else:
+                if lane.link.draining:
+                    self._routing.refused(lane, None)
                 self._answers.bind(lane)
         return self._links.take_effects(self._bindings.next_due_s)
 

@@ -65,6 +65,10 @@ class Bindings:
         """Binds a waiting lane now, if its stream allows it; else the next stream does."""
         if not lane.link.may_bind:
             lane.link.want()
+            if lane.may_ask:  # the server drains, and no other one is there just now
+                self._ask_later(
+                    lane, ConnectionLostError("its server stops, and no other was found")
+                )
             return
         lane.advance(LaneEvent.BIND)
         lane.attach_id += 1
@@ -98,14 +102,14 @@ class Bindings:
         for lane in self._troubled.values():
             assert lane.trouble is not None
             instants.append(lane.trouble.until_s)
-            if lane.trouble.retry_at_s is not None and lane.link.may_bind:
+            if lane.trouble.retry_at_s is not None and lane.may_ask:
                 instants.append(lane.trouble.retry_at_s)
         return min(instants)
 
     def due(self) -> Iterator[Lane]:
         """The lanes whose pause is over. Each is to be bound again."""
         for lane in list(self._troubled.values()):
-            trouble = lane.trouble if lane.link.may_bind else None
+            trouble = lane.trouble if lane.may_ask else None
             at_s = None if trouble is None else trouble.retry_at_s
             if trouble is not None and at_s is not None and at_s <= self._links.now_s:
                 trouble.retry_at_s = None
@@ -121,10 +125,14 @@ class Bindings:
     def put_off(self, lane: Lane, event: LaneEvent, error: CarouselError) -> None:
         """Binds a lane again after a pause, or on the next stream."""
         lane.advance(event)
-        trouble = self.trouble(lane, error)
-        if lane.link.draining:
+        self.trouble(lane, error)
+        if lane.link.draining and not lane.may_ask:
             return  # this stream will end, and there is no other before
         lane.link.want()
+        self._ask_later(lane, error)
+
+    def _ask_later(self, lane: Lane, error: CarouselError) -> None:
+        trouble = lane.trouble or self.trouble(lane, error)
         pause_s = self._links.backoff_s(lane.tries, error)
         lane.tries += 1
         trouble.retry_at_s = self._links.now_s + pause_s

@@ -187,6 +187,11 @@ class Lane:
         return not self.facts.bound or self.cursors.tracks_durable
 
     @property
+    def may_ask(self) -> bool:
+        """Whether it may be bound again now, here or elsewhere than at a server that drains."""
+        return self.link.may_bind or (self.link.up and self.link.hands_over and self.movable)
+
+    @property
     def sends(self) -> bool:
         """Whether new steps may be sent. A server that drains may run those of sessions that can move."""
         if self.phase is not LanePhase.BOUND or self.failing is not None:

@@ -74,13 +74,18 @@ class Routing:
         route.take_over = True
         return again
 
-    def refused(self, lane: Lane, error: CarouselError) -> bool:
-        """The server takes nothing now. True if the lane goes on to another one, False if all refused."""
-        if not (self._links.follows and lane.movable) or error.reason not in ELSEWHERE:
+    def refused(self, lane: Lane, error: CarouselError | None) -> bool:
+        """The server takes nothing now, by its error or because it drains.
+
+        True if the lane goes on to another one, False if all have refused.
+        """
+        reason = "" if error is None else error.reason
+        passes_on = reason in ELSEWHERE or lane.link.draining
+        if not (self._links.follows and lane.movable and passes_on):
             return False
         route = lane.route
         route.refused.add(lane.link.address)
-        if error.reason == "DRAINING":
+        if reason == "DRAINING":
             self._addresses.failed(lane.link.address, self._links.now_s)
         if self._go_on(lane, route.refused):
             return True
