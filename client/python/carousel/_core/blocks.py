@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -31,42 +32,57 @@ def duration(seconds: float) -> Duration:
     return result
 
 
+class Part(NamedTuple):
+    """The sessions of a ticket that are at one server: their lanes, and their places in the ticket."""
+
+    link: Link
+    lanes: Sequence[Lane]
+    places: Sequence[int]
+
+
 def next_blocks(ticket: StepTicket) -> list[tuple[Link, pb.Block]]:
     """The next part of a ticket that may be sent now: a block for each link. None if it must wait.
 
     Raises:
         JournalError: the inputs cannot be written down, so nothing was sent.
     """
-    places = [place for place in range(len(ticket.lanes)) if place not in ticket.errors]
-    steps = _steps_now(ticket, [ticket.lanes[place] for place in places])
-    if not places or steps <= 0:
+    lanes = ticket.lanes
+    places: Sequence[int] = range(len(lanes))
+    if ticket.errors:
+        places = [place for place in places if place not in ticket.errors]
+        lanes = [ticket.lanes[place] for place in places]
+    steps = _steps_now(ticket, lanes)
+    if not lanes or steps <= 0:
         return []
     row_bytes = sent_row_bytes(ticket.inputs, ticket.resets)
     row_bytes = max(row_bytes, ticket.outputs.shape[2])  # the answer must fit as well
-    parts = _by_link(ticket, places)
-    for link, of_link in parts:
+    parts = _by_link(lanes, places)
+    for link, of_link, _ in parts:
         steps = min(steps, steps_per_message(len(of_link), row_bytes, link.max_message_bytes))
-    blocks = [(link, _block_of(ticket, of_link, steps)) for link, of_link in parts]
-    for (_, of_link), (_, block) in zip(parts, blocks, strict=True):
-        _write_down([ticket.lanes[place] for place in of_link], block)
+    blocks = [(part, _block_of(ticket, part, steps)) for part in parts]
+    for part, block in blocks:
+        _write_down(part.lanes, block)
     ticket.sent_steps += steps
-    for (_, of_link), (_, block) in zip(parts, blocks, strict=True):
-        for row, lane in enumerate([ticket.lanes[place] for place in of_link]):
+    for part, block in blocks:
+        for row, lane in enumerate(part.lanes):
             first, lane.cursors.sent = lane.cursors.sent + 1, lane.cursors.sent + steps
             lane.log.inputs.append(SentInputs(first, lane.cursors.sent, row, block))
-    return blocks
+    return [(part.link, block) for part, block in blocks]
 
 
-def _by_link(ticket: StepTicket, places: list[int]) -> list[tuple[Link, list[int]]]:
-    """The places of a ticket's sessions for each link."""
-    first = ticket.lanes[places[0]].link
-    if all(ticket.lanes[place].link is first for place in places):
-        return [(first, places)]
-    parts: dict[str, tuple[Link, list[int]]] = {}
-    for place in places:
-        link = ticket.lanes[place].link
-        parts.setdefault(link.address, (link, []))[1].append(place)
-    return list(parts.values())
+def _by_link(lanes: Sequence[Lane], places: Sequence[int]) -> list[Part]:
+    first = lanes[0].link
+    for lane in lanes:
+        if lane.link is not first:
+            break
+    else:  # the usual case
+        return [Part(first, lanes, places)]
+    parts: dict[str, tuple[list[Lane], list[int]]] = {}
+    for lane, place in zip(lanes, places, strict=True):
+        of_link = parts.setdefault(lane.link.address, ([], []))
+        of_link[0].append(lane)
+        of_link[1].append(place)
+    return [Part(at[0].link, at, places) for at, places in parts.values()]
 
 
 def _write_down(lanes: Sequence[Lane], block: pb.Block) -> None:
@@ -102,9 +118,9 @@ def steps_per_message(sessions: int, row_bytes: int, max_message_bytes: int) -> 
 
 def check_fits(lanes: Sequence[Lane], row_bytes: int) -> None:
     """Raises MessageTooLargeError if a step of these sessions is too large for a message of any server."""
-    for link in {lane.link for lane in lanes}:
-        sessions = sum(lane.link is link for lane in lanes)
-        steps_per_message(sessions, row_bytes, link.max_message_bytes)
+    if lanes:
+        for link, of_link, _ in _by_link(lanes, range(len(lanes))):
+            steps_per_message(len(of_link), row_bytes, link.max_message_bytes)
 
 
 def send_due_acks(link: Link, lanes: Sequence[Lane]) -> None:
@@ -141,7 +157,9 @@ def _steps_now(ticket: StepTicket, lanes: Sequence[Lane]) -> int:
     left = ticket.steps - ticket.sent_steps
     steps = left
     for lane in lanes:
-        if not lane.sends:
+        if lane.phase is not LanePhase.BOUND or lane.failing is not None:
+            return 0
+        if lane.link.draining and not lane.leaves_last:
             return 0
         if not lane.unsent or lane.unsent[0] is not ticket:
             return 0
@@ -152,18 +170,18 @@ def _steps_now(ticket: StepTicket, lanes: Sequence[Lane]) -> int:
     return steps
 
 
-def _block_of(ticket: StepTicket, places: list[int], steps: int) -> pb.Block:
+def _block_of(ticket: StepTicket, part: Part, steps: int) -> pb.Block:
     begin, end = ticket.sent_steps, ticket.sent_steps + steps
-    lanes = [ticket.lanes[place] for place in places]
-    part = ticket.inputs[:, begin:end]
+    lanes = part.lanes
+    rows = ticket.inputs[:, begin:end]
     resets = None if ticket.resets is None else ticket.resets[:, begin:end]
-    if len(places) < len(ticket.lanes):
-        part, resets = part[places], None if resets is None else resets[places]
+    if len(lanes) < len(ticket.lanes):
+        rows, resets = rows[part.places], None if resets is None else resets[part.places]
     block = pb.Block(
         handles=[lane.handle for lane in lanes],
         first_seqs=[lane.cursors.sent + 1 for lane in lanes],
         steps=steps,
-        inputs=part.tobytes(),
+        inputs=rows.tobytes(),
         resets=wire_resets(resets),
     )
     if any(lane.cursors.received > lane.cursors.acked for lane in lanes):

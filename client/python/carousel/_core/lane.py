@@ -189,14 +189,12 @@ class Lane:
     @property
     def may_ask(self) -> bool:
         """Whether it may be bound again now, here or elsewhere than at a server that drains."""
-        return self.link.may_bind or (self.link.up and self.link.hands_over and self.movable)
+        return self.link.may_bind or (self.link.up and self.leaves_last)
 
     @property
-    def sends(self) -> bool:
-        """Whether new steps may be sent. A server that drains may run those of sessions that can move."""
-        if self.phase is not LanePhase.BOUND or self.failing is not None:
-            return False
-        return not self.link.draining or (self.link.hands_over and self.movable)
+    def leaves_last(self) -> bool:
+        """Whether a server that drains may still run its steps, until it hands the session over."""
+        return self.link.hands_over and self.movable
 
     @property
     def listens(self) -> bool:

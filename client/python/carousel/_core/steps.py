@@ -66,17 +66,22 @@ class Steps:
         if first_lane is None or not first_lane.tickets:
             return False
         ticket = first_lane.tickets[0]
-        places = _places_of(ticket, result.handles)
-        if places is None:
-            return False
-        offset = result.first_seqs[0] - ticket.first_seqs[places[0]]
+        lanes, begins, places = ticket.lanes, ticket.first_seqs, None
+        if len(lanes) != len(rows):
+            places = _places_of(ticket, result.handles)
+            if places is None:
+                return False
+            lanes, begins = [lanes[place] for place in places], [begins[place] for place in places]
+        offset = result.first_seqs[0] - begins[0]
         if not 0 <= offset <= ticket.steps - result.steps:
             return False
-        lanes = [ticket.lanes[place] for place in places]
-        for lane, place, first in zip(lanes, places, result.first_seqs, strict=True):
+        for lane, handle, first, begin in zip(
+            lanes, result.handles, result.first_seqs, begins, strict=True
+        ):
             if (
-                first != lane.cursors.received + 1
-                or first - ticket.first_seqs[place] != offset
+                lane.handle != handle
+                or first != lane.cursors.received + 1
+                or first - begin != offset
                 or lane.link is not link
                 or lane.phase is not LanePhase.BOUND
                 or lane.intake is not Intake.PLAIN
@@ -84,7 +89,7 @@ class Steps:
             ):
                 return False
         part = slice(offset, offset + result.steps)
-        if len(places) == len(ticket.lanes):
+        if places is None:
             ticket.outputs[:, part] = rows
         else:
             ticket.outputs[places, part] = rows
@@ -214,13 +219,8 @@ class Steps:
             journal.close()
 
 
-def _places_of(ticket: StepTicket, handles: Sequence[int]) -> Sequence[int] | None:
-    """The places of sessions in a ticket, in its order; None if it lacks one, or they have another order."""
-    if len(handles) == len(ticket.lanes):
-        same = all(
-            lane.handle == handle for lane, handle in zip(ticket.lanes, handles, strict=True)
-        )
-        return range(len(handles)) if same else None
+def _places_of(ticket: StepTicket, handles: Sequence[int]) -> list[int] | None:
+    """The places of sessions in a ticket. None if it lacks one, or has them in another order."""
     places = [ticket.places.get(handle, -1) for handle in handles]
     return places if places == sorted(set(places)) and places[0] >= 0 else None
 
