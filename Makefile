@@ -75,6 +75,7 @@ serve: $(SERVING) ## Serve the shipped models until Ctrl-C
 
 test: $(STAMP) ## Run the whole test suite
 	$(if $(ARGS),,$(BIN)/python -m pytest tests/wire --linked -n 2 --dist loadfile -q)
+	$(if $(ARGS),,$(BIN)/python -m pytest tests/wire --transport native -n 2 --dist loadfile -q)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 originals: $(STAMP) ## Compare with the original models and libraries, with an hour of sound

@@ -23,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--linked", action="store_true", help="the wire's tests over a link to the engines"
     )
+    parser.addoption(
+        "--transport",
+        default="python",
+        choices=("python", "native"),
+        help="what ends gRPC in the wire's tests",
+    )
 
 
 def pytest_configure() -> None:
@@ -35,17 +41,21 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --linked, leaves what a link between wire and engines makes a difference to."""
-    if config.getoption("--linked"):
-        chosen = [item for item in items if _takes_a_link(item)]
+    """With --linked, leaves what a link between wire and engines makes a difference to.
+
+    With --transport native, leaves what runs in a wire of this process.
+    """
+    native = config.getoption("--transport") == "native"
+    if native or config.getoption("--linked"):
+        chosen = [item for item in items if _takes_a_link(item, unlinked=native)]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
 
 
-def _takes_a_link(item: pytest.Item) -> bool:
-    return "start_wire" in getattr(item, "fixturenames", ()) and not item.get_closest_marker(
-        "unlinked"
-    )
+def _takes_a_link(item: pytest.Item, *, unlinked: bool) -> bool:
+    if "start_wire" not in getattr(item, "fixturenames", ()):
+        return False
+    return unlinked or not item.get_closest_marker("unlinked")
 
 
 @pytest.fixture(scope="session")

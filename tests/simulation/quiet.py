@@ -65,6 +65,9 @@ class QuietWireMetrics:
     def refused(self, reason: str, count: int = 1) -> None:
         """Something was refused."""
 
+    def turned_away(self, what: str, count: int) -> None:
+        """The transport refused something."""
+
     def streams(self, count: int) -> None:
         """Streams open."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -414,6 +415,7 @@ class CountingMetrics:
     quota_refusals: list[tuple[str, str]] = field(default_factory=list)
     open_streams: int = 0
     closed: int = 0
+    turned: Counter[str] = field(default_factory=Counter)
     reloads: list[tuple[str, bool]] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
 
@@ -426,6 +428,9 @@ class CountingMetrics:
 
     def streams(self, count: int) -> None:
         self.open_streams = count
+
+    def turned_away(self, what: str, count: int) -> None:
+        self.turned[what] += count
 
     def reloaded(self, what: str, *, ok: bool) -> None:
         self.reloads.append((what, ok))

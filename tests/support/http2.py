@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
@@ -23,6 +23,7 @@ class Http2:
 
     Attributes:
         seen: number of received frames of each kind.
+        received: the bytes of DATA frames, by stream.
         ended: set once the server has closed the connection.
     """
 
@@ -30,6 +31,7 @@ class Http2:
         self._port = port
         self._stream = -1
         self.seen: Counter[int] = Counter()
+        self.received: defaultdict[int, bytearray] = defaultdict(bytearray)
         self.ended = asyncio.Event()
         self._came = asyncio.Condition()
 
@@ -68,6 +70,10 @@ class Http2:
         self._writer.write(frame(DATA, 0, stream, payload))
         await self._writer.drain()
 
+    async def ping(self) -> None:
+        self._writer.write(frame(PING, 0, 0, b"12345678"))
+        await self._writer.drain()
+
     async def until(self, kind: int, count: int = 1) -> None:
         """Waits for frames of a kind."""
         async with asyncio.timeout(60), self._came:
@@ -79,6 +85,8 @@ class Http2:
                 head = await self._reader.readexactly(9)
                 payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
                 kind, flags = head[3], head[4]
+                if kind == DATA:
+                    self.received[int.from_bytes(head[5:9], "big")] += payload
                 if kind in (SETTINGS, PING) and not flags & _ACK:
                     answer = payload if kind == PING else b""
                     self._writer.write(frame(kind, _ACK, 0, answer))

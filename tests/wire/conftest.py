@@ -31,6 +31,7 @@ async def start_wire(request: pytest.FixtureRequest) -> AsyncIterator[StartWire]
             quotas = catalog.quotas
             if request.config.getoption("--linked"):
                 catalog = await stack.enter_async_context(linked(catalog))
+            options.setdefault("transport", request.config.getoption("--transport"))
             server = WireServer(catalog, WireOptions(**options), metrics)
             await server.start()
             stack.push_async_callback(server.stop, 0)

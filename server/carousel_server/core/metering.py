@@ -60,6 +60,12 @@ class EngineMetrics(Protocol):
         """Levels, set a few times a second. `undurable_steps` is the most of any session."""
 
 
+TURNED_AWAY = ("connections", "calls", "protocol", "pings")
+"""What the native transport refuses by itself: connections beyond `max_connections`, calls beyond the limit
+of a connection, and connections that break HTTP/2 or TLS, or ping too often.
+"""
+
+
 class WireMetrics(Protocol):
     """What the wire reports, on the event loop only. Times are in seconds.
 
@@ -84,6 +90,9 @@ class WireMetrics(Protocol):
 
     def connection_closed(self) -> None:
         """A connection was closed, because its client abandoned too many calls."""
+
+    def turned_away(self, what: str, count: int) -> None:
+        """The native transport refused what never became a call: one of `TURNED_AWAY`."""
 
     def reloaded(self, what: str, *, ok: bool) -> None:
         """The files of "tokens" or "tls" have changed, and were read again or could not be read."""

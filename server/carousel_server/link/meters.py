@@ -39,6 +39,10 @@ class PostedMetrics:
         """A connection was closed, because its client abandoned too many calls."""
         self._told.append(("connection_closed", ()))
 
+    def turned_away(self, what: str, count: int) -> None:
+        """The transport refused what never became a call."""
+        self._told.append(("turned_away", (what, count)))
+
     def reloaded(self, what: str, *, ok: bool) -> None:
         """Files with tokens or certificates have changed, and were read again or found broken."""
         self._told.append(("reloaded", (what, ok)))

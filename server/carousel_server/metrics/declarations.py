@@ -260,6 +260,16 @@ METRICS: dict[str, Declaration] = _registry(
         "connections",
     ),
     Declaration(
+        "carousel_turned_away_total",
+        _C,
+        Owner.WIRE,
+        "Refused by the native transport before a call began: connections beyond max_connections, calls "
+        "beyond the limit of a connection, and connections that broke the protocol or pinged too often. "
+        "With transport=python, gRPC refuses these without telling, and this stays 0.",
+        "refusals",
+        ("what",),
+    ),
+    Declaration(
         "carousel_secret_reloads_total",
         _C,
         Owner.WIRE,

@@ -10,7 +10,7 @@ from typing_extensions import override
 from carousel_protos.errors import ERRORS, Code
 from carousel_protos.triton import inference_pb2
 from carousel_protos.v1 import carousel_pb2
-from carousel_server.core.metering import WireMetrics
+from carousel_server.core.metering import TURNED_AWAY, WireMetrics
 
 from .families import Families, TenantMetrics
 
@@ -58,6 +58,9 @@ class CallMetrics(WireMetrics):
         self._known = set(known_calls())
         self._streams = families.scalar("carousel_attach_streams")
         self._connections_closed = families.scalar("carousel_connections_closed_total")
+        self._turned_away = {
+            what: families.scalar("carousel_turned_away_total", what) for what in TURNED_AWAY
+        }
         self._reloads = {
             (what, ok): families.scalar(
                 "carousel_secret_reloads_total", what, "ok" if ok else "failed"
@@ -101,6 +104,10 @@ class CallMetrics(WireMetrics):
     @override
     def connection_closed(self) -> None:
         self._connections_closed.add()
+
+    @override
+    def turned_away(self, what: str, count: int) -> None:
+        self._turned_away[what].add(count)
 
     @override
     def reloaded(self, what: str, *, ok: bool) -> None:

@@ -181,6 +181,11 @@ class Settings(BaseSettings):
     front_ends: Annotated[int, Field(ge=0, le=64)] = _setting(
         0, "Processes for gRPC, beside the one with the engines. 0 is one process for both."
     )
+    transport: Literal["auto", "native", "python"] = _setting(
+        "python",
+        "What ends HTTP/2 and gRPC: the native transport (C++), grpc.aio (python), or auto for the native "
+        "one where it can be compiled.",
+    )
     max_streams: Count = _setting(
         1024,
         "Most streams of sessions open at a time, of both protocols. Each front end has this limit.",

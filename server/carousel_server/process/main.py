@@ -165,6 +165,7 @@ def _say_ready(server: Server) -> None:
         "models": server.models,
         "refused": server.refused,
         "store": server.store,
+        "transport": server.transport,
     }
     log.info("ready", extra=facts)
     if sys.stdout.isatty():
@@ -174,7 +175,7 @@ def _say_ready(server: Server) -> None:
         sys.stdout.write(
             f"carousel {version()} serves {len(server.models)} models: {', '.join(server.models)}\n"
             f"{refused}"
-            f"  gRPC      {target}\n"
+            f"  gRPC      {target} ({server.transport} transport)\n"
             f"  metrics   http://{metrics_host}:{server.metrics_port}/metrics\n"
             f"  store     {_STORES.get(server.store, server.store)}\n"
             f"  try       carousel models list --server {target}\n"

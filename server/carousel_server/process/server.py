@@ -20,12 +20,14 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import List
 from carousel_server.metrics import Check, MetricsServer, Probes
 from carousel_server.wire import (
+    NativeError,
     SecretError,
     TlsFiles,
     TlsPaths,
     WireOptions,
     WireServer,
     check_address,
+    chosen_transport,
     listen_error,
     read_tls,
     read_tokens,
@@ -71,6 +73,7 @@ class Server:
         self.settings = settings
         self._replica = replica
         self._assembly: Assembly | None = None
+        self._options: WireOptions | None = None
         self._wire: WireServer | FrontEnds | None = None
         self._endpoint: MetricsServer | None = None
         self._draining = False
@@ -108,6 +111,12 @@ class Server:
         store = self._assembly.store
         return "none" if store is None else store.name
 
+    @property
+    def transport(self) -> str:
+        """What ends gRPC: "native" or "python"."""
+        assert self._options is not None, "the server was not started"
+        return self._options.transport
+
     async def start(self) -> None:
         """Loads the models, starts the engines and listens. Quick checks run first.
 
@@ -117,7 +126,7 @@ class Server:
             ListenError: an address cannot be listened on.
         """
         settings = self.settings
-        options = wire_options(settings)
+        options = self._options = wire_options(settings)
         check_address(settings.host, settings.port)
         check_address(settings.metrics_host, settings.metrics_port, METRICS_PORT)
         if settings.front_ends:
@@ -260,9 +269,14 @@ def wire_options(settings: Settings) -> WireOptions:
     Raises:
         ConfigError: a certificate, a key or a file of tokens cannot be used.
     """
+    try:
+        transport = chosen_transport(settings.transport)
+    except NativeError as error:
+        raise ConfigError(f"{error}\nor set transport=auto, which takes grpc.aio then") from error
     shared = {field.name for field in fields(WireOptions)} & Settings.model_fields.keys()
     return WireOptions(
-        **{name: getattr(settings, name) for name in shared - {"tokens"}},
+        **{name: getattr(settings, name) for name in shared - {"tokens", "transport"}},
+        transport=transport,
         max_calls=settings.max_streams + settings.inbox_commands,
         default_idle_ttl_s=settings.idle_ttl_s,
         tls=_tls(settings),

@@ -58,6 +58,7 @@ class WireOptions:
         certificates: tenant by name in its client certificate.
         server_version: told to clients.
         refused_models: models whose packages could not be loaded; their health is NOT_SERVING.
+        transport: what ends HTTP/2 and gRPC: "native" or "python".
     """
 
     host: str = "127.0.0.1"
@@ -86,6 +87,7 @@ class WireOptions:
     certificates: Mapping[str, str] = field(default_factory=dict)
     server_version: str = "0"
     refused_models: tuple[str, ...] = ()
+    transport: str = "python"
 
     @property
     def calls_of_a_connection(self) -> int:

@@ -1,0 +1,211 @@
+"""Compiles and loads the transport, and wraps its C interface."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import astuple, dataclass
+from functools import cache
+from pathlib import Path
+
+SOURCES = Path(__file__).parent
+SHIPPED = SOURCES / "compiled"
+"""Folder of a library that was compiled before, as in the image."""
+
+_UNITS = ("tls.cpp", "connection.cpp", "transport.cpp")
+_HEADERS = ("records.h", "socket.h", "connection.h")
+_FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
+_LIBRARIES = {"libnghttp2": "libnghttp2-dev", "openssl": "libssl-dev"}
+"""What is linked, by its name for pkg-config, and Debian's package that has it."""
+
+_MOST_S = 300
+_ERROR_ROOM = 512
+
+
+class NativeError(RuntimeError):
+    """There is no native transport here; the message says why, and what mends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLimits:
+    """`struct Limits` of connection.h. Times in milliseconds."""
+
+    message_bytes: int
+    calls_per_connection: int
+    connections: int
+    handshake_ms: int = 10_000
+    idle_ms: int = 600_000
+    keepalive_ms: int = 30_000
+    keepalive_timeout_ms: int = 10_000
+    least_ping_ms: int = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class NativeCounters:
+    """`struct Counters` of connection.h."""
+
+    connections: int
+    turned_away: int
+    refused_calls: int
+    bad_connections: int
+    too_many_pings: int
+
+
+class NativeEndpoint:
+    """One transport. `take` and `do` are for one thread, the event loop's."""
+
+    def __init__(self, limits: NativeLimits) -> None:
+        """Raises NativeError where there is no library."""
+        self._library = load()
+        values = astuple(limits)
+        self._handle = self._library.transport_make((ctypes.c_int64 * len(values))(*values))
+        self._records = ctypes.POINTER(ctypes.c_uint8)()
+
+    def listen(self, host: str, port: int, *, shared: bool) -> int:
+        """Listens on all addresses of a name; returns the port. Raises OSError."""
+        error = ctypes.create_string_buffer(_ERROR_ROOM)
+        bound = self._library.transport_listen(
+            self._handle, host.strip("[]").encode(), port, int(shared), error, _ERROR_ROOM
+        )
+        if not bound:
+            raise OSError(error.value.decode())
+        return int(bound)
+
+    def use_tls(self, cert: bytes, key: bytes, client_ca: bytes) -> None:
+        """New connections get these PEM texts. Raises OSError if they cannot be used."""
+        error = ctypes.create_string_buffer(_ERROR_ROOM)
+        if self._library.transport_tls(self._handle, cert, key, client_ca, error, _ERROR_ROOM):
+            raise OSError(error.value.decode())
+
+    def start(self) -> None:
+        """Starts the transport's thread."""
+        self._library.transport_start(self._handle)
+
+    @property
+    def descriptor(self) -> int:
+        """A file descriptor that is readable while there are events."""
+        return int(self._library.transport_descriptor(self._handle))
+
+    def take(self) -> bytes:
+        """Records of what has happened since the last time."""
+        size = self._library.transport_take(self._handle, ctypes.byref(self._records))
+        return ctypes.string_at(self._records, size)
+
+    def do(self, records: bytes) -> None:
+        """Gives the transport records of what it should do."""
+        self._library.transport_do(self._handle, records, len(records))
+
+    def counters(self) -> NativeCounters:
+        """Counts since the start."""
+        values = (ctypes.c_int64 * len(NativeCounters.__slots__))()
+        self._library.transport_counters(self._handle, values)
+        return NativeCounters(*values)
+
+    def retire(self) -> None:
+        """Takes no new connections and calls."""
+        self._library.transport_retire(self._handle)
+
+    def close(self) -> None:
+        """Ends all connections and the thread. Call it once."""
+        self._library.transport_stop(self._handle)
+        self._library.transport_free(self._handle)
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The library, compiled if need be.
+
+    Raises:
+        NativeError: it cannot be compiled or loaded here.
+    """
+    try:
+        library = ctypes.CDLL(str(_file()))
+    except OSError as error:
+        raise NativeError(f"the native transport cannot be loaded: {error}") from error
+    integer, pointer, text = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
+    for name, result, arguments in (
+        ("make", pointer, (pointer,)),
+        ("listen", integer, (pointer, text, integer, integer, pointer, integer)),
+        ("tls", integer, (pointer, text, text, text, pointer, integer)),
+        ("start", None, (pointer,)),
+        ("descriptor", integer, (pointer,)),
+        ("take", integer, (pointer, pointer)),
+        ("do", None, (pointer, text, integer)),
+        ("counters", None, (pointer, pointer)),
+        ("retire", None, (pointer,)),
+        ("stop", None, (pointer,)),
+        ("free", None, (pointer,)),
+    ):
+        function = getattr(library, f"transport_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def missing() -> str:
+    """Why the transport cannot be compiled here, and what mends it; empty if it can."""
+    lacking = {
+        program: package
+        for program, package in {"g++": "g++", "pkg-config": "pkg-config"}.items()
+        if shutil.which(program) is None
+    }
+    lacking |= {
+        name: package
+        for name, package in _LIBRARIES.items()
+        if "pkg-config" in lacking or not _has_library(name)
+    }
+    if not lacking:
+        return ""
+    return f"{', '.join(lacking)} not found: apt-get install {' '.join(lacking.values())}"
+
+
+def compile_into(folder: Path) -> Path:
+    """Compiles the library; returns its file.
+
+    Raises:
+        NativeError: something is missing, the compiler fails, or the folder cannot be written.
+    """
+    if reason := missing():
+        raise NativeError(reason)
+    target = folder / _file_name()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder) as own:
+            unfinished = Path(own) / target.name
+            linked = _run("pkg-config", "--cflags", "--libs", *_LIBRARIES).split()
+            units = [str(SOURCES / unit) for unit in _UNITS]
+            _run("g++", *_FLAGS, *units, "-o", str(unfinished), *linked)
+            unfinished.replace(target)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NativeError(f"the native transport cannot be compiled: {error}") from error
+    return target
+
+
+def _file() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carousel"
+    for folder in (SHIPPED, cache):
+        if (found := folder / _file_name()).exists():
+            return found
+    return compile_into(cache)
+
+
+def _file_name() -> str:
+    digest = hashlib.sha256(" ".join(_FLAGS).encode())
+    for source in (*_HEADERS, *_UNITS):
+        digest.update((SOURCES / source).read_bytes())
+    return f"transport-{digest.hexdigest()[:12]}.so"
+
+
+def _has_library(name: str) -> bool:
+    return subprocess.run(["pkg-config", "--exists", name], check=False).returncode == 0
+
+
+def _run(*command: str) -> str:
+    """Runs a tool; returns what it printed. Raises NativeError."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_MOST_S)
+    if done.returncode:
+        raise NativeError(f"{command[0]} fails: {done.stderr.strip()[:300]}")
+    return done.stdout

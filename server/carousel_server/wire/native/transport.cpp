@@ -1,0 +1,337 @@
+// The transport: a thread that ends HTTP/2 and gRPC for all connections, and a C interface for ctypes.
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <thread>
+
+#include "connection.h"
+
+namespace native {
+
+namespace {
+
+constexpr int kBacklog = 1024;
+constexpr int kMostReady = 256;
+constexpr int kTickMs = 1000;
+
+// As gRPC writes an address: "ipv4:10.0.0.7:5123" or "ipv6:%5B::1%5D:5123".
+std::string shown(const sockaddr_storage& address) {
+  char text[INET6_ADDRSTRLEN] = "";
+  if (address.ss_family == AF_INET) {
+    const auto& four = reinterpret_cast<const sockaddr_in&>(address);
+    inet_ntop(AF_INET, &four.sin_addr, text, sizeof text);
+    return "ipv4:" + std::string(text) + ":" + std::to_string(ntohs(four.sin_port));
+  }
+  const auto& six = reinterpret_cast<const sockaddr_in6&>(address);
+  if (IN6_IS_ADDR_V4MAPPED(&six.sin6_addr)) {
+    inet_ntop(AF_INET, six.sin6_addr.s6_addr + 12, text, sizeof text);
+    return "ipv4:" + std::string(text) + ":" + std::to_string(ntohs(six.sin6_port));
+  }
+  inet_ntop(AF_INET6, &six.sin6_addr, text, sizeof text);
+  return "ipv6:%5B" + std::string(text) + "%5D:" + std::to_string(ntohs(six.sin6_port));
+}
+
+}  // namespace
+
+class Transport {
+ public:
+  explicit Transport(const Limits& limits) : limits_(limits), poll_(epoll_create1(EPOLL_CLOEXEC)) {
+    watch(commands_.descriptor(), EPOLLIN, &commands_);
+  }
+
+  ~Transport() {
+    stop();
+    for (int listener : listeners_) close(listener);
+    close(poll_);
+  }
+
+  // Listens on every address of a name. Returns the port, or 0 with errno's text.
+  int listen(const char* host, int port, bool shared, std::string& error) {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_PASSIVE;
+    addrinfo* found = nullptr;
+    if (int code = getaddrinfo(host, std::to_string(port).c_str(), &hints, &found)) {
+      error = gai_strerror(code);
+      return 0;
+    }
+    for (addrinfo* one = found; one; one = one->ai_next)
+      if (int bound = listen_at(*one, port, shared)) port = bound;
+      else error = strerror(errno);
+    freeaddrinfo(found);
+    if (listeners_.empty()) return 0;
+    error.clear();
+    return port;
+  }
+
+  void set_tls(Tls tls) {
+    std::lock_guard<std::mutex> lock(tls_mutex_);
+    tls_ = std::move(tls);
+  }
+
+  void start() {
+    thread_ = std::thread([this] { run(); });
+  }
+
+  // No new connections and calls.
+  void retire() {
+    retiring_ = true;
+    commands_.wake();
+  }
+
+  void stop() {
+    if (!thread_.joinable()) return;
+    stopping_ = true;
+    commands_.wake();
+    thread_.join();
+  }
+
+  void command(const uint8_t* records, size_t size) { commands_.put(Buffer(records, records + size)); }
+
+  Mailbox& events() { return events_; }
+  const Counters& counters() const { return counters_; }
+
+ private:
+  int listen_at(const addrinfo& address, int port, bool shared) {
+    int listener = socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (listener < 0) return 0;
+    int yes = 1;
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    if (shared) setsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &yes, sizeof yes);
+    if (address.ai_family == AF_INET6) setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &yes, sizeof yes);
+    sockaddr_storage at{};
+    std::memcpy(&at, address.ai_addr, address.ai_addrlen);
+    // The second address of a name gets the port that the first one found.
+    if (address.ai_family == AF_INET6) reinterpret_cast<sockaddr_in6&>(at).sin6_port = htons(port);
+    else reinterpret_cast<sockaddr_in&>(at).sin_port = htons(port);
+    socklen_t size = address.ai_addrlen;
+    if (bind(listener, reinterpret_cast<sockaddr*>(&at), size) || ::listen(listener, kBacklog) ||
+        getsockname(listener, reinterpret_cast<sockaddr*>(&at), &size)) {
+      int kept = errno;
+      close(listener);
+      errno = kept;
+      return 0;
+    }
+    listeners_.push_back(listener);
+    return ntohs(address.ai_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(at).sin6_port
+                                               : reinterpret_cast<sockaddr_in&>(at).sin_port);
+  }
+
+  void watch(int descriptor, uint32_t events, void* data) {
+    epoll_event wanted{events, {.ptr = data}};
+    epoll_ctl(poll_, EPOLL_CTL_ADD, descriptor, &wanted);
+  }
+
+  void run() {
+    for (int& listener : listeners_) watch(listener, EPOLLIN, &listener);
+    epoll_event ready[kMostReady];
+    Instant ticked = Clock::now();
+    while (!stopping_) {
+      int count = epoll_wait(poll_, ready, kMostReady, kTickMs);
+      now_ = Clock::now();
+      for (int i = 0; i < count; ++i) serve(ready[i]);
+      if (retiring_ && !retired_) stop_listening();
+      if (now_ - ticked >= std::chrono::milliseconds(kTickMs)) {
+        ticked = now_;
+        for (auto& [connection, _] : connections_) touched_.emplace(connection, connection->tick(now_));
+      }
+      flush_touched();
+      events_.put(told_);
+      told_.clear();
+    }
+    obey();
+    flush_touched();
+    connections_.clear();
+    events_.put(told_);
+  }
+
+  void serve(const epoll_event& ready) {
+    void* data = ready.data.ptr;
+    if (data == &commands_) return obey();
+    for (int& listener : listeners_)
+      if (data == &listener) return welcome(listener);
+    auto* connection = static_cast<Connection*>(data);
+    bool lives = !(ready.events & EPOLLIN) || connection->read(now_);
+    bool& known = touched_.emplace(connection, true).first->second;
+    known = known && lives && !(ready.events & EPOLLERR);
+  }
+
+  void welcome(int listener) {
+    while (true) {
+      sockaddr_storage address{};
+      socklen_t size = sizeof address;
+      int descriptor = accept4(listener, reinterpret_cast<sockaddr*>(&address), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+      if (descriptor < 0) return;
+      if (static_cast<int64_t>(connections_.size()) >= limits_.connections) {
+        ++counters_.turned_away;
+        close(descriptor);
+        continue;
+      }
+      int yes = 1;
+      setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+      Tls tls;
+      {
+        std::lock_guard<std::mutex> lock(tls_mutex_);
+        tls = tls_;
+      }
+      Shared shared{limits_, counters_, calls_, last_call_, told_};
+      auto connection = std::make_unique<Connection>(std::make_unique<Socket>(descriptor, tls), shown(address), shared, now_);
+      watch(descriptor, EPOLLIN | EPOLLRDHUP, connection.get());
+      touched_.emplace(connection.get(), true);
+      Connection* key = connection.get();
+      connections_.emplace(key, std::make_pair(std::move(connection), false));
+      counters_.connections = static_cast<int64_t>(connections_.size());
+    }
+  }
+
+  void obey() {
+    commands_.take(orders_);
+    const uint8_t* at = orders_.data();
+    const uint8_t* end = at + orders_.size();
+    while (end - at >= static_cast<ptrdiff_t>(sizeof(Head))) {
+      Head head;
+      std::memcpy(&head, at, sizeof head);
+      at += sizeof head;
+      const uint8_t* bytes = at;
+      at += head.size;
+      auto found = calls_.find(head.call);
+      if (found == calls_.end()) continue;
+      Call& call = *found->second;
+      Connection* connection = call.connection;
+      touched_.emplace(connection, true);
+      switch (static_cast<Command>(head.kind)) {
+        case Command::kRead: connection->grant(call, head.extra); break;
+        case Command::kSend: connection->send(call, bytes, head.size); break;
+        case Command::kNotify: connection->notify(call); break;
+        case Command::kFinish: connection->finish(call, bytes, head.size); break;
+        case Command::kReset: connection->reset(call, static_cast<uint32_t>(head.extra)); break;
+      }
+    }
+  }
+
+  // Writes once for each connection that something has happened to.
+  void flush_touched() {
+    for (auto& [connection, lives] : touched_) {
+      auto& [owned, writing] = connections_.at(connection);
+      if (lives && connection->flush()) {
+        if (connection->wants_write() == writing) continue;
+        writing = !writing;
+        epoll_event wanted{EPOLLIN | EPOLLRDHUP | (writing ? EPOLLOUT : 0u), {.ptr = connection}};
+        epoll_ctl(poll_, EPOLL_CTL_MOD, connection->descriptor(), &wanted);
+      } else {
+        // Closing the socket does not end the watch if another descriptor of it is open.
+        epoll_ctl(poll_, EPOLL_CTL_DEL, connection->descriptor(), nullptr);
+        connections_.erase(connection);
+        counters_.connections = static_cast<int64_t>(connections_.size());
+      }
+    }
+    touched_.clear();
+  }
+
+  void stop_listening() {
+    retired_ = true;
+    for (int listener : listeners_) epoll_ctl(poll_, EPOLL_CTL_DEL, listener, nullptr), close(listener);
+    listeners_.clear();
+    for (auto& [connection, _] : connections_) {
+      connection->retire();
+      touched_.emplace(connection, true);
+    }
+  }
+
+  const Limits limits_;
+  Counters counters_;
+  int poll_;
+  std::vector<int> listeners_;
+  Mailbox commands_, events_;
+  std::thread thread_;
+  std::atomic<bool> retiring_{false}, stopping_{false};
+  bool retired_ = false;
+  std::mutex tls_mutex_;
+  Tls tls_;
+
+  // Of the transport's thread. The maps of calls and events outlive the connections, which use them at their end.
+  Instant now_ = Clock::now();
+  Buffer told_, orders_;
+  uint64_t last_call_ = 0;
+  std::unordered_map<uint64_t, Call*> calls_;
+  // Each with whether its socket is watched for room to write.
+  std::unordered_map<Connection*, std::pair<std::unique_ptr<Connection>, bool>> connections_;
+  // Those to be flushed, and whether they live.
+  std::unordered_map<Connection*, bool> touched_;
+};
+
+}  // namespace native
+
+using native::Transport;
+
+namespace {
+
+void tell(const std::string& error, char* to, int64_t room) {
+  if (room > 0) std::snprintf(to, static_cast<size_t>(room), "%s", error.c_str());
+}
+
+// What the interpreter has taken last. It stays until the next time.
+struct Handle {
+  explicit Handle(const native::Limits& limits) : transport(limits) {}
+  Transport transport;
+  native::Buffer taken;
+};
+
+}  // namespace
+
+#define EXPORTED __attribute__((visibility("default")))
+
+extern "C" {
+
+EXPORTED void* transport_make(const native::Limits* limits) { return new Handle(*limits); }
+
+EXPORTED int64_t transport_listen(Handle* handle, const char* host, int64_t port, int64_t shared, char* error, int64_t room) {
+  std::string why;
+  int bound = handle->transport.listen(host, static_cast<int>(port), shared != 0, why);
+  tell(why, error, room);
+  return bound;
+}
+
+// PEM texts; an empty client_ca asks clients for no certificate. 0 if they are in force.
+EXPORTED int64_t transport_tls(Handle* handle, const char* cert, const char* key, const char* client_ca, char* error, int64_t room) {
+  std::string why;
+  native::Tls tls = native::make_tls(cert, key, client_ca, why);
+  tell(why, error, room);
+  if (!tls) return 1;
+  handle->transport.set_tls(std::move(tls));
+  return 0;
+}
+
+EXPORTED void transport_start(Handle* handle) { handle->transport.start(); }
+EXPORTED int64_t transport_descriptor(Handle* handle) { return handle->transport.events().descriptor(); }
+
+EXPORTED int64_t transport_take(Handle* handle, const uint8_t** records) {
+  handle->transport.events().take(handle->taken);
+  *records = handle->taken.data();
+  return static_cast<int64_t>(handle->taken.size());
+}
+
+EXPORTED void transport_do(Handle* handle, const uint8_t* records, int64_t size) {
+  handle->transport.command(records, static_cast<size_t>(size));
+}
+
+// In the order of `Counters`.
+EXPORTED void transport_counters(Handle* handle, int64_t* to) {
+  const native::Counters& counters = handle->transport.counters();
+  for (const auto* one : {&counters.connections, &counters.turned_away, &counters.refused_calls,
+                          &counters.bad_connections, &counters.too_many_pings})
+    *to++ = one->load();
+}
+EXPORTED void transport_retire(Handle* handle) { handle->transport.retire(); }
+EXPORTED void transport_stop(Handle* handle) { handle->transport.stop(); }
+EXPORTED void transport_free(Handle* handle) { delete handle; }
+
+}  // extern "C"
