@@ -33,7 +33,7 @@ class ClusterServers:
             own.mkdir()
             self._bus_ports.append(free_port())
             options = ("--cluster-enabled", "yes", "--cluster-port", str(self._bus_ports[-1]))
-            patience = ("--cluster-node-timeout", "1500", "--cluster-replica-validity-factor", "0")
+            patience = ("--cluster-node-timeout", "3000", "--cluster-replica-validity-factor", "0")
             loose = ("--cluster-require-full-coverage", "no")
             self.nodes.append(RedisServer(own, *options, *patience, *loose, program=program))
 

@@ -24,6 +24,13 @@ class StoreError(ValueError):
     """A store that cannot be used. The first line has the cause, the second the fix."""
 
 
+class ShardFault(CarouselError):  # noqa: N818 - as `fault` elsewhere
+    """STORE_UNAVAILABLE for the sessions of one shard, while other shards answer."""
+
+    def __init__(self, what: str = "a shard of the store does not answer") -> None:
+        super().__init__("STORE_UNAVAILABLE", what, retry_after_s=RETRY_AFTER_S)
+
+
 def unavailable(what: str = "the store does not answer") -> CarouselError:
     """STORE_UNAVAILABLE for a fault of the medium. Its cause is logged, and not sent to clients."""
     return CarouselError("STORE_UNAVAILABLE", what, retry_after_s=RETRY_AFTER_S)

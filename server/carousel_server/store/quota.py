@@ -10,7 +10,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.quotas import Quota, TenantLimits, quota_exceeded
 from carousel_server.core.store import Acquire, SessionKey, Store
 
-from .faults import RETRY_AFTER_S
+from .faults import RETRY_AFTER_S, ShardFault
 
 _FRESH_S = 5.0
 """Greatest age of a measured usage. Other replicas open and end sessions too."""
@@ -93,7 +93,13 @@ class StoreQuota:
         known = self._known.get(tenant)
         if known is not None and now - known.at_s < max(fresh_s, known.took_s / _SHARE):
             return known
-        usage = self._store.usage(tenant)
+        try:
+            usage = self._store.usage(tenant)
+        except ShardFault:
+            if known is None:
+                raise
+            known.at_s = now  # as it was: sessions of the other shards are opened meanwhile
+            return known
         size = usage.bytes
         if size < 0:
             size = usage.sessions * self._largest.get(tenant, 0)

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from carousel_server.core.errors import CarouselError
 
-from .faults import StoreError, unavailable
+from .faults import ShardFault, StoreError, unavailable
 from .redis_away import Away
 from .redis_errors import explained, is_missing, refusal, says_not_primary
 from .redis_link import Link
@@ -108,7 +108,7 @@ class ClusterLink(Link):
             if todo and time.monotonic() > until_s:
                 for place in todo:
                     self._give_up(calls[place], answers[place])
-                    answers[place] = refusal(answers[place])
+                    answers[place] = _caused(self._fault(), answers[place])
                 break
             if todo:
                 time.sleep(pause_s)
@@ -127,7 +127,7 @@ class ClusterLink(Link):
                 answers[place] = ClusterDownError("CLUSTERDOWN the slot has no owner")
                 groups.setdefault(("", 0), []).append(place)
             elif owner in self._away:
-                answers[place] = unavailable("a shard of the store does not answer")
+                answers[place] = self._fault()
             else:
                 groups.setdefault(owner, []).append(place)
         again = list(groups.pop(("", 0), []))
@@ -177,7 +177,7 @@ class ClusterLink(Link):
         if isinstance(error, RedisTimeoutError):
             self._away.add(address)
             for place in places:
-                answers[place] = _caused(unavailable("a shard of the store does not answer"), error)
+                answers[place] = _caused(self._fault(), error)
             return ()
         return places
 
@@ -188,7 +188,7 @@ class ClusterLink(Link):
             self._topology.moved(answer.slot_id, (answer.host, answer.port))
             return answer
         if kind is TryAgainError:
-            return _caused(unavailable(_MOVING), answer)
+            return _caused(ShardFault(_MOVING), answer)
         if kind is AskError:
             return self._asked((answer.host, answer.port), call)
         if says_not_primary(answer):
@@ -209,7 +209,7 @@ class ClusterLink(Link):
         except RedisError as error:
             return error
         if type(answer) is TryAgainError:
-            return _caused(unavailable(_MOVING), answer)
+            return _caused(ShardFault(_MOVING), answer)
         if isinstance(answer, Exception) and not says_not_primary(answer):
             return _caused(refusal(answer), answer)
         return answer
@@ -219,6 +219,12 @@ class ClusterLink(Link):
         owner = self._topology.slots.owner(_slot(call))
         if owner is not None and says_not_primary(error) not in ("ASK", "MOVED"):
             self._away.add(owner)
+
+    def _fault(self) -> CarouselError:
+        """The error for a call that got no answer, by whether any server answers."""
+        if all(one in self._away for one in self._topology.slots.primaries):
+            return unavailable()
+        return ShardFault()
 
     def _refresh(self) -> None:
         try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import count
 from typing import NamedTuple
 
@@ -65,7 +65,9 @@ class Keys:
         return self._shard(replica).mailbox(replica)
 
     def _shard(self, name: str) -> Shard:
-        return self.shards[zlib.crc32(name.encode()) % len(self.shards)]
+        # A checksum would put the names "s-1", "s-2" and so on into few shards.
+        number = int.from_bytes(sha256(name.encode()).digest()[:8], "big")
+        return self.shards[number % len(self.shards)]
 
 
 def name_of(key: SessionKey) -> str:

@@ -68,7 +68,7 @@ class RedisLink(Link):
 
     def __init__(self, target: Target, timeout_s: float) -> None:
         self.place = target.shown
-        self._client = _client(target, timeout_s)
+        self._client = client_of(target, timeout_s)
         self._node = Node(self._client, self.place)
         try:
             self._node.check("standalone")
@@ -139,7 +139,8 @@ class RedisLink(Link):
         self._client.close()
 
 
-def _client(target: Target, timeout_s: float) -> redis.Redis:
+def client_of(target: Target, timeout_s: float) -> redis.Redis:
+    """The client of a single server, or of the primary that Sentinels name. Each answer has `timeout_s`."""
     options: dict[str, Any] = {**connection_options(timeout_s), **target.options}
     if target.kind is not Kind.SENTINEL:
         return redis.Redis(connection_pool=redis.ConnectionPool(**options))

@@ -40,7 +40,7 @@ from carousel_server.core.store import (
 )
 from carousel_server.core.types import Durability
 
-from .faults import RETRY_AFTER_S, unavailable
+from .faults import RETRY_AFTER_S, ShardFault, unavailable
 from .leases import Leases
 from .outage import Outage
 from .peers import OnAsked, Peers
@@ -350,7 +350,8 @@ class StoreThread(StorePort):
             ok = True
         except CarouselError as error:
             ok = error.reason != "STORE_UNAVAILABLE"
-            if not ok:
+            # A fault of one shard is no outage, and fails nothing that waits behind.
+            if not ok and not isinstance(error, ShardFault):
                 error.retry_after_s = error.retry_after_s or RETRY_AFTER_S
                 self._outage.failed(error)
                 if self._clock() - began_s >= _SLOW_S:

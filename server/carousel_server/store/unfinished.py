@@ -25,6 +25,8 @@ from carousel_server.core.store import (
     StoreRequest,
 )
 
+from .faults import ShardFault
+
 _MOST = 65_536
 """Most sessions remembered. Older ones stay held until the replica's leases expire."""
 
@@ -70,13 +72,20 @@ class UnfinishedRequests:
         """Finishes the requests.
 
         Raises:
-            CarouselError: STORE_UNAVAILABLE. The remaining requests wait for the next attempt.
+            CarouselError: STORE_UNAVAILABLE. The remaining requests wait for the next attempt. After a fault
+                of one shard, only those of that shard remain.
         """
         self._due_s = self._clock() + _PAUSE_S
-        while self._todo:
-            key, work = next(iter(self._todo.items()))
-            work()
-            del self._todo[key]
+        fault: ShardFault | None = None
+        for key, work in list(self._todo.items()):
+            try:
+                work()
+            except ShardFault as error:
+                fault = error
+            else:
+                del self._todo[key]
+        if fault is not None:
+            raise fault
 
     def __len__(self) -> int:
         """Number of sessions with an unfinished request."""
