@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -190,3 +191,44 @@ def test_replicas_that_cannot_be_are_said() -> None:
         assert said in done.stderr
     done = command("serve", "--replicas", "2", "--port", "65535", "--device", "cpu")
     assert (done.returncode, "lower port" in done.stderr) == (2, True)
+
+
+async def test_fifty_sessions_live_through_a_kill_under_load_and_none_is_left_behind(
+    models_dir: Path, store: Path
+) -> None:
+    """One client with both targets. Each output is that of the session's own steps, and no error is seen."""
+    rng = np.random.default_rng(50)
+    inputs = rng.normal(size=(50, 40, FEATURES)).astype(np.float32)
+    busy, killed = asyncio.Event(), asyncio.Event()
+    outputs: dict[int, list[np.ndarray]] = {number: [] for number in range(50)}
+
+    async def drive(client: carousel.AsyncClient, number: int) -> None:
+        session = await client.session(LSTM, session_id=f"s{number}", durability="async")
+        for at in range(0, 40, 4):
+            if at == 36:
+                await killed.wait()  # so that every session steps after the kill too
+            outputs[number].append(await session.steps(inputs[number, at : at + 4]))
+            if sum(map(len, outputs.values())) == 150:  # of 500
+                busy.set()
+        await session.close()
+
+    async def kill_in_the_middle(site: Serving) -> None:
+        await busy.wait()
+        site.kill(1)
+        killed.set()
+
+    with serving(models_dir, store) as site:
+        patient = carousel.RetryPolicy(reconnect_s=WITHIN_S)
+        target = str(site.ready["target"])
+        async with carousel.AsyncClient(target, timeout_s=WITHIN_S, retries=patient) as client:
+            work = [drive(client, number) for number in range(50)]
+            await asyncio.gather(kill_in_the_middle(site), *work)
+        for number, pieces in outputs.items():
+            expected = np.asarray(reference.run(models_dir / LSTM, inputs[number])["y"])
+            np.testing.assert_allclose(np.concatenate(pieces), expected, atol=2e-5)
+        site.process.send_signal(signal.SIGTERM)
+        _, log = await asyncio.to_thread(site.process.communicate, timeout=WITHIN_S)
+        assert site.process.returncode == 0
+        assert "replica 1 on port" in log
+        assert "Traceback" not in log
+        gone(set(site.all))
