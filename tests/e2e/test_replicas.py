@@ -23,6 +23,9 @@ from support.server import FEATURES, LSTM
 
 import carousel
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+"""A command is three processes that import torch in turn, or more."""
+
 WITHIN_S = 120.0
 ROWS = np.random.default_rng(13).normal(size=(60, FEATURES)).astype(np.float32)
 
