@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from panels import ROWS
-from queries import Panel
+from queries import EACH, Panel
 
 TARGET = Path(__file__).parent / "dashboards" / "carousel.json"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -84,6 +84,7 @@ def panels_json() -> list[dict[str, Any]]:
         place = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
         panels.append(
             {"id": len(panels) + 1, "type": "row", "title": title, "gridPos": place, "panels": []}
+            | ({"repeat": "instance"} if EACH in title else {})
         )
         x, y, height = 0, y + 1, 4 if title == "Now" else 8
         for panel in row:

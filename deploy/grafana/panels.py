@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from queries import MODEL, SERVER, Panel, level, quantile, quantiles, rate, stat, total, whole
+from queries import EACH, MODEL, SERVER, Panel, level, quantile, quantiles, rate, stat, total, whole
+from replica_panels import EACH_SERVER, REPLICAS
 
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Now": (
@@ -123,6 +124,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("Time of a batch of whole sequences", "s", quantiles("carousel_infer_batch_seconds")),
     ),
+    "Replicas": REPLICAS,
     "The store": (
         Panel(
             "Time until a step is durable",
@@ -346,4 +348,6 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             options={"textMode": "name"},
         ),
     ),
+    f"Server {EACH}": EACH_SERVER,
 }
+"""The panels by the titles of their rows. The last row is repeated for each server."""

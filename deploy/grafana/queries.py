@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SERVER = 'instance=~"$instance"'
+EACH = "$instance"
+"""In the title of a row: the row is repeated for each chosen server."""
 MODEL = f'{SERVER}, model=~"$model"'
 
 
