@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -89,6 +89,12 @@ def calls(replicas: Replicas, method: str) -> list[int]:
     ]
 
 
+def streams(server: ServerProcess) -> int:
+    """How many streams of sessions are open at a server."""
+    series = re.compile(r"^carousel_attach_streams ([\d.]+)$", re.MULTILINE)
+    return int(float(series.findall(server.metrics_now())[0]))
+
+
 # -- where calls go
 
 
@@ -116,6 +122,19 @@ def test_without_the_header_calls_take_turns(proxy: Proxy, replicas: Replicas) -
     ran = np.subtract(calls(replicas, "GetModel"), before)
     assert all(ran > 0)
     assert sum(ran) == 60
+
+
+def test_haproxy_spreads_streams_that_name_no_session(replicas: Replicas, tmp_path: Path) -> None:
+    """As those of the SDK: each has many sessions and lives long."""
+    with HAProxy(tmp_path) as proxy, ExitStack() as clients:
+        proxy.serve(replicas.living)
+        for _ in range(6):
+            client = clients.enter_context(carousel.Client(proxy.target))
+            clients.enter_context(client.session(LSTM)).step(ROWS[0])
+        eventually(
+            lambda: [streams(replicas[name]) for name in NAMES] == [2, 2, 2],
+            lambda: f"streams: {[streams(replicas[name]) for name in NAMES]}",
+        )
 
 
 @each_proxy
@@ -225,13 +244,10 @@ def test_the_sdk_behind_a_proxy_sees_no_error(
 
 def having_streams(replicas: Replicas) -> str:
     """The name of the only replica that has a stream."""
-    series = re.compile(r"^carousel_attach_streams ([\d.]+)$", re.MULTILINE)
     found: list[str] = []
 
     def one() -> bool:
-        found[:] = [
-            name for name in NAMES if float(series.findall(replicas[name].metrics_now())[0]) > 0
-        ]
+        found[:] = [name for name in NAMES if streams(replicas[name])]
         return len(found) == 1
 
     eventually(one, lambda: f"streams are at {found}")

@@ -131,6 +131,8 @@ def test_a_hanging_replica_is_cut_off_within_its_lease_or_soon_after() -> None:
 def test_the_replicas_and_their_ports_are_the_same_everywhere() -> None:
     names = re.findall(r"^    server (\S+) (\S+):(\d+) id (\d)$", HAPROXY, re.MULTILINE)
     assert names[:3] == names[3:]
+    spread = re.findall(r"^    server (\S+) (\S+:\d+) track (\S+)$", HAPROXY, re.MULTILINE)
+    assert spread == [(name, f"{host}:{at}", f"replicas/{name}") for name, host, at, _ in names[:3]]
     endpoints = [
         point["endpoint"]["address"]["socket_address"]
         for point in CLUSTER["load_assignment"]["endpoints"][0]["lb_endpoints"]

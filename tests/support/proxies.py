@@ -168,19 +168,24 @@ class HAProxy(Proxy):
     def _named(self, replica: Replica) -> str:
         return f"replica-{self._numbers[address_of(replica)]}"
 
-    _SERVERS = re.compile(r"(    server replica-.*\n)+")
+    _SERVERS = re.compile(r"(    server replica-1 .*\n)(?:    server replica-.*\n)+")
+
+    def _lines(self, first: str, replicas: Sequence[Replica]) -> str:
+        """A list of servers as the recipe has it, made from its first line."""
+        lines = []
+        for replica in replicas:
+            line = first.replace("replica-1:50051", address_of(replica))
+            line = line.replace("replica-1", self._named(replica))
+            number = f"id {self._numbers[address_of(replica)]} port {replica.metrics_port}"
+            lines.append(line.replace("id 1", number))
+        return "".join(lines)
 
     def write(self, replicas: Sequence[Replica]) -> None:
         """See `Proxy.write`."""
         recipe = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
         for replica in replicas:  # one that comes again has the number that it had
             self._numbers.setdefault(address_of(replica), len(self._numbers) + 1)
-        lines = "".join(
-            f"    server {self._named(replica)} {replica.host}:{replica.port} "
-            f"id {self._numbers[address_of(replica)]} port {replica.metrics_port}\n"
-            for replica in replicas
-        )
-        recipe = self._SERVERS.sub(lines, recipe)
+        recipe = self._SERVERS.sub(lambda block: self._lines(block[1], replicas), recipe)
         for old, new in ((50051, self.port), (50443, self.tls_port), (8404, self.admin_port)):
             recipe, changed = re.subn(rf"bind :{old}\b", f"bind {self._host}:{new}", recipe)
             assert changed == 1, old
