@@ -272,7 +272,7 @@ def test_the_number_of_shards_never_changes(in_cluster: InCluster) -> None:
     with pytest.raises(StoreError) as error:
         RedisStore(f"{url}?shards=7", BOB, 30.0, prefix=in_cluster.prefix)
     cause, fix = str(error.value).splitlines()
-    assert cause == "the store has 6 shards, and its URL says 7"
+    assert cause == "the store was made with shards=6, and its URL says 7"
     assert "shards=6" in fix
 
 

@@ -230,12 +230,17 @@ local function replicas(keys)
   return live
 end
 
--- keys: layout, expiry of a store with one tag. The number of tags for a new store. The number of this store's.
+-- keys: layout, expiry of a store with one tag. The number of tags for a new store, and 1 if the caller knows that
+-- no server of an older version runs. The number of this store's tags; -1 if that must be known first.
 local function layout(keys, args)
   local found = redis.call('GET', keys[1])
   if not found then
     -- Stores from before there was a layout have one tag.
-    found = redis.call('EXISTS', keys[2]) == 1 and '1' or args[1]
+    local is_old = redis.call('EXISTS', keys[2]) == 1
+    if is_old and args[2] == '0' then
+      return -1
+    end
+    found = is_old and '1' or args[1]
     redis.call('SET', keys[1], found)
   end
   return tonumber(found)

@@ -31,13 +31,14 @@ from carousel_server.core.store import (
 from carousel_server.core.types import Durability
 
 from . import redis_answers
-from .faults import StoreError, check_floor, check_reason
+from .faults import check_floor, check_reason
 from .redis_cluster import ClusterLink
-from .redis_keys import Keys, Shard, layout_key, name_of, tags_of
+from .redis_keys import Keys, Shard, name_of, tags_of
+from .redis_layout import shards_of
 from .redis_link import Link, RedisLink
 from .redis_node import Answers, Arguments, Call
 from .redis_scans import Scans
-from .redis_target import Kind, Target, read_url
+from .redis_target import Kind, read_url
 from .steady import SteadyClock
 
 _COMMITS_PER_CALL = 16
@@ -81,7 +82,7 @@ class RedisStore(Store):
         # Two time-outs fit into a lease, so a lost server is noticed before it expires.
         links = {Kind.SINGLE: RedisLink, Kind.SENTINEL: RedisLink, Kind.CLUSTER: ClusterLink}
         self._link: Link = links[target.kind](target, max(lease_ttl_s / 4, 0.1))
-        self._keys = Keys(tags_of(prefix, _shards(self._link, target, prefix)))
+        self._keys = Keys(tags_of(prefix, shards_of(self._link, target, prefix)))
         self._scans = Scans(self._keys, self._link)
         levels = {Durability.ASYNC, Durability.SYNC}
         if self._link.is_fsynced():
@@ -282,25 +283,3 @@ def _opening(new: NewSession, first: First) -> tuple[str | bytes, ...]:
         *(new.model, str(int(new.durability)), repr(new.idle_ttl_s)),
         *(str(new.seed), repr(new.created_at_unix_s), str(first.seq), first.snapshot),
     )
-
-
-def _shards(link: Link, target: Target, prefix: str) -> int:
-    """The number of shards of the store, which its first start has set.
-
-    Raises:
-        StoreError: the URL asks for another number.
-    """
-    layout = layout_key(prefix)
-    arguments = (target.shards or link.shards,)
-    try:
-        (found,) = link.call_all([("layout", [layout, Keys([prefix]).shards[0].expiry], arguments)])
-    except CarouselError as error:
-        link.close()
-        raise StoreError(f"{target.shown} {error.message}\ntry again when it answers") from None
-    if target.shards and target.shards != found:
-        link.close()
-        raise StoreError(
-            f"the store has {found} shards, and its URL says {target.shards}\n"
-            f"write shards={found}, or leave it out: the number never changes"
-        )
-    return int(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -231,6 +231,11 @@ class ClusterLink(Link):
             self._topology.refresh(avoid=self._away.addresses)
         except RedisError as error:
             log.debug("no node of %s tells the slots: %s", self.place, error)
+
+    @override
+    def keys_like(self, pattern: str) -> Iterator[bytes]:
+        for address in self._topology.slots.primaries:
+            yield from self._topology.node(address).keys_like(pattern)
 
     @override
     def is_fsynced(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import redis
@@ -38,6 +38,13 @@ class Link(Protocol):
 
         Raises:
             CarouselError: STORE_UNAVAILABLE, if any failed.
+        """
+
+    def keys_like(self, pattern: str) -> Iterator[bytes]:
+        """All keys of a pattern. It reads the names of all keys, so it is for rare checks.
+
+        Raises:
+            CarouselError: STORE_UNAVAILABLE.
         """
 
     def is_fsynced(self) -> bool:
@@ -122,6 +129,10 @@ class RedisLink(Link):
 
     def _send(self, calls: Sequence[Call]) -> Answers:
         return self._node.send(calls)
+
+    @override
+    def keys_like(self, pattern: str) -> Iterator[bytes]:
+        return self._node.keys_like(pattern)
 
     @override
     def is_fsynced(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from .faults import StoreError
+from .faults import StoreError, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,13 @@ class Node:
         """Loads our functions."""
         source = resources.files(__package__).joinpath("carousel.lua").read_text(encoding="utf-8")
         self.client.function_load(source, replace=True)
+
+    def keys_like(self, pattern: str) -> Iterator[bytes]:
+        """See `Link.keys_like`."""
+        try:
+            yield from self.client.scan_iter(match=pattern, count=1000)
+        except RedisError as error:
+            raise unavailable() from error
 
     def drop(self) -> None:
         """Closes the connections. The next call opens a new one, perhaps to another server."""
