@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def store(tmp_path: Path) -> Iterator[str]:
 
 
 def server_of(models_dir: Path, store: str, port: int = 0) -> ServerProcess:
-    return ServerProcess(models_dir, store=store, slots=32, strict=True, port=port)
+    settings: dict[str, object] = {"slots": 32, "strict": True, "lease_ttl_s": 2}
+    return ServerProcess(models_dir, store=store, port=port, **settings)
 
 
 def rows_of(count: int) -> Any:
@@ -53,6 +55,25 @@ def test_both_are_restarted_one_after_the_other_under_a_client(
             np.testing.assert_array_equal(np.concatenate(outputs, axis=1), quiet.steps(rows))
             client.close()
     assert "Traceback" not in a.text + b.text
+
+
+def test_one_is_killed_and_its_sessions_go_on_at_the_other(models_dir: Path, store: str) -> None:
+    rows = rows_of(SESSIONS)
+    with server_of(models_dir, store) as a, server_of(models_dir, store) as b:
+        by_target = {server.target: server for server in (a, b)}
+        client = carousel.Client(",".join(by_target), timeout_s=120.0)
+        sessions = [client.session(LSTM) for _ in range(SESSIONS)]
+        batch = client.batch(sessions)
+        outputs = [batch.steps(rows[:, :30])]
+        there = by_target[sessions[0]._lane.link.address]
+        there.signal(signal.SIGKILL)
+        outputs.append(batch.steps(rows[:, 30:]))
+        there.wait()
+        assert all(session._lane.link.address != there.target for session in sessions)
+        quiet = client.batch([client.session(LSTM) for _ in range(SESSIONS)])
+        np.testing.assert_array_equal(np.concatenate(outputs, axis=1), quiet.steps(rows))
+        assert client.statistics().replays_diverged == 0
+        client.close()
 
 
 async def test_the_asyncio_client_follows_while_it_streams(models_dir: Path, store: str) -> None:
