@@ -306,6 +306,18 @@ def test_a_refusal_that_names_the_owner_is_followed(cluster: Cluster) -> None:
     assert ticket.lane.link.address == "c:1", "it is remembered"
 
 
+def test_a_server_that_lost_a_session_says_who_has_it(cluster: Cluster) -> None:
+    lane = cluster.open(session_at("a:1"))
+    session = cluster.all.get(lane.session_id)
+    session.commit()
+    session.holder = ""
+    cluster.streams["a:1"].unbind(session, Refusal("LEASE_LOST", owner="c:1"))
+    cluster.run()
+    assert lane.link.address == "c:1"
+    assert cluster.binds()[-1] == ("c:1", False)
+    assert cluster.core.statistics().redirects == 1
+
+
 def test_an_owner_that_cannot_be_reached_has_its_session_taken_over(cluster: Cluster) -> None:
     lane = cluster.open(session_at("a:1"))
     cluster.submit([lane], [1])

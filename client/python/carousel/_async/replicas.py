@@ -12,7 +12,7 @@ import grpc
 from carousel._core.addresses import Addresses
 from carousel._core.lane import Lane
 from carousel._core.requests import new_session_id
-from carousel._core.routing import is_address
+from carousel._core.routing import OWNED, is_address
 from carousel._error_bases import CarouselError, ConnectionLostError, ServerUnreachableError
 from carousel._home import check_gevent
 from carousel._rpc_errors import error_of_call
@@ -214,7 +214,7 @@ class AsyncReplicas:
         unreached = isinstance(error, ServerUnreachableError | ConnectionLostError)
         if unreached or error.reason == "DRAINING":
             self.failed(address, error)
-        elif error.reason == "SESSION_HELD" and at.session_id and is_address(owner):
+        elif error.reason in OWNED and at.session_id and is_address(owner):
             with self._lock:
                 self._owners[at.session_id] = owner
                 if len(self._owners) > REMEMBERED:

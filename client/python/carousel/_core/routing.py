@@ -15,6 +15,9 @@ ELSEWHERE = frozenset(
 )
 """Refusals of one server that say nothing about the others."""
 
+OWNED = frozenset(("SESSION_HELD", "LEASE_LOST"))
+"""Refusals whose metadata `owner` has the address of the server that has the session."""
+
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.%\w]+\]):[0-9]{1,5}", re.ASCII)
 
 
@@ -57,12 +60,12 @@ class Routing:
             self._go_on(lane, {lane.link.address})
 
     def redirected(self, lane: Lane, error: CarouselError) -> bool:
-        """SESSION_HELD: goes where the session is. True if the lane should be bound again at once.
+        """Another server has the session: goes there. True if the lane should be bound again at once.
 
         Where its holder cannot be reached, the server is asked to take the session over.
         """
         route, owner = lane.route, error.metadata.get("owner", "")
-        if not self._links.follows or error.reason != "SESSION_HELD" or not lane.movable:
+        if not self._links.follows or error.reason not in OWNED or not lane.movable:
             return False
         if self._is_usable(owner, lane):
             self._links.counters.redirects += 1
@@ -70,6 +73,8 @@ class Routing:
             route.take_over = False
             self._go(lane, owner)
             return route.redirects <= len(self._addresses.known)  # else they contradict each other
+        if error.reason != "SESSION_HELD":
+            return False
         again = not route.take_over
         route.take_over = True
         return again
