@@ -23,7 +23,13 @@ class ClusterServers:
     """
 
     def __init__(
-        self, folder: Path, *, primaries: int = 3, replicas: int = 3, program: str = "redis-server"
+        self,
+        folder: Path,
+        *,
+        primaries: int = 3,
+        replicas: int = 3,
+        program: str = "redis-server",
+        appendfsync: str = "everysec",
     ) -> None:
         self._primaries = primaries
         self.nodes: list[RedisServer] = []
@@ -35,7 +41,11 @@ class ClusterServers:
             options = ("--cluster-enabled", "yes", "--cluster-port", str(self._bus_ports[-1]))
             patience = ("--cluster-node-timeout", "3000", "--cluster-replica-validity-factor", "0")
             loose = ("--cluster-require-full-coverage", "no")
-            self.nodes.append(RedisServer(own, *options, *patience, *loose, program=program))
+            self.nodes.append(
+                RedisServer(
+                    own, *options, *patience, *loose, program=program, appendfsync=appendfsync
+                )
+            )
 
     def __enter__(self) -> ClusterServers:
         for node in self.nodes:
