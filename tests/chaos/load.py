@@ -67,6 +67,8 @@ FEW = Shape(
 class Load:
     """Sessions under way at `target`, each with outputs that are known. Use as a context manager.
 
+    `statistics` has those of each client, once it has finished.
+
     Leaving the block without an error finishes the load and checks every output. An error that any
     call of the SDK raises is an error of the test.
 
@@ -89,6 +91,7 @@ class Load:
     ) -> None:
         self.tracks: list[Track] = []
         self.errors: list[BaseException] = []
+        self.statistics: list[carousel.ClientStatistics] = []
         self.target, self._package, self._quiet = target, package, quiet
         self._levels = levels
         self._ended = threading.Event()
@@ -98,15 +101,15 @@ class Load:
         self._numbers = count(shape.first)
         self._prefix = shape.prefix or secrets.token_hex(4)
         for _ in range(shape.batches):
-            self._add(_by_batch, shape.batch_sessions, StepTrack)
+            self.add(_by_batch, shape.batch_sessions, StepTrack)
         for _ in range(shape.steppers):
-            self._add(_by_steps, shape.stepper_sessions, StepTrack)
+            self.add(_by_steps, shape.stepper_sessions, StepTrack)
         for _ in range(shape.streamers):
-            self._add(_by_stream, 1, StepTrack)
+            self.add(_by_stream, 1, StepTrack)
         if shape.tasks:
-            self._add(_by_tasks, shape.tasks, StepTrack)
+            self.add(_by_tasks, shape.tasks, StepTrack)
         for _ in range(shape.texts):
-            self._add(_by_texts, 1, TextTrack)
+            self.add(_by_texts, 1, TextTrack)
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -186,7 +189,8 @@ class Load:
         with self._news:
             self._news.notify_all()
 
-    def _add(self, driver: Driver, sessions: int, kind: type[Track]) -> None:
+    def add(self, driver: Driver, sessions: int, kind: type[Track]) -> None:
+        """A thread that drives so many new sessions; to be called before the load starts."""
         numbers = [next(self._numbers) for _ in range(sessions)]
         tracks: list[Track] = [
             kind(
@@ -194,12 +198,12 @@ class Load:
                 self._levels[n % len(self._levels)],
                 seed=n,
                 resets=n % 2 == 1,
-                driver=driver.__name__[1:],
+                driver=_name(driver),
             )
             for n in numbers
         ]
         self.tracks += tracks
-        name = f"{driver.__name__[1:]}-{len(self._threads)}"
+        name = f"{_name(driver)}-{len(self._threads)}"
         thread = threading.Thread(target=self._drive, args=(driver, tracks), name=name, daemon=True)
         self._threads.append(thread)
 
@@ -207,6 +211,7 @@ class Load:
         try:
             with carousel.Client(self.target, timeout_s=PATIENCE_S, retries=RETRIES) as client:
                 driver(self, client, tracks)
+                self.statistics.append(client.statistics())
         except BaseException as error:  # noqa: BLE001 - the test raises it
             self.errors.append(error)
             with self._news:
@@ -216,6 +221,10 @@ class Load:
         if self.errors:
             text = f"{len(self.errors)} drivers failed; the first by {self.errors[0]!r}"
             raise AssertionError(text) from self.errors[0]
+
+
+def _name(driver: Driver) -> str:
+    return driver.__name__.removeprefix("_")
 
 
 def _opened(client: carousel.Client, model: str, tracks: Sequence[Track]) -> list[carousel.Session]:
@@ -301,6 +310,7 @@ def _by_tasks(load: Load, _client: carousel.Client, tracks: Sequence[StepTrack])
             load.target, timeout_s=PATIENCE_S, retries=RETRIES
         ) as client:
             await asyncio.gather(*(drive(client, track) for track in tracks))
+            load.statistics.append(client.statistics())
 
     asyncio.run(drive_all())
 

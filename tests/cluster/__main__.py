@@ -9,8 +9,11 @@ import argparse
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from . import sandbox
+from .cluster import Form
+from .faults import BY_NAME
 from .run import FORMS, RunError, run
 
 SKIPPED = 3
@@ -21,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     if sandbox.is_inside():
         sandbox.enter()
         try:
-            report = run(FORMS[given.form], given.seed)
+            report = run(_form(given), given.seed)
         except RunError as error:
             print(f"cluster: {error}\nagain: make cluster ARGS='--seed {given.seed}'", flush=True)
             return 1
@@ -36,10 +39,20 @@ def main(arguments: Sequence[str]) -> int:
     return sandbox.run("tests.cluster", [*arguments, "--seed", str(given.seed)])
 
 
+def _form(given: argparse.Namespace) -> Form:
+    form = FORMS[given.form]
+    if given.only:
+        form = replace(form, faults=tuple(given.only), steps=0)
+    return form
+
+
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make cluster")
     parser.add_argument("--form", choices=FORMS, default="long")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    parser.add_argument(
+        "--only", action="append", choices=BY_NAME, metavar="FAULT", help="once; may be repeated"
+    )
     parser.add_argument("--write", action="store_true", help="write bench/results/cluster.*")
     return parser.parse_args(arguments)
 

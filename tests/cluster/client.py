@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.chaos.load import Load, Shape
+from tests.chaos.tracks import StepTrack
 
 from . import records
+from .outside import Outsiders
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,15 @@ class Work:
         file: where it writes what its sessions have got.
         levels: durabilities, which the sessions have in turn.
         shape: fields of `Shape`.
+        outsiders: sessions beside these that come by the proxy at `proxy`.
     """
 
     target: str
     file: str
     levels: tuple[str, ...]
     shape: dict[str, object]
+    outsiders: int = 0
+    proxy: str = ""
 
     def text(self) -> str:
         """For the command line."""
@@ -46,10 +51,15 @@ class RecordedLoad(Load):
         shape = Shape(**work.shape)  # type: ignore[arg-type]
         super().__init__(work.target, Path(), "", levels=work.levels, shape=shape)
         self._file = Path(work.file)
+        self._outsiders = Outsiders(work.proxy)
+        for _ in range(work.outsiders):
+            self.add(self._outsiders.drive, 1, StepTrack)
 
     def check(self) -> None:
         """Writes the file."""
-        records.save(self._file, self.tracks)
+        record = records.of_clients(self.tracks, self.statistics)
+        record.refusals += self._outsiders.refusals
+        records.save(self._file, record)
 
 
 def main(text: str) -> int:

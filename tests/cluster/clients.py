@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.load import PATIENCE_S
-from tests.chaos.tracks import Track
 
 from . import records
 from .client import Work
 from .network import Host
+from .records import Record
 
 
 class ApplicationError(AssertionError):
@@ -67,8 +67,8 @@ class ClientProcess:
             raise ApplicationError(self.host.name, Counter(answer["errors"]), answer["text"])
         assert answer["event"] == event, answer
 
-    def tracks(self) -> list[Track]:
-        """What its sessions have got, after it has finished."""
+    def record(self) -> Record:
+        """What it has got, after it has finished."""
         return records.load(self._file)
 
     def kill(self) -> None:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Self
 
 from support.clocks import ShiftedClock
+from support.proxies import HAProxy
+from support.server import ServerProcess
 
 from tests.chaos.load import Shape
 from tests.chaos.servers import Site
-from tests.chaos.tracks import Track
 
 from .client import Work
 from .clients import ClientProcess, all_do
 from .network import Host, Network
+from .records import Record
 from .store import OneRedis, RedisCluster, Store
 
 PORT, METRICS_PORT = 50051, 9464
@@ -36,6 +38,7 @@ class Form:
         shards: primaries of the store, each with a replica; 0 is one Redis alone.
         clients: processes, each with the sessions of `shape`.
         levels: durabilities of the sessions.
+        outsiders: further sessions of each process, by unary calls through HAProxy.
         lease_ttl_s: of the replicas.
         quiet_s: how long nothing happens, for comparison.
         steps: that a run makes at least; after that it ends with a round of faults.
@@ -51,6 +54,7 @@ class Form:
     lease_ttl_s: float
     quiet_s: float
     steps: int
+    outsiders: int = 0
     faults: tuple[str, ...] = ()
 
 
@@ -69,6 +73,7 @@ class Cluster:
         self.network = Network()
         self.stores = [self.network.add(f"store-{n}") for n in range(2 * form.shards or 1)]
         self.store: Store = (RedisCluster if form.shards else OneRedis)(self.stores, folder)
+        self.proxy = _proxy(self.network, folder) if form.outsiders else None
         self.clients: list[ClientProcess] = []
         self.hosts: list[Host] = []
         self.clocks: list[ShiftedClock] = []
@@ -106,6 +111,8 @@ class Cluster:
             for site in self.replicas:
                 stack.enter_context(site)
             self.start(self.replicas[: self.form.replicas])
+            if self.proxy is not None:
+                stack.enter_context(self.proxy).serve(self.living())
             self._stack = stack.pop_all()
         return self
 
@@ -120,9 +127,12 @@ class Cluster:
         """Starts all clients, and waits until each session has had an output."""
         shape = self.form.shape
         for number in range(self.form.clients):
-            its = replace(shape, first=number * sessions_of(shape), prefix=f"client-{number}")
+            first = number * (sessions_of(shape) + self.form.outsiders)
+            its = replace(shape, first=first, prefix=f"client-{number}")
             file = self._folder / f"client-{number}.npz"
-            work = Work(self._target(number), str(file), self.form.levels, asdict(its))
+            work = Work(self.target, str(file), self.form.levels, asdict(its))
+            if self.proxy is not None:
+                work = replace(work, outsiders=self.form.outsiders, proxy=self.proxy.target)
             self.clients.append(ClientProcess(self.network.add(f"client-{number}"), work))
         for client in self.clients:
             client.hears("started")
@@ -132,10 +142,13 @@ class Cluster:
         """Waits until each session has had another output."""
         all_do(self.clients, "advance", "advanced")
 
-    def finish(self) -> list[Track]:
-        """Lets all clients end, and returns what their sessions have got."""
+    def finish(self) -> Record:
+        """Lets all clients end, and returns what they have got."""
         all_do(self.clients, "finish", "finished")
-        return [track for client in self.clients for track in client.tracks()]
+        record = Record()
+        for client in self.clients:
+            record.add(client.record())
+        return record
 
     @property
     def sessions(self) -> int:
@@ -147,8 +160,10 @@ class Cluster:
         """Outputs that all clients had when they were last asked."""
         return sum(client.steps for client in self.clients)
 
-    def _target(self, number: int) -> str:
-        return self.replicas[number % self.form.replicas].target
+    @property
+    def target(self) -> str:
+        """Of clients: the replicas of the start. They find the spare ones by redirects."""
+        return ",".join(site.target for site in self.replicas[: self.form.replicas])
 
     # -- for faults
 
@@ -156,6 +171,15 @@ class Cluster:
         """Starts replicas beside each other, and waits until they are ready."""
         with ThreadPoolExecutor(max_workers=len(sites) or 1) as pool:
             list(pool.map(Site.start, sites))
+
+    def tell_proxy(self) -> None:
+        """Which replicas there are."""
+        if self.proxy is not None:
+            self.proxy.serve(self.living())
+
+    def living(self) -> list[ServerProcess]:
+        """The replicas that are not dead, as the proxy knows them."""
+        return [site.server for site in self.replicas if site.is_alive and site.server is not None]
 
     def beside(self, host: Host) -> list[Host]:
         """All other hosts."""
@@ -168,6 +192,13 @@ class Cluster:
     def hold(self, seconds: float) -> None:
         """Lets a fault last."""
         threading.Event().wait(seconds)
+
+
+def _proxy(network: Network, folder: Path) -> HAProxy:
+    host = network.add("proxy")
+    place = folder / "proxy"
+    place.mkdir()
+    return HAProxy(place, host=host.address, inside=host.inside)
 
 
 def sessions_of(shape: Shape) -> int:

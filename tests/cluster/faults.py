@@ -90,6 +90,24 @@ def _rolling_restart(cluster: Cluster, _event: Event) -> None:
         cluster.advance()
 
 
+def _scale(cluster: Cluster, event: Event) -> None:
+    """The spare ones come; then they leave, and one of the others with them; then that one is back."""
+    spare = cluster.replicas[cluster.form.replicas :]
+    one = cluster.replicas[event.target]
+    cluster.start(spare)
+    cluster.tell_proxy()
+    cluster.hold(event.hold_s)
+    cluster.advance()
+    for site in [*spare, one]:
+        site.drain()
+        cluster.hold(event.hold_s)
+        cluster.advance()
+    cluster.tell_proxy()
+    one.start()
+    cluster.tell_proxy()
+    cluster.hold(event.hold_s)
+
+
 def _step_clock(cluster: Cluster, event: Event) -> None:
     clock = cluster.clocks[event.target]
     for shift_s in (2 * HOUR_S, -2 * HOUR_S):
@@ -108,12 +126,13 @@ def _kill_in_failover(cluster: Cluster, event: Event) -> None:
     site = cluster.replicas[event.target % cluster.form.replicas]
     site.kill()
     node = cluster.store.kill(event.target)
-    site.start()
     cluster.store.restore(node)
+    site.start()
 
 
 _BEYOND = (1.3 * LEASE_S, 2 * LEASE_S)
 _BRIEF = (0.2, 0.8)
+_REBALANCE = (3.0, 5.0)
 
 FAULTS = (
     Fault(Kind("kill -9 of a replica", "replica", *_BRIEF), _kill),
@@ -121,6 +140,7 @@ FAULTS = (
     Fault(Kind("SIGSTOP beyond the lease", "replica", *_BEYOND), _stop),
     Fault(Kind("drain and restart", "replica", *_BRIEF), _drain),
     Fault(Kind("rolling restart of all", "all"), _rolling_restart),
+    Fault(Kind("scale to five, to two, to three", "replica", *_REBALANCE), _scale),
     Fault(Kind("replica cut from the store", "replica", *_BEYOND), _cut_from_store("both")),
     Fault(Kind("replica gets nothing of the store", "replica", *_BEYOND), _cut_from_store("to")),
     Fault(Kind("store gets nothing of a replica", "replica", *_BEYOND), _cut_from_store("from")),

@@ -20,18 +20,20 @@ class Pauses:
 
 
 def longest(tracks: Sequence[Track], begin_s: float, end_s: float) -> list[float]:
-    """For each session its longest pause of those that touch a time span of the monotonic clock."""
+    """For each session the longest of its pauses that ended in a time span of the monotonic clock."""
     return [
-        max((took for since, took in track.pauses if since < end_s and since + took > begin_s), default=0.0)
+        max((took for since, took in track.pauses if begin_s < since + took <= end_s), default=0.0)
         for track in tracks
-    ]  # fmt: skip
+    ]
 
 
 def summary(values: Sequence[float]) -> Pauses:
-    """Percentiles by the nearest rank, which never says less than was measured."""
+    """Percentiles by the nearest rank, which never says less than was measured; NaN of nothing."""
     ordered = sorted(values)
 
     def rank(share: float) -> float:
+        if not ordered:
+            return math.nan
         return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
-    return Pauses(len(ordered), rank(0.50), rank(0.99), ordered[-1])
+    return Pauses(len(ordered), rank(0.50), rank(0.99), rank(1.0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,11 +18,12 @@ from .clients import ApplicationError
 from .cluster import Cluster, Form
 from .faults import BY_NAME, FAULTS, LEASE_S
 from .oracle import Verdict, judge_all
+from .records import Record
 from .report import QUIET, Report, during, failures
 from .schedule import Event, events
 
 SHORT = Form(
-    replicas=3, spare=0, shards=0, clients=2, levels=("async", "sync"),
+    replicas=3, spare=0, shards=3, clients=2, levels=("async", "sync"),
     shape=Shape(batches=1, batch_sessions=8, steppers=1, stepper_sessions=4, streamers=1, tasks=12,
                 texts=1, pause_s=0.1),
     lease_ttl_s=LEASE_S, quiet_s=1.0, steps=0,
@@ -34,9 +34,9 @@ SHORT = Form(
 
 LONG = Form(
     replicas=3, spare=2, shards=3, clients=4, levels=("async", "sync"),
-    shape=Shape(batches=2, batch_sessions=16, steppers=1, stepper_sessions=6, streamers=4, tasks=80,
+    shape=Shape(batches=2, batch_sessions=16, steppers=1, stepper_sessions=6, streamers=4, tasks=73,
                 texts=3, pause_s=0.1),
-    lease_ttl_s=LEASE_S, quiet_s=20.0, steps=1_000_000,
+    lease_ttl_s=LEASE_S, quiet_s=20.0, steps=1_000_000, outsiders=7,
 )  # fmt: skip
 """For `make cluster`: 500 sessions and at least a million steps."""
 
@@ -58,17 +58,17 @@ def run(form: Form, seed: int) -> Report:
     with tempfile.TemporaryDirectory(prefix="cluster-") as name:
         folder = Path(name)
         models = make_models(folder / "models")
-        tracks = _disturbed(form, seed, models, folder, report)
+        record = _disturbed(form, seed, models, folder, report)
         seconds = time.monotonic() - began_s
-        verdicts = _verdicts(tracks, models)
-    report.judge(tracks, verdicts, seconds)
+        verdicts = _verdicts(record.tracks, models)
+    report.judge(record, verdicts, seconds)
     wrong = failures(verdicts)
     if wrong:
         raise RunError("\n".join([f"seed {seed}: {len(wrong)} sessions differ", *wrong[:20]]))
     return report
 
 
-def _disturbed(form: Form, seed: int, models: Path, folder: Path, report: Report) -> list[Track]:
+def _disturbed(form: Form, seed: int, models: Path, folder: Path, report: Report) -> Record:
     event: Event | None = None
     with Cluster(form, models, folder) as cluster:
         try:
@@ -79,8 +79,9 @@ def _disturbed(form: Form, seed: int, models: Path, folder: Path, report: Report
                 _feel(cluster, report, event)
             return cluster.finish()
         except ApplicationError as error:
-            names = Counter(error.names)
-            raise RunError(f"seed {seed}, {during(event)}: {dict(names)}\n{error}") from error
+            raise RunError(f"seed {seed}, {during(event)}: {dict(error.names)}\n{error}") from error
+        except AssertionError as error:
+            raise RunError(f"seed {seed}, {during(event)}: {error}") from error
 
 
 def _feel(cluster: Cluster, report: Report, event: Event | None) -> None:
@@ -116,7 +117,13 @@ def _verdicts(tracks: list[Track], models: Path) -> list[Verdict]:
 def _setup(form: Form, seed: int) -> dict[str, object]:
     replicas = f"{form.replicas} to {form.replicas + form.spare}" if form.spare else form.replicas
     store = f"a Redis Cluster of {form.shards} primaries" if form.shards else "one Redis"
-    return {"seed": seed, "replicas": replicas, "store": store, "clients": form.clients}
+    return {
+        "seed": seed,
+        "replicas": replicas,
+        "store": store,
+        "clients": form.clients,
+        "outsiders": form.clients * form.outsiders,
+    }
 
 
 def _say(text: str) -> None:

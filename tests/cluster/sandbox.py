@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 _INSIDE = "CAROUSEL_CLUSTER_SANDBOX"
 _OWN = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 _AS_ROOT = ("--user", "--map-root-user")
-_PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "nft": "nftables"}
+_PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "nft": "nftables",
+             "redis-server": "redis-server", "haproxy": "haproxy"}  # fmt: skip
 _MAKES_NAMESPACES = (
     "mount -t tmpfs none /run && mkdir /run/netns && ip netns add a && nft list ruleset"
 )
@@ -30,7 +32,7 @@ _MAKES_NAMESPACES = (
 def why_not() -> str:
     """Why this machine has no sandbox; empty if it has one."""
     for program, package in _PROGRAMS.items():
-        if not any((Path(folder) / program).exists() for folder in _path()):
+        if shutil.which(program, path=os.pathsep.join(_path())) is None:
             return f"{program} is missing: apt-get install {package}"
     tried = subprocess.run(
         [*_unshare(), "sh", "-c", _MAKES_NAMESPACES], capture_output=True, text=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tests.chaos.tracks import StepTrack
@@ -12,19 +14,21 @@ def track(*pauses: tuple[float, float]) -> StepTrack:
     return StepTrack("s", "async", 0, pauses=list(pauses))
 
 
-def test_the_longest_of_those_that_touch_the_span() -> None:
+def test_the_longest_of_those_that_ended_in_the_span() -> None:
     tracks = [
         track((0.0, 9.0), (10.0, 1.0), (11.0, 2.0), (20.0, 7.0)),
         track((9.5, 0.4)),
-        track((9.5, 6.0)),
+        track((9.0, 6.0)),
+        track((9.0, 6.5)),
         track(),
     ]
-    assert longest(tracks, 10.0, 15.0) == [2.0, 0.0, 6.0, 0.0]
+    assert longest(tracks, 10.0, 15.0) == [2.0, 0.0, 6.0, 0.0, 0.0]
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
     values = [float(n) for n in range(1, 101)]
     assert summary(values[::-1]) == Pauses(100, 50.0, 99.0, 100.0)
+    assert math.isnan(summary([]).p99_s)
     assert summary([0.5]) == Pauses(1, 0.5, 0.5, 0.5)
 
 

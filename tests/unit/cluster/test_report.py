@@ -8,13 +8,16 @@ from pathlib import Path
 
 from tests.chaos.tracks import StepTrack
 from tests.cluster.oracle import Verdict
+from tests.cluster.records import Record
 from tests.cluster.report import QUIET, Report, during, failures
 from tests.cluster.schedule import Event
 
 MACHINE = {
     "cpu": "a processor", "cores": 2, "python": "3.11", "measured_at": "now", "load_at_start": 0.5
 }  # fmt: skip
-SETUP = {"seed": 3, "replicas": "3 to 5", "store": "one Redis", "clients": 2}
+SETUP = {
+    "seed": 3, "replicas": "3 to 5", "store": "one Redis", "clients": 2, "outsiders": 6
+}  # fmt: skip
 VERDICTS = [Verdict("a", 10), Verdict("b", 20, lost=1, doubled=2, wrong=3, first="look here")]
 
 
@@ -27,7 +30,10 @@ def report() -> Report:
         StepTrack("a", "sync", 0, count=10, pauses=[(1.0, 0.1), (12.0, 0.5)]),
         StepTrack("b", "sync", 1, count=20, pauses=[(2.0, 0.2), (21.0, 1.5)]),
     ]
-    made.judge(tracks, VERDICTS, 30.0)
+    record = Record(
+        list(tracks), Counter({"moves": 2, "rebinds": 3}), Counter({"SESSION_HELD": 4}), [0.1, 0.2]
+    )
+    made.judge(record, VERDICTS, 30.0)
     return made
 
 
@@ -48,7 +54,10 @@ def test_both_files_say_the_same(tmp_path: Path) -> None:
     assert facts["errors"] == {"DataLossError": 2}
     page = (tmp_path / "cluster.md").read_text()
     assert "| 3 | 2 | 30 | 1 | 2 | 3 | 2 DataLossError | 2 | 30 s |" in page
-    assert "| a fault | 2 | 0.0 s | 1.5 s | 1.5 s |" in page
+    assert "| a fault | 2 | 0.000 s | 1.500 s | 1.500 s |" in page
+    assert "| 2 | 0 | 0 | 3 | 0.100 s | 0.200 s | 0.200 s |" in page
+    assert "4 SESSION_HELD" in page
+    assert facts["refusals"] == {"SESSION_HELD": 4}
 
 
 def test_failures_name_sessions() -> None:
