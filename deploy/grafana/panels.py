@@ -5,6 +5,8 @@ from __future__ import annotations
 from queries import EACH, MODEL, SERVER, Panel, level, quantile, quantiles, rate, stat, total, whole
 from replica_panels import EACH_SERVER, REPLICAS
 
+AT_OWNER = f'{MODEL}, at="owner"'
+
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Now": (
         stat("Steps, all models", "ops", whole("carousel_steps_total")),
@@ -288,6 +290,38 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 for q in (0.5, 0.99)
             ),
             "Every call waits this in addition to its own work.",
+        ),
+    ),
+    "Replicas": (
+        Panel(
+            "Steps at their owner",
+            "percentunit",
+            (
+                (
+                    "{{model}}",
+                    f"{rate('carousel_placed_steps_total', match=AT_OWNER)} / "
+                    + rate("carousel_placed_steps_total"),
+                ),
+            ),
+            "Share of the steps that ran where rendezvous hashing places their session.",
+        ),
+        Panel(
+            "Sessions handed over",
+            "ops",
+            (
+                (
+                    "{{why}} {{direction}}",
+                    rate("carousel_sessions_handed_over_total", "why, direction"),
+                ),
+                ("redirects", rate("carousel_redirects_total", "instance", SERVER)),
+            ),
+        ),
+        Panel("Time of a hand-over", "s", quantiles("carousel_hand_over_seconds")),
+        Panel(
+            "Sessions of other owners",
+            "short",
+            (("{{instance}}", level("carousel_sessions_misplaced", "instance")),),
+            "Resident sessions whose owner is another replica.",
         ),
     ),
     "Process": (

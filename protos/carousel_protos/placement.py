@@ -34,13 +34,23 @@ def ranked(session_id: str, addresses: Sequence[str]) -> list[str]:
 def placed_all(session_ids: Sequence[str], addresses: Sequence[str]) -> NDArray[np.int64]:
     """`placed` for many sessions: int64[n], the index in `addresses` for each."""
     order = sorted(range(len(addresses)), key=addresses.__getitem__, reverse=True)
-    sessions = np.array([_hash(one) for one in session_ids], np.uint64)
+    sessions = hashed(session_ids)
     best, where = np.zeros(len(sessions), np.uint64), np.full(len(sessions), order[0], np.int64)
     for index in order:
-        scores = _mix_all(sessions ^ np.uint64(_hash(addresses[index])))
+        scores = scores_at(sessions, addresses[index])
         better = scores > best
         best[better], where[better] = scores[better], index
     return where
+
+
+def hashed(session_ids: Sequence[str]) -> Uint64s:
+    """The hashes that stand for sessions in `scores_at`; uint64[n]."""
+    return np.array([_hash(one) for one in session_ids], np.uint64)
+
+
+def scores_at(sessions: Uint64s, address: str) -> Uint64s:
+    """The scores at one address of sessions, given by their hashes; uint64[n]."""
+    return _mix_all(sessions ^ np.uint64(_hash(address)))
 
 
 def _hash(name: str) -> int:

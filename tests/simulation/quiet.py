@@ -43,6 +43,15 @@ class QuietEngineMetrics:
     def tenant_sessions(self, rows: Any) -> None:
         """Sessions of tenants."""
 
+    def placed(self, at_owner: int, elsewhere: int) -> None:
+        """Where steps ran."""
+
+    def received(self) -> None:
+        """A session came that was asked for."""
+
+    def handed_over(self, why: str, seconds: float) -> None:
+        """A session went to another replica."""
+
     def data_loss(self, reason: str) -> None:
         """A session was lost or damaged in the store."""
 
@@ -67,6 +76,9 @@ class QuietWireMetrics:
 
     def turned_away(self, what: str, count: int) -> None:
         """The transport refused something."""
+
+    def redirected(self, count: int = 1) -> None:
+        """Clients were sent to another replica."""
 
     def streams(self, count: int) -> None:
         """Streams open."""

@@ -414,6 +414,7 @@ class CountingMetrics:
     refusals: list[str] = field(default_factory=list)
     quota_refusals: list[tuple[str, str]] = field(default_factory=list)
     open_streams: int = 0
+    redirects: int = 0
     closed: int = 0
     turned: Counter[str] = field(default_factory=Counter)
     reloads: list[tuple[str, bool]] = field(default_factory=list)
@@ -425,6 +426,9 @@ class CountingMetrics:
     def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
         assert seconds >= 0
         self.ended.append((method, kind, code))
+
+    def redirected(self, count: int = 1) -> None:
+        self.redirects += count
 
     def streams(self, count: int) -> None:
         self.open_streams = count

@@ -47,6 +47,21 @@ class WithReply(Generic[T]):
         settle(self.reply, error)
 
 
+class WithoutReply:
+    """A command whose outcome has no reader. A time limit does later what it asks for."""
+
+    __slots__ = ()
+
+    def refuse(self, error: CarouselError) -> None:
+        """Does nothing: no one waits."""
+
+
+class Internal:
+    """A command of the server itself. It needs no room, and is no client's."""
+
+    __slots__ = ()
+
+
 def done(value: T) -> Future[T]:
     """A future that has its value."""
     future: Future[T] = Future()

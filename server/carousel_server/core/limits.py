@@ -30,6 +30,7 @@ class EngineLimits:
         max_infer_queue: whole sequences waiting.
         infer_batch_steps: padded steps (sequences × longest) of whole sequences that run at once.
         max_generate_tokens: most tokens of one generation.
+        hand_over_s: longest time that a session waits to be handed over to another replica.
         retry_after_s: the hint in a refusal.
         tick_timeout_s: a tick that takes longer makes the model unhealthy.
     """
@@ -52,5 +53,6 @@ class EngineLimits:
     max_infer_queue: int = 256
     infer_batch_steps: int = 65_536
     max_generate_tokens: int = 65_536
+    hand_over_s: float = 1.0
     retry_after_s: float = 0.5
     tick_timeout_s: float = 60.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from .moves import Why
 from .store import Verdict
 from .types import Float64s
 
@@ -39,6 +40,15 @@ class EngineMetrics(Protocol):
     def moved(self, how: str) -> None:
         """A session was parked in the store or resumed from it: "parked", "resumed" or "revoked"."""
 
+    def placed(self, at_owner: int, elsewhere: int) -> None:
+        """A tick ran so many steps of sessions that this replica owns, and that another one owns."""
+
+    def received(self) -> None:
+        """A session has come because this replica had asked its holder for it."""
+
+    def handed_over(self, why: Why, seconds: float) -> None:
+        """A session was handed over to another replica, so long after that was asked for or decided."""
+
     def tenant_sessions(self, rows: Mapping[str, int]) -> None:
         """Level: resident sessions of each tenant that has any."""
 
@@ -56,8 +66,12 @@ class EngineMetrics(Protocol):
         pending_steps: int,
         inbox: int,
         undurable_steps: int,
+        misplaced: int,
     ) -> None:
-        """Levels, set a few times a second. `undurable_steps` is the most of any session."""
+        """Levels, set a few times a second. `undurable_steps` is the most of any session.
+
+        `misplaced` are resident sessions that another replica owns.
+        """
 
 
 TURNED_AWAY = ("connections", "calls", "protocol", "pings")
@@ -84,6 +98,9 @@ class WireMetrics(Protocol):
 
     def quota_refused(self, tenant: str, quota: str, count: int = 1) -> None:
         """Calls of a tenant were refused because it has reached a quota, named as its setting."""
+
+    def redirected(self, count: int = 1) -> None:
+        """Clients were sent to another replica: by Moved, or by an error that names the holder."""
 
     def streams(self, count: int) -> None:
         """Level: Attach streams open now."""

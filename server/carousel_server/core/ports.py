@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast, overload
 
 from .errors import CarouselError, refusal_of
-from .futures import WithReply
+from .futures import Internal, WithoutReply, WithReply
+from .moves import HandOver, Hold, MoveAway, Released, SetOwners
 from .sinks import StepSink, TokenSink
 from .store import Outcome, Record, SessionKey
 from .types import (
@@ -30,15 +31,6 @@ from .types import (
 T = TypeVar("T")
 
 NO_DEADLINE = float("inf")
-
-
-class WithoutReply:
-    """A command whose outcome has no reader. A time limit does later what it asks for."""
-
-    __slots__ = ()
-
-    def refuse(self, error: CarouselError) -> None:
-        """Does nothing: no one waits."""
 
 
 # -- commands: what an engine's inbox takes. The futures resolve on the engine's thread.
@@ -90,6 +82,7 @@ class Bind(WithReply[SessionView]):
         epoch_floor: highest epoch that the client has seen; a session of a lower one is LEASE_LOST.
         ack: last output that the client is known to have received.
         key: whose session it must be; with another on the row it is refused as SESSION_NOT_FOUND.
+        hold: how the sink's client learns that the session has left this replica.
     """
 
     ref: SessionRef
@@ -99,6 +92,7 @@ class Bind(WithReply[SessionView]):
     epoch_floor: int = 0
     ack: int = 0
     key: SessionKey | None = None
+    hold: Hold = Hold.CALLS
     reply: Future[SessionView] = field(default_factory=Future)
 
 
@@ -267,14 +261,22 @@ class Fork(WithReply[tuple[SessionRef, SessionView]]):
 
 @dataclass(slots=True)
 class Activate(WithReply[SessionRef]):
-    """Brings a session that the store has given to this replica onto a row."""
+    """Brings a session that the store has given to this replica onto a row.
+
+    Args:
+        record: what the store has of it.
+        asked: its holder has released it, because this replica had asked for it.
+        taken_over: its client cannot reach the replica that it comes from. No rebalance sends it back soon.
+    """
 
     record: Record
+    asked: bool = False
+    taken_over: bool = False
     reply: Future[SessionRef] = field(default_factory=Future)
 
 
 @dataclass(slots=True)
-class Committed(WithoutReply):
+class Committed(Internal, WithoutReply):
     """The store's answer to the snapshots of `refs`, taken at `seqs`; or why there is none."""
 
     refs: Sequence[SessionRef]
@@ -302,6 +304,10 @@ Command = (
     | Fork
     | Activate
     | Committed
+    | HandOver
+    | MoveAway
+    | SetOwners
+    | Released
 )
 
 

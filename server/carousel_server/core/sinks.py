@@ -49,7 +49,16 @@ class StepSink(Protocol):
         """
 
     def returned(self, tag: int, block: StepBlock) -> None:
-        """A block of one row arrived for a session that was parked before. Nothing of it was accepted."""
+        """A block of one row arrived for a session that was parked before. Nothing of it was accepted.
+
+        So it is for one that is being handed over. `moved` follows then, and the block is not needed.
+        """
+
+    def moved(self, tag: int, address: str) -> None:
+        """The session was released for the replica at `address`, or for any if that is "".
+
+        Only a sink that has bound it as `Hold.FOLLOWER` is called. The store has all that has run.
+        """
 
 
 class TokenSink(Protocol):

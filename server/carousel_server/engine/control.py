@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import settle
+from carousel_server.core.moves import HandOver, MoveAway, Released, SetOwners
 from carousel_server.core.ports import (
     Ack,
     Activate,
@@ -21,7 +22,6 @@ from carousel_server.core.ports import (
     CancelGenerate,
     Close,
     Command,
-    Committed,
     Draft,
     Export,
     Fork,
@@ -44,11 +44,13 @@ from carousel_server.rows.rows import Rows
 
 from .admission import Admission
 from .generation import Generations
+from .hand_overs import HandOvers
 from .inbox import Arrived
-from .keeper import Keeper
-from .sequences import Sequences
 
 log = logging.getLogger(__name__)
+
+Verbs = Mapping[type, Callable[[Any, float], object]]
+"""For each command what runs it, and settles its future unless that has a result."""
 
 _LATER = object()
 """What a verb returns that settles its command's future itself, when the store has answered."""
@@ -65,20 +67,24 @@ class Control:
         context: Context,
         rows: Rows,
         residency: Residency,
-        keeper: Keeper,
         generations: Generations,
-        sequences: Sequences,
+        hand_overs: HandOvers,
+        verbs: Verbs,
     ) -> None:
+        """`verbs`: how others run the commands that are theirs."""
         self._model = context.model
+        self._metrics = context.metrics
         self._retry_after_s = context.limits.retry_after_s
         self._rows = rows
         self._table = rows.table
         self._residency = residency
         self._generations = generations
+        self._hand_overs = hand_overs
         self._admission = Admission(context, rows)
         # Commands that have come and have not run.
         self._taken: deque[Arrived] = deque()
-        self._verbs: dict[type, Callable[[Any, float], object]] = {
+        self._verbs: Verbs = {
+            **verbs,
             Open: lambda c, now: residency.open(c.spec, now),
             Get: lambda c, _: rows.view(c.ref),
             List: lambda c, _: rows.views(c.tenant, c.after, c.limit),
@@ -89,14 +95,16 @@ class Control:
             Replay: self._replay,
             Generate: self._generate,
             CancelGenerate: self._cancel_generate,
-            Infer: lambda c, _: sequences.submit(c),
             Export: self._export,
             ReadState: self._read_state,
             Draft: lambda c, _: snapshot.encode(residency.draft(c.spec)),
             Import: lambda c, now: residency.restore(snapshot.decode(c.snapshot), c.spec, now),
             Fork: lambda c, now: residency.restore(residency.take(c.ref), c.spec, now),
             Activate: self._activate,
-            Committed: keeper.committed,
+            HandOver: self._hand_over,
+            MoveAway: self._move_away,
+            SetOwners: self._set_owners,
+            Released: hand_overs.released,
         }
 
     def run(self, arrived: list[Arrived], now: float) -> None:
@@ -139,8 +147,24 @@ class Control:
         return _LATER
 
     def _activate(self, command: Activate, now: float) -> object:
+        if command.asked:
+            self._metrics.received()
+        if command.taken_over:
+            self._hand_overs.stay(command.record.key, now)
         self._residency.activate(command, now)
         return _LATER
+
+    def _hand_over(self, command: HandOver, now: float) -> object:
+        self._hand_overs.hand_over(command, now)
+        return _LATER
+
+    def _move_away(self, command: MoveAway, now: float) -> object:
+        self._hand_overs.move_away(command, now)
+        return _LATER
+
+    def _set_owners(self, command: SetOwners, _now: float) -> None:
+        rows = np.flatnonzero(self._rows.slots.taken)
+        self._rows.placing.set(command.addresses, command.own, rows)
 
     def _bind(self, command: Bind, now: float) -> object:
         row = self._rows.row_of(command.ref)
@@ -163,7 +187,7 @@ class Control:
 
     def _bind_now(self, command: Bind, now: float) -> SessionView:
         row = command.ref.row
-        self._rows.listeners.bind(row, command.sink, command.tag, _superseded())
+        self._rows.listeners.bind(row, command.sink, command.tag, command.hold, _superseded())
         self._rows.use(row, now)
         if command.ack:
             self._rows.acknowledge(np.asarray([row]), np.asarray([command.ack]))

@@ -17,7 +17,7 @@ from carousel_server.core.context import Context, NoStore
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.metering import EngineMetrics
-from carousel_server.core.ports import Ack, Command, Generate, Infer, StepBlock
+from carousel_server.core.ports import Ack, Command, Committed, Generate, Infer, StepBlock
 from carousel_server.core.quotas import Quota, Quotas
 from carousel_server.core.sinks import current_tick
 from carousel_server.core.store import StorePort
@@ -28,9 +28,10 @@ from carousel_server.rows.rows import Rows
 from carousel_server.rows.slab import Slab
 
 from .backlog import Backlog
-from .control import Control
+from .control import Control, Verbs
 from .describe import describe
 from .generation import Generations
+from .hand_overs import HandOvers
 from .inbox import Inbox
 from .keeper import Keeper
 from .requests import encoded, tokenizer_of
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 # How often generations are checked for their deadline, and sessions for expiry.
 _HOUSEKEEPING_S = 0.25
-# How often sessions that wait for a row are tried again, if nothing else happens.
+# How often sessions that wait for a row, or to leave theirs, are tried again if nothing else happens.
 _ROOM_S = 0.01
 # Sweeps over all slots take at most this share of the time, with at most this pause between them.
 _SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S = 0.01, 2.0
@@ -117,8 +118,13 @@ class Engine:
         backlog = Backlog(view.name, rows.table, self._inbox, context.quotas.backlogged)
         self._sequences = Sequences(context, model, runner, sharing)
         self._stepping = Stepping(context, rows, runner, self._generations, sharing, backlog)
+        self._hand_overs = HandOvers(context, rows, residency, self._generations, self._inbox.put)
+        verbs: Verbs = {
+            Committed: self._keeper.committed,
+            Infer: lambda call, _: self._sequences.submit(call),
+        }
         self._control = Control(
-            context, rows, residency, self._keeper, self._generations, self._sequences
+            context, rows, residency, self._generations, self._hand_overs, verbs
         )
         self._thread = threading.Thread(target=self._turn, name=f"engine-{view.name}", daemon=True)
         self._stopping = threading.Event()
@@ -239,6 +245,7 @@ class Engine:
             self._keeper.check_lease(now)
             self._control.run(self._inbox.drain(), now)
             self._residency.waiting_room.admit(now)
+            self._hand_overs.advance(now)
             batch = self._stepping.select(now)
             if batch is not None:
                 self._quiet = False
@@ -264,7 +271,8 @@ class Engine:
         ready = table.ready.where(table.pending)
         if len(ready) and ledger.limited(ready, now).any():
             return 0.0
-        return min(ledger.wait_s(now), _ROOM_S if self._residency.waiting_room else _HOUSEKEEPING_S)
+        waits = bool(self._residency.waiting_room or self._hand_overs)
+        return min(ledger.wait_s(now), _ROOM_S if waits else _HOUSEKEEPING_S)
 
     def _turn(self) -> None:
         """The thread: ticks until stopped or broken."""
@@ -309,6 +317,7 @@ class Engine:
             pending_steps=int(rows.table.pending.sum()),
             inbox=len(self._inbox),
             undurable_steps=rows.ledger.most_ahead(),
+            misplaced=rows.placing.misplaced,
         )
         metrics.tenant_sessions(rows.table.tenancy.rows)
         pause_s = min((self._context.clock() - began) / _SWEEP_SHARE, _MOST_BETWEEN_SWEEPS_S)
@@ -346,6 +355,7 @@ class Engine:
             partial(self._sequences.fail_all, error),
             partial(self._rows.ledger.fail_all, error),
             partial(self._generations.fail_all, error),
+            self._hand_overs.fail_all,
         ]
         if self._broken is not None:
             # Another replica may have them at once.

@@ -249,6 +249,10 @@ class Generations:
         """True if the row's generation belongs to `sink`."""
         return row in self._runs and self._runs[row].command.sink is sink
 
+    def is_repeatable(self, row: int) -> bool:
+        """True if the row's generation can be asked for again, and then goes on."""
+        return row in self._runs and self._runs[row].command.spec.first_seq > 0
+
     def is_newer(self, row: int, asked_s: float) -> bool:
         """True if the row's generation was asked for after `asked_s`."""
         return row in self._runs and self._runs[row].command.asked_s > asked_s

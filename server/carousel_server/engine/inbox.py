@@ -12,6 +12,7 @@ from typing import TypeVar, assert_never
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.futures import Internal
 from carousel_server.core.late_acks import LateAcks
 from carousel_server.core.ports import (
     Ack,
@@ -20,7 +21,6 @@ from carousel_server.core.ports import (
     CancelGenerate,
     Close,
     Command,
-    Committed,
     Draft,
     Export,
     Fork,
@@ -40,7 +40,7 @@ from carousel_server.rows.table import SessionTable
 
 # These make room, so they are taken when the inbox is full. Their number is bounded all the same: by
 # the streams, sessions and calls that they end.
-_ALWAYS_TAKEN = (CancelGenerate, Close, Committed, Unbind)
+_ALWAYS_TAKEN = (CancelGenerate, Close, Internal, Unbind)
 
 # What a session costs in a command beside its steps: its reference, tag, seq and ack.
 _REF_BYTES = 256
@@ -218,7 +218,7 @@ class Inbox:
                 return int(table.tenant[command.ref.row])
             case Get() | Close() | Export() | ReadState():
                 return int(table.tenant[command.ref.row])
-            case Committed():
+            case Internal():
                 return _NOBODY
             case unknown:
                 assert_never(unknown)
@@ -269,7 +269,7 @@ def _tenant_of(command: Command) -> str:
             return command.record.key.tenant
         case Get() | Close() | Bind() | Unbind() | Ack() | Replay() | Export() | ReadState():
             return ""
-        case List() | Generate() | CancelGenerate() | Committed():
+        case List() | Generate() | CancelGenerate() | Internal():
             return ""
         case unknown:
             assert_never(unknown)
@@ -295,7 +295,7 @@ def _payload_bytes(command: Command) -> int:
             return sum(len(data) for _, data in command.spec.state)
         case Get() | List() | Close() | Bind() | Unbind() | Replay() | CancelGenerate():
             return 0
-        case Export() | ReadState() | Fork() | Committed():
+        case Export() | ReadState() | Fork() | Internal():
             return 0
         case unknown:
             assert_never(unknown)

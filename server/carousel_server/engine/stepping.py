@@ -106,6 +106,8 @@ class Stepping:
         counts = np.bincount(table.tenant[done.rows], done.counts)
         by_tenant = {table.tenancy.names[i]: int(counts[i]) for i in counts.nonzero()[0].tolist()}
         self._metrics.tick(len(batch.rows), outputs.bucket, by_tenant, seconds)
+        elsewhere = int(done.counts[table.elsewhere[done.rows]].sum())
+        self._metrics.placed(int(done.counts.sum()) - elsewhere, elsewhere)
         if self._sharing.shared(now):
             self._budget.ran(int(batch.counts.sum()), seconds)
         if finite is None or whole is None:

@@ -244,6 +244,10 @@ class FarSteps:
         """Sends back what came too late for a session that was parked."""
         self._tell("returned", tag, block_fields(block))
 
+    def moved(self, tag: int, address: str) -> None:
+        """Sends the news that a session was released for another replica."""
+        self._tell("moved", tag, address)
+
     def _tell(self, verb: str, *arguments: Any) -> None:
         self._post("tell", self._number, verb, arguments)
 

@@ -9,14 +9,15 @@ from operator import attrgetter
 from typing import Any, get_args
 
 from carousel_server.core.errors import CarouselError, refusal_of
-from carousel_server.core.ports import Activate, Command, Committed, StepBlock
+from carousel_server.core.futures import Internal
+from carousel_server.core.ports import Activate, Command, StepBlock
 from carousel_server.core.types import GeneratedToken, SessionRef
 
-_NOT_SENT = (StepBlock, Activate, Committed)
-"""Blocks have a form of their own. The other two come from the store, in the engine's process."""
+_NOT_SENT = (StepBlock, Activate, Internal)
+"""Blocks have a form of their own. The others come from the store and the drain, in the engine's process."""
 
 _COMMANDS: dict[str, type[Command]] = {
-    kind.__name__: kind for kind in get_args(Command) if kind not in _NOT_SENT
+    kind.__name__: kind for kind in get_args(Command) if not issubclass(kind, _NOT_SENT)
 }
 """What a front end submits, beside blocks."""
 

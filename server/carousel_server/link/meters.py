@@ -31,6 +31,10 @@ class PostedMetrics:
         """Of these, those of a tenant that has reached a quota, named as its setting."""
         self._told.append(("quota_refused", (tenant, quota, count)))
 
+    def redirected(self, count: int = 1) -> None:
+        """Clients were sent to another replica."""
+        self._told.append(("redirected", (count,)))
+
     def streams(self, count: int) -> None:
         """Level: streams of sessions open now."""
         self._told.append(("streams", (count,)))

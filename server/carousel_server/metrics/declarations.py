@@ -192,6 +192,32 @@ METRICS: dict[str, Declaration] = _registry(
     _engine("carousel_slots_used", _G, "slots", "Slots of the slab that hold a session."),
     _engine("carousel_slots_capacity", _G, "slots", "Slots of the slab."),
     _engine("carousel_state_bytes", _G, "bytes", "Recurrent state of open sessions.", "tier"),
+    # -- moves between replicas
+    _engine(
+        "carousel_sessions_handed_over_total",
+        _C,
+        "sessions",
+        "Sessions handed over: out to another replica because that asked, this one drains, or it is not the "
+        "owner; or in, asked for by this one.",
+        *("why", "direction"),
+    ),
+    _seconds(
+        "carousel_hand_over_seconds",
+        "One session, from the decision to hand it over to its release.",
+    ),
+    _engine(
+        "carousel_placed_steps_total",
+        _C,
+        "steps",
+        "Steps run in ticks, by whether this replica is the session's owner.",
+        "at",
+    ),
+    _engine(
+        "carousel_sessions_misplaced",
+        _G,
+        "sessions",
+        "Resident sessions whose owner is another replica.",
+    ),
     # -- tenants: the first 32 that are configured; the others are "other"
     _engine("carousel_tenant_steps_total", _C, "steps", "Steps run in ticks, by tenant.", "tenant"),
     _engine("carousel_tenant_sessions", _G, "sessions", "Resident sessions, by tenant.", "tenant"),
@@ -244,6 +270,13 @@ METRICS: dict[str, Declaration] = _registry(
         "QUOTA_EXCEEDED by tenant and setting. Tenants beyond the first 32 configured ones are other.",
         "refusals",
         ("tenant", "quota"),
+    ),
+    Declaration(
+        "carousel_redirects_total",
+        _C,
+        Owner.WIRE,
+        "Clients sent to another replica: by a Moved, or by an error that names a session's holder.",
+        "redirects",
     ),
     Declaration(
         "carousel_attach_streams",

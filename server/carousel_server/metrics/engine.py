@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing_extensions import override
 
 from carousel_server.core.metering import EngineMetrics
+from carousel_server.core.moves import Why
 from carousel_server.core.types import Float64s, ModelView, Phase
 
 from .families import OTHER, Families, TenantMetrics
 
 ENDINGS = ("closed", "expired")
 LOSSES = ("DATA_LOSS", "SNAPSHOT_DAMAGED")
+PLACES = ("owner", "elsewhere")
 MOVES = ("parked", "resumed", "revoked")
 DEVICE_TIER = "device"
 
@@ -63,6 +65,18 @@ class ModelMetrics(EngineMetrics):
         self._moved = {
             how: families.scalar("carousel_sessions_moved_total", name, how) for how in MOVES
         }
+        self._handed_over = {
+            why: families.scalar("carousel_sessions_handed_over_total", name, why, "out")
+            for why in Why
+        }
+        self._received = families.scalar(
+            "carousel_sessions_handed_over_total", name, Why.ASKED, "in"
+        )
+        self._hand_over_s = families.histogram("carousel_hand_over_seconds", name)
+        self._at_owner, self._elsewhere = (
+            families.scalar("carousel_placed_steps_total", name, at) for at in PLACES
+        )
+        self._misplaced = families.scalar("carousel_sessions_misplaced", name)
         self._data_losses = {
             reason: families.scalar("carousel_data_losses_total", name, reason) for reason in LOSSES
         }
@@ -123,6 +137,20 @@ class ModelMetrics(EngineMetrics):
         self._moved[how].add()
 
     @override
+    def placed(self, at_owner: int, elsewhere: int) -> None:
+        self._at_owner.add(at_owner)
+        self._elsewhere.add(elsewhere)
+
+    @override
+    def handed_over(self, why: Why, seconds: float) -> None:
+        self._handed_over[why].add()
+        self._hand_over_s.observe(seconds)
+
+    @override
+    def received(self) -> None:
+        self._received.add()
+
+    @override
     def tenant_sessions(self, rows: Mapping[str, int]) -> None:
         levels = dict.fromkeys(self._tenant_sessions, 0)
         for tenant, count in rows.items():
@@ -147,6 +175,7 @@ class ModelMetrics(EngineMetrics):
         pending_steps: int,
         inbox: int,
         undurable_steps: int,
+        misplaced: int,
     ) -> None:
         self._resident.set(resident)
         self._slots_used.set(resident)
@@ -155,3 +184,4 @@ class ModelMetrics(EngineMetrics):
         self._queue_steps.set(pending_steps)
         self._inbox.set(inbox)
         self._undurable_steps.set(undurable_steps)
+        self._misplaced.set(misplaced)

@@ -57,6 +57,7 @@ class CallMetrics(WireMetrics):
         self._tenants = tenants
         self._known = set(known_calls())
         self._streams = families.scalar("carousel_attach_streams")
+        self._redirects = families.scalar("carousel_redirects_total")
         self._connections_closed = families.scalar("carousel_connections_closed_total")
         self._turned_away = {
             what: families.scalar("carousel_turned_away_total", what) for what in TURNED_AWAY
@@ -96,6 +97,10 @@ class CallMetrics(WireMetrics):
     @override
     def quota_refused(self, tenant: str, quota: str, count: int = 1) -> None:
         self._tenants.refused(tenant, quota, count)
+
+    @override
+    def redirected(self, count: int = 1) -> None:
+        self._redirects.add(count)
 
     @override
     def streams(self, count: int) -> None:

@@ -166,6 +166,11 @@ class Settings(BaseSettings):
         "Longest time that a generated token waits for others of its stream. With many streams, a message "
         "then has several tokens. 0 sends each token at once.",
     )
+    hand_over_s: Seconds = _setting(
+        _LIMITS.hand_over_s,
+        "Longest time that a session waits to be handed over to another replica, and that a replica waits "
+        "for one that it has asked for.",
+    )
     retry_after_s: Seconds = _setting(_LIMITS.retry_after_s, "The retry hint in a refusal.")
     tick_timeout_s: Seconds = _setting(
         _LIMITS.tick_timeout_s, "A tick that takes longer makes its model unhealthy."

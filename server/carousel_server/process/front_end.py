@@ -77,9 +77,9 @@ class FrontEnd:
             return str(error)
         return self._wire.port
 
-    async def _drain(self, grace_s: float) -> None:
+    async def _drain(self, grace_s: float, hands_over: bool) -> None:
         if self._wire is not None:
-            await self._wire.drain(grace_s)
+            await self._wire.drain(grace_s, hands_over=hands_over)
 
     async def _stop(self, grace_s: float) -> None:
         if self._wire is not None and self._metrics is not None:

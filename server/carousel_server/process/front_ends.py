@@ -89,10 +89,13 @@ class FrontEnds:
         self._linked.append(linked)
         self.port = await linked.start(self.port)
 
-    async def drain(self, grace_s: float) -> None:
-        """Refuses new calls and sends Drain to all streams. Accepted work continues."""
+    async def drain(self, grace_s: float, *, hands_over: bool = False) -> None:
+        """Refuses new calls and sends Drain to all streams. Accepted work continues.
+
+        `hands_over` as in `WireServer.drain`.
+        """
         self._ending = True
-        await self._all("drain", grace_s, _ANSWER_WITHIN_S)
+        await self._all("drain", (grace_s, hands_over), _ANSWER_WITHIN_S)
 
     async def stop(self, grace_s: float) -> None:
         """Ends the streams after their queued messages. Cancels calls that run longer than `grace_s`."""
@@ -100,18 +103,18 @@ class FrontEnds:
         if self._watch is not None:
             self._watch.cancel()
         await asyncio.gather(*self._again, return_exceptions=True)
-        await self._all("stop", grace_s, grace_s + _ANSWER_WITHIN_S)
+        await self._all("stop", (grace_s,), grace_s + _ANSWER_WITHIN_S)
         linked, self._linked = self._linked, []
         for one in linked:
             one.close()
         await asyncio.gather(*(asyncio.to_thread(process.end) for process in self._processes))
 
-    async def _all(self, verb: str, grace_s: float, most_s: float) -> None:
+    async def _all(self, verb: str, arguments: tuple[object, ...], most_s: float) -> None:
         """Sends a request to all front ends. Ends the link to one that does not answer."""
 
         async def told(one: _Linked) -> None:
             try:
-                await asyncio.wait_for(one.ask(verb, grace_s), most_s)
+                await asyncio.wait_for(one.ask(verb, *arguments), most_s)
             except TimeoutError:
                 log.warning("a front end did not answer %r within %g s", verb, most_s)
                 one.close()
@@ -249,13 +252,13 @@ class _Linked:
             answer or "the front end ended before it listened\nsee the log for the cause"
         )
 
-    async def ask(self, verb: str, argument: object) -> Any:
+    async def ask(self, verb: str, *arguments: object) -> Any:
         """Sends a request. Returns the answer, or None if the front end has ended."""
         assert self._pipe is not None, "connect first"
         if self._gone:
             return None
         done = self._done[verb] = asyncio.get_running_loop().create_future()
-        self._pipe.post(verb, argument)
+        self._pipe.post(verb, *arguments)
         return await done
 
     def tell_health(self, healthy: list[bool], store_fault: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The life of sessions as verbs: open, close, expire; activate, park, revoke; copy, drain."""
+"""The life of sessions as verbs: open, close, expire; activate, park, hand over, revoke; copy, drain."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError, ended
+from carousel_server.core.moves import OWNER
 from carousel_server.core.ports import Activate
-from carousel_server.core.store import Record, Release, Remove, Verdict
+from carousel_server.core.store import Record, Release, Remove, SessionKey, Verdict
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 from carousel_server.rows.lifecycle import Event
 from carousel_server.rows.rows import Rows, Start
@@ -26,11 +28,27 @@ from .waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
 
+_RETRY_AFTER_S = 0.05
+"""The hint for the clients of a session that moves: about as long as a move takes."""
+
 _ENDINGS = {
     Event.CLOSE: ("SESSION_CLOSED", "closed"),
     Event.EXPIRE: ("SESSION_EXPIRED", "expired"),
 }
 """The reason that late commands get, and what the metric calls the ending."""
+
+
+class Departure(NamedTuple):
+    """A session that has left its row for another replica.
+
+    Attributes:
+        held: what `Store.release` needs of it.
+        tell: notifies its sink. To be called when it is released.
+    """
+
+    held: tuple[SessionKey, int, float]
+    tell: Callable[[], None]
+
 
 Answer = Callable[[SessionView | CarouselError], None]
 """Gets the last view of a session that has ended, or why it could not."""
@@ -134,6 +152,19 @@ class Residency:
         self._leave(row, Event.PARK, ended("SESSION_PARKED", self._rows.table.ids[row]))
         self._store.submit(release)
         self._metrics.moved("parked")
+
+    def hand_over(self, row: int, address: str, now: float) -> Departure:
+        """Gives up the row of a session that the store has all of, for the replica at `address`.
+
+        The caller releases it in the store.
+        """
+        assert self._rows.ledger.is_clean(row), "the store lacks a part of the session"
+        key, view = self._rows.key(row), self._rows.view(self._rows.ref(row))
+        (held,) = self._release(row, now).held
+        lost = moved_to(key.id, address)
+        tell = self._rows.listeners.hand_over(row, view, address, lost)
+        self._leave(row, Event.HAND_OVER, ended("SESSION_PARKED", key.id))
+        return Departure(held, tell)
 
     def revoke(self, row: int, error: CarouselError) -> None:
         """Drops a session that may be another replica's by now. The store gets no request."""
@@ -329,6 +360,16 @@ class Residency:
 def _of_a_copy(snapshot: Snapshot | None) -> Snapshot | None:
     """Without the attach_id, which says who has bound the original."""
     return None if snapshot is None else replace(snapshot, attach_id=0)
+
+
+def moved_to(session_id: str, address: str) -> CarouselError:
+    """LEASE_LOST for those who cannot be told Moved. Its metadata `owner` names the next holder, if known."""
+    return CarouselError(
+        "LEASE_LOST",
+        f"session {session_id!r} moves to another replica",
+        metadata={OWNER: address} if address else None,
+        retry_after_s=_RETRY_AFTER_S,
+    )
 
 
 def _ignore(_answer: SessionView | CarouselError) -> None:

@@ -104,6 +104,7 @@ class Ledger:
             return pending
         tracked, lead = table.tracked[rows], table.applied[rows] - table.durable[rows]
         room = np.where(tracked, np.maximum(self._most_steps - lead, 0), _UNBOUNDED)
+        room[table.stopped[rows]] = 0
         if now > self.lease_until_s:
             room[tracked] = 0
         return np.minimum(pending, room)

@@ -16,6 +16,8 @@ class Event(StrEnum):
     """The client asked, or its call was the session's only purpose."""
     EXPIRE = "expire"
     """It was idle for longer than its idle_ttl_s."""
+    HAND_OVER = "hand over"
+    """Another replica is to have it; the store has all of it."""
     PARK = "park"
     """It gives its slot back; the store has all of it."""
     REVOKE = "revoke"
@@ -26,10 +28,12 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.RESIDENT, Event.DRAIN): Phase.DRAINING,
     (Phase.RESIDENT, Event.CLOSE): Phase.CLOSED,
     (Phase.RESIDENT, Event.EXPIRE): Phase.CLOSED,
+    (Phase.RESIDENT, Event.HAND_OVER): Phase.PARKED,
     (Phase.RESIDENT, Event.PARK): Phase.PARKED,
     (Phase.RESIDENT, Event.REVOKE): Phase.PARKED,
     (Phase.DRAINING, Event.CLOSE): Phase.CLOSED,
     (Phase.DRAINING, Event.EXPIRE): Phase.CLOSED,
+    (Phase.DRAINING, Event.HAND_OVER): Phase.PARKED,
     (Phase.DRAINING, Event.REVOKE): Phase.PARKED,
 }
 """(phase, event) → phase. What is not here cannot happen."""

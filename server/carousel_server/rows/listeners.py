@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.moves import Hold
 from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import Int64s, SessionView
 
@@ -38,7 +40,9 @@ class Listeners:
         """True if `sink` gets the row's outputs."""
         return int(self._table.sink[row]) == self.number(sink)
 
-    def bind(self, row: int, sink: StepSink, tag: int, superseded: CarouselError) -> None:
+    def bind(
+        self, row: int, sink: StepSink, tag: int, hold: Hold, superseded: CarouselError
+    ) -> None:
         """Sends a session's outputs to `sink` from now on; an older sink gets `superseded`."""
         self.unbind(row, superseded)
         number = self._numbers.get(id(sink))
@@ -47,6 +51,7 @@ class Listeners:
         self._bound[number] += 1
         self._table.sink[row] = number
         self._table.tag[row] = tag
+        self._table.hold[row] = hold
 
     def unbind(self, row: int, error: CarouselError | None) -> None:
         """Takes a session from its sink, if it has one. The sink gets `error` unless that is None."""
@@ -55,6 +60,7 @@ class Listeners:
             return
         sink, tag = self.sink(number), int(self._table.tag[row])
         self._table.sink[row] = -1
+        self._table.hold[row] = Hold.NONE
         self._bound[number] -= 1
         if not self._bound[number]:
             del self._numbers[id(sink)]
@@ -69,6 +75,31 @@ class Listeners:
         if number >= 0:
             self.sink(number).away(int(self._table.tag[row]), session)
             self.unbind(row, None)
+
+    def hand_over(
+        self, row: int, session: SessionView, address: str, error: CarouselError
+    ) -> Callable[[], None]:
+        """Takes a session from its sink, since it leaves for the replica at `address`.
+
+        A stream that does not follow gets `error`.
+
+        Returns:
+            What notifies a stream that follows. To be called when the session is released.
+        """
+        number, tag, hold = (
+            int(of[row]) for of in (self._table.sink, self._table.tag, self._table.hold)
+        )
+        if hold == Hold.CALLS:
+            self.park(row, session)
+        elif hold == Hold.STREAM:
+            self.unbind(row, error)
+        elif hold == Hold.FOLLOWER:
+            sink = self.sink(number)
+            self.unbind(row, None)
+            return partial(sink.moved, tag, address)
+        else:
+            assert hold == Hold.NONE, f"no sink has hold {hold}"
+        return _nothing
 
     # -- what they receive
 
@@ -133,3 +164,7 @@ class Listeners:
         sink = self._sinks[number]
         assert sink is not None, f"no sink has number {number}"
         return sink
+
+
+def _nothing() -> None:
+    """Stands for a notification where there is no one to notify."""

@@ -23,6 +23,7 @@ from carousel_server.core.types import (
 from .ledger import Ledger
 from .lifecycle import Event, advance
 from .listeners import Listeners
+from .placing import Placing
 from .slab import Slab
 from .slots import Slots
 from .snapshot import Snapshot
@@ -60,6 +61,7 @@ class Rows:
         window: steps in flight.
         ledger: what the store has yet to confirm.
         listeners: who gets the outputs.
+        placing: which replica owns each session.
         tokens: what generations have drawn.
         snapshots: takes snapshots of rows.
         step_quota: how many steps of a tenant may wait.
@@ -80,6 +82,7 @@ class Rows:
         )
         self.ledger = Ledger(self._table, limits.durable_steps, limits.durable_s)
         self.listeners = Listeners(self._table)
+        self.placing = Placing(self._table)
         self.tokens = Tokens(limits.slots, generative=model.generative)
         most_steps = context.quotas.limits.tenant_steps
         self.step_quota = StepQuota(self.table, most_steps, limits.retry_after_s)
@@ -157,6 +160,7 @@ class Rows:
             self.snapshots.put(row, start.spec.state)
         if self._table.tracked[row]:
             self.ledger.begin(row)
+        self.placing.place(row)
         return ref
 
     def leave(self, row: int, event: Event, error: CarouselError) -> SessionView:
@@ -270,6 +274,14 @@ class Rows:
     def drain(self) -> None:
         """Changes the phase of all sessions, since the server is shutting down. None begins any more."""
         self._phase = advance(self._phase, Event.DRAIN)
+
+    def stop(self, row: int) -> None:
+        """Runs no more steps of the session, which is about to leave. Steps are still accepted."""
+        self._table.stopped[row] = True
+
+    def go_on(self, row: int) -> None:
+        """Runs the session's steps again, since it stays."""
+        self._table.stopped[row] = False
 
     # -- generations
 

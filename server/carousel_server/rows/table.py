@@ -10,6 +10,7 @@ from copy import copy
 import numpy as np
 
 from carousel_server.core.errors import CarouselError, ended
+from carousel_server.core.moves import Hold
 from carousel_server.core.quotas import Quota, quota_exceeded
 from carousel_server.core.types import (
     Durability,
@@ -71,6 +72,13 @@ class SessionTable:
         # Which sink gets the outputs (-1: none), and under which number it knows the session.
         self.sink: Int64s = np.full(slots, -1, np.int64)
         self.tag: Int64s = np.zeros(slots, np.int64)
+        # How the client of that sink learns that the session has left; a `Hold`.
+        self.hold = np.zeros(slots, np.int8)
+        # The session's owner: its place among the addresses of `Placing`, and whether it is another replica.
+        self.owner: Int64s = np.full(slots, -1, np.int64)
+        self.elsewhere = np.zeros(slots, np.bool_)
+        # True while the session waits to be handed over, and runs no steps.
+        self.stopped = np.zeros(slots, np.bool_)
         # Names, for people and for the directory.
         self.ids = [""] * slots
         self.tenants = [""] * slots
@@ -149,6 +157,8 @@ class SessionTable:
         self.sync[row] = spec.durability >= Durability.SYNC
         self.attach_id[row] = 0
         self.sink[row] = -1
+        self.hold[row] = Hold.NONE
+        self.stopped[row] = False
         self.ids[row] = spec.session_id
         self.tenants[row] = spec.tenant
         self.tenant[row] = self.tenancy.enter(spec.tenant)
@@ -156,7 +166,7 @@ class SessionTable:
     def close(self, ref: SessionRef, reason: str) -> None:
         """Frees a row; remembers why its session left, for late commands to it."""
         row = ref.row
-        self.tracked[row] = self.sync[row] = False
+        self.tracked[row] = self.sync[row] = self.stopped[row] = self.elsewhere[row] = False
         self._former[ref] = (self.ids[row], reason)
         if len(self._former) > self.slots * _FORMER_PER_SLOT:
             self._former.popitem(last=False)
@@ -168,6 +178,8 @@ class SessionTable:
         left = ~taken & (self.tracked | (self.pending != 0))
         assert not left.any(), "a free row has steps to run, or counts as durable"
         assert not (self.sync & ~self.tracked).any(), "sync without a store"
+        assert not (self.stopped & ~self.tracked).any(), "stopped without a store to go to"
+        assert ((self.sink >= 0) == (self.hold != Hold.NONE))[taken].all(), "sink and hold disagree"
         assert all(map(self.ready.__contains__, self.pending.nonzero()[0].tolist())), "forgotten"
         waiting = self.received - self.applied
         in_order = (

@@ -146,8 +146,10 @@ class Conversation:
             raise _out_of_turn(event)
         self._events[event](self, getattr(request, event))
 
-    def _welcome(self, _hello: pb.Hello) -> None:
+    def _welcome(self, hello: pb.Hello) -> None:
         self._greeted = True
+        if hello.follows_moves:
+            self._stream.follow_moves()
         welcome = pb.Welcome(
             server_version=self._options.server_version,
             max_handles=self._options.max_handles,
@@ -156,7 +158,7 @@ class Conversation:
         self._stream.outbox.put(pb.AttachResponse(welcome=welcome))
 
     def _block(self, block: pb.Block) -> None:
-        if self._gate.draining:
+        if self._gate.refuses_steps(follows=self._stream.follows):
             self._blocks.refuse(block, self._gate.drain_error())
         else:
             self._blocks.submit(block)

@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status
 from carousel_protos.errors import DOMAIN, Code
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import WireMetrics
+from carousel_server.core.moves import OWNER
 
 _RESOURCES = {
     "MODEL_NOT_FOUND": "model",
@@ -70,6 +71,8 @@ def invalid(field: str, message: str) -> CarouselError:
 def count_refusal(metrics: WireMetrics, error: CarouselError, count: int = 1) -> None:
     """Counts answers with an error; those of a quota by tenant too."""
     metrics.refused(error.reason, count)
+    if OWNER in error.metadata:
+        metrics.redirected(count)
     if error.reason == "QUOTA_EXCEEDED":
         metrics.quota_refused(error.metadata["tenant"], error.metadata["quota"], count)
 

@@ -17,8 +17,11 @@ from .turns import Turns
 class Drainable(Protocol):
     """A stream, as the gate sees it."""
 
-    def announce_drain(self, grace_s: float) -> None:
-        """Tells the client that the stream will end, and when."""
+    def announce_drain(self, grace_s: float, *, hands_over: bool) -> None:
+        """Tells the client that the stream will end, and when.
+
+        With `hands_over`, the stream of a client that follows moves ends with its last session.
+        """
 
     def finish(self, error: CarouselError) -> None:
         """Sends what is ready, then ends the stream with `error`."""
@@ -30,6 +33,7 @@ class Gate:
     Attributes:
         turns: whose message is read next.
         draining: nothing new may begin any more.
+        hands_over: sessions leave one by one, and meanwhile take steps of clients that follow moves.
     """
 
     def __init__(self, options: WireOptions, metrics: WireMetrics, quotas: QuotaPort) -> None:
@@ -39,12 +43,16 @@ class Gate:
         self._streams: set[Drainable] = set()
         self._shares = Shares(options.max_streams, quotas.limits.tenant_share)
         self.turns = Turns(quotas.backlogged)
-        self.draining = False
+        self.draining = self.hands_over = False
 
     def refuse_if_draining(self) -> None:
         """Raises CarouselError DRAINING once the server drains."""
         if self.draining:
             raise self.drain_error()
+
+    def refuses_steps(self, *, follows: bool) -> bool:
+        """True if steps are refused too. `follows`: their client follows moves."""
+        return self.draining and not (self.hands_over and follows)
 
     def drain_error(self) -> CarouselError:
         """What is told to whoever comes, or still is, after the drain has begun."""
@@ -85,11 +93,12 @@ class Gate:
             share = self._shares.limit(tenant)
             raise quota_exceeded(tenant, Quota.SHARE, "streams", share, retry_after_s)
 
-    def drain(self, grace_s: float) -> None:
-        """Lets nothing new begin, and tells every stream."""
-        self.draining = True
-        for stream in tuple(self._streams):
-            stream.announce_drain(grace_s)
+    def drain(self, grace_s: float, *, hands_over: bool = False) -> None:
+        """Lets nothing new begin, and tells every stream, once. `hands_over` may end later."""
+        first, self.draining, self.hands_over = not self.draining, True, hands_over
+        if first:
+            for stream in tuple(self._streams):
+                stream.announce_drain(grace_s, hands_over=hands_over)
 
     def finish(self) -> None:
         """Ends every stream, after what it has ready."""

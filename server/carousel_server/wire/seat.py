@@ -52,6 +52,7 @@ class Event(StrEnum):
     DEPART = "gone to the store"
     WANT = "a step or Replay comes"
     LOSE = "lost for good"
+    MOVE = "handed over"
     RELEASE = "given back"
     CLOSE = "to be closed"
     END = "closed"
@@ -62,6 +63,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WANTED, Event.REFUSE): State.LEFT,
     (State.BOUND, Event.DEPART): State.AWAY,
     (State.BOUND, Event.LOSE): State.LEFT,
+    (State.BOUND, Event.MOVE): State.LEFT,
     (State.BOUND, Event.RELEASE): State.LEFT,
     (State.BOUND, Event.CLOSE): State.CLOSING,
     (State.AWAY, Event.WANT): State.FETCHED,
@@ -171,6 +173,9 @@ class Door(Protocol[O]):
 
     def left(self, owner: O, error: CarouselError | None) -> None:
         """The seat is free: given back, or lost for a reason."""
+
+    def moved(self, owner: O, address: str) -> None:
+        """The seat is free. Its session was released for the replica at `address`; see `StepSink.moved`."""
 
 
 def not_fetched(error: CarouselError) -> CarouselError:

@@ -9,17 +9,16 @@ So a result for an earlier owner of a seat is told from one for the present owne
 
 from __future__ import annotations
 
-import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import Any, Generic
 
 from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import failed, passes, then, tried
+from carousel_server.core.moves import Hold
 from carousel_server.core.ports import (
     Ack,
     Bind,
@@ -31,12 +30,12 @@ from carousel_server.core.ports import (
     Unbind,
     ask,
 )
-from carousel_server.core.sinks import current_tick
 from carousel_server.core.types import Bytes2D, Int64s, ModelView, SessionRef, SessionView
 
 from .places import close_for_good
 from .replies import call_on, error_of
 from .seat import NO_TAG, Claim, Door, Event, O, State, Tick, advance, not_fetched, went_back
+from .seat_sink import LoopSink
 from .turns import Submissions
 
 _SEAT_BITS = 32
@@ -44,19 +43,22 @@ _SEAT_MASK = (1 << _SEAT_BITS) - 1
 _NO_ROW = SessionRef(0, 0)
 
 
-class Seats(Generic[O]):
-    """The seats of one door, and its StepSink. Sink methods on engine threads, the rest on the loop.
+class Seats(LoopSink, Generic[O]):
+    """The seats of one door. A `StepSink` by its base, whose methods are called on engine threads.
+
+    Everything here is on the loop.
 
     Attributes:
         state, owner, tag: of each seat, by its number.
         engine, ref: where its session is; None while it is not BOUND.
         submissions: steps on their way to the engines.
         tick: when the tick of the outputs that the door gets now began, and when it sent them.
+        hold: how the door's client learns that a session has left this replica.
     """
 
     def __init__(self, submissions: Submissions, catalog: CatalogPort, door: Door[O]) -> None:
+        super().__init__(submissions.loop)
         self.submissions = submissions
-        self._loop = submissions.loop
         self._catalog = catalog
         self._door: Door[O] = weakref.proxy(door)  # the door holds its seats
         self.state: list[State] = [State.LEFT]
@@ -67,38 +69,9 @@ class Seats(Generic[O]):
         self.claim: list[Claim | None] = [None]
         self._free: list[int] = []
         self.tick: Tick = (0.0, 0.0)
+        self.hold = Hold.CALLS
         self._bindings = 0
         self._shut = False
-
-    # -- StepSink: on an engine's thread
-    def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
-        """See `StepSink.outputs`."""
-        tick = current_tick.began_s, time.monotonic()
-        self._on_loop(self._outputs, tags, first_seqs, steps, rows, tick)
-
-    def failures(self, tags: Sequence[int], seqs: Sequence[int], error: CarouselError) -> None:
-        """See `StepSink.failures`."""
-        self._on_loop(self._failures, tags, seqs, error)
-
-    def unbound(self, tag: int, error: CarouselError) -> None:
-        """See `StepSink.unbound`."""
-        self._on_loop(self._unbound, tag, error)
-
-    def durable(self, tags: Int64s, seqs: Int64s) -> None:
-        """See `StepSink.durable`."""
-        self._on_loop(self._durable, tags, seqs)
-
-    def away(self, tag: int, session: SessionView) -> None:
-        """See `StepSink.away`."""
-        self._on_loop(self._away, tag, session)
-
-    def returned(self, tag: int, block: StepBlock) -> None:
-        """See `StepSink.returned`."""
-        self._on_loop(self._returned, tag, block)
-
-    def _on_loop(self, callback: Callable[..., None], *args: Any) -> None:
-        with suppress(RuntimeError):  # the loop has ended: it has no readers
-            self._loop.call_soon_threadsafe(callback, *args)
 
     # -- results: on the loop
 
@@ -153,9 +126,19 @@ class Seats(Generic[O]):
         self._door.away(self.owner[seat], session)
 
     def _returned(self, tag: int, block: StepBlock) -> None:
-        """A block came too late for a session that was parked."""
-        if (seat := self._seat(tag)) is not None:
+        """A block came too late for a session that was parked, or is being handed over.
+
+        Of the latter nothing was heard, but `moved` follows. The client sends the steps to the next holder.
+        """
+        if (seat := self._seat(tag)) is None:
+            return
+        leaves = self.engine[seat] is not None and self.ref[seat] in block.refs
+        if not leaves:
             self.send(seat, block)
+
+    def _moved(self, tag: int, address: str) -> None:
+        if (seat := self._seat(tag)) is not None and self.engine[seat] is not None:
+            self._door.moved(self._vacate(seat, Event.MOVE), address)
 
     def _seat(self, tag: int) -> int | None:
         """The seat of a tag, unless the tag is of a former owner."""
@@ -191,7 +174,7 @@ class Seats(Generic[O]):
                 return failed(CarouselError("SUPERSEDED", "the seat was given back"))
             key = claim.key if claim.key.id else None
             floor, ack = claim.epoch_floor, claim.ack
-            return ask(engine, Bind(ref, self, tag, claim.attach_id, floor, ack, key))
+            return ask(engine, Bind(ref, self, tag, claim.attach_id, floor, ack, key, self.hold))
 
         bound = tried(lambda: then(claim.find(), bind), passes)
         call_on(self._loop, bound, partial(self._answered, seat, claim, tag))

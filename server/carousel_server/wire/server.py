@@ -76,10 +76,12 @@ class WireServer:
         self._limits.port = self.port
         self._sampler = asyncio.gather(self._sample(), self._reread())
 
-    async def drain(self, grace_s: float) -> None:
-        """Lets nothing new begin and tells everybody, once; what was accepted goes on."""
-        if not self.gate.draining:
-            self.gate.drain(grace_s)
+    async def drain(self, grace_s: float, *, hands_over: bool = False) -> None:
+        """Lets nothing new begin and tells everybody, once; what was accepted goes on.
+
+        With `hands_over`, clients that follow moves step their sessions until the next call without it.
+        """
+        self.gate.drain(grace_s, hands_over=hands_over)
         await self._health.refresh()
 
     async def stop(self, grace_s: float) -> None:

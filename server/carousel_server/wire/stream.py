@@ -8,6 +8,7 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.metering import WireMetrics
+from carousel_server.core.moves import Hold
 from carousel_server.core.types import Bytes2D, SessionView
 
 from .errors import count_refusal, status_of
@@ -46,7 +47,19 @@ class Stream:
         self._metrics = metrics
         self.tenant = tenant
         self.seats: Seats[int] = Seats(submissions, catalog, self)
+        self.seats.hold = Hold.STREAM
         self.seat_of: dict[int, int] = {}
+        # The server hands its sessions over and then stops; the stream ends with its last one.
+        self._hands_over = False
+
+    @property
+    def follows(self) -> bool:
+        """True if the client follows its sessions to other servers."""
+        return self.seats.hold is Hold.FOLLOWER
+
+    def follow_moves(self) -> None:
+        """The client has said in its Hello that it does."""
+        self.seats.hold = Hold.FOLLOWER
 
     def bind(self, handle: int, claim: Claim) -> None:
         """Finds a session and binds it to a free handle."""
@@ -108,6 +121,7 @@ class Stream:
         """See `Door.refused`."""
         del self.seat_of[owner]
         self.refuse(owner, error)
+        self._end_if_done()
 
     def away(self, owner: int, session: SessionView) -> None:
         """Tells the client nothing: its handle stays, and the next block brings the session back."""
@@ -117,6 +131,14 @@ class Stream:
         del self.seat_of[owner]
         status = None if error is None else status_of(error)
         self.outbox.put(pb.AttachResponse(unbound=pb.Unbound(handle=owner, status=status)))
+        self._end_if_done()
+
+    def moved(self, owner: int, address: str) -> None:
+        """See `Door.moved`."""
+        del self.seat_of[owner]
+        self.outbox.put(pb.AttachResponse(moved=pb.Moved(handle=owner, address=address)))
+        self._metrics.redirected()
+        self._end_if_done()
 
     # -- refusals
 
@@ -139,9 +161,16 @@ class Stream:
 
     # -- the end
 
-    def announce_drain(self, grace_s: float) -> None:
-        """Tells the client that the stream will end, and when."""
+    def announce_drain(self, grace_s: float, *, hands_over: bool) -> None:
+        """See `Drainable.announce_drain`."""
         self.outbox.put(pb.AttachResponse(drain=pb.Drain(grace=duration_of(grace_s))))
+        self._hands_over = hands_over
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        """Ends the stream in good order once all its sessions have moved, if the server stops."""
+        if self._hands_over and self.follows and not self.seat_of:
+            self.outbox.end(None)
 
     def finish(self, error: CarouselError) -> None:
         """Sends what is ready, then ends the stream with `error`."""

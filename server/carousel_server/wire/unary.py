@@ -191,6 +191,10 @@ class Callers:
         if caller.waiter is None:
             self.seats.release(caller.seat, close=False)
 
+    def moved(self, owner: SessionKey, address: str) -> None:
+        """Never called: the door's hold is CALLS."""
+        raise AssertionError(f"session {owner.id!r} moved to {address!r} from a door of calls")
+
     def left(self, owner: SessionKey, error: CarouselError | None) -> None:
         """See `Door.left`."""
         caller = self._callers.pop(owner)

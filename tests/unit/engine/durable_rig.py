@@ -36,12 +36,15 @@ class DurableRig(Rig):
         model: Any = None,
         *,
         medium: MemoryMedium | None = None,
+        replica: str = "here",
         quotas: Quotas | None = None,
         **limits: Any,
     ) -> None:
         self.medium = medium or MemoryMedium()
         self.now = 1000.0
-        self.store = ManualStore(MemoryStore(self.medium, owner="here", now=lambda: 1e9 + self.now))
+        self.store = ManualStore(
+            MemoryStore(self.medium, owner=replica, now=lambda: 1e9 + self.now)
+        )
         self._given = {"slots": 8, "max_batch": 8, "chunk_steps": 4, "window_steps": 8} | limits
         self.metrics = CountingMetrics()
         super().__init__(model, **self._given)

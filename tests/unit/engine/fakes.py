@@ -15,6 +15,7 @@ from carousel_models.kernels.reference import gather
 from carousel_models.spec import FeaturesInput, LayerSpec, Manifest, TokensInput
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
+from carousel_server.core.moves import Why
 from carousel_server.core.ports import Bind, Close, Command, Open, StepBlock
 from carousel_server.core.quotas import Quotas
 from carousel_server.core.types import (
@@ -128,6 +129,7 @@ class RecordingSink:
         self.confirmed: list[tuple[int, int]] = []
         self.gone_away: list[tuple[int, int]] = []
         self.back: list[tuple[int, StepBlock]] = []
+        self.moves: list[tuple[int, str]] = []
         self.calls = 0
 
     def outputs(self, tags: Any, first_seqs: Any, steps: int, rows: np.ndarray) -> None:
@@ -152,6 +154,9 @@ class RecordingSink:
 
     def returned(self, tag: int, block: StepBlock) -> None:
         self.back.append((tag, block))
+
+    def moved(self, tag: int, address: str) -> None:
+        self.moves.append((tag, address))
 
     def of(self, tag: int) -> list[tuple[int, list[float]]]:
         return [(s.seq, s.row.tolist()) for s in self.steps if s.tag == tag]
@@ -201,7 +206,7 @@ class CountingMetrics:
         self.sequences = 0
         self.by_tenant: Counter[str] = Counter()
         self.rows_by_tenant: dict[str, int] = {}
-        self.spoilt = 0
+        self.spoilt = self.at_owner = self.elsewhere = 0
 
     def tick(self, rows: int, bucket: int, steps: Mapping[str, int], seconds: float) -> None:
         self.ticks.append((rows, bucket, sum(steps.values())))
@@ -228,6 +233,17 @@ class CountingMetrics:
 
     def moved(self, how: str) -> None:
         self.moves.append(how)
+
+    def placed(self, at_owner: int, elsewhere: int) -> None:
+        self.at_owner += at_owner
+        self.elsewhere += elsewhere
+
+    def received(self) -> None:
+        self.moves.append("received")
+
+    def handed_over(self, why: Why, seconds: float) -> None:
+        assert seconds >= 0
+        self.moves.append(why)
 
     def data_loss(self, reason: str) -> None:
         self.losses.append(reason)

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from carousel_protos.errors import ERRORS
 from carousel_server.core.metering import EngineMetrics, WireMetrics
+from carousel_server.core.moves import Why
 from carousel_server.core.types import ModelView
 from carousel_server.metrics import METRICS, Kind, Metrics, Owner
 from carousel_server.metrics.wire import known_calls
@@ -129,9 +130,30 @@ def test_sessions_go_to_the_store_and_return(engine: EngineMetrics, read: Read) 
     assert read("carousel_durable_lag_seconds_count", model="m") == 2
 
 
+def test_sessions_are_handed_over(engine: EngineMetrics, read: Read) -> None:
+    name = "carousel_sessions_handed_over_total"
+    for why in (Why.DRAIN, Why.DRAIN, Why.ASKED):
+        engine.handed_over(why, 0.02)
+    engine.received()
+    assert read(name, model="m", why="drain", direction="out") == 2
+    assert read(name, model="m", why="rebalance", direction="out") == 0
+    assert read(name, model="m", why="asked", direction="in") == 1
+    assert read("carousel_hand_over_seconds_count", model="m") == 3
+
+
+def test_steps_are_counted_by_their_owner(engine: EngineMetrics, read: Read) -> None:
+    engine.placed(5, 2)
+    engine.placed(1, 0)
+    assert read("carousel_placed_steps_total", model="m", at="owner") == 6
+    assert read("carousel_placed_steps_total", model="m", at="elsewhere") == 2
+
+
 def test_levels_follow_the_engine(engine: EngineMetrics, read: Read) -> None:
-    engine.gauges(resident=10, generating=2, pending_steps=33, inbox=4, undurable_steps=9)
+    engine.gauges(
+        resident=10, generating=2, pending_steps=33, inbox=4, undurable_steps=9, misplaced=6
+    )
     assert read("carousel_undurable_steps", model="m") == 9
+    assert read("carousel_sessions_misplaced", model="m") == 6
     assert read("carousel_sessions", model="m", phase="resident") == 10
     assert read("carousel_sessions_generating", model="m") == 2
     assert read("carousel_slots_used", model="m") == 10
@@ -139,7 +161,9 @@ def test_levels_follow_the_engine(engine: EngineMetrics, read: Read) -> None:
     assert read("carousel_state_bytes", model="m", tier="device") == 5120
     assert read("carousel_queue_steps", model="m") == 33
     assert read("carousel_inbox_commands", model="m") == 4
-    engine.gauges(resident=0, generating=0, pending_steps=0, inbox=0, undurable_steps=0)
+    engine.gauges(
+        resident=0, generating=0, pending_steps=0, inbox=0, undurable_steps=0, misplaced=0
+    )
     assert read("carousel_state_bytes", model="m", tier="device") == 0
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from carousel_protos.placement import placed, placed_all, ranked
+from carousel_protos.placement import hashed, placed, placed_all, ranked, scores_at
 
 ADDRESSES = [f"10.0.0.{i}:50051" for i in range(1, 6)]
 SESSIONS = [f"session-{i}" for i in range(5000)]
@@ -34,6 +34,12 @@ def test_the_order_of_the_addresses_does_not_matter():
 def test_many_at_once_are_placed_as_one_by_one():
     at_once = [ADDRESSES[i] for i in placed_all(SESSIONS, ADDRESSES)]
     assert at_once == [placed(one, ADDRESSES) for one in SESSIONS]
+
+
+def test_scores_tell_who_is_before_whom():
+    scores = [int(scores_at(hashed(["s1"]), one)[0]) for one in ADDRESSES]
+    by_score = sorted(ADDRESSES, key=lambda one: scores[ADDRESSES.index(one)], reverse=True)
+    assert by_score == ranked("s1", ADDRESSES)
 
 
 def test_the_sessions_are_spread_evenly():

@@ -8,6 +8,7 @@ import pytest
 from carousel_server.core.context import NoStore
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import settle
+from carousel_server.core.moves import Hold
 from carousel_server.core.ports import Open
 from carousel_server.core.store import Read, SessionKey
 from carousel_server.core.types import OpenSpec, Phase
@@ -82,7 +83,7 @@ def test_a_session_that_leaves_is_told_to_its_sink_and_zeroed(rows: Rows) -> Non
     row, sink, left = begin(rows), RecordingSink(), list[int]()
     ref = rows.ref(row)
     rows.leaving = left.append
-    rows.listeners.bind(row, sink, 4, GONE)
+    rows.listeners.bind(row, sink, 4, Hold.STREAM, GONE)
     assert rows.listeners.is_bound(row, sink)
     accept(rows, row, 1)
     view = rows.leave(row, Event.CLOSE, GONE)

@@ -217,6 +217,10 @@ class SequenceSessions:
         self._release(owner)
         owner.away()
 
+    def moved(self, owner: Sequence, address: str) -> None:
+        """Never called: the door's hold is CALLS."""
+        raise AssertionError(f"{owner.session_id!r} moved to {address!r} from a door of calls")
+
     def left(self, owner: Sequence, error: CarouselError | None) -> None:
         """See `Door.left`. If a close is refused, the session ends by its idle_ttl or at the next START."""
         owner.seat = NO_SEAT

@@ -99,7 +99,7 @@ class Replies:
 
     # -- the end
 
-    def announce_drain(self, grace_s: float) -> None:
+    def announce_drain(self, grace_s: float, *, hands_over: bool) -> None:
         """Triton's protocol has no word for it: new requests are refused, and health says so."""
 
     def finish(self, error: CarouselError) -> None:
