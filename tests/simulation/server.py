@@ -13,6 +13,7 @@ from carousel_server.core.store import CommitGroup
 from carousel_server.core.types import SessionRef
 from carousel_server.engine import Engine, Environment
 from carousel_server.residency.activation import Activation
+from carousel_server.residency.asking import Answering, Asking
 from carousel_server.residency.catalog import Catalog
 from carousel_server.residency.directory import Directory
 from carousel_server.wire.attach import Conversation
@@ -40,6 +41,7 @@ WINDOW_STEPS = 8
 DURABLE_STEPS = 3
 PARK_AFTER_S = 0.3
 LEASE_TTL_S = 0.5
+HAND_OVER_S = 0.2
 OPTIONS = WireOptions(retry_after_s=0.05, server_version="simulated")
 _POLL_S = 0.02
 CURT = tuple(
@@ -189,10 +191,13 @@ class Process:
             directory,
             {self.engine.model.name: self.engine},
             self.store,
+            Asking(self.store, HAND_OVER_S, world.clock),
             default_idle_ttl_s=replica.limits.idle_ttl_s,
             max_idle_ttl_s=replica.limits.max_idle_ttl_s,
         )
         self.catalog = Catalog(directory, [self.engine], self.store, activation)
+        answering = Answering(directory, {self.engine.model.name: self.engine}, self.store)
+        self.store.hand_asked_to(answering.take)
         self.gate = Gate(OPTIONS, QuietWireMetrics(), self.catalog.quotas)
         self.ends: list[ServerEnd] = []
         # How far its durable sessions were after the last tick, for the oracle.

@@ -371,7 +371,9 @@ class FakeCatalog:
                     return engine, session.ref
         return None
 
-    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[ports.Place]:
+    def resume(
+        self, tenant: str, session_id: str, epoch_floor: int = 0, take_over: bool = False
+    ) -> Future[ports.Place]:
         found: Future[ports.Place] = Future()
         place = self.locate(tenant, session_id)
         if place is None:

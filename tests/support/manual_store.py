@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from carousel_server.core.errors import CarouselError
@@ -36,6 +37,7 @@ class ManualStore:
         self.replicas: Sequence[Replica] = ()
         self.address = "here:1"
         self.waiting: deque[StoreRequest] = deque()
+        self.pauses: list[tuple[float, Future[None]]] = []
         self.commits: list[CommitGroup] = []
 
     def now_unix_s(self) -> float:
@@ -43,6 +45,16 @@ class ManualStore:
 
     def submit(self, request: StoreRequest) -> None:
         self.waiting.append(request)
+
+    def later(self, delay_s: float) -> Future[None]:
+        self.pauses.append((delay_s, paused := Future[None]()))
+        return paused
+
+    def end_pauses(self) -> None:
+        """Ends all pauses, whatever their length."""
+        pauses, self.pauses = self.pauses, []
+        for _, paused in pauses:
+            paused.set_result(None)
 
     def run(self) -> None:
         """Runs all waiting requests, and those that they cause."""

@@ -35,8 +35,12 @@ class CatalogPort(Protocol):
     def locate(self, tenant: str, session_id: str) -> Place | None:
         """Where a session is, if it is on a row now."""
 
-    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[Place]:
+    def resume(
+        self, tenant: str, session_id: str, epoch_floor: int = 0, take_over: bool = False
+    ) -> Future[Place]:
         """Where a session is; one that is in the store only is brought onto a row first.
+
+        Another replica that has it is asked for it, and keeps it if a stream has it, unless `take_over`.
 
         The future fails with CarouselError SESSION_NOT_FOUND, SESSION_EXPIRED, SESSION_CLOSED,
         SESSION_HELD, STORE_UNAVAILABLE, SNAPSHOT_DAMAGED, FINGERPRINT_MISMATCH, MODEL_NOT_FOUND,

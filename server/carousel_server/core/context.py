@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from .errors import CarouselError
+from .futures import failed
 from .limits import EngineLimits
 from .metering import EngineMetrics
 from .quotas import Quotas
@@ -56,6 +58,10 @@ class NoStore:
     def now_unix_s(self) -> float:
         """The time of this machine."""
         return time.time()
+
+    def later(self, _delay_s: float) -> Future[None]:
+        """Fails as `submit` does."""
+        return failed(CarouselError("STORE_UNAVAILABLE", "this server has no store"))
 
     def submit(self, _request: StoreRequest) -> None:
         """Refuses every request as STORE_UNAVAILABLE."""

@@ -12,9 +12,6 @@ from .errors import CarouselError
 from .futures import Internal, WithoutReply, WithReply
 from .types import SessionRef
 
-OWNER = "owner"
-"""Metadata of an error that sends its client to another replica: the address of the session's holder."""
-
 
 class Hold(IntEnum):
     """How the client of a bound session learns that the session has left its replica."""

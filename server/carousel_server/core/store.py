@@ -298,6 +298,12 @@ class StorePort(Protocol):
     def replicas(self) -> Sequence[Replica]:
         """The live replicas as of the last renewal, this one included. See `Store.replicas`."""
 
+    def later(self, delay_s: float) -> Future[None]:
+        """A future that is settled on the store's thread after a pause, in seconds.
+
+        It fails with CarouselError STORE_UNAVAILABLE if the store's thread ends.
+        """
+
     def submit(self, request: StoreRequest) -> None:
         """Queues a request. Its future is resolved on the store's thread, or fails with a CarouselError.
 

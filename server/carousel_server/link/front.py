@@ -82,9 +82,12 @@ class Front:
         del tenant, session_id
         return None
 
-    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[Place]:
+    def resume(
+        self, tenant: str, session_id: str, epoch_floor: int = 0, take_over: bool = False
+    ) -> Future[Place]:
         """See `CatalogPort.resume`."""
-        return self.ask("resume", tenant, session_id, epoch_floor, read=self._place)
+        key = tenant, session_id
+        return self.ask("resume", *key, epoch_floor, take_over, read=self._place)
 
     def open(self, engine: EnginePort, spec: OpenSpec) -> Opened:
         """See `CatalogPort.open`."""

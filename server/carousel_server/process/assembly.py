@@ -17,6 +17,7 @@ from carousel_server.core.quotas import Quotas
 from carousel_server.engine import Engine, Environment
 from carousel_server.metrics import Metrics
 from carousel_server.residency.activation import Activation
+from carousel_server.residency.asking import Answering, Asking
 from carousel_server.residency.catalog import Catalog
 from carousel_server.residency.directory import Directory
 from carousel_server.store import StoreError, StoreThread, open_store
@@ -116,10 +117,13 @@ def make_catalog(
     """The catalog, which finds sessions on rows and in the store."""
     if store is None:
         return Catalog(directory, engines, quotas=quotas)
+    by_name = {engine.model.name: engine for engine in engines}
+    store.hand_asked_to(Answering(directory, by_name, store).take)
     activation = Activation(
         directory,
-        {engine.model.name: engine for engine in engines},
+        by_name,
         store,
+        Asking(store, settings.hand_over_s),
         default_idle_ttl_s=settings.idle_ttl_s,
         max_idle_ttl_s=settings.max_idle_ttl_s,
     )

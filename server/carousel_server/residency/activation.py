@@ -41,6 +41,7 @@ from carousel_server.core.store import (
 from carousel_server.core.types import Durability, OpenSpec
 from carousel_server.rows.snapshot import Snapshot, decode
 
+from .asking import Asking
 from .directory import Directory
 
 
@@ -57,6 +58,7 @@ class Activation:
         directory: Directory,
         engines: Mapping[str, EnginePort],
         store: StorePort,
+        asking: Asking,
         *,
         default_idle_ttl_s: float,
         max_idle_ttl_s: float,
@@ -64,6 +66,7 @@ class Activation:
         self._directory = directory
         self._engines = engines
         self._store = store
+        self._asking = asking
         self._default_idle_ttl_s = default_idle_ttl_s
         self._max_idle_ttl_s = max_idle_ttl_s
         self._lock = threading.Lock()
@@ -76,10 +79,13 @@ class Activation:
         epoch_floor: int = 0,
         new: NewSession | None = None,
         first: Callable[[], Future[First]] = lambda: done(NO_SNAPSHOT),
+        *,
+        take_over: bool = False,
     ) -> Future[Place]:
         """Where a session is; brings it onto a row if it is in the store, or opens it there as `new`.
 
-        `first` makes the snapshot of a new session that does not begin with the default state.
+        `first` makes the snapshot of a new session that does not begin with the default state. Another
+        replica that has the session is asked for it; see `Asking.acquire` for `take_over`.
         """
         with self._lock:
             place = self._directory.find(key.tenant, key.id)
@@ -90,15 +96,25 @@ class Activation:
                 asked = self._under_way[key] = Future()
         if under_way is None:
 
-            def acquire(snapshot: First) -> Future[Record]:
-                return ask_store(self._store, Acquire(key, epoch_floor, new, snapshot))
+            def acquire(snapshot: First) -> Future[Activate]:
+                wanted = Acquire(key, epoch_floor, new, snapshot)
+                acquired = self._asking.acquire(wanted, take_over=take_over)
+                return then(acquired, lambda given: done(Activate(*given, taken_over=take_over)))
 
             return self._activate(key, asked, then(first(), acquire))
-        if new is None:
+        again = partial(self.resume, key, epoch_floor, new, first, take_over=take_over)
+        if new is not None:
+            # An opening that met another activation asks again when that is over.
+            return then(under_way, lambda _: again(), lambda _: again())
+        if not take_over:
             return under_way
-        # An opening that met another activation asks again when that is over.
-        again = partial(self.resume, key, epoch_floor, new, first)
-        return then(under_way, lambda _: again(), lambda _: again())
+
+        def insist(error: BaseException) -> Future[Place]:
+            """The other one did not ask for as much."""
+            held = isinstance(error, CarouselError) and error.reason == "SESSION_HELD"
+            return again() if held else failed(error)
+
+        return then(under_way, done, insist)
 
     def open(self, engine: EnginePort, spec: OpenSpec, durability: Durability) -> Opened:
         """Opens a session that the store keeps, or finds the one that an earlier try opened."""
@@ -158,9 +174,9 @@ class Activation:
         seed = taken.seed if spec.seed is None else spec.seed
         new = NewSession(engine.model.name, durability, ttl_s, seed, self._store.now_unix_s())
 
-        def check_new(record: Record) -> Future[Record]:
+        def check_new(record: Record) -> Future[Activate]:
             if record.created:
-                return done(record)
+                return done(Activate(record))
             self._give_back(record)
             raise _exists(key)
 
@@ -198,17 +214,18 @@ class Activation:
     # -- the steps of an activation
 
     def _activate(
-        self, key: SessionKey, asked: Future[Place], acquired: Future[Record]
+        self, key: SessionKey, asked: Future[Place], acquired: Future[Activate]
     ) -> Future[Place]:
         """Settles `asked` once the session is on a row, or is given back to the store."""
 
-        def fill(record: Record) -> Future[Place]:
+        def fill(command: Activate) -> Future[Place]:
+            record = command.record
             engine = self._engines.get(record.session.model)
             if engine is None:
                 self._give_back(record)
                 raise _not_served(record)
             return then(
-                ask(engine, Activate(record)),
+                ask(engine, command),
                 lambda ref: done((engine, ref)),
                 partial(not_filled, record),
             )

@@ -56,10 +56,13 @@ class Catalog:
         found = self._directory.find(tenant, session_id)
         return None if found is None else (self._engines[found[0]], found[1])
 
-    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[Place]:
+    def resume(
+        self, tenant: str, session_id: str, epoch_floor: int = 0, take_over: bool = False
+    ) -> Future[Place]:
         """See `CatalogPort.resume`."""
         if self._activation is not None:
-            return self._activation.resume(SessionKey(tenant, session_id), epoch_floor)
+            key = SessionKey(tenant, session_id)
+            return self._activation.resume(key, epoch_floor, take_over=take_over)
         place = self.locate(tenant, session_id)
         if place is None:
             return failed(self._gone(tenant, session_id))

@@ -14,8 +14,8 @@ import numpy as np
 
 from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError, ended
-from carousel_server.core.moves import OWNER
 from carousel_server.core.ports import Activate
+from carousel_server.core.replicas import OWNER
 from carousel_server.core.store import Record, Release, Remove, SessionKey, Verdict
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 from carousel_server.rows.lifecycle import Event

@@ -41,6 +41,7 @@ from carousel_server.core.store import (
 from carousel_server.core.types import Durability
 
 from .faults import RETRY_AFTER_S, ShardFault, unavailable
+from .grouping import take_group
 from .leases import Leases
 from .outage import Outage
 from .peers import OnAsked, Peers
@@ -52,8 +53,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_MOST_IN_GROUP = 4096
-"""Most snapshots in one transaction."""
 _MOST_IDLE_S = 1.0
 _SLOW_S = 0.25
 """After a fault that took so long, the requests queued behind it fail too."""
@@ -161,9 +160,8 @@ class StoreThread(StorePort):
         self._nudge()
 
     def _nudge(self) -> None:
-        if self._peers.is_urgent:
-            with self._wake:
-                self._wake.notify()
+        with self._wake:
+            self._wake.notify()
 
     def hand_asked_to(self, on_asked: OnAsked) -> None:
         """Sets who gets the requests of other replicas. It is called on the store's thread."""
@@ -183,6 +181,12 @@ class StoreThread(StorePort):
                 )
             self._queue.append(request)
             self._wake.notify()
+
+    @override
+    def later(self, delay_s: float) -> Future[None]:
+        paused = self._upkeep.timers.add(delay_s)
+        self._nudge()
+        return paused
 
     def start(self) -> None:
         """Starts the thread. Once."""
@@ -233,6 +237,7 @@ class StoreThread(StorePort):
 
     def _finish(self) -> None:
         self.run_pending()
+        self._upkeep.timers.close(unavailable())
         try:
             self._store.close()
         except CarouselError as error:
@@ -242,18 +247,9 @@ class StoreThread(StorePort):
         return min(max(self._upkeep.due_s - self._clock(), 0.0), _MOST_IDLE_S)
 
     def _take(self) -> Sequence[StoreRequest]:
-        """The next request. After a commit group come the commit groups directly behind it."""
+        """The next requests that run together."""
         with self._wake:
-            if not self._queue:
-                return ()
-            requests = [self._queue.popleft()]
-            records = _records(requests[0])
-            while self._queue and records and _records(self._queue[0]):
-                records += _records(self._queue[0])
-                if records > _MOST_IN_GROUP:
-                    break
-                requests.append(self._queue.popleft())
-            return requests
+            return take_group(self._queue)
 
     def _answer(self, requests: Sequence[StoreRequest]) -> None:
         groups = [one for one in requests if isinstance(one, CommitGroup)]
@@ -383,14 +379,8 @@ class StoreThread(StorePort):
 
     def _fail_queued(self, error: CarouselError | None = None) -> Sequence[StoreRequest]:
         with self._wake:
-            waiting = list(self._queue)
-            self._queue.clear()
+            waiting, self._queue = self._queue, deque()
         for request in waiting:
             if request.reply.set_running_or_notify_cancel():
                 request.reply.set_exception(error or unavailable())
         return waiting
-
-
-def _records(request: StoreRequest) -> int:
-    """Snapshots in a commit group, at least 1. 0 for other requests."""
-    return max(len(request.commits), 1) if isinstance(request, CommitGroup) else 0

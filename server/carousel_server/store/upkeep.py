@@ -12,6 +12,7 @@ from carousel_server.core.store import Store
 
 from .leases import Leases
 from .peers import Peers
+from .timers import Timers
 from .unfinished import UnfinishedRequests
 
 T = TypeVar("T")
@@ -37,6 +38,9 @@ class Upkeep:
         unfinished: requests that a fault has interrupted.
         clock: monotonic.
         metrics: gets how full the store is.
+
+    Attributes:
+        timers: pauses of those who use the store.
     """
 
     def __init__(
@@ -55,11 +59,12 @@ class Upkeep:
         self._clock = clock
         self._metrics = metrics
         self._sweep_due_s = clock() + _SWEEP_EVERY_S
+        self.timers = Timers(clock)
 
     @property
     def due_s(self) -> float:
         """When something is due next."""
-        return min(self._leases.due_s, self._sweep_due_s, self._peers.due_s)
+        return min(self._leases.due_s, self._sweep_due_s, self._peers.due_s, self.timers.due_s)
 
     def run(self, ask: Ask, *, is_faulty: bool) -> None:
         """Does what is due. After a fault the remaining work is tried in the next call.
@@ -67,6 +72,7 @@ class Upkeep:
         While `is_faulty`, the mailbox is not read.
         """
         self._leases.notice()
+        self.timers.run()
         now = self._clock()
         try:
             if now >= self._leases.due_s or self._peers.is_urgent:

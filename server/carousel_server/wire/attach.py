@@ -181,7 +181,8 @@ class Conversation:
         match bind.WhichOneof("target"):
             case "session_id":
                 key = SessionKey(tenant, check_session_id(bind.session_id))
-                return Claim(key, partial(self._catalog.resume, *key, bind.epoch_floor))
+                floor, take_over = bind.epoch_floor, bind.take_over
+                return Claim(key, partial(self._catalog.resume, *key, floor, take_over))
             case "open":
                 engine = find_engine(self._catalog, bind.open.model, "open.model")
                 most_s = self._options.max_idle_ttl_s

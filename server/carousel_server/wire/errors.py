@@ -11,7 +11,7 @@ from google.rpc.status_pb2 import Status
 from carousel_protos.errors import DOMAIN, Code
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.metering import WireMetrics
-from carousel_server.core.moves import OWNER
+from carousel_server.core.replicas import OWNER
 
 _RESOURCES = {
     "MODEL_NOT_FOUND": "model",

@@ -20,6 +20,7 @@ from carousel_server.core.types import (
 )
 from carousel_server.engine import Engine, Environment
 from carousel_server.residency.activation import Activation
+from carousel_server.residency.asking import Answering, Asking
 from carousel_server.residency.catalog import Catalog
 from carousel_server.residency.directory import Directory
 from carousel_server.store.memory import MemoryMedium, MemoryStore
@@ -65,10 +66,12 @@ class DurableRig(Rig):
             self.directory,
             engines,
             self.store,
+            Asking(self.store, 1.0, lambda: self.now),
             default_idle_ttl_s=3600.0,
             max_idle_ttl_s=86_400.0,
         )
         self.catalog = Catalog(self.directory, [self.engine], self.store, activation)
+        self.answering = Answering(self.directory, engines, self.store)
 
     def restart(self, **limits: Any) -> DurableRig:
         """What a new process finds."""

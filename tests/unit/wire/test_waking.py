@@ -39,7 +39,9 @@ class Catalog(FakeCatalog):
         self.floors: list[int] = []
         self.error: CarouselError | None = None
 
-    def resume(self, tenant: str, session_id: str, epoch_floor: int = 0) -> Future[Place]:
+    def resume(
+        self, tenant: str, session_id: str, epoch_floor: int = 0, take_over: bool = False
+    ) -> Future[Place]:
         self.floors.append(epoch_floor)
         if self.error is None:
             return super().resume(tenant, session_id, epoch_floor)
