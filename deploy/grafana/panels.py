@@ -292,7 +292,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Every call waits this in addition to its own work.",
         ),
     ),
-    "Replicas": (
+    "Moves between replicas": (
         Panel(
             "Steps at their owner",
             "percentunit",
@@ -314,7 +314,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     rate("carousel_sessions_handed_over_total", "why, direction"),
                 ),
                 ("redirects", rate("carousel_redirects_total", "instance", SERVER)),
+                ("rebalances", rate("carousel_rebalances_total", "instance", SERVER)),
             ),
+        ),
+        Panel(
+            "Live replicas",
+            "short",
+            (("{{instance}}, accepting: {{accepting}}", f"carousel_replicas{{{SERVER}}}"),),
+            "As each replica sees them. The replicas should agree.",
         ),
         Panel("Time of a hand-over", "s", quantiles("carousel_hand_over_seconds")),
         Panel(

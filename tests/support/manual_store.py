@@ -50,11 +50,13 @@ class ManualStore:
         self.pauses.append((delay_s, paused := Future[None]()))
         return paused
 
-    def end_pauses(self) -> None:
-        """Ends all pauses, whatever their length."""
-        pauses, self.pauses = self.pauses, []
-        for _, paused in pauses:
-            paused.set_result(None)
+    def wait(self, seconds: float) -> None:
+        """Ends the pauses that are over after a time."""
+        pauses = [(left_s - seconds, paused) for left_s, paused in self.pauses]
+        self.pauses = [one for one in pauses if one[0] > 1e-9]
+        for left_s, paused in pauses:
+            if left_s <= 1e-9:
+                paused.set_result(None)
 
     def run(self) -> None:
         """Runs all waiting requests, and those that they cause."""

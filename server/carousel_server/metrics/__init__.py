@@ -37,6 +37,9 @@ class Metrics:
         self._tenants = TenantMetrics(self._families, tenants)
         self._refused = self._families.scalar("carousel_models_refused")
         self._store = KeepingMetrics(self._families)
+        self._accepting = self._families.scalar("carousel_replicas", "true")
+        self._not_accepting = self._families.scalar("carousel_replicas", "false")
+        self._rebalances = self._families.scalar("carousel_rebalances_total")
         self._replaced = self._families.scalar("carousel_front_end_restarts_total")
         self.registry.register(self._families)
         ProcessCollector(registry=self.registry)
@@ -56,6 +59,15 @@ class Metrics:
     def front_end_replaced(self) -> None:
         """Counts a front end that died and is replaced."""
         self._replaced.add()
+
+    def replicas(self, accepting: int, others: int) -> None:
+        """Sets the numbers of live replicas that accept sessions, and of the others."""
+        self._accepting.set(accepting)
+        self._not_accepting.set(others)
+
+    def rebalance_begun(self) -> None:
+        """Counts a rebalance."""
+        self._rebalances.add()
 
     def models_refused(self, packages: int) -> None:
         """Sets the number of packages that could not be loaded."""

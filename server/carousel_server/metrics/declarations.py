@@ -254,6 +254,22 @@ METRICS: dict[str, Declaration] = _registry(
     _store("carousel_store_commit_bytes_total", _C, "bytes", "Bytes of the snapshots committed."),
     _store("carousel_store_sessions", _G, "sessions", "Sessions in the store. -1 if unknown."),
     _store("carousel_store_bytes", _G, "bytes", "Size of the store. -1 if unknown."),
+    # -- replicas of the store
+    Declaration(
+        "carousel_replicas",
+        _G,
+        Owner.SERVER,
+        "Live replicas of the store, this one included. Those that drain do not accept sessions.",
+        "replicas",
+        ("accepting",),
+    ),
+    Declaration(
+        "carousel_rebalances_total",
+        _C,
+        Owner.SERVER,
+        "Rebalances begun, because replicas had come or gone.",
+        "rebalances",
+    ),
     # -- the wire
     Declaration(
         "carousel_refusals_total",

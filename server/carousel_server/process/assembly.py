@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from carousel_models import devices
+from carousel_server.core.context import NoStore
 from carousel_server.core.quotas import Quotas
 from carousel_server.engine import Engine, Environment
 from carousel_server.metrics import Metrics
@@ -20,6 +21,7 @@ from carousel_server.residency.activation import Activation
 from carousel_server.residency.asking import Answering, Asking
 from carousel_server.residency.catalog import Catalog
 from carousel_server.residency.directory import Directory
+from carousel_server.residency.rebalance import Rebalance
 from carousel_server.store import StoreError, StoreThread, open_store
 from carousel_server.wire import read_tokens
 from carousel_server.wire.auth import DEFAULT_TENANT
@@ -40,7 +42,14 @@ class Assembly:
     catalog: Catalog
     metrics: Metrics
     store: StoreThread | None
+    directory: Directory
+    rebalance: Rebalance
     refused: Sequence[str] = ()
+
+    @property
+    def sessions(self) -> int:
+        """Number of resident sessions, of all models."""
+        return len(self.directory)
 
     def stop(self) -> None:
         """Ends the engines' threads after their current tick, all in parallel, and then the store's.
@@ -97,7 +106,8 @@ def assemble(settings: Settings) -> Assembly:
     for engine in engines:
         engine.start()
     catalog = make_catalog(directory, engines, store, settings, quotas)
-    return Assembly(engines, catalog, metrics, store, tuple(folder.refused))
+    rebalance = Rebalance(store or NoStore(), engines, metrics, moves_per_s=settings.moves_per_s)
+    return Assembly(engines, catalog, metrics, store, directory, rebalance, tuple(folder.refused))
 
 
 def tenant_names(settings: Settings) -> tuple[str, ...]:

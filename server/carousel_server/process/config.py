@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         "Address of this server's gRPC for clients and other replicas, as host:port. Empty is host and port, "
         "with the machine's name where host is 0.0.0.0 or [::].",
     )
+    moves_per_s: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = _setting(
+        100.0,
+        "Most sessions that move to one replica in a second, from all others together, when replicas come "
+        "or go. 0 moves none.",
+    )
     lease_ttl_s: Seconds = _setting(
         10.0, "Time after which another server may take the sessions of one that does not answer."
     )

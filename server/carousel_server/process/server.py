@@ -1,8 +1,9 @@
 """A server in a process: loading, listening, draining, stopping.
 
 A drain has these steps. Health becomes NOT_SERVING and new work is refused. Attached clients receive Drain.
-Engines finish accepted work, for at most drain_timeout_s. Then the server stops: engines end and answer the
-remaining commands, streams end, and the wire stops.
+Sessions are handed over to other replicas, if there are any. Engines finish accepted work. All that takes at
+most drain_timeout_s. Then the server stops: engines end and answer the remaining commands, streams end, and
+the wire stops.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from carousel_server.wire import (
 from .advertise import advertised
 from .config import ConfigError, Settings
 from .front_ends import FrontEnds
+from .handing_over import hand_over_all, others
 from .health_watch import HealthWatch
 from .runtime import version
 
@@ -43,6 +45,7 @@ if (
     TYPE_CHECKING
 ):  # the import of torch takes seconds, so the loading thread does it after the quick checks
     from carousel_server.engine import Engine
+    from carousel_server.store import StoreThread
 
     from .assembly import Assembly
 
@@ -52,6 +55,7 @@ LOADER = "carousel-load"
 """Name of the thread that loads the models."""
 
 _POLL_S = 0.02
+_REPLICAS_S = 0.1
 _WATCH_S = 0.25
 _STOP_GRACE_S = 2.0
 _STUCK_S = 30.0
@@ -77,6 +81,8 @@ class Server:
         self._wire: WireServer | FrontEnds | None = None
         self._endpoint: MetricsServer | None = None
         self._draining = False
+        # Looks after the other replicas; None without a store.
+        self._replicas: asyncio.Task[None] | None = None
         # When `hopeless` ran last on the event loop. Read by the probes' thread.
         self._turned_s = math.inf
 
@@ -150,6 +156,7 @@ class Server:
         if assembly.store is not None:  # now, because others may send clients here from then on
             address = advertised(settings.advertise, settings.host, self.port)
             assembly.store.advertise(address)
+            self._replicas = asyncio.create_task(_look_after_replicas(assembly, assembly.store))
         metrics = assembly.metrics
         try:
             self._endpoint = metrics.serve(
@@ -191,22 +198,37 @@ class Server:
         return checks
 
     async def drain(self) -> None:
-        """Finishes accepted work, for at most drain_timeout_s."""
+        """Hands sessions over, then finishes accepted work, for at most drain_timeout_s in all."""
         self._draining = True
         if self._wire is None or self._assembly is None:
             return
         timeout_s = self.settings.drain_timeout_s
+        addresses = self._leave_replicas()
         for engine in self._assembly.engines:
             engine.drain()
-        await self._wire.drain(timeout_s)
+        await self._wire.drain(timeout_s, hands_over=bool(addresses))
         try:
             async with asyncio.timeout(timeout_s):
+                if addresses:
+                    await hand_over_all(self._assembly.engines, addresses)
+                    await self._wire.drain(timeout_s)
                 await asyncio.gather(*(_finish(engine) for engine in self._assembly.engines))
         except TimeoutError:
             log.warning("drain: unfinished work is dropped after %g s", timeout_s)
 
+    def _leave_replicas(self) -> list[str]:
+        """Announces that this server takes no sessions. Returns the addresses of those that do."""
+        if self._replicas is not None:
+            self._replicas.cancel()
+        store = None if self._assembly is None else self._assembly.store
+        if store is None:
+            return []
+        store.announce(accepting=False, sessions=store.said.sessions)
+        return others(store.replicas, store.said.address)
+
     async def stop(self) -> None:
         """Ends engines, streams, the wire and metrics. Engines end first, so that their answers are sent."""
+        self._leave_replicas()
         if self._wire is not None:
             await self._wire.drain(_STOP_GRACE_S)
         if self._assembly is not None:
@@ -244,6 +266,14 @@ async def _load(settings: Settings) -> Assembly:
 
     threading.Thread(target=load, name=LOADER, daemon=True).start()
     return await loaded
+
+
+async def _look_after_replicas(assembly: Assembly, store: StoreThread) -> None:
+    """Announces this server to the other replicas, and rebalances, until it is cancelled."""
+    while True:
+        store.announce(accepting=True, sessions=assembly.sessions)
+        assembly.rebalance.look(store.said.address)
+        await asyncio.sleep(_REPLICAS_S)
 
 
 async def _finish(engine: Engine) -> None:
