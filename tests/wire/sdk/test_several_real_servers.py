@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.redis import RedisServer
+from support.redis import RedisServer, free_port
 from support.server import FEATURES, GRU_BYTES, LSTM, ServerProcess
 
 import carousel
@@ -55,6 +57,35 @@ def test_both_are_restarted_one_after_the_other_under_a_client(
             np.testing.assert_array_equal(np.concatenate(outputs, axis=1), quiet.steps(rows))
             client.close()
     assert "Traceback" not in a.text + b.text
+
+
+def test_one_that_comes_gets_its_share_and_one_that_goes_hands_its_sessions_over(
+    models_dir: Path, store: str
+) -> None:
+    rows, port = rows_of(SESSIONS), free_port()
+    with server_of(models_dir, store) as a:
+        servers = [a.target, f"127.0.0.1:{port}"]
+        client = carousel.Client(",".join(servers), timeout_s=120.0)
+        mine = [f"s{n}" for n in range(100) if placed(f"s{n}", servers) != a.target][:SESSIONS]
+        sessions = [client.session(LSTM, session_id=one) for one in mine]
+        batch = client.batch(sessions)
+        outputs = [batch.steps(rows[:, :10])]
+        with server_of(models_dir, store, port) as b:
+            while client.statistics().moves < SESSIONS:
+                assert client.health() is carousel.Health.SERVING
+                time.sleep(0.05)
+            outputs.append(batch.steps(rows[:, 10:20]))
+            assert {session._lane.link.address for session in sessions} == {b.target}
+            with ThreadPoolExecutor(1) as pool:
+                stopped = pool.submit(b.stop)
+                outputs += [batch.step(rows[:, step])[:, None] for step in range(20, STEPS)]
+                assert stopped.result() == 0
+        assert {session._lane.link.address for session in sessions} == {a.target}
+        statistics = client.statistics()
+        assert len(statistics.move_pauses_s) == statistics.moves >= SESSIONS
+        quiet = client.batch([client.session(LSTM) for _ in range(SESSIONS)])
+        np.testing.assert_array_equal(np.concatenate(outputs, axis=1), quiet.steps(rows))
+        client.close()
 
 
 def test_one_is_killed_and_its_sessions_go_on_at_the_other(models_dir: Path, store: str) -> None:
