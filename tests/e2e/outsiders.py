@@ -56,10 +56,11 @@ class Replicas:
     def start(self, *names: str) -> None:
         """Starts replicas side by side. One that comes again has other ports, as a new container would."""
         with ThreadPoolExecutor(max(1, len(names))) as pool:
-            self._living |= zip(names, pool.map(self._started, names), strict=True)
+            list(pool.map(self._start, names))
 
-    def _started(self, name: str) -> ServerProcess:
-        return ServerProcess(self._models, replica=name, **self._settings).__enter__()
+    def _start(self, name: str) -> None:
+        server = ServerProcess(self._models, replica=name, **self._settings)
+        self._living[name] = server.__enter__()  # also if another one does not start
 
     def restore(self, *names: str) -> None:
         """Kills and starts replicas until these live, and no other."""
