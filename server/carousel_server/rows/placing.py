@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carousel_protos.placement import hashed, scores_at
+from carousel_protos.placement import hashed, placed_all, scores_at
 from carousel_server.core.types import Int64s
 
 from .table import SessionTable
@@ -40,8 +40,11 @@ class Placing:
         order = sorted(range(count), key=addresses.__getitem__, reverse=True)
         self._order = np.asarray(order, np.int64)
         self._hashes = hashed([addresses[place] for place in order])
-        for row in rows.tolist():
-            self.place(row)
+        owners = np.full(len(rows), self._own)
+        if count:
+            owners = placed_all([self._table.ids[row] for row in rows.tolist()], addresses)
+        self._table.owner[rows] = owners
+        self._table.elsewhere[rows] = owners != self._own
 
     @property
     def misplaced(self) -> int:
