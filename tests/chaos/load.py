@@ -41,6 +41,7 @@ class Shape:
         batches, steppers, streamers, texts: threads, each with a client of its own.
         batch_sessions, stepper_sessions: sessions of each of them.
         tasks: sessions that share an event loop.
+        batch_steps, task_steps: most steps of a session in one call.
         pause_s: between two rounds of a driver.
         first: number of the first session; numbers give the inputs.
         prefix: of all session ids; empty is a random one.
@@ -53,6 +54,8 @@ class Shape:
     streamers: int = 2
     tasks: int = 16
     texts: int = 2
+    batch_steps: int = 4
+    task_steps: int = 3
     pause_s: float = _PAUSE_S
     first: int = 0
     prefix: str = ""
@@ -97,7 +100,7 @@ class Load:
         self._ended = threading.Event()
         self._news = threading.Condition()
         self._threads: list[threading.Thread] = []
-        self._pause_s = shape.pause_s
+        self.shape = shape
         self._numbers = count(shape.first)
         self._prefix = shape.prefix or secrets.token_hex(4)
         for _ in range(shape.batches):
@@ -176,7 +179,7 @@ class Load:
 
     def goes_on(self) -> bool:
         """Pauses a little; False once the load is to end."""
-        return not self._ended.wait(self._pause_s)
+        return not self._ended.wait(self.shape.pause_s)
 
     @property
     def ended(self) -> bool:
@@ -244,7 +247,7 @@ def _by_batch(load: Load, client: carousel.Client, tracks: Sequence[StepTrack]) 
     sessions = _opened(client, LSTM, tracks)
     batch = client.batch(sessions)
     while load.goes_on():
-        steps = 1 + tracks[0].count % 4
+        steps = 1 + tracks[0].count % load.shape.batch_steps
         rows = np.stack([t.rows(t.count, steps) for t in tracks])
         resets = np.stack([t.begins(t.count, steps) for t in tracks])
         for track in tracks:
@@ -296,8 +299,8 @@ def _by_tasks(load: Load, _client: carousel.Client, tracks: Sequence[StepTrack])
     async def drive(client: carousel.AsyncClient, track: StepTrack) -> None:
         session = await client.session(LSTM, session_id=track.id, durability=track.durability)
         while not load.ended:
-            await asyncio.sleep(load._pause_s)
-            steps = 1 + track.count % 3
+            await asyncio.sleep(load.shape.pause_s)
+            steps = 1 + track.count % load.shape.task_steps
             rows, begins = track.rows(track.count, steps), track.begins(track.count, steps)
             track.asks(steps)
             load.got(track, await session.steps(rows, resets=begins))

@@ -41,7 +41,7 @@ class Form:
         outsiders: further sessions of each process, by unary calls through HAProxy.
         lease_ttl_s: of the replicas.
         quiet_s: how long nothing happens, for comparison.
-        steps: that a run makes at least; after that it ends with a round of faults.
+        steps: that a run makes at least, beyond a round of all faults.
         faults: names in their order; empty is round after round of all, in an order of the seed.
     """
 
@@ -100,6 +100,7 @@ class Cluster:
                 metrics_host=host.address,
                 metrics_port=METRICS_PORT,
                 replica=name,
+                advertise=f"{host.address}:{PORT}",
                 insecure=True,
                 lease_ttl_s=self.form.lease_ttl_s,
             )

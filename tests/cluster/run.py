@@ -26,16 +26,16 @@ SHORT = Form(
     replicas=3, spare=0, shards=3, clients=2, levels=("async", "sync"),
     shape=Shape(batches=1, batch_sessions=8, steppers=1, stepper_sessions=4, streamers=1, tasks=12,
                 texts=1, pause_s=0.1),
-    lease_ttl_s=LEASE_S, quiet_s=1.0, steps=0,
+    lease_ttl_s=LEASE_S, quiet_s=1.0, steps=0, outsiders=2,
     faults=("kill -9 of a replica", "replica cut from everything", "SIGSTOP beyond the lease",
-            "kill -9 of a primary of the store"),
+            "kill -9 of a primary of the store", "drain and restart"),
 )  # fmt: skip
 """For `make test`: once the faults of different kinds, on few sessions."""
 
 LONG = Form(
     replicas=3, spare=2, shards=3, clients=4, levels=("async", "sync"),
     shape=Shape(batches=2, batch_sessions=16, steppers=1, stepper_sessions=6, streamers=4, tasks=73,
-                texts=3, pause_s=0.1),
+                texts=3, pause_s=0.1, batch_steps=16, task_steps=8),
     lease_ttl_s=LEASE_S, quiet_s=20.0, steps=1_000_000, outsiders=7,
 )  # fmt: skip
 """For `make cluster`: 500 sessions and at least a million steps."""
@@ -98,7 +98,7 @@ def _feel(cluster: Cluster, report: Report, event: Event | None) -> None:
 
 
 def _schedule(form: Form, seed: int, cluster: Cluster) -> Iterator[Event]:
-    """Whole rounds, until there are enough steps."""
+    """A whole round, and more faults until there are enough steps."""
     kinds = [BY_NAME[name].kind for name in form.faults] or [fault.kind for fault in FAULTS]
     targets = {
         "replica": form.replicas, "shard": form.shards or 1, "client": form.clients, "all": 1
@@ -106,7 +106,7 @@ def _schedule(form: Form, seed: int, cluster: Cluster) -> Iterator[Event]:
     endless = events(seed, kinds, targets)
     yield from islice(endless, len(kinds))
     while cluster.steps < form.steps:
-        yield from islice(endless, len(kinds))
+        yield next(endless)
 
 
 def _verdicts(tracks: list[Track], models: Path) -> list[Verdict]:

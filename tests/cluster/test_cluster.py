@@ -8,7 +8,7 @@ import sys
 from . import sandbox
 
 SEED = "13"
-FAULTS = 4
+FAULTS = 5
 
 
 def test_no_output_is_lost_doubled_or_wrong_and_no_application_gets_an_error() -> None:
