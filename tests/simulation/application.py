@@ -256,7 +256,7 @@ class Application:
         self.history.generating = True
         self.oracle.sent(self._writer, first_seq, [*carry, *prompt])
         while True:
-            error, applied = yield from self._hear(client, replay, request)
+            error, applied = yield from self._hear(client, lane, replay, request)
             if applied is not None:
                 break
             delay_s = replay.delay_s(error, self.world.now_s)
@@ -281,11 +281,15 @@ class Application:
         )
 
     def _hear(
-        self, client: ClientProcess, replay: GenerationReplay, request: pb.GenerateRequest
+        self,
+        client: ClientProcess,
+        lane: Any,
+        replay: GenerationReplay,
+        request: pb.GenerateRequest,
     ) -> Work:
         """One call: why it ended badly, or the last step if it went well."""
         replay.call_begins()
-        call, applied = client.generate(request), None
+        call, applied = client.generate(request, lane), None
         while True:
             yield call
             while call.inbox:
@@ -293,7 +297,11 @@ class Application:
                 if not isinstance(payload, bytes):
                     status = payload or Status()
                     lost = ConnectionLostError("the call broke")
-                    return (error_of(status) if status.code else lost), applied
+                    error = error_of(status) if status.code else lost
+                    if applied is None:
+                        client.places.ended(call.address, self.history.id, error)
+                    return error, applied
+                client.places.answered(call.address)
                 response = pb.GenerateResponse.FromString(payload)
                 try:
                     tokens = replay.take(response)

@@ -34,8 +34,9 @@ _MOST_TRIES = 4
 class ClientCall:
     """The client's end of one call: an application waits for what comes into its inbox."""
 
-    def __init__(self, process: ClientProcess) -> None:
+    def __init__(self, process: ClientProcess, address: str) -> None:
         self.process = process
+        self.address = address
         self.life = process.life
         self.connection: Connection | None = None
         self.inbox: deque[Payload] = deque()

@@ -15,6 +15,7 @@ from carousel._core.journal import Journal
 from carousel._error_bases import CarouselError, ConnectionLostError, ProtocolViolationError
 from carousel_protos.v1 import carousel_pb2 as pb
 
+from .call_places import CallPlaces
 from .calls import ClientCall
 from .histories import Writer
 from .model import DIGITS, RESET, with_resets
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from .server import Process, Replica
 
 SERVER = "server"
-"""The only address that a client knows. The router behind it chooses the replica."""
+"""The only address that some clients know. The router behind it chooses the replica."""
+
+Route = Callable[[str], "Replica | None"]
+"""The replica at an address; None if there is none."""
 
 OUTPUT_ROW_BYTES = DIGITS * 4
 
@@ -36,10 +40,11 @@ Work = Generator[Any, Any, None]
 
 
 class ClientEnd:
-    """The client's end of one stream."""
+    """The client's end of one stream to an address."""
 
-    def __init__(self, process: ClientProcess) -> None:
+    def __init__(self, process: ClientProcess, address: str) -> None:
         self.process = process
+        self.address = address
         self.life = process.life
         self.connection: Connection | None = None
         self.over = False
@@ -51,11 +56,11 @@ class ClientEnd:
             return
         self.heard_s = self.process.world.now_s
         if isinstance(payload, bytes):
-            self.process.take(pb.AttachResponse.FromString(payload))
+            self.process.take(self, pb.AttachResponse.FromString(payload))
             return
         self.over = True
         lost = ConnectionLostError("the stream broke")
-        self.process.broken(error_of(payload) if isinstance(payload, Status) else lost)
+        self.process.broken(self, error_of(payload) if isinstance(payload, Status) else lost)
 
     def break_off(self) -> None:
         """The client cancels the stream."""
@@ -86,7 +91,7 @@ class ClientProcess:
         network: Network,
         oracle: Oracle,
         name: str,
-        route: Callable[[], Replica],
+        route: Route,
         core: AttachCore,
     ) -> None:
         self.world = world
@@ -98,57 +103,62 @@ class ClientProcess:
         self.writers: dict[str, Writer] = {}
         self.lanes: dict[int, Writer] = {}
         self._route = route
-        self._end: ClientEnd | None = None
+        self.places = CallPlaces(core, world)
+        self._ends: dict[str, ClientEnd] = {}
         self._timer: Event | None = None
         self._waiting: dict[Any, Work] = {}
         self._ended: set[Any] = set()
-        self._opening = False
-        self.connect()
+        # Addresses to which a stream is open, or about to be.
+        self._opening: set[str] = set()
+        if not core._addresses.several:
+            self.connect(SERVER)
 
-    # -- the stream
+    # -- the streams
 
-    def connect(self) -> None:
-        """Opens a stream to wherever the router points, before the core wants it or after."""
-        self._opening = True
-        self.world.call(self.network.delay_s(), NATURE, self._arrive, ClientEnd(self))
+    def connect(self, address: str) -> None:
+        """Opens a stream to the replica at an address, before the core wants it or after."""
+        self._opening.add(address)
+        self.world.call(self.network.delay_s(), NATURE, self._arrive, ClientEnd(self, address))
 
     def _arrive(self, end: ClientEnd) -> None:
         """The call has come to the replica, if there is one."""
-        process = self._reach(end)
+        process = self._reach(end, end.address)
         if process is not None:
             end.connection = connection = Connection(self.network, end)
             process.accept(connection)
             if connection.server is not None:
                 self.world.call(self.network.delay_s(), self.life, self._connected, end)
 
-    def _reach(self, end: SilentEnd) -> Process | None:
+    def _reach(self, end: SilentEnd, address: str) -> Process | None:
         """The process that a new stream or call comes to; if there is none, the client hears so."""
-        process = self._route().process
-        if process is None or process.life.frozen:
-            delay_s = self.network.delay_s() if process is None else KEEPALIVE_S
+        replica = self._route(address)
+        process = None if replica is None else replica.process
+        silent = process is not None and (
+            process.life.frozen or self.network.is_cut(self.name, process.life.name)
+        )
+        if process is None or silent:
+            delay_s = KEEPALIVE_S if silent else self.network.delay_s()
             self.world.call(delay_s, self.life, end.take, None)
             return None
         return process
 
     def _connected(self, end: ClientEnd) -> None:
         if not end.over:
-            self._end = end
-            self.world.note(self.name, "is connected")
-            self.perform(self.core.connected(SERVER))
+            self._ends[end.address] = end
+            self.world.note(self.name, "is connected", end.address)
+            self.perform(self.core.connected(end.address))
 
-    def take(self, response: pb.AttachResponse) -> None:
-        """The server says something."""
+    def take(self, end: ClientEnd, response: pb.AttachResponse) -> None:
+        """A server says something."""
         if self.oracle.drift and response.HasField("outputs"):
             self._tell_outputs(response.outputs)
         try:
-            self.perform(self.core.receive(SERVER, response, self.world.now_s))
+            self.perform(self.core.receive(end.address, response, self.world.now_s))
         except ProtocolViolationError as error:
             self.oracle.fail(f"{self.name} does not understand the server: {error}")
         except CarouselError as error:  # it breaks the stream off, and mends that
-            end = self._end
-            assert end is not None, "a message without a stream"
             end.break_off()
-            self.broken(error)
+            self.broken(end, error)
 
     def _tell_outputs(self, outputs: pb.BlockResult) -> None:
         width = len(outputs.outputs) // max(len(outputs.handles) * outputs.steps, 1)
@@ -163,21 +173,28 @@ class ClientProcess:
             ]
             self.oracle.heard(self.lanes[handle], first, rows)
 
-    def broken(self, error: CarouselError) -> None:
-        """The stream is over."""
-        self.world.note(self.name, "lost its stream:", type(error).__name__)
-        self._end, self._opening = None, False
-        self.perform(self.core.broken(SERVER, error, self.world.now_s))
+    def broken(self, end: ClientEnd, error: CarouselError) -> None:
+        """A stream is over."""
+        self.world.note(self.name, "lost its stream:", end.address, type(error).__name__)
+        self._ends.pop(end.address, None)
+        self._opening.discard(end.address)
+        self.perform(self.core.broken(end.address, error, self.world.now_s))
 
     def perform(self, effects: Effects) -> None:
         """Does what the core says."""
-        for request in effects.send.get(SERVER, ()):
-            self._send(request)
+        for address, requests in effects.send.items():
+            for request in requests:
+                self._send(address, request)
         for ticket in effects.ended:
             self._end_ticket(ticket)
-        if SERVER in effects.connect and not self._opening:
-            self._opening = True
-            self.world.call(effects.connect[SERVER], self.life, self.connect)
+        for address, delay_s in effects.connect.items():
+            if address not in self._opening:
+                self._opening.add(address)
+                self.world.call(delay_s, self.life, self.connect, address)
+        for address in effects.leave:
+            self._opening.discard(address)
+            if (end := self._ends.pop(address, None)) is not None:
+                end.break_off()
         if effects.wake_at_s is not None:
             if self._timer is not None:
                 self._timer.call_off()
@@ -188,8 +205,9 @@ class ClientProcess:
         self._timer = None
         self.perform(self.core.due(self.world.now_s))
 
-    def _send(self, request: pb.AttachRequest) -> None:
-        if self._end is None or self._end.connection is None:
+    def _send(self, address: str, request: pb.AttachRequest) -> None:
+        end = self._ends.get(address)
+        if end is None or end.connection is None:
             return
         if request.HasField("block"):
             block, n = request.block, request.block.steps
@@ -197,7 +215,7 @@ class ClientProcess:
             words = with_resets(inputs, block.resets)
             for i, (handle, first) in enumerate(zip(block.handles, block.first_seqs, strict=True)):
                 self.oracle.sent(self.lanes[handle], first, words[i * n : (i + 1) * n])
-        self._end.connection.to_server.send(request.SerializeToString())
+        end.connection.to_server.send(request.SerializeToString())
 
     def hang_up(self) -> None:
         """The process is gone, and its host says so to whoever it was connected with."""
@@ -217,7 +235,7 @@ class ClientProcess:
         """Binds a session; the ticket."""
         self.writers[writer.session.id] = writer
         self.world.note(self.name, "attaches", writer.session.id)
-        ticket, effects = self.core.bind(target, journal=journal)
+        ticket, effects = self.core.bind(target, journal=journal, now_s=self.world.now_s)
         self.lanes[ticket.lane.handle] = writer
         self.perform(effects)
         return ticket
@@ -232,14 +250,14 @@ class ClientProcess:
         self.perform(effects)
         return ticket
 
-    def generate(self, request: pb.GenerateRequest) -> ClientCall:
+    def generate(self, request: pb.GenerateRequest, lane: Any) -> ClientCall:
         """Opens a Generate call; its inbox fills."""
-        call = ClientCall(self)
+        call = ClientCall(self, self.places.of(request.session_id, lane))
         self.world.call(self.network.delay_s(), NATURE, self._arrive_call, call, request)
         return call
 
     def _arrive_call(self, call: ClientCall, request: pb.GenerateRequest) -> None:
-        process = self._reach(call)
+        process = self._reach(call, call.address)
         if process is not None:
             call.connection = Connection(self.network, call)
             process.accept_call(request, call.connection)

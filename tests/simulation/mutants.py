@@ -29,7 +29,7 @@ _HEAD = """# Mutants
 Each row is Carousel with one rule taken out, run under the [simulation](../../tests/simulation) until a
 schedule shows that something is lost, repeated, told too early, or stuck. The number is the first seed that
 does: `make simulate ARGS='--seed 31'` shows what that schedule is like with the true code, which passes them
-all. The rules are R1 to R13 of the protocol, and names for what else must hold. Written by `make mutants`;
+all. The rules are R1 to R19 of the protocol, and names for what else must hold. Written by `make mutants`;
 `make mutants ARGS=--check` compares.
 
 | What is wrong | Rule | Caught by seed | How it shows |
@@ -117,10 +117,11 @@ def catch(mutant: Mutant, seeds: Sequence[int]) -> Catch:
 def all_mutants() -> list[Mutant]:
     """In the order of the table."""
     from .client_mutants import CLIENT_MUTANTS
+    from .fleet_mutants import FLEET_MUTANTS
     from .reset_mutants import RESET_MUTANTS
     from .server_mutants import SERVER_MUTANTS
 
-    return [*SERVER_MUTANTS, *CLIENT_MUTANTS, *RESET_MUTANTS]
+    return [*SERVER_MUTANTS, *CLIENT_MUTANTS, *RESET_MUTANTS, *FLEET_MUTANTS]
 
 
 def _catch_one(index: int) -> Catch:

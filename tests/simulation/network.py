@@ -12,6 +12,8 @@ from .world import Life, World
 if TYPE_CHECKING:
     from .client import ClientProcess
 
+_FOR_EVER_S = 1e4
+
 KEEPALIVE_S = 0.4
 """After so long without a sign of life the client gives a stream up."""
 
@@ -135,20 +137,51 @@ class Network:
     Attributes:
         slow_s: how long a packet takes at most.
         connections: the streams that nobody has ended or given up.
+        cuts: names of a client and a replica that do not reach each other.
+        splits: those that never do.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.slow_s = 0.002
         self.connections: list[Connection] = []
+        self.cuts: set[tuple[str, str]] = set()
+        self.splits: set[tuple[str, str]] = set()
 
     def delay_s(self) -> float:
         """How long the next packet takes."""
         return 0.0002 + self.world.rng.random() * self.slow_s
 
+    def is_cut(self, client: str, replica: str) -> bool:
+        """True if a client does not reach a replica."""
+        return (client, replica) in self.cuts | self.splits
+
+    def cut(self, client: str, replica: str, seconds: float) -> None:
+        """Nothing gets from one to the other for a while, in either direction."""
+        self.cuts.add((client, replica))
+        for connection in self.connections:
+            if self._names(connection) == (client, replica):
+                connection.to_server.stall(seconds)
+                connection.to_client.stall(seconds)
+                if seconds > KEEPALIVE_S:
+                    connection.go_silent()
+
+    def split(self, client: str, replica: str) -> None:
+        """They never reach each other again."""
+        self.splits.add((client, replica))
+        self.cut(client, replica, _FOR_EVER_S)
+
+    @staticmethod
+    def _names(connection: Connection) -> tuple[str, str]:
+        server = connection.server
+        return connection.client.process.name, "" if server is None else server.life.name
+
     def heal(self) -> None:
         """Packets are fast, and stalls are over."""
+        self.cuts.clear()
         self.slow_s = 0.002
         for connection in self.connections:
+            if self._names(connection) in self.splits:
+                continue
             for channel in (connection.to_server, connection.to_client):
                 channel.stalled_until_s = 0.0

@@ -6,13 +6,14 @@ thing that no part of the system knows: the whole history of each session.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from carousel._core.faults import error_of
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.store import Commit, Outcome, Record, SessionKey, Verdict
-from carousel_server.core.types import Durability
+from carousel_server.core.types import Durability, SessionRef
 from carousel_server.rows.snapshot import decode
 from carousel_server.store.memory import MemoryMedium
 
@@ -28,6 +29,9 @@ TENANT = "t"
 _SLACK_S = 0.02
 """The store counts a session's idle time from a little before its last use is known here."""
 
+_UNSURE_S = 0.5
+"""So long after a fault of the store, what was asked during the fault may not have happened."""
+
 _TICKS_PER_CHECK = 32
 """Which of them are looked at closely depends on the seed."""
 
@@ -38,6 +42,7 @@ class Oracle:
     Attributes:
         drift: by how much the outputs of servers that were started later differ, see `model.FoldModel`.
         stumbled: batches have failed, for no fault of a step.
+        fleet: replicas come and go.
     """
 
     def __init__(self, world: World) -> None:
@@ -46,9 +51,12 @@ class Oracle:
         self.histories: dict[str, History] = {}
         self.drift = 0
         self.stumbled = False
+        self.fleet = False
         # The medium has become older, and so have the leases in it.
         self._leases_forgotten = False
         self.told = 0
+        # How often each session was handed over to another replica, as clients were told.
+        self.moves: Counter[str] = Counter()
         self._ticks = world.rng.randrange(_TICKS_PER_CHECK)
 
     def fail(self, text: str) -> None:
@@ -79,8 +87,12 @@ class Oracle:
         history.used_s = record.last_used_unix_s
         self.world.note("store", "acquired", history.id, f"epoch {record.epoch} seq {record.seq}")
 
-    def committed(self, commit: Commit, outcome: Outcome) -> None:
-        """The store has answered a commit."""
+    def committed(self, commits: Sequence[Commit], outcomes: Sequence[Outcome]) -> None:
+        """The store has answered commits."""
+        for commit, outcome in zip(commits, outcomes, strict=True):
+            self._committed(commit, outcome)
+
+    def _committed(self, commit: Commit, outcome: Outcome) -> None:
         history, verdict = self.histories[commit.key.id], outcome.verdict
         what = f"epoch {commit.epoch} seq {commit.seq}: {verdict.name}"
         self.world.note("store", "commit", history.id, what)
@@ -144,6 +156,18 @@ class Oracle:
         ran = any(applied > before.get(ref, applied) for ref, applied in now.items())
         if ran and not self._leases_forgotten and self.world.wall() > process.lease():
             self.fail(f"R5: {process.life.name} ran steps without a lease")
+        for ref, applied in now.items():
+            if applied > before.get(ref, applied):
+                self._check_holder(process, ref)
+
+    def _check_holder(self, process: Process, ref: SessionRef) -> None:
+        """No one else may have a session that runs here (R16)."""
+        table = process.engine._rows.table
+        history, epoch = self.histories[table.ids[ref.row]], int(table.epoch[ref.row])
+        if epoch < history.epoch and not (history.rolled_back or self._leases_forgotten):
+            self.fail(
+                f"R16: {process.life.name} ran {history.id} in epoch {epoch} after {history.epoch}"
+            )
 
     # -- the streams
 
@@ -181,6 +205,8 @@ class Oracle:
             self._refused(end, reply.failure)
         elif kind == "bound":
             self._bound(end, reply.bound)
+        elif kind == "moved":
+            self._moved(end, reply.moved)
 
     def _said_outputs(self, end: ServerEnd, outputs: pb.BlockResult) -> None:
         for handle, first in zip(outputs.handles, outputs.first_seqs, strict=True):
@@ -188,6 +214,7 @@ class Oracle:
             self._check_order(history, end, handle, history.epoch)
             if first <= end.unasked.get(handle, 0):
                 self.fail(f"output {first} of {history.id} was told, and nobody asked for it")
+            end.told[handle] = max(end.told.get(handle, 0), last)
             if history.durability is Durability.SYNC and last > history.stored:
                 self.fail(f"R7: output {last} of sync {history.id} told before it was stored")
 
@@ -205,8 +232,8 @@ class Oracle:
         One that was fetched to be closed, and found no slot, is left to its TTL.
         """
         storage, process = end.process.storage, end.process
-        kept = storage.medium.sessions.get(SessionKey(TENANT, history.id))
-        unsure = storage.away or storage.losing or storage.unsure_until_s > asked_s - _SLACK_S
+        kept = storage.stored(SessionKey(TENANT, history.id))
+        unsure = storage.is_unsure or storage.unsure_until_s > asked_s - _SLACK_S
         lapsed = process.store.lease_lost or self._leases_forgotten or history.rolled_back
         if kept is None or kept.epoch != epoch or kept.owner.name not in ("", process.life.name):
             return
@@ -221,6 +248,28 @@ class Oracle:
             if error.reason == "SEQUENCE_GAP" and int(error.metadata["expected"]) <= durable:
                 what = f"a gap behind step {int(error.metadata['expected']) - 1} was told"
                 self.fail(f"R9: {what} of {end.sessions[handle]}, where {durable} was durable")
+
+    def _moved(self, end: ServerEnd, moved: pb.Moved) -> None:
+        """A session that was handed over is in the store, and is released there (R14, R15)."""
+        history, storage = self._of(end, moved.handle), end.process.storage
+        told = end.told.pop(moved.handle, 0)
+        self.moves[history.id] += 1
+        if storage.is_unsure or storage.unsure_until_s > self.world.now_s - _UNSURE_S:
+            return  # the store may not have answered
+        if history.rolled_back or history.muddled:
+            return
+        if told > history.stored:
+            self.fail(
+                f"R14: {history.id} was handed over, and step {told} that was told is not stored"
+            )
+        stored = storage.stored(SessionKey(TENANT, history.id))
+        epoch = end.bound_epochs.get(moved.handle, 0)
+        if (
+            stored is not None
+            and stored.owner.name == end.process.life.name
+            and stored.epoch == epoch
+        ):
+            self.fail(f"R15: Moved of {history.id} was told before the store had released it")
 
     def said_tokens(self, session_id: str, message: pb.GenerateResponse) -> None:
         """A server tells tokens of a generation, or its end."""
@@ -254,6 +303,8 @@ class Oracle:
             self.fail(
                 f"R13: {where} in epoch {session.epoch}, but its client has seen a higher one"
             )
+        end.told.pop(bound.handle, None)
+        end.bound_epochs[bound.handle] = session.epoch
         end.unasked[bound.handle] = applied
         end.durable[bound.handle] = session.durable
         if not history.tracked and applied and history.bound_by[1] not in (None, end.process):
@@ -367,6 +418,8 @@ class Oracle:
                 excuses |= {"SEQUENCE_GAP", "SEQUENCE_REUSED", "OUTPUT_FORGOTTEN"}
         if not history.tracked:
             excuses |= {"DATA_LOSS", "SESSION_NOT_FOUND"}
+            if self.fleet:  # its replica may be gone for good
+                excuses |= {"CONNECTION_LOST"}
         if history.newest is not writer:
             excuses |= {"SUPERSEDED", "SESSION_BUSY"}
         if history.expired or self._idle_for_too_long(history):

@@ -46,6 +46,7 @@ class RawClient:
     ) -> None:
         self.life = Life(session_id)
         self.process = self
+        self.name = session_id
         self.session_id = session_id
         self.durability = durability
         self.history = oracle.open(session_id, durability, 300.0)

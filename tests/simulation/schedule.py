@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,10 +13,12 @@ from carousel._core.attach import AttachCore
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability
 
-from . import hasty, prober, repeater
+from . import fleet, hasty, prober, repeater
 from .application import KEPT_S, POLICY, Application, Plan
 from .client import SERVER, Client, ClientProcess
 from .faults import CROWDED_FAULTS, FAULTS
+from .fleet import Fleet
+from .fleet_faults import FLEET_FAULTS
 from .hasty import Hasty
 from .model import FoldModel
 from .network import Network
@@ -59,6 +62,7 @@ _REPEATER_CHANCE, _JOURNAL_CHANCE = 0.2, 0.4
 
 _KEEPING_FAULTS = frozenset(
     {"crash", "drain", "freeze", "outage", "lost_answers", "roll_back", "client_crash"}
+    | FLEET_FAULTS.keys() - {"scale_up"}
 )
 """Faults through which a session that was to be closed may stay."""
 
@@ -110,8 +114,10 @@ class Simulation:
         self.oracle = Oracle(world)
         self.resetting = world.resets.random() < _RESETTING_CHANCE
         self.network = Network(world)
-        self.storage = Storage(world, self.oracle)
+        self.fleet = fleet.drawn(world, FLEET_FAULTS)
+        self.storage = Storage(world, self.oracle, fleet.media(self.fleet))
         self.router = Router(self)
+        self.healed = False
         self.long = self.rng.random() < _LONG_CHANCE
         self.faults_until_s = _LONG_S if self.long else _SHORT_S
         chance = self.rng.choice((0.1, 0.3, 0.6))
@@ -140,11 +146,13 @@ class Simulation:
         limits = limits_of(unkept + self.rng.choice((1, 1, 2, 3, 6)), inbox_commands)
         self.replicas = [
             Replica(world, name, self.storage, self.oracle, limits)
-            for name in ("a", "b")[: self.rng.randint(1, 2)]
+            for name in self._names(self.rng.randint(1, 2))
         ]
         if self.crowded:
             for replica in self.replicas:
                 replica.slow_stop_s = _SLOW_STOP_S
+        if self.fleet is not None:
+            self._prepare(self.fleet)
         self._plan_faults()
         if self.resetting and not self.raw and world.resets.random() < _STUMBLE_CHANCE:
             self._plan_stumbles()
@@ -159,7 +167,8 @@ class Simulation:
         world, oracle = self.world, self.oracle
         with listening(oracle.fail), torch.inference_mode():
             for replica in self.replicas:
-                replica.start()
+                if not replica.stays_away:
+                    replica.start()
             while not oracle.failures and (world.events % 8 or not self._settled()):
                 if not world.step() or world.now_s > SETTLED_BY_S or world.events > MOST_EVENTS:
                     self._tell_stuck()
@@ -191,6 +200,20 @@ class Simulation:
 
     # -- plans
 
+    def _names(self, most: int) -> Sequence[str]:
+        return ("a", "b")[:most] if self.fleet is None else self.fleet.names
+
+    def _prepare(self, some: Fleet) -> None:
+        """Makes replicas and clients a fleet."""
+        self.faults_until_s = _LONG_S
+        self.faults += some.faults
+        self.oracle.fleet = True
+        for replica in self.replicas:
+            replica.address = fleet.address_of(replica.name)
+            replica.in_fleet = True
+            replica.stays_away = replica.name in some.standby
+        fleet.begin(self, some)
+
     def _raw_client(
         self, kind: type[RawClient], session_id: str, durability: Durability
     ) -> RawClient:
@@ -203,16 +226,16 @@ class Simulation:
         """A client whose clock may be off."""
         skew_s = self.rng.choice((-0.5, 0.0, 0.5)) if "skew" in self.faults else 0.0
 
+        route, target = fleet.route_of(self), fleet.target_for(self.world, self.fleet)
+
         def start() -> ClientProcess:
             core = AttachCore(
-                Addresses((SERVER,)),
+                Addresses(target, several=target != (SERVER,)),
                 POLICY,
                 rng=self.rng,
                 attach_id=lambda: int((self.world.wall() + skew_s) * 1e4),
             )
-            return ClientProcess(
-                self.world, self.network, self.oracle, name, self.router.route, core
-            )
+            return ClientProcess(self.world, self.network, self.oracle, name, route, core)
 
         return Client(name, start)
 
@@ -253,8 +276,10 @@ class Simulation:
     def _plan_faults(self) -> None:
         world, rng = self.world, self.rng
         for name in self.faults:
+            if name in FLEET_FAULTS:
+                continue
             for _ in range(rng.randint(1, _CROWDED_TIMES if self.crowded else 2)):
-                world.call(rng.random() * self.faults_until_s, NATURE, self._fault, name)
+                world.call(rng.random() * self.faults_until_s, NATURE, self.fault, name)
         if "roll_back" in self.faults:
             world.call(rng.random() * self.faults_until_s / 2, NATURE, self.storage.keep_copy)
         world.call(self.faults_until_s, NATURE, self._heal)
@@ -272,9 +297,10 @@ class Simulation:
             if replica.process is not None:
                 stumble(replica.process, batches)
 
-    def _fault(self, name: str) -> None:
+    def fault(self, name: str) -> None:
+        """Something goes wrong."""
         self.world.note("fault", name)
-        {**FAULTS, **CROWDED_FAULTS}[name](self)
+        {**FAULTS, **CROWDED_FAULTS, **FLEET_FAULTS}[name](self)
 
     def _heal(self) -> None:
         """Nothing goes wrong any more.
@@ -283,6 +309,7 @@ class Simulation:
         restart of that replica clears up.
         """
         self.world.note("nature", "heals")
+        self.healed = True
         self.network.heal()
         self.storage.heal()
         for replica in self.replicas:
@@ -313,7 +340,7 @@ class Simulation:
 
     def _is_kept(self, session_id: str) -> bool:
         """The store has it with steps: without any, a late opening on an older stream has made it anew."""
-        stored = self.storage.medium.sessions.get(SessionKey(TENANT, session_id))
+        stored = self.storage.stored(SessionKey(TENANT, session_id))
         return stored is not None and stored.seq > 0
 
     def _tell_stuck(self) -> None:

@@ -28,6 +28,7 @@ from carousel_server.wire.turns import Submissions
 from .calls import ServerCall
 from .evictions import watch_evictions
 from .model import FoldModel
+from .mover import Mover, watch_rebalances
 from .network import Connection, Payload
 from .quiet import QuietEngineMetrics, QuietWireMetrics
 from .storage import FaultyStore, Storage, TurnedStore
@@ -95,6 +96,9 @@ class ServerEnd:
         self.sessions: dict[int, str] = {}
         self.attach_ids: dict[int, int] = {}
         self.epochs: dict[int, int] = {}
+        # Last step of each handle whose output was told, and the epoch that it was bound in.
+        self.told: dict[int, int] = {}
+        self.bound_epochs: dict[int, int] = {}
         # Last step of each handle that its client has been told to be durable.
         self.durable: dict[int, int] = {}
         # Handles whose session is being closed: its epoch then, and since when.
@@ -172,7 +176,7 @@ class Process:
         self._store_event: Event | None = None
         self._faulty = FaultyStore(replica.storage, replica.name, LEASE_TTL_S)
         self.store = TurnedStore(self._faulty, world, self._wake_store)
-        self.store.advertise(replica.name)
+        self.store.advertise(replica.address)
         self.loop = Loop(world, self.life)
         self.submissions = Submissions(self.loop)  # type: ignore[arg-type]
         directory = Directory()
@@ -187,6 +191,7 @@ class Process:
             ),
         )
         watch_evictions(self.engine, self.oracle.fail)
+        watch_rebalances(self.engine, self.oracle.fail)
         activation = Activation(
             directory,
             {self.engine.model.name: self.engine},
@@ -210,14 +215,14 @@ class Process:
         self._slow_stop_s = replica.slow_stop_s
         # How likely a message is refused without saying to whom.
         self.curt = 0.0
+        self.address = replica.address
+        self.mover = Mover(self) if replica.in_fleet else None
         self._wake_store()
         self._schedule_tick(0.0)
 
     def lease(self) -> float:
         """Until when, in Unix seconds, the store holds what this life of the replica has."""
-        lease = self.storage.medium.leases.get(self.life.name)
-        mine = lease is not None and lease.boot == self._faulty.boot
-        return lease.until_unix_s if lease is not None and mine else 0.0
+        return self.storage.lease_until(self.life.name, self._faulty.boot)
 
     # -- the wire
 
@@ -238,7 +243,14 @@ class Process:
         return [end.connection for end in (*self.ends, *self.calls)]
 
     def drained(self, then: Callable[[], None]) -> None:
-        """SIGTERM: finishes what was accepted, then ends all streams in good order."""
+        """SIGTERM: hands over what can be, finishes what was accepted, ends all streams in good order."""
+        if self.mover is None:
+            self._finish_all(then)
+            return
+        self.gate.drain(1.0, hands_over=True)
+        self.mover.drain(lambda: self._finish_all(then))
+
+    def _finish_all(self, then: Callable[[], None]) -> None:
         self.engine.drain()
         self.gate.drain(1.0)
         self.world.call(_POLL_S, self.life, self._finish, then, self.world.now_s + 1.0)
@@ -335,6 +347,11 @@ class Replica:
         self.slow_stop_s = 0.0
         self.process: Process | None = None
         self.draining = False
+        # Where its clients and the other replicas find it.
+        self.address = name
+        self.in_fleet = False
+        # It is not started again.
+        self.stays_away = False
 
     @property
     def up(self) -> bool:
@@ -373,7 +390,8 @@ class Replica:
         self.world.end(process.life)
         for connection in process.connections:
             connection.break_off(late=False)
-        self.world.call(self.restart_s, NATURE, self.start)
+        if not self.stays_away:
+            self.world.call(self.restart_s, NATURE, self.start)
 
     def freeze(self) -> None:
         """SIGSTOP."""

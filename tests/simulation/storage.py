@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.replicas import UNANNOUNCED
@@ -23,55 +24,108 @@ from carousel_server.core.store import (
     Verdict,
 )
 from carousel_server.core.types import Durability
-from carousel_server.store.memory import MemoryMedium, MemoryStore
+from carousel_server.store.memory import MemoryMedium
 from carousel_server.store.thread import StoreThread
 
 from .oracle import Oracle
+from .shards import ShardedStore, shard_of
 from .world import NATURE, World
 
 T = TypeVar("T")
 
 _LATE_S = 0.4
+_LATE_CHANCE = 0.5
 
 
 class Storage:
-    """What all replicas share: the medium, and how well it can be reached.
+    """What all replicas share: the shards' media, and how well they can be reached.
 
     Attributes:
+        media: of the shards.
         away: nobody reaches it.
+        away_shards: those that nobody reaches.
+        cut_off: names of replicas that do not reach it.
         unsure_until_s: since when it can be reached again, and no answer is lost.
         losing: chance that a request is done and its answer lost.
         delaying: chance that commits arrive long after whoever sent them has given them up.
+        late_shard: one where many commits do.
         slow_s: how long requests take at most.
     """
 
-    def __init__(self, world: World, oracle: Oracle) -> None:
+    def __init__(self, world: World, oracle: Oracle, media: Sequence[MemoryMedium]) -> None:
         self.world = world
         self.oracle = oracle
-        self.medium = MemoryMedium()
+        self.media = media
         self.away = False
+        self.away_shards: set[int] = set()
+        self.cut_off: set[str] = set()
         self.unsure_until_s = 0.0
         self.losing = 0.0
         self.delaying = 0.0
+        self.late_shard: int | None = None
         self.slow_s = 0.002
-        self._copy: MemoryMedium | None = None
+        self._copies: dict[int, MemoryMedium] = {}
 
-    def keep_copy(self) -> None:
-        """Remembers how the medium is now, to be rolled back to."""
-        self._copy = self.medium.copy()
+    def stored(self, key: SessionKey) -> Any:
+        """What the store has of a session."""
+        return self.media[self.shard_of(key)].sessions.get(key)
 
-    def roll_back(self) -> None:
-        """The medium is as it was: a failover to a replica that lagged, a restored disk."""
-        if self._copy is not None:
-            self.oracle.rolled_back(self.medium, self._copy)
-            self.medium.roll_back(self._copy)
-            self._copy = None
+    def shard_of(self, key: SessionKey) -> int:
+        """Where a session is."""
+        return shard_of(key.id, len(self.media))
+
+    def lease_until(self, name: str, boot: int) -> float:
+        """Until when, in Unix seconds, all shards hold the lease of a replica's life; 0 if one does not."""
+        leases = [medium.leases.get(name) for medium in self.media]
+        return min(
+            lease.until_unix_s if lease is not None and lease.boot == boot else 0.0
+            for lease in leases
+        )
+
+    def keep_copy(self, shard: int = 0) -> None:
+        """Remembers how a shard is now, to be rolled back to."""
+        self._copies[shard] = self.media[shard].copy()
+
+    def roll_back(self, shard: int = 0) -> None:
+        """A shard is as it was: a failover to a replica that lagged, a restored disk."""
+        copy = self._copies.pop(shard, None)
+        if copy is not None:
+            self.oracle.rolled_back(self.media[shard], copy)
+            self.media[shard].roll_back(copy)
+
+    def lose(self, shard: int) -> None:
+        """Nobody reaches a shard."""
+        self.away_shards.add(shard)
+
+    def find(self, shard: int) -> None:
+        """A shard can be reached again."""
+        if shard in self.away_shards:
+            self.away_shards.discard(shard)
+            self.unsure_until_s = self.world.now_s
+
+    def cut(self, replica: str) -> None:
+        """A replica does not reach it."""
+        self.cut_off.add(replica)
+
+    def join(self, replica: str) -> None:
+        """A replica reaches it again."""
+        if replica in self.cut_off:
+            self.cut_off.discard(replica)
+            self.unsure_until_s = self.world.now_s
+
+    @property
+    def is_unsure(self) -> bool:
+        """True while some request may fail."""
+        return bool(self.away or self.losing or self.away_shards or self.cut_off)
 
     def heal(self) -> None:
         """It answers, soon and always."""
-        if self.away or self.losing:
+        if self.is_unsure:
             self.unsure_until_s = self.world.now_s
         self.away, self.losing, self.delaying, self.slow_s = False, 0.0, 0.0, 0.002
+        self.away_shards.clear()
+        self.cut_off.clear()
+        self.late_shard = None
 
 
 class FaultyStore:
@@ -82,11 +136,12 @@ class FaultyStore:
     def __init__(self, storage: Storage, owner: str, lease_ttl_s: float) -> None:
         self._storage = storage
         world = storage.world
-        self._store = MemoryStore(
-            storage.medium, owner=owner, now=world.wall, lease_ttl_s=lease_ttl_s
+        self._owner = owner
+        self._store = ShardedStore(
+            storage.media, owner, world.wall, lease_ttl_s, self._reach, storage.oracle
         )
         self.levels: frozenset[Durability] = self._store.levels
-        self.boot = storage.medium.boots
+        self.boot = storage.media[0].boots
         self.lease_ttl_s = lease_ttl_s
 
     def acquire(
@@ -102,15 +157,21 @@ class FaultyStore:
 
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
         """See `Store.commit`."""
-        world = self._storage.world
+        world, late = self._storage.world, self._storage.late_shard
+        if late is not None and world.fleets.random() < _LATE_CHANCE:
+            some = [one for one in commits if self._storage.shard_of(one.key) == late]
+            if some:
+                world.call(world.fleets.random() * _LATE_S, NATURE, self._commit_late, some, fsync)
+                raise _unavailable()
         if world.rng.random() < self._storage.delaying:
-            world.call(world.rng.random() * _LATE_S, NATURE, self._commit, list(commits), fsync)
+            delay_s = world.rng.random() * _LATE_S
+            world.call(delay_s, NATURE, self._commit_late, list(commits), fsync)
             raise _unavailable()
-        return self._ask(self._commit, commits, fsync)
+        return self._ask(lambda: self._store.commit(commits, fsync=fsync))
 
     def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
         """See `Store.release`."""
-        self._ask(self._release, held)
+        self._ask(self._store.release, held)
 
     def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
         """See `Store.remove`."""
@@ -171,19 +232,18 @@ class FaultyStore:
         self._storage.oracle.acquired(record)
         return record
 
-    def _release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
-        self._store.release(held)
-        self._storage.oracle.released(held)
+    def _commit_late(self, commits: Sequence[Commit], fsync: bool) -> None:
+        """Nobody waits any more."""
+        with suppress(CarouselError):
+            self._store.commit(commits, fsync=fsync)
 
-    def _commit(self, commits: Sequence[Commit], fsync: bool) -> list[Outcome]:
-        outcomes = self._store.commit(commits, fsync=fsync)
-        for commit, outcome in zip(commits, outcomes, strict=True):
-            self._storage.oracle.committed(commit, outcome)
-        return outcomes
+    def _reach(self, shard: int) -> None:
+        if shard in self._storage.away_shards:
+            raise _unavailable()
 
     def _ask(self, verb: Callable[..., T], *args: object) -> T:
         """Asks, unless the store is away; sometimes nobody learns the answer."""
-        if self._storage.away:
+        if self._storage.away or self._owner in self._storage.cut_off:
             raise _unavailable()
         answer = verb(*args)
         if self._storage.losing and self._storage.world.rng.random() < self._storage.losing:

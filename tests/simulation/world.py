@@ -53,8 +53,9 @@ class World:
 
     Attributes:
         now_s: virtual seconds since the beginning; also every process's monotonic clock.
-        rng: where all chance comes from, but for what `resets` decides.
+        rng: where all chance comes from, but for what `resets` and `fleets` decide.
         resets: the chance of resets and of batches that fail. Schedules without them are not changed by it.
+        fleets: the chance of all that only schedules with a fleet have.
         trace: what happened, line by line, if `tracing`.
     """
 
@@ -62,6 +63,7 @@ class World:
         self.now_s = 0.0
         self.rng = random.Random(seed)
         self.resets = random.Random(f"resets {seed}")
+        self.fleets = random.Random(f"fleets {seed}")
         self.tracing = tracing
         self.trace: list[str] = []
         self.events = 0
