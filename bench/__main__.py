@@ -40,15 +40,18 @@ from . import (
     processes,
     sequences,
     served,
+    store_costs,
     tenants,
 )
 from .figures import Figures, Workload
 from .loops import loop_factory
+from .placing import figure as placement
 from .report import Ratios, foundation_ratios, page
 from .step import figure as step
 from .step import on_gpu, others
 
 RESULTS = Path(__file__).parent / "results"
+_SESSIONS = 100_000
 
 Groups = Iterable[Sequence[Workload]]
 """Workloads that are measured in turns, group after group."""
@@ -161,6 +164,8 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "prefill": (_one_group(prefill.workloads), prefill.ratios),
     "sequences": (_one_group(sequences.workloads), sequences.ratios),
     "finite": (_one_group(finite.workloads), finite.ratios),
+    "placement": (_one_group(placement.workloads), placement.ratios),
+    "store-costs": (_one_group(store_costs.workloads), store_costs.ratios),
 }
 
 
@@ -179,7 +184,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=1, help="torch threads for the bounds")
     parser.add_argument(
-        "--sessions", type=int, default=100_000, help="open ones, for parking and crowded"
+        "--sessions",
+        type=int,
+        help=f"open ones; default {placement.SESSIONS} for placement, {_SESSIONS} for parking, crowded",
     )
     parser.add_argument("--cases", default="", help='of step, by words: "lstm,x256 ,float32"')
     parser.add_argument(
@@ -190,7 +197,10 @@ def _options() -> argparse.Namespace:
         "--peers-python", default=sys.executable, help="interpreter with onnxruntime, openvino"
     )
     parser.add_argument("--out", type=Path, help="JSON file; default bench/results/…")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.sessions is None:
+        options.sessions = placement.SESSIONS if options.figure == "placement" else _SESSIONS
+    return options
 
 
 def _device(wanted: str) -> str:

@@ -1,4 +1,4 @@
-"""`python -m bench.plots`: pictures of the committed results, for docs/performance.md."""
+"""`python -m bench.plots`: pictures of the committed results, for the pages under docs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from . import sequences, served
 from .arrivals import KINDS
+from .placing import picture as placement
 from .report import Summary
 
 RESULTS = Path(__file__).parent / "results"
@@ -226,6 +227,7 @@ PLOTS: dict[str, Callable[[Summary], None]] = {
     "generation-cpu": _beside_bounds("tokens_per_s", "texts generated at once"),
     "crowded-cpu": _crowded,
     "sequences-cpu": _sequences,
+    "placement-cpu": placement.draw,
 }
 
 if __name__ == "__main__":

@@ -227,3 +227,37 @@ def test_a_step_graph_is_imported_and_checked(tmp_path):
     assert refused.returncode == 1
     assert "does not say the shape of 'h'" in refused.stderr
     assert "fix: say it with --shape h=DIMS" in refused.stderr
+
+
+PLAN = ("plan", "--sessions", "100000", "--steps-per-s", "5", "--replica-steps-per-s", "10000")
+
+
+def test_a_load_is_planned():
+    done = carousel(*PLAN, "--snapshot-bytes", "4096", "-o", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    plan = json.loads(done.stdout)
+    assert (plan["replicas"], plan["steps_per_s"], plan["commits_per_s"]) == (85, 500_000, 500_000)
+    assert plan["shards"] > 1
+    assert "replicas" in carousel(*PLAN, "--snapshot-bytes", "4096").stdout
+
+
+def test_the_size_of_a_snapshot_comes_from_a_package(tmp_path):
+    carousel("models", "create", "small", *CREATE, "--dir", str(tmp_path))
+    folder = str(tmp_path / "small")
+    (report,) = json.loads(carousel("models", "check", folder, "-o", "json").stdout)
+    plan = json.loads(carousel(*PLAN, "--model", folder, "-o", "json").stdout)
+    assert plan["snapshot_bytes"] == report["state_bytes"] + 1024
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ((), "--snapshot-bytes"),
+        (("--snapshot-bytes", "4096", "--used", "2"), "used"),
+        (("--model", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_plan_needs_proper_numbers(options, word):
+    done = carousel(*PLAN, *options)
+    assert done.returncode == 2
+    assert word in done.stderr

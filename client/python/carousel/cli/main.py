@@ -20,6 +20,7 @@ from .commands import (
     health,
     infer,
     models,
+    plan,
     serve,
     sessions,
     store,
@@ -60,7 +61,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    serve, demo, generate, stream, infer, bench, sessions, store, models, compare, health, config,
+    serve, demo, generate, stream, infer, bench, plan, sessions, store, models, compare, health, config,
     version_command,
 ):  # fmt: skip
     module.register(app)
