@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
-_END_HEADERS, _ACK = 4, 1
+_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 
 LIST_MODELS = "/carousel.v1.ModelService/ListModels"
 CANCEL = 8
@@ -27,8 +27,9 @@ class Http2:
         ended: set once the server has closed the connection.
     """
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, settings: bytes = b"") -> None:
+        """`settings`: the payload of the first SETTINGS."""
+        self._port, self._settings = port, settings
         self._stream = -1
         self.seen: Counter[int] = Counter()
         self.received: defaultdict[int, bytearray] = defaultdict(bytearray)
@@ -37,7 +38,9 @@ class Http2:
 
     async def __aenter__(self) -> Http2:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0))
+        self._writer.write(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, self._settings)
+        )
         self._task = asyncio.create_task(self._read())
         return self
 
@@ -52,19 +55,33 @@ class Http2:
         *,
         path: str = LIST_MODELS,
         reset: bool = False,
+        end: bool = False,
         more: Mapping[str, str] | None = None,
     ) -> int:
-        """Opens `count` calls without bodies. `reset` cancels each at once. Returns the last one's stream."""
-        block = _block({**_FIXED, ":path": path, **(more or {})})
+        """Opens `count` calls without bodies. `reset` cancels each at once, `end` half-closes it.
+
+        Returns the last one's stream.
+        """
+        flags = _END_HEADERS | (_END_STREAM if end else 0)
+        block = header_block({**_FIXED, ":path": path, **(more or {})})
         for _ in range(count):
             self._stream += 2
-            self._writer.write(frame(HEADERS, _END_HEADERS, self._stream, block))
+            self._writer.write(frame(HEADERS, flags, self._stream, block))
             if reset:
                 self._writer.write(frame(RST_STREAM, 0, self._stream, CANCEL.to_bytes(4, "big")))
             if self._stream % 200 == 1:
                 await self._writer.drain()
         await self._writer.drain()
         return self._stream
+
+    async def trailers(self, stream: int, fields: Mapping[str, str]) -> None:
+        """Half-closes a call with trailers."""
+        await self.raw(frame(HEADERS, _END_HEADERS | _END_STREAM, stream, header_block(fields)))
+
+    async def raw(self, payload: bytes) -> None:
+        """Sends bytes as they are."""
+        self._writer.write(payload)
+        await self._writer.drain()
 
     async def data(self, stream: int, payload: bytes) -> None:
         self._writer.write(frame(DATA, 0, stream, payload))
@@ -103,14 +120,14 @@ _FIXED = {
 }  # fmt: skip
 
 
-def _block(fields: Mapping[str, str]) -> bytes:
+def header_block(fields: Mapping[str, str]) -> bytes:
     """Header fields as HPACK literals without indexing (RFC 7541, 6.2.2), pseudo-headers first."""
     ordered = sorted(fields.items(), key=lambda field: not field[0].startswith(":"))
     return b"".join(b"\0" + _text(name) + _text(value) for name, value in ordered)
 
 
 def _text(text: str) -> bytes:
-    data = text.encode()
+    data = text.encode(errors="surrogateescape")
     length, rest = len(data), b""
     if length < 127:
         return bytes([length]) + data

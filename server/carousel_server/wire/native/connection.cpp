@@ -15,6 +15,11 @@ constexpr uint32_t kConnectionWindow = 16 << 20;
 constexpr uint32_t kStreamWindow = 64 << 10;
 constexpr uint32_t kWideWindow = 2 << 20;  // of a call that sends a long message
 constexpr size_t kMetadataBytes = 16 << 10;
+constexpr size_t kFieldBytes = 32;  // what RFC 9113 adds for each field, so that many short ones count
+// Beyond this, a call is reset and its headers are not looked at. A short block can name long fields many times.
+constexpr size_t kMostMetadataBytes = 1 << 20;
+constexpr size_t kReadAtOnce = 256 << 10;  // bytes of one connection before the others have their turn
+constexpr size_t kMostQueued = 10'000;     // frames that wait for a client
 constexpr int kMostStrikes = 2;
 
 std::chrono::milliseconds ms(int64_t count) { return std::chrono::milliseconds(count); }
@@ -65,10 +70,11 @@ struct Callbacks {
 
   static int header(nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t name_size,
                     const uint8_t* value, size_t value_size, uint8_t, void* user) {
-    if (Call* found = call(session, frame->hd.stream_id))
-      of(user).take_header(*found, {reinterpret_cast<const char*>(name), name_size},
-                           {reinterpret_cast<const char*>(value), value_size});
-    return 0;
+    Call* found = call(session, frame->hd.stream_id);
+    if (!found) return 0;
+    of(user).take_header(*found, {reinterpret_cast<const char*>(name), name_size},
+                         {reinterpret_cast<const char*>(value), value_size});
+    return found->metadata_bytes > kMostMetadataBytes ? NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE : 0;
   }
 
   static int frame(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
@@ -116,7 +122,12 @@ struct Callbacks {
     return 0;
   }
 
-  static int sent(nghttp2_session* session, const nghttp2_frame* frame, void*) {
+  static int sent(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
+    // Clients ping to measure what they receive, so who receives may ping.
+    if (frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS) of(user).data_since_ping_ = true;
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR &&
+        frame->goaway.error_code != NGHTTP2_ENHANCE_YOUR_CALM)
+      of(user).count_broken();
     // A response that ends before its request: the client need not send the rest.
     bool end = frame->hd.type == NGHTTP2_HEADERS && frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
     if (end && !nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id))
@@ -166,7 +177,7 @@ nghttp2_option* options() {
 
 Connection::Connection(std::unique_ptr<Socket> socket, std::string peer, const Shared& shared, Instant now)
     : socket_(std::move(socket)), peer_(std::move(peer)), shared_(shared), since_(now), heard_(now), last_ping_(now),
-      pinged_at_(now), quiet_since_(now) {
+      pinged_at_(now), quiet_since_(now), wrote_at_(now) {
   nghttp2_session_server_new2(&session_, callbacks(), this, options());
   const nghttp2_settings_entry settings[] = {
       {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, static_cast<uint32_t>(shared_.limits.calls_per_connection)},
@@ -187,20 +198,34 @@ Connection::~Connection() {
 }
 
 bool Connection::read(Instant now) {
+  // Longer than a record of TLS, so none is left inside OpenSSL, where epoll does not see it.
   uint8_t bytes[64 << 10];
-  while (!broken_) {
+  for (size_t total = 0; total < kReadAtOnce && !crowded();) {
     ssize_t count = socket_->receive(bytes, sizeof bytes);
     if (count == 0) return true;
-    if (count < 0) return false;
+    if (count < 0) {
+      if (socket_->broken()) count_broken();
+      return false;
+    }
+    total += static_cast<size_t>(count);
     heard_ = now;
     ssize_t taken = nghttp2_session_mem_recv(session_, bytes, static_cast<size_t>(count));
     if (taken < 0) {
-      ++shared_.counters.bad_connections;
+      count_broken();
       return flush() && false;  // the GOAWAY that says why
     }
     if (count < static_cast<ssize_t>(sizeof bytes) && !socket_->ssl()) return true;
   }
-  return false;
+  return true;
+}
+
+bool Connection::crowded() const {
+  return socket_->wants_write() && nghttp2_session_get_outbound_queue_size(session_) > kMostQueued;
+}
+
+void Connection::count_broken() {
+  if (!broken_) ++shared_.counters.bad_connections;
+  broken_ = true;
 }
 
 bool Connection::flush() {
@@ -224,6 +249,7 @@ bool Connection::write_some() {
     ssize_t count = socket_->send(pending_.data() + pending_at_, pending_.size() - pending_at_);
     if (count < 0) return false;
     if (count == 0) return true;
+    wrote_ = true;
     pending_at_ += static_cast<size_t>(count);
   }
   pending_.clear();
@@ -236,6 +262,13 @@ bool Connection::tick(Instant now) {
   if (!shaken_ && now - since_ > ms(limits.handshake_ms)) return false;
   if (!calls_.empty()) quiet_since_ = now;
   else if (now - quiet_since_ > ms(limits.idle_ms)) retire();
+  end_stalled(now);
+  if (pending_.empty() || wrote_) {
+    wrote_ = false;
+    wrote_at_ = now;
+  } else if (now - wrote_at_ > ms(limits.stalled_ms)) {
+    return false;
+  }
   if (ping_open_ && now - pinged_at_ > ms(limits.keepalive_timeout_ms)) return false;
   if (shaken_ && !ping_open_ && now - heard_ > ms(limits.keepalive_ms)) {
     nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
@@ -245,8 +278,21 @@ bool Connection::tick(Instant now) {
   return true;
 }
 
+// A call that has ended is not among those that the server counts. What it still holds must not stay for ever.
+void Connection::end_stalled(Instant now) {
+  for (auto& [stream, call] : calls_) {
+    if (!call->finishing || call->output.empty()) continue;
+    if (call->taken) {
+      call->taken = false;
+      call->taken_at = now;
+    } else if (now - call->taken_at > ms(shared_.limits.stalled_ms)) {
+      nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream, NGHTTP2_CANCEL);
+      call->taken_at = now;
+    }
+  }
+}
+
 void Connection::retire() {
-  if (broken_) return;
   int32_t last = nghttp2_session_get_last_proc_stream_id(session_);
   nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, last, NGHTTP2_NO_ERROR, nullptr, 0);
 }
@@ -277,8 +323,8 @@ void Connection::begin(int32_t stream) {
 }
 
 void Connection::take_header(Call& call, std::string_view name, std::string_view value) {
-  call.metadata_bytes += name.size() + value.size();
-  if (call.metadata_bytes > kMetadataBytes) return;
+  call.metadata_bytes += name.size() + value.size() + kFieldBytes;
+  if (call.metadata_bytes > kMetadataBytes || call.begun) return;
   if (name == ":path") call.path = value;
   else if (name == "content-type") call.is_grpc = value.substr(0, 16) == "application/grpc";
   else if (name == "grpc-timeout") call.timeout_us = timeout_us(value);
@@ -287,11 +333,11 @@ void Connection::take_header(Call& call, std::string_view name, std::string_view
 }
 
 void Connection::headers_end(Call& call, bool end) {
-  if (call.told) {  // trailers of a request
+  if (call.begun) {  // trailers of a request
     call.half_closed = true;
-    tell_messages(call);
-    return;
+    return tell_messages(call);
   }
+  call.begun = true;
   call.half_closed = end;
   if (call.metadata_bytes > kMetadataBytes) return refuse(call, "8", "metadata of more than 16 KiB");
   if (!call.is_grpc) return refuse(call, nullptr, "");
@@ -315,6 +361,7 @@ void Connection::tell_call(Call& call) {
     fields.add(value);
   }
   event(Event::kCall, call, call.timeout_us, fields.bytes().data(), fields.bytes().size());
+  decltype(call.metadata)().swap(call.metadata);
 }
 
 // Ends a call that the interpreter need not see; without a status of gRPC, as HTTP does for another content.
@@ -359,7 +406,7 @@ void Connection::tell_messages(Call& call) {
     --call.credit;
   }
   if (call.input_at == call.input.size()) {
-    call.input.clear();
+    drop(call.input);
     call.input_at = 0;
   } else if (call.input_at > kStreamWindow) {
     call.input.erase(call.input.begin(), call.input.begin() + static_cast<ptrdiff_t>(call.input_at));
@@ -451,6 +498,7 @@ ssize_t Connection::fill(Call& call, uint8_t* to, size_t most, uint32_t* flags) 
     size_t count = std::min(most - filled, front.size() - call.output_at);
     std::memcpy(to + filled, front.data() + call.output_at, count);
     filled += count;
+    call.taken = true;
     call.output_at += count;
     if (call.output_at < front.size()) break;
     call.output.pop_front();

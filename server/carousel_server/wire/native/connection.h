@@ -31,6 +31,7 @@ struct Limits {
   int64_t keepalive_ms;
   int64_t keepalive_timeout_ms;
   int64_t least_ping_ms;
+  int64_t stalled_ms;
 };
 
 // Written by the transport's thread, read by any: each is right, but not all of one instant.
@@ -56,6 +57,7 @@ struct Call {
   size_t metadata_bytes = 0;
   bool is_grpc = false;
   bool compressed = false;  // grpc-encoding names a compression
+  bool begun = false;       // its headers have ended; what follows are trailers
   bool told = false;        // the interpreter knows of it
   bool half_closed = false;
   bool end_told = false;
@@ -71,6 +73,8 @@ struct Call {
   bool deferred = false;  // nghttp2 waits for more output
   bool notify = false;
   bool finishing = false;
+  bool taken = true;      // the client has taken bytes since `taken_at`
+  Instant taken_at{};     // of a call that has ended
   std::vector<std::pair<std::string, std::string>> trailers;
 };
 
@@ -102,7 +106,9 @@ class Connection {
   void retire();
 
   // Whether to be told when the socket can be written to.
-  bool wants_write() const { return socket_->wants_write() || !pending_.empty(); }
+  bool wants_write() const { return socket_->wants_write(); }
+  // The client asks for more than it takes: it is not heard until it does.
+  bool crowded() const;
   size_t call_count() const { return calls_.size(); }
 
   // Commands.
@@ -129,6 +135,8 @@ class Connection {
   void forget(Call& call);
   void closed(int32_t stream, uint32_t code);
   void pinged();
+  void end_stalled(Instant now);
+  void count_broken();
   void event(Event kind, const Call& call, int64_t extra, const uint8_t* bytes, size_t size);
   bool write_some();
   std::vector<std::string> certificate_names() const;
@@ -140,12 +148,13 @@ class Connection {
   std::unordered_map<int32_t, std::unique_ptr<Call>> calls_;
   Buffer pending_;      // bytes that the socket has not taken yet
   size_t pending_at_ = 0;
-  Instant since_, heard_, last_ping_, pinged_at_, quiet_since_;
+  Instant since_, heard_, last_ping_, pinged_at_, quiet_since_, wrote_at_;
+  bool wrote_ = false;  // since `wrote_at_`
   bool shaken_ = false;  // the client's first SETTINGS have come
   bool ping_open_ = false;
   bool data_since_ping_ = true;
   int ping_strikes_ = 0;
-  bool broken_ = false;
+  bool broken_ = false;  // counted as such
 };
 
 }  // namespace native

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,7 @@ class NativeLimits:
     keepalive_ms: int = 30_000
     keepalive_timeout_ms: int = 10_000
     least_ping_ms: int = 5_000
+    stalled_ms: int = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class NativeEndpoint:
         values = astuple(limits)
         self._handle = self._library.transport_make((ctypes.c_int64 * len(values))(*values))
         self._records = ctypes.POINTER(ctypes.c_uint8)()
+        self._closed = False
+        self._counted = NativeCounters(0, 0, 0, 0, 0)
 
     def listen(self, host: str, port: int, *, shared: bool) -> int:
         """Listens on all addresses of a name; returns the port. Raises OSError."""
@@ -77,6 +81,8 @@ class NativeEndpoint:
 
     def use_tls(self, cert: bytes, key: bytes, client_ca: bytes) -> None:
         """New connections get these PEM texts. Raises OSError if they cannot be used."""
+        if self._closed:
+            return
         error = ctypes.create_string_buffer(_ERROR_ROOM)
         if self._library.transport_tls(self._handle, cert, key, client_ca, error, _ERROR_ROOM):
             raise OSError(error.value.decode())
@@ -91,26 +97,38 @@ class NativeEndpoint:
         return int(self._library.transport_descriptor(self._handle))
 
     def take(self) -> bytes:
-        """Records of what has happened since the last time."""
+        """Records of what has happened since the last time. Nothing after `close`."""
+        if self._closed:
+            return b""
         size = self._library.transport_take(self._handle, ctypes.byref(self._records))
         return ctypes.string_at(self._records, size)
 
     def do(self, records: bytes) -> None:
-        """Gives the transport records of what it should do."""
+        """Gives the transport records of what it should do. After `close`, nothing is done."""
+        if self._closed:
+            return
         self._library.transport_do(self._handle, records, len(records))
 
     def counters(self) -> NativeCounters:
-        """Counts since the start."""
-        values = (ctypes.c_int64 * len(NativeCounters.__slots__))()
-        self._library.transport_counters(self._handle, values)
-        return NativeCounters(*values)
+        """Counts since the start; after `close`, those of its end."""
+        if not self._closed:
+            values = (ctypes.c_int64 * len(NativeCounters.__slots__))()
+            self._library.transport_counters(self._handle, values)
+            self._counted = NativeCounters(*values)
+        return self._counted
 
     def retire(self) -> None:
         """Takes no new connections and calls."""
+        if self._closed:
+            return
         self._library.transport_retire(self._handle)
 
     def close(self) -> None:
-        """Ends all connections and the thread. Call it once."""
+        """Ends all connections and the thread. Later calls do nothing."""
+        self.counters()
+        if self._closed:
+            return
+        self._closed = True
         self._library.transport_stop(self._handle)
         self._library.transport_free(self._handle)
 
@@ -162,8 +180,8 @@ def missing() -> str:
     return f"{', '.join(lacking)} not found: apt-get install {' '.join(lacking.values())}"
 
 
-def compile_into(folder: Path) -> Path:
-    """Compiles the library; returns its file.
+def compile_into(folder: Path, extra: Sequence[str] = ()) -> Path:
+    """Compiles the library, with `extra` flags of the compiler; returns its file.
 
     Raises:
         NativeError: something is missing, the compiler fails, or the folder cannot be written.
@@ -177,7 +195,7 @@ def compile_into(folder: Path) -> Path:
             unfinished = Path(own) / target.name
             linked = _run("pkg-config", "--cflags", "--libs", *_LIBRARIES).split()
             units = [str(SOURCES / unit) for unit in _UNITS]
-            _run("g++", *_FLAGS, *units, "-o", str(unfinished), *linked)
+            _run("g++", *_FLAGS, *extra, *units, "-o", str(unfinished), *linked)
             unfinished.replace(target)
     except (OSError, subprocess.SubprocessError) as error:
         raise NativeError(f"the native transport cannot be compiled: {error}") from error

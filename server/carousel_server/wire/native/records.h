@@ -4,6 +4,8 @@
 
 #pragma once
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <mutex>
@@ -44,6 +46,14 @@ struct Head {
 static_assert(sizeof(Head) == 24);
 
 using Buffer = std::vector<uint8_t>;
+
+constexpr size_t kKept = 1 << 20;  // bytes of room that an empty buffer keeps
+
+// Empties a buffer. What one long message took is given back.
+inline void drop(Buffer& buffer) {
+  if (buffer.capacity() > kKept) Buffer().swap(buffer);
+  else buffer.clear();
+}
 
 inline void append(Buffer& to, const void* data, size_t size) {
   const auto* bytes = static_cast<const uint8_t*>(data);
@@ -99,11 +109,18 @@ class Mailbox {
 
   // What has come since the last time, into `taken`, whose contents are dropped.
   void take(Buffer& taken) {
-    taken.clear();
+    drop(taken);
     uint64_t count;
     (void)!read(descriptor_, &count, sizeof count);
     std::lock_guard<std::mutex> lock(mutex_);
     waiting_.swap(taken);
+    was_taken_.notify_all();
+  }
+
+  // Waits until no more than `most` bytes wait, or for so long. False: there are still more.
+  bool wait_below(size_t most, std::chrono::milliseconds how_long) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    return was_taken_.wait_for(lock, how_long, [&] { return waiting_.size() <= most; });
   }
 
   void wake() {
@@ -114,6 +131,7 @@ class Mailbox {
  private:
   int descriptor_;
   std::mutex mutex_;
+  std::condition_variable was_taken_;
   Buffer waiting_;
 };
 

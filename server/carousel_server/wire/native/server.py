@@ -70,9 +70,12 @@ class NativeServer:
 
     async def stop(self, grace_s: float | None) -> None:
         """Takes nothing new, waits for calls until `grace_s`, then cuts them. Idempotent."""
-        if self._closed or self._loop is None:
+        if self._closed:
             return
         self._closed = True
+        if self._loop is None:
+            self._endpoint.close()
+            return
         self._endpoint.retire()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
@@ -139,7 +142,8 @@ class NativeServer:
 
     def _begin(self, number: int, timeout_us: int, record: bytes) -> None:
         fields = _fields(record)
-        path = fields.pop(0).decode()
+        # HTTP/2 lets any byte above 127 into a path. None of ours has one, so no method is found.
+        path = fields.pop(0).decode("latin-1")
         call = self._calls[number] = NativeCall(self, number, path, timeout_us, fields)
         assert self._loop is not None
         task = call.task = self._loop.create_task(self._serve(call))

@@ -41,6 +41,8 @@ class Socket {
   int descriptor() const { return descriptor_; }
   // TLS may have to write before it can read, and the other way round.
   bool wants_write() const { return wants_write_; }
+  // Whether it ended because the other side broke TLS.
+  bool broken() const { return broken_; }
   SSL* ssl() const { return ssl_.get(); }
 
   // Bytes read, 0 if none are there now, -1 at the end.
@@ -84,6 +86,9 @@ class Socket {
       case SSL_ERROR_WANT_WRITE:
         wants_write_ = true;
         return 0;
+      case SSL_ERROR_SSL:
+        broken_ = true;
+        return -1;
       default:
         return -1;
     }
@@ -93,6 +98,7 @@ class Socket {
   Tls tls_;
   std::unique_ptr<SSL, SslFree> ssl_;
   bool wants_write_ = false;
+  bool broken_ = false;
 };
 
 }  // namespace native

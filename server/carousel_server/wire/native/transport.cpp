@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -20,7 +22,11 @@ namespace {
 
 constexpr int kBacklog = 1024;
 constexpr int kMostReady = 256;
+constexpr uint32_t kReading = EPOLLIN | EPOLLRDHUP;
 constexpr int kTickMs = 1000;
+constexpr int kWelcomeAtOnce = 64;             // connections before others have their turn
+constexpr size_t kMostUntaken = 16 << 20;      // bytes of events before the transport waits for the interpreter
+constexpr std::chrono::milliseconds kLook{100};  // how often it then looks whether it should stop
 
 // As gRPC writes an address: "ipv4:10.0.0.7:5123" or "ipv6:%5B::1%5D:5123".
 std::string shown(const sockaddr_storage& address) {
@@ -106,7 +112,9 @@ class Transport {
     int yes = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     if (shared) setsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &yes, sizeof yes);
-    if (address.ai_family == AF_INET6) setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &yes, sizeof yes);
+    // As gRPC does: "::" is every address, also of IPv4.
+    int no = 0;
+    if (address.ai_family == AF_INET6) setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
     sockaddr_storage at{};
     std::memcpy(&at, address.ai_addr, address.ai_addrlen);
     // The second address of a name gets the port that the first one found.
@@ -131,7 +139,12 @@ class Transport {
   }
 
   void run() {
-    for (int& listener : listeners_) watch(listener, EPOLLIN, &listener);
+    // Signals are the interpreter's. SIGPIPE is blocked with them: OpenSSL writes without MSG_NOSIGNAL.
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    pthread_setname_np(pthread_self(), "native-wire");
+    watch_listeners();
     epoll_event ready[kMostReady];
     Instant ticked = Clock::now();
     while (!stopping_) {
@@ -141,11 +154,13 @@ class Transport {
       if (retiring_ && !retired_) stop_listening();
       if (now_ - ticked >= std::chrono::milliseconds(kTickMs)) {
         ticked = now_;
-        for (auto& [connection, _] : connections_) touched_.emplace(connection, connection->tick(now_));
+        for (auto& [connection, _] : connections_) touch(connection, connection->tick(now_));
+        if (deaf_) watch_listeners();
       }
       flush_touched();
       events_.put(told_);
-      told_.clear();
+      drop(told_);
+      while (!stopping_ && !events_.wait_below(kMostUntaken, kLook)) continue;
     }
     obey();
     flush_touched();
@@ -159,17 +174,35 @@ class Transport {
     for (int& listener : listeners_)
       if (data == &listener) return welcome(listener);
     auto* connection = static_cast<Connection*>(data);
-    bool lives = !(ready.events & EPOLLIN) || connection->read(now_);
+    // TLS may have waited for room to write before it could read, so either event is one to read at.
+    touch(connection, connection->read(now_) && !(ready.events & (EPOLLERR | EPOLLHUP)));
+  }
+
+  void touch(Connection* connection, bool lives) {
     bool& known = touched_.emplace(connection, true).first->second;
-    known = known && lives && !(ready.events & EPOLLERR);
+    known = known && lives;
+  }
+
+  void watch_listeners() {
+    deaf_ = false;
+    for (int& listener : listeners_) watch(listener, EPOLLIN, &listener);
+  }
+
+  // The process has no descriptors or no memory: listening on would find the same client again at once.
+  void stop_watching_listeners() {
+    deaf_ = true;
+    for (int listener : listeners_) epoll_ctl(poll_, EPOLL_CTL_DEL, listener, nullptr);
   }
 
   void welcome(int listener) {
-    while (true) {
+    for (int i = 0; i < kWelcomeAtOnce; ++i) {
       sockaddr_storage address{};
       socklen_t size = sizeof address;
       int descriptor = accept4(listener, reinterpret_cast<sockaddr*>(&address), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-      if (descriptor < 0) return;
+      if (descriptor < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) stop_watching_listeners();
+        return;
+      }
       if (static_cast<int64_t>(connections_.size()) >= limits_.connections) {
         ++counters_.turned_away;
         close(descriptor);
@@ -184,10 +217,10 @@ class Transport {
       }
       Shared shared{limits_, counters_, calls_, last_call_, told_};
       auto connection = std::make_unique<Connection>(std::make_unique<Socket>(descriptor, tls), shown(address), shared, now_);
-      watch(descriptor, EPOLLIN | EPOLLRDHUP, connection.get());
-      touched_.emplace(connection.get(), true);
       Connection* key = connection.get();
-      connections_.emplace(key, std::make_pair(std::move(connection), false));
+      watch(descriptor, kReading, key);
+      touch(key, true);
+      connections_.emplace(key, std::make_pair(std::move(connection), kReading));
       counters_.connections = static_cast<int64_t>(connections_.size());
     }
   }
@@ -206,7 +239,7 @@ class Transport {
       if (found == calls_.end()) continue;
       Call& call = *found->second;
       Connection* connection = call.connection;
-      touched_.emplace(connection, true);
+      touch(connection, true);
       switch (static_cast<Command>(head.kind)) {
         case Command::kRead: connection->grant(call, head.extra); break;
         case Command::kSend: connection->send(call, bytes, head.size); break;
@@ -220,11 +253,12 @@ class Transport {
   // Writes once for each connection that something has happened to.
   void flush_touched() {
     for (auto& [connection, lives] : touched_) {
-      auto& [owned, writing] = connections_.at(connection);
+      auto& [owned, watched] = connections_.at(connection);
       if (lives && connection->flush()) {
-        if (connection->wants_write() == writing) continue;
-        writing = !writing;
-        epoll_event wanted{EPOLLIN | EPOLLRDHUP | (writing ? EPOLLOUT : 0u), {.ptr = connection}};
+        uint32_t wishes = (connection->crowded() ? 0u : kReading) | (connection->wants_write() ? EPOLLOUT : 0u);
+        if (wishes == watched) continue;
+        watched = wishes;
+        epoll_event wanted{wishes, {.ptr = connection}};
         epoll_ctl(poll_, EPOLL_CTL_MOD, connection->descriptor(), &wanted);
       } else {
         // Closing the socket does not end the watch if another descriptor of it is open.
@@ -242,7 +276,7 @@ class Transport {
     listeners_.clear();
     for (auto& [connection, _] : connections_) {
       connection->retire();
-      touched_.emplace(connection, true);
+      touch(connection, true);
     }
   }
 
@@ -254,6 +288,7 @@ class Transport {
   std::thread thread_;
   std::atomic<bool> retiring_{false}, stopping_{false};
   bool retired_ = false;
+  bool deaf_ = false;  // listeners are not watched until the next tick
   std::mutex tls_mutex_;
   Tls tls_;
 
@@ -262,8 +297,8 @@ class Transport {
   Buffer told_, orders_;
   uint64_t last_call_ = 0;
   std::unordered_map<uint64_t, Call*> calls_;
-  // Each with whether its socket is watched for room to write.
-  std::unordered_map<Connection*, std::pair<std::unique_ptr<Connection>, bool>> connections_;
+  // Each with what its socket is watched for.
+  std::unordered_map<Connection*, std::pair<std::unique_ptr<Connection>, uint32_t>> connections_;
   // Those to be flushed, and whether they live.
   std::unordered_map<Connection*, bool> touched_;
 };
