@@ -164,10 +164,12 @@ class Oracle:
         """No one else may have a session that runs here (R16)."""
         table = process.engine._rows.table
         history, epoch = self.histories[table.ids[ref.row]], int(table.epoch[ref.row])
-        if epoch < history.epoch and not (history.rolled_back or self._leases_forgotten):
-            self.fail(
-                f"R16: {process.life.name} ran {history.id} in epoch {epoch} after {history.epoch}"
-            )
+        stored = process.storage.stored(SessionKey(TENANT, history.id))
+        elsewhere = stored is not None and stored.owner.name not in ("", process.life.name)
+        forgotten = history.rolled_back or self._leases_forgotten
+        if elsewhere and epoch < history.epoch and not forgotten:
+            name = process.life.name
+            self.fail(f"R16: {name} ran {history.id} in epoch {epoch} after {history.epoch}")
 
     # -- the streams
 
