@@ -55,7 +55,7 @@ def run(form: Form, seed: int) -> Report:
     """
     report = Report(dict(machine.facts("cpu")), _setup(form, seed))
     began_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="cluster-") as name:
+    with tempfile.TemporaryDirectory(dir="/run") as name:  # which ends with the sandbox
         folder = Path(name)
         models = make_models(folder / "models")
         record = _disturbed(form, seed, models, folder, report)
