@@ -62,6 +62,6 @@ def _stays(patches: Patches) -> None:
 FLEET_MUTANTS = [
     Mutant("A session is released before the store has all that has run", "R14", _releases_early),
     Mutant("Moved is told before the session is released", "R15", _tells_early),
-    Mutant("A client that follows forgets inputs that are not durable", "R17", _forgets_inputs),
-    Mutant("A client does not follow", "R17", _stays),
+    Mutant("A client that follows forgets inputs that are not durable", "R16", _forgets_inputs),
+    Mutant("A client does not follow", "R16", _stays),
 ]

@@ -87,14 +87,14 @@ class _Quiet:
 
 
 def watch_rebalances(engine: Engine, fail: Callable[[str], None]) -> None:
-    """Reports a session that a rebalance sends away again soon after it has come back (R18)."""
+    """Reports a session that a rebalance sends away again soon after it has come back (R17)."""
     leave, last_s = engine._hand_overs._leave, dict[str, float]()
 
     def leave_watched(row: int, one: Any, now: float) -> Any:
         if one.why is Why.REBALANCE:
             session_id = engine._rows.table.ids[row]
             if now - last_s.get(session_id, -_REST_S) < _REST_S:
-                fail(f"R18: {session_id} was sent away twice within a minute")
+                fail(f"R17: {session_id} was sent away twice within a minute")
             last_s[session_id] = now
         return leave(row, one, now)
 

@@ -29,7 +29,7 @@ _HEAD = """# Mutants
 Each row is Carousel with one rule taken out, run under the [simulation](../../tests/simulation) until a
 schedule shows that something is lost, repeated, told too early, or stuck. The number is the first seed that
 does: `make simulate ARGS='--seed 31'` shows what that schedule is like with the true code, which passes them
-all. The rules are R1 to R19 of the protocol, and names for what else must hold. Written by `make mutants`;
+all. The rules are R1 to R18 of the protocol, and names for what else must hold. Written by `make mutants`;
 `make mutants ARGS=--check` compares.
 
 | What is wrong | Rule | Caught by seed | How it shows |

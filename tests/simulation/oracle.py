@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from carousel._core.faults import error_of
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.store import Commit, Outcome, Record, SessionKey, Verdict
-from carousel_server.core.types import Durability, SessionRef
+from carousel_server.core.types import Durability
 from carousel_server.rows.snapshot import decode
 from carousel_server.store.memory import MemoryMedium
 
@@ -156,20 +156,6 @@ class Oracle:
         ran = any(applied > before.get(ref, applied) for ref, applied in now.items())
         if ran and not self._leases_forgotten and self.world.wall() > process.lease():
             self.fail(f"R5: {process.life.name} ran steps without a lease")
-        for ref, applied in now.items():
-            if applied > before.get(ref, applied):
-                self._check_holder(process, ref)
-
-    def _check_holder(self, process: Process, ref: SessionRef) -> None:
-        """No one else may have a session that runs here (R16)."""
-        table = process.engine._rows.table
-        history, epoch = self.histories[table.ids[ref.row]], int(table.epoch[ref.row])
-        stored = process.storage.stored(SessionKey(TENANT, history.id))
-        elsewhere = stored is not None and stored.owner.name not in ("", process.life.name)
-        forgotten = history.rolled_back or self._leases_forgotten
-        if elsewhere and epoch < history.epoch and not forgotten:
-            name = process.life.name
-            self.fail(f"R16: {name} ran {history.id} in epoch {epoch} after {history.epoch}")
 
     # -- the streams
 
