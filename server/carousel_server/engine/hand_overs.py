@@ -79,6 +79,8 @@ class HandOvers:
         self._submit = submit
         self._leaving: dict[int, _Leaving] = {}
         self._returners = Returners()
+        # The last row that a MoveAway has tried.
+        self._last_row = -1
 
     def __len__(self) -> int:
         """Number of sessions that are about to leave."""
@@ -96,13 +98,15 @@ class HandOvers:
 
     def move_away(self, command: MoveAway, now: float) -> None:
         """Hands over some of the sessions that another replica owns."""
-        addresses, movable = self._rows.placing.addresses, self._movable(command.why, now)
+        addresses = self._rows.placing.addresses
+        movable = self._from_last(self._movable(command.why, now))
         owners = self._table.owner[movable]
         if len(command.budgets):
             fits = occurrence(owners) < np.asarray(command.budgets)[owners]
             chosen = movable[fits][: command.most]
         else:
             chosen = movable[: command.most]
+        self._last_row = int(chosen[-1]) if len(chosen) else self._last_row
         group = _Group(command.reply, [0] * len(addresses), len(chosen), len(movable))
         for row, owner in zip(chosen.tolist(), self._table.owner[chosen].tolist(), strict=True):
             answer = partial(group.answered, owner)
@@ -128,7 +132,9 @@ class HandOvers:
         for row, one in list(self._leaving.items()):
             if (outcome := self._why_stays(row, one, now)) is not None:
                 self._stay_here(row, one, outcome)
-            elif not self._is_busy(row, one, now):
+            elif self._is_busy(row, one, now):
+                self._rows.go_on(row)  # a call may have come while the store was waited for
+            else:
                 self._stop(row, one)
                 if self._rows.ledger.is_clean(row):
                     gone.append((one, self._leave(row, one, now)))
@@ -150,7 +156,10 @@ class HandOvers:
 
     def _begin(self, one: _Leaving) -> None:
         row = one.ref.row
-        if not self._rows.is_live(one.ref) or row in self._leaving:
+        if not self._rows.is_live(one.ref):
+            one.answer(Handed.GONE)
+        elif (under_way := self._leaving.get(row)) is not None:
+            under_way.take_over |= one.take_over
             one.answer(Handed.GONE)
         elif not self._may_leave(row, one):
             one.answer(Handed.KEPT)
@@ -184,7 +193,7 @@ class HandOvers:
         table = self._table
         hold = table.hold[row]
         if hold == Hold.CALLS:
-            return bool(table.pending[row] > 0)
+            return bool(table.pending[row] > 0 and not table.generating[row])
         new = table.applied[row] == table.begun_applied[row] and now - table.begun_s[row] < STAY_S
         return bool(hold == Hold.NONE and new and one.why is Why.ASKED)
 
@@ -239,6 +248,11 @@ class HandOvers:
             [row for row in np.flatnonzero(movable).tolist() if self._may_go(row, why, now)],
             np.int64,
         )
+
+    def _from_last(self, rows: Int64s) -> Int64s:
+        """The same rows, those behind the last one tried first. So one that cannot leave stops no other."""
+        at = int(np.searchsorted(rows, self._last_row, side="right"))
+        return np.roll(rows, -at)
 
     def _may_go(self, row: int, why: Why, now: float) -> bool:
         if row in self._leaving:

@@ -151,6 +151,23 @@ def test_a_call_that_runs_is_answered_first(rig: DurableRig, sink: RecordingSink
     assert rig.store.store.read(KEY).seq == 2
 
 
+def test_a_call_that_comes_while_the_store_is_waited_for_runs_at_once(
+    rig: DurableRig, sink: RecordingSink
+) -> None:
+    ref = bound(rig, sink, Hold.CALLS)
+    rig.send(sink, ref, 2, 2)
+    rig.tick()
+    command = asked(rig, ref)
+    rig.tick()
+    assert not command.reply.done()
+    rig.send(sink, ref, 3, 3)
+    for _ in range(3):
+        rig.tick()
+    assert [seq for seq, _ in sink.of(1)] == [1, 2, 3]
+    assert rig.until(command.reply) is Handed.MOVED
+    assert rig.store.store.read(KEY).seq == 3
+
+
 @pytest.mark.parametrize("hold", [Hold.STREAM, Hold.FOLLOWER])
 def test_a_session_of_a_stream_stays(rig: DurableRig, sink: RecordingSink, hold: Hold) -> None:
     ref = bound(rig, sink, hold)
@@ -275,6 +292,22 @@ def test_one_that_is_gone_or_leaves_already(rig: DurableRig, sink: RecordingSink
     assert rig.until(asked(rig, ref).reply) is Handed.GONE
 
 
+def test_one_who_insists_is_heard_while_the_session_is_about_to_leave(
+    rig: DurableRig, sink: RecordingSink
+) -> None:
+    """The first to ask would have been told that a stream has bound the session meanwhile."""
+    rig.open_durable()
+    again = rig.restart()
+    ref = again.resume()
+    first = asked(again, ref)
+    again.turn()
+    second = asked(again, ref, take_over=True)
+    again.turn()
+    assert second.reply.result(timeout=0) is Handed.GONE
+    again.attach(ref, sink, hold=Hold.FOLLOWER)
+    assert again.until(first.reply) is Handed.MOVED
+
+
 def test_an_engine_that_ends_answers(rig: DurableRig, sink: RecordingSink) -> None:
     ref = bound(rig, sink, Hold.FOLLOWER)
     rig.send(sink, ref, 2, 2)
@@ -330,6 +363,18 @@ def test_a_generation_goes_on_at_the_next_holder(speaking: DurableRig) -> None:
     assert 0 < len(told.ids) < len(whole.ids)
     assert once_more.ids == whole.ids
     assert told.ids == whole.ids[: len(told.ids)]
+
+
+def test_a_generation_leaves_a_session_that_a_door_of_calls_has(
+    speaking: DurableRig, sink: RecordingSink
+) -> None:
+    ref = speaking.open_durable()
+    speaking.attach(ref, sink, hold=Hold.CALLS)
+    told = speaking.generate(ref, [1], max_tokens=100, first_seq=1)
+    speaking.turn()
+    assert speaking.until(asked(speaking, ref, take_over=True).reply) is Handed.MOVED
+    assert told.error is not None
+    assert told.error.metadata == {"owner": THERE}
 
 
 # -- owners
@@ -429,6 +474,28 @@ def test_a_drain_takes_all_but_streams_that_do_not_follow(speaking: DurableRig) 
     assert again.error.metadata == {"owner": THERE}
     assert not once.done
     assert kept.gone == []
+
+
+def test_sessions_that_cannot_leave_stop_no_others(rig: DurableRig) -> None:
+    """As those of a shard of the store that does not answer."""
+    for session_id in ("a", "b"):
+        ref, stuck = rig.open_durable(session_id), RecordingSink()
+        rig.attach(ref, stuck, hold=Hold.FOLLOWER)
+        rig.send(stuck, ref, 1, 1)
+        rig.tick()
+    for session_id in ("c", "d"):
+        rig.open_durable(session_id)
+    owners(rig, [THERE], "")
+    answers = []
+    for _ in range(2):
+        command = MoveAway(Why.DRAIN, 2)
+        rig.engine.submit(command)
+        for _ in range(30):
+            rig.tick()
+            rig.store.refuse()
+            rig.now += 0.05
+        answers.append(command.reply.result(timeout=0))
+    assert answers == [((0,), 4), ((2,), 2)]
 
 
 def test_a_session_that_comes_back_stays_longer_each_time(sink: RecordingSink) -> None:
