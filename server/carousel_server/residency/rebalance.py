@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
+from carousel_protos.placement import hashed, scores_at
 from carousel_server.core.moves import MoveAway, MovedAway, SetOwners, Why
 from carousel_server.core.ports import EnginePort, ask
 from carousel_server.core.store import StorePort
@@ -16,6 +18,9 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 2.0
 """How long the replicas must have been the same before sessions move. A restart then moves none twice."""
+
+AGAIN_S = 15.0
+"""How often sessions are moved that could not go before: they were busy, or had just come back."""
 
 _BURST_S = 0.5
 """Moves that were not made are caught up on for so long."""
@@ -60,11 +65,13 @@ class Rebalance:
         self._metrics = metrics
         self._moves_per_s = moves_per_s
         self._clock = clock
-        # Addresses of the replicas that accept sessions, and since when they are the same.
+        # Addresses of the replicas that accept sessions.
         self._addresses: tuple[str, ...] = ()
-        self._since_s = self._last_s = clock()
-        # True from a change of the replicas until the sessions have moved.
-        self._is_due = False
+        self._last_s = clock()
+        # When sessions move next; infinity if none may.
+        self._due_s = math.inf
+        # The replicas have changed, and no session has moved since.
+        self._is_new = False
         self._began_s: float | None = None
         self._moved = 0
         # Moves that may be made now: in all, and to each address.
@@ -87,19 +94,20 @@ class Rebalance:
         self._earn(own, now)
         if self._round is not None and self._round.reply.done():
             self._count(self._round)
-        if self._round is None and self._is_due and now - self._since_s >= SETTLE_S:
-            self._go_on(now)
+        if self._round is None and now >= self._due_s:
+            self._go_on(own, now)
 
     def _observe(self, accepting: tuple[str, ...], own: str, now: float) -> None:
         """Tells the engines of owners that are others than before."""
         if accepting == self._addresses:
             return
-        self._addresses, self._since_s = accepting, now
+        self._addresses = accepting
         self._budgets = [0.0] * len(accepting)
         for engine in self._engines:
             ask(engine, SetOwners(accepting, own))
         self._end("the replicas have changed again")
-        self._is_due = self._moves_per_s > 0 and own in accepting and len(accepting) > 1
+        self._is_new = self._moves_per_s > 0 and own in accepting and len(accepting) > 1
+        self._due_s = now + SETTLE_S if self._is_new else math.inf
         self._left = list(self._engines)
 
     def _earn(self, own: str, now: float) -> None:
@@ -114,10 +122,11 @@ class Rebalance:
             for address, budget in zip(self._addresses, self._budgets, strict=True)
         ]
 
-    def _go_on(self, now: float) -> None:
+    def _go_on(self, own: str, now: float) -> None:
         """Starts a round, if there is something to do."""
-        if self._began_s is None:
-            self._began_s = now
+        if self._is_new:
+            self._is_new, self._began_s = False, now
+            self._budgets = _first_budgets(own, self._addresses)
             self._metrics.rebalance_begun()
             names = ", ".join(self._addresses)
             log.info(
@@ -127,6 +136,7 @@ class Rebalance:
             )
         if not self._left:
             self._end("done")
+            self._due_s, self._left = now + AGAIN_S, list(self._engines)
             return
         budgets = [int(budget) for budget in self._budgets]
         if self._most >= 1 and any(budgets):
@@ -146,8 +156,14 @@ class Rebalance:
             del self._left[0]
 
     def _end(self, how: str) -> None:
-        self._is_due = False
         if self._began_s is not None:
             seconds = self._clock() - self._began_s
             log.info("rebalance: %d sessions moved in %.1f s; %s", self._moved, seconds, how)
         self._began_s, self._moved = None, 0
+
+
+def _first_budgets(own: str, addresses: Sequence[str]) -> list[float]:
+    """Less than one move to each. Every giver has others, so that they do not all send at one instant."""
+    givers = hashed([own])
+    parts = (float(scores_at(givers, address)[0]) / 2.0**64 for address in addresses)
+    return [0.0 if address == own else part for address, part in zip(addresses, parts, strict=True)]

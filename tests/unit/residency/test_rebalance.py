@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from carousel_protos.placement import placed_all
@@ -13,7 +14,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.moves import MoveAway, MovedAway, SetOwners
 from carousel_server.core.ports import Command
 from carousel_server.core.store import Announcement, Replica
-from carousel_server.residency.rebalance import SETTLE_S, Rebalance
+from carousel_server.residency.rebalance import AGAIN_S, SETTLE_S, Rebalance
 from tests.support.fake_engine import FakeEngine
 
 HERE = "r0:1"
@@ -30,6 +31,8 @@ class Engine(FakeEngine):
         self.moved: Counter[str] = Counter()
         self.waiting: list[MoveAway] = []
         self.slow = False
+        # Sessions that cannot go now, and that an answer does not count.
+        self.spared: set[str] = set()
 
     def submit(self, command: Command) -> None:
         if self.refusal is not None:
@@ -46,7 +49,7 @@ class Engine(FakeEngine):
         command = self.waiting.pop()
         moved, left, stay = [0] * len(self.addresses), 0, []
         for session_id, owner in zip(self.ids, placed_all(self.ids, self.addresses), strict=True):
-            if self.addresses[owner] == self.here:
+            if self.addresses[owner] == self.here or session_id in self.spared:
                 stay.append(session_id)
             elif sum(moved) < command.most and moved[owner] < command.budgets[owner]:
                 moved[owner] += 1
@@ -152,6 +155,40 @@ def test_a_newcomer_gets_no_more_than_the_rate_from_all_together(count: int) -> 
     moved = sum(engine.moved.total() for _, engine, _ in givers) - before
     assert moved <= 5.0 * 10 * 1.2 + count, "10 a second, and what was saved up"
     assert moved >= min(30, sum(len(engine.ids) for _, engine, _ in givers))
+
+
+def test_many_givers_do_not_send_at_one_instant() -> None:
+    """Each may send the newcomer one session in 6 s: together 10 a second, and not 60 at once."""
+    names = addresses(61)
+    givers = []
+    for here in names[:-1]:
+        ids = [f"{here}-{i}" for i in range(4000)]
+        places = placed_all(ids, names)
+        mine = [one for one, at in zip(ids, places, strict=True) if names[at] == names[-1]]
+        engine = Engine(mine[:4], here)
+        givers.append((here, engine, Rig(engine)))
+        givers[-1][2].store.set(*names)
+    counts = [0]
+    for _ in range(round((SETTLE_S + 15) * 10)):
+        for here, _, rig in givers:
+            rig.pass_(0.1, here)
+        counts.append(sum(engine.moved.total() for _, engine, _ in givers))
+    assert counts[-1] >= 120
+    assert max(np.diff(counts)) <= 10
+
+
+def test_sessions_that_could_not_go_are_moved_later() -> None:
+    engine = Engine([f"s{i}" for i in range(20)])
+    engine.spared = set(engine.ids)
+    rig = Rig(engine)
+    rig.store.set(*addresses(2))
+    rig.pass_(SETTLE_S + 2)
+    assert engine.moved.total() == 0
+    engine.spared.clear()
+    rig.pass_(AGAIN_S + 5)
+    assert engine.moved.total() > 0
+    assert set(placed_all(engine.ids, addresses(2)).tolist()) == {0}
+    assert rig.begun == 1, "the replicas have changed once"
 
 
 def test_no_rate_moves_none() -> None:
