@@ -153,6 +153,25 @@ def test_another_client_is_redirected_to_the_holder(
     assert holder_of(servers, "s") is there
 
 
+def test_an_owner_that_is_gone_is_not_remembered(
+    make_client: Callable[..., Any], servers: list[FakeServer]
+) -> None:
+    """Else a call would go to it first each time that its pause is over, for ever."""
+    first, second = make_client(target_of(servers)), make_client(target_of(servers))
+    session = opened(first.session("sum", session_id="s"))
+    session.step([1, 1])
+    there = next(one for one in servers if one is not owner_of(servers, "s"))
+    servers[0].hand_over("s", there)
+    session.step([1, 1])
+    assert second.session_info("s").applied == 2
+    remembered = second._replicas._owners
+    assert dict(remembered) == {"s": there.target}
+    servers[0].hand_over("s", owner_of(servers, "s"))
+    there.stop()
+    assert second.session_info("s").applied == 2
+    assert dict(remembered) == {}
+
+
 def test_calls_without_a_session_pass_over_a_server_that_is_gone(
     client: Any, servers: list[FakeServer]
 ) -> None:

@@ -156,7 +156,7 @@ async def _tokens(
             running.append(call)
             try:
                 async for response in call:
-                    replicas.answered(address)
+                    replicas.answered(address, at)
                     fresh = replay.take(response)
                     if response.finish_reason:
                         results.append(response)

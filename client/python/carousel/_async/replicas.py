@@ -169,7 +169,7 @@ class AsyncReplicas:
                 raise self.noted(address, error_of_call(error), at) from None
             finally:
                 self.give_back(address)
-            self.answered(address)
+            self.answered(address, at)
             return Reply(message, address)
 
         return await self.calls.retrying(attempt, timeout_s)
@@ -201,8 +201,9 @@ class AsyncReplicas:
             return addresses.place(at.session_id, now_s)
         return addresses.next_in_turn(now_s)
 
-    def answered(self, address: str) -> None:
-        """A server has answered."""
+    def answered(self, address: str, at: At = ANY) -> None:
+        """A server has answered. It has the session of the call, whatever was remembered."""
+        self._forget_owner(at, but=address)
         self.addresses.answered(address)
         self.calls.watch.answered(address)
 
@@ -213,6 +214,7 @@ class AsyncReplicas:
         owner = error.metadata.get("owner", "")
         unreached = isinstance(error, ServerUnreachableError | ConnectionLostError)
         if unreached or error.reason == "DRAINING":
+            self._forget_owner(at)
             self.failed(address, error)
         elif error.reason in OWNED and at.session_id and is_address(owner):
             with self._lock:
@@ -220,8 +222,14 @@ class AsyncReplicas:
                 if len(self._owners) > REMEMBERED:
                     self._owners.popitem(last=False)
         else:
-            self._owners.pop(at.session_id, None)
+            self._forget_owner(at)
         return error
+
+    def _forget_owner(self, at: At, but: str = "") -> None:
+        if at.session_id in self._owners:
+            with self._lock:
+                if self._owners.get(at.session_id, but) != but:
+                    del self._owners[at.session_id]
 
     def failed(self, address: str, error: CarouselError) -> None:
         """A server could not be reached, or stops."""

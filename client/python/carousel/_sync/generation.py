@@ -157,7 +157,7 @@ def _tokens(
             running.append(call)
             try:
                 for response in call:
-                    replicas.answered(address)
+                    replicas.answered(address, at)
                     fresh = replay.take(response)
                     if response.finish_reason:
                         results.append(response)

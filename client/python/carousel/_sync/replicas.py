@@ -170,7 +170,7 @@ class Replicas:
                 raise self.noted(address, error_of_call(error), at) from None
             finally:
                 self.give_back(address)
-            self.answered(address)
+            self.answered(address, at)
             return Reply(message, address)
 
         return self.calls.retrying(attempt, timeout_s)
@@ -202,8 +202,9 @@ class Replicas:
             return addresses.place(at.session_id, now_s)
         return addresses.next_in_turn(now_s)
 
-    def answered(self, address: str) -> None:
-        """A server has answered."""
+    def answered(self, address: str, at: At = ANY) -> None:
+        """A server has answered. It has the session of the call, whatever was remembered."""
+        self._forget_owner(at, but=address)
         self.addresses.answered(address)
         self.calls.watch.answered(address)
 
@@ -214,6 +215,7 @@ class Replicas:
         owner = error.metadata.get("owner", "")
         unreached = isinstance(error, ServerUnreachableError | ConnectionLostError)
         if unreached or error.reason == "DRAINING":
+            self._forget_owner(at)
             self.failed(address, error)
         elif error.reason in OWNED and at.session_id and is_address(owner):
             with self._lock:
@@ -221,8 +223,14 @@ class Replicas:
                 if len(self._owners) > REMEMBERED:
                     self._owners.popitem(last=False)
         else:
-            self._owners.pop(at.session_id, None)
+            self._forget_owner(at)
         return error
+
+    def _forget_owner(self, at: At, but: str = "") -> None:
+        if at.session_id in self._owners:
+            with self._lock:
+                if self._owners.get(at.session_id, but) != but:
+                    del self._owners[at.session_id]
 
     def failed(self, address: str, error: CarouselError) -> None:
         """A server could not be reached, or stops."""
