@@ -114,6 +114,14 @@ def test_an_unknown_name_is_refused_by_name(watched: Watched) -> None:
     assert "correct the addresses and the name" in fix
 
 
+def test_a_server_that_is_no_sentinel_is_refused_by_name(watched: Watched) -> None:
+    with pytest.raises(StoreError) as error:
+        RedisStore(f"redis+sentinel://127.0.0.1:{watched.servers[0].port}/{NAME}", ALICE, 1.0)
+    cause, fix = str(error.value).splitlines()
+    assert "is no Sentinel" in cause
+    assert "name the Sentinels" in fix
+
+
 def test_a_sentinel_needs_its_own_url(watched: Watched) -> None:
     with pytest.raises(StoreError) as error:
         RedisStore(f"redis://127.0.0.1:{watched.port}/0", ALICE, 1.0)

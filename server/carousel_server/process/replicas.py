@@ -46,6 +46,7 @@ def planned(
         number = settings.replicas
     if number == 1:
         return [_with(settings, replicas=1)]
+    _check_store(settings)
     _check_ports(settings, number)
     other = "cpu" if settings.device == "auto" else settings.device
     threads = settings.torch_threads or max(1, cores() // number - 1)
@@ -77,6 +78,14 @@ def _check_device(settings: Settings) -> None:
         raise ConfigError(
             f"device={settings.device} is one GPU, and replicas={settings.replicas} uses all\n"
             "set device=cuda, and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
+
+
+def _check_store(settings: Settings) -> None:
+    if settings.store == "memory":
+        raise ConfigError(
+            "a store in memory is of one process, so replicas cannot share it\n"
+            "set --store sqlite:FILE"
         )
 
 

@@ -74,6 +74,16 @@ def explained(place: str, error: RedisError) -> StoreError:
         return StoreError(
             f"{place} is still loading its data\nstart the server again when Redis has loaded"
         )
+    if "unknown command" in text and "SENTINEL" in text:
+        return StoreError(
+            f"{place}: a server that answers there is no Sentinel\n"
+            "name the Sentinels in the store's URL, mostly at port 26379"
+        )
+    if "SSL" in text:
+        return StoreError(
+            f"{place} does not agree on TLS: {text}\n"
+            "name its port for TLS and ?ssl_ca_certs=FILE, or write redis in the place of rediss"
+        )
     if isinstance(error, RedisConnectionError | redis.TimeoutError):
         return StoreError(
             f"{place} cannot be reached\nstart Redis there, or correct the store's URL"

@@ -97,6 +97,7 @@ def test_what_was_not_set_stays_so() -> None:
         ({"port": 65_530, "replicas": 8}, "8 replicas need port to port + 7"),
         ({"metrics_port": 65_535, "replicas": 2}, "lower metrics_port"),
         ({"advertise": "a:65535", "replicas": 2}, "lower the port of advertise"),
+        ({"store": "memory", "replicas": 2}, "in memory is of one process"),
         ({"port": 9460, "replicas": 8}, "less than 8 apart"),
         ({"port": 9466, "replicas": 8}, "less than 8 apart"),
     ],
