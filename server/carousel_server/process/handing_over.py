@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.moves import MoveAway, SetOwners, Why
@@ -26,26 +26,30 @@ def others(replicas: Sequence[Replica], own: str) -> list[str]:
     return sorted(accepting - {"", own})
 
 
-async def hand_over_all(engines: Sequence[EnginePort], addresses: Sequence[str]) -> None:
-    """Hands over all sessions that can move, each to its owner among `addresses`.
+async def hand_over_all(
+    engines: Sequence[EnginePort], accepting: Callable[[], Sequence[str]]
+) -> None:
+    """Hands over all sessions that can move, each to its owner among the addresses that `accepting` returns.
 
-    Sessions without a store stay, and those of streams that do not follow.
+    It is called before each group, since other replicas may begin to drain too. Sessions without a store
+    stay, and those of streams that do not follow.
     """
     began_s = time.monotonic()
-    for engine in engines:
-        ask(engine, SetOwners(addresses, ""))
-    moved = sum(await asyncio.gather(*map(_empty, engines)))
+    moved = sum(await asyncio.gather(*(_empty(engine, accepting) for engine in engines)))
     log.info(
-        "drain: %d sessions were handed over to %d replicas in %.1f s",
-        moved, len(addresses), time.monotonic() - began_s,
+        "drain: %d sessions were handed over to other replicas in %.1f s",
+        moved, time.monotonic() - began_s,
     )  # fmt: skip
 
 
-async def _empty(engine: EnginePort) -> int:
+async def _empty(engine: EnginePort, accepting: Callable[[], Sequence[str]]) -> int:
     """Moves the sessions of one engine; returns how many."""
-    count = 0
+    count, owners = 0, [""]
     try:
         while engine.healthy:
+            if (now := list(accepting())) != owners:
+                owners = now
+                ask(engine, SetOwners(owners, ""))
             command = MoveAway(Why.DRAIN, _GROUP)
             ask(engine, command)
             done = await asyncio.wrap_future(command.reply)

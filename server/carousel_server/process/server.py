@@ -203,28 +203,31 @@ class Server:
         if self._wire is None or self._assembly is None:
             return
         timeout_s = self.settings.drain_timeout_s
-        addresses = self._leave_replicas()
+        self._leave_replicas()
+        hands_over = bool(self._others())
         for engine in self._assembly.engines:
             engine.drain()
-        await self._wire.drain(timeout_s, hands_over=bool(addresses))
+        await self._wire.drain(timeout_s, hands_over=hands_over)
         try:
             async with asyncio.timeout(timeout_s):
-                if addresses:
-                    await hand_over_all(self._assembly.engines, addresses)
+                if hands_over:
+                    await hand_over_all(self._assembly.engines, self._others)
                     await self._wire.drain(timeout_s)
                 await asyncio.gather(*(_finish(engine) for engine in self._assembly.engines))
         except TimeoutError:
             log.warning("drain: unfinished work is dropped after %g s", timeout_s)
 
-    def _leave_replicas(self) -> list[str]:
-        """Announces that this server takes no sessions. Returns the addresses of those that do."""
+    def _leave_replicas(self) -> None:
+        """Announces that this server takes no sessions."""
         if self._replicas is not None:
             self._replicas.cancel()
+        if self._assembly is not None and (store := self._assembly.store) is not None:
+            store.announce(accepting=False, sessions=store.said.sessions)
+
+    def _others(self) -> list[str]:
+        """The addresses of the servers that take sessions now, without this one."""
         store = None if self._assembly is None else self._assembly.store
-        if store is None:
-            return []
-        store.announce(accepting=False, sessions=store.said.sessions)
-        return others(store.replicas, store.said.address)
+        return [] if store is None else others(store.replicas, store.said.address)
 
     async def stop(self) -> None:
         """Ends engines, streams, the wire and metrics. Engines end first, so that their answers are sent."""
