@@ -267,11 +267,14 @@ class Activate(WithReply[SessionRef]):
         record: what the store has of it.
         asked: its holder has released it, because this replica had asked for it.
         taken_over: its client cannot reach the replica that it comes from. No rebalance sends it back soon.
+        lease: how many leases this replica had lost before it asked the store. If it has lost one since,
+            the session may be another replica's.
     """
 
     record: Record
     asked: bool = False
     taken_over: bool = False
+    lease: int = 0
     reply: Future[SessionRef] = field(default_factory=Future)
 
 

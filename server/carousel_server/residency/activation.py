@@ -97,9 +97,10 @@ class Activation:
         if under_way is None:
 
             def acquire(snapshot: First) -> Future[Activate]:
+                lease = self._store.lease_lost
                 wanted = Acquire(key, epoch_floor, new, snapshot)
                 acquired = self._asking.acquire(wanted, take_over=take_over)
-                return then(acquired, lambda given: done(Activate(*given, taken_over=take_over)))
+                return then(acquired, lambda given: done(Activate(*given, take_over, lease)))
 
             return self._activate(key, asked, then(first(), acquire))
         again = partial(self.resume, key, epoch_floor, new, first, take_over=take_over)
@@ -169,14 +170,14 @@ class Activation:
         key = SessionKey(spec.tenant, spec.session_id or secrets.token_urlsafe(12))
         taken = decode(data)
         _check_weights(engine, taken)
-        asked = self._begin_copy(key)
+        asked, lease = self._begin_copy(key), self._store.lease_lost
         ttl_s = min(taken.idle_ttl_s, self._max_idle_ttl_s)
         seed = taken.seed if spec.seed is None else spec.seed
         new = NewSession(engine.model.name, durability, ttl_s, seed, self._store.now_unix_s())
 
         def check_new(record: Record) -> Future[Activate]:
             if record.created:
-                return done(Activate(record))
+                return done(Activate(record, lease=lease))
             self._give_back(record)
             raise _exists(key)
 

@@ -238,11 +238,15 @@ class Residency:
         self._metrics.opened()
         return ref, self._rows.view(ref)
 
-    def _activate(self, record: Record, now: float) -> SessionRef:
+    def _activate(self, command: Activate, now: float) -> SessionRef:
         """Brings a session onto a row, in the record's epoch."""
+        record = command.record
+        key, opened = record.key, record.session
+        if command.lease != self._store.lease_lost or now > self._store.lease_until_s:
+            # The lease under which it was acquired is over (R5), so it must be asked for again.
+            raise ended("SESSION_PARKED", key.id)
         snapshot = self._read(record)
         self.refuse_if_draining()
-        key, opened = record.key, record.session
         spec = OpenSpec(key.tenant, key.id, opened.durability, opened.idle_ttl_s, opened.seed)
         if record.created:
             snapshot = _of_a_copy(snapshot)

@@ -15,7 +15,6 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import settle
 from carousel_server.core.ports import Activate
 from carousel_server.core.quotas import Shares
-from carousel_server.core.store import Record
 from carousel_server.core.types import SessionRef
 
 from .room import STAY_S, Room
@@ -44,7 +43,7 @@ class WaitingRoom:
     """Activates sessions as slots come free, tenants in turn. Used on the engine's thread only."""
 
     def __init__(
-        self, activate: Callable[[Record, float], SessionRef], room: Room, share: float = 0.0
+        self, activate: Callable[[Activate, float], SessionRef], room: Room, share: float = 0.0
     ) -> None:
         """`activate` brings a session onto a row, or raises."""
         self._activate = activate
@@ -111,7 +110,7 @@ class WaitingRoom:
     def _try(self, command: Activate, now: float, *, last: bool) -> str:
         """Answers a command, or gives the reason why it has to wait: no slot, or not for its tenant."""
         try:
-            result: SessionRef | CarouselError = self._activate(command.record, now)
+            result: SessionRef | CarouselError = self._activate(command, now)
         except CarouselError as error:
             if error.reason in _NO_ROOM and not last and self._room.can_come_free:
                 return error.reason

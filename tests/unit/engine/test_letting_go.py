@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from carousel_server.core.ports import Bind
+import pytest
+
+from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import Activate, Bind
 from carousel_server.core.store import Release, SessionKey
 from carousel_server.core.types import Durability
 
@@ -46,3 +49,22 @@ def test_giving_back_a_lapsed_session_does_not_take_it_from_its_next_holder() ->
     rig.store.lease_lost += 1
     rig.turn()
     assert rig.store.store.read(KEY).held
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_session_is_not_run_under_a_lease_that_is_over(noticed: bool) -> None:
+    """A replica is stopped between the store's answer and the row, for longer than its lease lasts."""
+    rig = DurableRig()
+    rig.open_durable()
+    again = DurableRig(medium=rig.medium)
+    record = again.store.store.acquire(KEY, epoch_floor=0, new=None)
+    if noticed:
+        again.store.lease_lost += 1
+    else:
+        again.store.lease_until_s = again.now - 1.0
+    command = Activate(record, lease=0)
+    again.engine.submit(command)
+    with pytest.raises(CarouselError) as caught:
+        again.until(command.reply)
+    assert caught.value.reason == "SESSION_PARKED", "whoever asked for it asks the store again"
+    assert again.metrics.moves == []
