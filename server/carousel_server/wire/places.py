@@ -21,8 +21,8 @@ T = TypeVar("T")
 _CANNOT_RUN = ("FINGERPRINT_MISMATCH", "MODEL_NOT_FOUND", "SNAPSHOT_DAMAGED")
 """Why no engine takes a session from the store. It can be closed all the same."""
 
-_SOON = ("DRAINING", "QUEUE_FULL")
-"""Why a session cannot be closed now, but soon, here or at the next server."""
+_SOON = ("DRAINING", "QUEUE_FULL", "SESSION_HELD")
+"""Why a session cannot be closed now, but soon, here or at another server."""
 
 
 def find_engine(catalog: CatalogPort, model: str, field: str = "model") -> EnginePort:
@@ -103,7 +103,7 @@ def close_session(
 def close_for_good(catalog: CatalogPort, key: SessionKey, place: Place | None) -> Future[None]:
     """Closes a session as `close_session`. Done once nothing can bring it back before its TTL ends it.
 
-    The future fails only with what passes soon: DRAINING and QUEUE_FULL.
+    The future fails only with what passes soon: DRAINING, QUEUE_FULL and SESSION_HELD.
     """
     return then(close_session(catalog, key, place), lambda _: done(None), _up_to_its_ttl)
 

@@ -9,8 +9,9 @@ from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.futures import failed
 from carousel_server.core.moves import Hold
-from carousel_server.core.ports import Bind, StepBlock
+from carousel_server.core.ports import Bind, Close, StepBlock
 from carousel_server.core.quotas import Quotas
 from carousel_server.core.types import OpenSpec, SessionRef
 from carousel_server.wire.attach import Conversation
@@ -31,7 +32,7 @@ class Rig:
 
     def __init__(self, *, follows: bool) -> None:
         self.engine = FakeEngine()
-        catalog = FakeCatalog(self.engine)
+        catalog = self.catalog = FakeCatalog(self.engine)
         self.outbox = Outbox(1 << 20, 1 << 20)
         self.metrics = CountingMetrics()
         options = WireOptions()
@@ -107,6 +108,19 @@ def test_a_session_that_is_fetched_or_closed_meanwhile_does_not_move(rig: Rig) -
         rig.stream.seats.moved(tag, THERE)
     assert rig.news() == []
     assert set(rig.stream.seat_of) == {1, 2}
+
+
+def test_a_session_that_another_replica_has_is_not_said_to_be_closed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was handed over while the client closed it. The client has to close it there."""
+    held = CarouselError("SESSION_HELD", "held", metadata={"owner": THERE}, retry_after_s=1.0)
+    monkeypatch.setattr(rig.catalog, "resume", lambda *_args, **_kwargs: failed(held))
+    rig.engine.refuse_next(Close, CarouselError("SESSION_PARKED", "it has left"))
+    rig.say(unbind=pb.Unbind(handle=1, close=True))
+    (told,) = rig.news()
+    assert b"SESSION_HELD" in told.unbound.status.SerializeToString()
+    assert THERE.encode() in told.unbound.status.SerializeToString()
 
 
 # -- a drain
