@@ -18,7 +18,7 @@ from carousel_models.errors import PackageError
         (typer.BadParameter("Wrong it is"), ExitCode.USAGE, "nvalid value: Wrong it is", "--help"),
         (bases.ServerUnreachableError("nobody at h:1"), ExitCode.UNREACHABLE, "nobody at h:1", "health"),
         (bases.ConnectionLostError("broke"), ExitCode.UNREACHABLE, "broke", "client.attach"),
-        (bases.ReplyTimeoutError("late"), ExitCode.FAILED, "late", "timeout_s"),
+        (bases.ReplyTimeoutError("late"), ExitCode.FAILED, "late", "carousel sessions show"),
         (ModelNotCausalError("both ways"), ExitCode.REFUSED, "(MODEL_NOT_CAUSAL)", "carousel infer"),
         (SlabFullError("full", request_id="r7"), ExitCode.REFUSED, "request r7", "Try again"),
         (PackageError("d: weights are damaged; copy it again"), ExitCode.FAILED, "damaged", "copy it"),

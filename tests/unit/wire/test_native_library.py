@@ -46,13 +46,16 @@ def test_the_command_says_what_is_missing(nowhere, capsys):
     assert "libssl-dev" in capsys.readouterr().err
 
 
-def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
+def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path, caplog):
+    """What the start waits for is in the log before it is done."""
     if reason := library.missing():
         pytest.skip(reason)
+    caplog.set_level(logging.INFO, "carousel.wire")
     monkeypatch.setattr(library, "_FLAGS", ("-std=c++98",))
     with pytest.raises(NativeError, match=r"g\+\+ fails: "):
         library.compile_into(tmp_path)
     assert list(tmp_path.iterdir()) == [], "nothing half made stays"
+    assert f"compiled once, into {tmp_path}" in caplog.text
 
 
 def test_limits_are_those_of_the_source():

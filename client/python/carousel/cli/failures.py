@@ -25,6 +25,7 @@ COMMANDS = {
     "STEP_NOT_FINITE": "the row is outside the range that the model can compute; send another row; "
     "the session is unchanged",
     "INITIAL_UNKNOWN": "choose one of these with --initial, or leave it out",
+    "REPLY_TIMEOUT": "check the server: carousel health; see which steps have run: carousel sessions show ID",
     "SESSION_NOT_FOUND": "list the open sessions: carousel sessions list",
 }
 

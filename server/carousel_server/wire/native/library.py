@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
+
+log = logging.getLogger("carousel.wire")
 
 SOURCES = Path(__file__).parent
 SHIPPED = SOURCES / "compiled"
@@ -189,6 +192,7 @@ def compile_into(folder: Path, extra: Sequence[str] = ()) -> Path:
     if reason := missing():
         raise NativeError(reason)
     target = folder / _file_name()
+    log.info("the native transport is compiled once, into %s", target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder) as own:

@@ -23,7 +23,8 @@ def register(app: typer.Typer) -> None:
         """Show whether the server, each of its models and its store are serving.
 
         The exit code is 0 if all are, 1 if one is not, and 3 if no server answers. Without a token, a
-        server that requires one answers only for itself and its store.
+        server that requires one answers only for itself and its store. Of several servers, one that answers
+        is asked. To check each, name it alone.
         """
         with connected(options) as client:
             records = [{"model": "(server)", "health": str(client.health())}]
