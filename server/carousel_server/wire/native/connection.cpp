@@ -247,7 +247,10 @@ bool Connection::flush() {
 bool Connection::write_some() {
   while (pending_at_ < pending_.size()) {
     ssize_t count = socket_->send(pending_.data() + pending_at_, pending_.size() - pending_at_);
-    if (count < 0) return false;
+    if (count < 0) {
+      if (socket_->broken()) count_broken();  // a handshake goes on while something is written, too
+      return false;
+    }
     if (count == 0) return true;
     wrote_ = true;
     pending_at_ += static_cast<size_t>(count);
