@@ -29,7 +29,7 @@ PYTHON ?= $(FOUND)
 # One thread for each operation: the suite runs several servers beside each other on few cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test originals chaos cluster floor simulate mutants check measure bench gpu protos baseline clean
+.PHONY: help install demo serve test originals chaos cluster floor simulate sanitize fuzz mutants check measure bench gpu protos baseline clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,18 @@ floor: ## Test the SDK with the oldest libraries that it works with
 
 simulate: $(STAMP) ## Run the protocol through random faults by the thousand; ARGS='--seed 7' shows one
 	@$(BIN)/python -m tests.simulation.runner $(ARGS)
+
+SANITIZED := $(addprefix tests/wire/test_,attach.py listening.py floods.py resets.py slow_readers.py hostile.py unary.py)
+sanitize fuzz: export PYTHONPATH := .:tests
+sanitize: $(STAMP) ## Run the native transport's tests under the sanitizers of addresses and of threads
+	for kind in address thread; do \
+		run="$(BIN)/python -m tests.support.sanitizers $$kind -m pytest -q -s -p no:cacheprovider --timeout 300"; \
+		$$run tests/wire/test_native_transport.py tests/wire/test_native_attacks.py $(ARGS); \
+		$$run --transport native $(SANITIZED) $(ARGS); \
+	done
+
+fuzz: $(STAMP) ## Send broken conversations to the native transport; ARGS='--seconds 3600 --seed 7'
+	$(BIN)/python -m tests.support.sanitizers address -m tests.fuzz.transport --seconds 600 $(ARGS)
 
 mutants: $(STAMP) ## Take out one rule after the other, and see that the simulation notices
 	@$(BIN)/python -m tests.simulation.mutants $(ARGS)
