@@ -221,6 +221,10 @@ class AsyncReplicas:
                 self._owners[at.session_id] = owner
                 if len(self._owners) > REMEMBERED:
                     self._owners.popitem(last=False)
+            if owner != address and not self.addresses.is_away(owner, self.calls.monotonic()):
+                error.retry_after_s = (
+                    None  # it is the time until another server may have the session
+                )
         else:
             self._forget_owner(at)
         return error

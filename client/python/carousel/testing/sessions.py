@@ -24,6 +24,9 @@ STORED = (
 )  # fmt: skip
 """Names of the facts that the store has of a session."""
 
+_LEASE_S = 10.0
+"""The hint of a session that another server has: as long as that one's lease lasts, unless it is renewed."""
+
 
 class Owner(Protocol):
     """The stream that a session is bound to."""
@@ -271,7 +274,7 @@ class FakeSessions:
         if session.stored is None:
             raise Refusal("SESSION_NOT_FOUND", session=session_id)
         if session.owner is not None and not take_over:
-            raise Refusal("SESSION_HELD", owner=session.holder)
+            raise Refusal("SESSION_HELD", retry_after_s=_LEASE_S, owner=session.holder)
         self.hand_over(session, here)
         session.holder = here
         return session
