@@ -114,6 +114,20 @@ def test_a_lone_server_and_replicas_exclude_each_other(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_process_that_has_ended_is_not_named_as_the_holder(tmp_path: Path) -> None:
+    """The lock's file names the last replica that came, which may have ended before the others."""
+    path = tmp_path / "sessions.db"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with closing(SharedSqliteStore(path, ALICE, 1.0)):
+        lock = path.with_name("sessions.db.lock")
+        for noted in (f"{ended.pid}\n", ""):
+            lock.write_text(noted)
+            with pytest.raises(StoreError) as error:
+                SqliteStore(path)
+            assert f"is in use by another server (fuser {lock}" in str(error.value)
+
+
 def test_the_first_replica_frees_what_former_lives_held(in_shared_sqlite: InSharedSqlite) -> None:
     """All have ended, also those whose leases would last: their processes had the file's lock."""
     alice = in_shared_sqlite.open(ALICE)

@@ -98,10 +98,10 @@ def lock(path: Path, *, shared: bool = False) -> IO[str]:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         file.seek(0)
-        holder = file.read().strip() or "unknown"
+        holder = _holder(file, f"{path}.lock")
         file.close()
         raise StoreError(
-            f"{path} is in use by process {holder}\nstop that server, or name another file for this one"
+            f"{path} is in use by {holder}\nstop that server, or name another file for this one"
         ) from None
     try:
         file.truncate(0)
@@ -112,6 +112,18 @@ def lock(path: Path, *, shared: bool = False) -> IO[str]:
             file.close()
         raise _no_space(path) if error.errno in _NO_SPACE else _unwritable(path, error) from None
     return file
+
+
+def _holder(file: IO[str], name: str) -> str:
+    """The process that has the lock, for people. Of several that share it, the last one may have ended."""
+    process = file.read().strip()
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:
+        pass  # it is another user's
+    except (ValueError, OverflowError, OSError):
+        return f"another server (fuser {name} shows its process)"
+    return f"process {process}"
 
 
 def open_turns(path: Path) -> IO[str]:
