@@ -51,7 +51,7 @@ def target_of(text: str) -> Target:
 
     Raises:
         FieldInvalidError: a list has an empty item, one twice, one without a port or one with a scheme; or
-            `dns:///` is without host or port. The text says how to write it.
+            `dns:///` is without host or port; or a host cannot be a name. The text says how to write it.
     """
     if not text:
         raise FieldInvalidError(f"target is empty; give {HOW_TO}")
@@ -78,7 +78,12 @@ def _host_and_port(item: str, text: str) -> tuple[str, int]:
     found = _ITEM.fullmatch(item)
     if found is None or not 0 < int(found["port"]) < 1 << 16:
         raise FieldInvalidError(f"target {text!r}: {item!r} is not host:port; give {HOW_TO}")
-    return found["host"].removeprefix("[").removesuffix("]"), int(found["port"])
+    host = found["host"].removeprefix("[").removesuffix("]")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise FieldInvalidError(f"target {text!r}: {host!r} is no name; give {HOW_TO}") from None
+    return host, int(found["port"])
 
 
 def look_up(target: Target) -> tuple[str, ...]:

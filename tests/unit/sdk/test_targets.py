@@ -92,6 +92,8 @@ def test_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://a:1,b:1", "'http://a:1' in a list"),
         ("dns:///a", "'a' is not host:port"),
         ("dns:///", "empty item"),
+        (f"dns:///{'x' * 64}:1", "is no name"),
+        ("dns:///a..b:1", "is no name"),
     ],
 )
 def test_a_target_that_is_not_well_formed_is_refused_and_the_form_is_said(
