@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -26,6 +27,9 @@ from .directory import Directory
 
 _FIRST_PAUSE_S = 0.02
 """Before a holder is tried again; it doubles each time. A holder looks for requests every 0.05 s."""
+
+_ASK_EVERY_S = 0.3
+"""A request is lost where the session is only on its way to a row of the holder. So it is repeated."""
 
 
 class Asking:
@@ -67,8 +71,8 @@ class _Attempt:
         self._clock = clock
         self._until_s = clock() + most_s
         self._pause_s = _FIRST_PAUSE_S
-        # The holder that was asked last; "" before that.
-        self._holder = ""
+        # The holder that was asked last, and when it is asked again; "" before that.
+        self._holder, self._ask_again_s = "", math.inf
 
     def run(self) -> Future[tuple[Record, bool]]:
         """Tries now."""
@@ -85,8 +89,9 @@ class _Attempt:
         if error.kept and not self._take_over:
             return failed(error)
         asked: Future[None] = done(None)
-        if error.holder != self._holder:
-            self._holder = error.holder
+        now = self._clock()
+        if error.holder != self._holder or now >= self._ask_again_s:
+            self._holder, self._ask_again_s = error.holder, now + _ASK_EVERY_S
             key = self._acquire.key
             asked = ask_store(self._store, AskFor(key, error.holder, self._take_over))
         return then(asked, lambda _: self._later(), lambda _: failed(error))
