@@ -23,7 +23,7 @@ from carousel_server.wire.native.library import NativeEndpoint, NativeLimits, mi
 from carousel_server.wire.native.server import NativeServer
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-GOAWAY, CONTINUATION = 7, 9
+GOAWAY, WINDOW_UPDATE, CONTINUATION = 7, 8, 9
 INITIAL_WINDOW = 4
 PATIENCE_S = 60
 
@@ -326,6 +326,25 @@ async def test_an_ended_call_whose_answer_nobody_takes_is_reset(plain):
         await client.headers(path="/test.Test/Do", end=True)
         await client.until(RST_STREAM)
         assert client.seen[DATA] == 0
+
+
+async def test_a_server_that_stops_sends_what_its_handlers_have_answered(plain):
+    async def answer(requests, context):
+        await context.write(b"x" * 100_000)
+
+    server, port = await plain(answer)
+    async with Http2(port, struct.pack(">HI", INITIAL_WINDOW, 0)) as client:
+        stream = await client.headers(path="/test.Test/Do", end=True)
+        await client.until(HEADERS)
+        await client.raw(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1 << 20)))
+        stopping = asyncio.create_task(server.stop(PATIENCE_S))
+        await client.until(GOAWAY)
+        for sent in range(1_000, 100_001, 9_900):
+            await client.raw(frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", 9_901)))
+            await settled(lambda least=sent: len(client.received[stream]) >= least)
+        await client.until(HEADERS, 2)
+        await stopping
+        assert len(client.received[stream]) == 5 + 100_000
 
 
 async def test_a_stopped_transport_answers_and_does_nothing(plain):

@@ -41,6 +41,7 @@ struct Counters {
   std::atomic<int64_t> refused_calls{0};    // calls beyond the limit of a connection: REFUSED_STREAM
   std::atomic<int64_t> bad_connections{0};  // ended because they broke HTTP/2 or TLS
   std::atomic<int64_t> too_many_pings{0};   // connections ended for that
+  std::atomic<int64_t> calls{0};            // open now: not ended, or not sent to their end
 };
 
 class Connection;

@@ -58,6 +58,7 @@ class NativeCounters:
     refused_calls: int
     bad_connections: int
     too_many_pings: int
+    calls: int
 
 
 class NativeEndpoint:
@@ -70,7 +71,7 @@ class NativeEndpoint:
         self._handle = self._library.transport_make((ctypes.c_int64 * len(values))(*values))
         self._records = ctypes.POINTER(ctypes.c_uint8)()
         self._closed = False
-        self._counted = NativeCounters(0, 0, 0, 0, 0)
+        self._counted = NativeCounters(0, 0, 0, 0, 0, 0)
 
     def listen(self, host: str, port: int, *, shared: bool) -> int:
         """Listens on all addresses of a name; returns the port. Raises OSError."""

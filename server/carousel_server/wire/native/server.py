@@ -19,6 +19,9 @@ _HEAD = struct.Struct("=IIQq")
 _SIZE = struct.Struct("=I")
 _CALL, _MESSAGE, _END, _GONE, _SENT, _TOO_LARGE, _NO_CODEC = range(1, 8)
 _READ, _SEND, _NOTIFY, _FINISH, _RESET = range(1, 6)
+_LOOK_S = 0.01
+"""How often a server that stops looks whether its calls have ended."""
+
 _CANCEL = 8
 """HTTP/2's code for a stream that is no longer needed."""
 
@@ -77,8 +80,12 @@ class NativeServer:
             self._endpoint.close()
             return
         self._endpoint.retire()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace_s)
+        ends_s = None if grace_s is None else self._loop.time() + grace_s
+        # A handler that is done has given its answer to the transport. Its client may not have it yet.
+        while self._tasks or self.counters().calls:
+            if ends_s is not None and self._loop.time() >= ends_s:
+                break
+            await asyncio.sleep(_LOOK_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

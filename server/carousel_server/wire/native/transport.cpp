@@ -158,6 +158,7 @@ class Transport {
         if (deaf_) watch_listeners();
       }
       flush_touched();
+      counters_.calls = static_cast<int64_t>(calls_.size());
       events_.put(told_);
       drop(told_);
       while (!stopping_ && !events_.wait_below(kMostUntaken, kLook)) continue;
@@ -362,7 +363,7 @@ EXPORTED void transport_do(Handle* handle, const uint8_t* records, int64_t size)
 EXPORTED void transport_counters(Handle* handle, int64_t* to) {
   const native::Counters& counters = handle->transport.counters();
   for (const auto* one : {&counters.connections, &counters.turned_away, &counters.refused_calls,
-                          &counters.bad_connections, &counters.too_many_pings})
+                          &counters.bad_connections, &counters.too_many_pings, &counters.calls})
     *to++ = one->load();
 }
 EXPORTED void transport_retire(Handle* handle) { handle->transport.retire(); }
