@@ -131,15 +131,27 @@ def _structured(key: str, value: object) -> object:
 
 def _explain(error: ValidationError, provenance: Mapping[str, Source]) -> str:
     """The first fault, as cause and fix. It has no values, because some are secrets."""
-    fault = error.errors(include_url=False, include_input=False)[0]
+    fault, *others = error.errors(include_url=False, include_input=False)
     if not fault["loc"]:
         cause, _, fix = fault["msg"].removeprefix("Value error, ").partition(": ")
         return f"{cause}\n{fix or 'correct one of them'}"
     key = str(fault["loc"][0])
-    message = fault["msg"][:1].lower() + fault["msg"][1:]
+    # A setting of two kinds, such as N or auto, has a fault for each. The second kind is a word.
+    words = [
+        other["msg"]
+        for other in others
+        if other["loc"][:1] == (key,) and other["type"] == "literal_error"
+    ]
+    message = ", or ".join(_sentence(one) for one in (fault["msg"], *words))
     source = provenance.get(key, Source.DEFAULT)
     meaning = Settings.model_fields[key].description
     return f"setting {key} ({source}): {message}\nset another value. It means: {meaning}"
+
+
+def _sentence(message: str) -> str:
+    """A message of pydantic's, as the rest of a line."""
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
 
 
 _LINK = re.compile(r"(?:tcp|udp|sctp)://.+", re.IGNORECASE)

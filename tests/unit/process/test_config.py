@@ -136,6 +136,18 @@ def test_values_out_of_range_name_their_key_and_source(key, value):
     assert str(caught.value).splitlines()[1].startswith("set another value. It means: ")
 
 
+@pytest.mark.parametrize(("value", "said"), [("two", "a valid integer"), (0, "greater than")])
+def test_a_setting_of_two_kinds_says_both(value, said):
+    with pytest.raises(ConfigError, match=rf"{said}.*, or input should be 'auto'"):
+        load({"replicas": value})
+
+
+def test_a_message_of_our_own_is_not_called_a_value_error():
+    with pytest.raises(ConfigError, match=r"\(command line\): 'foo' is no address") as caught:
+        load({"advertise": "foo"})
+    assert "alue error" not in str(caught.value)
+
+
 def test_secrets_are_not_repeated_in_messages():
     with pytest.raises(ConfigError) as caught:
         load({"tokens": {"a": "hunter2"}})
