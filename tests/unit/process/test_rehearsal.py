@@ -145,8 +145,10 @@ def test_the_ports_of_every_replica(folder: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        problem = only(folder, replicas=2, port=port - 1)
-    assert (problem.setting, f"127.0.0.1:{port}" in problem.cause) == ("port", True)
+        found = problems(folder, replicas=2, port=port - 1)
+    # Another program may have the port of the first replica.
+    assert any(f"127.0.0.1:{port}" in problem.cause for problem in found)
+    assert {problem.setting for problem in found} == {"port"}
 
 
 def test_settings_that_do_not_fit_replicas(folder: Path) -> None:
