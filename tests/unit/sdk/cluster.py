@@ -22,6 +22,9 @@ from .miniature import OUTPUT_BYTES, MiniServer, StrictStream
 
 ADDRESSES = ("a:1", "b:1", "c:1")
 
+KEEPALIVE_S = 15.0
+"""A client gives up a stream to a server that has been silent for so long."""
+
 
 class Cluster:
     """Time is `now_s`, and passes only in `run`.
@@ -51,6 +54,8 @@ class Cluster:
         )
         self.now_s = 0.0
         self.down: set[str] = set()
+        # Streams to servers that have vanished, and when the client gives each up.
+        self.silent: dict[str, float] = {}
         self.streams: dict[str, StrictStream] = {}
         self.opened: list[str] = []
         self.left: list[str] = []
@@ -63,12 +68,14 @@ class Cluster:
         for address, requests in effects.send.items():
             for request in requests:
                 self.sent.append((address, request))
-                self.streams[address].receive(request)
+                if address not in self.silent:
+                    self.streams[address].receive(request)
         for address, pause_s in effects.connect.items():
             assert address not in self.streams
             self._openings[address] = self.now_s + pause_s
         for address in effects.leave:
             self.left.append(address)
+            self.silent.pop(address, None)
             if address in self.streams:
                 self.streams.pop(address).end()
         return effects
@@ -81,6 +88,7 @@ class Cluster:
                 continue
             due_s = self.core.next_due_s
             known = [*self._openings.values(), *([] if due_s is None else [due_s])]
+            known += self.silent.values()
             if not known:
                 return
             assert min(known) <= end_s, "it is not quiet in time"
@@ -93,6 +101,10 @@ class Cluster:
         for address, stream in list(self.streams.items()):
             if stream.out:
                 self.do(self.core.receive(address, stream.out.popleft(), self.now_s))
+                return True
+        for address, at_s in list(self.silent.items()):
+            if at_s <= self.now_s:
+                self.break_(address)
                 return True
         for address, at_s in list(self._openings.items()):
             if at_s <= self.now_s:
@@ -111,6 +123,7 @@ class Cluster:
 
     def break_(self, address: str, error: CarouselError | None = None) -> None:
         """A stream is gone, with all messages in flight."""
+        self.silent.pop(address, None)
         self.streams.pop(address).end()
         self.do(self.core.broken(address, error or ConnectionLostError("reset"), self.now_s))
 
@@ -119,6 +132,14 @@ class Cluster:
         self.down.add(address)
         self.all.crash(address)
         self.break_(address)
+
+    def vanish(self, address: str) -> None:
+        """A server is gone, and its sessions are free at once. Its stream is silent until it breaks."""
+        self.down.add(address)
+        self.streams[address].is_cut = True
+        self.silent[address] = self.now_s + KEEPALIVE_S
+        self.all.crash(address)
+        self.streams[address].out.clear()
 
     def bind(self, target: str | pb.OpenSessionRequest) -> BindTicket:
         ticket, effects = self.core.bind(target, now_s=self.now_s)

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from carousel._core.lane import Lane
+from carousel._core.retry import RetryPolicy
 from carousel._core.tickets import StepTicket
 from carousel._errors import DrainingError
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -22,7 +23,7 @@ class Chaos:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.cluster = Cluster()
+        self.cluster = Cluster(RetryPolicy(reconnect_s=1000.0))
         self.lanes = [self.cluster.open(f"s{n}") for n in range(SESSIONS)]
         self.fed: dict[int, list[int]] = {lane.handle: [] for lane in self.lanes}
         self.tickets: list[tuple[StepTicket, list[Lane]]] = []
@@ -59,9 +60,19 @@ class Chaos:
                 self.cluster.break_(address, DrainingError("stops"))
 
     def kill(self) -> None:
-        running = sorted(set(self.cluster.streams) - self.cluster.down)
+        running = sorted(set(self.cluster.streams) - self.cluster.down - set(self.cluster.silent))
         if running and len(self.cluster.down) < len(ADDRESSES) - 1:
             self.cluster.kill(self.rng.choice(running))
+
+    def vanish(self) -> None:
+        running = sorted(set(self.cluster.streams) - self.cluster.down - set(self.cluster.silent))
+        if running and len(self.cluster.down) < len(ADDRESSES) - 1:
+            self.cluster.vanish(self.rng.choice(running))
+
+    def notice(self) -> None:
+        """The client's keepalive, or the answer of the host that is back."""
+        if self.cluster.silent:
+            self.cluster.break_(self.rng.choice(sorted(self.cluster.silent)))
 
     def revive(self) -> None:
         self.cluster.down.clear()
@@ -97,6 +108,7 @@ def test_each_step_counts_once_wherever_its_session_is(seed: int) -> None:
     events = (
         *(chaos.submit, chaos.hand_over, chaos.commit, chaos.break_stream),
         *(chaos.drain, chaos.kill, chaos.revive, chaos.refuse),
+        *(chaos.vanish, chaos.notice),
     )
     for _ in range(ROUNDS):
         chaos.rng.choice(events)()
