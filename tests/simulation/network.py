@@ -12,6 +12,7 @@ from .world import Life, World
 if TYPE_CHECKING:
     from .client import ClientProcess
 
+_LEAST_DELAY_S = 0.0002
 _FOR_EVER_S = 1e4
 
 KEEPALIVE_S = 0.4
@@ -121,10 +122,15 @@ class Connection:
             world.call(delay_s, self.server.life, self.server.take, None)
         self._forget()
 
-    def go_silent(self) -> None:
-        """Nothing comes from the server any more; the client notices by its keepalive."""
+    def go_silent(self, on_its_way_s: float = 0.0) -> None:
+        """Nothing comes from the server any more; the client notices by its keepalive.
+
+        What was sent before may still arrive within `on_its_way_s`.
+        """
         world = self.network.world
-        world.call(KEEPALIVE_S, self.client.life, self.client.give_up_if_silent, world.now_s)
+        since_s = world.now_s + on_its_way_s
+        delay_s = on_its_way_s + KEEPALIVE_S
+        world.call(delay_s, self.client.life, self.client.give_up_if_silent, since_s)
 
     def _forget(self) -> None:
         if self in self.network.connections:
@@ -150,7 +156,7 @@ class Network:
 
     def delay_s(self) -> float:
         """How long the next packet takes."""
-        return 0.0002 + self.world.rng.random() * self.slow_s
+        return _LEAST_DELAY_S + self.world.rng.random() * self.slow_s
 
     def is_cut(self, client: str, replica: str) -> bool:
         """True if a client does not reach a replica."""
@@ -164,7 +170,7 @@ class Network:
                 connection.to_server.stall(seconds)
                 connection.to_client.stall(seconds)
                 if seconds > KEEPALIVE_S:
-                    connection.go_silent()
+                    connection.go_silent(_LEAST_DELAY_S + self.slow_s)
 
     def split(self, client: str, replica: str) -> None:
         """They never reach each other again."""
