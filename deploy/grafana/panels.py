@@ -271,6 +271,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ("Attach streams", total("carousel_attach_streams")),
                 ("front ends replaced", total("carousel_front_end_restarts_total")),
                 ("connections closed", total("carousel_connections_closed_total")),
+                ("turned away", total("carousel_turned_away_total")),
                 ("models refused at start", total("carousel_models_refused")),
                 (
                     "tokens and certificates read again",
