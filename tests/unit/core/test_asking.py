@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import MISSING, fields
+from functools import partial
 from typing import Any, get_args
 
 import pytest
@@ -43,7 +44,8 @@ def make(kind: type[Command], sink: Any) -> Any:
     needed = [
         field.name for field in fields(kind) if field.default is field.default_factory is MISSING
     ]
-    return kind(**{name: sink if name == "sink" else None for name in needed})
+    given = {"sink": sink, "tell": partial(sink.told, BUSY)}
+    return kind(**{name: given.get(name) for name in needed})
 
 
 @pytest.mark.parametrize("kind", get_args(Command), ids=lambda kind: kind.__name__)
