@@ -1,4 +1,4 @@
-"""The servers of an asyncio client: which there are, a channel to each, and where each call goes."""
+"""The servers of one asyncio client: which there are, a channel to each, and where each call goes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Made by generate_sync.py from _async/replicas.py: do not edit.
-"""The servers of an blocking client: which there are, a channel to each, and where each call goes."""
+"""The servers of one blocking client: which there are, a channel to each, and where each call goes."""
 
 from __future__ import annotations
 
