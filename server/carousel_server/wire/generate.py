@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import cast
 
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -29,6 +28,7 @@ from .calls import Context, current_call
 from .errors import invalid
 from .fields import deadline_after
 from .gate import Gate
+from .loop_calls import calls_of
 from .options import WireOptions
 from .pace import Pace
 from .places import find_engine, find_session
@@ -51,7 +51,7 @@ class TokenQueue:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, give_up: Callable[[], None]) -> None:
         """`give_up` is called once, when the client reads too little, to end the generation."""
-        self._loop = loop
+        self._put = calls_of(loop).put
         self._give_up = give_up
         # Tokens and alternatives that wait.
         self._unread = 0
@@ -82,8 +82,7 @@ class TokenQueue:
     def _on_loop(
         self, tokens: Sequence[GeneratedToken], end: GenerationEnd | CarouselError | None
     ) -> None:
-        with suppress(RuntimeError):  # the loop has ended: nobody is reading
-            self._loop.call_soon_threadsafe(self._take, tokens, end)
+        self._put(self._take, tokens, end)
 
     # -- on the loop
 

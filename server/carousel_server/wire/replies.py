@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import done, then
 from carousel_server.core.ports import Close, EnginePort, Opened, Place, ask
 from carousel_server.core.types import SessionView
+
+from .loop_calls import calls_of
 
 T = TypeVar("T")
 
@@ -61,9 +63,4 @@ def call_on(
     loop: asyncio.AbstractEventLoop, future: Future[Any], callback: Callable[[Future[Any]], None]
 ) -> None:
     """Runs `callback(future)` on the loop once the engine has answered; not after the loop's end."""
-
-    def done(answered: Future[Any]) -> None:
-        with suppress(RuntimeError):  # the loop has ended: there is nobody left to tell
-            loop.call_soon_threadsafe(callback, answered)
-
-    future.add_done_callback(done)
+    future.add_done_callback(partial(calls_of(loop).put, callback))

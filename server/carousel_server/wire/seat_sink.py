@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Sequence
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import StepBlock
 from carousel_server.core.sinks import current_tick
 from carousel_server.core.types import Bytes2D, Int64s, SessionView
 
+from .loop_calls import calls_of
 from .seat import Tick
 
 
@@ -21,6 +20,7 @@ class LoopSink:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._on_loop = calls_of(loop).put
 
     def outputs(self, tags: Int64s, first_seqs: Int64s, steps: int, rows: Bytes2D) -> None:
         """See `StepSink.outputs`."""
@@ -50,10 +50,6 @@ class LoopSink:
     def moved(self, tag: int, address: str) -> None:
         """See `StepSink.moved`."""
         self._on_loop(self._moved, tag, address)
-
-    def _on_loop(self, callback: Callable[..., None], *args: Any) -> None:
-        with suppress(RuntimeError):  # the loop has ended: it has no readers
-            self._loop.call_soon_threadsafe(callback, *args)
 
     # -- on the loop
 

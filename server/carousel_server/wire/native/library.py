@@ -26,6 +26,9 @@ _FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hid
 _LIBRARIES = {"libnghttp2": "libnghttp2-dev", "openssl": "libssl-dev"}
 """What is linked, by its name for pkg-config, and Debian's package that has it."""
 
+_QUICK = ("take", "do")
+"""Functions that keep the interpreter, since to give it up and get it back takes longer than they do."""
+
 _MOST_S = 300
 _ERROR_ROOM = 512
 
@@ -145,7 +148,8 @@ def load() -> ctypes.CDLL:
         NativeError: it cannot be compiled or loaded here.
     """
     try:
-        library = ctypes.CDLL(str(_file()))
+        file = str(_file())
+        library, quick = ctypes.CDLL(file), ctypes.PyDLL(file)
     except OSError as error:
         raise NativeError(f"the native transport cannot be loaded: {error}") from error
     integer, pointer, text = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
@@ -162,8 +166,10 @@ def load() -> ctypes.CDLL:
         ("stop", None, (pointer,)),
         ("free", None, (pointer,)),
     ):
-        function = getattr(library, f"transport_{name}")
+        called = f"transport_{name}"
+        function = getattr(quick if name in _QUICK else library, called)
         function.restype, function.argtypes = result, arguments
+        setattr(library, called, function)
     return library
 
 
