@@ -144,8 +144,8 @@ class ServerEnd:
         """Sends what waits; closes the stream if it has ended. False from then on."""
         outbox = self._outbox
         while outbox._waiting:
-            reply = outbox._waiting.popleft()
-            data = reply.SerializeToString()
+            data = outbox._waiting.popleft()
+            reply = pb.AttachResponse.FromString(data)
             outbox._waiting_bytes -= len(data)
             self._note(">", reply)
             self.process.oracle.said(self, reply)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from .calls import Context, current_call
 from .errors import invalid
 from .fields import check_seqs, check_session_id
 from .gate import Gate
-from .messages import first_message, parse
+from .messages import first_message, for_each, parse
 from .options import WireOptions
 from .outbox import Outbox
 from .places import find_engine
@@ -121,23 +121,35 @@ class Conversation:
             CarouselError: MALFORMED_MESSAGE or MESSAGE_TOO_LARGE; these end the stream, since there is
                 no knowing what else the client believes to have said. MESSAGE_TIMEOUT if no Hello comes.
         """
-        most, gate, outbox = self._options.max_message_bytes, self._gate, self._stream.outbox
-        counted = _COUNTED if gate.quotas.limits.tenant_calls_per_s else frozenset()
         requests = aiter(requests)
         hello = await first_message(requests, self._options.message_timeout_s)
         if hello is None:
             return
         current_call().heard = True
-        self.take(parse(pb.AttachRequest, hello, most))
-        async for data in requests:
-            if gate.turns.needed or self._tenant in gate.quotas.backlogged.tenants:
-                await gate.turns.turn(self._tenant)
-            request = parse(pb.AttachRequest, data, most)
-            if request.WhichOneof("event") in counted:
-                await message_turn(gate.quotas, self._tenant)
-            self.take(request)
-            if not outbox.has_room.is_set():
-                await outbox.has_room.wait()
+        self.take(parse(pb.AttachRequest, hello, self._options.max_message_bytes))
+        await for_each(requests, self._hear)
+
+    def _hear(self, data: bytes) -> Awaitable[bool] | None:
+        """Takes one message at once, if nothing is to be awaited before."""
+        quotas = self._gate.quotas
+        if (
+            self._gate.turns.needed
+            or self._tenant in quotas.backlogged.tenants
+            or quotas.limits.tenant_calls_per_s
+        ):
+            return self._hear_in_turn(data)
+        self.take(parse(pb.AttachRequest, data, self._options.max_message_bytes))
+        has_room = self._stream.outbox.has_room
+        return None if has_room.is_set() else has_room.wait()
+
+    async def _hear_in_turn(self, data: bytes) -> bool:
+        """Takes one message when it is the tenant's turn, and its quota has one left."""
+        await self._gate.turns.turn(self._tenant)
+        request = parse(pb.AttachRequest, data, self._options.max_message_bytes)
+        if request.WhichOneof("event") in _COUNTED:
+            await message_turn(self._gate.quotas, self._tenant)
+        self.take(request)
+        return await self._stream.outbox.has_room.wait()
 
     def take(self, request: pb.AttachRequest) -> None:
         """Takes one request. Raises as `read`."""

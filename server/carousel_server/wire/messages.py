@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from google.protobuf.message import DecodeError, Message
 
@@ -12,6 +12,48 @@ from carousel_server.core.errors import CarouselError
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
+
+Take: TypeAlias = Callable[[bytes], Awaitable[bool] | None]
+"""Takes one request. It returns None, or what is to be awaited before the next: False if none is wanted."""
+
+
+@runtime_checkable
+class Feeding(Protocol):
+    """Requests that come without a task of their own being woken for each."""
+
+    async def feed(self, take: Take) -> None:
+        """As `for_each`."""
+
+
+@runtime_checkable
+class Posting(Protocol):
+    """A context that can send a reply without being awaited."""
+
+    def post(self, message: bytes) -> bool:
+        """Sends a reply, or returns False: `write` has to be awaited, since much is unsent."""
+
+
+async def for_each(requests: AsyncIterator[bytes], take: Take) -> None:
+    """Gives the requests to `take`, until the client half-closes or `take` wants no more.
+
+    Raises:
+        Exception: what `take` raises.
+    """
+    if isinstance(requests, Feeding):
+        await requests.feed(take)
+        return
+    async for data in requests:
+        if (pause := take(data)) is not None and not await pause:
+            return
+
+
+def post_of(context: Any) -> Callable[[bytes], bool]:
+    """What sends a reply at once, where the transport can."""
+    return context.post if isinstance(context, Posting) else _cannot
+
+
+def _cannot(_message: bytes) -> bool:
+    return False
 
 
 def parse(kind: type[M], data: bytes, max_message_bytes: int) -> M:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
 
 from .calls import Context
+from .messages import post_of
 
 _PAUSE_READING_AT_MESSAGES = 1024
 """So many unread replies, or a message's worth of bytes, stop the stream from taking more requests."""
@@ -31,8 +33,9 @@ class Outbox:
     def __init__(self, max_message_bytes: int, max_unsent_bytes: int) -> None:
         self.max_message_bytes = max_message_bytes
         self._max_unsent_bytes = max_unsent_bytes
-        self._waiting: deque[pb.AttachResponse] = deque()
+        self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
+        self._post: Callable[[bytes], bool] | None = None
         self._end: CarouselError | None = None
         self.ended = asyncio.Event()
         self._ready = asyncio.Event()
@@ -43,8 +46,11 @@ class Outbox:
         """Adds a reply."""
         if self.ended.is_set():
             return
-        self._waiting.append(reply)
-        self._waiting_bytes += reply.ByteSize()
+        data = reply.SerializeToString()
+        if self._post is not None and not self._waiting and self._post(data):
+            return
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
         self._ready.set()
         if self.crowded():
             self.has_room.clear()
@@ -83,10 +89,10 @@ class Outbox:
         Raises:
             CarouselError: what the stream was ended with.
         """
+        self._post = post_of(context)
         while True:
             while self._waiting:
-                reply = self._waiting.popleft()
-                data = reply.SerializeToString()
+                data = self._waiting.popleft()
                 self._waiting_bytes -= len(data)
                 if not self.crowded():
                     self.has_room.set()

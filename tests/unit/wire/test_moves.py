@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
+from support.unread import unread
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
@@ -61,7 +62,7 @@ class Rig:
 
     def news(self) -> list[pb.AttachResponse]:
         """All that the client was told since the last time."""
-        told = list(self.outbox._waiting)
+        told = unread(self.outbox)
         self.outbox._waiting.clear()
         return told
 

@@ -7,6 +7,7 @@ import asyncio
 import grpc
 import pytest
 
+from carousel_server.wire.messages import for_each
 from carousel_server.wire.native.call import NativeCall
 
 PEER = [b"ipv4:10.0.0.7:5123"]
@@ -164,3 +165,118 @@ async def test_facts_of_the_request(orders):
     plain = made(orders)
     assert plain.time_remaining() is None
     assert plain.auth_context() == {}
+
+
+async def fed(call, take):
+    """A handler that has requests fed to it, once it waits."""
+    feeding = asyncio.ensure_future(for_each(call, take))
+    await asyncio.sleep(0)
+    return feeding
+
+
+async def test_requests_are_fed_in_the_turn_in_which_they_come(orders):
+    call, taken = made(orders), []
+    call.message(b"before")
+    feeding = await fed(call, taken.append)
+    assert taken == [b"before"]
+    call.message(b"at once")
+    assert taken == [b"before", b"at once"]
+    call.end()
+    await feeding
+
+
+async def test_what_comes_in_a_pause_is_fed_after_it_in_order(orders):
+    call, taken, pauses = made(orders), [], []
+
+    def take(data):
+        taken.append(data)
+        pauses.append(asyncio.get_running_loop().create_future())
+        return pauses[-1]
+
+    feeding = await fed(call, take)
+    for number in range(3):
+        call.message(b"%d" % number)
+    call.end()
+    for number in range(3):
+        assert taken == [b"%d" % n for n in range(number + 1)]
+        assert not feeding.done()
+        pauses[number].set_result(True)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await feeding
+
+
+async def test_a_taker_that_wants_no_more_gets_no_more(orders):
+    call, taken = made(orders), []
+
+    async def enough():
+        return False
+
+    def take(data):
+        taken.append(data)
+        return enough()
+
+    feeding = await fed(call, take)
+    call.message(b"one")
+    call.message(b"two")
+    await feeding
+    assert taken == [b"one"]
+
+
+@pytest.mark.parametrize("in_a_pause", [False, True])
+async def test_the_handler_raises_what_its_taker_raises(orders, in_a_pause):
+    call = made(orders)
+
+    async def pause():
+        raise ValueError("a bad one")
+
+    def take(_data):
+        if in_a_pause:
+            return pause()
+        raise ValueError("a bad one")
+
+    feeding = await fed(call, take)
+    call.message(b"one")
+    call.message(b"two")
+    with pytest.raises(ValueError, match="a bad one"):
+        await feeding
+
+
+async def test_a_handler_that_is_cancelled_ends_its_pause(orders):
+    call = made(orders)
+    pause = asyncio.get_running_loop().create_future()
+    feeding = await fed(call, lambda _data: pause)
+    call.message(b"one")
+    feeding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await feeding
+    assert pause.cancelled()
+    call.message(b"two")  # nobody takes it
+
+
+async def test_a_fed_call_reads_ahead_like_any_other(orders):
+    call, taken = made(orders), []
+    feeding = await fed(call, taken.append)
+    for number in range(200):
+        call.message(b"%d" % number)
+        assert sum(orders.read_orders) - number <= 33
+    assert len(taken) == 200
+    assert len(orders.read_orders) < 20, "one order for many messages"
+    call.end()
+    await feeding
+
+
+async def test_posts_are_sent_at_once_until_much_is_unsent(orders):
+    call, long = made(orders), bytes(50_000)
+    assert all(call.post(long) for _ in range(3))
+    assert not call.post(b"more")
+    assert orders.sent == [long] * 3
+    writing = asyncio.ensure_future(call.write(b"more"))
+    await asyncio.sleep(0)
+    assert orders.notified == 1
+    call.sent()
+    await writing
+    assert call.post(b"again")
+    assert orders.sent == [long] * 3 + [b"more", b"again"]
+    call.done()
+    assert not call.post(b"late")

@@ -111,3 +111,38 @@ async def test_outputs_are_cut_to_messages_that_fit(sessions, steps, row_bytes):
             assert first == 10 + len(joined[handle]) // row_bytes
             joined[handle] += part.tobytes()
     assert [joined[h] for h in sorted(joined)] == [row.tobytes() for row in rows]
+
+
+class QuickClient(SlowClient):
+    """One that takes so many replies without being waited for."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+
+    def post(self, data):
+        if self.room:
+            self.room -= 1
+            self.got.append(pb.AttachResponse.FromString(data))
+            return True
+        return False
+
+
+async def test_replies_are_posted_while_there_is_room_and_none_overtakes_one_that_waits():
+    outbox, client = Outbox(4096, 1 << 20), QuickClient(room=2)
+    outbox.put(reply(1))
+    writer = asyncio.create_task(outbox.write_to(client))
+    client.reading.set()
+    await asyncio.sleep(0)
+    for handle in (2, 3):
+        outbox.put(reply(handle))  # at once
+    assert [r.unbound.handle for r in client.got] == [1, 2, 3]
+    client.reading.clear()
+    outbox.put(reply(4))
+    client.room = 5
+    outbox.put(reply(5))  # behind the one that waits
+    assert [r.unbound.handle for r in client.got] == [1, 2, 3]
+    client.reading.set()
+    outbox.end(None)
+    await writer
+    assert [r.unbound.handle for r in client.got] == [1, 2, 3, 4, 5]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from support.fake_engine import ECHO, ECHO_TOKENS, CountingMetrics, FakeCatalog, FakeEngine
+from support.unread import unread
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
@@ -57,12 +58,12 @@ class Client:
 
     @property
     def outputs(self) -> list[int]:
-        said = [reply.outputs for reply in self.outbox._waiting if reply.HasField("outputs")]
+        said = [reply.outputs for reply in unread(self.outbox) if reply.HasField("outputs")]
         return [result.first_seqs[0] for result in said]
 
     @property
     def failures(self) -> list[str]:
-        said = [reply.failure for reply in self.outbox._waiting if reply.HasField("failure")]
+        said = [reply.failure for reply in unread(self.outbox) if reply.HasField("failure")]
         return [failure.status.message.split(".")[0] for failure in said]
 
 

@@ -108,3 +108,38 @@ async def test_requests_behind_the_error_are_not_read(replies):
     assert read == [0]
     with pytest.raises(CarouselError, match="unknown model"):
         await replies.write_to(Slow())
+
+
+class Quick(Slow):
+    """A call that takes two replies without being waited for."""
+
+    room = 2
+
+    def post(self, data):
+        if self.room:
+            self.room -= 1
+            self.got.append(data)
+            return True
+        return False
+
+
+async def test_replies_are_posted_in_the_order_of_the_requests(replies):
+    call = Quick()
+    writer = asyncio.ensure_future(replies.write_to(call))
+    await asyncio.sleep(0)
+    first, second, third, last = (replies.expect(name, 10) for name in "abcd")
+    answer(second, b"second")
+    assert call.got == []
+    answer(first, b"first")
+    assert call.got == [b"first", b"second"]
+    assert replies.has_room
+    answer(third, b"third")  # has to wait for the client
+    call.room = 1
+    answer(last, b"last")
+    await asyncio.sleep(0)
+    assert call.got == [b"first", b"second"], "none overtakes the one that waits"
+    call.reads.release()
+    call.reads.release()
+    replies.close_half()
+    await writer
+    assert call.got == [b"first", b"second", b"third", b"last"]

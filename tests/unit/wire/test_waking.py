@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
+from support.unread import unread
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
@@ -86,7 +87,7 @@ class Rig:
 
     def news(self) -> pb.AttachResponse:
         """The last that the client was told."""
-        return self.outbox._waiting[-1]
+        return unread(self.outbox)[-1]
 
 
 def step(seq: int) -> StepBlock:
@@ -197,7 +198,7 @@ def test_an_ack_that_finds_no_room_refuses_no_steps() -> None:
     rig.engine.refuse_next(Ack, CarouselError("QUEUE_FULL", "full"))
     rig.engine.release()
     assert [block.first_seqs for block in rig.engine.seen if isinstance(block, StepBlock)] == [[1]]
-    assert not any(news.HasField("failure") for news in rig.outbox._waiting)
+    assert not any(news.HasField("failure") for news in unread(rig.outbox))
 
 
 def test_what_follows_a_refused_block_is_refused_too() -> None:
@@ -207,7 +208,7 @@ def test_what_follows_a_refused_block_is_refused_too() -> None:
     rig.wake(step(2))
     rig.engine.refuse_next(StepBlock, CarouselError("QUEUE_FULL", "full"))
     rig.engine.release()
-    failures = [news.failure for news in rig.outbox._waiting if news.HasField("failure")]
+    failures = [news.failure for news in unread(rig.outbox) if news.HasField("failure")]
     assert [(failure.handle, failure.seq) for failure in failures] == [(1, 1), (1, 2)]
     assert not any(isinstance(command, StepBlock) for command in rig.engine.seen)
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -60,6 +60,10 @@ class NativeCall:
         self._granted = 0
         self._ended = False
         self._wake: asyncio.Future[None] | None = None
+        # While requests are fed: who takes them, what is awaited before the next one, and the end of it.
+        self._taker: Callable[[Any], Awaitable[bool] | None] | None = None
+        self._pause: asyncio.Future[bool] | None = None
+        self._fed: asyncio.Future[None] | None = None
         self._unsent = 0
         self._sent: asyncio.Future[None] | None = None
         self._trailing: Metadata = ()
@@ -72,12 +76,18 @@ class NativeCall:
         """A request has come."""
         self._messages.append(data)
         self._granted -= 1
-        self._awake()
+        if self._taker is not None:
+            self._feed()
+        else:
+            self._awake()
 
     def end(self) -> None:
         """No request follows."""
         self._ended = True
-        self._awake()
+        if self._taker is not None:
+            self._feed()
+        else:
+            self._awake()
 
     def sent(self) -> None:
         """All that was written is with the transport."""
@@ -125,6 +135,53 @@ class NativeCall:
             self._grant(_READ_AHEAD)
         return self._take()
 
+    async def feed(self, take: Callable[[Any], Awaitable[bool] | None]) -> None:
+        """Gives each request to `take` in the turn of the loop in which it comes; see `for_each`."""
+        self._taker, self._fed = take, asyncio.get_running_loop().create_future()
+        try:
+            self._feed()
+            await self._fed
+        finally:
+            self._taker = None
+            if self._pause is not None:
+                self._pause.cancel()
+
+    def _feed(self) -> None:
+        """Gives what has come, up to the next pause."""
+        assert self._taker is not None, "only called while requests are fed"
+        try:
+            while self._messages and self._pause is None:
+                if (pause := self._taker(self._take())) is not None:
+                    self._pause = asyncio.ensure_future(pause)
+                    self._pause.add_done_callback(self._paused)
+        except Exception as error:  # noqa: BLE001 - its handler raises it
+            self._stop_feeding(error)
+            return
+        if self._ended:
+            if not self._messages and self._pause is None:
+                self._stop_feeding(None)
+        elif self._granted <= _READ_AHEAD // 2:
+            self._grant(_READ_AHEAD)
+
+    def _paused(self, pause: asyncio.Future[bool]) -> None:
+        self._pause = None
+        if self._taker is None or pause.cancelled():
+            return
+        if (error := pause.exception()) is not None or not pause.result():
+            self._stop_feeding(error)
+        else:
+            self._feed()
+
+    def _stop_feeding(self, error: BaseException | None) -> None:
+        self._taker = None
+        assert self._fed is not None, "it is set with the taker"
+        if self._fed.done():
+            return
+        if error is None:
+            self._fed.set_result(None)
+        else:
+            self._fed.set_exception(error)
+
     def _take(self) -> Any:
         data = self._messages.popleft()
         return data if self.parse is None else self.parse(data)
@@ -136,6 +193,14 @@ class NativeCall:
             self._orders.read(self._number, more)
 
     # -- responses
+
+    def post(self, message: bytes) -> bool:
+        """Sends a message at once; False if the call has ended, or `write` has to wait."""
+        if self.finished or self._unsent > _UNSENT_BYTES:
+            return False
+        self._orders.send(self._number, message)
+        self._unsent += len(message) + 1
+        return True
 
     async def write(self, message: Any) -> None:
         """Sends a message; waits while too much is unsent."""

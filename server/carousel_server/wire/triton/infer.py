@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.wire.calls import Call, Context, current_call
 from carousel_server.wire.errors import named
 from carousel_server.wire.gate import Gate
-from carousel_server.wire.messages import parse
+from carousel_server.wire.messages import for_each, parse
 from carousel_server.wire.options import WireOptions
 from carousel_server.wire.tenants import counted_stream, message_turn
 
@@ -73,20 +74,33 @@ class Inference:
         Raises:
             CarouselError: MALFORMED_MESSAGE or MESSAGE_TOO_LARGE.
         """
-        tenant, most = call.tenant, self._options.max_message_bytes
-        async for data in requests:
-            call.heard = True
-            request = parse(pb.ModelInferRequest, data, most)
-            await message_turn(self._gate.quotas, tenant)
-            expected = replies.expect(request.id, len(data))
-            try:
-                asked = understood(self._models, self._gate, request, streamed=True)
-            except CarouselError as error:
-                expected.failed(error, 0)
-            else:
-                expected.go(asked, tenant)
-            if not await replies.room():
-                return
+        await for_each(requests, partial(self._hear, replies, call))
+
+    def _hear(self, replies: Replies, call: Call, data: bytes) -> Awaitable[bool] | None:
+        """Takes one request at once, if nothing is to be awaited before."""
+        call.heard = True
+        request = parse(pb.ModelInferRequest, data, self._options.max_message_bytes)
+        if self._gate.quotas.limits.tenant_calls_per_s:
+            return self._hear_in_turn(replies, call, request, len(data))
+        self._ask(replies, call, request, len(data))
+        return None if replies.has_room else replies.room()
+
+    async def _hear_in_turn(
+        self, replies: Replies, call: Call, request: pb.ModelInferRequest, size: int
+    ) -> bool:
+        """Takes one request when the tenant's quota has one left."""
+        await message_turn(self._gate.quotas, call.tenant)
+        self._ask(replies, call, request, size)
+        return await replies.room()
+
+    def _ask(self, replies: Replies, call: Call, request: pb.ModelInferRequest, size: int) -> None:
+        expected = replies.expect(request.id, size)
+        try:
+            asked = understood(self._models, self._gate, request, streamed=True)
+        except CarouselError as error:
+            expected.failed(error, 0)
+        else:
+            expected.go(asked, call.tenant)
 
     @staticmethod
     async def _write_the_rest(

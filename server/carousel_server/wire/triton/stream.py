@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.wire.calls import Context
 from carousel_server.wire.errors import count_refusal, named
 from carousel_server.wire.gate import Gate
+from carousel_server.wire.messages import post_of
 
 from .asking import Asked, facts_of
 from .replies import stream_error
@@ -39,6 +41,7 @@ class Replies:
         self._ready: deque[bytes] = deque()
         self._held_bytes = 0
         # Set while the writer, or the reader, has nothing to do.
+        self._post: Callable[[bytes], bool] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._reader: asyncio.Future[None] | None = None
         self._end: CarouselError | None = None
@@ -50,6 +53,11 @@ class Replies:
         self._expected.append(expected)
         self._held_bytes += size
         return expected
+
+    @property
+    def has_room(self) -> bool:
+        """True if another request may be read now."""
+        return self._end is None and not self._crowded()
 
     async def room(self) -> bool:
         """Returns when another request may be read, or False if none is to be: the stream ends."""
@@ -66,15 +74,20 @@ class Replies:
         """Takes the replies whose turn has come; none after the error that has ended the stream."""
         if self._end is not None:
             return
-        expected, ready = self._expected, self._ready
+        expected, ready, post = self._expected, self._ready, self._post
         while expected and expected[0].reply:
             first = expected.popleft()
             if first.error is not None and self._errors_end:
                 self.finish(first.error)
                 return
-            self._held_bytes += len(first.reply) - first.size
-            ready.append(first.reply)
-        _wake(self._writer)
+            self._held_bytes -= first.size
+            if ready or post is None or not post(first.reply):
+                self._held_bytes += len(first.reply)
+                ready.append(first.reply)
+        if ready or self._half_closed:
+            _wake(self._writer)
+        if self._reader is not None and not self._crowded():
+            _wake(self._reader)
 
     async def write_to(self, context: Context) -> None:
         """Writes replies as they come, until the end.
@@ -83,6 +96,7 @@ class Replies:
             CarouselError: what the stream was ended with.
         """
         ready, write = self._ready, context.write
+        self._post = post_of(context)
         while True:
             while ready:
                 reply = ready.popleft()
