@@ -17,11 +17,43 @@ Take: TypeAlias = Callable[[bytes], Awaitable[bool] | None]
 """Takes one request. It returns None, or what is to be awaited before the next: False if none is wanted."""
 
 
+class Gathered(Protocol):
+    """A call of which requests came together with those of other calls.
+
+    Attributes:
+        owner: what its handler has named.
+        gather: where its next requests go; None while they go to `take`, one after the other.
+    """
+
+    owner: Any
+    gather: Gather | None
+
+    def offer(self, data: bytes) -> None:
+        """Gives one request to `take`, behind those that wait for it."""
+
+
+class Gather:
+    """Requests of all calls of a door that came in one poll of the transport.
+
+    `take` gets bytes, and for each request its call, and where it begins and ends there. What it does not
+    want, it offers to the call, and so all that follows while the call has no `gather`.
+    """
+
+    def __init__(self, take: Callable[[bytes, list[tuple[Gathered, int, int]]], None]) -> None:
+        self._take = take
+        self.waiting: list[tuple[Gathered, int, int]] = []
+
+    def flush(self, data: bytes) -> None:
+        """Gives what waits to the door."""
+        waiting, self.waiting = self.waiting, []
+        self._take(data, waiting)
+
+
 @runtime_checkable
 class Feeding(Protocol):
     """Requests that come without a task of their own being woken for each."""
 
-    async def feed(self, take: Take) -> None:
+    async def feed(self, take: Take, gather: Gather | None, owner: Any) -> None:
         """As `for_each`."""
 
 
@@ -33,14 +65,22 @@ class Posting(Protocol):
         """Sends a reply, or returns False: `write` has to be awaited, since much is unsent."""
 
 
-async def for_each(requests: AsyncIterator[bytes], take: Take) -> None:
+async def for_each(
+    requests: AsyncIterator[bytes], take: Take, gather: Gather | None = None, owner: Any = None
+) -> None:
     """Gives the requests to `take`, until the client half-closes or `take` wants no more.
+
+    Args:
+        requests: of one call.
+        take: takes one of them.
+        gather: may take them in its place, together with those of other calls.
+        owner: whose requests they are, for `gather`.
 
     Raises:
         Exception: what `take` raises.
     """
     if isinstance(requests, Feeding):
-        await requests.feed(take)
+        await requests.feed(take, gather, owner)
         return
     async for data in requests:
         if (pause := take(data)) is not None and not await pause:

@@ -280,3 +280,11 @@ async def test_posts_are_sent_at_once_until_much_is_unsent(orders):
     assert orders.sent == [long] * 3 + [b"more", b"again"]
     call.done()
     assert not call.post(b"late")
+
+
+async def test_a_call_that_was_given_up_before_its_handler_began_is_not_fed(orders):
+    call = made(orders)
+    call.gone()
+    with pytest.raises(asyncio.CancelledError):
+        await for_each(call, lambda _data: None)
+    assert orders.read_orders == []

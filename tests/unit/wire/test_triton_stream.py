@@ -48,7 +48,7 @@ def step_failed():
 
 async def test_nothing_is_sent_after_the_error_that_ends_the_stream(replies):
     call = Slow()
-    first, second, bad, last = (replies.expect(name, 10) for name in "abcd")
+    first, second, bad, last = (replies.expect(name.encode(), 10) for name in "abcd")
     writer = asyncio.ensure_future(replies.write_to(call))
     answer(first, b"first")
     await asyncio.sleep(0)  # the writer waits for the client
@@ -64,7 +64,7 @@ async def test_nothing_is_sent_after_the_error_that_ends_the_stream(replies):
 
 async def test_replies_before_the_error_come_first_though_they_are_ready_later(replies):
     call = Slow()
-    first, bad, last = (replies.expect(name, 10) for name in "abc")
+    first, bad, last = (replies.expect(name.encode(), 10) for name in "abc")
     writer = asyncio.ensure_future(replies.write_to(call))
     answer(last, b"last")
     bad.failed(step_failed(), 2)
@@ -78,7 +78,7 @@ async def test_replies_before_the_error_come_first_though_they_are_ready_later(r
 
 
 async def test_the_first_error_is_the_streams(replies):
-    one, two = replies.expect("a", 10), replies.expect("b", 10)
+    one, two = replies.expect(b"a", 10), replies.expect(b"b", 10)
     one.failed(step_failed(), 1)
     two.failed(CarouselError("INPUT_NOT_FINITE", "the other one"), 2)
     with pytest.raises(CarouselError, match="that one"):
@@ -87,7 +87,7 @@ async def test_the_first_error_is_the_streams(replies):
 
 async def test_a_stream_that_ends_takes_no_more_requests(replies):
     assert await replies.room()
-    expected = replies.expect("a", 2 << 20)  # crowded
+    expected = replies.expect(b"a", 2 << 20)  # crowded
     waiting = asyncio.ensure_future(replies.room())
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -127,7 +127,7 @@ async def test_replies_are_posted_in_the_order_of_the_requests(replies):
     call = Quick()
     writer = asyncio.ensure_future(replies.write_to(call))
     await asyncio.sleep(0)
-    first, second, third, last = (replies.expect(name, 10) for name in "abcd")
+    first, second, third, last = (replies.expect(name.encode(), 10) for name in "abcd")
     answer(second, b"second")
     assert call.got == []
     answer(first, b"first")

@@ -6,11 +6,13 @@ import asyncio
 import base64
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
 import grpc
+
+from carousel_server.wire.messages import Gather, Take
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -61,7 +63,11 @@ class NativeCall:
         self._ended = False
         self._wake: asyncio.Future[None] | None = None
         # While requests are fed: who takes them, what is awaited before the next one, and the end of it.
-        self._taker: Callable[[Any], Awaitable[bool] | None] | None = None
+        self._taker: Take | None = None
+        # Where requests go in place of the taker while nothing waits for it.
+        self._gather: Gather | None = None
+        self.gather: Gather | None = None
+        self.owner: Any = None
         self._pause: asyncio.Future[bool] | None = None
         self._fed: asyncio.Future[None] | None = None
         self._unsent = 0
@@ -74,12 +80,24 @@ class NativeCall:
 
     def message(self, data: bytes) -> None:
         """A request has come."""
-        self._messages.append(data)
         self._granted -= 1
         if self._taker is not None:
-            self._feed()
+            self.offer(data)
         else:
+            self._messages.append(data)
             self._awake()
+
+    def count(self) -> None:
+        """A request has come, and goes to the gather."""
+        self._granted -= 1
+        if self._granted <= _READ_AHEAD // 2 and not self._ended:
+            self._grant(_READ_AHEAD)
+
+    def offer(self, data: bytes) -> None:
+        """A request that the gather does not take; see `Gathered.offer`."""
+        self._messages.append(data)
+        if self._taker is not None:
+            self._feed()
 
     def end(self) -> None:
         """No request follows."""
@@ -135,14 +153,17 @@ class NativeCall:
             self._grant(_READ_AHEAD)
         return self._take()
 
-    async def feed(self, take: Callable[[Any], Awaitable[bool] | None]) -> None:
+    async def feed(self, take: Take, gather: Gather | None = None, owner: Any = None) -> None:
         """Gives each request to `take` in the turn of the loop in which it comes; see `for_each`."""
+        if self.finished:  # it was given up before its handler had begun
+            raise asyncio.CancelledError
         self._taker, self._fed = take, asyncio.get_running_loop().create_future()
+        self._gather, self.owner = gather, owner
         try:
             self._feed()
             await self._fed
         finally:
-            self._taker = None
+            self._taker = self._gather = self.gather = self.owner = None
             if self._pause is not None:
                 self._pause.cancel()
 
@@ -157,8 +178,10 @@ class NativeCall:
         except Exception as error:  # noqa: BLE001 - its handler raises it
             self._stop_feeding(error)
             return
+        flows = not self._messages and self._pause is None
+        self.gather = self._gather if flows else None
         if self._ended:
-            if not self._messages and self._pause is None:
+            if flows:
                 self._stop_feeding(None)
         elif self._granted <= _READ_AHEAD // 2:
             self._grant(_READ_AHEAD)
@@ -173,7 +196,7 @@ class NativeCall:
             self._feed()
 
     def _stop_feeding(self, error: BaseException | None) -> None:
-        self._taker = None
+        self._taker = self.gather = None
         assert self._fed is not None, "it is set with the taker"
         if self._fed.done():
             return

@@ -20,13 +20,13 @@ SOURCES = Path(__file__).parent
 SHIPPED = SOURCES / "compiled"
 """Folder of a library that was compiled before, as in the image."""
 
-_UNITS = ("tls.cpp", "connection.cpp", "transport.cpp")
-_HEADERS = ("records.h", "socket.h", "connection.h")
+_UNITS = ("tls.cpp", "connection.cpp", "transport.cpp", "infer.cpp")
+_HEADERS = ("records.h", "socket.h", "connection.h", "proto.h")
 _FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
 _LIBRARIES = {"libnghttp2": "libnghttp2-dev", "openssl": "libssl-dev"}
 """What is linked, by its name for pkg-config, and Debian's package that has it."""
 
-_QUICK = ("take", "do")
+_QUICK = ("transport_take", "transport_do", "infer_learn", "infer_read")
 """Functions that keep the interpreter, since to give it up and get it back takes longer than they do."""
 
 _MOST_S = 300
@@ -153,23 +153,27 @@ def load() -> ctypes.CDLL:
     except OSError as error:
         raise NativeError(f"the native transport cannot be loaded: {error}") from error
     integer, pointer, text = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
-    for name, result, arguments in (
-        ("make", pointer, (pointer,)),
-        ("listen", integer, (pointer, text, integer, integer, pointer, integer)),
-        ("tls", integer, (pointer, text, text, text, pointer, integer)),
-        ("start", None, (pointer,)),
-        ("descriptor", integer, (pointer,)),
-        ("take", integer, (pointer, pointer)),
-        ("do", None, (pointer, text, integer)),
-        ("counters", None, (pointer, pointer)),
-        ("retire", None, (pointer,)),
-        ("stop", None, (pointer,)),
-        ("free", None, (pointer,)),
-    ):
-        called = f"transport_{name}"
-        function = getattr(quick if name in _QUICK else library, called)
+    functions = {
+        "transport_make": (pointer, (pointer,)),
+        "transport_listen": (integer, (pointer, text, integer, integer, pointer, integer)),
+        "transport_tls": (integer, (pointer, text, text, text, pointer, integer)),
+        "transport_start": (None, (pointer,)),
+        "transport_descriptor": (integer, (pointer,)),
+        "transport_take": (integer, (pointer, pointer)),
+        "transport_do": (None, (pointer, text, integer)),
+        "transport_counters": (None, (pointer, pointer)),
+        "transport_retire": (None, (pointer,)),
+        "transport_stop": (None, (pointer,)),
+        "transport_free": (None, (pointer,)),
+        "infer_make": (pointer, ()),
+        "infer_learn": (integer, (pointer, text, integer)),
+        "infer_read": (None, (pointer, text, pointer, pointer, integer, pointer)),
+        "infer_free": (None, (pointer,)),
+    }
+    for name, (result, arguments) in functions.items():
+        function = getattr(quick if name in _QUICK else library, name)
         function.restype, function.argtypes = result, arguments
-        setattr(library, called, function)
+        setattr(library, name, function)
     return library
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from carousel_server.wire.messages import Gather
+
 from .call import Metadata, NativeCall
 from .library import NativeCounters, NativeEndpoint, NativeLimits
 
@@ -134,18 +136,31 @@ class NativeServer:
     def _take(self) -> None:
         data = self._endpoint.take()
         at, calls = 0, self._calls
+        # Those with requests of this poll. All of them are given away before anything else is told.
+        gathers: list[Gather] = []
         while at < len(data):
             kind, size, number, extra = _HEAD.unpack_from(data, at)
             at += _HEAD.size
             end = at + size
-            if kind == _CALL:
-                self._begin(number, extra, data[at:end])
-            elif (call := calls.get(number)) is not None:
-                if kind == _MESSAGE:
+            call = calls.get(number)
+            if kind == _MESSAGE:
+                if call is None:
+                    pass  # it has ended meanwhile
+                elif (gather := call.gather) is None:
                     call.message(data[at:end])
                 else:
+                    if not gather.waiting:
+                        gathers.append(gather)
+                    gather.waiting.append((call, at, end))
+                    call.count()
+            else:
+                _flush_all(gathers, data)
+                if kind == _CALL:
+                    self._begin(number, extra, data[at:end])
+                elif call is not None:
                     self._events[kind](self, call, number, extra)
             at = end
+        _flush_all(gathers, data)
 
     def _begin(self, number: int, timeout_us: int, record: bytes) -> None:
         fields = _fields(record)
@@ -224,6 +239,12 @@ class NativeServer:
 
     async def _find(self, details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:
         return next(filter(None, (one.service(details) for one in self._generic)), None)
+
+
+def _flush_all(gathers: list[Gather], data: bytes) -> None:
+    for gather in gathers:
+        gather.flush(data)
+    gathers.clear()
 
 
 def _fields(record: bytes) -> list[bytes]:

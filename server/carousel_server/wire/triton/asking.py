@@ -10,7 +10,7 @@ from carousel_server.wire.gate import Gate
 from carousel_server.wire.states import check_initial
 
 from .models import ServedModel, ServedModels
-from .parameters import Parameters, parameters_of
+from .parameters import Parameters, SequenceId, parameters_of
 from .replies import ReplyForm
 from .sequence import Answer, Request
 
@@ -60,7 +60,7 @@ def understood(
     return Asked(served, parameters, served.tensors.row_of(request), form)
 
 
-def facts_of(asked: Asked | None, step: int) -> tuple[str, ...]:
+def facts_of(sequence_id: SequenceId | None, step: int) -> tuple[str, ...]:
     """Which sequence and which step of it an error is about, as far as that is known."""
-    sequence = () if asked is None else (f"sequence {asked.parameters.sequence_id}",)
+    sequence = () if sequence_id is None else (f"sequence {sequence_id}",)
     return (*sequence, f"step {step}") if step else sequence

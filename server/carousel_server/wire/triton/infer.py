@@ -18,6 +18,7 @@ from carousel_server.wire.tenants import counted_stream, message_turn
 
 from .asking import Asked, facts_of, understood
 from .models import ServedModels
+from .plain import PlainRequests
 from .stream import Replies
 from .tally import Stopwatch
 
@@ -32,6 +33,7 @@ class Inference:
         self._models = models
         self._options = options
         self._gate = gate
+        self._plain = PlainRequests(options, gate)
 
     async def infer(self, data: bytes, _context: Context) -> bytes:
         """ModelInfer: one step. A caller that gives up does not take its request back: it runs."""
@@ -74,33 +76,45 @@ class Inference:
         Raises:
             CarouselError: MALFORMED_MESSAGE or MESSAGE_TOO_LARGE.
         """
-        await for_each(requests, partial(self._hear, replies, call))
+        hear = partial(self._hear, replies, call)
+        await for_each(requests, hear, self._plain.gather, (replies, call))
 
     def _hear(self, replies: Replies, call: Call, data: bytes) -> Awaitable[bool] | None:
         """Takes one request at once, if nothing is to be awaited before."""
         call.heard = True
+        began_s = time.monotonic()
         request = parse(pb.ModelInferRequest, data, self._options.max_message_bytes)
         if self._gate.quotas.limits.tenant_calls_per_s:
-            return self._hear_in_turn(replies, call, request, len(data))
-        self._ask(replies, call, request, len(data))
+            return self._hear_in_turn(replies, call, request, data)
+        self._ask(replies, call, request, data, began_s)
         return None if replies.has_room else replies.room()
 
     async def _hear_in_turn(
-        self, replies: Replies, call: Call, request: pb.ModelInferRequest, size: int
+        self, replies: Replies, call: Call, request: pb.ModelInferRequest, data: bytes
     ) -> bool:
         """Takes one request when the tenant's quota has one left."""
         await message_turn(self._gate.quotas, call.tenant)
-        self._ask(replies, call, request, size)
+        self._ask(replies, call, request, data, time.monotonic())
         return await replies.room()
 
-    def _ask(self, replies: Replies, call: Call, request: pb.ModelInferRequest, size: int) -> None:
-        expected = replies.expect(request.id, size)
+    def _ask(
+        self,
+        replies: Replies,
+        call: Call,
+        request: pb.ModelInferRequest,
+        data: bytes,
+        began_s: float,
+    ) -> None:
+        expected = replies.expect(request.id.encode(), len(data))
         try:
             asked = understood(self._models, self._gate, request, streamed=True)
         except CarouselError as error:
             expected.failed(error, 0)
-        else:
-            expected.go(asked, call.tenant)
+            return
+        self._plain.learn(data, asked)
+        watch = Stopwatch(asked.served.tallies, call.tenant, began_s)
+        expected.of(asked.form, asked.parameters.sequence_id, watch)
+        asked.go(call.tenant, expected)
 
     @staticmethod
     async def _write_the_rest(
@@ -147,4 +161,6 @@ class _Awaited:
                 retry_after_s=error.retry_after_s, field=error.field, seq=error.seq,
             )  # fmt: skip
         if not self.reply.done():
-            self.reply.set_exception(named(error, *facts_of(self._asked, step)))
+            self.reply.set_exception(
+                named(error, *facts_of(self._asked.parameters.sequence_id, step))
+            )

@@ -31,6 +31,10 @@ class ServedModel:
         self._sequences: dict[tuple[str, SequenceId], Sequence] = {}
         self._forms: dict[tuple[tuple[int, ...], bool], ReplyForm] = {}
 
+    def running(self, tenant: str, sequence_id: SequenceId) -> Sequence | None:
+        """The sequence of an id, if it runs here."""
+        return self._sequences.get((tenant, sequence_id))
+
     def sequence(self, tenant: str, sequence_id: SequenceId) -> Sequence:
         """The sequence of an id; a new one stands on no session yet."""
         found = self._sequences.get((tenant, sequence_id))

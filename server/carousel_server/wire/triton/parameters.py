@@ -19,7 +19,7 @@ MAX_ID_CHARACTERS = 128
 _MODEL_CHARACTERS = 64
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,48}")
 
-_UINT64 = (1 << 64) - 1
+UINT64 = (1 << 64) - 1
 _DURABILITIES = {
     "": Durability.UNSPECIFIED,
     "none": Durability.NONE,
@@ -41,6 +41,9 @@ class Beginning(NamedTuple):
     initial: str = ""
 
 
+DEFAULT_BEGINNING = Beginning()
+
+
 class Parameters(NamedTuple):
     """What the door heeds. `sequence_id` 0 or "" means: none."""
 
@@ -48,7 +51,7 @@ class Parameters(NamedTuple):
     start: bool = False
     end: bool = False
     deadline_s: float = NO_DEADLINE
-    beginning: Beginning = Beginning()
+    beginning: Beginning = DEFAULT_BEGINNING
 
 
 def parameters_of(request: pb.ModelInferRequest) -> Parameters:
@@ -86,7 +89,7 @@ def parameters_of(request: pb.ModelInferRequest) -> Parameters:
 def _sequence_id(value: pb.InferParameter) -> SequenceId:
     kind = value.WhichOneof("parameter_choice")
     if kind == "int64_param":
-        return value.int64_param & _UINT64
+        return value.int64_param & UINT64
     if kind == "uint64_param":
         return value.uint64_param
     if kind == "string_param":

@@ -15,6 +15,9 @@ VERSION = "1"
 _ID, _RAW = b"\x1a", b"\x32"
 """Tags of ModelInferResponse: id = 3 and raw_output_contents = 6, both of wire type 2 (bytes)."""
 
+_MOST_HEADS = 256
+"""Ids of fewer bytes have their heads remembered."""
+
 _RESPONSE = b"\x12"
 """Tag of ModelStreamInferResponse: infer_response = 2."""
 
@@ -41,6 +44,8 @@ class ReplyForm:
             )
         self._streamed = streamed
         self._constant = constant.SerializeToString()
+        # What stands before an id of so many bytes, and between it and the numbers.
+        self._heads: dict[int, bytes] = {}
         if self._plain:
             self._raw_head = _RAW + varint(outputs[0].row_bytes)
             self._fixed_bytes = len(self._constant) + len(self._raw_head) + outputs[0].row_bytes
@@ -51,18 +56,35 @@ class ReplyForm:
         Raises:
             CarouselError: STEP_FAILED if an output is no number of the promised datatype.
         """
-        name = _ID + varint(len(request_id)) + request_id if request_id else b""
         if self._plain:
-            if not self._streamed:
-                return b"".join((self._constant, name, self._raw_head, row))
-            size = varint(self._fixed_bytes + len(name))
-            return b"".join((_RESPONSE, size, self._constant, name, self._raw_head, row))
+            size = len(request_id)
+            head = self._heads.get(size) or self._head(size)
+            return b"".join((head, request_id, self._raw_head, row))
+        name = _name(len(request_id)) + request_id
         pieces = [self._constant, name]
         for start, end, tensor in self._parts:
             data = converted(tensor, row[start:end])
             pieces += (_RAW, varint(len(data)), data)
         body = b"".join(pieces)
         return _RESPONSE + varint(len(body)) + body if self._streamed else body
+
+    def _head(self, size: int) -> bytes:
+        """What stands before an id of so many bytes."""
+        head = self._constant + _name(size)
+        if self._streamed:
+            head = (
+                _RESPONSE
+                + varint(self._fixed_bytes + len(head) - len(self._constant) + size)
+                + head
+            )
+        if size < _MOST_HEADS:
+            self._heads[size] = head
+        return head
+
+
+def _name(size: int) -> bytes:
+    """The head of an id of so many bytes."""
+    return _ID + varint(size) if size else b""
 
 
 def stream_error(request_id: str, text: str) -> bytes:

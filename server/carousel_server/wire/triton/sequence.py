@@ -11,9 +11,10 @@ from collections import deque
 from typing import Protocol
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.ports import NO_DEADLINE
 from carousel_server.core.types import OpenSpec, SessionView
 
-from .parameters import Beginning, SequenceId
+from .parameters import DEFAULT_BEGINNING, Beginning, SequenceId
 
 MAX_CHUNK_STEPS = 32
 """Most requests of one sequence in one block; the engine's window may be smaller."""
@@ -47,10 +48,10 @@ class Request:
         row: bytes,
         answer: Answer,
         *,
-        start: bool,
-        end: bool,
-        deadline_s: float,
-        beginning: Beginning,
+        start: bool = False,
+        end: bool = False,
+        deadline_s: float = NO_DEADLINE,
+        beginning: Beginning = DEFAULT_BEGINNING,
     ) -> None:
         self.row = row
         self.answer = answer
@@ -134,6 +135,16 @@ class Sequence:
     def idle(self) -> bool:
         """True if nothing waits and nothing is under way."""
         return not (self._busy or self.running or self._waiting)
+
+    @property
+    def is_ready(self) -> bool:
+        """True if a request can be stepped at once."""
+        return self.bound and not (self._busy or self.running or self._waiting or self._one_by_one)
+
+    def step(self, request: Request) -> None:
+        """Steps a request without START and END. The sequence is ready."""
+        self.running.append(request)
+        self._host.send(self)
 
     def runs(self, seq: int) -> bool:
         """True if a step is one of `running`; 0 is any of them."""

@@ -7,7 +7,6 @@ waits for the ones before it, as in Triton; who wants none to wait uses a stream
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -17,8 +16,9 @@ from carousel_server.wire.errors import count_refusal, named
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import post_of
 
-from .asking import Asked, facts_of
-from .replies import stream_error
+from .asking import facts_of
+from .parameters import SequenceId
+from .replies import ReplyForm, stream_error
 from .tally import Stopwatch
 
 _PAUSE_READING_AT_REPLIES = 1024
@@ -47,7 +47,7 @@ class Replies:
         self._end: CarouselError | None = None
         self._half_closed = False
 
-    def expect(self, request_id: str, size: int) -> Expected:
+    def expect(self, request_id: bytes, size: int) -> Expected:
         """The next place, for the reply to a request of `size` bytes."""
         expected = Expected(self, request_id, size)
         self._expected.append(expected)
@@ -139,38 +139,36 @@ class Expected:
     """
 
     __slots__ = (
-        "_asked",
-        "_began_s",
+        "_form",
         "_replies",
         "_request_id",
+        "_sequence_id",
         "_watch",
         "error",
         "reply",
         "size",
     )
 
-    def __init__(self, replies: Replies, request_id: str, size: int) -> None:
+    def __init__(self, replies: Replies, request_id: bytes, size: int) -> None:
         self._replies = replies
         self._request_id = request_id
         self.size = size
         self.reply = b""
         self.error: CarouselError | None = None
-        self._asked: Asked | None = None
+        self._form: ReplyForm | None = None
+        self._sequence_id: SequenceId | None = None
         self._watch: Stopwatch | None = None
-        self._began_s = time.monotonic()
 
-    def go(self, asked: Asked, tenant: str) -> None:
-        """The request is understood: hands it on."""
-        self._asked = asked
-        self._watch = Stopwatch(asked.served.tallies, tenant, self._began_s)
-        asked.go(tenant, self)
+    def of(self, form: ReplyForm, sequence_id: SequenceId, watch: Stopwatch) -> None:
+        """The request is understood."""
+        self._form, self._sequence_id, self._watch = form, sequence_id, watch
 
     def done(self, row: bytes) -> None:
         """Takes the output row."""
-        assert self._asked is not None
+        assert self._form is not None
         assert self._watch is not None
         try:
-            self.reply = self._asked.form.write(self._request_id.encode(), row)
+            self.reply = self._form.write(self._request_id, row)
         except CarouselError as error:
             self.failed(error, 0)
             return
@@ -181,13 +179,14 @@ class Expected:
         """Takes an error. The text names request, sequence and step: clients see nothing else of it."""
         if self._watch is not None:
             self._watch.failed()
-        facts = facts_of(self._asked, step)
+        facts = facts_of(self._sequence_id, step)
         self.error = named(error, *facts)
+        request_id = self._request_id.decode()
         text = (
-            f"[request id: {self._request_id or '<id_unknown>'}] {error.message}. {error.spec.fix} "
+            f"[request id: {request_id or '<id_unknown>'}] {error.message}. {error.spec.fix} "
             f"({', '.join((error.reason, *facts))})"
         )
-        self.reply = stream_error(self._request_id, text)
+        self.reply = stream_error(request_id, text)
         count_refusal(self._replies.gate.metrics, error)
         self._replies.advance()
 

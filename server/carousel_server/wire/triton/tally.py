@@ -98,10 +98,10 @@ class Stopwatch:
 
     __slots__ = ("_began_s", "_taken_s", "_tallies", "_tenant")
 
-    def __init__(self, tallies: Tallies, tenant: str, began_s: float) -> None:
-        """`began_s`: instant at which the request was read. It has been understood now."""
+    def __init__(self, tallies: Tallies, tenant: str, began_s: float, taken_s: float = 0.0) -> None:
+        """Instants at which the request was read and was understood; 0 is now."""
         self._tallies, self._tenant = tallies, tenant
-        self._began_s, self._taken_s = began_s, time.monotonic()
+        self._began_s, self._taken_s = began_s, taken_s or time.monotonic()
 
     def succeeded(self) -> None:
         """The request has its output, which came with the tick of the tallies."""
