@@ -21,10 +21,11 @@ from .calls import Context, current_call
 from .errors import invalid
 from .fields import check_seqs, check_session_id
 from .gate import Gate
-from .messages import first_message, for_each, parse
+from .messages import Gather, first_message, for_each, parse
 from .options import WireOptions
 from .outbox import Outbox
 from .places import find_engine
+from .plain import gather_of
 from .seat import Claim, State
 from .sessions import open_spec
 from .stream import Stream
@@ -47,6 +48,7 @@ class Attach:
         self._catalog = catalog
         self._options = options
         self._gate = gate
+        self._gather = gather_of(options, gate)
         # Made by the first call, since they belong to a loop.
         self._submissions: Submissions | None = None
 
@@ -71,7 +73,7 @@ class Attach:
         outbox = stream.outbox
         conversation = Conversation(stream, self._catalog, self._options, self._gate)
         writer = asyncio.create_task(outbox.write_to(context))
-        reader = asyncio.create_task(conversation.read(requests))
+        reader = asyncio.create_task(conversation.read(requests, self._gather))
         ended = asyncio.create_task(outbox.ended.wait())
         try:
             await asyncio.wait((writer, reader, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -114,8 +116,8 @@ class Conversation:
         self._tenant = stream.tenant
         self._greeted = False
 
-    async def read(self, requests: AsyncIterator[bytes]) -> None:
-        """Takes requests until the client half-closes.
+    async def read(self, requests: AsyncIterator[bytes], gather: Gather | None) -> None:
+        """Takes requests until the client half-closes; `gather` may take plain blocks.
 
         Raises:
             CarouselError: MALFORMED_MESSAGE or MESSAGE_TOO_LARGE; these end the stream, since there is
@@ -127,7 +129,7 @@ class Conversation:
             return
         current_call().heard = True
         self.take(parse(pb.AttachRequest, hello, self._options.max_message_bytes))
-        await for_each(requests, self._hear)
+        await for_each(requests, self._hear, gather, self._blocks)
 
     def _hear(self, data: bytes) -> Awaitable[bool] | None:
         """Takes one message at once, if nothing is to be awaited before."""

@@ -8,6 +8,7 @@ from itertools import repeat
 
 import numpy as np
 
+from carousel_protos.tensors import DATA_TYPES
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import NO_DEADLINE, StepBlock
@@ -23,6 +24,7 @@ from .fields import (
     seconds_of,
     shape_error,
 )
+from .native.readers import NO_ACK, BlockRow
 from .options import WireOptions
 from .seat import NO_SEAT
 from .stream import Stream
@@ -58,6 +60,43 @@ class Blocks:
                 self._submit_apart(block, seats, firsts, acks)
         except CarouselError as error:
             self._refuse(handles, firsts, error)
+
+    @property
+    def follows(self) -> bool:
+        """True if the client follows its sessions to other servers."""
+        return self._stream.follows
+
+    def submit_plain(self, data: bytes, row: BlockRow, size: int) -> bool:
+        """Hands a block to its engine that was read from a message of `size` bytes in `data`.
+
+        False if it is for `submit`: it is not plain, or there is something to be told of it.
+        """
+        handle, first_seq, steps, ack, dtype, at, end = row
+        seats, stream = self._seats, self._stream
+        seat = stream.seat_of.get(handle, NO_SEAT)
+        engine = seats.engine[seat]
+        if engine is None or size > self._max_message_bytes or not stream.outbox.has_room.is_set():
+            return False
+        model = engine.model
+        if not (
+            1 <= steps <= model.window_steps
+            and end - at == steps * model.input_row_bytes
+            and steps * model.output_row_bytes <= self._max_message_bytes
+            and dtype in (0, DATA_TYPES[model.input.dtype])
+        ):
+            return False
+        block = StepBlock(
+            sink=seats,
+            tags=[seats.tag[seat]],
+            refs=[seats.ref[seat]],
+            first_seqs=[first_seq],
+            steps=steps,
+            inputs=data[at:end],
+            acks=() if ack == NO_ACK else [ack],
+            tenant=stream.tenant,
+        )
+        seats.submissions.add(engine, block)
+        return True
 
     def refuse(self, block: pb.Block, error: CarouselError) -> None:
         """Refuses a block without looking at it."""

@@ -79,10 +79,12 @@ class Stream:
         if len(owners) * (rows.shape[1] + _ROW_OVERHEAD_BYTES) > self.outbox.max_message_bytes:
             parts = list(self._cut(owners, first_seqs, steps, rows))
         for handles, first_seqs, steps, rows in parts:
-            result = pb.BlockResult(
-                handles=handles, first_seqs=first_seqs, steps=steps, outputs=rows.tobytes()
-            )
-            self.outbox.put(pb.AttachResponse(outputs=result))
+            reply = pb.AttachResponse()
+            result = reply.outputs  # filled in place: a message that is handed over is copied
+            result.handles.extend(handles)
+            result.first_seqs.extend(first_seqs)
+            result.steps, result.outputs = steps, rows.tobytes()
+            self.outbox.put(reply)
 
     def _cut(
         self, handles: list[int], first_seqs: list[int], steps: int, rows: Bytes2D

@@ -20,13 +20,13 @@ SOURCES = Path(__file__).parent
 SHIPPED = SOURCES / "compiled"
 """Folder of a library that was compiled before, as in the image."""
 
-_UNITS = ("tls.cpp", "connection.cpp", "transport.cpp", "infer.cpp")
+_UNITS = ("tls.cpp", "connection.cpp", "transport.cpp", "infer.cpp", "blocks.cpp")
 _HEADERS = ("records.h", "socket.h", "connection.h", "proto.h")
 _FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
 _LIBRARIES = {"libnghttp2": "libnghttp2-dev", "openssl": "libssl-dev"}
 """What is linked, by its name for pkg-config, and Debian's package that has it."""
 
-_QUICK = ("transport_take", "transport_do", "infer_learn", "infer_read")
+_QUICK = ("transport_take", "transport_do", "infer_learn", "infer_read", "blocks_read")
 """Functions that keep the interpreter, since to give it up and get it back takes longer than they do."""
 
 _MOST_S = 300
@@ -169,6 +169,7 @@ def load() -> ctypes.CDLL:
         "infer_learn": (integer, (pointer, text, integer)),
         "infer_read": (None, (pointer, text, pointer, pointer, integer, pointer)),
         "infer_free": (None, (pointer,)),
+        "blocks_read": (None, (text, pointer, pointer, integer, pointer)),
     }
     for name, (result, arguments) in functions.items():
         function = getattr(quick if name in _QUICK else library, name)

@@ -13,7 +13,7 @@ from carousel_server.core.ports import NO_DEADLINE
 from carousel_server.wire.calls import Call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import Gather, Gathered
-from carousel_server.wire.native.infer_reader import UNKNOWN, InferReader, InferRow
+from carousel_server.wire.native.readers import UNKNOWN, InferReader, InferRow
 from carousel_server.wire.options import WireOptions
 
 from .asking import Asked

@@ -1,4 +1,4 @@
-"""The native reader of Triton's requests, against protobuf."""
+"""The native readers of requests, against protobuf."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 from support.triton import request
 
 from carousel_protos.triton import inference_pb2 as pb
-from carousel_server.wire.native.infer_reader import END, START, UNKNOWN, InferReader, InferRow
+from carousel_protos.v1 import carousel_pb2 as v1
 from carousel_server.wire.native.library import missing
+from carousel_server.wire.native.readers import (
+    END,
+    NO_ACK,
+    START,
+    UNKNOWN,
+    BlockReader,
+    BlockRow,
+    InferReader,
+    InferRow,
+)
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "it can be compiled")
 
@@ -159,3 +169,94 @@ def test_random_bytes_are_read_as_protobuf_reads_them_or_not_at_all():
         )
         assert flags == row.flags
     assert known > 1000, "some changes leave a plain request"
+
+
+# -- blocks of Attach streams
+
+
+def block_row(data):
+    return BlockRow(*BlockReader().read(b"#" + data, [1], [1 + len(data)])[0])
+
+
+def block(**fields):
+    return v1.AttachRequest(block=v1.Block(**fields)).SerializeToString()
+
+
+NOT_PLAIN = BlockRow(0, 0, 0, 0, 0, 0, 0)._replace(ack=NO_ACK)
+
+
+@given(
+    st.integers(1, 2**32 - 1),
+    st.integers(1, 2**63 - 1),
+    st.integers(0, 2**32 - 1),
+    st.binary(max_size=40),
+    st.none() | st.integers(0, 2**63 - 1),
+    st.sampled_from(v1.DataType.values()),
+)
+def test_a_block_of_one_session_is_read_as_protobuf_writes_it(
+    handle, seq, steps, inputs, ack, dtype
+):
+    acks = [] if ack is None else [ack]
+    data = block(
+        handles=[handle], first_seqs=[seq], steps=steps, inputs=inputs, acks=acks, dtype=dtype
+    )
+    row = block_row(data)
+    assert (row.handle, row.first_seq, row.steps, row.dtype) == (handle, seq, steps, dtype)
+    assert row.ack == (NO_ACK if ack is None else ack)
+    assert (b"#" + data)[row.inputs_at : row.inputs_end] == inputs
+
+
+ONE = {"handles": [1], "first_seqs": [1], "steps": 1, "inputs": b"1234"}
+OTHERS = {
+    "two sessions": block(handles=[1, 2], first_seqs=[1, 1], steps=1, inputs=b"12345678"),
+    "no session": block(steps=1),
+    "no seqs": block(handles=[1], steps=1, inputs=b"1234"),
+    "two seqs": block(handles=[1], first_seqs=[1, 2], steps=1, inputs=b"1234"),
+    "two acks": block(**ONE, acks=[0, 1]),
+    "seq 0": block(**(ONE | {"first_seqs": [0]})),
+    "a seq beyond the last": block(**(ONE | {"first_seqs": [2**63]})),
+    "handle 0": block(**(ONE | {"handles": [0]})),
+    "a deadline": block(**ONE, timeout={"seconds": 1}),
+    "resets": block(**ONE, resets=b"\1"),
+    "an ack": v1.AttachRequest(acks=v1.Acks(handles=[1], acks=[1])).SerializeToString(),
+    "a Replay": v1.AttachRequest(replay=v1.Replay(handle=1)).SerializeToString(),
+    "two events": block(**ONE) + v1.AttachRequest(replay=v1.Replay(handle=1)).SerializeToString(),
+    "a block in two parts": block(**ONE) + block(steps=2),
+    "a field twice": b"\x1a\x04\x18\x01\x18\x02",
+    "a handle beyond 32 bits": b"\x1a\x0e\x08\xff\xff\xff\xff\x1f\x10\x01\x18\x01\x22\x02ab",
+    "half a block": block(**ONE)[:-1],
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_any_other_message_of_a_stream_is_left_to_be_parsed(what):
+    assert block_row(OTHERS[what]) == NOT_PLAIN
+
+
+def test_numbers_that_are_not_packed_are_read_too():
+    data = b"\x1a\x0a\x08\x07\x10\x05\x18\x01\x22\x02ab"
+    assert v1.AttachRequest.FromString(data).block.handles == [7]
+    row = block_row(data)
+    assert (row.handle, row.first_seq, row.steps) == (7, 5, 1)
+
+
+def test_changed_bytes_are_read_as_protobuf_reads_them_or_not_at_all():
+    random, good, plain_ones = Random(11), block(**ONE, acks=[3], dtype=1), 0
+    for _ in range(20_000):
+        data = bytearray(good)
+        for _ in range(random.randrange(1, 3)):
+            data[random.randrange(len(data))] = random.randrange(256)
+        changed = bytes(data)
+        row = block_row(changed)
+        if row == NOT_PLAIN:
+            continue
+        plain_ones += 1
+        parsed = v1.AttachRequest.FromString(changed).block
+        assert (list(parsed.handles), list(parsed.first_seqs)) == ([row.handle], [row.first_seq])
+        assert (parsed.steps, parsed.dtype) == (row.steps, row.dtype)
+        assert list(parsed.acks) == ([] if row.ack == NO_ACK else [row.ack])
+        assert parsed.inputs == (b"#" + changed)[row.inputs_at : row.inputs_end]
+        assert not parsed.resets
+        assert not parsed.HasField("timeout")
+    assert plain_ones > 1000, "some changes leave a plain block"
