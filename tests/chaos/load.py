@@ -200,7 +200,7 @@ class Load:
                 f"{self._prefix}-{n}",
                 self._levels[n % len(self._levels)],
                 seed=n,
-                resets=n % 2 == 1,
+                resets=n // len(self._levels) % 2 == 1,  # with each level and without
                 driver=_name(driver),
             )
             for n in numbers

@@ -67,6 +67,12 @@ class Site:
         """A server runs here, or is stopped by `pause`."""
         return self.server is not None and self.server.process.poll() is None
 
+    @property
+    def told(self) -> str:
+        """What all its servers have logged, one after the other, without the lines of calls."""
+        lines = (line for server in self._all for line in list(server.log))
+        return "".join(line for line in lines if " carousel.access " not in line)
+
     def start(self, failpoint: str = "") -> float:
         """Starts a server, which dies at `failpoint` ("name:n"); returns when it was ready.
 

@@ -162,6 +162,12 @@ class Cluster:
         return sum(client.steps for client in self.clients)
 
     @property
+    def told(self) -> str:
+        """What the replicas have logged, for a run that has failed."""
+        sites = zip(self.hosts, self.replicas, strict=True)
+        return "\n".join(f"== {host.name} at {site.target}\n{site.told}" for host, site in sites)
+
+    @property
     def target(self) -> str:
         """Of clients: the replicas of the start. They find the spare ones by redirects."""
         return ",".join(site.target for site in self.replicas[: self.form.replicas])

@@ -79,9 +79,10 @@ def _disturbed(form: Form, seed: int, models: Path, folder: Path, report: Report
                 _feel(cluster, report, event)
             return cluster.finish()
         except ApplicationError as error:
-            raise RunError(f"seed {seed}, {during(event)}: {dict(error.names)}\n{error}") from error
+            what = f"{dict(error.names)}\n{error}\n{cluster.told}"
+            raise RunError(f"seed {seed}, {during(event)}: {what}") from error
         except AssertionError as error:
-            raise RunError(f"seed {seed}, {during(event)}: {error}") from error
+            raise RunError(f"seed {seed}, {during(event)}: {error}\n{cluster.told}") from error
 
 
 def _feel(cluster: Cluster, report: Report, event: Event | None) -> None:
