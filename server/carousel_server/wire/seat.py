@@ -108,6 +108,7 @@ class Claim:
         applied: how many steps the session had when it went to the store.
         replay: the client waits for the kept outputs.
         blocks: of one row each, sent once the session is back.
+        early: what the engine has told of the binding in flight, to be taken after its answer.
     """
 
     key: SessionKey
@@ -122,6 +123,7 @@ class Claim:
     applied: int = 0
     replay: bool = False
     blocks: list[StepBlock] = field(default_factory=list)
+    early: list[Callable[[], None]] = field(default_factory=list)
 
     def add(self, block: StepBlock) -> None:
         """Keeps a block until the session is back.

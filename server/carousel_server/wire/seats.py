@@ -10,7 +10,7 @@ So a result for an earlier owner of a seat is told from one for the present owne
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Generic
@@ -112,11 +112,16 @@ class Seats(LoopSink, Generic[O]):
             self._door.failed(known, error)
 
     def _unbound(self, tag: int, error: CarouselError) -> None:
-        if (seat := self._seat(tag)) is not None and self.engine[seat] is not None:
+        if (seat := self._seat(tag)) is None:
+            self._after_answer(tag, partial(self._unbound, tag, error))
+        elif self.engine[seat] is not None:
             self._leave(seat, Event.LOSE, error)
 
     def _away(self, tag: int, session: SessionView) -> None:
-        if (seat := self._seat(tag)) is None or self.engine[seat] is None:
+        if (seat := self._seat(tag)) is None:
+            self._after_answer(tag, partial(self._away, tag, session))
+            return
+        if self.engine[seat] is None:
             return
         self._advance(seat, Event.DEPART)
         claim = self._claim(seat)
@@ -126,10 +131,7 @@ class Seats(LoopSink, Generic[O]):
         self._door.away(self.owner[seat], session)
 
     def _returned(self, tag: int, block: StepBlock) -> None:
-        """A block came too late for a session that was parked, or is being handed over.
-
-        Of the latter nothing was heard, but `moved` follows. The client sends the steps to the next holder.
-        """
+        """A block came too late. If no `away` came before it, `moved` follows: the client sends it again."""
         if (seat := self._seat(tag)) is None:
             return
         leaves = self.engine[seat] is not None and self.ref[seat] in block.refs
@@ -137,13 +139,24 @@ class Seats(LoopSink, Generic[O]):
             self.send(seat, block)
 
     def _moved(self, tag: int, address: str) -> None:
-        if (seat := self._seat(tag)) is not None and self.engine[seat] is not None:
+        if (seat := self._seat(tag)) is None:
+            self._after_answer(tag, partial(self._moved, tag, address))
+        elif self.engine[seat] is not None:
             self._door.moved(self._vacate(seat, Event.MOVE), address)
 
     def _seat(self, tag: int) -> int | None:
         """The seat of a tag, unless the tag is of a former owner."""
         seat = tag & _SEAT_MASK
         return seat if seat < len(self.tag) and self.tag[seat] == tag else None
+
+    def _after_answer(self, tag: int, told: Callable[[], None]) -> None:
+        """Keeps what was told of a binding whose answer has not been taken yet.
+
+        An engine may bind a session and give it up before the thread that asked has its future.
+        """
+        claim = self.claim[tag & _SEAT_MASK]
+        if claim is not None and claim.tag == tag:
+            claim.early.append(told)
 
     # -- finding and binding
 
@@ -167,6 +180,7 @@ class Seats(LoopSink, Generic[O]):
         claim = self._claim(seat)
         self._bindings += 1
         claim.tag = tag = self._bindings << _SEAT_BITS | seat
+        claim.early = []
 
         def bind(place: Place) -> Future[SessionView]:
             claim.place = engine, ref = place
@@ -189,6 +203,9 @@ class Seats(LoopSink, Generic[O]):
             self._bound(seat, claim, reply.result())
         else:
             self._bound_again(seat, claim, reply.result())
+        if self.tag[seat] == tag:
+            for told in claim.early:
+                told()
 
     def _is_over(self, seat: int, claim: Claim, tag: int) -> bool:
         """True if the seat was given back while a binding was in flight."""

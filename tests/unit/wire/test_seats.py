@@ -15,7 +15,7 @@ from support.fake_engine import FakeCatalog, FakeEngine
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import failed
-from carousel_server.core.ports import Bind, Close, Place, StepBlock
+from carousel_server.core.ports import Bind, Close, Command, Place, StepBlock
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import OpenSpec, SessionView
 from carousel_server.wire.seat import TRANSITIONS, Claim, Event, State, advance
@@ -125,6 +125,9 @@ class Rig:
     def left(self, owner: str, error: CarouselError | None) -> None:
         self.told.append("left")
         self.error = error
+
+    def moved(self, owner: str, address: str) -> None:
+        self.told.append(f"moved to {address}")
 
 
 @pytest.fixture
@@ -250,6 +253,33 @@ def test_results_for_a_former_owner_are_dropped(rig: Rig) -> None:
     rig.seats.returned(tag, rig.block(1))
     rig.loop.run()
     assert (rig.told, rig.failures, rig.state) == (told, {}, State.BOUND)
+
+
+@pytest.mark.parametrize(
+    ("what", "told", "state"),
+    [
+        ("moved", ["bound", "moved to b:1"], State.LEFT),
+        ("unbound", ["bound", "left"], State.LEFT),
+        ("away", ["bound", "away"], State.AWAY),
+    ],
+)
+def test_what_an_engine_tells_before_its_answer_is_known_comes_after_it(
+    what: str, told: list[str], state: State
+) -> None:
+    """An engine is quick: it may answer a Bind, and give the session up, before `ask` has returned."""
+    rig = Rig()
+    run = rig.engine._run
+
+    def quick(command: Command) -> None:
+        run(command)
+        if isinstance(command, Bind):
+            said = {"moved": "b:1", "unbound": GONE, "away": rig.view}
+            getattr(rig.seats, what)(command.tag, said[what])
+
+    rig.engine._run = quick  # type: ignore[method-assign]
+    rig.hold()
+    rig.loop.run()
+    assert (rig.told, rig.state) == (told, state)
 
 
 ACTS = st.sampled_from([
