@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -16,6 +17,10 @@ from functools import partial
 from itertools import product
 from operator import truediv
 from pathlib import Path
+
+import grpc
+
+from carousel_protos.triton import inference_pb2 as pb
 
 from . import models, processes, served
 from .figures import Measured, Workload
@@ -30,9 +35,18 @@ CALLS = 64
 BY_CALLS = " by calls"
 BLOCKS = "blocks of 64 rows"
 NATIVE = "native echo"
-OURS = ("carousel", served.FRONT_END)
+OURS = ("carousel", served.GRPC_AIO, served.FRONT_END)
+_SETTINGS: dict[str, dict[str, object]] = {
+    "carousel": {"transport": "auto"},
+    served.GRPC_AIO: {"transport": "python"},
+    served.FRONT_END: {"transport": "auto", "front_ends": 1},
+}
+_MOST_S = 10.0
 
-_QUANTITIES = {"steps_per_s": "steps per second", "p50_ms": "p50", "p99_ms": "p99"}
+_QUANTITIES = {
+    "steps_per_s": "steps per second", "p50_ms": "p50", "p99_ms": "p99",
+    "cpu_us": "the server's processor time a step",
+}  # fmt: skip
 
 
 def workloads(
@@ -48,44 +62,43 @@ def workloads(
         print(f"bench triton: SKIPPED: {reason}")
         sys.exit(0)
     packages = models.make(folder / "models", options.dtype)
-    address = stack.enter_context(processes.carousel_server(packages, device))
-    front = stack.enter_context(processes.carousel_server(packages, device, front_ends=1))
+    started = {
+        who: stack.enter_context(processes.carousel_process(packages, device, **settings))
+        for who, settings in _SETTINGS.items()
+    }
+    address = started["carousel"][1]
     echo = stack.enter_context(processes.triton_echo(address))
     about = runner.run(answers(address, STEPPED))
     native = stack.enter_context(processes.native_echo("triton", about))
     triton = stack.enter_context(TritonServer(parts, packages / STEPPED, folder / "triton"))
 
-    def stepped(measure: Callable[[Load], LoadResult], load: Load) -> Callable[[], Measured]:
-        def measured() -> Measured:
-            result = measure(load)
-            return {
-                "steps_per_s": result.steps_per_s, "p50_ms": result.p50_ms,
-                "p99_ms": result.p99_ms,
-            }  # fmt: skip
-
-        return measured
+    def ours(process: subprocess.Popen[str], address: str, load: Load) -> Callable[[], Measured]:
+        return lambda: _stepped(
+            lambda: run_load(parts, address, load), lambda: (process.pid, address)
+        )
 
     def by_triton(load: Load) -> Callable[[], Measured]:
         """Counts the crashes too; a round in which it crashed every time has nothing else."""
-        usual = stepped(triton.measure, load)
 
         def measured() -> Measured:
             before, figures = triton.crashes, {}
             with suppress(LoadFailedError):
-                figures = usual()
+                figures = _stepped(
+                    lambda: triton.measure(load), lambda: (triton.pid, triton.address)
+                )
             return {**figures, "crashes": float(triton.crashes - before)}
 
         return measured
 
-    def at(place: str) -> Callable[[Load], LoadResult]:
-        return lambda load: run_load(parts, place, load)
+    def echoed(place: str, load: Load) -> Callable[[], Measured]:
+        return lambda: _figures(run_load(parts, place, load))
 
     servers: dict[str, Callable[[Load], Callable[[], Measured]]] = {
-        "carousel": partial(stepped, at(address)), served.FRONT_END: partial(stepped, at(front)),
-        "triton": by_triton, "echo": partial(stepped, at(echo)),
+        **{who: partial(ours, *there) for who, there in started.items()},
+        "triton": by_triton, "echo": partial(echoed, echo),
     }  # fmt: skip
     if native is not None:
-        servers[NATIVE] = partial(stepped, at(native))
+        servers[NATIVE] = partial(echoed, native)
     work = [
         Workload(_name(who, count), measure(_load(count, options.seconds)))
         for count in IN_FLIGHT
@@ -99,8 +112,37 @@ def workloads(
     def blocks(place: str) -> Callable[[], Measured]:
         return lambda: runner.run(served.blocks(place, 1, options.seconds))
 
-    ours = zip(OURS, (address, front), strict=True)
-    return [*work, *calls, *(Workload(f"{who}: {BLOCKS}", blocks(place)) for who, place in ours)]
+    by_blocks = (Workload(f"{who}: {BLOCKS}", blocks(at)) for who, (_, at) in started.items())
+    return [*work, *calls, *by_blocks]
+
+
+def _stepped(measure: Callable[[], LoadResult], at: Callable[[], tuple[int, str]]) -> Measured:
+    """Measures a server that counts its steps; `at` is its process and its address, also after a crash."""
+    before = _used(*at())
+    result = measure()
+    cpu_s, steps = (now - then for now, then in zip(_used(*at()), before, strict=True))
+    figures = _figures(result)
+    if steps > 0:  # else it was started again
+        figures["cpu_us"] = 1e6 * cpu_s / steps
+    return figures
+
+
+def _used(pid: int, address: str) -> tuple[float, int]:
+    """The processor time of a server so far, and how many steps it has run."""
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelStatistics",
+            pb.ModelStatisticsRequest.SerializeToString,
+            pb.ModelStatisticsResponse.FromString,
+        )
+        counted = ask(pb.ModelStatisticsRequest(name=STEPPED), timeout=_MOST_S)
+    return processes.cpu_s(pid), counted.model_stats[0].inference_count
+
+
+def _figures(result: LoadResult) -> Measured:
+    return {
+        "steps_per_s": result.steps_per_s, "p50_ms": result.p50_ms, "p99_ms": result.p99_ms
+    }  # fmt: skip
 
 
 def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
@@ -112,9 +154,9 @@ def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
     for count, who in product(IN_FLIGHT, OURS):
         if _name(who, count) not in figures:
             continue
-        for quantity, word in _QUANTITIES.items():
+        for quantity in filter(figures[_name("triton", count)].__contains__, _QUANTITIES):
             ratio = of(who, count, quantity) / of("triton", count, quantity)
-            yield f"{count} in flight: {_shown(who)} over Triton ({word})", ratio
+            yield f"{count} in flight: {_shown(who)} over Triton ({_QUANTITIES[quantity]})", ratio
         for echo in ("echo", NATIVE):
             if _name(echo, count) in figures:
                 ratio = of(who, count, "steps_per_s") / of(echo, count, "steps_per_s")

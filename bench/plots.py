@@ -25,8 +25,8 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 _OURS, _PEER, _BOUND, _OTHER = "#1f6f8b", "#c0694e", "#b8b8b8", "#7fb069"
 _COLORS = {
-    "carousel": _OURS, served.FRONT_END: "#63b3cf", "triton": _PEER, "engine": _OTHER,
-    "echo": _BOUND, "native echo": "#6f6f6f",
+    "carousel": _OURS, served.FRONT_END: "#63b3cf", served.GRPC_AIO: "#a7d3e0", "triton": _PEER,
+    "engine": _OTHER, "echo": _BOUND, "native echo": "#6f6f6f",
 }  # fmt: skip
 _CASE = re.compile(r"(\w+) 1x(\d+) (\w+), (\d+) rows: (.+)")
 _MINE = ("ours", "slab", "reference", "bound")
@@ -94,7 +94,7 @@ def _finish(axes: Any, labels: Sequence[str]) -> None:
 def _triton(figures: Summary) -> None:
     counts = (1, 64, 256)
     who = {
-        "NVIDIA Triton": "triton", "Carousel": "carousel",
+        "NVIDIA Triton": "triton", "Carousel": "carousel", "Carousel on grpc.aio": served.GRPC_AIO,
         "Carousel with a front end": served.FRONT_END,
         "no model: gRPC echo in Python": "echo", "no model: gRPC echo in C++": "native echo",
     }  # fmt: skip

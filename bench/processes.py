@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from . import native
@@ -35,6 +36,24 @@ def carousel_process(
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
     with _module("carousel_server", *flags) as started:
         yield started
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process and all those that it has started and that live have used."""
+    ticks, parents = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(fields[1])
+                ticks[int(entry.name)] = int(fields[11]) + int(fields[12])
+
+    def is_ours(one: int) -> bool:
+        while one and one != pid:
+            one = parents.get(one, 0)
+        return one == pid
+
+    return sum(used for one, used in ticks.items() if is_ours(one)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

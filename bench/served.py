@@ -21,6 +21,8 @@ STREAMS = (1, 16, 64)
 TOKENS = 64
 FRONT_END = "carousel with a front end"
 """A server whose gRPC has a process of its own, in names of workloads."""
+GRPC_AIO = "carousel on grpc.aio"
+"""A server without the native transport, in names of workloads."""
 
 Client = carousel.AsyncClient
 Run = Callable[[Coroutine[Any, Any, Measured]], Measured]

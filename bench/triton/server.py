@@ -129,6 +129,12 @@ class TritonServer:
         """What the server has said since it was started last."""
         return self._log.read_text(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last; its interpreters are among its children."""
+        assert self._process is not None, "it was started"
+        return self._process.pid
+
     def alive(self) -> bool:
         """True if the process runs and says that it is ready."""
         if not self.running():
