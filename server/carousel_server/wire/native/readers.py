@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
-
-import numpy as np
-
-from carousel_server.core.types import Int64s
 
 from .library import load
 
@@ -94,7 +91,12 @@ class BlockReader:
 def _rows(
     read: Callable[..., None], width: int, data: bytes, begins: Sequence[int], ends: Sequence[int]
 ) -> list[Any]:
-    starts, stops = np.asarray(begins, np.int64), np.asarray(ends, np.int64)
-    rows: Int64s = np.empty((len(starts), width), np.int64)
-    read(data, starts.ctypes.data, stops.ctypes.data, len(starts), rows.ctypes.data)
-    return rows.tolist()  # type: ignore[no-any-return]
+    count, starts, stops = len(begins), array("q", begins), array("q", ends)
+    rows = array("q", bytes(8 * width * count))
+    read(data, _at(starts), _at(stops), count, _at(rows))
+    values = iter(rows)
+    return list(zip(*[values] * width, strict=True))
+
+
+def _at(numbers: array[int]) -> int:
+    return numbers.buffer_info()[0]
