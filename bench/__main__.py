@@ -42,6 +42,7 @@ from . import (
     served,
     store_costs,
     tenants,
+    wire,
 )
 from .figures import Figures, Workload
 from .loops import loop_factory
@@ -165,6 +166,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "sequences": (_one_group(sequences.workloads), sequences.ratios),
     "finite": (_one_group(finite.workloads), finite.ratios),
     "placement": (_one_group(placement.workloads), placement.ratios),
+    "wire": (_one_group(wire.workloads), wire.ratios),
     "store-costs": (_one_group(store_costs.workloads), store_costs.ratios),
 }
 

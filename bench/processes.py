@@ -104,6 +104,11 @@ def echo_server() -> Iterator[str]:
         yield address
 
 
+def instant_server(transport: str) -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
+    """The wire in front of an engine that answers at once; yields the process and its address."""
+    return _module("bench.instant", transport)
+
+
 @contextmanager
 def padded_server(models: Path) -> Iterator[str]:
     """The server of padded batches; yields its address."""
