@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.limits import EngineLimits
-from carousel_server.core.store import CommitGroup
 from carousel_server.core.types import SessionRef
 from carousel_server.engine import Engine, Environment
 from carousel_server.residency.activation import Activation
@@ -404,8 +403,7 @@ class Replica:
     @property
     def commits(self) -> bool:
         """A commit waits for its store's thread."""
-        queue = self.process.store._queue if self.process is not None else ()
-        return any(isinstance(request, CommitGroup) for request in queue)
+        return self.process is not None and bool(self.process.store._queue._commits)
 
     def thaw(self) -> None:
         """SIGCONT."""

@@ -10,8 +10,10 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.replicas import UNANNOUNCED
 from carousel_server.core.store import (
     NO_SNAPSHOT,
+    Acquire,
     Announcement,
     Asked,
+    AskFor,
     Commit,
     First,
     NewSession,
@@ -19,6 +21,7 @@ from carousel_server.core.store import (
     Record,
     Replica,
     SessionKey,
+    Store,
     StoreRequest,
     StoreStatistics,
     Verdict,
@@ -132,6 +135,7 @@ class FaultyStore:
     """Implements `core.store.Store`: one replica's view of the medium."""
 
     name = "simulated"
+    most_acquires = 4
 
     def __init__(self, storage: Storage, owner: str, lease_ttl_s: float) -> None:
         self._storage = storage
@@ -154,6 +158,10 @@ class FaultyStore:
     ) -> Record:
         """See `Store.acquire`."""
         return self._ask(self._acquire, key, epoch_floor, new, first)
+
+    def acquire_all(self, wanted: Sequence[Acquire]) -> Sequence[Record | CarouselError]:
+        """See `Store.acquire_all`. Each answer may be lost alone."""
+        return Store.acquire_all(self, wanted)
 
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
         """See `Store.commit`."""
@@ -196,6 +204,10 @@ class FaultyStore:
     def ask_for(self, key: SessionKey, holder: str, *, take_over: bool, by: str) -> None:
         """See `Store.ask_for`."""
         self._ask(lambda: self._store.ask_for(key, holder, take_over=take_over, by=by))
+
+    def ask_for_all(self, asked: Sequence[AskFor], by: str) -> None:
+        """See `Store.ask_for_all`."""
+        Store.ask_for_all(self, asked, by)
 
     def asked(self, limit: int) -> Sequence[Asked]:
         """See `Store.asked`."""

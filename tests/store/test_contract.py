@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.store import HEAD_BYTES, First, Outcome, SessionKey, Store, Verdict
+from carousel_server.core.store import (
+    HEAD_BYTES,
+    Acquire,
+    First,
+    Outcome,
+    Record,
+    SessionKey,
+    Store,
+    Verdict,
+)
 from carousel_server.core.types import Durability
 
 from .media import KEY, NEW, Medium, commit
@@ -68,6 +77,27 @@ def test_what_a_session_was_opened_with_is_never_changed(store: Store) -> None:
     record = store.acquire(KEY, epoch_floor=0, new=other)
     assert record.session == NEW
     assert not record.created
+
+
+def test_sessions_are_acquired_together_each_on_its_own(store: Store) -> None:
+    a, b = open_session(store, "a"), open_session(store, "b")
+    store.commit([commit(7, key=b, snapshot=b"seven")], fsync=False)
+    none, new = SessionKey("tenant", "none"), SessionKey("tenant", "new")
+    wanted = [Acquire(a), Acquire(none), Acquire(b, 4), Acquire(a, -1), Acquire(new, 0, NEW)]
+    got = store.acquire_all([*wanted, Acquire(a)])
+    first, missing, second, wrong, opened, again = got
+    assert isinstance(first, Record)
+    assert isinstance(second, Record)
+    assert isinstance(opened, Record)
+    assert isinstance(again, Record)
+    assert [(one.key, one.epoch) for one in (first, second, opened, again)] == [
+        (a, 2), (b, 5), (new, 1), (a, 3),
+    ]  # fmt: skip
+    assert (second.seq, second.snapshot, opened.created) == (7, b"seven", True)
+    assert isinstance(missing, CarouselError)
+    assert isinstance(wrong, CarouselError)
+    assert (missing.reason, wrong.reason) == ("SESSION_NOT_FOUND", "FIELD_INVALID")
+    assert store.acquire_all([]) == []
 
 
 @pytest.mark.parametrize(

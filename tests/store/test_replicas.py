@@ -9,7 +9,15 @@ import pytest
 
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.replicas import MAIL_MOST
-from carousel_server.core.store import Announcement, Asked, Held, Replica, SessionKey, Store
+from carousel_server.core.store import (
+    Announcement,
+    Asked,
+    AskFor,
+    Held,
+    Replica,
+    SessionKey,
+    Store,
+)
 from carousel_server.store import (
     MemoryMedium,
     MemoryStore,
@@ -43,6 +51,14 @@ def held(store: Store, key: SessionKey = KEY) -> Held:
     with pytest.raises(Held) as error:
         store.acquire(key, epoch_floor=0, new=None)
     return error.value
+
+
+def test_requests_are_put_into_mailboxes_together(alice: Store, bob: Store) -> None:
+    wanted = [AskFor(KEY, ALICE, False), AskFor(OTHER, BOB, True), AskFor(OTHER, ALICE, True)]
+    bob.ask_for_all(wanted, B.address)
+    bob.ask_for_all([], B.address)
+    assert list(alice.asked(9)) == [Asked(KEY, False, B.address), Asked(OTHER, True, B.address)]
+    assert list(bob.asked(9)) == [Asked(OTHER, True, B.address)]
 
 
 # -- announcements

@@ -25,6 +25,7 @@ from carousel_server.core.store import (
 from carousel_server.core.types import Durability
 from carousel_server.store import StoreThread
 from carousel_server.store.faults import unavailable
+from carousel_server.store.grouping import Requests
 
 from .media import KEY, NEW, commit
 from .recorded import Clock, Recorded, Told, acquired, reason, submit
@@ -93,22 +94,78 @@ def test_groups_that_wait_together_are_one_transaction(
     assert (records, verdicts) == (3, {Verdict.DONE: 2, Verdict.FENCED: 1})
 
 
-def test_nothing_is_overtaken(thread: StoreThread, recorded: Recorded) -> None:
+def test_commits_overtake_the_others_and_take_turns_with_them(
+    thread: StoreThread, recorded: Recorded
+) -> None:
     (key,) = acquired(thread, "s1")
     recorded.calls.clear()
-    first, taken, second, third = submit(
+    first, _, _, second, taken = submit(
         thread,
         CommitGroup([commit(1, key=key)], fsync=False),
-        Acquire(key),
+        Read(key),
+        Read(key),
         CommitGroup([commit(2, key=key)], fsync=False),
-        CommitGroup([commit(3, key=key, epoch=2)], fsync=False),
+        Acquire(key),
     )
+    third = CommitGroup([commit(3, key=key)], fsync=False)
+    first.add_done_callback(lambda _: thread.submit(third))
     thread.run_pending()
-    assert recorded.calls == ["commit 1", "acquire", "commit 2"]
-    assert first.result(0)[0].verdict is Verdict.DONE
-    assert taken.result(0).seq == 1
-    assert second.result(0)[0].verdict is Verdict.FENCED
-    assert third.result(0)[0].verdict is Verdict.DONE
+    assert recorded.calls == ["commit 2", "read", "commit 1", "read", "acquire"]
+    assert first.result(0)[0].verdict is second.result(0)[0].verdict is Verdict.DONE
+    assert third.reply.result(0)[0] == Outcome(Verdict.DONE, 1, 3)
+    assert taken.result(0).seq == 3
+
+
+def test_a_commit_of_an_epoch_that_is_over_is_fenced(
+    thread: StoreThread, recorded: Recorded
+) -> None:
+    (key,) = acquired(thread, "s1")
+    late = CommitGroup([commit(1, key=key)], fsync=False)
+    (taken,) = submit(thread, Acquire(key))
+    taken.add_done_callback(lambda _: thread.submit(late))
+    thread.run_pending()
+    assert late.reply.result(0)[0].verdict is Verdict.FENCED
+
+
+def test_sessions_are_acquired_together_where_the_store_can_do_that(
+    thread: StoreThread, recorded: Recorded
+) -> None:
+    acquired(thread, "a", "b")
+    taken: list[int] = []
+    acquire_all = recorded.acquire_all
+    recorded.acquire_all = lambda wanted: (taken.append(len(wanted)), acquire_all(wanted))[1]  # type: ignore[method-assign]
+    thread._queue = Requests(most_acquires=3)
+    keys = [SessionKey("tenant", name) for name in ("a", "none", "b", "a")]
+    a, none, b, again, opened = submit(thread, *map(Acquire, keys), Acquire(KEY, 0, NEW))
+    assert thread.run_pending() == 5
+    assert taken == [3, 1, 1], "an opening is checked against the quotas, so it comes alone"
+    assert (a.result(0).epoch, b.result(0).epoch, again.result(0).epoch) == (2, 2, 3)
+    assert reason(none) == "SESSION_NOT_FOUND"
+    assert opened.result(0).created
+
+
+def test_a_fault_of_the_store_fails_all_that_were_acquired_together(
+    thread: StoreThread, recorded: Recorded
+) -> None:
+    acquired(thread, "a", "b")
+    thread._queue = Requests(most_acquires=8)
+    recorded.fault = unavailable()
+    replies = submit(thread, *(Acquire(SessionKey("tenant", name)) for name in "ab"))
+    thread.run_pending()
+    assert [reason(one) for one in replies] == ["STORE_UNAVAILABLE"] * 2
+    assert thread.fault
+
+
+def test_sessions_that_leave_together_are_released_in_one_call(
+    thread: StoreThread, recorded: Recorded
+) -> None:
+    a, b, c = acquired(thread, "a", "b", "c")
+    recorded.calls.clear()
+    replies = submit(thread, Release([(a, 1, 1e3), (b, 1, 1e3)]), Release([(c, 1, 1e3)]), Read(c))
+    thread.run_pending()
+    assert recorded.calls == ["release", "read"]
+    assert [one.result(0) for one in replies[:2]] == [None, None]
+    assert not replies[2].result(0).held
 
 
 def test_a_transaction_has_an_end(thread: StoreThread, recorded: Recorded) -> None:

@@ -113,3 +113,17 @@ def test_what_nobody_has_any_more_needs_no_giving_back(rig: Rig) -> None:
     rig.run(Acquire(KEY))
     rig.later()
     assert rig.run(Acquire(KEY)).reason == "SESSION_NOT_FOUND"
+
+
+def test_many_are_settled_in_parts_so_that_others_need_not_wait_for_all(rig: Rig) -> None:
+    keys = [SessionKey("t", f"s{number}") for number in range(40)]
+    epochs = {key: rig.store.acquire(key, epoch_floor=0, new=NEW).epoch for key in keys}
+    rig.store.away = True
+    for key in keys:
+        assert isinstance(rig.run(Release([(key, epochs[key], 100.0)])), CarouselError)
+    rig.later()
+    left = [sum(rig.store.read(key).held for key in keys)]
+    while left[-1]:
+        rig.thread.run_pending()
+        left.append(sum(rig.store.read(key).held for key in keys))
+    assert left == [24, 8, 0]

@@ -102,6 +102,11 @@ class Replicas(Protocol):
     def ask_for(self, key: SessionKey, holder: str, *, take_over: bool, by: str) -> None:
         """Puts a request into a holder's mailbox. If the mailbox is full, the request is dropped."""
 
+    def ask_for_all(self, asked: Sequence[AskFor], by: str) -> None:
+        """As `ask_for`, several requests."""
+        for one in asked:
+            self.ask_for(one.key, one.holder, take_over=one.take_over, by=by)
+
     def asked(self, limit: int) -> Sequence[Asked]:
         """Takes at most `limit` requests from this replica's mailbox, the oldest first."""
 

@@ -128,11 +128,13 @@ class Store(Replicas, Protocol):
         name: for logs and metrics: "memory", "sqlite", "redis".
         levels: durability that it can give, a subset of ASYNC, SYNC, SYNC_FSYNC.
         lease_ttl_s: how long a lease lasts without `renew`. Infinity if only one process can use it.
+        most_acquires: how many sessions `acquire_all` takes.
     """
 
     name: str
     levels: frozenset[Durability]
     lease_ttl_s: float
+    most_acquires: int = 1
 
     def acquire(
         self,
@@ -159,6 +161,20 @@ class Store(Replicas, Protocol):
                 Held (SESSION_HELD), with the remaining time of the lease as retry_after_s.
                 FIELD_INVALID for an epoch_floor that no session can have reached. STORE_UNAVAILABLE.
         """
+
+    def acquire_all(self, wanted: Sequence[Acquire]) -> Sequence[Record | CarouselError]:
+        """As `acquire`, several sessions, each on its own: what `acquire` would return or raise for it."""
+        answers: list[Record | CarouselError] = []
+        for one in wanted:
+            try:
+                record = self.acquire(
+                    one.key, epoch_floor=one.epoch_floor, new=one.new, first=one.first
+                )
+            except CarouselError as error:
+                answers.append(error)
+            else:
+                answers.append(record)
+        return answers
 
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
         """Commits snapshots in one transaction. Returns the outcomes in the same order.

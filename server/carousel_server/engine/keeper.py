@@ -88,7 +88,8 @@ class Keeper:
             return
         self._lease_lost = lost
         rows = np.flatnonzero(self._rows.table.tracked).tolist()
-        log.warning("leases ran out: %d sessions are released", len(rows))
+        if rows:
+            log.warning("leases ran out: %d sessions are released", len(rows))
         for row in rows:
             self._residency.let_lapse(row, _lease_lost("the server's leases ran out"), now)
 

@@ -50,9 +50,14 @@ def check_reason(reason: str) -> None:
 
 def check_floor(epoch_floor: int) -> None:
     """Refuses an epoch_floor that no client can have seen. Raises FIELD_INVALID."""
-    if not 0 <= epoch_floor <= MAX_EPOCH_FLOOR:
-        raise CarouselError(
-            "FIELD_INVALID",
-            f"epoch_floor must be from 0 to {MAX_EPOCH_FLOOR}, but is {epoch_floor}",
-            field="epoch_floor",
-        )
+    error = floor_error(epoch_floor)
+    if error is not None:
+        raise error
+
+
+def floor_error(epoch_floor: int) -> CarouselError | None:
+    """FIELD_INVALID for an epoch_floor that no client can have seen, else None."""
+    if 0 <= epoch_floor <= MAX_EPOCH_FLOOR:
+        return None
+    message = f"epoch_floor must be from 0 to {MAX_EPOCH_FLOOR}, but is {epoch_floor}"
+    return CarouselError("FIELD_INVALID", message, field="epoch_floor")

@@ -15,8 +15,10 @@ from carousel_server.core.replicas import KEPT_S, MAIL_MOST, MAIL_S, UNANNOUNCED
 from carousel_server.core.store import (
     NO_SNAPSHOT,
     UNANSWERED,
+    Acquire,
     Announcement,
     Asked,
+    AskFor,
     Commit,
     First,
     NewSession,
@@ -31,7 +33,7 @@ from carousel_server.core.store import (
 from carousel_server.core.types import Durability
 
 from . import redis_answers
-from .faults import check_floor, check_reason
+from .faults import check_reason, floor_error
 from .redis_cluster import ClusterLink
 from .redis_keys import Keys, Shard, name_of, tags_of
 from .redis_layout import shards_of
@@ -47,6 +49,8 @@ appendfsync always and everysec. One session a call was slowest.
 """
 
 _RELEASES_PER_CALL = 256
+_ACQUIRES_TOGETHER = 64
+"""Sessions that are acquired in one round trip. They are one call each, so that a commit waits little."""
 _VERDICTS = (Verdict.DONE, Verdict.FENCED, Verdict.STALE)
 
 _Group = tuple[Shard, Sequence[int]]
@@ -70,6 +74,7 @@ class RedisStore(Store):
     """
 
     name = "redis"
+    most_acquires = _ACQUIRES_TOGETHER
 
     def __init__(
         self, url: str, owner: str, lease_ttl_s: float = 10.0, *, prefix: str = "carousel"
@@ -101,14 +106,26 @@ class RedisStore(Store):
         new: NewSession | None,
         first: First = NO_SNAPSHOT,
     ) -> Record:
-        check_floor(epoch_floor)
-        shard = self._keys.of(key)
-        opening = () if new is None else _opening(new, first)
-        asked = (name_of(key), key.id, self._owner, self._boot, str(epoch_floor), *opening)
-        answer = self._call("acquire", [*shard.all_of(key), shard.replicas], asked)
-        _, created, facts, snapshot = redis_answers.acquired(key, answer)
-        record = redis_answers.record(key, facts, is_held=True, head=b"")
-        return replace(record, snapshot=snapshot, created=bool(created))
+        (answer,) = self.acquire_all([Acquire(key, epoch_floor, new, first)])
+        if isinstance(answer, CarouselError):
+            raise answer
+        return answer
+
+    @override
+    def acquire_all(self, wanted: Sequence[Acquire]) -> Sequence[Record | CarouselError]:
+        refused = [floor_error(one.epoch_floor) for one in wanted]
+        allowed = [one for one, error in zip(wanted, refused, strict=True) if error is None]
+        answers = iter(self._link.call_each([self._acquiring(one) for one in allowed]))
+        return [
+            error or _acquired(one.key, next(answers))
+            for one, error in zip(wanted, refused, strict=True)
+        ]
+
+    def _acquiring(self, wanted: Acquire) -> Call:
+        key, shard = wanted.key, self._keys.of(wanted.key)
+        opening = () if wanted.new is None else _opening(wanted.new, wanted.first)
+        told = (name_of(key), key.id, self._owner, self._boot, str(wanted.epoch_floor), *opening)
+        return "acquire", [*shard.all_of(key), shard.replicas], told
 
     @override
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
@@ -206,8 +223,16 @@ class RedisStore(Store):
 
     @override
     def ask_for(self, key: SessionKey, holder: str, *, take_over: bool, by: str) -> None:
-        mail = redis_answers.mail(Asked(key, take_over, by))
-        self._call("ask", [self._keys.mailbox(holder)], (mail, MAIL_MOST, int(MAIL_S * 1000)))
+        self.ask_for_all([AskFor(key, holder, take_over)], by)
+
+    @override
+    def ask_for_all(self, asked: Sequence[AskFor], by: str) -> None:
+        calls: list[Call] = []
+        for key, holder, take_over in ((one.key, one.holder, one.take_over) for one in asked):
+            mail = redis_answers.mail(Asked(key, take_over, by))
+            told = (mail, MAIL_MOST, int(MAIL_S * 1000))
+            calls.append(("ask", [self._keys.mailbox(holder)], told))
+        self._link.call_all(calls)
 
     @override
     def asked(self, limit: int) -> Sequence[Asked]:
@@ -276,6 +301,18 @@ class RedisStore(Store):
             for shard, some in places.items()
             for start in range(0, len(some), most)
         ]
+
+
+def _acquired(key: SessionKey, answer: Any) -> Record | CarouselError:
+    """What an answer of `acquire` says, or why there is none."""
+    if isinstance(answer, CarouselError):
+        return answer
+    try:
+        _, created, facts, snapshot = redis_answers.acquired(key, answer)
+    except CarouselError as refused:
+        return refused
+    record = redis_answers.record(key, facts, is_held=True, head=b"")
+    return replace(record, snapshot=snapshot, created=bool(created))
 
 
 def _opening(new: NewSession, first: First) -> tuple[str | bytes, ...]:

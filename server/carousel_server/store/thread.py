@@ -6,11 +6,10 @@ import logging
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -26,11 +25,9 @@ from carousel_server.core.store import (
     AskFor,
     Commit,
     CommitGroup,
-    Keep,
     ListStored,
     Outcome,
     Read,
-    Record,
     Release,
     Remove,
     Replica,
@@ -40,8 +37,10 @@ from carousel_server.core.store import (
 )
 from carousel_server.core.types import Durability
 
+from .acquiring import Acquiring
+from .calls import Calls
 from .faults import RETRY_AFTER_S, ShardFault, unavailable
-from .grouping import take_group
+from .grouping import Requests
 from .leases import Leases
 from .outage import Outage
 from .peers import OnAsked, Peers
@@ -66,9 +65,10 @@ _BOUNDED = (Acquire, Read, ListStored, AskFor)
 class StoreThread(StorePort):
     """The store's thread and its queue.
 
-    Commit groups that are neighbours in the queue become one transaction, which keeps the order. Between
-    requests the thread renews the leases and sweeps. A fault of the store fails only the requests that
-    it affects. Without `start`, the caller of `run_pending` is the thread.
+    Requests of one kind that are neighbours in the queue run together where the store can do that. Commits
+    overtake the others, see `Requests`. Between requests the thread renews the leases and sweeps. A fault of
+    the store fails only the requests that it affects. Without `start`, the caller of `run_pending` is the
+    thread.
 
     Args:
         store: only this thread uses it from now on, and `stop` closes it.
@@ -91,7 +91,7 @@ class StoreThread(StorePort):
         self._most = queue_requests
         self._clock = clock
         self._metrics = metrics
-        self._queue: deque[StoreRequest] = deque()
+        self._queue = Requests(store.most_acquires)
         self._wake = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -99,6 +99,10 @@ class StoreThread(StorePort):
         self._leases = Leases(store, clock)
         self._peers = Peers(store, clock)
         self._unfinished = UnfinishedRequests(store, clock)
+        acquiring = Acquiring(
+            store, clock, self._leases, self._peers, self._quota, self._unfinished
+        )
+        self._calls = Calls(store, self._peers, acquiring)
         self._upkeep = Upkeep(store, self._leases, self._peers, self._unfinished, clock, metrics)
         self._outage = Outage(store.name, clock)
         # When the running request began. Infinity between requests. Read by `fault`.
@@ -179,7 +183,7 @@ class StoreThread(StorePort):
                     metadata={"limit": self._most},
                     retry_after_s=RETRY_AFTER_S,
                 )
-            self._queue.append(request)
+            self._queue.add(request)
             self._wake.notify()
 
     @override
@@ -249,60 +253,27 @@ class StoreThread(StorePort):
     def _take(self) -> Sequence[StoreRequest]:
         """The next requests that run together."""
         with self._wake:
-            return take_group(self._queue)
+            return self._queue.take()
 
     def _answer(self, requests: Sequence[StoreRequest]) -> None:
+        """Runs requests of one kind."""
         groups = [one for one in requests if isinstance(one, CommitGroup)]
         if groups:
             self._commit(groups)
             return
-        for request in requests:
-            kind, work = self._work(request)
+        kind, work = self._calls.of(requests)
+        try:
+            answers = self._ask(kind, work)
+        except CarouselError as error:
+            answers = [error] * len(requests)
+        for request, answer in zip(requests, answers, strict=True):
             reply: Future[Any] = request.reply
-            try:
-                answer = self._ask(kind, work)
-            except CarouselError as error:
-                if error.reason == "STORE_UNAVAILABLE":
+            if isinstance(answer, CarouselError):
+                if answer.reason == "STORE_UNAVAILABLE":
                     self._unfinished.failed(request)
-                reply.set_exception(error)
+                reply.set_exception(answer)
             else:
                 reply.set_result(answer)
-
-    def _work(self, request: StoreRequest) -> tuple[str, Callable[[], object]]:
-        """The call of the store for a request."""
-        store = self._store
-        match request:
-            case Acquire():
-                return "acquire", partial(self._acquire, request)
-            case Release(held):
-                return "release", partial(store.release, held)
-            case Remove(key, epoch, reason):
-                return "remove", partial(store.remove, key, epoch, reason)
-            case Read(key):
-                return "read", partial(store.read, key)
-            case ListStored(tenant, after, limit, model):
-                return "list", partial(store.list, tenant, after, limit, model)
-            case AskFor(key, holder, take_over):
-                by = self._peers.said.address
-                return "ask", partial(store.ask_for, key, holder, take_over=take_over, by=by)
-            case Keep(keys):
-                return "keep", partial(store.keep, keys)
-            case CommitGroup():
-                raise AssertionError("commits run in groups")
-
-    def _acquire(self, request: Acquire) -> Record:
-        """Acquires with valid leases. Otherwise another replica could take the session at once."""
-        if self._clock() >= self._leases.until_s:
-            self._leases.renew(self._peers.said)
-        self._quota.check(request)
-        record = self._store.acquire(
-            request.key, epoch_floor=request.epoch_floor, new=request.new, first=request.first
-        )
-        if record.created:
-            self._quota.opened(request)
-        hit("after_acquire")
-        self._unfinished.acquired(request.key)
-        return record
 
     def _commit(self, groups: Sequence[CommitGroup]) -> None:
         """Commits all groups in one transaction."""
@@ -379,7 +350,7 @@ class StoreThread(StorePort):
 
     def _fail_queued(self, error: CarouselError | None = None) -> Sequence[StoreRequest]:
         with self._wake:
-            waiting, self._queue = self._queue, deque()
+            waiting = self._queue.drain()
         for request in waiting:
             if request.reply.set_running_or_notify_cancel():
                 request.reply.set_exception(error or unavailable())

@@ -6,8 +6,10 @@ answer lost, or whose release failed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import assert_never
 
 from carousel_server.core.errors import CarouselError
@@ -31,6 +33,9 @@ _MOST = 65_536
 """Most sessions remembered. Older ones stay held until the replica's leases expire."""
 
 _PAUSE_S = 0.25
+
+_AT_ONCE = 16
+"""Sessions between two requests of others. The leases and all commits wait meanwhile."""
 
 
 class UnfinishedRequests:
@@ -64,28 +69,31 @@ class UnfinishedRequests:
         """Forgets a session's request, because the session has a new epoch."""
         self._todo.pop(key, None)
 
-    def is_due(self) -> bool:
-        """True if a request is unfinished and the pause after the last attempt is over."""
-        return bool(self._todo) and self._clock() >= self._due_s
+    @property
+    def due_s(self) -> float:
+        """When requests are tried again. Infinity if none is unfinished."""
+        return self._due_s if self._todo else math.inf
 
     def settle(self) -> None:
-        """Finishes the requests.
+        """Finishes some of the requests. The next call goes on with the others.
 
         Raises:
             CarouselError: STORE_UNAVAILABLE. The remaining requests wait for the next attempt. After a fault
-                of one shard, only those of that shard remain.
+                of one shard, those of that shard do.
         """
         self._due_s = self._clock() + _PAUSE_S
         fault: ShardFault | None = None
-        for key, work in list(self._todo.items()):
+        for key, work in list(islice(self._todo.items(), _AT_ONCE)):
             try:
                 work()
             except ShardFault as error:
                 fault = error
+                self._todo[key] = self._todo.pop(key)  # the others come first
             else:
                 del self._todo[key]
         if fault is not None:
             raise fault
+        self._due_s = self._clock()
 
     def __len__(self) -> int:
         """Number of sessions with an unfinished request."""

@@ -64,7 +64,8 @@ class Upkeep:
     @property
     def due_s(self) -> float:
         """When something is due next."""
-        return min(self._leases.due_s, self._sweep_due_s, self._peers.due_s, self.timers.due_s)
+        own_s = min(self._leases.due_s, self._sweep_due_s, self._unfinished.due_s)
+        return min(own_s, self._peers.due_s, self.timers.due_s)
 
     def run(self, ask: Ask, *, is_faulty: bool) -> None:
         """Does what is due. After a fault the remaining work is tried in the next call.
@@ -80,7 +81,7 @@ class Upkeep:
                 ask("replicas", self._peers.look)
             if now >= self._peers.due_s and not is_faulty:
                 ask("asked", self._peers.poll)
-            if self._unfinished.is_due():
+            if now >= self._unfinished.due_s:
                 ask("release", self._unfinished.settle)
             if now >= self._sweep_due_s:
                 self._sweep_due_s = now + _SWEEP_EVERY_S
