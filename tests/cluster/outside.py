@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
-
-import grpc
 
 import carousel
 from carousel_protos.v1 import carousel_pb2 as pb
 from tests.chaos.load import Load
 from tests.chaos.tracks import StepTrack
 from tests.e2e.outsiders import Outsider
-
-
-class PatientOutsider(Outsider):
-    """It repeats calls that the proxy has cut too, as when a replica that drains has ended."""
-
-    def _call(self, method: Any, request: Any) -> Any:
-        while True:
-            try:
-                return super()._call(method, request)
-            except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.CANCELLED:
-                    raise
 
 
 class Outsiders:
@@ -43,7 +28,7 @@ class Outsiders:
         (track,) = tracks
         # They repeat only the step that failed. So its predecessors must be in the store.
         track.durability, track.resets = "sync", False
-        with PatientOutsider(self._proxy, track.id) as session:
+        with Outsider(self._proxy, track.id) as session:
             session.open(pb.DURABILITY_SYNC)
             while load.goes_on():
                 (row,) = track.rows(track.count, 1)

@@ -23,6 +23,9 @@ from carousel_protos.v1 import carousel_pb2_grpc as pb_grpc
 
 Rows = NDArray[np.float32]
 
+AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
+"""How a call ends that is refused for now, or whose replica ends or dies (docs/guides/proxies.md)."""
+
 PATIENCE_S = 60.0
 """How long a client repeats a call that is refused for now."""
 
@@ -92,7 +95,7 @@ class Replicas:
 class Outsider:
     """One session by unary calls, each with its id in the metadata. Its steps have numbers.
 
-    A call that is refused for now is made again: the same step under the same number runs once.
+    A call that is refused for now, or cut, is made again: the same step under the same number runs once.
 
     Attributes:
         refusals: reasons of the refusals so far, and how often each came.
@@ -142,7 +145,7 @@ class Outsider:
             except grpc.RpcError as error:
                 reason = reason_of(error)
                 self.refusals[reason] += 1
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > give_up:
+                if error.code() not in AGAIN or time.monotonic() > give_up:
                     raise
                 time.sleep(0.05)
 

@@ -106,12 +106,14 @@ def test_a_stream_may_be_silent_for_as_long_as_its_sessions_may_be_idle() -> Non
     assert ROUTE["timeout"] == "0s"
 
 
-def test_only_what_no_replica_has_seen_is_tried_again() -> None:
+def test_only_what_no_replica_has_run_is_tried_again() -> None:
+    """A server answers CANCELLED only to a call that no handler has begun, since it stops."""
     assert haproxy_value("retry-on") == "conn-failure"
     assert set(ROUTE["retry_policy"]["retry_on"].split(",")) == {
         "connect-failure",
         "refused-stream",
         "reset-before-request",
+        "cancelled",
     }
 
 

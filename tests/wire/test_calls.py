@@ -11,10 +11,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.wire import Stubs, refused, settled
+from grpc_status import rpc_status
+from support.wire import Stubs, refused, settled, unpack
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.wire import ListenError
+from carousel_server.wire import ListenError, transport
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -280,3 +281,34 @@ async def test_an_abandoned_open_without_a_name_is_closed_and_one_with_a_name_is
 async def test_a_second_server_on_the_port_is_refused(wire, start_wire):
     with pytest.raises(ListenError, match="cannot listen"):
         await start_wire(port=wire.server.port)
+
+
+async def test_calls_that_come_while_a_server_stops_are_refused_by_name(start_wire, monkeypatch):
+    """gRPC would answer CANCELLED without a reason. Each caller leaves after its refusal, as a proxy does."""
+    monkeypatch.setattr(transport, "_QUIET_S", 2.0)
+    wire = await start_wire(transport="python")
+    begun, reasons = asyncio.Event(), []
+
+    async def call_until_refused():
+        async with Stubs(wire.target) as stubs:
+            while True:
+                try:
+                    await stubs.inference.Infer(pb.InferRequest(model="echo", inputs=bytes(16)))
+                except grpc.aio.AioRpcError as error:
+                    status = rpc_status.from_call(error)
+                    reasons.append(error.code().name if status is None else unpack(status).reason)
+                    return
+                begun.set()
+
+    callers = [asyncio.create_task(call_until_refused()) for _ in range(20)]
+    await begun.wait()
+    await wire.server.drain(0)
+    await wire.server.stop(60)
+    await asyncio.gather(*callers)
+    assert reasons == ["DRAINING"] * 20
+
+
+async def test_a_server_without_calls_stops_at_once(start_wire, monkeypatch):
+    monkeypatch.setattr(transport, "_QUIET_S", 3600)
+    wire = await start_wire(transport="python")
+    await wire.server.stop(3600)

@@ -383,3 +383,22 @@ async def test_signals_stay_with_the_interpreter(wire):
     [status] = [(task / "status").read_text() for task in transports()]
     blocked = next(line for line in status.splitlines() if line.startswith("SigBlk"))
     assert int(blocked.split()[1], 16) >> 12 & 1, "SIGPIPE"
+
+
+async def test_a_call_that_is_cut_at_the_end_may_have_run(plain):
+    """CANCELLED would say to a proxy that no handler has begun it."""
+
+    async def never(requests, context):
+        begun.set()
+        await asyncio.Event().wait()
+
+    begun = asyncio.Event()
+    server, port = await plain(never)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.stream_stream("/test.Test/Do")(iter([b"x"]))
+        await begun.wait()
+        await server.stop(0.1)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.details() == "the server has ended the call"

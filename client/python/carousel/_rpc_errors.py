@@ -36,6 +36,9 @@ PLAIN: dict[grpc.StatusCode, type[CarouselError]] = {
 }
 """The meaning of a status without details, which is from gRPC and not from a Carousel server."""
 
+_CANCELLED_HERE = ("Channel closed", "Locally cancelled")
+"""How gRPC's text begins if this process has cancelled the call. Else a server or a proxy has cut it."""
+
 _TOO_LARGE = "larger than max"
 """Part of gRPC's text for a message beyond its limit, the only refusal for which a retry is useless."""
 
@@ -71,6 +74,8 @@ def error_of_call(error: Any, *, on_stream: bool | None = None) -> CarouselError
         return lost(text, request_id=request_id)
     unnamed = BASE_OF_CODE.get(code.value[0], ServerFaultError) if damaged else ServerFaultError
     kind = PLAIN.get(code, unnamed)
+    if kind is ClientClosedError and not text.startswith(_CANCELLED_HERE):
+        kind = ServerUnreachableError
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         kind = (
             RefusedError  # gRPC itself or a proxy has refused the call before it reached a server

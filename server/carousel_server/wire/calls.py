@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import os
 import re
 import time
@@ -98,7 +99,11 @@ def current_call() -> Call:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method of every service of the server."""
+    """Wraps every method of every service of the server.
+
+    Attributes:
+        last_call_s: monotonic instant at which the last call came.
+    """
 
     def __init__(
         self,
@@ -113,6 +118,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._quotas = quotas
         # By path: methods that were called. There are only as many as the server has.
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self.last_call_s = -math.inf
 
     async def intercept_service(
         self,
@@ -122,6 +128,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The method's handler, wrapped; None where there is no such method (UNIMPLEMENTED)."""
+        self.last_call_s = time.monotonic()
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +23,10 @@ log = logging.getLogger("carousel.wire")
 
 _FRAME_SLACK_BYTES = 1 << 20
 """How far grpc's own size limit lies above ours, so that ours, which has a name, is met first."""
+
+
+_QUIET_S = 0.3
+"""So long no call may come before grpc.aio's server stops. Callers and proxies try again sooner."""
 
 
 class Transport(Protocol):
@@ -53,13 +59,13 @@ class AioServer:
     ) -> None:
         self._tls = options.tls is not None
         self._secrets = secrets
+        self._interceptor = interceptor
         self._server = grpc.aio.server(
             interceptors=[interceptor], options=_channel_options(options)
         )
         self.add_generic_rpc_handlers = self._server.add_generic_rpc_handlers
         self.add_registered_method_handlers = self._server.add_registered_method_handlers
         self.start = self._server.start
-        self.stop = self._server.stop
 
     def listen(self, host: str, port: int) -> int:
         """See `Transport.listen`."""
@@ -67,6 +73,20 @@ class AioServer:
         if not self._tls:
             return int(self._server.add_insecure_port(address))
         return int(self._server.add_secure_port(address, self._secrets.credentials()))
+
+    async def stop(self, grace_s: float | None) -> None:
+        """See `Transport.stop`. Waits first until no new calls come, but not longer than `grace_s`.
+
+        From the moment that it stops, gRPC answers new calls with CANCELLED and no reason, until their client
+        has read that the connection closes. Before it, the handlers refuse them by name.
+        """
+        most_s = time.monotonic() + (grace_s or 0.0)
+        while True:
+            quiet_s = min(self._interceptor.last_call_s + _QUIET_S, most_s)
+            if (left_s := quiet_s - time.monotonic()) <= 0:
+                break
+            await asyncio.sleep(left_s)
+        await self._server.stop(grace_s)
 
     def turned_away(self) -> Mapping[str, int]:
         """Nothing: gRPC does not tell."""

@@ -14,6 +14,8 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 MODEL, PATIENCE_S = "adding", 100.0
+AGAIN = ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED", "StatusCode.INTERNAL")
+"""How a request ends that is refused for now, or whose replica ends or dies (docs/guides/proxies.md)."""
 PRIMES = (101, 103, 107, 109, 113, 127, 131, 137)
 
 stop = threading.Event()
@@ -48,7 +50,7 @@ class Sequence:
                 )
                 return int(result.as_numpy("OUTPUT")[0][0])
             except InferenceServerException as error:
-                if error.status() != "StatusCode.UNAVAILABLE" or time.monotonic() > give_up:
+                if error.status() not in AGAIN or time.monotonic() > give_up:
                     raise
                 self.refused += 1
                 self.unsure += not start  # a START that is made again starts over again
@@ -72,7 +74,8 @@ def run(sequence):
     try:
         sequence.run()
     except BaseException as error:  # noqa: BLE001 - it is told at the end
-        faults.append(repr(error))
+        said = f"{error!r} {error}"  # the repr of tritonclient's exception is empty
+        faults.append(" ".join(said.split()))
         print(f"FAULT {faults[-1]}\n", end="", flush=True)
 
 

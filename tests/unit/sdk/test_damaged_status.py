@@ -146,3 +146,32 @@ def test_unary_calls_and_texts_are_refused_by_name(
             request()
         # gRPC loses the text of a stream's refusal that crosses with what the client sends.
         assert call == "Attach" or caught.value.message == TEXT
+
+
+class Cancelled(Failed):
+    """A unary call that ended with CANCELLED and a text of gRPC."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(grpc.StatusCode.CANCELLED, b"")
+        self._text = text
+
+    def details(self) -> str:
+        return self._text
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        return ()
+
+
+@pytest.mark.parametrize("text", ["CANCELLED", "Received RST_STREAM with error code 8"])
+def test_a_call_that_a_server_or_a_proxy_cuts_is_lost_with_the_server(text: str) -> None:
+    """A server that stops, and HAProxy when a replica has died. The client was not closed."""
+    error = error_of_call(Cancelled(text))
+    assert type(error) is carousel.ServerUnreachableError
+    assert text in str(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["Channel closed!", "Channel closed due to fork", "Locally cancelled by application!"]
+)
+def test_a_call_that_is_cancelled_here_ends_with_its_client(text: str) -> None:
+    assert type(error_of_call(Cancelled(text))) is carousel.ClientClosedError

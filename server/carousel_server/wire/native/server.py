@@ -231,7 +231,7 @@ class NativeServer:
         except grpc.aio.AbortError:
             pass  # it has its status
         except asyncio.CancelledError:
-            call.finish(grpc.StatusCode.CANCELLED, "the server has ended the call")
+            call.finish(grpc.StatusCode.UNAVAILABLE, "the server has ended the call")
             raise
         except Exception:
             log.exception("%s failed", call.path)
