@@ -24,7 +24,7 @@ from carousel_server.core.sinks import TokenSink
 from carousel_server.core.types import GenerateSpec, GenerationEnd, Int32s, Int64s
 from carousel_server.residency.residency import Residency
 from carousel_server.rows.rows import Rows
-from carousel_server.rows.tokens import GenerationLog, TokenOutbox
+from carousel_server.rows.tokens import Details, GenerationLog, TokenOutbox
 
 from .requests import digest_of, prompt_ids
 from .sampling import Sampling, details_of
@@ -280,15 +280,16 @@ class Generations:
             run.log.add(token_id, of)
             run.last_token_s = now
             run.queue, run.fed = np.asarray([token_id + self._first_drawn], np.int32), 0
-            if self._show(row, run, len(run.log) - 1, now):
+            if self._show(row, run, len(run.log) - 1, token_id, of, now):
                 ended.append(row)
         self._metrics.tokens(len(runs), np.asarray(first), np.asarray(inter))
         return ended
 
-    def _show(self, row: int, run: _Run, place: int, now: float) -> bool:
+    def _show(
+        self, row: int, run: _Run, place: int, token_id: int, details: Details, now: float
+    ) -> bool:
         """Sends a drawn token, as far as its text is known; True if the generation ends with it."""
         seq, durable = run.log.seq(place), int(self._table.durable[row])
-        token_id, details = run.log.token(place)
         shown, reason = run.text.push(token_id, seq, details)
         run.outbox.add(seq, shown, durable)
         if reason is None:
@@ -313,8 +314,9 @@ class Generations:
         if fed < log.begun.prompt_tokens:
             run.fed = fed
             return False
-        if any(self._show(row, run, place, run.started_s) for place in range(len(log))):
-            return True
+        for place in range(len(log)):
+            if self._show(row, run, place, *log.token(place), run.started_s):
+                return True
         run.queue = np.asarray([log.token(len(log) - 1)[0] + self._first_drawn], np.int32)
         run.last_token_s = run.started_s
         return False

@@ -25,6 +25,9 @@ RECENT_TOKENS = 64
 
 _FIRST_ROOM = 64
 
+_UNKNOWN = (-1, math.nan, -1, math.nan)
+"""What stands in a log where nothing was asked for: ids, logprobs, and those of alternatives."""
+
 Details = tuple[float | None, tuple[tuple[int, float], ...]]
 """Log-probability of a drawn token, and its alternatives."""
 
@@ -168,11 +171,11 @@ class GenerationLog:
         """Adds a token that was drawn."""
         at, (logprob, others) = self._count, details
         if at == len(self._buffers[0]):
-            self._buffers = [_grown(buffer) for buffer in self._buffers]
+            self._buffers = [*map(_grown, self._buffers, _UNKNOWN)]
         ids, logprobs, other_ids, other_logprobs = self._buffers
         ids[at] = token_id
-        logprobs[at] = np.nan if logprob is None else logprob
-        other_ids[at] = -1
+        if logprob is not None:  # else it stays NaN
+            logprobs[at] = logprob
         for j, (other_id, other) in enumerate(others):
             other_ids[at, j], other_logprobs[at, j] = other_id, other
         self._count += 1
@@ -196,9 +199,9 @@ class GenerationLog:
         )
 
 
-def _grown(old: np.ndarray) -> np.ndarray:
+def _grown(old: np.ndarray, unknown: float) -> np.ndarray:
     """A new buffer with twice the room: a snapshot may still be read from the old one."""
-    new = np.empty((max(2 * len(old), _FIRST_ROOM), *old.shape[1:]), old.dtype)
+    new = np.full((max(2 * len(old), _FIRST_ROOM), *old.shape[1:]), unknown, old.dtype)
     new[: len(old)] = old
     return new
 
