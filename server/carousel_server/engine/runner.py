@@ -88,6 +88,7 @@ class Runner:
     def __init__(self, model: RecurrentModel, slab: Slab, buckets: Buckets) -> None:
         self._model = model
         self._slab = slab
+        self._on_host = slab.device.type == "cpu"
         self.buckets = buckets
         self._finite = FiniteRules.of(model)
         self._tokens = model.vocabulary > 0
@@ -125,11 +126,12 @@ class Runner:
         bucket = self.buckets.of(n)
         rows, x = self._rows(batch.rows, bucket), self._padded(inputs, bucket)
         raw, *state = self._first(x[0], rows if reads is None else self._rows(reads, bucket))
-        deliver = bool(fed.any())
-        fields = fields_to_bytes(self._model.finish(raw[:n])) if deliver else None
-        if not self._finite.hold(raw[:n], state, fields):
+        last = raw if bucket == n else raw[:n]
+        deliver = np.count_nonzero(fed) > 0
+        fields = fields_to_bytes(self._model.finish(last)) if deliver else None
+        if not self._finite.hold(last, state, fields):
             finite = doubts()
-            finite.check_step(0, raw[:n], state)
+            finite.check_step(0, last, state)
         steps = [] if fields is None else [fields]
         active, ended = n, list[tuple[Tensor, ...]]()
         for j in range(1, batch.steps):
@@ -145,7 +147,8 @@ class Runner:
                 finite.check_step(j, raw[:active], state)
             if fields is not None:
                 steps.append(fields)
-        last = raw[:n]
+        if batch.steps > 1:
+            last = raw[:n]
         if ended:
             rows = rows[:n]
             last, *state = _joined((raw, *state), active, ended)
@@ -223,24 +226,31 @@ class Runner:
         if bucket > len(rows):
             scratch = np.full(bucket - len(rows), self._slab.scratch_row, np.int64)
             rows = np.concatenate((rows, scratch))
-        return torch.from_numpy(rows).to(self._slab.device)
+        return self._on_device(rows)
 
     def _padded(self, inputs: np.ndarray, bucket: int) -> Tensor:
         """The model's inputs on the device: int64[steps, bucket] tokens or [steps, bucket, width] numbers."""
         n, steps, row_bytes = inputs.shape
+        if steps == 1 and n == bucket:
+            return self._typed(inputs.reshape(1, n, row_bytes))
         padded = np.zeros((steps, bucket, row_bytes), np.uint8)
         padded[:, :n] = inputs.swapaxes(0, 1)
         return self._typed(padded)
 
     def _typed(self, inputs: np.ndarray) -> Tensor:
         """Rows of the wire uint8[…, input_row_bytes] as the model takes them."""
-        x = torch.from_numpy(inputs.view(self._row.base)).to(self._slab.device)
+        x = self._on_device(inputs.view(self._row.base))
         return x[..., 0].long() if self._tokens else x
+
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self._on_host else tensor.to(self._slab.device)
 
 
 def fields_to_bytes(fields: tuple[Tensor, ...]) -> np.ndarray:
     """Output fields [n, …] of a model as wire rows uint8[n, output_row_bytes]."""
-    parts = [f.reshape(len(f), -1).cpu().numpy().view(np.uint8) for f in fields]
+    arrays = [field.cpu().numpy() for field in fields]
+    parts = [array.reshape(len(array), -1).view(np.uint8) for array in arrays]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 

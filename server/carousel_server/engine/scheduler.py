@@ -27,6 +27,8 @@ class Batch:
     @classmethod
     def of(cls, rows: Int64s, counts: Int64s) -> Batch | None:
         """A batch of rows in any order; those without steps are left out."""
+        if len(rows) and counts[0] > 0 and not np.count_nonzero(counts != counts[0]):
+            return cls(rows, counts)  # nearly always
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
         return cls(rows[order], counts[order]) if len(order) else None
 
@@ -34,6 +36,11 @@ class Batch:
     def steps(self) -> int:
         """Most steps of any row."""
         return int(self.counts[0])
+
+    @property
+    def total(self) -> int:
+        """Steps of all rows."""
+        return int(self.counts.sum())
 
     def active(self, step: int) -> int:
         """How many rows (a prefix of `rows`) still have a step number `step`, from 0."""
@@ -84,7 +91,7 @@ class Scheduler:
         Returns:
             None if no row has any.
         """
-        if not (can := steps > 0).all():
+        if np.count_nonzero(can := steps > 0) < len(rows):
             rows, steps, sinks = rows[can], steps[can], sinks[can]
             tenants = None if tenants is None else tenants[can]
         if not len(rows):

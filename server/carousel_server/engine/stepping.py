@@ -61,9 +61,9 @@ class Stepping:
         """
         table = self._table
         rows = table.ready.where(table.pending)
-        if len(rows) and (late := self._late(rows, 1, now)[:, 0]).any():
-            self._refuse_late(rows[late])
-            rows = rows[~late]
+        if (late := self._late(rows, 1, now)) is not None:
+            self._refuse_late(rows[late[:, 0]])
+            rows = rows[~late[:, 0]]
         tenants = table.tenant[rows] if table.tenancy.several else None
         self._sharing.worked(self._names(rows, tenants), now)
         most_steps = self._budget.steps if self._sharing.shared(now) else None
@@ -74,8 +74,11 @@ class Stepping:
         batch = self._scheduler.select(rows, steps, table.sink[rows], tenants, most_steps)
         if batch is None or batch.steps == 1:
             return batch
-        ends = self._late(batch.rows, batch.steps, now)
+        late = self._late(batch.rows, batch.steps, now)
         resets = self._window.resets_in(batch.rows, table.applied[batch.rows] + 1, batch.steps)
+        if late is None and resets is None:
+            return batch
+        ends = np.zeros((len(batch.rows), batch.steps), np.bool_) if late is None else late
         if resets is not None:
             ends[:, 1:] |= resets[:, 1:] & ~table.generating[batch.rows, None]
         ends &= np.arange(batch.steps) < batch.counts[:, None]
@@ -102,14 +105,11 @@ class Stepping:
         seconds, finite = self._clock() - started, outputs.finite
         whole = None if finite is None else finite.whole
         done = batch if whole is None else Batch(batch.rows[whole], batch.counts[whole])
-        table = self._table
-        counts = np.bincount(table.tenant[done.rows], done.counts)
-        by_tenant = {table.tenancy.names[i]: int(counts[i]) for i in counts.nonzero()[0].tolist()}
-        self._metrics.tick(len(batch.rows), outputs.bucket, by_tenant, seconds)
-        elsewhere = int(done.counts[table.elsewhere[done.rows]].sum())
-        self._metrics.placed(int(done.counts.sum()) - elsewhere, elsewhere)
+        self._metrics.tick(len(batch.rows), outputs.bucket, self._by_tenant(done), seconds)
+        elsewhere = self._rows.placing.elsewhere(done.rows, done.counts)
+        self._metrics.placed(done.total - elsewhere, elsewhere)
         if self._sharing.shared(now):
-            self._budget.ran(int(batch.counts.sum()), seconds)
+            self._budget.ran(batch.total, seconds)
         if finite is None or whole is None:
             self._deliver(batch, fed, outputs, now)
             return
@@ -133,6 +133,14 @@ class Stepping:
         names = self._table.tenancy.names
         return [names[number] for number in np.flatnonzero(np.bincount(tenants)).tolist()]
 
+    def _by_tenant(self, batch: Batch) -> dict[str, int]:
+        """How many steps of a batch each tenant has."""
+        table = self._table
+        if not table.tenancy.several:
+            return {table.tenants[int(row)]: batch.total for row in batch.rows[:1]}
+        counts = np.bincount(table.tenant[batch.rows], batch.counts)
+        return {table.tenancy.names[i]: int(counts[i]) for i in counts.nonzero()[0].tolist()}
+
     def _refuse_late(self, rows: Int64s) -> None:
         """Refuses what these rows have to run, because the next step of each is late."""
 
@@ -142,12 +150,14 @@ class Stepping:
 
         self._listeners.failures(rows, self._rows.drop_pending(rows), refusal)
 
-    def _late(self, rows: Int64s, steps: int, now: float) -> np.ndarray:
-        """Which of the next steps of each row may not begin any more; bool[n, steps]."""
-        if not self._window.timed[rows].any():
-            return np.zeros((len(rows), steps), np.bool_)
-        at = self._window.at(rows, self._table.applied[rows] + 1, steps)
-        return (self._window.deadline_s[at] <= now) & ~self._table.generating[rows, None]
+    def _late(self, rows: Int64s, steps: int, now: float) -> np.ndarray | None:
+        """Which of the next steps of each row may not begin any more; bool[n, steps], None if all may."""
+        if not self._window.has_deadlines:
+            return None
+        late = self._window.late(rows, self._table.applied[rows] + 1, steps, now)
+        if late is not None:
+            late &= ~self._table.generating[rows, None]
+        return late
 
     def _split(self, batch: Batch, now: float, error: Exception) -> None:
         n = len(batch.rows)
@@ -171,7 +181,7 @@ class Stepping:
         inputs = self._window.inputs[self._window.at(batch.rows, firsts, batch.steps)]
         if batch.counts[-1] < batch.steps:
             inputs[np.arange(batch.steps) >= batch.counts[:, None]] = 0
-        if not fed.all():
+        if np.count_nonzero(fed) < len(fed):
             tokens = inputs.view("<i4")[:, :, 0]
             for i in np.flatnonzero(~fed).tolist():
                 count = int(batch.counts[i])
@@ -186,7 +196,7 @@ class Stepping:
         """Moves the cursors, keeps the outputs, and hands everything out."""
         firsts, counts = self._table.applied[batch.rows] + 1, batch.counts
         self._rows.ran(batch.rows, counts, now)
-        all_fed = fed.all()
+        all_fed = np.count_nonzero(fed) == len(fed)
         if all_fed and counts[0] == counts[-1]:  # nearly always
             self._rows.deliver(batch.rows, firsts, outputs.rows, now)
             return

@@ -33,13 +33,17 @@ class Scalar:
         self.value = value
 
 
+_MOST_WAITING = 1024
+"""Values of a histogram that wait to be sorted into buckets. So many together cost little each."""
+
+
 class Histogram:
-    """Counts observations into buckets, a whole array in one call.
+    """Counts observations into buckets, whole arrays at a time.
 
     With the lock, a scrape never reads the counts of an array without its sum.
     """
 
-    __slots__ = ("_bounds", "_counts", "_edges", "_lock", "_sum")
+    __slots__ = ("_bounds", "_counts", "_edges", "_lock", "_sum", "_waiting", "_waiting_count")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """Builds an empty histogram.
@@ -53,6 +57,9 @@ class Histogram:
         assert bool(np.all(np.diff(self._edges) > 0)), "bounds must be in ascending order"
         self._counts: Int64s = np.zeros(self._edges.size + 1, dtype=np.int64)
         self._sum = 0.0
+        # Arrays that no bucket has yet, and how many values they have.
+        self._waiting: list[Float64s] = []
+        self._waiting_count = 0
         self._lock = Lock()
 
     @property
@@ -68,18 +75,28 @@ class Histogram:
             self._sum += value
 
     def observe_all(self, values: Float64s) -> None:
-        """Counts float64[n] in a few array operations."""
+        """Counts float64[n]. Nobody may change the array afterwards."""
         if not values.size:
             return
-        # "left", because le is inclusive: a value equal to a bound is in that bound's bucket.
-        buckets = np.searchsorted(self._edges, values, side="left")
-        counts = np.bincount(buckets, minlength=self._counts.size)
-        total = float(values.sum())
         with self._lock:
-            self._counts += counts
-            self._sum += total
+            self._waiting.append(values)
+            self._waiting_count += values.size
+            if self._waiting_count >= _MOST_WAITING:
+                self._sort()
 
     def snapshot(self) -> tuple[Int64s, float]:
         """Cumulative counts int64[buckets + 1], of which the last is +Inf, and the sum."""
         with self._lock:
+            self._sort()
             return np.cumsum(self._counts), self._sum
+
+    def _sort(self) -> None:
+        """Puts the waiting values into their buckets. The lock is held."""
+        if not self._waiting:
+            return
+        values = np.concatenate(self._waiting)
+        self._waiting, self._waiting_count = [], 0
+        # "left", because le is inclusive: a value equal to a bound is in that bound's bucket.
+        buckets = self._edges.searchsorted(values, side="left")
+        self._counts += np.bincount(buckets, minlength=self._counts.size)
+        self._sum += float(values.sum())

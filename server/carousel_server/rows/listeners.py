@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -35,6 +35,11 @@ class Listeners:
     def number(self, sink: StepSink) -> int:
         """The number of a bound sink, or -2, which no row holds."""
         return self._numbers.get(id(sink), -2)
+
+    def numbers(self, sinks: Sequence[StepSink]) -> list[int]:
+        """The same for many."""
+        number_of = self._numbers.get
+        return [number_of(id(sink), -2) for sink in sinks]
 
     def is_bound(self, row: int, sink: StepSink) -> bool:
         """True if `sink` gets the row's outputs."""
@@ -106,7 +111,7 @@ class Listeners:
     def outputs(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray) -> None:
         """Sends outputs uint8[n, steps, row bytes] of n rows, grouped by their sinks."""
         numbers, ends = self._table.sink[rows], [len(rows)]
-        if (numbers != numbers[0]).any():
+        if np.count_nonzero(numbers != numbers[0]):
             order = np.argsort(numbers, kind="stable")
             numbers, rows = numbers[order], rows[order]
             first_seqs, outputs = first_seqs[order], outputs[order]

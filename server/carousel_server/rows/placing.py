@@ -46,6 +46,10 @@ class Placing:
         self._table.owner[rows] = owners
         self._table.elsewhere[rows] = owners != self._own
 
+    def elsewhere(self, rows: Int64s, counts: Int64s) -> int:
+        """How many of these steps are of sessions that another replica owns; int64[n] each."""
+        return int(counts[self._table.elsewhere[rows]].sum()) if self.addresses else 0
+
     @property
     def misplaced(self) -> int:
         """Sessions here that another replica owns."""

@@ -39,7 +39,7 @@ class RowSet:
         if not len(rows):
             return rows
         there = column[rows] != empty
-        if there.all():
+        if np.count_nonzero(there) == len(rows):
             return rows
         live: Int64s = rows[there]
         if len(rows) > _FEW and 4 * len(live) < len(rows):

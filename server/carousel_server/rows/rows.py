@@ -186,7 +186,7 @@ class Rows:
         first_seqs: Int64s,
         inputs: np.ndarray,
         arrived_s: Float64s,
-        deadline_s: Float64s,
+        deadline_s: Float64s | None,
         now: float,
         resets: np.ndarray | None = None,
     ) -> None:
@@ -219,6 +219,8 @@ class Rows:
 
     def _starting(self, rows: Int64s) -> np.ndarray | None:
         """Which rows start from the initial state with their next step; bool[n], None if none does."""
+        if not self.window.has_resets:
+            return None
         resets = self.window.resets_in(rows, self._table.applied[rows] + 1, 1)
         return None if resets is None else resets[:, 0]
 

@@ -59,12 +59,12 @@ class Snapshots:
         table.initial[row] = self._model.initial_index(snapshot.initial)
         if snapshot.applied > snapshot.ack:
             rows, firsts = np.asarray([row]), np.asarray([snapshot.ack + 1])
-            never = np.full(1, np.inf)
-            steps = snapshot.ack + 1 + np.arange(len(snapshot.kept_inputs))
-            resets = np.isin(steps, snapshot.resets)[None]
-            self._window.write_inputs(
-                rows, firsts, snapshot.kept_inputs[None], never, never, resets
-            )
+            never, resets = np.full(1, np.inf), None
+            if snapshot.resets:
+                steps = snapshot.ack + 1 + np.arange(len(snapshot.kept_inputs))
+                resets = np.isin(steps, snapshot.resets)[None]
+            inputs = snapshot.kept_inputs[None]
+            self._window.write_inputs(rows, firsts, inputs, never, resets=resets)
             kept = snapshot.kept_outputs[None]
             self._window.outputs[self._window.at(rows, firsts, kept.shape[1])] = kept
         self._tokens.restore(row, snapshot)

@@ -63,6 +63,15 @@ def test_an_empty_array_changes_nothing() -> None:
     assert total == 0.0
 
 
+def test_values_that_wait_for_their_buckets_are_in_every_scrape() -> None:
+    histogram = Histogram(BOUNDS)
+    for number in range(1, 40):
+        histogram.observe_all(np.full(100, 0.5))
+        counts, total = histogram.snapshot()
+        assert counts[-1] == 100 * number
+        assert total == pytest.approx(50.0 * number)
+
+
 @given(st.lists(st.lists(seconds, max_size=20), max_size=5))
 def test_arrays_count_as_single_values_do(batches: list[list[float]]) -> None:
     whole, single = Histogram(BOUNDS), Histogram(BOUNDS)

@@ -15,7 +15,7 @@ from carousel_server.core.types import OpenSpec, Phase
 from carousel_server.rows.lifecycle import Event
 from carousel_server.rows.rows import Rows, Start
 from carousel_server.rows.table import SessionTable
-from tests.unit.engine.fakes import RecordingSink, Rig
+from tests.unit.engine.fakes import WIDTH, RecordingSink, Rig
 
 GONE = CarouselError("SESSION_CLOSED", "it is over")
 ARRAYS = [name for name, array in vars(SessionTable(1)).items() if isinstance(array, np.ndarray)]
@@ -33,7 +33,7 @@ def begin(rows: Rows, session_id: str = "s", epoch: int = 1) -> int:
 
 
 def accept(rows: Rows, row: int, first: int, steps: int = 1) -> None:
-    inputs = np.zeros((1, steps, rows.window.inputs.shape[2]), np.uint8)
+    inputs = np.zeros((1, steps, WIDTH * 4), np.uint8)
     never = np.asarray([np.inf])
     rows.accept(np.asarray([row]), np.asarray([first]), inputs, never, never, now=6.0)
 

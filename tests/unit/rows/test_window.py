@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carousel_server.rows.window import Window
+from carousel_server.rows.window import Entries, Window
 
 
 def at(*values: int) -> np.ndarray:
@@ -42,6 +42,30 @@ def test_times_stand_beside_the_steps() -> None:
     )
     assert window.arrived_s[window.at(at(1), at(3), 2)].tolist() == [[5.0, 5.0]]
     assert window.deadline_s[window.at(at(1), at(4), 1)].tolist() == [[9.0]]
+
+
+def test_a_step_is_late_by_its_own_deadline_only() -> None:
+    window = Window(2, 4, 1, 1)
+    rows, inputs, now = at(0, 1), np.zeros((2, 1, 1), np.uint8), np.zeros(2)
+    window.write_inputs(rows, at(1, 1), inputs, now)
+    assert not window.has_deadlines
+    assert window.late(rows, at(1, 1), 4, 99.0) is None
+    window.write_inputs(rows, at(2, 2), inputs, now, np.asarray([9.0, np.inf]))
+    assert window.late(rows, at(1, 1), 2, 8.0) is None
+    late = window.late(rows, at(1, 1), 2, 9.0)
+    assert late is not None
+    assert late.tolist() == [[False, True], [False, False]]
+    window.write_inputs(rows, at(6, 6), inputs, now)  # where step 2 stood
+    assert window.late(rows, at(6, 6), 1, 99.0) is None
+
+
+def test_entries_are_bytes_of_any_width() -> None:
+    entries = Entries(4, 3)
+    rows = np.arange(24, dtype=np.uint8).reshape(2, 2, 6)[:, :, ::2]  # not contiguous
+    index = np.asarray([[3, 0], [1, 2]])
+    entries[index] = rows
+    assert entries[index].tolist() == rows.tolist()
+    assert entries[index[:, :0]].shape == (2, 0, 3)
 
 
 def test_fit_is_the_greatest_power_of_two_within_the_budget() -> None:
