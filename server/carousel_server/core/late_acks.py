@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .ports import Ack, StepBlock
+from .ports import Ack, StepBlock, numbers
 from .sinks import StepSink
 from .types import SessionRef
 
@@ -16,8 +16,9 @@ class LateAcks(dict[tuple[StepSink, SessionRef], int]):
 
     def add(self, command: Ack | StepBlock) -> None:
         """Adds an Ack, or the acks of a refused block."""
-        for ref, seq in zip(command.refs, command.acks, strict=bool(command.acks)):
-            sender = command.sink, ref
+        acks = numbers(command.acks)
+        for (row, generation), seq in zip(command.refs, acks, strict=bool(acks)):
+            sender = command.sink, SessionRef(int(row), int(generation))
             self[sender] = max(seq, self.get(sender, 0))
 
     def take(self) -> list[Ack]:

@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast, overload
 
+import numpy as np
+
 from .errors import CarouselError, refusal_of
 from .futures import Internal, WithoutReply, WithReply
 from .moves import HandOver, Hold, MoveAway, Released, SetOwners
@@ -108,11 +110,21 @@ class Unbind(WithoutReply):
     tag: int | None = None
 
 
+Column = Sequence[int] | Int64s
+"""A number for each session of a block."""
+
+
+def numbers(column: Column) -> Sequence[int]:
+    """A column as Python's numbers."""
+    return column.tolist() if isinstance(column, np.ndarray) else column
+
+
 @dataclass(slots=True)
 class StepBlock:
-    """The same number of consecutive steps of each of n sessions. Lists run in parallel.
+    """The same number of consecutive steps of each of n sessions. Columns run in parallel.
 
-    Each row of the block is accepted or refused on its own, in the sink's `failure`.
+    Each row of the block is accepted or refused on its own, in the sink's `failure`. A column is a sequence
+    of numbers, or int64[n]. `refs` may be int64[n, 2], rows and generations. Arrays cost the engine least.
 
     Args:
         sink: the sender; a row whose session is bound to another sink is refused as SUPERSEDED.
@@ -129,19 +141,19 @@ class StepBlock:
     """
 
     sink: StepSink
-    tags: Sequence[int]
-    refs: Sequence[SessionRef]
-    first_seqs: Sequence[int]
+    tags: Column
+    refs: Sequence[SessionRef] | Int64s
+    first_seqs: Column
     steps: int
     inputs: bytes
-    acks: Sequence[int] = ()
+    acks: Column = ()
     deadline_s: float = NO_DEADLINE
     tenant: str = ""
     resets: bytes = b""
 
     def refuse(self, error: CarouselError) -> None:
         """Sends the error to the sink for each session."""
-        self.sink.failures(self.tags, self.first_seqs, error)
+        self.sink.failures(numbers(self.tags), numbers(self.first_seqs), error)
 
 
 @dataclass(slots=True)

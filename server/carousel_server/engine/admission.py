@@ -7,10 +7,8 @@ one by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import chain, repeat
-from typing import Any
+from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 
@@ -18,47 +16,13 @@ from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.ports import Ack, StepBlock
 from carousel_server.core.sinks import StepSink
-from carousel_server.core.types import Float64s, Int64s, SessionRef
+from carousel_server.core.types import Int64s, SessionRef
 from carousel_server.rows.row_set import alike
 from carousel_server.rows.rows import Rows
 from carousel_server.rows.window import invalid_value, valid_rows
 
+from .arrivals import NO_ACK, Arrivals, join
 from .rounds import Rounds
-
-_NO_ACK = -1
-
-
-@dataclass(slots=True)
-class _Arrivals:
-    """Rows of one or more blocks with the same number of steps; arrays of length n."""
-
-    senders: Sequence[StepSink]
-    sender: Int64s  # which of `senders` each row came from
-    tags: Int64s
-    rows: Int64s
-    generations: Int64s
-    first_seqs: Int64s
-    acks: Int64s  # _NO_ACK where the block brings no news
-    ours: np.ndarray  # bool: the session is live, and bound to the row's sender
-    arrived_s: Float64s
-    deadline_s: Float64s
-    inputs: np.ndarray  # uint8[n, steps, input row bytes]
-    resets: (
-        np.ndarray | None
-    )  # bool[n, steps], steps that start from the initial state; None for none
-
-    @property
-    def steps(self) -> int:
-        return int(self.inputs.shape[1])
-
-    @property
-    def last_seqs(self) -> Int64s:
-        return self.first_seqs + (self.steps - 1)
-
-    def where(self, chosen: np.ndarray) -> _Arrivals:
-        columns = (getattr(self, field.name) for field in fields(self)[1:])
-        some: Iterator[Any] = (None if c is None else c[chosen] for c in columns)
-        return _Arrivals(self.senders, *some)
 
 
 class Admission:
@@ -83,21 +47,23 @@ class Admission:
     def concerns(self, ack: Ack) -> bool:
         """True if an Ack names a session of these blocks."""
         for block, _ in self.blocks[self._noted :]:
-            self._touched.update(ref.row for ref in block.refs)
+            self._touched.update(int(row) for row, _ in block.refs)
         self._noted = len(self.blocks)
         return any(ref.row in self._touched for ref in ack.refs)
 
     def admit(self, now: float) -> None:
         """Takes the blocks in order of arrival; every row of each is accepted or answered."""
-        blocks, start = self.blocks, 0
-        for end in range(1, len(blocks) + 1):
-            if end == len(blocks) or blocks[end][0].steps != blocks[start][0].steps:
-                joined = self._join(blocks[start:end])
-                if len(set(joined.rows.tolist())) == len(joined.rows):
-                    self._admit_once(joined, now)
-                else:
-                    self._admit_rounds(joined, now)
-                start = end
+        if not self.blocks:
+            return
+        blocks, came = zip(*self.blocks, strict=True)
+        start = 0
+        for _, equal in groupby([block.steps for block in blocks]):
+            some = slice(start, start := start + len(list(equal)))
+            joined = join(blocks[some], came[some], self._model, self._rows)
+            if len(joined.senders) == 1 or not joined.repeats():
+                self._admit_once(joined, now)
+            else:
+                self._admit_rounds(joined, now)
         if self._gaps:
             self._tell_gaps()
         self.blocks = []
@@ -106,7 +72,7 @@ class Admission:
 
     # -- many rows at a time
 
-    def _admit_rounds(self, joined: _Arrivals, now: float) -> None:
+    def _admit_rounds(self, joined: Arrivals, now: float) -> None:
         """A client that pipelines may have several blocks of one session here: one round each."""
         streaming = joined.ours & ~self._table.generating[joined.rows]
         rounds = Rounds(joined.rows, np.where(streaming, joined.first_seqs, 0))
@@ -116,52 +82,16 @@ class Admission:
                 return
             self._admit_once(joined.where(chosen), now)
 
-    def _join(self, blocks: Sequence[tuple[StepBlock, float]]) -> _Arrivals:
-        sizes = [len(block.refs) for block, _ in blocks]
-        named = chain.from_iterable(chain.from_iterable(block.refs) for block, _ in blocks)
-        refs = np.fromiter(named, np.int64, 2 * sum(sizes)).reshape(-1, 2)
-        acks = [a for b, _ in blocks for a in b.acks or repeat(_NO_ACK, len(b.refs))]
-        data = blocks[0][0].inputs if len(blocks) == 1 else b"".join(b.inputs for b, _ in blocks)
-        rows, generations = refs.T
-        numbers = [self._rows.listeners.number(block.sink) for block, _ in blocks]
-        sender = np.repeat(np.arange(len(blocks)), sizes)
-        bound = self._table.sink[rows] == np.asarray(numbers)[sender]
-        return _Arrivals(
-            senders=[block.sink for block, _ in blocks],
-            sender=sender,
-            tags=np.asarray([tag for block, _ in blocks for tag in block.tags], np.int64),
-            rows=rows,
-            generations=generations,
-            first_seqs=np.asarray([s for block, _ in blocks for s in block.first_seqs], np.int64),
-            acks=np.asarray(acks, np.int64),
-            ours=self._rows.slots.live(rows, generations) & bound,
-            arrived_s=np.asarray([arrived for _, arrived in blocks])[sender],
-            deadline_s=np.asarray([block.deadline_s for block, _ in blocks])[sender],
-            inputs=np.frombuffer(data, np.uint8).reshape(
-                len(refs), blocks[0][0].steps, self._model.input_row_bytes
-            ),
-            resets=_resets_of([block for block, _ in blocks]),
-        )
-
-    def _admit_once(self, new: _Arrivals, now: float) -> None:
+    def _admit_once(self, new: Arrivals, now: float) -> None:
         """One round: no row twice."""
-        table = self._table
-        told = new.ours & (new.acks != _NO_ACK)
-        self._rows.acknowledge(new.rows[told], new.acks[told])
-        simple = (
-            new.ours
-            & ~table.generating[new.rows]
-            & (new.first_seqs == table.received[new.rows] + 1)
-            & (new.last_seqs <= table.ack[new.rows] + self._window.steps)
-            & (new.deadline_s > now)
-            & valid_rows(self._model, new.inputs)
-        )
+        self._acknowledge(new, new.ours)
+        simple = self._simple(new, now)
         refused = self._refuse_over_quota(new, simple) if self._rows.step_quota else None
-        fresh = new if simple.all() else new.where(simple)
-        self._accept(fresh, now)
-        if fresh is new:
+        if np.count_nonzero(simple) == len(simple):  # nearly always
+            self._accept(new, now)
             return
-        odd = ~simple & ~self._refuse_gaps(new, new.ours & ~table.generating[new.rows])
+        self._accept(new.where(simple), now)
+        odd = ~simple & ~self._refuse_gaps(new, new.ours & ~self._table.generating[new.rows])
         if refused is not None:
             odd &= ~refused
         if self._gaps and odd.any():
@@ -169,11 +99,33 @@ class Admission:
         for i in np.flatnonzero(odd):
             self._admit_odd(new.where(np.asarray([i])), now)
 
-    def _accept(self, new: _Arrivals, now: float) -> None:
+    def _simple(self, new: Arrivals, now: float) -> np.ndarray:
+        """Which rows are the next steps of their sessions, and can be accepted as they are; bool[n]."""
+        table, rows = self._table, new.rows
+        simple: np.ndarray = new.ours & valid_rows(self._model, new.inputs)
+        simple &= new.first_seqs == table.received[rows] + 1
+        simple &= new.last_seqs <= table.ack[rows] + self._window.steps
+        if self._model.generative:
+            simple &= ~table.generating[rows]
+        if new.deadline_s is not None:
+            simple &= new.deadline_s > now
+        return simple
+
+    def _acknowledge(self, new: Arrivals, among: np.ndarray) -> None:
+        """Takes the acks of some rows; `among` is bool[n]."""
+        if new.acks is None:
+            return
+        told = among & (new.acks != NO_ACK)
+        if np.count_nonzero(told) == len(told):  # nearly always
+            self._rows.acknowledge(new.rows, new.acks)
+        else:
+            self._rows.acknowledge(new.rows[told], new.acks[told])
+
+    def _accept(self, new: Arrivals, now: float) -> None:
         times = new.arrived_s, new.deadline_s, now
         self._rows.accept(new.rows, new.first_seqs, new.inputs, *times, new.resets)
 
-    def _refuse_over_quota(self, new: _Arrivals, simple: np.ndarray) -> np.ndarray:
+    def _refuse_over_quota(self, new: Arrivals, simple: np.ndarray) -> np.ndarray:
         """Refuses, of rows that could be accepted, those of tenants at their limit; returns which.
 
         They are no longer `simple` then.
@@ -191,19 +143,20 @@ class Admission:
             sink.failures(new.tags[chosen].tolist(), new.first_seqs[chosen].tolist(), error)
         return refused
 
-    def _refuse_behind(self, new: _Arrivals, rounds: Rounds) -> None:
+    def _refuse_behind(self, new: Arrivals, rounds: Rounds) -> None:
         """Refuses all rows at once of sessions whose missing step is not among them."""
         behind = rounds.take_behind(self._table.received[rounds.sessions] + 1)
         if not len(behind):
             return
-        rows, acks = new.rows[behind], new.acks[behind]
-        told = acks != _NO_ACK
-        self._rows.acknowledge(rows[told], acks[told])
+        rows = new.rows[behind]
+        among = np.zeros(len(new.rows), np.bool_)
+        among[behind] = True
+        self._acknowledge(new, among)
         expected = self._table.received[rows] + 1
         numbers = self._table.sink[rows]
         self._gaps.append((numbers, new.tags[behind], expected, new.first_seqs[behind]))
 
-    def _refuse_gaps(self, new: _Arrivals, streaming: np.ndarray) -> np.ndarray:
+    def _refuse_gaps(self, new: Arrivals, streaming: np.ndarray) -> np.ndarray:
         """Refuses the rows that come behind a missing step; returns which these are."""
         expected = self._table.received[new.rows] + 1
         gaps = streaming & (new.first_seqs > expected)
@@ -223,11 +176,11 @@ class Admission:
 
     # -- one row at a time
 
-    def _admit_odd(self, new: _Arrivals, now: float) -> None:
+    def _admit_odd(self, new: Arrivals, now: float) -> None:
         """A row that is not simply next: refuses it, or answers what is known and takes the rest."""
         sink = new.senders[int(new.sender[0])]
         if self._table.was_parked(SessionRef(int(new.rows[0]), int(new.generations[0]))):
-            sink.returned(int(new.tags[0]), _block_of(new, sink))
+            sink.returned(int(new.tags[0]), new.block(sink))
             return
         try:
             fresh = self._resolve(new, sink, now)
@@ -237,7 +190,7 @@ class Admission:
         if fresh is not None:
             self._accept(fresh, now)
 
-    def _resolve(self, new: _Arrivals, sink: StepSink, now: float) -> _Arrivals | None:
+    def _resolve(self, new: Arrivals, sink: StepSink, now: float) -> Arrivals | None:
         """The part of a row that is new, or None; sends again what was computed before."""
         row, first, last = int(new.rows[0]), int(new.first_seqs[0]), int(new.last_seqs[0])
         self._check_session(new, sink, first)
@@ -259,7 +212,7 @@ class Admission:
                 retry_after_s=self._retry_after_s,
                 seq=first,
             )
-        if float(new.deadline_s[0]) <= now:
+        if new.deadline_s is not None and float(new.deadline_s[0]) <= now:
             raise CarouselError(
                 "DEADLINE_EXCEEDED", "the deadline had passed on arrival", seq=first
             )
@@ -267,7 +220,7 @@ class Admission:
         self._rows.step_quota.check(row, new.steps, first)
         return new
 
-    def _check_session(self, new: _Arrivals, sink: StepSink, first: int) -> None:
+    def _check_session(self, new: Arrivals, sink: StepSink, first: int) -> None:
         row = int(new.rows[0])
         self._rows.row_of(SessionRef(row, int(new.generations[0])))
         if not self._rows.listeners.is_bound(row, sink):
@@ -277,7 +230,7 @@ class Admission:
         if self._table.generating[row]:
             raise CarouselError("SESSION_BUSY", "the session is generating", seq=first)
 
-    def _check_repeated(self, new: _Arrivals, row: int, first: int, last: int) -> None:
+    def _check_repeated(self, new: Arrivals, row: int, first: int, last: int) -> None:
         """A repeated seq must carry the same bytes and reset, and its output must still be kept."""
         ack = int(self._table.ack[row])
         if first <= ack:
@@ -300,13 +253,13 @@ class Admission:
                 "SEQUENCE_REUSED", f"step {seq} was accepted before {what}", seq=seq
             )
 
-    def _check_values(self, new: _Arrivals, first: int) -> None:
+    def _check_values(self, new: Arrivals, first: int) -> None:
         for step in range(new.steps):
             if not valid_rows(self._model, new.inputs[:, step])[0]:
                 raise invalid_value(self._model, f"step {first + step}", first)
 
     @staticmethod
-    def _tail(new: _Arrivals, first: int) -> _Arrivals:
+    def _tail(new: Arrivals, first: int) -> Arrivals:
         """The steps of a single row from `first` on."""
         cut = first - int(new.first_seqs[0])
         inputs = np.ascontiguousarray(new.inputs[:, cut:])
@@ -317,27 +270,3 @@ class Admission:
 def _gap(expected: int) -> CarouselError:
     message = f"a later step came, but {expected} is next"
     return CarouselError("SEQUENCE_GAP", message, metadata={"expected": expected})
-
-
-def _resets_of(blocks: Sequence[StepBlock]) -> np.ndarray | None:
-    """Which steps of the blocks start from the initial state; bool[n, steps], None for none."""
-    if not any(block.resets for block in blocks):
-        return None
-    steps = blocks[0].steps
-    data = b"".join(block.resets or bytes(len(block.refs) * steps) for block in blocks)
-    return np.frombuffer(data, np.bool_).reshape(-1, steps)
-
-
-def _block_of(new: _Arrivals, sink: StepSink) -> StepBlock:
-    """A single row as the block that it came in."""
-    return StepBlock(
-        sink=sink,
-        tags=new.tags.tolist(),
-        refs=[SessionRef(int(new.rows[0]), int(new.generations[0]))],
-        first_seqs=new.first_seqs.tolist(),
-        steps=new.steps,
-        inputs=new.inputs.tobytes(),
-        acks=[] if new.acks[0] == _NO_ACK else new.acks.tolist(),
-        deadline_s=float(new.deadline_s[0]),
-        resets=b"" if new.resets is None else new.resets.tobytes(),
-    )

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import TypeVar, assert_never
 
 import numpy as np
@@ -85,9 +86,8 @@ class Inbox:
         self._table = table
         # Those that `drain` has looked at and left for a later tick, by the tenant's number.
         self._queues: defaultdict[int, deque[Arrived]] = defaultdict(deque)
-        # How many commands wait, and their bytes.
-        self._count = 0
-        self._bytes = 0
+        # How many commands wait, their bytes, and the rows of the blocks among them.
+        self._count = self._bytes = self._rows = 0
         self._command_shares = Shares(most_commands, share)
         self._byte_shares = Shares(most_bytes, share)
         # Steps in blocks, by tenant, and who wants to know of many.
@@ -112,30 +112,45 @@ class Inbox:
     def put_all(self, commands: Sequence[C]) -> list[tuple[C, CarouselError]]:
         """Adds commands that came together, each as `put`. Returns those that are refused, and why."""
         refused: list[tuple[C, CarouselError]] = []
-        many: set[str] = set()
         now = time.monotonic()
+        sizes = list(map(_payload_bytes, commands))
         with self._ready:
-            for command in commands:
-                size = _payload_bytes(command)
-                error = self._refusal(command, size)
-                if error is None:
-                    if self._shared:
-                        self._command_shares.take(_tenant_of(command))
-                        self._byte_shares.take(_tenant_of(command), size)
-                    self._commands.append((command, now))
-                    self._count += 1
-                    self._bytes += size
-                    if isinstance(command, StepBlock):
-                        self._steps[command.tenant] += len(command.refs) * command.steps
-                        if self._steps[command.tenant] > self._enough_steps:
-                            many.add(command.tenant)
-                elif self._closed is not None or not self._keeps_only_acks(command):
-                    refused.append((command, error))
+            if self._takes_all(len(commands), sum(sizes)):
+                self._commands += zip(commands, repeat(now))
+                self._count_in(commands, sum(sizes))
+            else:
+                for command, size in zip(commands, sizes, strict=True):
+                    error = self._refusal(command, size)
+                    if error is None:
+                        self._commands.append((command, now))
+                        self._count_in((command,), size)
+                        if self._shared:
+                            self._command_shares.take(_tenant_of(command))
+                            self._byte_shares.take(_tenant_of(command), size)
+                    elif self._closed is not None or not self._keeps_only_acks(command):
+                        refused.append((command, error))
             self._ready.notify()
         if self._report is not None:
-            for tenant in many:
-                self._report(tenant)
+            tenants = {command.tenant for command in commands if isinstance(command, StepBlock)}
+            for tenant in tenants:
+                if self._steps.get(tenant, 0) > self._enough_steps:
+                    self._report(tenant)
         return refused
+
+    def _takes_all(self, count: int, size: int) -> bool:
+        """True if no command can be refused: the usual case. The lock is held."""
+        fits = self._count + count <= self._most_commands and self._bytes + size <= self._most_bytes
+        return fits and self._closed is None and not self._shared
+
+    def _count_in(self, commands: Sequence[Command], size: int) -> None:
+        """Adds to what waits. The lock is held."""
+        self._count += len(commands)
+        self._bytes += size
+        for command in commands:
+            if isinstance(command, StepBlock):
+                rows = len(command.refs)
+                self._rows += rows
+                self._steps[command.tenant] += rows * command.steps
 
     def drain(self) -> list[Arrived]:
         """Takes what one tick runs: at least one command of each tenant that has any.
@@ -147,6 +162,24 @@ class Inbox:
         with self._ready:
             new, self._commands = self._commands, []
             late = self._late_acks.take() if self._late_acks else []
+            if fits := self._fits_a_tick(len(new)):
+                self._count = self._bytes = self._rows = 0
+                self._steps.clear()
+        taken = new if fits else self._take_some(new)
+        now = time.monotonic()
+        return [*((ack, now) for ack in late), *taken] if late else taken
+
+    def _fits_a_tick(self, new: int) -> bool:
+        """True if one tick may run all that waits, so that no tenant waits for its turn."""
+        most_rows = self._most_rows()
+        few = new == self._count <= _MOST_COMMANDS and self._rows <= most_rows
+        return few and not self._shared
+
+    def _most_rows(self) -> int:
+        return _MOST_ROWS_OF_SEVERAL if self._table.tenancy.several else _MOST_ROWS
+
+    def _take_some(self, new: Sequence[Arrived]) -> list[Arrived]:
+        """The same of what may be more than one tick runs."""
         for arrived in new:
             self._queues[self._tenant(arrived[0])].append(arrived)
         taken = self._take_turns()
@@ -156,14 +189,14 @@ class Inbox:
                 size = _payload_bytes(command)
                 self._bytes -= size
                 if isinstance(command, StepBlock):
+                    self._rows -= len(command.refs)
                     self._steps[command.tenant] -= len(command.refs) * command.steps
                     if not self._steps[command.tenant]:
                         del self._steps[command.tenant]
                 if self._shared:
                     self._command_shares.give_back(_tenant_of(command))
                     self._byte_shares.give_back(_tenant_of(command), size)
-        now = time.monotonic()
-        return [*((ack, now) for ack in late), *taken]
+        return taken
 
     def waiting_steps(self) -> dict[str, int]:
         """Steps in blocks that wait, by tenant."""
@@ -189,7 +222,7 @@ class Inbox:
 
     def _take_turns(self) -> list[Arrived]:
         taken: list[Arrived] = []
-        most_rows = _MOST_ROWS_OF_SEVERAL if self._table.tenancy.several else _MOST_ROWS
+        most_rows = self._most_rows()
         for tenant, queue in list(self._queues.items()):
             rows = 0
             for _ in range(min(len(queue), _MOST_COMMANDS)):
@@ -213,7 +246,7 @@ class Inbox:
             case Activate():
                 return table.tenancy.number(command.record.key.tenant)
             case StepBlock() | Ack():
-                return int(table.tenant[command.refs[0].row]) if command.refs else _NOBODY
+                return int(table.tenant[command.refs[0][0]]) if len(command.refs) else _NOBODY
             case Bind() | Unbind() | Replay() | Generate() | CancelGenerate():
                 return int(table.tenant[command.ref.row])
             case Get() | Close() | Export() | ReadState():

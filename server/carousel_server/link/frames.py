@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from carousel_server.core.errors import CarouselError, refusal_of
 from carousel_server.core.futures import Internal
-from carousel_server.core.ports import Activate, Command, StepBlock
+from carousel_server.core.ports import Activate, Command, StepBlock, numbers
 from carousel_server.core.types import GeneratedToken, SessionRef
 
 _NOT_SENT = (StepBlock, Activate, Internal)
@@ -44,9 +44,10 @@ def make_command(name: str, values: Sequence[Any], sink: object = None) -> Any:
 def block_fields(block: StepBlock) -> tuple[Any, ...]:
     """A block without its sink; the references as rows and generations."""
     rows, generations = zip(*block.refs, strict=True)
+    tags, firsts, acks = map(numbers, (block.tags, block.first_seqs, block.acks))
     return (
-        list(block.tags), rows, generations, list(block.first_seqs), block.steps,
-        bytes(block.inputs), list(block.acks), block.deadline_s, block.tenant, bytes(block.resets),
+        list(tags), rows, generations, list(firsts), block.steps, bytes(block.inputs), list(acks),
+        block.deadline_s, block.tenant, bytes(block.resets),
     )  # fmt: skip
 
 

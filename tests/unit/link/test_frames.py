@@ -94,3 +94,12 @@ def test_every_field_of_a_token_crosses(name: str) -> None:
 def test_every_field_is_varied_above() -> None:
     assert set(OTHER_BLOCK) == {field.name for field in fields(StepBlock)}
     assert set(OTHER_TOKEN) == {field.name for field in fields(GeneratedToken)}
+
+
+def test_a_block_of_arrays_arrives_as_numbers() -> None:
+    arrays = replace(
+        BLOCK, tags=np.asarray(BLOCK.tags), refs=np.asarray(BLOCK.refs),
+        first_seqs=np.asarray(BLOCK.first_seqs), acks=np.asarray(BLOCK.acks),
+    )  # fmt: skip
+    there = make_block(None, block_fields(arrays))
+    assert there == make_block(None, block_fields(BLOCK))
