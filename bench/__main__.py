@@ -42,6 +42,7 @@ from . import (
     served,
     store_costs,
     tenants,
+    ticks,
     wire,
 )
 from .figures import Figures, Workload
@@ -164,6 +165,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "paced": (_one_group(paced.workloads), paced.ratios),
     "prefill": (_one_group(prefill.workloads), prefill.ratios),
     "sequences": (_one_group(sequences.workloads), sequences.ratios),
+    "ticks": (_one_group(ticks.workloads), ticks.ratios),
     "finite": (_one_group(finite.workloads), finite.ratios),
     "placement": (_one_group(placement.workloads), placement.ratios),
     "wire": (_one_group(wire.workloads), wire.ratios),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -92,31 +93,53 @@ class Counting:
     def returned(self, tag: int, block: StepBlock) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """How the steps come.
+
+    Attributes:
+        sessions: of a block.
+        steps: of each session of a block.
+        streams: sinks, which take turns with the blocks.
+        arrays: the blocks have their columns as arrays, not as lists.
+    """
+
+    sessions: int = 1
+    steps: int = 1
+    streams: int = 1
+    arrays: bool = False
+
+
 class EngineTick:
-    """Ticks of an engine whose sessions all have steps ready: in blocks, by default of one session."""
+    """Ticks of an engine whose sessions all have steps ready: in blocks, by default of one session.
+
+    Attributes:
+        steps: of all sessions together in one turn.
+    """
 
     def __init__(
         self,
         model: RecurrentModel,
         batch: int,
         seconds: float,
-        *,
-        block: int = 1,
-        steps: int = 1,
+        messages: Messages = Messages(),
+        limits: EngineLimits | None = None,
     ) -> None:
-        """`batch` sessions; each message has `steps` steps of `block` of them."""
+        """`batch` sessions. `limits` has at least as many slots."""
         self._seconds, self._batch = seconds, batch
-        self._block, self._steps = block, steps
+        self._messages = messages
+        self.steps = batch * messages.steps
         metrics = Metrics()
 
         def measured(view: Any) -> EngineMetrics:
             return metrics.engine(view, slots=batch)
 
-        limits = EngineLimits(slots=batch)
+        limits = limits or EngineLimits(slots=batch)
         self._engine = Engine(model, limits, Environment(Directory(), measured))
-        self._sink = Counting()
-        self._inputs = np.random.rand(block, steps, WIDTH).astype("<f4").tobytes()
-        self._seqs = count(1, steps)
+        self._sinks = [Counting() for _ in range(messages.streams)]
+        numbers = np.random.rand(messages.sessions, messages.steps, WIDTH)
+        self._inputs = numbers.astype("<f4").tobytes()
+        self._seqs = count(1, messages.steps)
         self._refs = self._open()
 
     @classmethod
@@ -125,7 +148,7 @@ class EngineTick:
     ) -> EngineTick:
         """What `served.blocks` asks for, without gRPC: two blocks of m sessions × k steps at a time."""
         model = load(folder / STEPPED, device=device, kernel=kernel)
-        return cls(model, 2 * m, seconds, block=m, steps=k)
+        return cls(model, 2 * m, seconds, Messages(m, k))
 
     @torch.inference_mode()
     def _open(self) -> list[SessionRef]:
@@ -135,25 +158,39 @@ class EngineTick:
             self._engine.submit(opened)
             self._engine.tick()
             refs.append(opened.reply.result()[0])
-            self._engine.submit(Bind(refs[-1], self._sink, tag))
+            self._engine.submit(Bind(refs[-1], self._sink_of(tag), tag))
             self._engine.tick()
         return refs
 
     @torch.inference_mode()
     def __call__(self) -> Measured:
-        return rate(self.once, self._batch * self._steps, self._seconds)
+        return rate(self.once, self.steps, self._seconds)
 
     def once(self) -> None:
         """The next steps of all sessions. In inference mode."""
-        seq, m = next(self._seqs), self._block
-        for at in range(0, self._batch, m):
-            tags, refs = list(range(at, at + m)), self._refs[at : at + m]
-            firsts, acks = [seq] * m, [seq - 1] * m
-            self._engine.submit(
-                StepBlock(self._sink, tags, refs, firsts, self._steps, self._inputs, acks)
+        self.run(self.blocks())
+
+    def blocks(self) -> list[StepBlock]:
+        """The next messages of all sessions."""
+        seq, m = next(self._seqs), self._messages.sessions
+        column: Any = np.asarray if self._messages.arrays else list
+        firsts, acks = column([seq] * m), column([seq - 1] * m)
+        return [
+            StepBlock(
+                self._sink_of(at), column(range(at, at + m)), column(self._refs[at : at + m]),
+                firsts, self._messages.steps, self._inputs, acks,
             )
+            for at in range(0, self._batch, m)
+        ]  # fmt: skip
+
+    def run(self, blocks: Sequence[StepBlock]) -> None:
+        """Steps them. In inference mode."""
+        self._engine.submit_steps(blocks)
         while not self._engine.idle:
             self._engine.tick()
+
+    def _sink_of(self, tag: int) -> Counting:
+        return self._sinks[tag // self._messages.sessions % len(self._sinks)]
 
 
 def rate(run: Any, steps_each: int, seconds: float) -> Measured:

@@ -19,7 +19,7 @@ from carousel_server.engine import finite
 from carousel_server.engine.runner import fields_to_bytes
 
 from . import models
-from .bounds import EngineTick
+from .bounds import EngineTick, Messages
 from .figures import Measured, Workload
 from .models import STEPPED, WIDTH
 from .report import Summary
@@ -66,7 +66,7 @@ class Turns:
     """One tick with the check, one without it, and so on."""
 
     def __init__(self, model: RecurrentModel, batch: int, seconds: float) -> None:
-        self._tick = EngineTick(model, batch, seconds, block=batch)
+        self._tick = EngineTick(model, batch, seconds, Messages(batch))
         self._seconds = seconds
         x = torch.randn(batch, WIDTH, device=model.device)
         with torch.inference_mode():
