@@ -15,6 +15,7 @@ import grpc
 import pytest
 from support.certificates import make_certificates
 from support.http2 import DATA, HEADERS, PING, RST_STREAM, SETTINGS, Http2, frame, header_block
+from support.native import SMALL, Passing
 from support.wire import settled
 
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -62,16 +63,6 @@ async def plain():
     yield start
     for server in servers:
         await server.stop(0)
-
-
-SMALL = {"message_bytes": 1 << 20, "calls_per_connection": 100, "connections": 100}
-
-
-class Passing:
-    """An interceptor that does nothing."""
-
-    async def intercept_service(self, continuation, details):
-        return await continuation(details)
 
 
 async def served(wire):

@@ -21,6 +21,8 @@ constexpr size_t kMostMetadataBytes = 1 << 20;
 constexpr size_t kReadAtOnce = 256 << 10;  // bytes of one connection before the others have their turn
 constexpr size_t kMostQueued = 10'000;     // frames that wait for a client
 constexpr int kMostStrikes = 2;
+// More than a client may have sent before it knows that the connection ends: its window and as much again.
+constexpr size_t kMostDiscarded = 2 * kConnectionWindow;
 
 std::chrono::milliseconds ms(int64_t count) { return std::chrono::milliseconds(count); }
 
@@ -189,15 +191,21 @@ Connection::Connection(std::unique_ptr<Socket> socket, std::string peer, const S
 }
 
 Connection::~Connection() {
+  forget_calls();
+  nghttp2_session_del(session_);
+}
+
+void Connection::forget_calls() {
   for (auto& [stream, call] : calls_) {
     if (!call->told || call->id == 0) continue;
     event(Event::kGone, *call, 0, nullptr, 0);
     shared_.calls.erase(call->id);
   }
-  nghttp2_session_del(session_);
+  calls_.clear();
 }
 
 bool Connection::read(Instant now) {
+  if (lingering_) return discard();
   // Longer than a record of TLS, so none is left inside OpenSSL, where epoll does not see it.
   uint8_t bytes[64 << 10];
   for (size_t total = 0; total < kReadAtOnce && !crowded();) {
@@ -212,7 +220,8 @@ bool Connection::read(Instant now) {
     ssize_t taken = nghttp2_session_mem_recv(session_, bytes, static_cast<size_t>(count));
     if (taken < 0) {
       count_broken();
-      return flush() && false;  // the GOAWAY that says why
+      end(taken == NGHTTP2_ERR_FLOODED ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR);
+      return true;
     }
     if (count < static_cast<ssize_t>(sizeof bytes) && !socket_->ssl()) return true;
   }
@@ -228,8 +237,8 @@ void Connection::count_broken() {
   broken_ = true;
 }
 
-bool Connection::flush() {
-  while (true) {
+bool Connection::flush(Instant now) {
+  while (!lingering_) {
     while (pending_.size() < kWriteAtOnce) {
       const uint8_t* bytes;
       ssize_t size = nghttp2_session_mem_send(session_, &bytes);
@@ -241,7 +250,29 @@ bool Connection::flush() {
     if (!write_some()) return false;
     if (!pending_.empty()) return true;  // the socket is full
   }
-  return nghttp2_session_want_read(session_) || nghttp2_session_want_write(session_);
+  if (!lingering_ && !nghttp2_session_want_read(session_) && !nghttp2_session_want_write(session_)) part(now);
+  return !lingering_ || socket_->end_writing();
+}
+
+// The kernel answers a close before all is read with a reset, and the client could lose the last bytes that it
+// was sent. So only this side ends for now.
+void Connection::part(Instant now) {
+  forget_calls();
+  lingering_ = true;
+  lingers_since_ = now;
+}
+
+// Reads what nobody needs any more. False: the client has left, or sends too much.
+bool Connection::discard() {
+  uint8_t bytes[64 << 10];
+  for (size_t total = 0; total < kReadAtOnce;) {
+    ssize_t count = socket_->discard(bytes, sizeof bytes);
+    if (count <= 0) return count == 0;
+    total += static_cast<size_t>(count);
+    discarded_ += static_cast<size_t>(count);
+    if (discarded_ > kMostDiscarded) return false;
+  }
+  return true;
 }
 
 bool Connection::write_some() {
@@ -262,6 +293,7 @@ bool Connection::write_some() {
 
 bool Connection::tick(Instant now) {
   const Limits& limits = shared_.limits;
+  if (lingering_) return now - lingers_since_ <= ms(limits.linger_ms);
   if (!shaken_ && now - since_ > ms(limits.handshake_ms)) return false;
   if (!calls_.empty()) quiet_since_ = now;
   else if (now - quiet_since_ > ms(limits.idle_ms)) retire();
@@ -300,6 +332,8 @@ void Connection::retire() {
   nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, last, NGHTTP2_NO_ERROR, nullptr, 0);
 }
 
+void Connection::end(uint32_t code) { nghttp2_session_terminate_session(session_, code); }
+
 void Connection::pinged() {
   Instant now = heard_;
   bool early = now - last_ping_ < ms(shared_.limits.least_ping_ms);
@@ -308,9 +342,10 @@ void Connection::pinged() {
   else if (++ping_strikes_ > kMostStrikes) {
     static const char why[] = "too_many_pings";
     ++shared_.counters.too_many_pings;
-    nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
+    // The text comes first: after the end of a session, nghttp2 sends no other.
     nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(session_),
                           NGHTTP2_ENHANCE_YOUR_CALM, reinterpret_cast<const uint8_t*>(why), sizeof why - 1);
+    end(NGHTTP2_ENHANCE_YOUR_CALM);
   }
   data_since_ping_ = false;
 }

@@ -32,6 +32,7 @@ struct Limits {
   int64_t keepalive_timeout_ms;
   int64_t least_ping_ms;
   int64_t stalled_ms;
+  int64_t linger_ms;
 };
 
 // Written by the transport's thread, read by any: each is right, but not all of one instant.
@@ -100,17 +101,20 @@ class Connection {
   // What the socket has. False: the connection is over.
   bool read(Instant now);
   // Sends what waits, as far as the socket takes it. False: the connection is over.
-  bool flush();
+  bool flush(Instant now);
   // What time brings: pings, limits of handshake and idleness. False: the connection is over.
   bool tick(Instant now);
   // No new calls; ends when the present ones have.
   void retire();
+  // No more of anything: what waits is sent, and the connection ends when the client has left.
+  void end(uint32_t code);
 
   // Whether to be told when the socket can be written to.
   bool wants_write() const { return socket_->wants_write(); }
   // The client asks for more than it takes: it is not heard until it does.
   bool crowded() const;
-  size_t call_count() const { return calls_.size(); }
+  // The client has begun to speak HTTP/2.
+  bool begun() const { return shaken_; }
 
   // Commands.
   void grant(Call& call, int64_t messages);
@@ -137,6 +141,9 @@ class Connection {
   void closed(int32_t stream, uint32_t code);
   void pinged();
   void end_stalled(Instant now);
+  bool discard();
+  void part(Instant now);
+  void forget_calls();
   void count_broken();
   void event(Event kind, const Call& call, int64_t extra, const uint8_t* bytes, size_t size);
   bool write_some();
@@ -156,6 +163,9 @@ class Connection {
   bool data_since_ping_ = true;
   int ping_strikes_ = 0;
   bool broken_ = false;  // counted as such
+  bool lingering_ = false;  // all is sent: what still comes is dropped until the client has left
+  Instant lingers_since_;
+  size_t discarded_ = 0;  // bytes that came since
 };
 
 }  // namespace native

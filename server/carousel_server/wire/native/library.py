@@ -50,6 +50,7 @@ class NativeLimits:
     keepalive_timeout_ms: int = 10_000
     least_ping_ms: int = 5_000
     stalled_ms: int = 60_000
+    linger_ms: int = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,13 @@ class NativeEndpoint:
     def counters(self) -> NativeCounters:
         """Counts since the start; after `close`, those of its end."""
         if not self._closed:
-            values = (ctypes.c_int64 * len(NativeCounters.__slots__))()
-            self._library.transport_counters(self._handle, values)
-            self._counted = NativeCounters(*values)
+            self._count()
         return self._counted
+
+    def _count(self) -> None:
+        values = (ctypes.c_int64 * len(NativeCounters.__slots__))()
+        self._library.transport_counters(self._handle, values)
+        self._counted = NativeCounters(*values)
 
     def retire(self) -> None:
         """Takes no new connections and calls."""
@@ -131,12 +135,12 @@ class NativeEndpoint:
         self._library.transport_retire(self._handle)
 
     def close(self) -> None:
-        """Ends all connections and the thread. Later calls do nothing."""
-        self.counters()
+        """Ends all connections and the thread; blocks for `linger_ms` at most. Later calls do nothing."""
         if self._closed:
             return
         self._closed = True
         self._library.transport_stop(self._handle)
+        self._count()
         self._library.transport_free(self._handle)
 
 

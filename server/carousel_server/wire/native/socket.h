@@ -63,6 +63,30 @@ class Socket {
     return tls_outcome(done, count);
   }
 
+  // Tells the other side that nothing follows; again when the socket can be written to, if it has no room now.
+  // False if the connection is lost.
+  bool end_writing() {
+    if (ended_) return true;
+    wants_write_ = false;
+    if (ssl_ && SSL_is_init_finished(ssl_.get())) {
+      forget_errors();
+      int done = SSL_shutdown(ssl_.get());
+      if (done < 0) {
+        wants_write_ = SSL_get_error(ssl_.get(), done) == SSL_ERROR_WANT_WRITE;
+        return wants_write_;
+      }
+    }
+    ended_ = true;
+    return shutdown(descriptor_, SHUT_WR) == 0;
+  }
+
+  // As `receive`, for bytes that nobody needs: they stay encrypted.
+  ssize_t discard(uint8_t* to, size_t most) {
+    ssize_t count = recv(descriptor_, to, most, 0);
+    if (count > 0) return count;
+    return count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) ? 0 : -1;
+  }
+
  private:
   static void forget_errors();
 
@@ -99,6 +123,7 @@ class Socket {
   std::unique_ptr<SSL, SslFree> ssl_;
   bool wants_write_ = false;
   bool broken_ = false;
+  bool ended_ = false;  // nothing more is written
 };
 
 }  // namespace native

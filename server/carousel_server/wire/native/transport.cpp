@@ -145,12 +145,9 @@ class Transport {
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
     pthread_setname_np(pthread_self(), "native-wire");
     watch_listeners();
-    epoll_event ready[kMostReady];
     Instant ticked = Clock::now();
     while (!stopping_) {
-      int count = epoll_wait(poll_, ready, kMostReady, kTickMs);
-      now_ = Clock::now();
-      for (int i = 0; i < count; ++i) serve(ready[i]);
+      wait(kTickMs);
       if (retiring_ && !retired_) stop_listening();
       if (now_ - ticked >= std::chrono::milliseconds(kTickMs)) {
         ticked = now_;
@@ -164,9 +161,35 @@ class Transport {
       while (!stopping_ && !events_.wait_below(kMostUntaken, kLook)) continue;
     }
     obey();
-    flush_touched();
+    part();
     connections_.clear();
-    events_.put(told_);
+    counters_.connections = 0;
+    counters_.calls = 0;
+  }
+
+  // Serves what happens within so long.
+  void wait(int most_ms) {
+    epoll_event ready[kMostReady];
+    int count = epoll_wait(poll_, ready, kMostReady, most_ms);
+    now_ = Clock::now();
+    for (int i = 0; i < count; ++i) serve(ready[i]);
+  }
+
+  // Ends all connections and waits a while for their clients to leave.
+  void part() {
+    close_listeners();
+    flush_touched();
+    for (auto& [connection, _] : connections_) {
+      connection->end(NGHTTP2_NO_ERROR);
+      touch(connection, connection->begun());
+    }
+    flush_touched();
+    Instant ends = now_ + std::chrono::milliseconds(limits_.linger_ms);
+    while (!connections_.empty() && now_ < ends) {
+      wait(static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(ends - now_).count()));
+      flush_touched();
+      drop(told_);  // nobody takes it any more
+    }
   }
 
   void serve(const epoll_event& ready) {
@@ -255,7 +278,7 @@ class Transport {
   void flush_touched() {
     for (auto& [connection, lives] : touched_) {
       auto& [owned, watched] = connections_.at(connection);
-      if (lives && connection->flush()) {
+      if (lives && connection->flush(now_)) {
         uint32_t wishes = (connection->crowded() ? 0u : kReading) | (connection->wants_write() ? EPOLLOUT : 0u);
         if (wishes == watched) continue;
         watched = wishes;
@@ -271,10 +294,14 @@ class Transport {
     touched_.clear();
   }
 
-  void stop_listening() {
-    retired_ = true;
+  void close_listeners() {
     for (int listener : listeners_) epoll_ctl(poll_, EPOLL_CTL_DEL, listener, nullptr), close(listener);
     listeners_.clear();
+  }
+
+  void stop_listening() {
+    retired_ = true;
+    close_listeners();
     for (auto& [connection, _] : connections_) {
       connection->retire();
       touch(connection, true);
