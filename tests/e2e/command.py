@@ -26,8 +26,10 @@ class Done:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Ours, without settings of the caller's shell."""
+    """Ours, without settings of the caller's shell. TEST_TRANSPORT chooses the transport of servers."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
+    if transport := os.environ.get("TEST_TRANSPORT"):
+        clean["CAROUSEL_TRANSPORT"] = transport
     return {**clean, "OMP_NUM_THREADS": "1", **extra}
 
 
