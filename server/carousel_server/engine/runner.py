@@ -67,10 +67,10 @@ class BatchOutputs:
     bucket: int
     finite: FiniteSteps | None
 
-    def of(self, places: Int64s) -> BatchOutputs:
-        """Those of some rows."""
+    def of(self, places: Int64s, steps: int) -> BatchOutputs:
+        """Those of some rows, of which none has more than `steps`."""
         last = self.last[torch.from_numpy(places).to(self.last.device)]
-        rows = self.rows[places]
+        rows = self.rows[places, :steps]
         return BatchOutputs(rows, last, self.bucket, None)
 
 

@@ -114,7 +114,7 @@ class Stepping:
             self._deliver(batch, fed, outputs, now)
             return
         if len(done.rows):
-            self._deliver(done, fed[whole], outputs.of(whole), now)
+            self._deliver(done, fed[whole], outputs.of(whole, done.steps), now)
         self._refuse_not_finite(batch, finite, now)
 
     def refuse(self, row: int, reason: str, message: str) -> None:

@@ -110,6 +110,15 @@ def test_the_steps_before_it_in_a_chunk_count_and_those_behind_it_do_not(
     assert [seq for seq, _ in sink.of(1)] == [1, 2, 3, 4]
 
 
+def test_shorter_chunks_beside_it_give_their_own_steps_only(rig: Rig, sink: RecordingSink) -> None:
+    ref, *others = (rig.session(sink, tag) for tag in range(1, 4))
+    shorter = [block(sink, other, 1, 1, 2, tag=tag) for tag, other in enumerate(others, 2)]
+    rig.together([block(sink, ref, 1, HUGE, HUGE, 3, 4), *shorter])
+    rig.settle()
+    assert [[seq for seq, _ in sink.of(tag)] for tag in (1, 2, 3)] == [[1], [1, 2], [1, 2]]
+    assert [applied(rig, one) for one in (ref, *others)] == [1, 2, 2]
+
+
 @pytest.mark.parametrize("chunk_steps", [1, 2, 3, 8])
 def test_which_step_is_refused_does_not_depend_on_chunks(
     sink: RecordingSink, chunk_steps: int
