@@ -55,7 +55,8 @@ class TrivialModel:
         slots: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Its input, and a state of zeros."""
-        return x, (self._state[: len(x)],)
+        n = x.shape[0]
+        return x, (self._state if n == self._state.shape[0] else self._state[:n],)
 
     def finish(self, raw: Tensor) -> tuple[Tensor, ...]:
         """The row itself."""

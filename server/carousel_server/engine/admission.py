@@ -19,7 +19,7 @@ from carousel_server.core.sinks import StepSink
 from carousel_server.core.types import Int64s, SessionRef
 from carousel_server.rows.row_set import alike
 from carousel_server.rows.rows import Rows
-from carousel_server.rows.window import invalid_value, valid_rows
+from carousel_server.rows.window import invalid_rows, invalid_value
 
 from .arrivals import NO_ACK, Arrivals, join
 from .rounds import Rounds
@@ -102,13 +102,15 @@ class Admission:
     def _simple(self, new: Arrivals, now: float) -> np.ndarray:
         """Which rows are the next steps of their sessions, and can be accepted as they are; bool[n]."""
         table, rows = self._table, new.rows
-        simple: np.ndarray = new.ours & valid_rows(self._model, new.inputs)
-        simple &= new.first_seqs == table.received[rows] + 1
+        simple: np.ndarray = new.first_seqs == table.received[rows] + 1
+        simple &= new.ours
         simple &= new.last_seqs <= table.ack[rows] + self._window.steps
         if self._model.generative:
             simple &= ~table.generating[rows]
         if new.deadline_s is not None:
             simple &= new.deadline_s > now
+        if (invalid := invalid_rows(self._model, new.inputs)) is not None:
+            simple &= ~invalid
         return simple
 
     def _acknowledge(self, new: Arrivals, among: np.ndarray) -> None:
@@ -255,7 +257,7 @@ class Admission:
 
     def _check_values(self, new: Arrivals, first: int) -> None:
         for step in range(new.steps):
-            if not valid_rows(self._model, new.inputs[:, step])[0]:
+            if invalid_rows(self._model, new.inputs[:, step]) is not None:
                 raise invalid_value(self._model, f"step {first + step}", first)
 
     @staticmethod

@@ -88,10 +88,9 @@ def join(
     )
     sizes = list(map(len, refs))
     n, steps = sum(sizes), blocks[0].steps
-    # Which block each row came in.
-    of = np.arange(n) if n == len(blocks) else np.repeat(np.arange(len(blocks)), sizes)
+    of = _senders_of(sizes, n)
     places, generations = np.ascontiguousarray(_pairs(refs, n).T)
-    bound = rows.table.sink[places] == _each(rows.listeners.numbers(senders), of)
+    bound = rows.table.sink[places] == _each(rows.listeners.numbers(senders), of, np.int64)
     data = inputs[0] if len(inputs) == 1 else b"".join(inputs)
     return Arrivals(
         senders=senders,
@@ -102,24 +101,35 @@ def join(
         first_seqs=_column(firsts, n),
         acks=_acks_of(acks, sizes),
         ours=rows.slots.live(places, generations) & bound,
-        arrived_s=_each(came, of),
-        deadline_s=None if until.count(NO_DEADLINE) == len(until) else _each(until, of),
+        arrived_s=_each(came, of, np.float64),
+        deadline_s=None if _equal(until, NO_DEADLINE) else _each(until, of, np.float64),
         inputs=np.frombuffer(data, np.uint8).reshape(n, steps, model.input_row_bytes),
         resets=_resets_of(resets, sizes, steps),
     )
 
 
+def _senders_of(sizes: Sequence[int], n: int) -> Int64s:
+    """Which block each of n rows came in; int64[n]."""
+    if len(sizes) == 1:
+        return np.zeros(n, np.int64)
+    return np.arange(n) if n == len(sizes) else np.repeat(np.arange(len(sizes)), sizes)
+
+
 def _column(parts: Sequence[Column], n: int) -> Int64s:
     """The numbers of all parts; int64[n]."""
     if np.ndarray in set(map(type, parts)):
-        return np.concatenate(parts, dtype=np.int64) if len(parts) > 1 else np.asarray(parts[0])
+        return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts, dtype=np.int64)
     return np.fromiter(chain.from_iterable(parts), np.int64, n)
 
 
 def _pairs(parts: Sequence[Sequence[SessionRef] | Int64s], n: int) -> Int64s:
     """The rows and generations of all parts; int64[n, 2]."""
     if np.ndarray in set(map(type, parts)):
-        return np.concatenate([np.asarray(part, np.int64) for part in parts])
+        return (
+            np.asarray(parts[0])
+            if len(parts) == 1
+            else np.concatenate([np.asarray(part, np.int64) for part in parts])
+        )
     pairs: Iterable[SessionRef] = chain.from_iterable(parts)
     return np.fromiter(chain.from_iterable(pairs), np.int64, 2 * n).reshape(n, 2)
 
@@ -134,12 +144,18 @@ def _acks_of(parts: Sequence[Column], sizes: Sequence[int]) -> Int64s | None:
     return _column(parts, sum(sizes))
 
 
-def _each(of_blocks: Sequence[float], of: Int64s) -> np.ndarray:
+def _each(of_blocks: Sequence[float], of: Int64s, dtype: type[np.generic]) -> np.ndarray:
     """A number of each block, for each of its rows; `of` int64[n] are their blocks."""
-    first = of_blocks[0]
-    if of_blocks.count(first) == len(of_blocks):
-        return np.full(len(of), first)
-    return np.asarray(of_blocks)[of]
+    if not _equal(of_blocks, of_blocks[0]):
+        return np.asarray(of_blocks, dtype)[of]
+    each = np.empty(len(of), dtype)
+    each.fill(of_blocks[0])
+    return each
+
+
+def _equal(numbers: Sequence[float], number: float) -> bool:
+    """True if all numbers are this one."""
+    return numbers.count(number) == len(numbers)
 
 
 def _resets_of(parts: Sequence[bytes], sizes: Sequence[int], steps: int) -> np.ndarray | None:

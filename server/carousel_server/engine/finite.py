@@ -64,7 +64,7 @@ class FiniteRules(NamedTuple):
             fields: uint8[n, output_row_bytes], what `raw` became on the host, if that is known.
         """
         if fields is not None and self.plain:
-            finite = all_finite(fields.view(np.float32))
+            finite = bool(np.isfinite(fields.view(np.float32)).all())
         else:
             finite = all_finite(self.numbers(raw))
         if not (self.unseen and state):

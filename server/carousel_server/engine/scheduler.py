@@ -40,7 +40,7 @@ class Batch:
     @property
     def total(self) -> int:
         """Steps of all rows."""
-        return int(self.counts.sum())
+        return int(np.add.reduce(self.counts))
 
     def active(self, step: int) -> int:
         """How many rows (a prefix of `rows`) still have a step number `step`, from 0."""

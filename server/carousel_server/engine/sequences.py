@@ -26,7 +26,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.futures import settle
 from carousel_server.core.ports import Infer
 from carousel_server.core.quotas import Shares
-from carousel_server.rows.window import invalid_value, valid_rows
+from carousel_server.rows.window import invalid_rows, invalid_value
 
 from .finite import FiniteRules, bad_rows, fault_of
 from .runner import Runner, fields_to_bytes
@@ -132,7 +132,7 @@ class Sequences:
             settle(call.reply, error)
 
     def _check(self, call: Infer) -> None:
-        if not valid_rows(self._view, np.frombuffer(call.inputs, np.uint8)[None])[0]:
+        if invalid_rows(self._view, np.frombuffer(call.inputs, np.uint8)[None]) is not None:
             raise invalid_value(self._view, "the sequence")
 
     def _join(self, now: float) -> None:

@@ -96,7 +96,9 @@ class Stepping:
         started = self._clock()
         try:
             drawing = partial(self._drawing, batch, fed)
-            inputs, reads = self._inputs(batch, fed), self._rows.first_reads(batch.rows)
+            firsts = self._table.applied[batch.rows] + 1
+            at = self._window.at(batch.rows, firsts, batch.steps)
+            inputs, reads = self._inputs(batch, fed, at), self._rows.first_reads(batch.rows)
             outputs = self._runner.run(batch, inputs, fed, drawing, reads)
         except Exception as error:  # noqa: BLE001 - logged where it is judged
             # Whatever a model raises, out of memory or a defect of a custom module, is its batch's alone.
@@ -105,16 +107,15 @@ class Stepping:
         seconds, finite = self._clock() - started, outputs.finite
         whole = None if finite is None else finite.whole
         done = batch if whole is None else Batch(batch.rows[whole], batch.counts[whole])
-        self._metrics.tick(len(batch.rows), outputs.bucket, self._by_tenant(done), seconds)
-        elsewhere = self._rows.placing.elsewhere(done.rows, done.counts)
-        self._metrics.placed(done.total - elsewhere, elsewhere)
+        self._count(batch, done, outputs.bucket, seconds)
         if self._sharing.shared(now):
             self._budget.ran(batch.total, seconds)
         if finite is None or whole is None:
-            self._deliver(batch, fed, outputs, now)
+            self._deliver(batch, fed, at, outputs, now)
             return
         if len(done.rows):
-            self._deliver(done, fed[whole], outputs.of(whole, done.steps), now)
+            steps = done.steps
+            self._deliver(done, fed[whole], at[whole, :steps], outputs.of(whole, steps), now)
         self._refuse_not_finite(batch, finite, now)
 
     def refuse(self, row: int, reason: str, message: str) -> None:
@@ -133,13 +134,18 @@ class Stepping:
         names = self._table.tenancy.names
         return [names[number] for number in np.flatnonzero(np.bincount(tenants)).tolist()]
 
-    def _by_tenant(self, batch: Batch) -> dict[str, int]:
-        """How many steps of a batch each tenant has."""
-        table = self._table
-        if not table.tenancy.several:
-            return {table.tenants[int(row)]: batch.total for row in batch.rows[:1]}
-        counts = np.bincount(table.tenant[batch.rows], batch.counts)
-        return {table.tenancy.names[i]: int(counts[i]) for i in counts.nonzero()[0].tolist()}
+    def _count(self, batch: Batch, done: Batch, bucket: int, seconds: float) -> None:
+        """Tells the metrics of a batch. The steps of `done` count."""
+        table, steps = self._table, done.total
+        if table.tenancy.several:
+            counts = np.bincount(table.tenant[done.rows], done.counts)
+            names = table.tenancy.names
+            by_tenant = {names[i]: int(counts[i]) for i in counts.nonzero()[0].tolist()}
+        else:
+            by_tenant = {table.tenants[int(batch.rows[0])]: steps}
+        self._metrics.tick(len(batch.rows), bucket, by_tenant, seconds)
+        elsewhere = self._rows.placing.elsewhere(done.rows, done.counts)
+        self._metrics.placed(steps - elsewhere, elsewhere)
 
     def _refuse_late(self, rows: Int64s) -> None:
         """Refuses what these rows have to run, because the next step of each is late."""
@@ -172,13 +178,12 @@ class Stepping:
             log.warning("model %s: a step failed", self._view.name, exc_info=error)
             self.refuse(int(batch.rows[0]), "STEP_FAILED", "the device refused the step")
 
-    def _inputs(self, batch: Batch, fed: np.ndarray) -> np.ndarray:
+    def _inputs(self, batch: Batch, fed: np.ndarray, at: Int64s) -> np.ndarray:
         """Input rows uint8[n, steps, input_row_bytes]; zero behind a row's count.
 
         They come from the window or, for rows that are not `fed`, from the generations.
         """
-        firsts = self._table.applied[batch.rows] + 1
-        inputs = self._window.inputs[self._window.at(batch.rows, firsts, batch.steps)]
+        inputs = self._window.inputs[at]
         if batch.counts[-1] < batch.steps:
             inputs[np.arange(batch.steps) >= batch.counts[:, None]] = 0
         if np.count_nonzero(fed) < len(fed):
@@ -192,18 +197,20 @@ class Stepping:
         """Which rows draw a token after the batch: generations that have fed all they have; bool[n]."""
         return np.asarray(~fed & (self._table.pending[batch.rows] == batch.counts))
 
-    def _deliver(self, batch: Batch, fed: np.ndarray, outputs: BatchOutputs, now: float) -> None:
+    def _deliver(
+        self, batch: Batch, fed: np.ndarray, at: Int64s, outputs: BatchOutputs, now: float
+    ) -> None:
         """Moves the cursors, keeps the outputs, and hands everything out."""
         firsts, counts = self._table.applied[batch.rows] + 1, batch.counts
         self._rows.ran(batch.rows, counts, now)
         all_fed = np.count_nonzero(fed) == len(fed)
         if all_fed and counts[0] == counts[-1]:  # nearly always
-            self._rows.deliver(batch.rows, firsts, outputs.rows, now)
+            self._rows.deliver(batch.rows, firsts, at, outputs.rows, now)
             return
         for count in np.unique(counts[fed]).tolist():
             chosen = np.flatnonzero(fed & (counts == count))
-            rows = outputs.rows[chosen, :count]
-            self._rows.deliver(batch.rows[chosen], firsts[chosen], rows, now)
+            rows, entries = outputs.rows[chosen, :count], at[chosen, :count]
+            self._rows.deliver(batch.rows[chosen], firsts[chosen], entries, rows, now)
         if not all_fed:
             self._deliver_generated(batch, np.flatnonzero(~fed), outputs)
 

@@ -67,6 +67,8 @@ class WaitingRoom:
 
     def admit(self, now: float) -> None:
         """Activates waiting sessions that fit. Refuses those past their deadline."""
+        if not self._count:
+            return
         turns, full = deque(self._waiting), False
         while turns:
             tenant = turns.popleft()

@@ -224,12 +224,14 @@ class Rows:
         resets = self.window.resets_in(rows, self._table.applied[rows] + 1, 1)
         return None if resets is None else resets[:, 0]
 
-    def deliver(self, rows: Int64s, first_seqs: Int64s, outputs: np.ndarray, now: float) -> None:
+    def deliver(
+        self, rows: Int64s, first_seqs: Int64s, at: Int64s, outputs: np.ndarray, now: float
+    ) -> None:
         """Keeps outputs uint8[n, steps, row bytes] of fed steps until they are acknowledged, and sends them.
 
-        Those of sync sessions wait until `confirm`. `now` is when the tick began.
+        Those of sync sessions wait until `confirm`. `at` int64[n, steps] are the steps' entries of the
+        window. `now` is when the tick began.
         """
-        at = self.window.at(rows, first_seqs, outputs.shape[1])
         if self._model.generative:
             self.tokens.fed(rows, self.window.inputs[at].view("<i4")[:, :, 0])
         self.window.outputs[at] = outputs
@@ -245,7 +247,9 @@ class Rows:
 
     def acknowledge(self, rows: Int64s, acks: Int64s) -> None:
         """Moves ack cursors, never back and never beyond what was sent."""
-        np.maximum.at(self._table.ack, rows, np.minimum(acks, self._table.visible(rows)))
+        table = self._table
+        visible = table.visible(rows) if self.ledger.tracked else table.applied[rows]
+        np.maximum.at(table.ack, rows, np.minimum(acks, visible))
 
     def replay(self, row: int, first_seq: int, last_seq: int) -> None:
         """Sends kept outputs again to the session's sink, as far as they may be sent."""

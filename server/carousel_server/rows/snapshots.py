@@ -15,7 +15,7 @@ from .slab import Slab
 from .snapshot import Snapshot
 from .table import SessionTable
 from .tokens import RECENT_TOKENS, Tokens
-from .window import Window, valid_rows
+from .window import Window, invalid_rows
 
 _MOST_ALTERNATIVES = 32
 """As many as a request may ask for: a snapshot comes from outside."""
@@ -125,7 +125,7 @@ class Snapshots:
             and snapshot.kept_outputs.shape[1] == model.output_row_bytes
             and snapshot.next_token < max(model.input_tokens, 1)
             and all(0 <= token < model.input_tokens for token in snapshot.recent_tokens)
-            and valid_rows(model, snapshot.kept_inputs).all()
+            and invalid_rows(model, snapshot.kept_inputs) is None
             and (snapshot.generation is None or self._generation_fits(snapshot))
             and all(map(_is_proper, snapshot.state.values()))
         )

@@ -141,15 +141,16 @@ class Window:
         return at
 
 
-def valid_rows(model: ModelView, inputs: np.ndarray) -> np.ndarray:
-    """Which of n rows hold valid values only; bool[n]. `inputs` is uint8[n, …] of whole input rows."""
+def invalid_rows(model: ModelView, inputs: np.ndarray) -> np.ndarray | None:
+    """Which of n rows hold a value that the model does not take; bool[n], or None if none does.
+
+    `inputs` is uint8[n, …] of whole input rows.
+    """
     values = inputs.reshape(len(inputs), math.prod(inputs.shape[1:])).view(model.input.dtype)
     tokens = model.input_tokens
     valid = (values >= 0) & (values < tokens) if tokens else np.isfinite(values)
-    # Nearly always. A count takes less time than `all`, above all by rows.
-    if np.count_nonzero(valid) == valid.size:
-        return np.ones(len(inputs), np.bool_)
-    return np.asarray(valid.all(axis=1))
+    # A count takes much less time than `all` by rows.
+    return None if np.count_nonzero(valid) == valid.size else np.asarray(~valid.all(axis=1))
 
 
 def invalid_value(model: ModelView, where: str, seq: int = 0) -> CarouselError:
