@@ -198,6 +198,12 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--compiled", action="store_true", help="of step: torch.compile as well")
     parser.add_argument(
+        "--grpcio",
+        nargs="+",
+        default=(),
+        help="of wire: versions to measure beside the installed one",
+    )
+    parser.add_argument(
         "--peers-python", default=sys.executable, help="interpreter with onnxruntime, openvino"
     )
     parser.add_argument("--out", type=Path, help="JSON file; default bench/results/…")

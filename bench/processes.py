@@ -104,9 +104,11 @@ def echo_server() -> Iterator[str]:
         yield address
 
 
-def instant_server(transport: str) -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
+def instant_server(
+    transport: str, **environment: str
+) -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
     """The wire in front of an engine that answers at once; yields the process and its address."""
-    return _module("bench.instant", transport)
+    return _process(sys.executable, "-m", "bench.instant", transport, environment=environment)
 
 
 @contextmanager
@@ -157,11 +159,14 @@ def _module(
 
 
 @contextmanager
-def _process(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _process(
+    *command: str, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Starts a program that prints one JSON line with its port when it is ready."""
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, **(environment or {})},
+    ) as process:  # fmt: skip
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

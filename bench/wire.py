@@ -27,6 +27,8 @@ from .report import Summary
 SHAPES = ((1, 1), (64, 1), (256, 1), (16, 64))
 """Streams, and sessions of each."""
 
+_GRPCIO = ("grpcio", "grpcio-health-checking", "grpcio-reflection", "grpcio-status")
+
 _QUANTITIES = {"steps_per_s": "steps per second", "cpu_us": "the server's processor time a step"}
 
 
@@ -37,9 +39,16 @@ def workloads(
     stack: ExitStack,
     runner: asyncio.Runner,
 ) -> Sequence[Workload]:
-    """Each shape on both transports, one after the other; only grpc.aio where there is no native one."""
+    """Each shape on both transports, one after the other; only grpc.aio where there is no native one.
+
+    `--grpcio` adds servers on grpc.aio of other versions.
+    """
     transports = dict.fromkeys((chosen_transport("auto"), "python"))
     started = {who: stack.enter_context(processes.instant_server(who)) for who in transports}
+    for version in options.grpcio:
+        others = _installed(version, folder)
+        server = processes.instant_server("python", PYTHONPATH=str(others))
+        started[f"grpcio {version}"] = stack.enter_context(server)
 
     def pressed(who: str, streams: int, sessions: int) -> Callable[[], Measured]:
         process, address = started[who]
@@ -50,17 +59,26 @@ def workloads(
 
     return [
         Workload(_name(who, *shape), pressed(who, *shape))
-        for shape, who in product(SHAPES, transports)
+        for shape, who in product(SHAPES, started)
     ]
 
 
+def _installed(version: str, folder: Path) -> Path:
+    """A folder with another version of grpcio, from the package index."""
+    target = folder / f"grpcio-{version}"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={target}"]
+    subprocess.run([*command, *(f"{name}=={version}" for name in _GRPCIO)], check=True)
+    return target
+
+
 def ratios(figures: Summary) -> Iterator[tuple[str, float]]:
-    """The native transport over grpc.aio."""
-    for shape, (quantity, word) in product(SHAPES, _QUANTITIES.items()):
-        native, python = (figures.get(_name(who, *shape)) for who in ("native", "python"))
-        if native is not None and python is not None:
-            ratio = native[quantity]["median"] / python[quantity]["median"]
-            yield f"{_shape(*shape)}: native over grpc.aio ({word})", ratio
+    """The native transport, and other versions of grpcio, over the installed grpcio."""
+    others = dict.fromkeys(name.partition(":")[0] for name in figures)
+    others.pop("python", None)
+    for shape, who, (quantity, word) in product(SHAPES, others, _QUANTITIES.items()):
+        this, python = figures[_name(who, *shape)], figures[_name("python", *shape)]
+        ratio = this[quantity]["median"] / python[quantity]["median"]
+        yield f"{_shape(*shape)}: {who} over grpc.aio ({word})", ratio
 
 
 def _pressed(server: int, pressure: Pressure) -> Measured:
