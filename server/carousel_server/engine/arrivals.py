@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -74,37 +74,33 @@ class Arrivals:
         )
 
 
-_COLUMNS = attrgetter(
-    "sink", "tags", "refs", "first_seqs", "acks", "inputs", "deadline_s", "resets"
-)
-
-
 def join(
     blocks: Sequence[StepBlock], came: Sequence[float], model: ModelView, rows: Rows
 ) -> Arrivals:
     """Joins blocks with the same number of steps, which came at these instants."""
-    senders, tags, refs, firsts, acks, inputs, until, resets = zip(
-        *map(_COLUMNS, blocks), strict=True
-    )
+    # A column at a time: with many blocks of one row, this is what costs most in a tick.
+    refs = [block.refs for block in blocks]
     sizes = list(map(len, refs))
     n, steps = sum(sizes), blocks[0].steps
     of = _senders_of(sizes, n)
     places, generations = np.ascontiguousarray(_pairs(refs, n).T)
+    senders = [block.sink for block in blocks]
     bound = rows.table.sink[places] == _each(rows.listeners.numbers(senders), of, np.int64)
-    data = inputs[0] if len(inputs) == 1 else b"".join(inputs)
+    until = [block.deadline_s for block in blocks]
+    data = blocks[0].inputs if len(blocks) == 1 else b"".join([block.inputs for block in blocks])
     return Arrivals(
         senders=senders,
         sender=of,
-        tags=_column(tags, n),
+        tags=_column([block.tags for block in blocks], n),
         rows=places,
         generations=generations,
-        first_seqs=_column(firsts, n),
-        acks=_acks_of(acks, sizes),
+        first_seqs=_column([block.first_seqs for block in blocks], n),
+        acks=_acks_of([block.acks for block in blocks], sizes),
         ours=rows.slots.live(places, generations) & bound,
         arrived_s=_each(came, of, np.float64),
         deadline_s=None if _equal(until, NO_DEADLINE) else _each(until, of, np.float64),
         inputs=np.frombuffer(data, np.uint8).reshape(n, steps, model.input_row_bytes),
-        resets=_resets_of(resets, sizes, steps),
+        resets=_resets_of([block.resets for block in blocks], sizes, steps),
     )
 
 
@@ -119,7 +115,7 @@ def _column(parts: Sequence[Column], n: int) -> Int64s:
     """The numbers of all parts; int64[n]."""
     if np.ndarray in set(map(type, parts)):
         return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts, dtype=np.int64)
-    return np.fromiter(chain.from_iterable(parts), np.int64, n)
+    return np.fromiter(_all(parts, n), np.int64, n)
 
 
 def _pairs(parts: Sequence[Sequence[SessionRef] | Int64s], n: int) -> Int64s:
@@ -130,8 +126,12 @@ def _pairs(parts: Sequence[Sequence[SessionRef] | Int64s], n: int) -> Int64s:
             if len(parts) == 1
             else np.concatenate([np.asarray(part, np.int64) for part in parts])
         )
-    pairs: Iterable[SessionRef] = chain.from_iterable(parts)
-    return np.fromiter(chain.from_iterable(pairs), np.int64, 2 * n).reshape(n, 2)
+    return np.fromiter(chain.from_iterable(_all(parts, n)), np.int64, 2 * n).reshape(n, 2)
+
+
+def _all(parts: Sequence[Any], n: int) -> Iterable[Any]:
+    """The n entries of all parts."""
+    return map(itemgetter(0), parts) if n == len(parts) else chain.from_iterable(parts)
 
 
 def _acks_of(parts: Sequence[Column], sizes: Sequence[int]) -> Int64s | None:

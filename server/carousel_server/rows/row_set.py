@@ -7,19 +7,23 @@ import numpy as np
 from carousel_server.core.types import Int64s
 
 _FEW = 64
+_PATIENCE = 8
+"""So often in turn most rows must have nothing to do before they leave."""
 
 
 class RowSet:
     """Rows that have something to do, so that a tick need not read every slot.
 
-    Adding is exact. Rows leave later, when most of them have nothing to do. So sessions that always step
-    together do not leave and come back at every tick.
+    Adding is exact. Rows leave later, when most of them have had nothing to do for a while. So sessions that
+    always step together do not leave and come back at every tick.
     """
 
     def __init__(self, slots: int) -> None:
         self._has = np.zeros(slots, np.bool_)
         # Ascending.
         self._rows: Int64s = np.empty(0, np.int64)
+        # How often in turn most of them had nothing to do.
+        self._idle = 0
 
     def add(self, rows: Int64s) -> None:
         """Adds rows, none of them twice in `rows`."""
@@ -40,11 +44,13 @@ class RowSet:
             return rows
         there = column[rows] != empty
         if np.count_nonzero(there) == len(rows):
+            self._idle = 0
             return rows
         live: Int64s = rows[there]
-        if len(rows) > _FEW and 4 * len(live) < len(rows):
+        self._idle = self._idle + 1 if 4 * len(live) < len(rows) else 0
+        if self._idle > _PATIENCE and len(rows) > _FEW:
             self._has[rows[~there]] = False
-            self._rows = live
+            self._rows, self._idle = live, 0
         return live
 
     def __contains__(self, row: int) -> bool:

@@ -6,6 +6,9 @@ import numpy as np
 
 from carousel_server.rows.row_set import RowSet
 
+LOOKS = 9
+"""After so many looks in turn at which most rows have nothing to do, these leave."""
+
 
 def test_rows_stand_in_order_and_once() -> None:
     rows = RowSet(10)
@@ -29,12 +32,25 @@ def test_rows_leave_when_most_have_nothing() -> None:
     rows, column = RowSet(1000), np.zeros(1000)
     rows.add(np.arange(1000))
     column[:200] = 1
-    assert len(rows.where(column)) == 200
+    for _ in range(LOOKS):
+        assert 200 in rows
+        assert len(rows.where(column)) == 200
     assert 199 in rows
     assert 200 not in rows
     column[200] = 1
     rows.add(np.asarray([200]))
     assert rows.where(column).tolist() == list(range(201))
+
+
+def test_rows_that_always_step_together_do_not_leave() -> None:
+    rows, column = RowSet(1000), np.zeros(1000)
+    rows.add(np.arange(1000))
+    for _ in range(2 * LOOKS):
+        column[:] = 0
+        assert not len(rows.where(column))
+        column[:900] = 1
+        assert len(rows.where(column)) == 900
+        assert 999 in rows
 
 
 def test_what_counts_as_nothing_can_be_said() -> None:
