@@ -31,6 +31,9 @@ class Gathered(Protocol):
     def offer(self, data: bytes) -> None:
         """Gives one request to `take`, behind those that wait for it."""
 
+    def fail(self, error: Exception) -> None:
+        """Lets the handler raise a defect that its requests have met."""
+
 
 class Gather:
     """Requests of all calls of a door that came in one poll of the transport.

@@ -28,13 +28,16 @@ def gather_of(options: WireOptions, gate: Gate) -> Gather | None:
         in_turn = turns.needed or quotas.limits.tenant_calls_per_s or quotas.backlogged.tenants
         for (call, begin, end), row in zip(requests, rows, strict=True):
             blocks: Blocks | None = call.owner
-            if (
-                in_turn
-                or call.gather is None
-                or blocks is None
-                or gate.refuses_steps(follows=blocks.follows)
-                or not blocks.submit_plain(data, row, end - begin)
-            ):
-                call.offer(data[begin:end])
+            try:
+                if (
+                    in_turn
+                    or call.gather is None
+                    or blocks is None
+                    or gate.refuses_steps(follows=blocks.follows)
+                    or not blocks.submit_plain(data, row, end - begin)
+                ):
+                    call.offer(data[begin:end])
+            except Exception as error:  # noqa: BLE001 - of this call alone; its handler raises it
+                call.fail(error)
 
     return Gather(take)

@@ -14,6 +14,7 @@ from carousel_protos.v1 import carousel_pb2 as v1
 from carousel_server.wire.native.library import missing
 from carousel_server.wire.native.readers import (
     END,
+    MOST_FORMS,
     NO_ACK,
     START,
     UNKNOWN,
@@ -122,12 +123,13 @@ def test_a_sequence_by_another_type_is_left_to_be_parsed():
     assert InferReader().learn(asked.SerializeToString()) == UNKNOWN
 
 
-def test_forms_are_bounded():
+def test_forms_are_bounded_and_the_newest_are_known():
     reader = InferReader()
-    numbers = [reader.learn(request(f"m{i}", [1.0], 7).SerializeToString()) for i in range(1100)]
-    assert numbers[:1024] == list(range(1024))
-    assert set(numbers[1024:]) == {UNKNOWN}
-    assert reader.learn(request("m3", [2.0], 8).SerializeToString()) == 3
+    requests = [request(f"m{i}", [1.0], 7).SerializeToString() for i in range(MOST_FORMS + 2)]
+    assert [reader.learn(one) for one in requests] == list(range(MOST_FORMS + 2))
+    known = [row_of(reader, one).form for one in requests]
+    assert known == [UNKNOWN] * MOST_FORMS + [MOST_FORMS, MOST_FORMS + 1]
+    assert reader.learn(requests[0]) == MOST_FORMS + 2, "an old number does not come again"
 
 
 def test_many_are_read_at_once_in_order():

@@ -17,6 +17,7 @@ from carousel_server.wire.calls import Call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.native.call import NativeCall
 from carousel_server.wire.native.library import missing
+from carousel_server.wire.native.readers import MOST_FORMS
 from carousel_server.wire.triton import infer
 from carousel_server.wire.triton.infer import Inference
 from carousel_server.wire.triton.models import ServedModels
@@ -232,3 +233,45 @@ async def test_a_draining_server_refuses_by_name(rig):
     rig.gate.draining = True
     await rig.poll((1, step(2.0)))
     assert "shutting down" in rig.told(1)[1]
+
+
+async def test_clients_with_ever_new_forms_take_the_quick_way_from_nobody(rig):
+    await rig.stream(1)
+    await rig.stream(2)
+    await rig.poll((1, step(0.0, 1, start=True)), (2, step(0.0, 2, start=True)))
+    for n in range(1, MOST_FORMS + 20):
+        await rig.poll((1, step(float(n), 1, unknown=n)))
+    await rig.poll((2, step(1.0, 2)))
+    parsed = rig.parsed
+    for n in range(2, 6):
+        await rig.poll((2, step(float(n), 2)))
+    assert rig.parsed == parsed
+    assert rig.told(2) == [[float(n)] * 4 for n in range(6)]
+    assert len(rig.told(1)) == MOST_FORMS + 20
+
+
+async def test_a_form_that_is_forgotten_in_the_middle_of_a_poll_is_parsed(rig):
+    await rig.stream(1)
+    await rig.poll((1, step(0.0, 1, start=True)), (1, step(0.0, 2, start=True)))
+    for n in range(1, MOST_FORMS):
+        await rig.poll((1, step(float(n), 1, unknown=n)))
+    await rig.poll((1, step(0.0, 1, unknown=-1)), (1, step(7.0, 2)))
+    assert rig.told(1)[-1] == [7.0] * 4
+
+
+async def test_a_defect_ends_its_own_call_and_no_other(rig, monkeypatch):
+    await rig.stream(1)
+    await rig.stream(2)
+    await rig.poll((1, step(0.0, 1, start=True)), (2, step(0.0, 2, start=True)))
+    running = rig.door._plain._step
+
+    def broken(owner, data, row, *rest):
+        if row[1] == 1:
+            raise ZeroDivisionError
+        return running(owner, data, row, *rest)
+
+    monkeypatch.setattr(rig.door._plain, "_step", broken)
+    await rig.poll((1, step(1.0, 1)), (2, step(1.0, 2)))
+    assert rig.told(2)[-1] == [1.0] * 4
+    with pytest.raises(ZeroDivisionError):
+        await rig.tasks[0]

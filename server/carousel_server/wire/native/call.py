@@ -99,6 +99,11 @@ class NativeCall:
         if self._taker is not None:
             self._feed()
 
+    def fail(self, error: Exception) -> None:
+        """See `Gathered.fail`."""
+        if self._taker is not None:
+            self._stop_feeding(error)
+
     def end(self) -> None:
         """No request follows."""
         self._ended = True

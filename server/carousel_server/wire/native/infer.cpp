@@ -36,16 +36,16 @@ static_assert(sizeof(InferRow) == 7 * sizeof(int64_t));
 
 class InferReader {
  public:
-  // The number of a request's form, from now on; kUnknown if it is not plain, or there are too many.
+  // The number of a request's form, from now on; kUnknown if it is not plain. Where there are too many forms, all
+  // older ones are forgotten, and their numbers do not come again.
   int64_t learn(std::string_view request) {
     InferRow row;
     if (!read(request, request.data(), row)) return kUnknown;
     auto found = forms_.find(form_);
     if (found != forms_.end()) return found->second;
-    if (forms_.size() >= kMostForms) return kUnknown;
-    auto number = static_cast<int64_t>(forms_.size());
-    forms_.emplace(form_, number);
-    return number;
+    if (forms_.size() >= kMostForms) forms_.clear();
+    forms_.emplace(form_, next_);
+    return next_++;
   }
 
   InferRow row(std::string_view request, const char* base) {
@@ -115,6 +115,7 @@ class InferReader {
   }
 
   std::unordered_map<std::string, int64_t> forms_;
+  int64_t next_ = 0;
   std::string form_;
   unsigned seen_ = 0;  // parameters of the sequence that the request has named
 };

@@ -32,6 +32,9 @@ class InferRow(NamedTuple):
 
 
 UNKNOWN = -1
+MOST_FORMS = 1024
+"""`kMostForms` of infer.cpp: so many are known at a time."""
+
 START, END = 1, 2
 
 
@@ -45,7 +48,10 @@ class InferReader:
         weakref.finalize(self, self._library.infer_free, self._handle)
 
     def learn(self, request: bytes) -> int:
-        """The number of a request's form, or UNKNOWN if such requests must be parsed."""
+        """The number of a request's form, or UNKNOWN if such requests must be parsed.
+
+        The first new form beyond MOST_FORMS makes it forget all others.
+        """
         return int(self._library.infer_learn(self._handle, request, len(request)))
 
     def read(self, data: bytes, begins: Sequence[int], ends: Sequence[int]) -> list[InferRow]:

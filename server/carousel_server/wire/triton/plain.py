@@ -13,7 +13,7 @@ from carousel_server.core.ports import NO_DEADLINE
 from carousel_server.wire.calls import Call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import Gather, Gathered
-from carousel_server.wire.native.readers import UNKNOWN, InferReader, InferRow
+from carousel_server.wire.native.readers import MOST_FORMS, UNKNOWN, InferReader, InferRow
 from carousel_server.wire.options import WireOptions
 
 from .asking import Asked
@@ -43,7 +43,7 @@ class PlainRequests:
     def __init__(self, options: WireOptions, gate: Gate) -> None:
         self._gate = gate
         self._most_bytes = options.max_message_bytes
-        self._forms: list[_Form] = []
+        self._forms: dict[int, _Form] = {}
         self.gather: Gather | None = None
         if options.transport == "native":
             self._reader = InferReader()
@@ -55,8 +55,11 @@ class PlainRequests:
         deadline_s = asked.parameters.deadline_s
         if self.gather is None or deadline_s != NO_DEADLINE or tensors.input.is_converted:
             return
-        if self._reader.learn(request) == len(self._forms):
-            self._forms.append(_Form(asked.served, asked.form, tensors.input.wire_bytes))
+        number = self._reader.learn(request)
+        if number != UNKNOWN and number not in self._forms:
+            if len(self._forms) == MOST_FORMS:  # the reader has forgotten them too
+                self._forms.clear()
+            self._forms[number] = _Form(asked.served, asked.form, tensors.input.wire_bytes)
 
     def _take(self, data: bytes, requests: list[tuple[Gathered, int, int]]) -> None:
         """Takes requests as `Gather` has them."""
@@ -69,18 +72,22 @@ class PlainRequests:
         _, begins, ends = zip(*requests, strict=True)
         rows = self._reader.read(data, begins, ends)
         for (call, begin, end), row in zip(requests, rows, strict=True):
-            if call.gather is None or not self._step(call.owner, data, row, end - begin, now):
-                call.offer(data[begin:end])
+            try:
+                if call.gather is None or not self._step(call.owner, data, row, end - begin, now):
+                    call.offer(data[begin:end])
+            except Exception as error:  # noqa: BLE001 - of this call alone; its handler raises it
+                call.fail(error)
 
     def _step(
         self, owner: tuple[Replies, Call], data: bytes, row: InferRow, size: int, now: float
     ) -> bool:
         """Steps a running sequence, if that is all that a request of `size` bytes asks for."""
-        form, sequence_id, flags, id_at, id_end, row_at, row_end = row
-        if form == UNKNOWN or flags or size > self._most_bytes:
+        number, sequence_id, flags, id_at, id_end, row_at, row_end = row
+        form = self._forms.get(number)
+        if form is None or flags or size > self._most_bytes:
             return False
         replies, call = owner
-        served, reply, row_bytes = self._forms[form]
+        served, reply, row_bytes = form
         sequence = served.running(call.tenant, sequence_id & UINT64)
         if sequence is None or not sequence.is_ready or not replies.has_room:
             return False
