@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 
-from carousel_server.core.store import Commit, NewSession, SessionKey, Store
+from carousel_server.core.store import Commit, Holding, NewSession, SessionKey, Store
 from carousel_server.core.types import Durability
 from carousel_server.store.opening import open_store
 
@@ -111,7 +111,7 @@ class _Costs:
         found |= self._for_a_while(groups, commit)
         single = [[key] for key in keys]
         found["commit_alone_us"] = self._for_a_while(single, commit)["commit_us"]
-        held = [(key, epochs[key], time.time()) for key in keys]
+        held = [Holding(key, epochs[key], time.time()) for key in keys]
         began = time.perf_counter()
         store.release(held)
         found["release_us"] = (time.perf_counter() - began) / len(keys) * 1e6

@@ -59,10 +59,10 @@ def fleet(adding: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
 class Sequences:
     """The program `behind_a_proxy`. Use it as a context manager."""
 
-    def __init__(self, python: Path, target: str) -> None:
+    def __init__(self, python: Path, target: str, durability: str) -> None:
         alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         self._process = subprocess.Popen(
-            [python, CLIENTS / "behind_a_proxy.py", target], env=alone, text=True,
+            [python, CLIENTS / "behind_a_proxy.py", target, durability], env=alone, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -90,7 +90,10 @@ class Sequences:
         return said
 
 
-@pytest.mark.parametrize("kind", [HAProxy, Envoy], ids=["haproxy", "envoy"])
+each_proxy = pytest.mark.parametrize("kind", [HAProxy, Envoy], ids=["haproxy", "envoy"])
+
+
+@each_proxy
 def test_triton_7117_no_state_reaches_another_sequence_while_replicas_come_and_go(
     kind: type[Proxy], python: Path, fleet: Replicas, tmp_path: Path
 ) -> None:
@@ -98,7 +101,7 @@ def test_triton_7117_no_state_reaches_another_sequence_while_replicas_come_and_g
     fleet.restore(*NAMES)
     with kind(tmp_path) as proxy:
         proxy.serve(fleet.living)
-        with Sequences(python, proxy.target) as sequences:
+        with Sequences(python, proxy.target, "sync") as sequences:
             sequences.go_on()
             fleet.kill("replica-3")
             sequences.go_on()
@@ -110,5 +113,25 @@ def test_triton_7117_no_state_reaches_another_sequence_while_replicas_come_and_g
             fleet.start("replica-3")
             proxy.serve(fleet.living)
             sequences.go_on()
+            said = sequences.end()
+    assert said.strip().endswith("PASS"), said
+
+
+@each_proxy
+def test_async_sequences_move_while_replicas_are_drained_and_added(
+    kind: type[Proxy], python: Path, fleet: Replicas, tmp_path: Path
+) -> None:
+    """No replica dies, so the store has all steps that were answered, and none is told of a DATA_LOSS."""
+    fleet.restore(*NAMES)
+    with kind(tmp_path) as proxy:
+        proxy.serve(fleet.living)
+        with Sequences(python, proxy.target, "async") as sequences:
+            sequences.go_on()
+            for name in NAMES[:2]:
+                fleet.drain(name)
+                sequences.go_on()
+                fleet.start(name)
+                proxy.serve(fleet.living)
+                sequences.go_on()
             said = sequences.end()
     assert said.strip().endswith("PASS"), said

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from carousel._core.faults import error_of
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.core.store import Commit, Outcome, Record, SessionKey, Verdict
+from carousel_server.core.store import Commit, Holding, Outcome, Record, SessionKey, Verdict
 from carousel_server.core.types import Durability
 from carousel_server.rows.snapshot import decode
 from carousel_server.store.memory import MemoryMedium
@@ -107,9 +107,9 @@ class Oracle:
             history.kept_attach_id = decode(commit.snapshot).attach_id
         history.used_s = commit.last_used_unix_s
 
-    def released(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
+    def released(self, held: Sequence[Holding]) -> None:
         """Sessions were given back."""
-        for key, _epoch, last_used_unix_s in held:
+        for key, _epoch, last_used_unix_s, _whole in held:
             self.histories[key.id].used_s = last_used_unix_s
 
     def rolled_back(self, now: MemoryMedium, then: MemoryMedium) -> None:

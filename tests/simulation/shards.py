@@ -20,6 +20,7 @@ from carousel_server.core.store import (
     Asked,
     Commit,
     First,
+    Holding,
     NewSession,
     Outcome,
     Record,
@@ -41,7 +42,7 @@ class Seen(Protocol):
     def committed(self, commits: Sequence[Commit], outcomes: Sequence[Outcome]) -> None:
         """It has answered commits."""
 
-    def released(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
+    def released(self, held: Sequence[Holding]) -> None:
         """Sessions were given back."""
 
 
@@ -110,7 +111,7 @@ class ShardedStore(Store):
                 raise
         return [outcomes.get(place, UNANSWERED) for place in range(len(commits))]
 
-    def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
+    def release(self, held: Sequence[Holding]) -> None:
         """See `Store.release`."""
 
         def use(store: MemoryStore, places: Sequence[int]) -> None:
@@ -118,7 +119,7 @@ class ShardedStore(Store):
             store.release(some)
             self._seen.released(some)
 
-        self._by_shard([key for key, _, _ in held], use)
+        self._by_shard([one.key for one in held], use)
 
     def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
         """See `Store.remove`."""

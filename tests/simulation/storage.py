@@ -16,6 +16,7 @@ from carousel_server.core.store import (
     AskFor,
     Commit,
     First,
+    Holding,
     NewSession,
     Outcome,
     Record,
@@ -177,7 +178,7 @@ class FaultyStore:
             raise _unavailable()
         return self._ask(lambda: self._store.commit(commits, fsync=fsync))
 
-    def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
+    def release(self, held: Sequence[Holding]) -> None:
         """See `Store.release`."""
         self._ask(self._store.release, held)
 

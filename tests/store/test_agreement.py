@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.redis import RedisServer
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.store import Record, SessionKey, Store
+from carousel_server.core.store import Holding, Record, SessionKey, Store
 from carousel_server.store import MemoryStore
 
 from .media import NEW, InRedis, InSqlite, commit
@@ -37,7 +37,7 @@ def acquire(key: SessionKey, floor: int, opens: bool) -> Question:
 
 
 def release(key: SessionKey, epoch: int, expires: bool, now: float) -> Question:
-    return lambda store: store.release([(key, epoch, now - AGE_S if expires else now)])
+    return lambda store: store.release([Holding(key, epoch, now - AGE_S if expires else now)])
 
 
 questions = st.one_of(

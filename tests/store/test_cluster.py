@@ -11,7 +11,7 @@ from redis.crc import key_slot
 from support.redis_cluster import ClusterServers, wait_until
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.store import Announcement, Outcome, SessionKey, Verdict
+from carousel_server.core.store import Announcement, Holding, Outcome, SessionKey, Verdict
 from carousel_server.store import StoreError
 from carousel_server.store.faults import ShardFault
 from carousel_server.store.redis import RedisStore
@@ -145,7 +145,7 @@ def test_slots_move_while_steps_are_committed(servers: ClusterServers, store: Re
     assert servers.owner(moved) is target
     check(store, load)
     for key in KEYS:
-        again(lambda key=key: store.release([(key, 1, store.now_unix_s())]))  # type: ignore[misc]
+        again(lambda key=key: store.release([Holding(key, 1, store.now_unix_s())]))  # type: ignore[misc]
     again(lambda: store.acquire(KEYS[0], epoch_floor=0, new=None))
 
 

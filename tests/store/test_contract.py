@@ -11,6 +11,7 @@ from carousel_server.core.store import (
     HEAD_BYTES,
     Acquire,
     First,
+    Holding,
     Outcome,
     Record,
     SessionKey,
@@ -220,7 +221,7 @@ def test_a_commit_may_be_large(store: Store) -> None:
 def test_a_released_session_is_free_and_keeps_its_epoch(store: Store, medium: Medium) -> None:
     open_session(store)
     used = medium.now() - 50
-    store.release([(KEY, 1, used)])
+    store.release([Holding(KEY, 1, used)])
     record = store.read(KEY)
     assert (record.held, record.epoch, record.last_used_unix_s) == (False, 1, used)
 
@@ -228,8 +229,69 @@ def test_a_released_session_is_free_and_keeps_its_epoch(store: Store, medium: Me
 def test_a_release_of_another_epoch_is_ignored(store: Store) -> None:
     open_session(store)
     before = store.read(KEY)
-    store.release([(KEY, 2, 0.0), (SessionKey("tenant", "none"), 1, 0.0)])
+    store.release([Holding(KEY, 2, 0.0), Holding(SessionKey("tenant", "none"), 1, 0.0)])
     assert store.read(KEY) == before
+
+
+def activated(store: Store) -> Record:
+    return store.acquire(KEY, epoch_floor=0, new=None)
+
+
+def test_a_session_is_whole_if_its_holder_has_released_it_so(store: Store, medium: Medium) -> None:
+    open_session(store)
+    store.commit([commit(1)], fsync=False)
+    store.release([Holding(KEY, 1, medium.now(), whole=True)])
+    record = activated(store)
+    assert (record.epoch, record.whole, record.seq) == (2, True, 1)
+
+
+def test_a_new_session_is_whole(store: Store) -> None:
+    assert store.acquire(KEY, epoch_floor=0, new=NEW).whole
+
+
+def test_a_session_whose_holder_knows_that_steps_are_missing_is_not_whole(
+    store: Store, medium: Medium
+) -> None:
+    open_session(store)
+    store.release([Holding(KEY, 1, medium.now(), whole=True)])
+    activated(store)
+    store.release([Holding(KEY, 2, medium.now())])
+    assert not activated(store).whole
+
+
+def test_the_mark_of_an_earlier_holder_counts_once(store: Store, medium: Medium) -> None:
+    """The next holder may have answered steps and have died before they were stored."""
+    open_session(store)
+    store.release([Holding(KEY, 1, medium.now(), whole=True)])
+    assert activated(store).whole
+    for _ in range(3):
+        store.commit([commit(1, epoch=2)], fsync=False)
+        assert not activated(store).whole
+
+
+def test_a_release_of_another_epoch_makes_nothing_whole(store: Store, medium: Medium) -> None:
+    open_session(store)
+    activated(store)
+    store.release([Holding(KEY, 1, medium.now(), whole=True)])
+    assert not activated(store).whole
+
+
+def test_a_session_of_a_killed_server_is_not_whole(medium: Medium) -> None:
+    store = medium.open()
+    open_session(store)
+    store.commit([commit(1)], fsync=False)
+    medium.kill(store)
+    again = medium.open()
+    assert not activated(again).whole
+    again.release([Holding(KEY, 2, medium.now(), whole=True)])
+    medium.kill(again)
+    assert activated(medium.open()).whole
+
+
+def test_a_session_that_is_opened_again_is_whole(store: Store, medium: Medium) -> None:
+    open_session(store)
+    assert store.remove(KEY, 1, "SESSION_CLOSED") is Verdict.DONE
+    assert store.acquire(KEY, epoch_floor=0, new=NEW).whole
 
 
 def test_a_removed_session_is_remembered(store: Store) -> None:
@@ -341,7 +403,7 @@ def test_a_list_may_ask_for_one_model(store: Store) -> None:
 
 def test_an_idle_session_expires_though_nobody_swept(store: Store, medium: Medium) -> None:
     open_session(store)
-    store.release([(KEY, 1, medium.now() - 101)])
+    store.release([Holding(KEY, 1, medium.now() - 101)])
     with pytest.raises(CarouselError) as error:
         store.read(KEY)
     assert reason_of(error) == "SESSION_EXPIRED"
@@ -366,7 +428,7 @@ def test_a_sweep_ends_what_is_idle_for_too_long(store: Store, medium: Medium) ->
     now = medium.now()
     for age in (99, 50, 0):
         key = open_session(store, f"age{age}")
-        store.release([(key, 1, now - age)])
+        store.release([Holding(key, 1, now - age)])
     assert store.sweep(now, 10) == 0
     assert store.sweep(now + 60, 10) == 2
     assert [record.key.id for record in store.list("tenant", "", 10)] == ["age0"]
@@ -379,7 +441,7 @@ def test_a_sweep_goes_no_further_than_it_may(store: Store, medium: Medium) -> No
     now = medium.now()
     held = [open_session(store, f"held{number}") for number in range(5)]
     store.commit([commit(1, key=key, used=now - 5000) for key in held], fsync=False)
-    store.release([(open_session(store, f"s{n}"), 1, now - 1000) for n in range(7)])
+    store.release([Holding(open_session(store, f"s{n}"), 1, now - 1000) for n in range(7)])
     ended = [store.sweep(now + 10, 3) for _ in range(4)]
     assert ended == [3, 3, 1, 0]
     assert store.statistics().sessions == 5
@@ -388,7 +450,7 @@ def test_a_sweep_goes_no_further_than_it_may(store: Store, medium: Medium) -> No
 def test_a_sweep_looks_at_the_newest_use(store: Store, medium: Medium) -> None:
     open_session(store)
     store.commit([commit(1, used=medium.now() + 500)], fsync=False)
-    store.release([(KEY, 1, medium.now() + 500)])
+    store.release([Holding(KEY, 1, medium.now() + 500)])
     assert store.sweep(medium.now() + 400, 10) == 0
     assert store.sweep(medium.now() + 700, 10) == 1
 
@@ -402,7 +464,7 @@ def test_the_stores_time_is_that_of_its_medium(store: Store, medium: Medium) -> 
 
 def test_what_was_used_just_now_does_not_expire(store: Store) -> None:
     open_session(store)
-    store.release([(KEY, 1, store.now_unix_s())])
+    store.release([Holding(KEY, 1, store.now_unix_s())])
     assert store.sweep(store.now_unix_s(), 10) == 0
     assert not store.read(KEY).held
     assert store.sweep(store.now_unix_s() + NEW.idle_ttl_s + 1, 10) == 1

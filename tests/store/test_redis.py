@@ -9,7 +9,7 @@ import pytest
 from support.redis import RedisServer
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.store import Outcome, SessionKey, Verdict
+from carousel_server.core.store import Holding, Outcome, SessionKey, Verdict
 from carousel_server.core.types import Durability
 from carousel_server.store import StoreError, open_store
 from carousel_server.store.redis import RedisStore
@@ -127,7 +127,7 @@ def test_a_full_memory_refuses_commits_and_still_renews(tmp_path: Path) -> None:
             store.commit([commit(1)], fsync=False)
         assert error.value.reason == "STORE_UNAVAILABLE"
         assert store.renew()
-        store.release([(KEY, 1, 1e10)])
+        store.release([Holding(KEY, 1, 1e10)])
         assert store.remove(KEY, 1, "SESSION_CLOSED") is Verdict.DONE
         with server.client() as client:
             client.config_set("maxmemory", "0")

@@ -14,6 +14,7 @@ from carousel_server.core.store import (
     Asked,
     AskFor,
     Held,
+    Holding,
     Replica,
     SessionKey,
     Store,
@@ -157,7 +158,7 @@ def test_only_the_holder_can_keep_a_session(alice: Store, bob: Store, shared: Me
     bob.keep([KEY])
     assert not held(bob).kept
     alice.keep([KEY])
-    alice.release([(KEY, 1, shared.now())])
+    alice.release([Holding(KEY, 1, shared.now())])
     bob.acquire(KEY, epoch_floor=0, new=None)
     assert not held(alice).kept, "the answer was that of the former holder"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carousel_server.core.quotas import TenantLimits
-from carousel_server.core.store import Acquire, Read, Release, SessionKey, StoreStatistics
+from carousel_server.core.store import Acquire, Holding, Read, Release, SessionKey, StoreStatistics
 from carousel_server.store import StoreThread
 from carousel_server.store.faults import ShardFault
 
@@ -78,7 +78,7 @@ def test_unfinished_requests_of_other_shards_are_finished(
 ) -> None:
     keys = acquired(thread, "ill", "well")
     store.fault = ShardFault()
-    replies = submit(thread, *(Release([(key, 1, clock())]) for key in keys))
+    replies = submit(thread, *(Release([Holding(key, 1, clock())]) for key in keys))
     thread.run_pending()
     assert [reason(reply) for reply in replies] == ["STORE_UNAVAILABLE"] * 2
     store.fault, store.away = None, True

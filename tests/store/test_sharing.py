@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.store import Outcome, SessionKey, Store, Verdict
+from carousel_server.core.store import Holding, Outcome, SessionKey, Store, Verdict
 
 from .media import ALICE, BOB, KEY, NEW, InMemory, InRedis, Medium, commit
 
@@ -43,11 +43,11 @@ def test_others_may_read_what_one_holds(alice: Store, bob: Store) -> None:
 def test_a_released_session_goes_to_whoever_asks(alice: Store, bob: Store, shared: Medium) -> None:
     alice.acquire(KEY, epoch_floor=0, new=NEW)
     alice.commit([commit(9)], fsync=False)
-    alice.release([(KEY, 1, shared.now())])
+    alice.release([Holding(KEY, 1, shared.now())])
     record = bob.acquire(KEY, epoch_floor=0, new=None)
     assert (record.epoch, record.seq, record.snapshot) == (2, 9, b"snapshot 9")
     assert alice.commit([commit(10)], fsync=False) == [Outcome(Verdict.FENCED, 2, 9)]
-    alice.release([(KEY, 1, 0.0)])
+    alice.release([Holding(KEY, 1, 0.0)])
     assert bob.read(KEY).held, "a late release of the former holder changes nothing"
 
 
@@ -139,7 +139,7 @@ def test_one_lease_serves_many_sessions(alice: Store, bob: Store, shared: Medium
     keys = [SessionKey("tenant", f"s{number}") for number in range(700)]
     for key in keys:
         alice.acquire(key, epoch_floor=0, new=NEW)
-    alice.release([(key, 1, shared.now()) for key in keys])
+    alice.release([Holding(key, 1, shared.now()) for key in keys])
     assert not any(record.held for record in bob.list("tenant", "", 1000))
 
 

@@ -7,12 +7,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.store import SessionKey, Verdict
+from carousel_server.core.store import Holding, SessionKey, Verdict
 from carousel_server.store import SqliteStore, StoreError, sqlite_file
 
 from .media import KEY, NEW, commit
@@ -358,3 +359,25 @@ def test_files_of_an_older_version_are_closed_to_others(path: Path) -> None:
     plain.close()
     SqliteStore(path).close()
     assert set(modes(path).values()) == {0o600}
+
+
+def test_a_file_of_an_older_server_has_no_session_that_is_known_to_be_whole(path: Path) -> None:
+    """Its sessions go on. The older server can use the file again, and what it marks is nothing."""
+    store = SqliteStore(path)
+    store.acquire(KEY, epoch_floor=0, new=NEW)
+    store.release([Holding(KEY, 1, store.now_unix_s(), whole=True)])
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE sessions DROP COLUMN whole_epoch")
+        db.commit()
+    store = SqliteStore(path)
+    assert not store.acquire(KEY, epoch_floor=0, new=None).whole
+    store.release([Holding(KEY, 2, store.now_unix_s(), whole=True)])
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        # An older server activates it, and dies.
+        db.execute("UPDATE sessions SET epoch = epoch + 1, held = 1")
+        db.commit()
+    store = SqliteStore(path)
+    assert not store.acquire(KEY, epoch_floor=0, new=None).whole
+    store.close()

@@ -7,6 +7,7 @@ import time
 import pytest
 from support.redis import RedisServer
 
+from carousel_server.core.store import Holding
 from carousel_server.store.redis import RedisStore
 from carousel_server.store.steady import SteadyClock
 
@@ -58,7 +59,7 @@ def test_replicas_whose_clocks_differ_have_the_time_of_redis(
     bob = RedisStore(redis_server.url, BOB, 30.0, prefix=f"shift{shift_s}")
     assert bob.now_unix_s() == pytest.approx(alice.now_unix_s(), abs=60)
     bob.acquire(KEY, epoch_floor=0, new=NEW)
-    bob.release([(KEY, 1, bob.now_unix_s())])
+    bob.release([Holding(KEY, 1, bob.now_unix_s())])
     assert alice.sweep(alice.now_unix_s(), 10) == 0
     assert alice.acquire(KEY, epoch_floor=0, new=None).epoch == 2
     assert bob.renew()

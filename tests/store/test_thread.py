@@ -14,6 +14,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.store import (
     Acquire,
     CommitGroup,
+    Holding,
     ListStored,
     Outcome,
     Read,
@@ -41,7 +42,7 @@ def test_every_request_is_answered(thread: StoreThread, recorded: Recorded) -> N
         Read(key),
         ListStored("tenant"),
         ListStored("tenant", model="none"),
-        Release([(key, 1, 1000.0)]),
+        Release([Holding(key, 1, 1000.0)]),
         Remove(key, 1, "SESSION_CLOSED"),
         Read(key),
         Acquire(SessionKey("tenant", "none")),
@@ -161,7 +162,8 @@ def test_sessions_that_leave_together_are_released_in_one_call(
 ) -> None:
     a, b, c = acquired(thread, "a", "b", "c")
     recorded.calls.clear()
-    replies = submit(thread, Release([(a, 1, 1e3), (b, 1, 1e3)]), Release([(c, 1, 1e3)]), Read(c))
+    both = Release([Holding(a, 1, 1e3), Holding(b, 1, 1e3)])
+    replies = submit(thread, both, Release([Holding(c, 1, 1e3)]), Read(c))
     thread.run_pending()
     assert recorded.calls == ["release", "read"]
     assert [one.result(0) for one in replies[:2]] == [None, None]
@@ -223,7 +225,7 @@ def test_an_outage_fails_what_it_hits_and_is_told_once(
     recorded.fault = unavailable("the disk is on fire")
     group = CommitGroup([commit(1)], fsync=False)
     other = CommitGroup([commit(2)], fsync=False)
-    replies = submit(thread, group, other, Read(key), Release([(key, 1, 0.0)]))
+    replies = submit(thread, group, other, Read(key), Release([Holding(key, 1, 0.0)]))
     thread.run_pending()
     for _ in range(20):
         clock.now_s += 0.3
@@ -278,7 +280,7 @@ def test_it_sweeps_and_measures_every_five_seconds(
     thread: StoreThread, recorded: Recorded, clock: Clock, told: Told
 ) -> None:
     (key,) = acquired(thread, "s1")
-    submit(thread, Release([(key, 1, clock() - 99)]))
+    submit(thread, Release([Holding(key, 1, clock() - 99)]))
     thread.run_pending()
     clock.now_s += 4.9
     thread.run_pending()
@@ -298,7 +300,7 @@ def test_a_large_sweep_lets_requests_pass(
     keys = acquired(thread, *(f"s{number}" for number in range(90)))
     more = acquired(thread, *(f"t{number}" for number in range(90)))
     rest = acquired(thread, *(f"u{number}" for number in range(90)))
-    everything = [(key, 1, clock() - 99) for key in (*keys, *more, *rest)]
+    everything = [Holding(key, 1, clock() - 99) for key in (*keys, *more, *rest)]
     submit(thread, Release(everything))
     thread.run_pending()
     recorded.calls.clear()
@@ -469,7 +471,7 @@ def test_what_was_given_back_behind_a_long_fault_is_given_back_later(
     one, other = acquired(thread, "s1", "s2")
     recorded.fault = unavailable("no answer")
     slow(recorded, clock, 2.5)
-    submit(thread, Read(one), Release([(other, 1, 1000.0)]))
+    submit(thread, Read(one), Release([Holding(other, 1, 1000.0)]))
     thread.run_pending()
     recorded.fault, recorded.on_call = None, lambda _: None
     clock.now_s += 1.0

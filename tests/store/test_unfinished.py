@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from carousel_server.core.errors import CarouselError
-from carousel_server.core.store import Acquire, NewSession, Release, Remove, SessionKey
+from carousel_server.core.store import Acquire, Holding, NewSession, Release, Remove, SessionKey
 from carousel_server.core.types import Durability
 from carousel_server.store.memory import MemoryMedium, MemoryStore
 from carousel_server.store.thread import StoreThread
@@ -92,7 +92,7 @@ def test_a_session_acquired_again_meanwhile_is_kept(rig: Rig) -> None:
 def test_a_release_that_failed_is_made_up_for(rig: Rig) -> None:
     epoch = rig.run(Acquire(KEY, new=NEW)).epoch
     rig.store.away = True
-    assert rig.run(Release([(KEY, epoch, 100.0)])).reason == "STORE_UNAVAILABLE"
+    assert rig.run(Release([Holding(KEY, epoch, 100.0)])).reason == "STORE_UNAVAILABLE"
     rig.now += 1.0
     rig.thread.run_pending()  # and once more in vain
     rig.later()
@@ -120,7 +120,7 @@ def test_many_are_settled_in_parts_so_that_others_need_not_wait_for_all(rig: Rig
     epochs = {key: rig.store.acquire(key, epoch_floor=0, new=NEW).epoch for key in keys}
     rig.store.away = True
     for key in keys:
-        assert isinstance(rig.run(Release([(key, epochs[key], 100.0)])), CarouselError)
+        assert isinstance(rig.run(Release([Holding(key, epochs[key], 100.0)])), CarouselError)
     rig.later()
     left = [sum(rig.store.read(key).held for key in keys)]
     while left[-1]:

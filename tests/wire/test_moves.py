@@ -8,11 +8,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from support.redis import RedisServer, free_port
 from support.server import FEATURES, GRU_BYTES, LSTM, ServerProcess
-from support.wire import StreamTalk, Stubs, unpack
+from support.triton import TritonStubs
+from support.wire import StreamTalk, Stubs, refused, unpack
 
 from carousel import Client
 from carousel_protos.placement import placed
@@ -231,6 +233,79 @@ def test_a_drain_hands_sessions_over_while_they_stream(
     assert "8 sessions were handed over to other replicas" in pair[0].text
     for server in pair:
         assert "Traceback" not in server.text
+
+
+async def infer(stubs: TritonStubs, name: str, n: int) -> bytes:
+    """The output of step n of an async sequence, of which no server has lost a step."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                found = await stubs.infer(LSTM, X[n], name, start=n == 0)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.05)
+            else:
+                return found["y"].tobytes()
+
+
+def test_async_sequences_of_triton_move_in_good_order(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    """Back and forth, on request and at a drain. No step that was answered is missing."""
+
+    async def play() -> None:
+        async with TritonStubs(pair[0].target) as here, TritonStubs(pair[1].target) as there:
+            expected = [await infer(there, "quiet", n) for n in range(24)]
+            found = {f"q{i}": [] for i in range(6)}
+            for n in range(12):
+                for name, outputs in found.items():
+                    outputs.append(await infer((here, there)[n // 3 % 2], name, n))
+            for name, outputs in found.items():
+                outputs.append(await infer(here, name, 12))
+            pair[0].signal()
+            for n in range(13, 24):
+                for name, outputs in found.items():
+                    outputs.append(await infer(there, name, n))
+            assert all(outputs == expected for outputs in found.values())
+
+    asyncio.run(play())
+    assert pair[0].wait() == 0
+    for server in pair:
+        assert "Traceback" not in server.text
+
+
+def test_an_async_sequence_of_a_killed_server_says_so_at_every_replica(
+    pair: tuple[ServerProcess, ServerProcess], replicas: Replicas
+) -> None:
+    """A move in good order does not hide what a crash before it has lost. A START ends that."""
+    here, there = pair
+
+    async def play() -> None:
+        async with TritonStubs(here.target) as stubs:
+            for n in range(3):
+                await infer(stubs, "q", n)
+        here.process.kill()
+        here.wait()
+        for server in (there, third, there):
+            async with TritonStubs(server.target) as stubs:
+                assert (await lost(stubs)).reason == "DATA_LOSS"
+        async with TritonStubs(there.target) as stubs:
+            first = await infer(stubs, "q", 0)
+        async with TritonStubs(third.target) as stubs:
+            assert await infer(stubs, "q", 1) != first
+
+    async def lost(stubs: TritonStubs) -> Any:
+        """The refusal. The lease of the killed server must end before that."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                error = await refused(stubs.infer(LSTM, X[3], "q"))
+                if error.reason != "SESSION_HELD":
+                    return error
+                await asyncio.sleep(0.05)
+
+    with replicas.start() as third:
+        asyncio.run(play())
 
 
 def test_a_client_of_one_address_survives_a_drain_beside_another_replica(

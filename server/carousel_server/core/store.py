@@ -63,6 +63,8 @@ class Record:
         head: the first HEAD_BYTES of the snapshot, where only the facts were requested.
         held: True while a live replica holds it, this one included.
         created: True if the acquire that returned this record opened the session.
+        whole: True if no step that was answered is missing: each holder has released it with all that it
+            had run, or the session was opened now. Known only from an acquire.
     """
 
     key: SessionKey
@@ -74,6 +76,7 @@ class Record:
     held: bool = True
     created: bool = False
     head: bytes = b""
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,21 @@ class Commit:
     seq: int
     snapshot: bytes
     last_used_unix_s: float
+
+
+class Holding(NamedTuple):
+    """A session that its holder releases.
+
+    Attributes:
+        key, epoch: which session, and the epoch in which it was held.
+        last_used_unix_s: when it was last used, in the store's time.
+        whole: the store has all steps that were ever answered. The next holder reads it as `Record.whole`.
+    """
+
+    key: SessionKey
+    epoch: int
+    last_used_unix_s: float
+    whole: bool = False
 
 
 class Verdict(Enum):
@@ -183,8 +201,8 @@ class Store(Replicas, Protocol):
         ones may not: their shard of the store failed, while others answered.
         """
 
-    def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
-        """Releases the leases of sessions (key, epoch, last_used_unix_s). Ignores a wrong epoch."""
+    def release(self, held: Sequence[Holding]) -> None:
+        """Releases the leases of sessions. Ignores those with a wrong epoch."""
 
     def remove(self, key: SessionKey, epoch: int, reason: str) -> Verdict:
         """Ends a session and deletes its snapshot.
@@ -252,7 +270,7 @@ class CommitGroup(WithReply[list[Outcome]]):
 class Release(WithReply[None]):
     """`Store.release`."""
 
-    held: Sequence[tuple[SessionKey, int, float]]
+    held: Sequence[Holding]
     reply: Future[None] = field(default_factory=Future)
 
 
@@ -341,6 +359,7 @@ __all__ = [
     "CommitGroup",
     "First",
     "Held",
+    "Holding",
     "Keep",
     "ListStored",
     "NewSession",

@@ -194,7 +194,10 @@ class OpenSpec:
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
-    """A session at one instant. It mirrors `carousel.v1.Session`. Times are Unix seconds."""
+    """A session at one instant. It mirrors `carousel.v1.Session`. Times are Unix seconds.
+
+    `whole` is not part of it: False if steps that another holder has answered may be missing.
+    """
 
     id: str
     model: str
@@ -211,6 +214,7 @@ class SessionView:
     seed: int
     execution_class: str = ""
     initial: str = ""
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from carousel_server.core.store import (
     NO_SNAPSHOT,
     Acquire,
     First,
+    Holding,
     NewSession,
     Read,
     Record,
@@ -254,7 +255,8 @@ class Activation:
         if record.created:
             ask_store(self._store, Remove(record.key, record.epoch, "SESSION_CLOSED"))
         else:
-            ask_store(self._store, Release([(record.key, record.epoch, record.last_used_unix_s)]))
+            held = Holding(record.key, record.epoch, record.last_used_unix_s, record.whole)
+            ask_store(self._store, Release([held]))
 
     def _new(self, engine: EnginePort, spec: OpenSpec, durability: Durability) -> NewSession:
         return NewSession(

@@ -16,7 +16,7 @@ from carousel_server.core.context import Context
 from carousel_server.core.errors import CarouselError, ended
 from carousel_server.core.ports import Activate
 from carousel_server.core.replicas import OWNER
-from carousel_server.core.store import Record, Release, Remove, SessionKey, Verdict
+from carousel_server.core.store import Holding, Record, Release, Remove, Verdict
 from carousel_server.core.types import Durability, OpenSpec, SessionRef, SessionView
 from carousel_server.rows.lifecycle import Event
 from carousel_server.rows.rows import Rows, Start
@@ -46,7 +46,7 @@ class Departure(NamedTuple):
         tell: notifies its sink. To be called when it is released.
     """
 
-    held: tuple[SessionKey, int, float]
+    held: Holding
     tell: Callable[[], None]
 
 
@@ -251,7 +251,7 @@ class Residency:
         if record.created:
             snapshot = _of_a_copy(snapshot)
         self._claim(spec)
-        start = Start(spec, opened.created_at_unix_s, record.epoch, snapshot)
+        start = Start(spec, opened.created_at_unix_s, record.epoch, snapshot, record.whole)
         ref = self._begin(start, now, newcomers=False)
         if record.created:
             self._metrics.opened()
@@ -292,7 +292,8 @@ class Residency:
     def _release(self, row: int, now: float) -> Release:
         table = self._rows.table
         used_s = self._store.now_unix_s() - (now - float(table.last_used_s[row]))
-        return Release([(self._rows.key(row), int(table.epoch[row]), used_s)])
+        whole = row not in table.incomplete and self._rows.ledger.is_clean(row)
+        return Release([Holding(self._rows.key(row), int(table.epoch[row]), used_s, whole)])
 
     def _read(self, record: Record) -> Snapshot | None:
         """The snapshot of a record; None if the session has never been committed."""

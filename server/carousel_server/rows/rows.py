@@ -42,12 +42,14 @@ class Start:
         created_at_unix_s: when it was opened first.
         epoch: of this activation.
         snapshot: where it goes on, which has been checked; None for the initial state that `spec` names.
+        whole: no step that was answered is missing from it.
     """
 
     spec: OpenSpec
     created_at_unix_s: float
     epoch: int = 1
     snapshot: Snapshot | None = None
+    whole: bool = True
 
 
 class Rows:
@@ -154,6 +156,8 @@ class Rows:
         self.tokens.reset(row)
         self._table.open(row, start.spec, start.epoch, start.created_at_unix_s, now)
         self._table.initial[row] = initial
+        if not start.whole:
+            self._table.incomplete.add(row)
         if start.snapshot is not None:
             self.snapshots.fill(row, start.snapshot)
         elif start.spec.state:
@@ -203,6 +207,8 @@ class Rows:
         table = self._table
         if self._model.generative and (starting := self._starting(rows)) is not None:
             self.tokens.start_over(rows[starting])
+        if table.incomplete and (starting := self._starting(rows)) is not None:
+            table.incomplete.difference_update(rows[starting].tolist())
         table.applied[rows] += counts
         table.pending[rows] -= counts
         table.last_used_s[rows] = now

@@ -79,6 +79,8 @@ class SessionTable:
         self.elsewhere = np.zeros(slots, np.bool_)
         # True while the session waits to be handed over, and runs no steps.
         self.stopped = np.zeros(slots, np.bool_)
+        # Rows whose session may lack steps that an earlier holder has answered. A reset makes it whole.
+        self.incomplete: set[int] = set()
         # Names, for people and for the directory.
         self.ids = [""] * slots
         self.tenants = [""] * slots
@@ -133,6 +135,7 @@ class SessionTable:
             seed=int(self.seed[row]),
             execution_class=model.execution_class,
             initial=("", *model.initials)[self.initial[row]],
+            whole=row not in self.incomplete,
         )
 
     # -- a row gets a session, and loses it
@@ -167,6 +170,7 @@ class SessionTable:
         """Frees a row; remembers why its session left, for late commands to it."""
         row = ref.row
         self.tracked[row] = self.sync[row] = self.stopped[row] = self.elsewhere[row] = False
+        self.incomplete.discard(row)
         self._former[ref] = (self.ids[row], reason)
         if len(self._former) > self.slots * _FORMER_PER_SLOT:
             self._former.popitem(last=False)
@@ -178,6 +182,7 @@ class SessionTable:
         left = ~taken & (self.tracked | (self.pending != 0))
         assert not left.any(), "a free row has steps to run, or counts as durable"
         assert not (self.sync & ~self.tracked).any(), "sync without a store"
+        assert all(self.tracked[row] for row in self.incomplete), "incomplete without a store"
         assert not (self.stopped & ~self.tracked).any(), "stopped without a store to go to"
         assert ((self.sink >= 0) == (self.hold != Hold.NONE))[taken].all(), "sink and hold disagree"
         assert all(map(self.ready.__contains__, self.pending.nonzero()[0].tolist())), "forgotten"

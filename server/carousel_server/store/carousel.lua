@@ -1,10 +1,11 @@
-#!lua name=carousel_v3
+#!lua name=carousel_v4
 -- What the redis store asks of Redis 7 or Valkey: each function is one atomic step of the protocol.
 --
 -- The keys of a function have one hash tag, so a cluster has them in one place. The caller names all of them,
 -- and no key is made here. Below a tag there are:
---   session:<tenant>/<id>  hash: the facts, the snapshot, the owner, "<replica>/<boot>" or "", and the owner's
---                          answer that it keeps the session, "<owner> <until>"
+--   session:<tenant>/<id>  hash: the facts, the snapshot, the owner, "<replica>/<boot>" or "", the owner's
+--                          answer that it keeps the session, "<owner> <until>", and the epoch in which it was
+--                          released whole, with all steps that were answered
 --   ended:<tenant>/<id>    "<reason> <epoch>" of a session that ended within a day
 --   ids:<tenant>           sorted set of the tenant's session ids, all of score 0
 --   expiry                 sorted set of <tenant>/<id>; the score is when the session would have expired
@@ -95,7 +96,7 @@ end
 -- idle_ttl, seed, created_at, seq, snapshot to open.
 local function acquire(keys, args)
   local key, name, id, replica, boot, at = keys[1], args[1], args[2], args[3], args[4], now()
-  local kept = redis.call('HMGET', key, 'epoch', 'owner', 'last_used', 'idle_ttl')
+  local kept = redis.call('HMGET', key, 'epoch', 'owner', 'last_used', 'idle_ttl', 'whole')
   local epoch = kept[1]
   if epoch then
     local left, holder, address = lease_left(keys[5], kept[2])
@@ -123,7 +124,9 @@ local function acquire(keys, args)
   epoch = text(math.max(tonumber(epoch), tonumber(args[5])) + 1)
   redis.call('HSET', key, 'epoch', epoch, 'owner', replica .. '/' .. boot, 'last_used', at)
   redis.call('ZADD', keys[4], tonumber(at) + tonumber(idle_ttl), name)
-  return {'OK', created and 1 or 0, redis.call('HMGET', key, unpack(FACTS)), redis.call('HGET', key, 'snapshot')}
+  local whole = created or kept[5] == kept[1]
+  return {'OK', created and 1 or 0, redis.call('HMGET', key, unpack(FACTS)), redis.call('HGET', key, 'snapshot'),
+    whole and 1 or 0}
 end
 
 -- keys: sessions. For each: epoch, seq, last_used, snapshot. Rule R4.
@@ -146,13 +149,13 @@ local function commit(keys, args)
   return outcomes
 end
 
--- keys: sessions, then expiry. For each session: name, epoch, last_used.
+-- keys: sessions, then expiry. For each session: name, epoch, last_used, 1 if it is whole.
 local function release(keys, args)
   for i = 1, #keys - 1 do
-    local name, epoch, last_used = args[3 * i - 2], args[3 * i - 1], args[3 * i]
+    local name, epoch, last_used, whole = args[4 * i - 3], args[4 * i - 2], args[4 * i - 1], args[4 * i]
     local kept = redis.call('HMGET', keys[i], 'epoch', 'idle_ttl')
     if kept[1] == epoch then
-      redis.call('HSET', keys[i], 'owner', '', 'last_used', last_used)
+      redis.call('HSET', keys[i], 'owner', '', 'last_used', last_used, 'whole', whole == '1' and epoch or '0')
       redis.call('ZADD', keys[#keys], tonumber(last_used) + tonumber(kept[2]), name)
     end
   end
@@ -310,19 +313,19 @@ local function keep(keys, args)
 end
 
 -- Those that free memory, or keep what is there, run where memory has run out.
-redis.register_function('carousel_v3_acquire', acquire)
-redis.register_function('carousel_v3_commit', commit)
-redis.register_function{function_name = 'carousel_v3_release', callback = release, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v3_remove', callback = remove, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v3_read', callback = read, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v3_renew', callback = renew, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v3_resign', callback = resign, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v3_replicas', callback = replicas, flags = {'no-writes'}}
-redis.register_function('carousel_v3_layout', layout)
-redis.register_function{function_name = 'carousel_v3_ids', callback = ids, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v3_due', callback = due, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v3_count', callback = count, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v3_expire', callback = expire, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v3_ask', callback = ask, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v3_take', callback = take, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v3_keep', callback = keep, flags = {'allow-oom'}}
+redis.register_function('carousel_v4_acquire', acquire)
+redis.register_function('carousel_v4_commit', commit)
+redis.register_function{function_name = 'carousel_v4_release', callback = release, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v4_remove', callback = remove, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v4_read', callback = read, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v4_renew', callback = renew, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v4_resign', callback = resign, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v4_replicas', callback = replicas, flags = {'no-writes'}}
+redis.register_function('carousel_v4_layout', layout)
+redis.register_function{function_name = 'carousel_v4_ids', callback = ids, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v4_due', callback = due, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v4_count', callback = count, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v4_expire', callback = expire, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v4_ask', callback = ask, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v4_take', callback = take, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v4_keep', callback = keep, flags = {'allow-oom'}}

@@ -19,6 +19,7 @@ from carousel_server.core.store import (
     Commit,
     First,
     Held,
+    Holding,
     NewSession,
     Outcome,
     Record,
@@ -56,6 +57,8 @@ class _Kept(NamedTuple):
     snapshot: bytes
     last_used_unix_s: float
     owner: _Owner
+    # The epoch in which it was released as whole.
+    whole_epoch: int = 0
 
 
 class _Ended(NamedTuple):
@@ -169,10 +172,12 @@ class MemoryStore(Store):
             self.medium.ended.pop(key, None)
             former = ended.epoch if ended else 0
             kept = _Kept(new, former, first.seq, first.snapshot, now, _NOBODY)
-        epoch = max(kept.epoch, epoch_floor) + 1
+        epoch, whole = max(kept.epoch, epoch_floor) + 1, created or kept.whole_epoch == kept.epoch
         kept = _Kept(kept.session, epoch, kept.seq, kept.snapshot, now, self._me)
         self.medium.sessions[key] = kept
-        return Record(key, kept.session, epoch, kept.seq, kept.snapshot, now, True, created)
+        return Record(
+            *(key, kept.session, epoch, kept.seq, kept.snapshot, now), created=created, whole=whole
+        )
 
     @override
     def commit(self, commits: Sequence[Commit], *, fsync: bool) -> list[Outcome]:
@@ -181,12 +186,14 @@ class MemoryStore(Store):
         return [self._commit_one(one) for one in commits]
 
     @override
-    def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
-        for key, epoch, last_used_unix_s in held:
+    def release(self, held: Sequence[Holding]) -> None:
+        for key, epoch, last_used_unix_s, whole in held:
             kept = self.medium.sessions.get(key)
             if kept is not None and kept.epoch == epoch:
-                self.medium.sessions[key] = _Kept(
-                    kept.session, epoch, kept.seq, kept.snapshot, last_used_unix_s, _NOBODY
+                self.medium.sessions[key] = kept._replace(
+                    last_used_unix_s=last_used_unix_s,
+                    owner=_NOBODY,
+                    whole_epoch=epoch if whole else 0,
                 )
 
     @override

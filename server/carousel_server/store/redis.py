@@ -21,6 +21,7 @@ from carousel_server.core.store import (
     AskFor,
     Commit,
     First,
+    Holding,
     NewSession,
     Outcome,
     Record,
@@ -170,13 +171,13 @@ class RedisStore(Store):
         return failed
 
     @override
-    def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
+    def release(self, held: Sequence[Holding]) -> None:
         calls: list[Call] = []
-        for shard, some in self._by_shard([key for key, _, _ in held], _RELEASES_PER_CALL):
+        for shard, some in self._by_shard([one.key for one in held], _RELEASES_PER_CALL):
             told: list[str] = []
-            for key, epoch, used_s in (held[place] for place in some):
-                told += (name_of(key), str(epoch), repr(used_s))
-            keys = [shard.session(held[place][0]) for place in some]
+            for key, epoch, used_s, whole in (held[place] for place in some):
+                told += (name_of(key), str(epoch), repr(used_s), str(int(whole)))
+            keys = [shard.session(held[place].key) for place in some]
             calls.append(("release", [*keys, shard.expiry], told))
         self._link.call_all(calls)
 
@@ -308,11 +309,11 @@ def _acquired(key: SessionKey, answer: Any) -> Record | CarouselError:
     if isinstance(answer, CarouselError):
         return answer
     try:
-        _, created, facts, snapshot = redis_answers.acquired(key, answer)
+        _, created, facts, snapshot, whole = redis_answers.acquired(key, answer)
     except CarouselError as refused:
         return refused
     record = redis_answers.record(key, facts, is_held=True, head=b"")
-    return replace(record, snapshot=snapshot, created=bool(created))
+    return replace(record, snapshot=snapshot, created=bool(created), whole=bool(whole))
 
 
 def _opening(new: NewSession, first: First) -> tuple[str | bytes, ...]:

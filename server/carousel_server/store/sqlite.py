@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from carousel_server.core.store import (
     Asked,
     Commit,
     First,
+    Holding,
     NewSession,
     Outcome,
     Record,
@@ -121,12 +123,15 @@ class SqliteStore(Store):
         return outcomes
 
     @override
-    def release(self, held: Sequence[tuple[SessionKey, int, float]]) -> None:
+    def release(self, held: Sequence[Holding]) -> None:
         with self._transaction():
             self._db.executemany(
-                "UPDATE sessions SET held = 0, last_used_unix_s = ? "
+                "UPDATE sessions SET held = 0, last_used_unix_s = ?, whole_epoch = ? "
                 "WHERE tenant = ? AND id = ? AND epoch = ?",
-                [(used, key.tenant, key.id, epoch) for key, epoch, used in held],
+                [
+                    (used, epoch if whole else 0, key.tenant, key.id, epoch)
+                    for key, epoch, used, whole in held
+                ],
             )
 
     @override
@@ -265,12 +270,14 @@ class SqliteStore(Store):
         return Outcome(Verdict.STALE if epoch == one.epoch else Verdict.FENCED, epoch, seq)
 
     def _activated(self, key: SessionKey, epoch_floor: int) -> Record | None:
+        # `whole_epoch` is 1 afterwards if the session was whole. No epoch is 1 after a second activation.
         row = self._db.execute(
-            "UPDATE sessions SET held = ?, epoch = max(epoch, ?) + 1, last_used_unix_s = ? "
-            f"WHERE tenant = ? AND id = ? RETURNING {_FACTS}, snapshot",
+            "UPDATE sessions SET held = ?, epoch = max(epoch, ?) + 1, last_used_unix_s = ?, "
+            "whole_epoch = (whole_epoch = epoch) "
+            f"WHERE tenant = ? AND id = ? RETURNING {_FACTS}, snapshot, whole_epoch",
             (self._holder, epoch_floor, self._now(), *key),
         ).fetchone()
-        return _record(row) if row else None
+        return replace(_record(row), whole=bool(row[12])) if row else None
 
     def _opened(self, key: SessionKey, epoch_floor: int, new: NewSession, first: First) -> Record:
         former = self._db.execute(
@@ -285,7 +292,7 @@ class SqliteStore(Store):
                 *(str(new.seed), new.created_at_unix_s, first.snapshot),
             ),
         )
-        return Record(key, new, epoch, first.seq, first.snapshot, now, created=True)
+        return Record(key, new, epoch, first.seq, first.snapshot, now, created=True, whole=True)
 
     def _end_if_expired(self, key: SessionKey) -> bool:
         row = self._db.execute(

@@ -28,6 +28,9 @@ _APPLICATION_ID = 0x4352534C  # "CRSL", the mark of our files
 _CHECK_UP_TO_BYTES = 1 << 30
 """Greatest file that is checked as a whole at the start. Each snapshot has a checksum of its own."""
 
+_WHOLE = "whole_epoch INTEGER NOT NULL DEFAULT 0"
+"""A column that files of older servers lack. These ignore it, since no epoch of theirs is the same again."""
+
 # Held sessions are in the unique index only, so that a commit writes one row and no other index.
 _SCHEMA = f"""
 CREATE TABLE sessions (
@@ -43,6 +46,7 @@ CREATE TABLE sessions (
     seed TEXT NOT NULL,
     created_at_unix_s REAL NOT NULL,
     snapshot BLOB NOT NULL,
+    {_WHOLE},
     UNIQUE (tenant, id)
 );
 CREATE INDEX free_by_expiry ON sessions (last_used_unix_s + idle_ttl_s) WHERE held = 0;
@@ -209,6 +213,9 @@ def _prepare(db: sqlite3.Connection, path: Path, first: bool) -> None:
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise _damaged(path, found)
+    columns = {column for _, column, *_ in db.execute("PRAGMA table_info(sessions)")}
+    if _WHOLE.partition(" ")[0] not in columns:
+        db.execute(f"ALTER TABLE sessions ADD COLUMN {_WHOLE}")
     if first:
         db.execute("UPDATE sessions SET held = 0 WHERE held <> 0")
 

@@ -17,6 +17,7 @@ from carousel_server.core.store import (
     Acquire,
     AskFor,
     CommitGroup,
+    Holding,
     Keep,
     ListStored,
     Read,
@@ -55,7 +56,7 @@ class UnfinishedRequests:
                 self._add(key, partial(self._give_back, key))
             case Release(held):
                 for one in held:
-                    self._add(one[0], partial(self._store.release, [one]))
+                    self._add(one.key, partial(self._store.release, [one]))
             case Remove(key, epoch, reason):
                 self._add(key, partial(self._store.remove, key, epoch, reason))
             case Read() | ListStored() | CommitGroup():
@@ -112,4 +113,5 @@ class UnfinishedRequests:
             if error.reason == "STORE_UNAVAILABLE":
                 raise
             return
-        self._store.release([(key, record.epoch, record.last_used_unix_s)])
+        holding = Holding(key, record.epoch, record.last_used_unix_s, record.whole)
+        self._store.release([holding])

@@ -1,5 +1,7 @@
 """Sequences of `tritonclient` through a proxy, side by side, until a line comes on stdin.
 
+Takes the proxy's address and the durability of the sequences.
+
 Each sequence adds a prime of its own in every request. So an output says how many of its requests its state
 has seen, and whether another sequence's request is in it. A request that failed may have run: nobody knows.
 """
@@ -29,8 +31,9 @@ def tensor(value):
 
 
 class Sequence:
-    def __init__(self, client, number):
+    def __init__(self, client, number, durability):
         self.client, self.number, self.prime = client, number, PRIMES[number]
+        self.durability = durability
         self.steps = 0
         self.unsure = 0
         self.refused = 0
@@ -45,7 +48,7 @@ class Sequence:
                     [tensor(self.prime)],
                     sequence_id=self.number + 1,
                     sequence_start=start,
-                    parameters={"durability": "sync"} if start else None,
+                    parameters={"durability": self.durability} if start else None,
                     headers={"carousel-session": f"triton:{MODEL}:{self.number + 1}"},
                 )
                 return int(result.as_numpy("OUTPUT")[0][0])
@@ -79,9 +82,9 @@ def run(sequence):
         print(f"FAULT {faults[-1]}\n", end="", flush=True)
 
 
-def main(address):
+def main(address, durability):
     clients = [triton.InferenceServerClient(address) for _ in range(2)]
-    sequences = [Sequence(clients[number % 2], number) for number in range(len(PRIMES))]
+    sequences = [Sequence(clients[number % 2], number, durability) for number in range(len(PRIMES))]
     threads = [threading.Thread(target=run, args=(sequence,)) for sequence in sequences]
     for thread in threads:
         thread.start()
@@ -93,4 +96,4 @@ def main(address):
     print("FAIL" if faults else "PASS")
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

@@ -10,7 +10,7 @@ import pytest
 from carousel_protos.placement import placed
 from carousel_server.core.moves import Handed, HandOver, Hold, MoveAway, SetOwners, Why
 from carousel_server.core.ports import Activate, Bind, Close, Unbind
-from carousel_server.core.store import Release, SessionKey
+from carousel_server.core.store import Record, Release, SessionKey
 from carousel_server.core.types import Durability, SessionRef
 
 from .durable_rig import DurableRig
@@ -79,6 +79,44 @@ def test_what_has_run_is_in_the_store_before_the_session_is_released(
     again = DurableRig(medium=rig.medium, replica="there")
     assert again.attach(again.resume(), RecordingSink()).applied == 3
     assert sink.confirmed[-1] == (1, 3)
+
+
+def acquired(rig: DurableRig, session_id: str = "s") -> Record:
+    """What the next holder gets."""
+    return rig.store.store.acquire(SessionKey("t", session_id), epoch_floor=0, new=None)
+
+
+def test_a_session_that_is_handed_over_is_whole(rig: DurableRig, sink: RecordingSink) -> None:
+    ref = bound(rig, sink, Hold.CALLS)
+    rig.send(sink, ref, 2, 2, 3)
+    rig.tick()
+    assert rig.until(asked(rig, ref).reply) is Handed.MOVED
+    record = acquired(rig)
+    assert (record.seq, record.whole) == (3, True)
+
+
+def test_what_a_crash_has_lost_stays_lost_over_a_hand_over(sink: RecordingSink) -> None:
+    before = DurableRig()
+    bound(before, sink, Hold.CALLS)
+    after = DurableRig(medium=before.medium)  # as if the first had been killed
+    ref = after.resume()
+    assert not after.attach(ref, sink, hold=Hold.CALLS).whole
+    after.send(sink, ref, 2, 2)
+    after.rest()
+    assert after.until(asked(after, ref).reply) is Handed.MOVED
+    assert not acquired(after).whole
+
+
+def test_a_reset_makes_a_session_whole(sink: RecordingSink) -> None:
+    before = DurableRig()
+    bound(before, sink, Hold.CALLS)
+    after = DurableRig(medium=before.medium)
+    ref = after.resume()
+    after.attach(ref, sink, hold=Hold.CALLS)
+    after.send(sink, ref, 2, 2, resets=b"\1")
+    after.rest()
+    assert after.until(asked(after, ref).reply) is Handed.MOVED
+    assert acquired(after).whole
 
 
 def test_steps_that_wait_are_dropped_and_not_run(rig: DurableRig, sink: RecordingSink) -> None:

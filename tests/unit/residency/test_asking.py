@@ -10,7 +10,7 @@ import pytest
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.moves import Hold
 from carousel_server.core.ports import Place, Unbind
-from carousel_server.core.store import Announcement, AskFor, Keep, SessionKey
+from carousel_server.core.store import Announcement, AskFor, Holding, Keep, SessionKey
 from carousel_server.core.types import SessionRef
 from carousel_server.store.memory import MemoryMedium
 from tests.unit.engine.durable_rig import DurableRig
@@ -179,7 +179,7 @@ def test_a_session_that_moved_on_is_asked_for_at_its_next_holder(
     wanted = pair.wanted_there()
     pair.turn()
     record = pair.here.store.store.read(KEY)
-    pair.here.store.store.release([(KEY, record.epoch, record.last_used_unix_s)])
+    pair.here.store.store.release([Holding(KEY, record.epoch, record.last_used_unix_s)])
     third.until(third.catalog.resume("t", "s"))
     for _ in range(3):
         pair.turn()

@@ -19,19 +19,23 @@ NAME = "triton:echo:7"
 
 
 class Kept:
-    """What the store makes of the engine's sessions: their level, and the epoch that they are in."""
+    """What the store makes of the engine's sessions: their level and epoch, and whether they are whole."""
 
     def __init__(self, engine, monkeypatch):
         self.engine, self.level, self.epoch = engine, Durability.ASYNC, 1
+        self.whole = True
         plain = engine._view
 
         def view(session):
-            return replace(plain(session), durability=self.level, epoch=self.epoch)
+            return replace(
+                plain(session), durability=self.level, epoch=self.epoch, whole=self.whole
+            )
 
         monkeypatch.setattr(engine, "_view", view)
 
-    def park(self):
-        """The session goes to the store; whoever asks for it finds it in a new epoch."""
+    def park(self, whole=True):
+        """The session goes to the store. Whoever asks for it finds it in a new epoch."""
+        self.whole = whole
         session = self.engine.session(NAME)
         session.sink.away(session.tag, self.engine._view(session))
         session.sink = None
@@ -46,7 +50,8 @@ def kept(wire, monkeypatch):
 
 @pytest.fixture
 def left_behind(wire, kept):
-    """A session of another process, on a row since somebody has asked for it: six steps are left."""
+    """A session of a process that was killed, on a row since it was asked for. Six steps are left."""
+    kept.whole = False
     command = ports.Open(OpenSpec(DEFAULT_TENANT, NAME))
     wire.engine.submit(command)
     session = wire.engine.session(NAME)
@@ -104,8 +109,26 @@ async def test_one_that_was_in_the_store_meanwhile_may_not_be(wire, fake, kept):
     await stream.step(1, 2, ROW[None])
     await stream.say(unbind=pb.Unbind(handle=1))
     assert (await stream.hear()).WhichOneof("event") == "unbound"
-    kept.epoch += 1
+    kept.epoch, kept.whole = kept.epoch + 1, False
     assert [await lost(fake) for _ in range(2)] == [True] * 2
+
+
+async def test_a_session_that_another_server_has_released_in_good_order_goes_on(
+    fake, kept, left_behind
+):
+    """This door has never seen it."""
+    kept.whole = True
+    await fake.infer("echo", ROW, 7)
+    assert left_behind.applied == 7
+
+
+async def test_a_start_resets_a_session_of_which_every_step_is_lost(wire, fake, kept, left_behind):
+    """Without the reset, the engine would not know that it is whole from now on."""
+    left_behind.applied = 0
+    assert await lost(fake)
+    await fake.infer("echo", ROW, 7, start=True)
+    (block,) = [c for c in wire.engine.seen if isinstance(c, ports.StepBlock)]
+    assert (block.first_seqs, block.resets) == ([1], b"\1")
 
 
 async def test_a_parked_session_comes_back_as_often_as_it_likes(wire, fake, kept):
@@ -119,16 +142,5 @@ async def test_a_parked_session_comes_back_as_often_as_it_likes(wire, fake, kept
 async def test_a_parked_session_that_comes_back_with_fewer_steps_says_so_each_time(fake, kept):
     await fake.infer("echo", ROW, 7, start=True)
     await fake.infer("echo", ROW, 7)
-    kept.park().applied = 1
+    kept.park(whole=False).applied = 1
     assert [await lost(fake) for _ in range(3)] == [True] * 3
-
-
-async def test_who_is_forgotten_is_told_of_a_loss_and_never_of_none(fake, kept, monkeypatch):
-    from carousel_server.wire.triton import sessions as module
-
-    monkeypatch.setattr(module, "_MOST_SEEN", 1)
-    await fake.infer("echo", ROW, 7, start=True)
-    session = kept.park()
-    await fake.infer("echo", ROW, 8, start=True)
-    assert [await lost(fake) for _ in range(2)] == [True] * 2
-    assert session.applied == 1

@@ -94,12 +94,14 @@ class Sequence:
         bound: True while the session can be stepped.
         ending: True while the session is being closed.
         applied: how many steps have run in its session, as far as is known here.
+        whole: False if the session may lack steps that were answered before the START that opened it.
         running: the requests of the block that is at the engine.
     """
 
     __slots__ = (
         "_begun", "_busy", "_host", "_one_by_one", "_waiting", "applied", "bound", "ending", "model",
         "running", "seat", "sequence_id", "session_id", "tenant",
+        "whole",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +114,7 @@ class Sequence:
         self.bound = False
         self.ending = False
         self.applied = 0
+        self.whole = True
         self.running: deque[Request] = deque()
         self._waiting: deque[Request] = deque()
         # What the START of this session asked for; None if that is not known here.
@@ -129,7 +132,7 @@ class Sequence:
     @property
     def resets(self) -> bool:
         """True if `running` begins a sequence in a session that has run another before."""
-        return self.running[0].opens and self.applied > 0
+        return self.running[0].opens and (self.applied > 0 or not self.whole)
 
     @property
     def idle(self) -> bool:
@@ -168,7 +171,7 @@ class Sequence:
             self._waiting.popleft()
             request.answer.failed(outcome, 1)
         else:
-            self.bound, self.applied = True, outcome.applied
+            self.bound, self.applied, self.whole = True, outcome.applied, outcome.whole
             self._begun = request.beginning
         self._go_on()
 

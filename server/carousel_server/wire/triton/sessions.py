@@ -7,7 +7,6 @@ outputs of one tick come back in one call, whatever streams they belong to.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as Several
 from concurrent.futures import Future
@@ -25,11 +24,6 @@ from carousel_server.wire.turns import Submissions
 
 from .sequence import Sequence
 from .tally import Tallies, TickTimes
-
-_MOST_SEEN = 1 << 20
-"""So many sequences are remembered; the older ones are treated like those of another process."""
-
-_ON_ITS_ROW = -1
 
 _NEVER_WAS = ("SESSION_NOT_FOUND", "SESSION_CLOSED")
 _GONE = (*_NEVER_WAS, "SESSION_EXPIRED")
@@ -56,9 +50,6 @@ class SequenceSessions:
         self._row_bytes = engine.model.output_row_bytes
         # In the order of their coming, none twice: a block may hold a session once.
         self._ready: dict[Sequence, None] = {}
-        # Sessions that may lose steps and of which none is lost: the epoch in which this door had it
-        # last, and how many steps had run when it went to the store.
-        self._seen: OrderedDict[SessionKey, tuple[int, int]] = OrderedDict()
 
     # -- steps
 
@@ -133,7 +124,6 @@ class SequenceSessions:
         """Opens a session, or takes the one that is there: the START's step resets it."""
         if sequence.seat:
             self._release(sequence)
-        self._seen.pop(_key(sequence), None)
         self._take(sequence, lambda: self._opened(sequence, spec))
 
     def _opened(self, sequence: Sequence, spec: OpenSpec) -> Future[Place]:
@@ -187,12 +177,12 @@ class SequenceSessions:
     def bound(self, owner: Sequence, session: SessionView) -> None:
         """See `Door.bound`."""
         if owner.starts:
-            self._keep_in_mind(owner, session, _ON_ITS_ROW)
             owner.opened(session)
-        elif _is_whole(session, self._seen.get(_key(owner))):
-            self._keep_in_mind(owner, session, _ON_ITS_ROW)
+        elif (
+            session.whole or session.durability is not Durability.ASYNC
+        ):  # the others lose no steps
             owner.found(session)
-        else:  # nothing is remembered of it, so that the next request without START is told the same
+        else:
             self._release(owner)
             owner.found(_may_lack_steps(owner, session))
 
@@ -208,12 +198,10 @@ class SequenceSessions:
 
     def close(self, sequence: Sequence) -> None:
         """Closes the session, on its row or, if it has just left that, in the store."""
-        self._seen.pop(_key(sequence), None)
         self.seats.release(sequence.seat, close=True)
 
-    def away(self, owner: Sequence, session: SessionView) -> None:
+    def away(self, owner: Sequence, _session: SessionView) -> None:
         """See `Door.away`. The sequence finds it again with its next request."""
-        self._keep_in_mind(owner, session, session.applied)
         self._release(owner)
         owner.away()
 
@@ -227,22 +215,10 @@ class SequenceSessions:
         if owner.ending:
             owner.ended()
         elif error is not None:
-            if error.reason != "SUPERSEDED":  # then it is on its row, and may come back to the door
-                self._seen.pop(_key(owner), None)
             owner.lost(error)
 
     def _release(self, sequence: Sequence) -> None:
         self.seats.release(sequence.seat, close=False)
-
-    def _keep_in_mind(self, sequence: Sequence, view: SessionView, away_at: int) -> None:
-        """All steps of the session that were answered are in it."""
-        if view.durability is not Durability.ASYNC:
-            return
-        key = _key(sequence)
-        self._seen[key] = (view.epoch, away_at)
-        self._seen.move_to_end(key)
-        if len(self._seen) > _MOST_SEEN:
-            self._seen.popitem(last=False)
 
 
 def _resets_of(sequences: list[Sequence], steps: int) -> bytes:
@@ -286,20 +262,6 @@ def _elsewhere(sequence: Sequence, engine: EnginePort) -> CarouselError:
         f"not on '{sequence.model}'",
         metadata={"session": sequence.session_id, "model": engine.model.name},
     )
-
-
-def _is_whole(view: SessionView, seen: tuple[int, int] | None) -> bool:
-    """True if no step that was answered is missing from a session.
-
-    Only an async one comes back from the store without its last steps, and then in a new epoch. One that
-    is on a row is no better for that: it came there by an earlier request, or by somebody else.
-    """
-    if view.durability is not Durability.ASYNC:
-        return True
-    if seen is None:
-        return False
-    epoch, away_at = seen
-    return view.epoch == epoch or view.applied == away_at
 
 
 def _may_lack_steps(sequence: Sequence, view: SessionView) -> CarouselError:
