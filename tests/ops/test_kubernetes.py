@@ -186,8 +186,9 @@ def test_the_grace_is_longer_than_the_way_out(manifests: Manifests) -> None:
     )
     command, seconds = manifests.container["lifecycle"]["preStop"]["exec"]["command"]
     assert command == "sleep"
-    # The drain, an engine that hangs, calls before and after the engines end, and late ones.
-    way_out_s = settings.drain_timeout_s + engine._JOIN_S + 3 * server._STOP_GRACE_S
+    # The list of replicas, the drain, an engine that hangs, and three waits for calls.
+    ends_s = engine._JOIN_S + 3 * server._STOP_GRACE_S
+    way_out_s = server._EXCHANGE_S + settings.drain_timeout_s + ends_s
     grace_s = manifests.pod["spec"]["terminationGracePeriodSeconds"]
     assert grace_s >= float(seconds) + way_out_s + 5
 

@@ -82,6 +82,57 @@ def test_the_list_follows_each_renewal(thread: StoreThread, clock: Clock, bob: M
     assert [one.name for one in thread.replicas] == [ALICE]
 
 
+def test_an_exchange_does_not_wait_for_the_renewal(
+    thread: StoreThread, recorded: Recorded, clock: Clock
+) -> None:
+    """As before a drain: another replica may have become ready a moment ago."""
+    thread.advertise(HERE)
+    thread.run_pending()
+    late = MemoryStore(recorded.medium, owner=BOB, now=clock, lease_ttl_s=TTL_S)
+    late.renew(Announcement("b.internal:2"))
+    thread.announce(accepting=False, sessions=3)
+    exchanged = thread.exchange()
+    assert thread._idle_s() == 0
+    assert not exchanged.done()
+    thread.run_pending()
+    assert exchanged.result(0) is None
+    assert [one.said.address for one in thread.replicas] == [HERE, "b.internal:2"]
+    assert list(late.replicas()) == list(thread.replicas)
+
+
+def test_an_exchange_waits_for_an_announcement_that_is_written_after_it(
+    thread: StoreThread, recorded: Recorded
+) -> None:
+    thread.advertise(HERE)
+    begun = []
+
+    def meanwhile(name: str) -> None:
+        if name == "renew" and not begun:
+            begun.append(thread.exchange())
+
+    recorded.on_answer = meanwhile
+    thread.run_pending()
+    assert not begun[0].done(), "the announcement in the store is from before"
+    thread.run_pending()
+    assert begun[0].done()
+
+
+def test_an_exchange_lasts_while_the_store_is_away(
+    thread: StoreThread, recorded: Recorded, clock: Clock
+) -> None:
+    thread.advertise(HERE)
+    thread.run_pending()
+    recorded.fault = unavailable()
+    exchanged, given_up = thread.exchange(), thread.exchange()
+    thread.run_pending()
+    assert not exchanged.done()
+    given_up.cancel()
+    recorded.fault = None
+    clock.now_s += TTL_S / 2
+    thread.run_pending()
+    assert exchanged.done()
+
+
 def test_requests_of_others_are_handed_on_within_a_twentieth_of_a_second(
     thread: StoreThread, mail: list[Asked], bob: MemoryStore, clock: Clock
 ) -> None:

@@ -58,6 +58,9 @@ _POLL_S = 0.02
 _REPLICAS_S = 0.1
 _WATCH_S = 0.25
 _STOP_GRACE_S = 2.0
+_EXCHANGE_S = 2.0
+"""How long a server waits for the list of replicas, at its start and before it drains."""
+
 _STUCK_S = 30.0
 """An event loop that has not run for so long counts as stuck."""
 
@@ -156,6 +159,9 @@ class Server:
         if assembly.store is not None:  # now, because others may send clients here from then on
             address = advertised(settings.advertise, settings.host, self.port)
             assembly.store.advertise(address)
+            await _exchange(
+                assembly.store
+            )  # one that drains as soon as this one is ready knows of it
             self._replicas = asyncio.create_task(_look_after_replicas(assembly, assembly.store))
         metrics = assembly.metrics
         try:
@@ -204,6 +210,8 @@ class Server:
             return
         timeout_s = self.settings.drain_timeout_s
         self._leave_replicas()
+        if self._assembly.store is not None:
+            await _exchange(self._assembly.store)
         hands_over = bool(self._others())
         for engine in self._assembly.engines:
             engine.drain()
@@ -269,6 +277,12 @@ async def _load(settings: Settings) -> Assembly:
 
     threading.Thread(target=load, name=LOADER, daemon=True).start()
     return await loaded
+
+
+async def _exchange(store: StoreThread) -> None:
+    """Announces this server and learns of the others, unless the store is away."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.wrap_future(store.exchange()), _EXCHANGE_S)
 
 
 async def _look_after_replicas(assembly: Assembly, store: StoreThread) -> None:

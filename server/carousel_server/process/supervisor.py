@@ -191,6 +191,8 @@ class Supervisor:
             )
             is_ready = await ready
             late.cancel()
+            if self._ending.is_set():
+                return
             if not is_ready:
                 log.error("replica %d has not started again: the others go on", one.number)
                 return

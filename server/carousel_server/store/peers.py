@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 
+from carousel_server.core.futures import settle
 from carousel_server.core.store import Announcement, Asked, Replica, Store
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,9 @@ class Peers:
         self._store = store
         self._clock = clock
         self._poll_due_s = 0.0
+        # Those who wait for the next look, and how many of them the announcement has been written for.
+        self._looks: deque[Future[None]] = deque()
+        self._announced = 0
         self.said = Announcement("")
         self.is_urgent = False
         self.replicas: Sequence[Replica] = ()
@@ -45,9 +51,17 @@ class Peers:
             self.is_urgent = True
         self.said = said
 
+    def next_look(self) -> Future[None]:
+        """Settled when the announcement is in the store and the list has been read after that, both soon."""
+        looked: Future[None] = Future()
+        self._looks.append(looked)
+        self.is_urgent = True
+        return looked
+
     def announced(self) -> Announcement:
         """The announcement, to be written now. It is no longer urgent."""
         self.is_urgent = False
+        self._announced = len(self._looks)
         return self.said
 
     def look(self) -> None:
@@ -57,6 +71,9 @@ class Peers:
             CarouselError: STORE_UNAVAILABLE.
         """
         self.replicas = tuple(self._store.replicas())
+        while self._announced:
+            self._announced -= 1
+            settle(self._looks.popleft(), None)
 
     @property
     def due_s(self) -> float:

@@ -163,6 +163,16 @@ class StoreThread(StorePort):
         self._peers.announce(replace(self.said, accepting=accepting, sessions=sessions))
         self._nudge()
 
+    def exchange(self) -> Future[None]:
+        """Writes the announcement and reads those of the others, now.
+
+        Returns:
+            What is settled when both are done, on the store's thread. While the store is away, that lasts.
+        """
+        looked = self._peers.next_look()
+        self._nudge()
+        return looked
+
     def _nudge(self) -> None:
         with self._wake:
             self._wake.notify()
