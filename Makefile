@@ -108,12 +108,14 @@ sanitize fuzz: export PYTHONPATH := .:tests
 sanitize: $(STAMP) ## Run the native transport's tests under the sanitizers of addresses and of threads
 	for kind in address thread; do \
 		run="$(BIN)/python -m tests.support.sanitizers $$kind -m pytest -q -s -p no:cacheprovider --timeout 300"; \
-		$$run tests/wire/test_native_transport.py tests/wire/test_native_attacks.py $(ARGS); \
+		$$run $(addprefix tests/wire/test_native_,transport.py attacks.py closes.py) $(ARGS); \
 		$$run --transport native $(SANITIZED) $(ARGS); \
 	done
 
-fuzz: $(STAMP) ## Send broken conversations to the native transport; ARGS='--seconds 3600 --seed 7'
-	$(BIN)/python -m tests.support.sanitizers address -m tests.fuzz.transport --seconds 600 $(ARGS)
+fuzz: $(STAMP) ## Send broken conversations and requests to the native transport; ARGS='--seconds 3600 --seed 7'
+	for part in transport readers; do \
+		$(BIN)/python -m tests.support.sanitizers address -m tests.fuzz.$$part --seconds 600 $(ARGS); \
+	done
 
 mutants: $(STAMP) ## Take out one rule after the other, and see that the simulation notices
 	@$(BIN)/python -m tests.simulation.mutants $(ARGS)
