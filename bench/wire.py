@@ -43,7 +43,7 @@ def workloads(
 
     `--grpcio` adds servers on grpc.aio of other versions.
     """
-    transports = dict.fromkeys((chosen_transport("auto"), "python"))
+    transports = dict.fromkeys((chosen_transport("auto").name, "python"))
     started = {who: stack.enter_context(processes.instant_server(who)) for who in transports}
     for version in options.grpcio:
         others = _installed(version, folder)

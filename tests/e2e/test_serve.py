@@ -10,6 +10,8 @@ import pytest
 from e2e.command import carousel, started
 from support.server import LSTM
 
+from carousel_server.wire.native.library import SHIPPED
+
 
 @pytest.fixture
 def serving(models_dir):
@@ -38,6 +40,25 @@ def test_it_says_where_it_listens_serves_and_ends_on_ctrl_c(serving):
     out, err = process.communicate()
     assert (process.returncode, out, err) == (0, "", "")
     assert carousel("health", "--server", server).returncode == 3
+
+
+def test_without_a_compiler_it_serves_with_grpc_and_says_what_is_missing(models_dir, tmp_path):
+    if any(SHIPPED.glob("*.so")):
+        pytest.skip("the transport was compiled into the package")
+    process = started(
+        "serve", "--models", str(models_dir), "--port", "0", "--metrics-port", "0", "--device", "cpu",
+        "--set", "transport=auto", PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+    with process:
+        ready = json.loads(process.stdout.readline())
+        assert ready["transport"] == "python"
+        assert "apt-get install" in ready["transport_hint"]
+        done = carousel("stream", LSTM, "--server", f"127.0.0.1:{ready['port']}", stdin="1,2,3,4\n")
+        assert done.returncode == 0, done.stderr
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+        assert process.returncode == 0
+        assert "transport=python" in err
 
 
 @pytest.mark.parametrize("key", ["port", "metrics_port"])

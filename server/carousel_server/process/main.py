@@ -166,16 +166,20 @@ def _say_ready(server: Server) -> None:
         "refused": server.refused,
         "store": server.store,
         "transport": server.transport,
+        "transport_hint": server.transport_hint,
     }
     log.info("ready", extra=facts)
     if sys.stdout.isatty():
         target = f"{host}:{server.port}"
         names = ", ".join(server.refused)
         refused = f"  REFUSED   {names}: see the log for the cause\n" if names else ""
+        hint = server.transport_hint
+        faster = f"  faster    with the native transport: {hint}\n" if hint else ""
         sys.stdout.write(
             f"carousel {version()} serves {len(server.models)} models: {', '.join(server.models)}\n"
             f"{refused}"
             f"  gRPC      {target} ({server.transport} transport)\n"
+            f"{faster}"
             f"  metrics   http://{metrics_host}:{server.metrics_port}/metrics\n"
             f"  store     {_STORES.get(server.store, server.store)}\n"
             f"  try       carousel models list --server {target}\n"

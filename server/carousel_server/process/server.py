@@ -126,6 +126,12 @@ class Server:
         assert self._options is not None, "the server was not started"
         return self._options.transport
 
+    @property
+    def transport_hint(self) -> str:
+        """What would make the transport native, where `auto` has not found that; else empty."""
+        assert self._options is not None, "the server was not started"
+        return self._options.transport_hint
+
     async def start(self) -> None:
         """Loads the models, starts the engines and listens. Quick checks run first.
 
@@ -323,7 +329,8 @@ def wire_options(settings: Settings) -> WireOptions:
     shared = {field.name for field in fields(WireOptions)} & Settings.model_fields.keys()
     return WireOptions(
         **{name: getattr(settings, name) for name in shared - {"tokens", "transport"}},
-        transport=transport,
+        transport=transport.name,
+        transport_hint=transport.hint,
         max_calls=settings.max_streams + settings.inbox_commands,
         default_idle_ttl_s=settings.idle_ttl_s,
         tls=_tls(settings),

@@ -59,6 +59,7 @@ class WireOptions:
         server_version: told to clients.
         refused_models: models whose packages could not be loaded; their health is NOT_SERVING.
         transport: what ends HTTP/2 and gRPC: "native" or "python".
+        transport_hint: what would make it native, where `auto` has not found that; else empty.
     """
 
     host: str = "127.0.0.1"
@@ -88,6 +89,7 @@ class WireOptions:
     server_version: str = "0"
     refused_models: tuple[str, ...] = ()
     transport: str = "python"
+    transport_hint: str = ""
 
     @property
     def calls_of_a_connection(self) -> int:

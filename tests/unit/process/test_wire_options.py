@@ -35,6 +35,7 @@ NOT_SETTINGS = {"shared_port", "refused_models", "server_version"}
 """Set for each front end, or known only after the models are loaded."""
 DERIVED = {
     "max_calls", "default_idle_ttl_s", "tls", "tenants", "tokens", "tokens_file", "transport",
+    "transport_hint",
 }  # fmt: skip
 """Made of settings; each has a test below, or those of secrets."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _ctypes
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -32,8 +34,45 @@ def test_what_is_missing_is_named_with_its_package(nowhere):
 
 def test_auto_takes_the_python_transport_and_says_why(nowhere, caplog):
     caplog.set_level(logging.INFO, "carousel.wire")
-    assert chosen_transport("auto") == "python"
-    assert "libnghttp2-dev" in caplog.text
+    chosen = chosen_transport("auto")
+    assert chosen.name == "python"
+    assert "libnghttp2-dev" in chosen.hint
+    assert chosen.hint in caplog.text
+
+
+def test_who_wants_the_python_transport_gets_no_hint(nowhere):
+    assert chosen_transport("python") == ("python", "")
+
+
+def test_a_user_without_a_home_gets_the_python_transport(nowhere, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(library.Path, "home", refused_home)
+    chosen = chosen_transport("auto")
+    assert chosen.name == "python"
+    assert "XDG_CACHE_HOME" in chosen.hint
+    assert "XDG_CACHE_HOME" in library.outlook()
+
+
+def refused_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_file_that_lacks_a_function_is_not_used(nowhere, monkeypatch):
+    """Such as one that another library's file was copied over."""
+    monkeypatch.setattr(library, "_file", lambda: Path(_ctypes.__file__))
+    chosen = chosen_transport("auto")
+    assert chosen.name == "python"
+    assert "cannot be loaded" in chosen.hint
+
+
+def test_the_outlook_says_what_auto_takes(nowhere, monkeypatch, tmp_path):
+    assert library.outlook().startswith("python; ")
+    assert "libnghttp2-dev" in library.outlook()
+    monkeypatch.setattr(library, "missing", str)
+    assert library.outlook() == "native, compiled at the first start"
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / library._file_name()).touch()
+    assert library.outlook() == "native"
 
 
 def test_a_native_transport_that_must_be_is_refused_with_a_cure(nowhere):
@@ -55,7 +94,7 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path, caplog):
     with pytest.raises(NativeError, match=r"g\+\+ fails: "):
         library.compile_into(tmp_path)
     assert list(tmp_path.iterdir()) == [], "nothing half made stays"
-    assert f"compiled once, into {tmp_path}" in caplog.text
+    assert f"takes some seconds, into {tmp_path}" in caplog.text
 
 
 def test_limits_are_those_of_the_source():

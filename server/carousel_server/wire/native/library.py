@@ -154,8 +154,13 @@ def load() -> ctypes.CDLL:
     try:
         file = str(_file())
         library, quick = ctypes.CDLL(file), ctypes.PyDLL(file)
-    except OSError as error:
+        return _declared(library, quick)
+    except (OSError, AttributeError) as error:  # the latter for a file that lacks a function
         raise NativeError(f"the native transport cannot be loaded: {error}") from error
+
+
+def _declared(library: ctypes.CDLL, quick: ctypes.PyDLL) -> ctypes.CDLL:
+    """The library with the types of its functions."""
     integer, pointer, text = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
     functions = {
         "transport_make": (pointer, (pointer,)),
@@ -208,7 +213,7 @@ def compile_into(folder: Path, extra: Sequence[str] = ()) -> Path:
     if reason := missing():
         raise NativeError(reason)
     target = folder / _file_name()
-    log.info("the native transport is compiled once, into %s", target)
+    log.info("the native transport is compiled once, which takes some seconds, into %s", target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder) as own:
@@ -222,12 +227,31 @@ def compile_into(folder: Path, extra: Sequence[str] = ()) -> Path:
     return target
 
 
+def outlook() -> str:
+    """The transport that `auto` takes here, for people. Nothing is compiled or loaded."""
+    try:
+        if any(file.exists() for file in _files()):
+            return "native"
+        reason = missing()
+    except (OSError, NativeError) as error:
+        reason = str(error)
+    return f"python; {reason}" if reason else "native, compiled at the first start"
+
+
 def _file() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carousel"
-    for folder in (SHIPPED, cache):
-        if (found := folder / _file_name()).exists():
-            return found
-    return compile_into(cache)
+    files = _files()
+    return next((file for file in files if file.exists()), None) or compile_into(files[-1].parent)
+
+
+def _files() -> Sequence[Path]:
+    """Where the library may be. In the last one's folder it is compiled."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carousel"
+    except RuntimeError as error:  # a user without a home, as in some containers
+        raise NativeError(
+            f"no folder for the native transport: {error} Set XDG_CACHE_HOME to one that can be written"
+        ) from error
+    return [folder / _file_name() for folder in (SHIPPED, cache)]
 
 
 def _file_name() -> str:

@@ -22,7 +22,17 @@ def register(app: typer.Typer) -> None:
 
         record = {"carousel": __version__, "python": platform.python_version()}
         record |= {package: installed(package) for package in PACKAGES}
+        record["transport"] = transport()
         print_record(options, record)
+
+
+def transport() -> str:
+    """What ends gRPC in a server with `transport=auto` here, and how to get the native one."""
+    try:
+        from carousel_server.wire.native.library import outlook
+    except ImportError:
+        return "not installed"
+    return outlook()
 
 
 def installed(package: str) -> str:
