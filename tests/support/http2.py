@@ -45,9 +45,9 @@ class Http2:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._writer.close()
 
     async def headers(
         self,
