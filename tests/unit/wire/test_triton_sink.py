@@ -53,7 +53,7 @@ class Rig:
         sequence.seat = self.seats.take(sequence, claim)
         claim.tag = 1 << 32 | sequence.seat
         self.seats._sit(sequence.seat, claim)
-        sequence.opened(SimpleNamespace(applied=0))
+        sequence.opened(SimpleNamespace(applied=0, whole=True))
 
     def close(self, sequence):
         self.closed += 1

@@ -105,7 +105,7 @@ def named(kind: type[Any]) -> set[str]:
 
 
 def test_every_field_is_varied_below() -> None:
-    assert set(OTHER_SESSION) == named(SessionView)
+    assert set(OTHER_SESSION) == named(SessionView) - {"whole"}  # which the message does not have
     assert set(OTHER_MODEL) == named(ModelView) - OF_THE_SERVER == named(sdk.ModelInfo)
     assert set(OTHER_TOKEN) == named(GeneratedToken) == named(sdk.Token)
     assert set(SAMPLING) == named(SamplingSpec)
