@@ -118,11 +118,11 @@ def workloads(
 
 def _stepped(measure: Callable[[], LoadResult], at: Callable[[], tuple[int, str]]) -> Measured:
     """Measures a server that counts its steps; `at` is its process and its address, also after a crash."""
-    before = _used(*at())
-    result = measure()
-    cpu_s, steps = (now - then for now, then in zip(_used(*at()), before, strict=True))
+    server = at()
+    before, result = _used(*server), measure()
     figures = _figures(result)
-    if steps > 0:  # else it was started again
+    if at() == server:  # else it has crashed and was started again
+        cpu_s, steps = (now - then for now, then in zip(_used(*server), before, strict=True))
         figures["cpu_us"] = 1e6 * cpu_s / steps
     return figures
 
