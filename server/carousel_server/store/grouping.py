@@ -16,7 +16,9 @@ class Requests:
 
     Commits overtake other requests. When many sessions come at once, hundreds of requests wait. Outputs of
     sync sessions wait for commits, so all their clients would wait for these requests. A commit is of a
-    session that this replica runs, so nothing that it overtakes is about that session. Both kinds take turns.
+    session that this replica runs, so nothing that it overtakes is about that session. Both kinds take turns,
+    so other requests overtake commits too. A session is released when its commits are answered. If its lease
+    has run out, it is released at once, and the store then decides about a late commit by its epoch.
     """
 
     def __init__(self, most_acquires: int) -> None:

@@ -8,6 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
+from support.native import Sent, poll, turns
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.quotas import Quotas, TenantLimits
@@ -18,22 +19,6 @@ from carousel_server.wire.native.call import NativeCall
 from carousel_server.wire.native.library import missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "it can be compiled")
-
-
-class Orders:
-    """Keeps what calls send."""
-
-    def __init__(self):
-        self.sent = {}
-
-    def read(self, call, messages):
-        pass
-
-    def notify(self, call):
-        pass
-
-    def send(self, call, message):
-        self.sent.setdefault(call, []).append(pb.AttachResponse.FromString(message))
 
 
 class Rig:
@@ -49,7 +34,7 @@ class Rig:
         if parsed_all:
             self.door._gather = None
         monkeypatch.setattr(attach, "parse", self._count)
-        self.orders, self.calls, self.tasks = Orders(), {}, []
+        self.orders, self.calls, self.tasks = Sent(pb.AttachResponse), {}, []
 
     def _count(self, *args):
         self.parsed += 1
@@ -72,19 +57,7 @@ class Rig:
 
     async def poll(self, *requests):
         """Pairs of a call's number and a message."""
-        data, gather = b"", self.door._gather
-        for number, one in requests:
-            encoded = one.SerializeToString()
-            begin, data = len(data), data + encoded
-            call = self.calls[number]
-            if call.gather is None:
-                call.message(encoded)
-            else:
-                gather.waiting.append((call, begin, len(data)))
-                call.count()
-        if gather is not None and gather.waiting:
-            gather.flush(data)
-        await turns()
+        await poll(self.calls, self.door._gather, requests)
 
     def told(self, number):
         return self.orders.sent[number]
@@ -93,11 +66,6 @@ class Rig:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-async def turns():
-    for _ in range(8):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
+from support.native import Sent, poll, turns
 from support.triton import outputs, request
 
 from carousel_protos.triton import inference_pb2 as pb
@@ -25,25 +26,6 @@ from carousel_server.wire.triton.models import ServedModels
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "it can be compiled")
 
 
-class Orders:
-    """Keeps what calls send."""
-
-    def __init__(self):
-        self.sent = {}
-
-    def read(self, call, messages):
-        pass
-
-    def notify(self, call):
-        pass
-
-    def send(self, call, message):
-        self.sent.setdefault(call, []).append(pb.ModelStreamInferResponse.FromString(message))
-
-    def finish(self, call, trailers):
-        pass
-
-
 class Rig:
     """Streams of one door over a fake engine; `poll` is what came in one poll of the transport."""
 
@@ -54,7 +36,12 @@ class Rig:
         self.catalog = FakeCatalog(self.engine, quotas=quotas)
         self.gate = Gate(options, CountingMetrics(), quotas)
         self.door = Inference(ServedModels(self.catalog), options, self.gate)
-        self.orders, self.calls, self.tasks, self.parsed = Orders(), {}, [], 0
+        self.orders, self.calls, self.tasks, self.parsed = (
+            Sent(pb.ModelStreamInferResponse),
+            {},
+            [],
+            0,
+        )
         monkeypatch.setattr(infer, "parse", partial(self._parse, infer.parse))
 
     def _parse(self, parse, *args):
@@ -69,20 +56,8 @@ class Rig:
         await turns()
 
     async def poll(self, *requests):
-        """Pairs of a call's number and a request."""
-        data, gather = b"", self.door._plain.gather
-        for number, one in requests:
-            encoded = one.SerializeToString()
-            begin, data = len(data), data + encoded
-            call = self.calls[number]
-            if call.gather is None:
-                call.message(encoded)
-            else:
-                gather.waiting.append((call, begin, len(data)))
-                call.count()
-        if gather.waiting:
-            gather.flush(data)
-        await turns()
+        """Pairs of a call's number and a message."""
+        await poll(self.calls, self.door._plain.gather, requests)
 
     def told(self, number):
         """Outputs of the replies of a stream, or the text of an error, in order."""
@@ -90,11 +65,6 @@ class Rig:
             reply.error_message or outputs(reply.infer_response)["y"][0].tolist()
             for reply in self.orders.sent.get(number, [])
         ]
-
-
-async def turns():
-    for _ in range(8):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture
