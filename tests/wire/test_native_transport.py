@@ -151,6 +151,19 @@ async def test_an_unknown_method_is_named_so(native):
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+async def test_a_call_whose_deadline_passes_is_told_its_status(native):
+    """A reset would be CANCELLED to a client whose own timer is later than the server's."""
+    wire = await native()
+    wire.engine.hold()
+    async with Http2(wire.server.port) as client:
+        infer = "/carousel.v1.InferenceService/Infer"
+        stream = await client.headers(path=infer, more={"grpc-timeout": "50m"})
+        request = pb.InferRequest(model="echo", inputs=b"\0" * 16).SerializeToString()
+        await client.data(stream, b"\0" + len(request).to_bytes(4, "big") + request)
+        await client.until(HEADERS)
+    await settled(lambda: ("Infer", "unary", "CANCELLED") in wire.metrics.ended)
+
+
 async def test_a_call_whose_deadline_passes_is_ended(native):
     wire = await native()
     wire.engine.hold()

@@ -507,11 +507,6 @@ void Connection::finish(Call& call, const uint8_t* fields, size_t size) {
   else resume(call);
 }
 
-void Connection::reset(Call& call, uint32_t code) {
-  call.finishing = true;
-  nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, call.stream, code);
-}
-
 void Connection::start_response(Call& call, bool trailers_only) {
   call.headers_sent = true;
   std::vector<nghttp2_nv> headers = {pair_of(":status", "200"), pair_of("content-type", "application/grpc"),

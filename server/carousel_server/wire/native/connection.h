@@ -121,7 +121,6 @@ class Connection {
   void send(Call& call, const uint8_t* message, size_t size);
   void notify(Call& call);
   void finish(Call& call, const uint8_t* fields, size_t size);
-  void reset(Call& call, uint32_t code);
 
  private:
   friend struct Callbacks;

@@ -34,7 +34,6 @@ enum class Command : uint32_t {
   kSend = 2,    // Bytes: one message.
   kNotify = 3,  // Answer with kSent once nothing waits any more.
   kFinish = 4,  // Ends the call. Bytes: `Fields` of the trailers. The call is forgotten.
-  kReset = 5,   // Ends the call without trailers. extra: the code of HTTP/2. The call is forgotten.
 };
 
 struct Head {

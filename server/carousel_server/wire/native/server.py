@@ -20,12 +20,9 @@ log = logging.getLogger("carousel.wire")
 _HEAD = struct.Struct("=IIQq")
 _SIZE = struct.Struct("=I")
 _CALL, _MESSAGE, _END, _GONE, _SENT, _TOO_LARGE, _NO_CODEC = range(1, 8)
-_READ, _SEND, _NOTIFY, _FINISH, _RESET = range(1, 6)
+_READ, _SEND, _NOTIFY, _FINISH = range(1, 5)
 _LOOK_S = 0.01
 """How often a server that stops looks whether its calls have ended."""
-
-_CANCEL = 8
-"""HTTP/2's code for a stream that is no longer needed."""
 
 
 class CallDetails(NamedTuple):
@@ -172,7 +169,7 @@ class NativeServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if timeout_us >= 0:
-            timer = self._loop.call_later(timeout_us / 1e6, self._late, call, number)
+            timer = self._loop.call_later(timeout_us / 1e6, _late, call)
             task.add_done_callback(lambda _: timer.cancel())
 
     def _ended(self, call: NativeCall, _number: int, _extra: int) -> None:
@@ -195,13 +192,6 @@ class NativeServer:
         text = "messages must not be compressed: send them as identity"
         call.finish(grpc.StatusCode.UNIMPLEMENTED, text)
         call.gone()
-
-    def _late(self, call: NativeCall, number: int) -> None:
-        """The client's deadline has passed: it has given the call up."""
-        if not call.finished:
-            self._order(_HEAD.pack(_RESET, 0, number, _CANCEL))
-            self._calls.pop(number, None)
-            call.gone()
 
     _events: Mapping[int, Callable[[NativeServer, NativeCall, int, int], None]] = {
         _END: _ended,
@@ -239,6 +229,13 @@ class NativeServer:
 
     async def _find(self, details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:
         return next(filter(None, (one.service(details) for one in self._generic)), None)
+
+
+def _late(call: NativeCall) -> None:
+    """The client's deadline has passed. Its own timer may be later, so it is told."""
+    if not call.finished:
+        call.finish(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+        call.gone()
 
 
 def _flush_all(gathers: list[Gather], data: bytes) -> None:

@@ -269,7 +269,6 @@ class Transport {
         case Command::kSend: connection->send(call, bytes, head.size); break;
         case Command::kNotify: connection->notify(call); break;
         case Command::kFinish: connection->finish(call, bytes, head.size); break;
-        case Command::kReset: connection->reset(call, static_cast<uint32_t>(head.extra)); break;
       }
     }
   }
