@@ -49,9 +49,9 @@ def main(folder: Path, number: int) -> None:
     act, _, code = acts[min(lives.count(str(number)), len(acts)) - 1].partition(" ")
     if act == "exit":
         sys.exit(int(code))
-    stop = threading.Event()
-    on_term = signal.SIG_IGN if act == "stubborn" else lambda *_: stop.set()
-    signal.signal(signal.SIGTERM, on_term)
+    # The signal is waited for, not handled. A handler that sets an event can wait for the lock that its own
+    # thread holds while it waits for that event.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     address = ("127.0.0.1", settings["metrics_port"])
     if act == "deaf":
         deaf = socket.create_server(address)
@@ -66,7 +66,7 @@ def main(folder: Path, number: int) -> None:
     print(json.dumps(facts), flush=True)
     if act == "crash":
         os._exit(int(code))
-    while not stop.wait(0.05):
+    while signal.sigwait({signal.SIGTERM}) and act == "stubborn":
         pass
 
 
