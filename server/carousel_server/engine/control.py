@@ -256,12 +256,13 @@ class Control:
     def _start_on_row(self, command: Generate, row: int, now: float) -> None:
         spec = command.spec
         again = self._generations.continues(row, spec)
-        if again and self._table.generating[row]:
-            # Asked again while the first asker's stream is still thought to be alive; that one may have
-            # waited for the session for longer, and come second.
+        if again:
+            # Asked again while the first call's stream is still thought to be alive. That call may have
+            # waited longer for the session or its prompt, and come second.
             if self._generations.is_newer(row, command.asked_s):
                 raise _superseded()
-            self._generations.stop(row, _superseded())
+            if self._table.generating[row]:
+                self._generations.stop(row, _superseded())
         sent = int(self._table.visible(np.asarray([row]))[0])
         if self._table.pending[row] or (sent < self._table.applied[row] and not again):
             raise CarouselError("SESSION_BUSY", "the session has steps or a generation to run")

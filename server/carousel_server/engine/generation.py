@@ -107,7 +107,7 @@ class Generations:
         run = _Run(
             command=command,
             log=log,
-            outbox=TokenOutbox(command.sink, tokens_wait=sync, end_waits=tracked),
+            outbox=TokenOutbox(command.sink, command.asked_s, tokens_wait=sync, end_waits=tracked),
             queue=queue,
             text=GeneratedText(
                 self._tokenizer,
@@ -254,8 +254,9 @@ class Generations:
         return row in self._runs and self._runs[row].command.spec.first_seq > 0
 
     def is_newer(self, row: int, asked_s: float) -> bool:
-        """True if the row's generation was asked for after `asked_s`."""
-        return row in self._runs and self._runs[row].command.asked_s > asked_s
+        """True if a call of after `asked_s` still waits for tokens or the end of the row's generation."""
+        outbox = self._tokens.outboxes.get(row)
+        return outbox is not None and outbox.asked_s > asked_s
 
     def check_integrity(self) -> None:
         """Asserts that the table and the generations agree on who is generating."""

@@ -210,11 +210,15 @@ class TokenOutbox:
     """Tokens of one generation that wait for their sink until the store has their steps, where they must.
 
     Attributes:
+        asked_s: monotonic instant at which the sink's call came. An older call does not replace it.
         done: the sink has had its last call.
     """
 
-    def __init__(self, sink: TokenSink, *, tokens_wait: bool, end_waits: bool) -> None:
+    def __init__(
+        self, sink: TokenSink, asked_s: float, *, tokens_wait: bool, end_waits: bool
+    ) -> None:
         """`tokens_wait` for their steps to be durable (sync sessions); `end_waits` for its own."""
+        self.asked_s = asked_s
         self.done = False
         self._sink = sink
         self._tokens_wait = tokens_wait

@@ -590,6 +590,27 @@ def test_of_two_calls_for_one_generation_the_later_has_it_whichever_comes_first(
     assert (len(later.ids), later.error) == (5, None)
 
 
+@pytest.mark.parametrize("durability", [Durability.ASYNC, Durability.SYNC])
+def test_an_older_call_takes_no_end_that_waits_for_the_store(durability: Durability) -> None:
+    """The newer call's last token was drawn, but the store has not confirmed it yet."""
+    rig = DurableRig(RunningSum(tokens=True))
+    ref = rig.open_durable(durability=durability)
+    later = rig.generate(ref, [1], max_tokens=2, first_seq=1, asked_s=2.0)
+    for _ in range(3):
+        rig.tick()
+    assert rig.store.waiting
+    assert later.end is None
+    earlier = rig.generate(ref, [1], max_tokens=2, first_seq=1, asked_s=1.0)
+    rig.rest()
+    assert earlier.error is not None
+    assert earlier.error.reason == "SUPERSEDED"
+    assert (len(later.ids), later.error) == (2, None)
+    assert later.end is not None
+    again = rig.generate(ref, [1], max_tokens=2, first_seq=1, asked_s=3.0)
+    rig.rest()
+    assert (again.got, again.end) == (later.got, later.end)
+
+
 def test_a_generation_asked_again_tells_the_same_and_another_is_refused() -> None:
     rig = DurableRig(RunningSum(tokens=True))
     ref = rig.open_durable()
