@@ -14,9 +14,10 @@ from .cpu import Cpu
 from .graphs import CudaRecorder
 from .interface import Kernel, Linear, Link, Step
 from .library import load_library
+from .outlooks import outlook
 from .reference import Reference
 
-__all__ = ["Kernel", "Linear", "Link", "Reference", "Step", "choose"]
+__all__ = ["Kernel", "Linear", "Link", "Reference", "Step", "choose", "outlook"]
 
 log = logging.getLogger(__name__)
 

@@ -84,15 +84,33 @@ def library_files(name: str) -> Iterator[Path]:
 
 
 @_kernel_errors()
+def is_prepared(name: str) -> bool:
+    """True if the library for a kind of processor is there. Nothing is made."""
+    file = f"carousel-{name}-{_digest(name)}.so"
+    folders = (SHIPPED, _cache(make=False))
+    return any(folder is not None and (folder / file).exists() for folder in folders)
+
+
+def find_compiler() -> str:
+    """The path of a C++ compiler.
+
+    Raises:
+        KernelError: there is none.
+    """
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        raise KernelError("there is no C++ compiler; install one, or serve with kernel=reference")
+    return compiler
+
+
+@_kernel_errors()
 def compile_into(folder: Path, name: str) -> Path:
     """Compiles the library for a kind of processor.
 
     Raises:
         KernelError: there is no C++ compiler, it fails, or its result cannot be written.
     """
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if compiler is None:
-        raise KernelError("there is no C++ compiler; install one, or serve with kernel=reference")
+    compiler = find_compiler()
     target = folder / f"carousel-{name}-{_digest(name)}.so"
     # Others may compile the same now, some of them with this process's number in another
     # container: each does so in a folder of its own, and the last one's whole file stays.
@@ -146,12 +164,13 @@ def _digest(name: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _cache() -> Path | None:
-    """This user's own folder for compiled libraries, or None if it cannot be made."""
+def _cache(*, make: bool = True) -> Path | None:
+    """This user's own folder for compiled libraries, or None if it is not there and cannot be made."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = (Path(base) if base else Path.home() / ".cache") / "carousel"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
     except (OSError, RuntimeError):
         return None

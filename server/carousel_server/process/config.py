@@ -327,7 +327,7 @@ class Settings(BaseSettings):
             )
         if self.idle_ttl_s > self.max_idle_ttl_s:
             raise ValueError("idle_ttl_s is above max_idle_ttl_s: raise max_idle_ttl_s")
-        if self.tls_cert is None and not self.insecure and not _is_loopback(self.host):
+        if self.tls_cert is None and not self.insecure and not is_loopback(self.host):
             raise ValueError(
                 f"other machines can reach host {self.host!r} without TLS: set tls_cert and tls_key, or "
                 "insecure=true if the network is private"
@@ -355,7 +355,8 @@ class Settings(BaseSettings):
         return TenantLimits(**{name: getattr(self, name) for name in names})
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """True if only this machine can reach a host."""
     if host == "localhost":
         return True
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +20,14 @@ def usable_cores(mount: Path = _MOUNT, own_groups: Path = _OWN_GROUPS) -> int:
         mount: where control groups are mounted, of version 1 or 2.
         own_groups: the kernel's list of the groups that this process is in.
     """
-    quota = min(_quotas(mount, own_groups), default=math.inf)
+    quota = cpu_quota(mount, own_groups)
     allowed = _allowed()
-    return allowed if math.isinf(quota) else max(1, min(allowed, int(quota)))
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def cpu_quota(mount: Path = _MOUNT, own_groups: Path = _OWN_GROUPS) -> float | None:
+    """The quota of this process's control groups in cores. None for no quota. Arguments as `usable_cores`."""
+    return min(_quotas(mount, own_groups), default=None)
 
 
 def _allowed() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from carousel_models import PackageError
@@ -10,6 +10,7 @@ from carousel_server.store import StoreError, check_store
 from carousel_server.wire import ListenError, check_address
 
 from .config import ConfigError, Settings
+from .findings import halves
 from .replicas import planned
 from .server import METRICS_PORT, wire_options
 
@@ -43,7 +44,7 @@ def rehearse(settings: Settings) -> list[Problem]:
         *_certificates(settings),
         *(problem for one in plan for problem in _addresses(one)),
         *_store(settings),
-        *_models(settings),
+        *models(settings),
     ]
 
 
@@ -54,12 +55,16 @@ def _certificates(settings: Settings) -> Iterator[Problem]:
         yield _problem("tls_cert", error)
 
 
-def _addresses(settings: Settings) -> Iterator[Problem]:
-    addresses = (
+def listening(settings: Settings) -> Sequence[tuple[str, str, int, str]]:
+    """What a server listens on: the setting, the host, the port, and the name on the command line."""
+    return (
         ("port", settings.host, settings.port, "port"),
         ("metrics_port", settings.metrics_host, settings.metrics_port, METRICS_PORT),
     )
-    for setting, host, port, shown in addresses:
+
+
+def _addresses(settings: Settings) -> Iterator[Problem]:
+    for setting, host, port, shown in listening(settings):
         try:
             check_address(host, port, shown)
         except ListenError as error:
@@ -73,6 +78,11 @@ def _store(settings: Settings) -> Iterator[Problem]:
         check_store(settings.store, lease_ttl_s=settings.lease_ttl_s)
     except StoreError as error:
         yield _problem("store", error)
+
+
+def models(settings: Settings) -> Sequence[Problem]:
+    """The problems of the device, the kernel, the custom modules and the packages."""
+    return list(_models(settings))
 
 
 def _models(settings: Settings) -> Iterator[Problem]:
@@ -108,7 +118,4 @@ def _models(settings: Settings) -> Iterator[Problem]:
 
 
 def _problem(setting: str, error: Exception) -> Problem:
-    """Splits an error into cause and fix. Settings have the fix in line two, packages after a semicolon."""
-    text = str(error)
-    cause, _, fix = text.partition("\n") if "\n" in text else text.rpartition("; ")
-    return Problem(setting, cause or fix, fix if cause else "")
+    return Problem(setting, *halves(error))

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from typing import Any
 
-_WANTED_FILES = 65_536
+WANTED_FILES = 65_536
 """Each connection is an open file. Many systems allow a process 1,024 of them by default."""
 
 _SWITCH_INTERVAL_S = 0.0005
@@ -47,7 +47,7 @@ def raise_file_limit() -> int:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinite = resource.RLIM_INFINITY
-    most = _WANTED_FILES if hard == infinite else min(_WANTED_FILES, hard)
+    most = WANTED_FILES if hard == infinite else min(WANTED_FILES, hard)
     if soft != infinite and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         soft = most

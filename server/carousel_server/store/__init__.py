@@ -1,13 +1,15 @@
 """Where sessions outlive the server: stores of three kinds, and the thread that stands in front of one."""
 
 from .faults import StoreError
+from .looking import Fact
 from .memory import MemoryMedium, MemoryStore
-from .opening import back_up_store, check_store, open_store
+from .opening import back_up_store, check_store, look_at_store, open_store
 from .sqlite import SqliteStore
 from .sqlite_shared import SharedSqliteStore
 from .thread import StoreThread
 
 __all__ = [
+    "Fact",
     "MemoryMedium",
     "MemoryStore",
     "SharedSqliteStore",
@@ -16,5 +18,6 @@ __all__ = [
     "StoreThread",
     "back_up_store",
     "check_store",
+    "look_at_store",
     "open_store",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from carousel_server.core.store import Store
 
 from .backup import Copied, back_up
 from .faults import StoreError
+from .looking import Fact, look_at_memory, look_at_redis, look_at_sqlite, no_driver
 from .memory import MemoryStore
 from .sqlite import SqliteStore
 from .sqlite_shared import SharedSqliteStore
@@ -27,12 +28,14 @@ class StoreKind(NamedTuple):
         open: opens it.
         check: see `check_store`. It has the arguments of `open`.
         back_up: see `back_up_store`.
+        look: see `look_at_store`.
         share: opens it for a replica beside others. None uses `open`.
     """
 
     open: Open
     check: Callable[[str, str, float], None]
     back_up: Callable[[str, Path], Copied]
+    look: Callable[[str], Sequence[Fact]]
     share: Open | None = None
 
 
@@ -69,6 +72,15 @@ def check_store(url: str, *, lease_ttl_s: float) -> None:
         StoreError: see `open_store`.
     """
     kind_of(url).check(url, f"check-{secrets.token_hex(4)}", lease_ttl_s)
+
+
+def look_at_store(url: str) -> Sequence[Fact]:
+    """Facts about a store, for people. Nothing is written, and a server may use it.
+
+    Raises:
+        StoreError: there is no such store, or a server could not use it.
+    """
+    return kind_of(url).look(url)
 
 
 def back_up_store(url: str, destination: Path) -> Copied:
@@ -182,11 +194,7 @@ def _open_redis(url: str, replica: str, lease_ttl_s: float) -> Store:
     try:
         from .redis import RedisStore
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "redis":
-            raise
-        raise StoreError(
-            "the driver for Redis is not installed\npip install 'carousel-serving[redis]'"
-        ) from None
+        raise no_driver(error) from None
     return RedisStore(url, replica, lease_ttl_s)
 
 
@@ -206,9 +214,23 @@ def _opened(opens: Open) -> Callable[[str, str, float], None]:
     return lambda url, replica, lease_ttl_s: opens(url, replica, lease_ttl_s).close()
 
 
-_MEMORY = StoreKind(_open_memory, _opened(_open_memory), _no_copy_of_memory, _no_sharing_of_memory)
-_SQLITE = StoreKind(_open_sqlite, _check_sqlite, _copy_of_sqlite, _share_sqlite)
-_REDIS = StoreKind(_open_redis, _opened(_open_redis), _no_copy_of_redis)
+_MEMORY = StoreKind(
+    open=_open_memory,
+    check=_opened(_open_memory),
+    back_up=_no_copy_of_memory,
+    look=lambda _url: look_at_memory(),
+    share=_no_sharing_of_memory,
+)
+_SQLITE = StoreKind(
+    open=_open_sqlite,
+    check=_check_sqlite,
+    back_up=_copy_of_sqlite,
+    look=lambda url: look_at_sqlite(_path(url)),
+    share=_share_sqlite,
+)
+_REDIS = StoreKind(
+    open=_open_redis, check=_opened(_open_redis), back_up=_no_copy_of_redis, look=look_at_redis
+)
 
 FORMS = (
     Form("memory", "memory", _MEMORY),

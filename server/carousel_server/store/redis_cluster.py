@@ -14,7 +14,6 @@ from redis.exceptions import (
     ClusterDownError,
     MovedError,
     RedisError,
-    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -28,7 +27,7 @@ from .redis_errors import explained, is_missing, refusal, says_not_primary
 from .redis_link import Link
 from .redis_node import Answers, Call, connection_options
 from .redis_target import CLUSTER_SHARDS, Address, Target
-from .redis_topology import Topology
+from .redis_topology import Topology, ownerless
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class ClusterLink(Link):
         self._away = Away(target, self._topology)
         self._pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="store-node")
         try:
-            self._check(target)
+            self._check()
         except RedisError as error:
             self.close()
             raise explained(self.place, error) from None
@@ -71,19 +70,12 @@ class ClusterLink(Link):
             self.close()
             raise
 
-    def _check(self, target: Target) -> None:
+    def _check(self) -> None:
         """Checks all primaries, and loads our functions into them."""
-        try:
-            self._topology.refresh()
-        except ResponseError:
-            self._topology.node(target.places[0]).check("cluster")
-            raise
+        self._topology.begin()
         slots = self._topology.slots
         if not slots.is_whole:
-            raise StoreError(
-                f"the cluster of {self.place} has slots without an owner\n"
-                "add the missing servers, or run redis-cli --cluster fix"
-            )
+            raise ownerless(self.place)
         for address in slots.primaries:
             node = self._topology.node(address)
             node.check("cluster")

@@ -85,10 +85,7 @@ class RedisLink(Link):
             raise
         except MasterNotFoundError:
             self.close()
-            raise StoreError(
-                f"the Sentinels of {self.place} cannot be reached, or know no such primary\n"
-                "correct the addresses and the name in the store's URL"
-            ) from None
+            raise no_primary(self.place) from None
         except RedisError as error:
             self.close()
             raise explained(self.place, error) from None
@@ -148,6 +145,14 @@ class RedisLink(Link):
     @override
     def close(self) -> None:
         self._client.close()
+
+
+def no_primary(place: str) -> StoreError:
+    """The error for Sentinels that name no primary."""
+    return StoreError(
+        f"the Sentinels of {place} cannot be reached, or know no such primary\n"
+        "correct the addresses and the name in the store's URL"
+    )
 
 
 def client_of(target: Target, timeout_s: float) -> redis.Redis:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from .faults import StoreError
 from .redis_node import Node
 from .redis_target import Address, Target
 
@@ -90,6 +91,19 @@ class Topology:
         assert last is not None, "a URL has an address"
         raise last
 
+    def begin(self) -> None:
+        """Asks for the slots at the start.
+
+        Raises:
+            StoreError: the first server is no node of a cluster.
+            RedisError: none answers.
+        """
+        try:
+            self.refresh()
+        except ResponseError:
+            self.node(self._begin[0]).check("cluster")
+            raise
+
     def moved(self, slot: int, address: Address) -> None:
         """Notes what a server has answered (MOVED), until the next refresh."""
         self.slots.moved[slot] = address
@@ -103,6 +117,14 @@ class Topology:
         """Closes the connections to servers that have left."""
         for address in set(self._nodes) - self.slots.known - set(self._begin):
             self._nodes.pop(address).client.close()
+
+
+def ownerless(place: str) -> StoreError:
+    """The error for a cluster that cannot keep every session."""
+    return StoreError(
+        f"the cluster of {place} has slots without an owner\n"
+        "add the missing servers, or run redis-cli --cluster fix"
+    )
 
 
 def read_slots(address: Address, client: redis.Redis) -> SlotMap:

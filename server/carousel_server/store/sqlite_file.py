@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ _BUSY_S = 1.0
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LEAST_BYTES = 1 << 18
 _APPLICATION_ID = 0x4352534C  # "CRSL", the mark of our files
+_MAGIC, _HEAD_BYTES = b"SQLite format 3\0", 100
 _CHECK_UP_TO_BYTES = 1 << 30
 """Greatest file that is checked as a whole at the start. Each snapshot has a checksum of its own."""
 
@@ -64,6 +66,37 @@ PRAGMA user_version = {VERSION};
 """
 
 
+def check_place(path: Path) -> None:
+    """Checks that a file can be at a path.
+
+    Raises:
+        StoreError: it is a folder, or its folder does not exist.
+    """
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder\nname a file in it: sqlite:{path}/carousel.db")
+    if not path.parent.is_dir():
+        raise StoreError(f"the folder of {path} does not exist\nmake it: mkdir -p {path.parent}")
+
+
+def check_file(path: Path) -> None:
+    """Checks the first bytes of a file, without SQLite. Another process may use it.
+
+    Raises:
+        StoreError: it is not a store, or has another version.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        return  # a new file: the schema is still in the log, or was never written
+    if not head.startswith(_MAGIC) or len(head) < _HEAD_BYTES:
+        raise _damaged(path, "it does not begin as a file of SQLite")
+    (version,) = struct.unpack_from(">I", head, 60)
+    (application,) = struct.unpack_from(">I", head, 68)
+    if application or version:
+        _check_marks(path, application, version)
+
+
 def _open_beside(path: Path, end: str) -> IO[str]:
     """Opens a file of ours beside the store's, for its owner only. It is made if it does not exist.
 
@@ -72,14 +105,9 @@ def _open_beside(path: Path, end: str) -> IO[str]:
     """
     beside = path.with_name(path.name + end)
     try:
-        if path.is_dir():
-            raise StoreError(f"{path} is a folder\nname a file in it: sqlite:{path}/carousel.db")
+        check_place(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         return os.fdopen(os.open(beside, flags, _OWN), "a+", encoding="ascii")
-    except FileNotFoundError:
-        raise StoreError(
-            f"the folder of {path} does not exist\nmake it: mkdir -p {path.parent}"
-        ) from None
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise _no_space(path) from None
@@ -226,14 +254,21 @@ def _known_version(db: sqlite3.Connection, path: Path) -> int:
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if application != _APPLICATION_ID:
         if version or db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            raise StoreError(f"{path} is another program's database\nname another file")
+            _check_marks(path, application, version)
         return 0
+    _check_marks(path, application, version)
+    return version
+
+
+def _check_marks(path: Path, application: int, version: int) -> None:
+    """Checks the two marks of a file that is not empty."""
+    if application != _APPLICATION_ID:
+        raise StoreError(f"{path} is another program's database\nname another file")
     if version != VERSION:
         raise StoreError(
             f"{path} has version {version}, and this server can read {VERSION}\n"
             "run the version of Carousel that wrote it, or name another file"
         )
-    return version
 
 
 def _explained(path: Path, error: sqlite3.Error) -> StoreError:

@@ -2,6 +2,7 @@
 
 from .addresses import ListenError, check_address, listen_error
 from .native.library import NativeError
+from .native.library import outlook as transport_outlook
 from .options import TlsFiles, TlsPaths, WireOptions
 from .secrets import SecretError, read_tls, read_tokens
 from .server import WireServer
@@ -20,4 +21,5 @@ __all__ = [
     "listen_error",
     "read_tls",
     "read_tokens",
+    "transport_outlook",
 ]

@@ -16,6 +16,7 @@ from .commands import (
     compare,
     config,
     demo,
+    doctor,
     generate,
     health,
     infer,
@@ -61,8 +62,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    serve, demo, generate, stream, infer, bench, plan, sessions, store, models, compare, health, config,
-    version_command,
+    serve, demo, generate, stream, infer, bench, plan, sessions, store, models, compare, health, doctor,
+    config, version_command,
 ):  # fmt: skip
     module.register(app)
 

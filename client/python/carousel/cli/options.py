@@ -17,6 +17,7 @@ from .exits import usage_error
 from .tls import TlsOptions, own_address, own_tls
 
 DEFAULT_SERVER = "localhost:50051"
+DEFAULT_METRICS_PORT = 9464
 PANEL = "Options of every command"
 
 

@@ -26,19 +26,25 @@ def register(app: typer.Typer) -> None:
         server that requires one answers only for itself and its store. Of several servers, one that answers
         is asked. To check each, name it alone.
         """
-        with connected(options) as client:
-            records = [{"model": "(server)", "health": str(client.health())}]
-            records += [
-                {"model": name, "health": str(client.health(name))}
-                for name in model_names(client, options)
-            ]
-            store = client.health(store=True)
-            if str(store) != "unknown":  # it has a store
-                records.append({"model": "(store)", "health": str(store)})
+        records = states(options)
         print_records(options, records, ("model", "health"))
         sick = [record["model"] for record in records if record["health"] != "serving"]
         if sick:
             raise CliError(f"not serving: {', '.join(sick)}", "see the server's log")
+
+
+def states(options: Options) -> list[dict[str, str]]:
+    """The health of the server, of each model and of its store. Raises as `connected`."""
+    with connected(options) as client:
+        records = [{"model": "(server)", "health": str(client.health())}]
+        records += [
+            {"model": name, "health": str(client.health(name))}
+            for name in model_names(client, options)
+        ]
+        store = client.health(store=True)
+        if str(store) != "unknown":  # it has a store
+            records.append({"model": "(store)", "health": str(store)})
+    return records
 
 
 def model_names(client: carousel.Client, options: Options) -> list[str]:

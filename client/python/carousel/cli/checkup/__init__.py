@@ -1,0 +1,1 @@
+"""The checks of `carousel doctor` that need no server's packages."""
