@@ -26,9 +26,10 @@ AGE_S = 1000.0
 
 def facts(record: Record) -> tuple[object, ...]:
     """All but the instants: each store has a clock of its own."""
+    is_own = record.holder is not None and record.holder.is_own
     return (
         *(record.key, record.session, record.epoch, record.seq),
-        *(record.snapshot, record.held, record.created),
+        *(record.snapshot, record.held, is_own, record.created),
     )
 
 

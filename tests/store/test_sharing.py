@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from carousel_server.core.errors import CarouselError
@@ -35,7 +37,9 @@ def test_a_session_that_another_holds_is_refused_with_the_time_left(
 
 def test_others_may_read_what_one_holds(alice: Store, bob: Store) -> None:
     alice.acquire(KEY, epoch_floor=0, new=NEW)
-    assert bob.read(KEY) == alice.read(KEY)
+    seen, own = bob.read(KEY), alice.read(KEY)
+    assert seen.holder is not None
+    assert replace(seen, holder=seen.holder._replace(is_own=True)) == own
     assert bob.list("tenant", "", 10)[0].held
     assert bob.statistics().sessions == 1
 

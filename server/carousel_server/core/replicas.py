@@ -44,6 +44,20 @@ class Replica:
     said: Announcement
 
 
+class Holder(NamedTuple):
+    """The live replica that holds a session.
+
+    Attributes:
+        name: its name.
+        address: its advertised address. "" where it has not announced one.
+        is_own: True if it is the replica that asked.
+    """
+
+    name: str
+    address: str
+    is_own: bool
+
+
 class Asked(NamedTuple):
     """A request of another replica for a session that this one holds.
 
@@ -62,7 +76,7 @@ OWNER = "owner"
 """Metadata of SESSION_HELD: the holder's advertised address. It is missing where that is unknown."""
 
 
-class Held(CarouselError):  # noqa: N818 - the name of a state, as in `Record.held`
+class Held(CarouselError):  # noqa: N818 - the name of a state
     """SESSION_HELD by another live replica. Beyond the server's process it is a plain CarouselError.
 
     Attributes:
@@ -156,6 +170,7 @@ __all__ = [
     "AskFor",
     "Asked",
     "Held",
+    "Holder",
     "Keep",
     "Replica",
     "Replicas",

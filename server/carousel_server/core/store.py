@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 
 from .errors import CarouselError
 from .futures import WithReply
-from .replicas import Announcement, Asked, AskFor, Held, Keep, Replica, Replicas
+from .replicas import Announcement, Asked, AskFor, Held, Holder, Keep, Replica, Replicas
 from .types import Durability, SessionKey
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class Record:
             the facts were requested.
         last_used_unix_s: time of the newest commit, release or activation. It expires idle_ttl_s later.
         head: the first HEAD_BYTES of the snapshot, where only the facts were requested.
-        held: True while a live replica holds it, this one included.
+        holder: the live replica that holds it, this one included. None if no replica does.
         created: True if the acquire that returned this record opened the session.
         whole: True if no step that was answered is missing: each holder has released it with all that it
             had run, or the session was opened now. Known only from an acquire.
@@ -73,10 +73,15 @@ class Record:
     seq: int
     snapshot: bytes
     last_used_unix_s: float
-    held: bool = True
+    holder: Holder | None
     created: bool = False
     head: bytes = b""
     whole: bool = False
+
+    @property
+    def held(self) -> bool:
+        """True while a live replica holds it, this one included."""
+        return self.holder is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +364,7 @@ __all__ = [
     "CommitGroup",
     "First",
     "Held",
+    "Holder",
     "Holding",
     "Keep",
     "ListStored",

@@ -1,4 +1,4 @@
-#!lua name=carousel_v4
+#!lua name=carousel_v5
 -- What the redis store asks of Redis 7 or Valkey: each function is one atomic step of the protocol.
 --
 -- The keys of a function have one hash tag, so a cluster has them in one place. The caller names all of them,
@@ -174,18 +174,22 @@ local function remove(keys, args)
   return not stored and former == epoch and DONE or FENCED
 end
 
--- keys: session, ended, replicas. The facts and the snapshot's head, unless it has expired, swept or not.
+-- keys: session, ended, replicas. Name and address of the live holder ('' for none), the facts and the snapshot's
+-- head, unless it has expired, swept or not.
 local function read(keys)
   local told = redis.call('HMGET', keys[1], unpack(FACTS))
   if not told[1] then
     return gone((remembered(keys[2])))
   end
-  local is_held = lease_left(keys[3], redis.call('HGET', keys[1], 'owner')) > 0
-  if not is_held and is_expired(told[3], told[6], now()) then
-    return gone('SESSION_EXPIRED')
+  local left, holder, address = lease_left(keys[3], redis.call('HGET', keys[1], 'owner'))
+  if left == 0 then
+    if is_expired(told[3], told[6], now()) then
+      return gone('SESSION_EXPIRED')
+    end
+    holder, address = '', ''
   end
   local snapshot = redis.call('HGET', keys[1], 'snapshot')
-  return {'OK', is_held and 1 or 0, told, string.sub(snapshot, 1, HEAD_BYTES)}
+  return {'OK', holder, address, told, string.sub(snapshot, 1, HEAD_BYTES)}
 end
 
 -- Forgets replicas whose leases have expired.
@@ -313,19 +317,19 @@ local function keep(keys, args)
 end
 
 -- Those that free memory, or keep what is there, run where memory has run out.
-redis.register_function('carousel_v4_acquire', acquire)
-redis.register_function('carousel_v4_commit', commit)
-redis.register_function{function_name = 'carousel_v4_release', callback = release, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v4_remove', callback = remove, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v4_read', callback = read, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v4_renew', callback = renew, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v4_resign', callback = resign, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v4_replicas', callback = replicas, flags = {'no-writes'}}
-redis.register_function('carousel_v4_layout', layout)
-redis.register_function{function_name = 'carousel_v4_ids', callback = ids, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v4_due', callback = due, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v4_count', callback = count, flags = {'no-writes'}}
-redis.register_function{function_name = 'carousel_v4_expire', callback = expire, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v4_ask', callback = ask, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v4_take', callback = take, flags = {'allow-oom'}}
-redis.register_function{function_name = 'carousel_v4_keep', callback = keep, flags = {'allow-oom'}}
+redis.register_function('carousel_v5_acquire', acquire)
+redis.register_function('carousel_v5_commit', commit)
+redis.register_function{function_name = 'carousel_v5_release', callback = release, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v5_remove', callback = remove, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v5_read', callback = read, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v5_renew', callback = renew, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v5_resign', callback = resign, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v5_replicas', callback = replicas, flags = {'no-writes'}}
+redis.register_function('carousel_v5_layout', layout)
+redis.register_function{function_name = 'carousel_v5_ids', callback = ids, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v5_due', callback = due, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v5_count', callback = count, flags = {'no-writes'}}
+redis.register_function{function_name = 'carousel_v5_expire', callback = expire, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v5_ask', callback = ask, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v5_take', callback = take, flags = {'allow-oom'}}
+redis.register_function{function_name = 'carousel_v5_keep', callback = keep, flags = {'allow-oom'}}

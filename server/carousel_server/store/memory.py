@@ -19,6 +19,7 @@ from carousel_server.core.store import (
     Commit,
     First,
     Held,
+    Holder,
     Holding,
     NewSession,
     Outcome,
@@ -176,7 +177,10 @@ class MemoryStore(Store):
         kept = _Kept(kept.session, epoch, kept.seq, kept.snapshot, now, self._me)
         self.medium.sessions[key] = kept
         return Record(
-            *(key, kept.session, epoch, kept.seq, kept.snapshot, now), created=created, whole=whole
+            *(key, kept.session, epoch, kept.seq, kept.snapshot, now),
+            holder=Holder(self._me.name, self._said.address, is_own=True),
+            created=created,
+            whole=whole,
         )
 
     @override
@@ -329,15 +333,21 @@ class MemoryStore(Store):
         self.medium.ended[key] = _Ended(reason, epoch, now)
 
     def _facts(self, key: SessionKey, kept: _Kept, now: float) -> Record:
-        is_held = self._lease_left_s(kept.owner, now) > 0
         return Record(
             *(key, kept.session, kept.epoch, kept.seq, b"", kept.last_used_unix_s),
-            held=is_held,
+            holder=self._holder(kept.owner, now),
             head=kept.snapshot[:HEAD_BYTES],
         )
 
+    def _holder(self, owner: _Owner, now: float) -> Holder | None:
+        """The replica, while its lease lasts."""
+        if self._lease_left_s(owner, now) <= 0:
+            return None
+        address = self.medium.leases[owner.name].said.address
+        return Holder(owner.name, address, is_own=owner.name == self._me.name)
+
     def _take_lease(self, said: Announcement) -> None:
-        until_unix_s = self._now() + self.lease_ttl_s
+        self._said, until_unix_s = said, self._now() + self.lease_ttl_s
         self.medium.leases[self._me.name] = _Lease(self._me.boot, until_unix_s, said)
 
     def _held(self, key: SessionKey, owner: _Owner, left_s: float, now: float) -> Held:

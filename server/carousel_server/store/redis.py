@@ -21,6 +21,7 @@ from carousel_server.core.store import (
     AskFor,
     Commit,
     First,
+    Holder,
     Holding,
     NewSession,
     Outcome,
@@ -89,7 +90,7 @@ class RedisStore(Store):
         links = {Kind.SINGLE: RedisLink, Kind.SENTINEL: RedisLink, Kind.CLUSTER: ClusterLink}
         self._link: Link = links[target.kind](target, max(lease_ttl_s / 4, 0.1))
         self._keys = Keys(tags_of(prefix, shards_of(self._link, target, prefix)))
-        self._scans = Scans(self._keys, self._link)
+        self._scans = Scans(self._keys, self._link, owner)
         levels = {Durability.ASYNC, Durability.SYNC}
         if self._link.is_fsynced():
             levels.add(Durability.SYNC_FSYNC)
@@ -117,8 +118,9 @@ class RedisStore(Store):
         refused = [floor_error(one.epoch_floor) for one in wanted]
         allowed = [one for one, error in zip(wanted, refused, strict=True) if error is None]
         answers = iter(self._link.call_each([self._acquiring(one) for one in allowed]))
+        own = Holder(self._owner, self._said.address, is_own=True)
         return [
-            error or _acquired(one.key, next(answers))
+            error or _acquired(one.key, next(answers), own)
             for one, error in zip(wanted, refused, strict=True)
         ]
 
@@ -191,9 +193,7 @@ class RedisStore(Store):
     def read(self, key: SessionKey) -> Record:
         shard = self._keys.of(key)
         keys = [shard.session(key), shard.ended(key), shard.replicas]
-        answer = redis_answers.unless_gone(key, self._call("read", keys, ()))
-        _, is_held, facts, head = answer
-        return redis_answers.record(key, facts, is_held=bool(is_held), head=head)
+        return redis_answers.read(key, self._call("read", keys, ()), self._owner)
 
     @override
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
@@ -202,7 +202,7 @@ class RedisStore(Store):
     @override
     def renew(self, said: Announcement = UNANNOUNCED) -> bool:
         # Reads the server's time too. It is that of the first shard, for all replicas.
-        ttl_ms = max(int(self.lease_ttl_s * 1000), 1)
+        self._said, ttl_ms = said, max(int(self.lease_ttl_s * 1000), 1)
         arguments = (self._owner, self._boot, ttl_ms, *redis_answers.told(said))
         answers = self._in_all("renew", arguments)
         self._time.set(float(answers[0][1]))
@@ -304,7 +304,7 @@ class RedisStore(Store):
         ]
 
 
-def _acquired(key: SessionKey, answer: Any) -> Record | CarouselError:
+def _acquired(key: SessionKey, answer: Any, own: Holder) -> Record | CarouselError:
     """What an answer of `acquire` says, or why there is none."""
     if isinstance(answer, CarouselError):
         return answer
@@ -312,7 +312,7 @@ def _acquired(key: SessionKey, answer: Any) -> Record | CarouselError:
         _, created, facts, snapshot, whole = redis_answers.acquired(key, answer)
     except CarouselError as refused:
         return refused
-    record = redis_answers.record(key, facts, is_held=True, head=b"")
+    record = redis_answers.record(key, facts, holder=own)
     return replace(record, snapshot=snapshot, created=bool(created), whole=bool(whole))
 
 

@@ -8,6 +8,7 @@ from carousel_server.core.store import (
     Announcement,
     Asked,
     Held,
+    Holder,
     NewSession,
     Record,
     Replica,
@@ -40,13 +41,24 @@ def unless_gone(key: SessionKey, answer: Any) -> Any:
     return answer
 
 
-def record(key: SessionKey, facts: Any, *, is_held: bool, head: bytes) -> Record:
+def read(key: SessionKey, answer: Any, own: str) -> Record:
+    """The record in an answer of `read` to the replica of the name `own`.
+
+    Raises:
+        CarouselError: there is no such session.
+    """
+    _, name, address, facts, head = unless_gone(key, answer)
+    holder = Holder(name.decode(), address.decode(), is_own=name.decode() == own) if name else None
+    return record(key, facts, holder=holder, head=head)
+
+
+def record(key: SessionKey, facts: Any, *, holder: Holder | None, head: bytes = b"") -> Record:
     """A record from the values of FACTS in carousel.lua."""
     epoch, seq, used, model, durability, ttl, seed, created_at = facts
     session = NewSession(
         model.decode(), Durability(int(durability)), float(ttl), int(seed), float(created_at)
     )
-    return Record(*(key, session, int(epoch), int(seq), b"", float(used)), held=is_held, head=head)
+    return Record(*(key, session, int(epoch), int(seq), b"", float(used)), holder, head=head)
 
 
 def replica(answer: Any) -> Replica:

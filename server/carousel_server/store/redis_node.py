@@ -17,7 +17,7 @@ from .faults import StoreError, unavailable
 
 log = logging.getLogger(__name__)
 
-LIBRARY = "carousel_v4"
+LIBRARY = "carousel_v5"
 _LEAST_VERSION = 7
 
 Arguments = Sequence[str | bytes | int]

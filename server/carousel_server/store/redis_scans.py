@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.store import Record, SessionKey
 
-from .redis_answers import record, unless_gone
+from . import redis_answers
 from .redis_keys import Keys, Shard, key_of
 from .redis_link import Link
 from .redis_node import Answers, Call
@@ -22,9 +22,10 @@ _RECHECK_S = 10.0
 class Scans:
     """Lists and sweeps over the shards of a store. Errors are those of the link."""
 
-    def __init__(self, keys: Keys, link: Link) -> None:
+    def __init__(self, keys: Keys, link: Link, replica: str) -> None:
         self._keys = keys
         self._link = link
+        self._replica = replica
 
     def listed(self, tenant: str, after: str, limit: int, model: str) -> list[Record]:
         """See `Store.list`. Sessions that begin or end meanwhile may be in it or not."""
@@ -63,10 +64,9 @@ class Scans:
         records = []
         for key, answer in zip(keys, self._link.call_all(calls), strict=True):
             try:
-                _, is_held, facts, head = unless_gone(key, answer)
+                records.append(redis_answers.read(key, answer, self._replica))
             except CarouselError:
                 continue
-            records.append(record(key, facts, is_held=bool(is_held), head=head))
         return records
 
     def sweep(self, now_unix_s: float, limit: int) -> int:

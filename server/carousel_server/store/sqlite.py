@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from carousel_server.core.store import (
     Asked,
     Commit,
     First,
+    Holder,
     Holding,
     NewSession,
     Outcome,
@@ -159,7 +159,7 @@ class SqliteStore(Store):
             reason = None if row else self._why_gone(key)
         if row is None or row[-1]:
             raise gone(key, "SESSION_EXPIRED" if row else reason)
-        return _record(row, row[12])
+        return _record(row, self._holders().get(row[4]), row[12])
 
     @override
     def list(self, tenant: str, after: str, limit: int, model: str = "") -> list[Record]:
@@ -169,7 +169,8 @@ class SqliteStore(Store):
                 f"AND (? = '' OR model = ?) AND NOT ({_EXPIRED}) ORDER BY id LIMIT ?",
                 (tenant, after, model, model, self._now(), limit),
             ).fetchall()
-        return [_record(row, row[12]) for row in rows]
+        holders = self._holders()
+        return [_record(row, holders.get(row[4]), row[12]) for row in rows]
 
     @override
     def renew(self, said: Announcement = UNANNOUNCED) -> bool:
@@ -250,6 +251,14 @@ class SqliteStore(Store):
             self._db.close()
             self._lock.close()
 
+    def _own(self) -> Holder:
+        """This server as a holder."""
+        return Holder(self._owner, self._said.address, is_own=True)
+
+    def _holders(self) -> Mapping[int, Holder]:
+        """The live servers by their numbers in the column `held`. Read it after that column."""
+        return {self._holder: self._own()}
+
     # -- inside a transaction
 
     def _check_holder(self, key: SessionKey) -> None:
@@ -277,7 +286,7 @@ class SqliteStore(Store):
             f"WHERE tenant = ? AND id = ? RETURNING {_FACTS}, snapshot, whole_epoch",
             (self._holder, epoch_floor, self._now(), *key),
         ).fetchone()
-        return replace(_record(row), whole=bool(row[12])) if row else None
+        return _record(row, self._own(), whole=bool(row[12])) if row else None
 
     def _opened(self, key: SessionKey, epoch_floor: int, new: NewSession, first: First) -> Record:
         former = self._db.execute(
@@ -292,7 +301,8 @@ class SqliteStore(Store):
                 *(str(new.seed), new.created_at_unix_s, first.snapshot),
             ),
         )
-        return Record(key, new, epoch, first.seq, first.snapshot, now, created=True, whole=True)
+        facts = (key, new, epoch, first.seq, first.snapshot, now, self._own())
+        return Record(*facts, created=True, whole=True)
 
     def _end_if_expired(self, key: SessionKey) -> bool:
         row = self._db.execute(
@@ -355,22 +365,13 @@ class SqliteStore(Store):
             raise unavailable("the store's disk is full" if full else "the store fails") from error
 
 
-def _record(row: tuple[Any, ...], head: bytes = b"") -> Record:
-    """A record from the columns of `_FACTS` and a snapshot."""
-    (
-        tenant,
-        session_id,
-        epoch,
-        seq,
-        is_held,
-        used,
-        ttl,
-        model,
-        durability,
-        seed,
-        created,
-        snapshot,
-    ) = row[:12]
+def _record(
+    row: tuple[Any, ...], holder: Holder | None, head: bytes = b"", *, whole: bool = False
+) -> Record:
+    """A record from the columns of `_FACTS` and a snapshot. `holder` stands for the column `held`."""
+    tenant, session_id, epoch, seq, _, used, ttl, model, durability, seed, created, snapshot = row[
+        :12
+    ]
     return Record(
         SessionKey(tenant, session_id),
         NewSession(model, Durability(durability), ttl, int(seed), created),
@@ -378,6 +379,7 @@ def _record(row: tuple[Any, ...], head: bytes = b"") -> Record:
         seq,
         snapshot,
         used,
-        held=bool(is_held),
+        holder,
         head=head,
+        whole=whole,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import IO
@@ -18,6 +18,7 @@ from carousel_server.core.store import (
     Asked,
     First,
     Held,
+    Holder,
     NewSession,
     Record,
     Replica,
@@ -236,6 +237,12 @@ class SharedSqliteStore(SqliteStore):
                 self._db.execute("COMMIT")
             super().close()
         self._turns.close()
+
+    @override
+    def _holders(self) -> Mapping[int, Holder]:
+        with self._faults():
+            rows = self._db.execute("SELECT number, name, address FROM replicas").fetchall()
+        return {n: Holder(name, address, n == self._holder) for n, name, address in rows}
 
     # -- inside a transaction
 
