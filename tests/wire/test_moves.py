@@ -382,3 +382,66 @@ def test_a_generation_goes_on_at_another_replica(pair: tuple[ServerProcess, Serv
             assert tokens[: len(got)] == got
 
     asyncio.run(play())
+
+
+def test_a_session_that_another_replica_runs_is_shown_as_that_ones(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    """Its cursors are those of the store. Requests that need more are refused with the holder's address."""
+
+    async def play() -> None:
+        async with Stubs(pair[0].target) as here, Stubs(pair[1].target) as there:
+            stream = await attach(here, follows=False)
+            await stream.bind(1, open=OPEN)
+            await step(stream, 1)
+            own, seen = await shown(here), await shown(there)
+            assert [(one.holder, one.applied) for one in own] == [("", 1)] * 2
+            for one in seen:
+                assert (one.holder, one.phase) == (pair[0].target, pb.PHASE_RESIDENT)
+                assert (one.applied, one.ack) == (one.durable, 0)
+            sessions = there.sessions
+            for call, request in (
+                (sessions.CloseSession, pb.CloseSessionRequest(session_id="s")),
+                (sessions.ForkSession, pb.ForkSessionRequest(session_id="s")),
+                (sessions.GetState, pb.GetStateRequest(session_id="s")),
+                (sessions.ExportSession, pb.ExportSessionRequest(session_id="s")),
+            ):
+                error = await refused(call(request, timeout=PATIENCE_S))
+                assert (error.reason, error.metadata["owner"]) == ("SESSION_HELD", pair[0].target)
+            await step(stream, 2)
+            assert [(one.holder, one.applied) for one in await shown(here)] == [("", 2)] * 2
+
+    asyncio.run(play())
+
+
+def test_a_request_for_a_session_without_a_stream_is_answered_where_it_comes_to(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    async def play() -> None:
+        async with Stubs(pair[0].target) as here, Stubs(pair[1].target) as there:
+            stream = await attach(here, follows=False)
+            await stream.bind(1, open=OPEN)
+            for seq in (1, 2, 3):
+                await step(stream, seq)
+            await stream.say(unbind=pb.Unbind(handle=1))
+            await hear(stream, "unbound")
+            request = pb.GetStateRequest(session_id="s")
+            reply = await there.sessions.GetState(request, timeout=PATIENCE_S)
+            assert (reply.session.applied, reply.session.holder) == (3, "")
+            assert [one.holder for one in await shown(here)] == [pair[1].target] * 2
+            fork = pb.ForkSessionRequest(session_id="s", new_session_id="copy")
+            assert (await here.sessions.ForkSession(fork, timeout=PATIENCE_S)).session.applied == 3
+            close = pb.CloseSessionRequest(session_id="copy")
+            closed = (await there.sessions.CloseSession(close, timeout=PATIENCE_S)).session
+            assert (closed.applied, closed.phase) == (3, pb.PHASE_CLOSED)
+
+    asyncio.run(play())
+
+
+async def shown(stubs: Stubs) -> list[pb.Session]:
+    """The session as GetSession and ListSessions show it."""
+    get = pb.GetSessionRequest(session_id="s")
+    got = await stubs.sessions.GetSession(get, timeout=PATIENCE_S)
+    listed = await stubs.sessions.ListSessions(pb.ListSessionsRequest(), timeout=PATIENCE_S)
+    (found,) = listed.sessions
+    return [got.session, found]

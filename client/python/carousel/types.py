@@ -176,7 +176,11 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """A session at one instant. `Session` in carousel.proto explains the fields."""
+    """A session at one instant. `Session` in carousel.proto explains the fields.
+
+    If `holder` is not empty, that replica runs the session. Then `applied` and `durable` are those of the
+    last commit in the store, and `ack` is 0.
+    """
 
     id: str
     model: str
@@ -193,6 +197,7 @@ class SessionInfo:
     seed: int
     execution_class: str
     initial: str = ""
+    holder: str = ""
 
     @classmethod
     def of(cls, session: pb.Session) -> Self:

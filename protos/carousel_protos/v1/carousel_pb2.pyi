@@ -435,6 +435,7 @@ class Session(google.protobuf.message.Message):
     SEED_FIELD_NUMBER: builtins.int
     EXECUTION_CLASS_FIELD_NUMBER: builtins.int
     INITIAL_FIELD_NUMBER: builtins.int
+    HOLDER_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Unique among the caller's sessions."""
     model: builtins.str
@@ -463,6 +464,11 @@ class Session(google.protobuf.message.Message):
     """
     initial: builtins.str
     """Name of the initial state that the session began with; empty for the default."""
+    holder: builtins.str
+    """Address of the replica that holds the session, or its name if it has no address. Empty if the server that
+    answers holds it, or none does. If it is set, `applied` and `durable` are those of the last commit in the store,
+    `ack` is 0, and the phase is RESIDENT. The holder may have run more steps, and it knows their numbers.
+    """
     @property
     def idle_ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Idle time after which the session expires."""
@@ -489,9 +495,10 @@ class Session(google.protobuf.message.Message):
         seed: builtins.int = ...,
         execution_class: builtins.str = ...,
         initial: builtins.str = ...,
+        holder: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "idle_ttl", b"idle_ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "applied", b"applied", "created_at", b"created_at", "durability", b"durability", "durable", b"durable", "epoch", b"epoch", "execution_class", b"execution_class", "fingerprint", b"fingerprint", "id", b"id", "idle_ttl", b"idle_ttl", "initial", b"initial", "model", b"model", "phase", b"phase", "seed", b"seed", "window_steps", b"window_steps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "applied", b"applied", "created_at", b"created_at", "durability", b"durability", "durable", b"durable", "epoch", b"epoch", "execution_class", b"execution_class", "fingerprint", b"fingerprint", "holder", b"holder", "id", b"id", "idle_ttl", b"idle_ttl", "initial", b"initial", "model", b"model", "phase", b"phase", "seed", b"seed", "window_steps", b"window_steps"]) -> None: ...
 
 global___Session = Session
 

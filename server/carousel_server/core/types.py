@@ -214,6 +214,7 @@ class SessionView:
     seed: int
     execution_class: str = ""
     initial: str = ""
+    holder: str = ""
     whole: bool = True
 
 

@@ -148,15 +148,19 @@ class Catalog:
         return asked
 
     def _view(self, record: Record) -> SessionView:
-        """A session of the store as its owner may see it."""
-        session = record.session
+        """A session of the store as its owner may see it.
+
+        Where another replica holds it, that replica may have run more steps than the store has.
+        """
+        session, holder = record.session, record.holder
+        elsewhere = holder is not None and not holder.is_own
         engine = self._engines.get(session.model)
         # Its state belongs to the weights in its snapshot, whatever is served now. No snapshot, no state.
         served = engine.model.fingerprint if engine else ""
         return SessionView(
             id=record.key.id,
             model=session.model,
-            phase=Phase.PARKED,
+            phase=Phase.RESIDENT if elsewhere else Phase.PARKED,
             applied=record.seq,
             ack=0,
             durable=record.seq,
@@ -169,4 +173,5 @@ class Catalog:
             seed=session.seed,
             execution_class=engine.model.execution_class if engine else "",
             initial=initial_of(record.head),
+            holder=(holder.address or holder.name) if holder and elsewhere else "",
         )

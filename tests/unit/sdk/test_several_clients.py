@@ -153,6 +153,25 @@ def test_another_client_is_redirected_to_the_holder(
     assert holder_of(servers, "s") is there
 
 
+def test_a_session_is_read_where_it_runs(
+    make_client: Callable[..., Any], servers: list[FakeServer]
+) -> None:
+    """Not only its last commit, as another server has it."""
+    every, one = make_client(target_of(servers)), make_client(owner_of(servers, "s").target)
+    session = opened(every.session("sum", session_id="s"))
+    session.step([1, 1])
+    there = next(one for one in servers if one is not owner_of(servers, "s"))
+    there._services._commits = False
+    servers[0].hand_over("s", there)
+    session.step([1, 1])
+    seen = one.session_info("s")
+    assert (seen.holder, seen.applied, seen.durable, seen.ack) == (there.target, 1, 1, 0)
+    seen = every.session_info("s")
+    assert (seen.holder, seen.applied, seen.durable) == ("", 2, 1)
+    assert [listed.holder for listed in one.sessions()] == [there.target]
+    assert holder_of(servers, "s") is there, "reading moves nothing"
+
+
 def test_an_owner_that_is_gone_is_not_remembered(
     make_client: Callable[..., Any], servers: list[FakeServer]
 ) -> None:

@@ -246,9 +246,14 @@ class AsyncClient:
                 yield SessionInfo.of(session)
 
     async def session_info(self, session_id: str) -> SessionInfo:
-        """One session, without attaching it."""
+        """One session, without attaching it.
+
+        If another replica holds it, a client with several targets asks that one.
+        """
         request = pb.GetSessionRequest(session_id=session_id)
         reply = await self._unary("GetSession", request, At(session_id))
+        if self._replicas.remember(session_id, reply.message.session.holder):
+            reply = await self._unary("GetSession", request, At(session_id))
         return SessionInfo.of(reply.message.session)
 
     async def close_session(self, session_id: str) -> SessionInfo:

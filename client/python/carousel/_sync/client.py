@@ -245,9 +245,14 @@ class Client:
                 yield SessionInfo.of(session)
 
     def session_info(self, session_id: str) -> SessionInfo:
-        """One session, without attaching it."""
+        """One session, without attaching it.
+
+        If another replica holds it, a client with several targets asks that one.
+        """
         request = pb.GetSessionRequest(session_id=session_id)
         reply = self._unary("GetSession", request, At(session_id))
+        if self._replicas.remember(session_id, reply.message.session.holder):
+            reply = self._unary("GetSession", request, At(session_id))
         return SessionInfo.of(reply.message.session)
 
     def close_session(self, session_id: str) -> SessionInfo:

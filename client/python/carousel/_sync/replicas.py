@@ -217,11 +217,7 @@ class Replicas:
         if unreached or error.reason == "DRAINING":
             self._forget_owner(at)
             self.failed(address, error)
-        elif error.reason in OWNED and at.session_id and is_address(owner):
-            with self._lock:
-                self._owners[at.session_id] = owner
-                if len(self._owners) > REMEMBERED:
-                    self._owners.popitem(last=False)
+        elif error.reason in OWNED and self.remember(at.session_id, owner):
             if owner != address and not self.addresses.is_away(owner, self.calls.monotonic()):
                 error.retry_after_s = (
                     None  # it is the time until another server may have the session
@@ -229,6 +225,16 @@ class Replicas:
         else:
             self._forget_owner(at)
         return error
+
+    def remember(self, session_id: str, owner: str) -> bool:
+        """Notes which server has a session. False if that is no address, or this client has one target."""
+        if not (self.addresses.several and session_id and is_address(owner)):
+            return False
+        with self._lock:
+            self._owners[session_id] = owner
+            if len(self._owners) > REMEMBERED:
+                self._owners.popitem(last=False)
+        return True
 
     def _forget_owner(self, at: At, but: str = "") -> None:
         if at.session_id in self._owners:

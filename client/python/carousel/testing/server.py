@@ -140,8 +140,8 @@ class FakeServer:
     def sessions(self) -> list[SessionInfo]:
         """The open sessions, sorted by id."""
         with self._services.sessions.lock:
-            found = self._services.sessions.page("", "", 1_000_000)
-            return [SessionInfo.of(session.message()) for session in found]
+            found = self._services.sessions.page("", "", 1_000_000, self.target)
+            return [SessionInfo.of(session.seen_from(self.target)) for session in found]
 
     def calls(self) -> list[str]:
         """Names of the unary calls and generations so far, and "Generate ended" for each end of one."""

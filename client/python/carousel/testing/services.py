@@ -198,7 +198,10 @@ class FakeServices(
     @answering
     def GetSession(self, request: pb.GetSessionRequest) -> pb.GetSessionResponse:  # noqa: N802
         """GetSession."""
-        return pb.GetSessionResponse(session=self._take(request.session_id).message())
+        session = self.sessions.get(request.session_id)
+        if not session.is_visible_at(self.address):
+            raise Refusal("SESSION_NOT_FOUND", session=session.id)
+        return pb.GetSessionResponse(session=session.seen_from(self.address))
 
     @answering
     def OpenSession(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:  # noqa: N802
@@ -217,9 +220,9 @@ class FakeServices(
     def ListSessions(self, request: pb.ListSessionsRequest) -> pb.ListSessionsResponse:  # noqa: N802
         """ListSessions: two a page by default, so that clients must page."""
         size = request.page_size or 2
-        found = self.sessions.page(request.model, request.page_token, size + 1)
+        found = self.sessions.page(request.model, request.page_token, size + 1, self.address)
         return pb.ListSessionsResponse(
-            sessions=[session.message() for session in found[:size]],
+            sessions=[session.seen_from(self.address) for session in found[:size]],
             next_page_token=found[size - 1].id if len(found) > size else "",
         )
 

@@ -145,6 +145,17 @@ class FakeSession:
         message.created_at.FromNanoseconds(self.created_at_ns)
         return message
 
+    def is_visible_at(self, here: str) -> bool:
+        """Whether the server at `here` has it, or can read it in the store."""
+        return self.stored is not None or self.holder in ("", here)
+
+    def seen_from(self, here: str) -> pb.Session:
+        """The protocol's Session as the server at `here` reads it."""
+        message = self.message()
+        if self.holder not in ("", here):
+            message.holder, message.applied, message.ack = self.holder, self.durable, 0
+        return message
+
     def acknowledge(self, ack: int) -> None:
         """Forgets inputs, resets and outputs up to step `ack`."""
         self.ack = max(self.ack, min(ack, self.visible))
@@ -316,9 +327,13 @@ class FakeSessions:
             else:
                 session.owner.commit(session)
 
-    def page(self, model: str, after: str, size: int) -> list[FakeSession]:
-        """The next `size` sessions by id, of one model or of all ("")."""
-        found = [s for s in self.by_id.values() if s.id > after and model in ("", s.model.name)]
+    def page(self, model: str, after: str, size: int, here: str) -> list[FakeSession]:
+        """The next `size` sessions by id that the server at `here` knows, of one model or of all ("")."""
+        found = [
+            one
+            for one in self.by_id.values()
+            if one.id > after and model in ("", one.model.name) and one.is_visible_at(here)
+        ]
         return sorted(found, key=lambda session: session.id)[:size]
 
     def restore(self, snapshot: bytes, session_id: str) -> FakeSession:

@@ -11,7 +11,14 @@ import typer
 from carousel.cli.connect import connected
 from carousel.cli.exits import usage_error
 from carousel.cli.options import Options, Output, command
-from carousel.cli.printing import Record, print_json, print_line, print_record, print_records
+from carousel.cli.printing import (
+    Record,
+    note,
+    print_json,
+    print_line,
+    print_record,
+    print_records,
+)
 from carousel.cli.states import COLUMNS as COLUMNS_OF_STATES
 from carousel.cli.states import Initial, of_states, read_states, write_states
 
@@ -19,6 +26,8 @@ if TYPE_CHECKING:
     import carousel
 
 COLUMNS = ("id", "model", "phase", "applied", "ack", "durable", "epoch", "durability", "idle_ttl_s")
+COLUMNS_OF_REPLICAS = ("id", "model", "holder", *COLUMNS[2:])
+"""Where another replica than the one that answers holds a session."""
 Id = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
 NewId = Annotated[
     str | None, typer.Option("--id", help="The new session's id. By default the server chooses it.")
@@ -40,13 +49,19 @@ def register(app: typer.Typer) -> None:
         """List your open sessions."""
         with connected(options) as client:
             records = [of_session(session) for session in client.sessions(model)]
-        print_records(options, records, COLUMNS)
+        elsewhere = any(record["holder"] for record in records)
+        print_records(options, records, COLUMNS_OF_REPLICAS if elsewhere else COLUMNS)
+        if elsewhere:
+            note_holder()
 
     @command(group, "show")
     def show(options: Options, session_id: Id) -> None:
         """Show one session: its phase and cursors."""
         with connected(options) as client:
-            print_record(options, of_session(client.session_info(session_id)))
+            record = of_session(client.session_info(session_id))
+        print_record(options, record)
+        if record["holder"]:
+            note_holder()
 
     @command(group, "open")
     def open_(
@@ -178,6 +193,13 @@ def of_session(session: carousel.SessionInfo) -> Record:
     """A session as a record."""
     record = asdict(session)
     return record | {"phase": str(session.phase), "durability": str(session.durability)}
+
+
+def note_holder() -> None:
+    """Says what the cursors of a session that another replica holds are worth."""
+    note(
+        "a session with a holder runs at that replica: applied and durable are those of its last commit"
+    )
 
 
 def say(options: Options, verb: str, session_id: str, **facts: object) -> None:
