@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from carousel_server.store import (
     opening,
 )
 from carousel_server.store.backup import Copied
+from carousel_server.store.looking import Fact
 from carousel_server.store.opening import FORMS
 
 
@@ -74,7 +76,7 @@ def test_the_error_lists_every_form() -> None:
 
 
 def test_a_new_kind_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Opening, checking and copying read the same table."""
+    """Opening, checking, copying and looking read the same table."""
     seen: list[str] = []
 
     def opened(url: str, replica: str, lease_ttl_s: float) -> MemoryStore:
@@ -88,12 +90,20 @@ def test_a_new_kind_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         seen.append(f"copy {url} {destination.name}")
         return Copied(1, 2)
 
-    new = opening.Form("etcd://", "etcd://HOST", opening.StoreKind(opened, checked, copied))
+    def looked_at(url: str) -> Sequence[Fact]:
+        seen.append(f"look {url}")
+        return [Fact("store keys", "12")]
+
+    kind = opening.StoreKind(opened, checked, copied, looked_at)
+    new = opening.Form("etcd://", "etcd://HOST", kind)
     monkeypatch.setattr(opening, "FORMS", (*FORMS, new))
     open_store("etcd://a", replica="r", lease_ttl_s=3.0).close()
     check_store("etcd://b", lease_ttl_s=4.0)
     assert back_up_store("etcd://c", tmp_path / "copy").sessions == 1
-    assert seen == ["open etcd://a r 3", "check etcd://b check 4", "copy etcd://c copy"]
+    assert opening.look_at_store("etcd://d")[0].found == "12"
+    assert seen == [
+        *("open etcd://a r 3", "check etcd://b check 4", "copy etcd://c copy", "look etcd://d")
+    ]
 
 
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0, math.inf, math.nan])
