@@ -5,11 +5,11 @@ import pytest
 from rich.console import Console
 
 from carousel.cli.demo.board import RATE_OVER_S, TEXT_CHARACTERS, Board
-from carousel.cli.demo.exposition import Scrape
 from carousel.cli.demo.plain import PlainLines, following, line, summary
 from carousel.cli.demo.plan import CREWS
 from carousel.cli.demo.screen import LiveScreen
 from carousel.cli.demo.tally import Histogram, Report, decode
+from carousel.cli.exposition import Scrape
 
 WRITERS, FORECASTERS, TAGGERS = CREWS
 

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import prometheus_client as prometheus
 import pytest
 
-from carousel.cli.demo.exposition import Scrape, fetch
+from carousel.cli.exposition import NotMetricsError, Scrape, fetch, url_of
 
 TEXT = """\
 # HELP a_total Things.
@@ -19,7 +19,7 @@ plain 1e3
 def test_totals_sum_over_label_sets_and_can_be_narrowed():
     scrape = Scrape(TEXT)
     assert scrape.total("a_total") == 7.5
-    assert scrape.total("a_total", 'phase="two"') == 4.5
+    assert scrape.total("a_total", phase="two") == 4.5
     assert scrape.total("plain") == 1000.0
     assert scrape.total("absent") == 0.0
 
@@ -72,3 +72,31 @@ def test_fetch_reads_a_live_endpoint():
 def test_fetch_of_nobody_is_an_os_error():
     with pytest.raises(OSError, match="refused"):
         fetch("127.0.0.1:1")
+
+
+def test_a_quantile_of_one_label():
+    scrape = Scrape(exposition(0.05, 0.5, 0.05, 0.5))
+    assert scrape.quantile("h", 0.99, m="m0") == 0.1
+    assert scrape.quantile("h", 0.99, m="m1") == 1.0
+    assert scrape.names("h_bucket", "m") == ["m0", "m1"]
+    assert scrape.labels("a_total") == {}
+    assert Scrape(TEXT).labels("a_total") == {"model": "x", "phase": "one"}
+
+
+def test_label_values_may_have_any_character():
+    scrape = Scrape('a_total{model="x,y=\\"}{",phase="p"} 2\n')
+    assert scrape.total("a_total", phase="p") == 2
+    assert scrape.names("a_total", "model") == ['x,y="}{']
+
+
+@pytest.mark.parametrize("text", ["<html>", "a_total{ 3", "a_total x"])
+def test_a_page_without_metrics_is_an_error(text):
+    with pytest.raises(NotMetricsError, match="no metrics"):
+        Scrape(text)
+
+
+def test_urls():
+    assert url_of("host:9464") == "http://host:9464/metrics"
+    assert url_of("https://host/prometheus") == "https://host/prometheus"
+    with pytest.raises(NotMetricsError, match="no URL of http"):
+        fetch("file:///etc/passwd")

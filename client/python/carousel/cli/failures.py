@@ -11,8 +11,8 @@ from .exits import CliError, ExitCode, usage_error
 from .printing import printable
 
 SERVER_PACKAGES = {
-    "carousel_models", "carousel_server", "grpc_health", "grpc_reflection", "prometheus_client",
-    "pydantic", "pydantic_settings", "safetensors", "tokenizers", "torch",
+    "carousel_models", "carousel_server", "grpc_health", "grpc_reflection", "pydantic",
+    "pydantic_settings", "safetensors", "tokenizers", "torch",
 }  # fmt: skip
 
 

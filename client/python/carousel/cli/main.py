@@ -26,6 +26,7 @@ from .commands import (
     sessions,
     store,
     stream,
+    top,
 )
 from .commands import version as version_command
 from .exits import ExitCode
@@ -62,8 +63,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    serve, demo, generate, stream, infer, bench, plan, sessions, store, models, compare, health, doctor,
-    config, version_command,
+    serve, demo, generate, stream, infer, bench, plan, sessions, store, models, compare, health, top,
+    doctor, config, version_command,
 ):  # fmt: skip
     module.register(app)
 

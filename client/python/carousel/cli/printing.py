@@ -37,14 +37,20 @@ def print_records(options: Options, records: Sequence[Record], columns: Sequence
         print_json(list(records))
         return
     console = stdout_console()
+    shown = fitting(records, columns, console.width)
+    console.print(table_of(records, shown))
+    if len(shown) < len(columns):
+        left_out = ", ".join(columns[len(shown) :]).replace("_", " ")
+        note(f"the terminal is too narrow for: {left_out}; -o json prints everything")
+
+
+def fitting(records: Sequence[Record], columns: Sequence[str], width: int) -> Sequence[str]:
+    """The first columns that fit into a width, at least one."""
     widths = [width_of(column, records) for column in columns]
     shown = len(columns)
-    while shown > 1 and sum(widths[:shown]) > console.width:
+    while shown > 1 and sum(widths[:shown]) > width:
         shown -= 1
-    console.print(table_of(records, columns[:shown]))
-    if shown < len(columns):
-        left_out = ", ".join(columns[shown:]).replace("_", " ")
-        note(f"the terminal is too narrow for: {left_out}; -o json prints everything")
+    return columns[:shown]
 
 
 def width_of(column: str, records: Sequence[Record]) -> int:

@@ -6,7 +6,8 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
-from .exposition import Scrape
+from carousel.cli.exposition import Scrape
+
 from .plan import CREWS, Crew
 from .tally import Histogram, Report
 
@@ -66,7 +67,7 @@ class ServerView:
 
         ticks = grown("carousel_batch_size_count")
         return cls(
-            sessions=now.total("carousel_sessions", 'phase="resident"'),
+            sessions=now.total("carousel_sessions", phase="resident"),
             steps_rate=grown("carousel_steps_total") / seconds,
             tokens_rate=grown("carousel_tokens_total") / seconds,
             mean_batch=grown("carousel_batch_size_sum") / ticks if ticks else 0.0,

@@ -14,10 +14,10 @@ from pathlib import Path
 from rich.console import Console
 
 from carousel.cli.exits import CliError, usage_error
+from carousel.cli.exposition import fetch
 from carousel.cli.printing import note, print_line
 
 from .board import Board
-from .exposition import fetch
 from .plain import PlainLines, following, summary
 from .plan import CREWS, MODELS, Crew
 from .processes import CrewProcess, ServerProcess

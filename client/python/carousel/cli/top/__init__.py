@@ -1,0 +1,1 @@
+"""`carousel top`: what servers do now, from their metrics."""
