@@ -148,6 +148,23 @@ def test_a_session_of_a_stream_is_redirected_to_and_taken_over_if_that_is_asked_
     asyncio.run(play())
 
 
+def test_an_opening_takes_over_what_an_earlier_try_opened(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    async def play() -> None:
+        async with Stubs(pair[0].target) as here, Stubs(pair[1].target) as there:
+            older, newer = await attach(here, follows=True), await attach(there, follows=True)
+            await older.bind(1, open=OPEN)
+            await newer.say(bind=pb.Bind(handle=1, open=OPEN))
+            error = unpack((await hear(newer, "failure")).failure.status)
+            assert error.reason == "SESSION_HELD"
+            await newer.say(bind=pb.Bind(handle=1, open=OPEN, take_over=True))
+            assert (await hear(newer, "bound")).bound.session.applied == 0
+            assert (await hear(older, "moved")).moved.address == pair[1].target
+
+    asyncio.run(play())
+
+
 class Follower:
     """A client of one session that keeps up to four steps in flight, and follows its session.
 

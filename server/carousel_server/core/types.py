@@ -180,7 +180,8 @@ class OpenSpec:
     """The options of a new session. `idle_ttl_s` 0 and `seed` None mean the default.
 
     `initial` is the name of an initial state of the model. `state` has the states that begin otherwise. Both
-    have been checked.
+    have been checked. `take_over`: if an earlier try has opened it at another replica, that replica releases
+    it even if a stream has it.
     """
 
     tenant: str
@@ -190,6 +191,7 @@ class OpenSpec:
     seed: int | None = None
     initial: str = ""
     state: StateBytes = ()
+    take_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

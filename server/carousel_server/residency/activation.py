@@ -135,7 +135,10 @@ class Activation:
                 raise _exists(key, place[0])
             return ask(place[0], Open(spec))
 
-        return tried(lambda: then(self.resume(key, new=new, first=first), open_here), passes)
+        def resume() -> Future[Place]:
+            return self.resume(key, new=new, first=first, take_over=spec.take_over)
+
+        return tried(lambda: then(resume(), open_here), passes)
 
     def open_unkept(self, engine: EnginePort, spec: OpenSpec) -> Opened:
         """Opens a session that dies with the server, unless the store has one of its name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -201,6 +202,7 @@ class Conversation:
                 engine = find_engine(self._catalog, bind.open.model, "open.model")
                 most_s = self._options.max_idle_ttl_s
                 spec = open_spec(tenant, engine.model, bind.open, most_s)
+                spec = replace(spec, take_over=bind.take_over)
                 return _opening(self._catalog, engine, spec)
         raise invalid("target", "set session_id or open")
 
@@ -264,7 +266,7 @@ def _opening(catalog: CatalogPort, engine: EnginePort, spec: OpenSpec) -> Claim:
 
     def opened(session: tuple[SessionRef, SessionView]) -> Future[Place]:
         ref, view = session
-        claim.find = partial(catalog.resume, spec.tenant, view.id)
+        claim.find = partial(catalog.resume, spec.tenant, view.id, take_over=spec.take_over)
         return done((engine, ref))
 
     claim = Claim(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from carousel_server.core.errors import CarouselError
 from carousel_server.core.moves import Hold
 from carousel_server.core.ports import Place, Unbind
 from carousel_server.core.store import Announcement, AskFor, Holding, Keep, SessionKey
-from carousel_server.core.types import SessionRef
+from carousel_server.core.types import Durability, OpenSpec, SessionRef
 from carousel_server.store.memory import MemoryMedium
 from tests.unit.engine.durable_rig import DurableRig
 from tests.unit.engine.fakes import RecordingSink
@@ -114,6 +115,19 @@ def test_a_session_that_is_taken_over_comes_from_a_stream(
     _, found = pair.until(pair.wanted_there(take_over=True))
     assert pair.there.attach(found, RecordingSink()).applied == 3
     assert sink.moves == [(1, "there:1")]
+
+
+def test_an_opening_takes_over_what_an_earlier_try_opened(
+    pair: Replicas, sink: RecordingSink
+) -> None:
+    """The earlier try's answer was lost with the path to its server."""
+    pair.here.attach(pair.here.open_durable(), sink, hold=Hold.FOLLOWER)
+    there, mild = pair.there, OpenSpec("t", "s", Durability.ASYNC)
+    insisting = replace(mild, take_over=True)
+    assert pair.refusal(there.catalog.open(there.engine, mild)).reason == "SESSION_HELD"
+    pair.until(there.catalog.open(there.engine, insisting))
+    assert sink.moves == [(1, "there:1")]
+    assert pair.here.directory.find(*KEY) is None
 
 
 def test_one_who_insists_is_not_bound_by_another_who_does_not(
