@@ -8,7 +8,7 @@ import struct
 import grpc
 import pytest
 from support.http2 import DATA, HEADERS, PING, RST_STREAM, Http2
-from support.wire import settled
+from support.wire import refused, settled
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.wire.native.library import missing
@@ -116,13 +116,25 @@ async def test_a_long_message_passes_a_narrow_window(native):
     assert f"{(3 << 20) // 16} steps" in caught.value.details(), "it was read to its end"
 
 
-async def test_a_message_beyond_the_limit_is_refused(native):
+async def test_a_message_beyond_the_limit_is_refused_by_name_and_not_read(native):
     wire = await native(max_message_bytes=4096)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await wire.stubs.inference.Infer(pb.InferRequest(model="echo", inputs=b"\0" * (3 << 20)))
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "at most" in caught.value.details()
+    too_large = pb.InferRequest(model="echo", inputs=b"\0" * (3 << 20))
+    error = await refused(wire.stubs.inference.Infer(too_large))
+    assert (error.reason, error.metadata["limit"]) == ("MESSAGE_TOO_LARGE", "4096")
+    assert int(error.metadata["bytes"]) > 3 << 20
+    assert wire.metrics.refusals == ["MESSAGE_TOO_LARGE"]
     assert (await wire.stubs.models.ListModels(pb.ListModelsRequest())).models, "others go on"
+
+
+async def test_what_came_before_a_message_beyond_the_limit_is_taken(native):
+    wire = await native(max_message_bytes=4096)
+    stream = await wire.stubs.attach()
+    open_echo = pb.OpenSessionRequest(model="echo")
+    await stream.call.write(pb.AttachRequest(bind=pb.Bind(handle=1, open=open_echo)))
+    too_long = pb.OpenSessionRequest(model="m" * 5000)
+    await stream.call.write(pb.AttachRequest(bind=pb.Bind(handle=2, open=too_long)))
+    assert (await stream.end()).reason == "MESSAGE_TOO_LARGE"
+    await settled(lambda: len(wire.engine.sessions) == 1)
 
 
 async def test_compressed_messages_are_refused_by_name(native):

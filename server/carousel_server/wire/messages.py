@@ -106,15 +106,20 @@ def parse(kind: type[M], data: bytes, max_message_bytes: int) -> M:
         CarouselError: MESSAGE_TOO_LARGE or MALFORMED_MESSAGE.
     """
     if len(data) > max_message_bytes:
-        raise CarouselError(
-            "MESSAGE_TOO_LARGE",
-            f"the message has {len(data)} bytes; at most {max_message_bytes} are taken",
-            metadata={"limit": max_message_bytes, "bytes": len(data)},
-        )
+        raise too_large(len(data), max_message_bytes)
     try:
         return kind.FromString(data)
     except DecodeError:
         raise CarouselError("MALFORMED_MESSAGE", f"the bytes are no {kind.__name__}") from None
+
+
+def too_large(size: int, most: int) -> CarouselError:
+    """What a message of `size` bytes is refused with."""
+    return CarouselError(
+        "MESSAGE_TOO_LARGE",
+        f"the message has {size} bytes; at most {most} are taken",
+        metadata={"limit": most, "bytes": size},
+    )
 
 
 async def first_message(requests: AsyncIterator[T], timeout_s: float) -> T | None:

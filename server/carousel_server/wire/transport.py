@@ -100,7 +100,7 @@ class _NativeTransport(NativeServer):
         self, options: WireOptions, interceptor: CallInterceptor, secrets: Secrets
     ) -> None:
         limits = NativeLimits(
-            message_bytes=options.max_message_bytes + _FRAME_SLACK_BYTES,
+            message_bytes=options.max_message_bytes,
             calls_per_connection=options.calls_of_a_connection,
             connections=options.max_connections,
         )

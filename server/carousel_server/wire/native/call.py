@@ -61,6 +61,8 @@ class NativeCall:
         self._messages: deque[bytes] = deque()
         self._granted = 0
         self._ended = False
+        # Why nothing more can be read, if that is not the client's wish.
+        self._broken: Exception | None = None
         self._wake: asyncio.Future[None] | None = None
         # While requests are fed: who takes them, what is awaited before the next one, and the end of it.
         self._taker: Take | None = None
@@ -112,6 +114,11 @@ class NativeCall:
         else:
             self._awake()
 
+    def break_off(self, error: Exception) -> None:
+        """The next request cannot be read. The handler gets those before it, and then `error`."""
+        self._broken = error
+        self.end()
+
     def sent(self) -> None:
         """All that was written is with the transport."""
         self._unsent = 0
@@ -134,6 +141,8 @@ class NativeCall:
     async def read(self) -> Any:
         """The next request, or EOF."""
         while not self._messages:
+            if self._broken is not None:
+                raise self._broken
             if self._ended:
                 return grpc.aio.EOF
             if self.finished:
@@ -187,7 +196,7 @@ class NativeCall:
         self.gather = self._gather if flows else None
         if self._ended:
             if flows:
-                self._stop_feeding(None)
+                self._stop_feeding(self._broken)
         elif self._granted <= _READ_AHEAD // 2:
             self._grant(_READ_AHEAD)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from carousel_server.wire.messages import Gather
+from carousel_server.wire.messages import Gather, too_large
 
 from .call import Metadata, NativeCall
 from .library import NativeCounters, NativeEndpoint, NativeLimits
@@ -183,10 +183,7 @@ class NativeServer:
         call.sent()
 
     def _too_large(self, call: NativeCall, _number: int, size: int) -> None:
-        most = self._limits.message_bytes
-        text = f"a message of {size} bytes; at most {most} are read"
-        call.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-        call.gone()
+        call.break_off(too_large(size, self._limits.message_bytes))
 
     def _no_codec(self, call: NativeCall, _number: int, _extra: int) -> None:
         text = "messages must not be compressed: send them as identity"
