@@ -61,7 +61,7 @@ class ServerProcess:
         given: dict[str, object] = {
             "port": 0, "metrics_port": 0, "device": "cpu",
             "front_ends": os.environ.get("TEST_FRONT_ENDS", "0"),
-            "transport": os.environ.get("TEST_TRANSPORT", "python"), **settings,
+            "transport": os.environ.get("TEST_TRANSPORT", "auto"), **settings,
         }  # fmt: skip
         self.host = str(given.get("host", "127.0.0.1"))
         self._command = [*inside, sys.executable, "-m", "carousel_server", "--models", str(models)]

@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         0, "Processes for gRPC, beside the one with the engines. 0 is one process for both."
     )
     transport: Literal["auto", "native", "python"] = _setting(
-        "python",
+        "auto",
         "What ends HTTP/2 and gRPC: the native transport (C++), grpc.aio (python), or auto for the native "
         "one where it is shipped or can be compiled, which happens at its first start.",
     )
