@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -75,6 +76,39 @@ def serving(models: Path, store: Path, replicas: int = 2, **settings: object) ->
             seen = {*site.all, *descendants(process.pid)}
             process.kill()
             gone(seen)
+
+
+class Log:
+    """Reads the log of a command while it runs, so that its pipe is never full."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.lines: list[str] = []
+        self._process = process
+        self._grown = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._grown:
+                self.lines.append(line)
+                self._grown.notify_all()
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, text: str, within_s: float = WITHIN_S) -> None:
+        """Returns once the log has a text."""
+        with self._grown:
+            assert self._grown.wait_for(lambda: text in self.text, within_s), self.text
+
+    def end(self) -> str:
+        """The whole log, once the command has ended."""
+        self._thread.join(WITHIN_S)
+        assert not self._thread.is_alive(), "a process has the pipe still open"
+        return self.text
 
 
 def client_of(target: str) -> carousel.Client:
@@ -235,3 +269,49 @@ async def test_fifty_sessions_live_through_a_kill_under_load_and_none_is_left_be
         assert "replica 1 on port" in log
         assert "Traceback" not in log
         gone(set(site.all))
+
+
+async def test_sighup_restarts_all_under_sessions_that_step_on(
+    models_dir: Path, store: Path
+) -> None:
+    """Each replica hands its sessions over and ends, one after the other. No step is lost."""
+    over = asyncio.Event()
+
+    async def drive(client: carousel.AsyncClient, number: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(number)
+        session = await client.session(LSTM, session_id=f"s{number}", durability="async")
+        inputs: list[np.ndarray] = []
+        outputs: list[np.ndarray] = []
+        while not over.is_set():
+            inputs.append(rng.normal(size=FEATURES).astype(np.float32))
+            outputs.append(await session.step(inputs[-1]))
+            await asyncio.sleep(0.02)  # a source of 50 frames a second
+        last = rng.normal(size=(8, FEATURES)).astype(np.float32)
+        outputs += list(await session.steps(last))
+        await session.close()
+        return np.stack([*inputs, *last]), np.stack(outputs)
+
+    async def restart(site: Serving, log: Log) -> None:
+        site.process.send_signal(signal.SIGHUP)
+        try:
+            await asyncio.to_thread(log.wait_for, "all replicas are restarted", 400.0)
+        finally:
+            over.set()
+
+    with serving(models_dir, store, park_after_s=60) as site:
+        log = Log(site.process)
+        patient = carousel.RetryPolicy(reconnect_s=WITHIN_S)
+        target = str(site.ready["target"])
+        async with carousel.AsyncClient(target, timeout_s=WITHIN_S, retries=patient) as client:
+            work = [drive(client, number) for number in range(20)]
+            driven, _ = await asyncio.gather(asyncio.gather(*work), restart(site, log))
+            moves = client.statistics().moves
+        for inputs, outputs in driven:
+            expected = np.asarray(reference.run(models_dir / LSTM, inputs)["y"])
+            np.testing.assert_allclose(outputs, expected, atol=2e-5)
+        assert moves >= len(driven), "each was handed over, by replica 1 at the latest"
+        site.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(site.process.wait, WITHIN_S) == 0
+        text = await asyncio.to_thread(log.end)
+        assert all(f"replica {number} is ready again" in text for number in (0, 1))
+        assert "Traceback" not in text
