@@ -23,6 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "mutants.md"
 MOST_SEEDS = 20_000
 _CELL_CHARS = 120
+_OF_MISFITS = ("TypeError", "AttributeError", "NameError")
+"""Errors of a mutant that replaces what has changed since. They show nothing about its rule."""
 
 _HEAD = """# Mutants
 
@@ -110,6 +112,8 @@ def catch(mutant: Mutant, seeds: Sequence[int]) -> Catch:
             break
     else:
         return Catch(0, "")
+    misfit = any(name in failure for failure in failures for name in _OF_MISFITS)
+    assert not misfit, f"{mutant.does!r} does not fit the code any more: {failures[0]}"
     assert not run(seed).failures, f"the true code fails under seed {seed}: make simulate"
     return Catch(seed, failures[0].partition(": ")[2] or failures[0])
 

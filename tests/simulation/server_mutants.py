@@ -206,8 +206,8 @@ def _draws_from_a_stream(patches: Patches) -> None:
 
 def _ends_early(patches: Patches) -> None:
     def make(real: Real) -> Real:
-        def init(self: Any, sink: Any, *, tokens_wait: bool, end_waits: bool) -> None:
-            real(self, sink, tokens_wait=tokens_wait, end_waits=False)
+        def init(self: Any, *args: Any, **waits: bool) -> None:
+            real(self, *args, **{**waits, "end_waits": False})
 
         return init
 
@@ -216,8 +216,8 @@ def _ends_early(patches: Patches) -> None:
 
 def _tokens_early(patches: Patches) -> None:
     def make(real: Real) -> Real:
-        def init(self: Any, sink: Any, *, tokens_wait: bool, end_waits: bool) -> None:
-            real(self, sink, tokens_wait=False, end_waits=end_waits)
+        def init(self: Any, *args: Any, **waits: bool) -> None:
+            real(self, *args, **{**waits, "tokens_wait": False})
 
         return init
 
