@@ -19,6 +19,7 @@ from carousel_server.wire.prompts import generate_spec
 from carousel_server.wire.replies import call_on
 
 from .network import Connection, Payload
+from .world import NATURE
 
 if TYPE_CHECKING:
     from .client import ClientProcess
@@ -29,6 +30,9 @@ T = TypeVar("T")
 TENANT = "t"
 _MOST_TOKENS = 64
 _MOST_TRIES = 4
+
+_SLOW_CHANCE, _SLOW_S, _CUT_CHANCE = 0.4, 0.5, 0.5
+"""A long text becomes tokens on another thread. If the path breaks meanwhile, the next try may come first."""
 
 
 class ClientCall:
@@ -129,9 +133,37 @@ class ServerCall:
         try:
             if (error := reply.exception()) is not None:
                 raise error
-            self._place = engine, ref = reply.result()
-            if not self.ended:
-                engine.submit(GenerateCommand(ref, self._spec, self._queue, asked_s=self._asked_s))
+            self._place = reply.result()
+        except CarouselError as refusal:
+            self._end(status_of(refusal))
+            return
+        if self._tries == 1 and self._process.slow_prompts:
+            self._read_prompt()
+        else:
+            self._submit()
+
+    def _read_prompt(self) -> None:
+        """The text becomes tokens, perhaps slowly, and the path may break meanwhile."""
+        world = self._process.world
+        chance = world.prompts
+        if chance.random() >= _SLOW_CHANCE:
+            self._submit()
+            return
+        slow_s = chance.random() * _SLOW_S
+        world.call(slow_s, self.life, self._submit)
+        if chance.random() < _CUT_CHANCE:
+            world.call(chance.random() * slow_s, NATURE, self._break_off)
+
+    def _break_off(self) -> None:
+        if not (self.ended or self.connection.network.healed):
+            self.connection.break_off(late=False)
+
+    def _submit(self) -> None:
+        if self.ended or self._place is None:
+            return
+        engine, ref = self._place
+        try:
+            engine.submit(GenerateCommand(ref, self._spec, self._queue, asked_s=self._asked_s))
         except CarouselError as refusal:
             self._end(status_of(refusal))
 

@@ -1,17 +1,20 @@
 """A fleet: up to five replicas on a store of shards, clients with many addresses, replicas that come and go.
 
-All its chance is `World.fleets`, so schedules without a fleet are not changed by it.
+All its chance is `World.fleets` and `World.machines`, so schedules without a fleet are not changed by it.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from carousel_server.core.limits import EngineLimits
 from carousel_server.store.memory import MemoryMedium
 
 from .client import SERVER, Client, Route
+from .fleet_faults import OF_MACHINES
 from .world import NATURE, World
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ CHANCE = 0.25
 _NAMES = "abcde"
 _MOST_SHARDS = 3
 _FAULT_CHANCE = 0.4
+_LATE_CHANCE, _LATE_STEPS, _LATE_S = 0.3, 8, 0.5
+"""So many fleets commit late: more of their steps have run than the store has, as on servers under load."""
+
 _STANDBY_CHANCE = 0.4
 _ROUTED_CHANCE, _LOOKING_CHANCE = 0.2, 0.6
 _OLD_CHANCE, _PARTIAL_CHANCE = 0.2, 0.4
@@ -48,12 +54,14 @@ class Fleet:
         standby: those that are not there in the beginning.
         shards: of the store.
         faults: those that only fleets have.
+        late: its replicas commit late.
     """
 
     names: tuple[str, ...]
     standby: frozenset[str]
     shards: int
     faults: tuple[str, ...]
+    late: bool
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -68,8 +76,19 @@ def drawn(world: World, faults: dict[str, Callable[[Simulation], None]]) -> Flee
         return None
     names = tuple(_NAMES[: chance.randint(1, len(_NAMES))])
     standby = frozenset(one for one in names[1:] if chance.random() < _STANDBY_CHANCE)
-    some = tuple(name for name in faults if chance.random() < _FAULT_CHANCE)
-    return Fleet(names, standby, chance.randint(1, _MOST_SHARDS), some)
+    some = tuple(name for name in faults if _chance_of(world, name).random() < _FAULT_CHANCE)
+    late = world.machines.random() < _LATE_CHANCE
+    return Fleet(names, standby, chance.randint(1, _MOST_SHARDS), some, late)
+
+
+def _chance_of(world: World, fault: str) -> random.Random:
+    """The stream that decides whether and when a fault comes."""
+    return world.machines if fault in OF_MACHINES else world.fleets
+
+
+def limits_in(fleet: Fleet, limits: EngineLimits) -> EngineLimits:
+    """The limits of a fleet's replicas."""
+    return replace(limits, durable_steps=_LATE_STEPS, durable_s=_LATE_S) if fleet.late else limits
 
 
 def media(fleet: Fleet | None) -> list[MemoryMedium]:
@@ -120,5 +139,6 @@ def begin(sim: Simulation, fleet: Fleet) -> None:
         if chance.random() < _LOOKING_CHANCE:
             world.call(chance.random() * _LOOK_UP_S, NATURE, look_up, sim, client)
     for name in fleet.faults:
+        chance = _chance_of(world, name)
         for _ in range(chance.randint(1, 2)):
             world.call(chance.random() * sim.faults_until_s, NATURE, sim.fault, name)

@@ -10,6 +10,7 @@ from .world import NATURE
 
 if TYPE_CHECKING:
     from .schedule import Simulation
+    from .server import Process, Replica
 
 
 def scale_up(sim: Simulation) -> None:
@@ -101,6 +102,22 @@ def _fail_over(sim: Simulation, shard: int) -> None:
     sim.world.call(seconds, NATURE, sim.storage.find, shard)
 
 
+def vanish(sim: Simulation) -> None:
+    """A machine loses its power: none of its streams ends, and its lease runs out. Then it comes back."""
+    up = [one for one in sim.replicas if one.up and not one.stays_away]
+    if len(up) > 1 + len(sim.network.splits):
+        chance = sim.world.machines
+        replica = chance.choice(up)
+        replica.freeze()
+        seconds = (1 + chance.random()) * LEASE_TTL_S
+        sim.world.call(seconds, NATURE, _lose_all, replica, replica.process)
+
+
+def _lose_all(replica: Replica, process: Process) -> None:
+    if replica.process is process and process.life.frozen:
+        replica.crash()
+
+
 def _any_shard(sim: Simulation) -> int:
     return sim.world.fleets.randrange(len(sim.storage.media))
 
@@ -117,6 +134,10 @@ FLEET_FAULTS: dict[str, Callable[[Simulation], None]] = {
         shard_away,
         shard_late,
         failover,
+        vanish,
     )
 }
 """A schedule with a fleet draws a few of these, beside the others."""
+
+OF_MACHINES = frozenset({"vanish"})
+"""Those whose chance is `World.machines`. Schedules that do not draw them are as they were without them."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from carousel._core.answers import Answers
 from carousel_server.engine.hand_overs import HandOvers
+from carousel_server.engine.returners import Returners
+from carousel_server.residency.asking import Asking
 from carousel_server.residency.residency import Departure
 from carousel_server.rows.ledger import Ledger
 
@@ -59,9 +61,22 @@ def _stays(patches: Patches) -> None:
     patches.wrap(Answers, "_on_moved", make)
 
 
+def _takes_nothing_over(patches: Patches) -> None:
+    def make(real: Real) -> Real:
+        return lambda self, wanted, *, take_over: real(self, wanted, take_over=False)
+
+    patches.wrap(Asking, "acquire", make)
+
+
 FLEET_MUTANTS = [
     Mutant("A session is released before the store has all that has run", "R14", _releases_early),
     Mutant("Moved is told before the session is released", "R15", _tells_early),
     Mutant("A client that follows forgets inputs that are not durable", "R16", _forgets_inputs),
     Mutant("A client does not follow", "R16", _stays),
+    Mutant(
+        "A rebalance sends a session away again that has just come back",
+        "R17",
+        lambda p: p.put(Returners, "stays", lambda *_: False),
+    ),
+    Mutant("A session is not taken over from a holder out of reach", "R18", _takes_nothing_over),
 ]

@@ -145,6 +145,7 @@ class Network:
         connections: the streams that nobody has ended or given up.
         cuts: names of a client and a replica that do not reach each other.
         splits: those that never do.
+        healed: nothing breaks any more.
     """
 
     def __init__(self, world: World) -> None:
@@ -153,6 +154,7 @@ class Network:
         self.connections: list[Connection] = []
         self.cuts: set[tuple[str, str]] = set()
         self.splits: set[tuple[str, str]] = set()
+        self.healed = False
 
     def delay_s(self) -> float:
         """How long the next packet takes."""

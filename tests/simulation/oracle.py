@@ -84,6 +84,9 @@ class Oracle:
         if record.created:
             history.expired |= self._idle_for_too_long(history)
             history.begins()
+        if history.rolled_back and record.seq > history.stored:
+            # It was closed and opened anew, and the store has its former life again.
+            history.muddled = True
         history.used_s = record.last_used_unix_s
         self.world.note("store", "acquired", history.id, f"epoch {record.epoch} seq {record.seq}")
 
@@ -177,6 +180,9 @@ class Oracle:
             end.sessions[bind.handle] = bind.session_id or bind.open.session_id
             end.attach_ids[bind.handle] = bind.attach_id
             end.epochs[bind.handle] = bind.epoch_floor
+            end.take_overs.pop(bind.handle, None)
+            if bind.take_over:
+                end.take_overs[bind.handle] = self.world.now_s
             self._of(end, bind.handle).asked(end.writers[end.sessions[bind.handle]], bind.attach_id)
 
     def said(self, end: ServerEnd, reply: pb.AttachResponse) -> None:
@@ -236,6 +242,18 @@ class Oracle:
             if error.reason == "SEQUENCE_GAP" and int(error.metadata["expected"]) <= durable:
                 what = f"a gap behind step {int(error.metadata['expected']) - 1} was told"
                 self.fail(f"R9: {what} of {end.sessions[handle]}, where {durable} was durable")
+            if error.reason == "SESSION_HELD":
+                self._not_taken_over(end, handle)
+
+    def _not_taken_over(self, end: ServerEnd, handle: int) -> None:
+        """A holder that is asked to give a session up may not keep it. If it is gone, that takes a while."""
+        asked_s, storage = end.take_overs.pop(handle, None), end.process.storage
+        if asked_s is None or storage.is_unsure or storage.unsure_until_s > asked_s - _UNSURE_S:
+            return
+        if self._leases_forgotten:
+            return  # the store names a holder that has long let go of it
+        if self.world.now_s - asked_s < end.process.hand_over_s:
+            self.fail(f"R18: {end.sessions[handle]} was refused at once, and not taken over")
 
     def _moved(self, end: ServerEnd, moved: pb.Moved) -> None:
         """A session that was handed over is in the store, and is released there (R14, R15)."""

@@ -58,6 +58,9 @@ _RESETTING_CHANCE = 0.25
 """So many schedules have resets, and in some of them batches fail."""
 
 _STUMBLE_CHANCE, _MOST_STUMBLES = 0.4, 6
+_SLOW_PROMPTS_CHANCE = 0.3
+"""In so many schedules, texts may take long to become tokens. Only those that generate are changed."""
+
 _REPEATER_CHANCE, _JOURNAL_CHANCE = 0.2, 0.4
 
 _KEEPING_FAULTS = frozenset(
@@ -148,9 +151,10 @@ class Simulation:
             Replica(world, name, self.storage, self.oracle, limits)
             for name in self._names(self.rng.randint(1, 2))
         ]
-        if self.crowded:
-            for replica in self.replicas:
-                replica.slow_stop_s = _SLOW_STOP_S
+        slow_prompts = world.prompts.random() < _SLOW_PROMPTS_CHANCE
+        for replica in self.replicas:
+            replica.slow_stop_s = _SLOW_STOP_S if self.crowded else 0.0
+            replica.slow_prompts = slow_prompts
         if self.fleet is not None:
             self._prepare(self.fleet)
         self._plan_faults()
@@ -212,6 +216,7 @@ class Simulation:
             replica.address = fleet.address_of(replica.name)
             replica.in_fleet = True
             replica.stays_away = replica.name in some.standby
+            replica.limits = fleet.limits_in(some, replica.limits)
         fleet.begin(self, some)
 
     def _raw_client(
@@ -309,7 +314,7 @@ class Simulation:
         restart of that replica clears up.
         """
         self.world.note("nature", "heals")
-        self.healed = True
+        self.healed = self.network.healed = True
         self.network.heal()
         self.storage.heal()
         for replica in self.replicas:

@@ -95,6 +95,8 @@ class ServerEnd:
         self.sessions: dict[int, str] = {}
         self.attach_ids: dict[int, int] = {}
         self.epochs: dict[int, int] = {}
+        # When a Bind with take_over came.
+        self.take_overs: dict[int, float] = {}
         # Last step of each handle whose output was told, and the epoch that it was bound in.
         self.told: dict[int, int] = {}
         self.bound_epochs: dict[int, int] = {}
@@ -215,6 +217,8 @@ class Process:
         # How likely a message is refused without saying to whom.
         self.curt = 0.0
         self.address = replica.address
+        self.hand_over_s = HAND_OVER_S
+        self.slow_prompts = replica.slow_prompts
         self.mover = Mover(self) if replica.in_fleet else None
         self._wake_store()
         self._schedule_tick(0.0)
@@ -349,6 +353,8 @@ class Replica:
         # Where its clients and the other replicas find it.
         self.address = name
         self.in_fleet = False
+        # Some texts take long to become tokens.
+        self.slow_prompts = False
         # It is not started again.
         self.stays_away = False
 

@@ -53,9 +53,11 @@ class World:
 
     Attributes:
         now_s: virtual seconds since the beginning; also every process's monotonic clock.
-        rng: where all chance comes from, but for what `resets` and `fleets` decide.
+        rng: where all chance comes from, but for what the streams below decide.
         resets: the chance of resets and of batches that fail. Schedules without them are not changed by it.
         fleets: the chance of all that only schedules with a fleet have.
+        machines: the chance of machines that vanish, and of replicas that commit late.
+        prompts: the chance of prompts that take long to become tokens.
         trace: what happened, line by line, if `tracing`.
     """
 
@@ -64,6 +66,8 @@ class World:
         self.rng = random.Random(seed)
         self.resets = random.Random(f"resets {seed}")
         self.fleets = random.Random(f"fleets {seed}")
+        self.machines = random.Random(f"machines {seed}")
+        self.prompts = random.Random(f"prompts {seed}")
         self.tracing = tracing
         self.trace: list[str] = []
         self.events = 0
