@@ -134,7 +134,8 @@ check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, sizes, pr
 	$(BIN)/buf lint $(IMAGE) --config protos/buf.yaml --path carousel_protos
 	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config protos/buf.yaml \
 		--path carousel_protos
-	@for script in docs/generate.py client/python/generate_errors.py client/python/generate_sync.py; do \
+	@for script in docs/generate.py client/python/generate_errors.py client/python/generate_sync.py \
+		client/python/generate_vectors.py; do \
 		if [ -f $$script ]; then echo "$$script --check"; $(BIN)/python $$script --check; fi; done
 
 measure: $(STAMP) ## Print how simple the code and the prose are; ARGS='--before TREE' compares
