@@ -21,12 +21,22 @@ TRITON_SUFFIXES = ("_pb2.pyi", ".binpb")
 """Types and descriptors only: its classes are made in a descriptor pool of their own."""
 
 
+STATUS_PROTO = "google/rpc/status.proto"
+STATUS_COPY = Path("third_party") / STATUS_PROTO
+"""What ours imports, for users of other languages. The copy is that of googleapis-common-protos."""
+
+
+def site_packages() -> Path:
+    """The folder of this environment that has Google's .proto files."""
+    return next(p for p in map(Path, sys.path) if (p / STATUS_PROTO).is_file())
+
+
 def generate(out: Path) -> None:
     """Writes the stubs of PROTO below `out`.
 
     mypy-protobuf finds its plug-ins on PATH, so the environment's bin directory goes first.
     """
-    site = next(p for p in map(Path, sys.path) if (p / "google/rpc/status.proto").is_file())
+    site = site_packages()
     bin_dir = Path(sys.executable).parent
     subprocess.run(
         [
@@ -74,7 +84,8 @@ def generate_triton(out: Path) -> None:
 def committed() -> list[str]:
     """The files that are made here, below ROOT."""
     stem, triton = PROTO.removesuffix(".proto"), TRITON_PROTO.removesuffix(".proto")
-    return [stem + s for s in SUFFIXES] + [triton + s for s in TRITON_SUFFIXES]
+    made = [stem + s for s in SUFFIXES] + [triton + s for s in TRITON_SUFFIXES]
+    return [*made, str(STATUS_COPY)]
 
 
 def main() -> int:
@@ -87,12 +98,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         generate(Path(scratch))
         generate_triton(Path(scratch))
+        copy = Path(scratch, STATUS_COPY)
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes((site_packages() / STATUS_PROTO).read_bytes())
         for name in committed():
             made, there = Path(scratch, name).read_bytes(), ROOT / name
             if options.check:
                 if not there.is_file() or there.read_bytes() != made:
                     stale.append(name)
             else:
+                there.parent.mkdir(parents=True, exist_ok=True)
                 there.write_bytes(made)
         if options.image:
             options.image.write_bytes(Path(scratch, "image.binpb").read_bytes())
