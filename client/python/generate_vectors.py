@@ -170,6 +170,10 @@ class Player:
         return self._core.connected(server)
 
     def _receive(self, told: Record, server: str) -> Effects:
+        failure = told.get("failure", {})
+        named = failure.get("status", {}).get("metadata", {}).get("attach_id")
+        if named is not None:
+            self._attach_ids[failure["handle"]] = int(named)
         told = json.loads(json.dumps(told), object_hook=with_status)
         response = json_format.ParseDict(told, pb.AttachResponse(), ignore_unknown_fields=True)
         return self._core.receive(server, response, self._now_s)
