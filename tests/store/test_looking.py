@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.redis import RedisServer
+from support.redis_cluster import ClusterServers
 
 from carousel_server.store import Fact, SqliteStore, StoreError, look_at_store, looking
 from carousel_server.store.looking import locked_by
@@ -160,3 +161,22 @@ def test_a_redis_that_is_not_there(url: str, cause: str) -> None:
 def test_a_single_redis_is_no_cluster(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server, pytest.raises(StoreError, match="a single Redis"):
         facts(f"redis+cluster://127.0.0.1:{server.port}")
+
+
+def test_a_cluster(tmp_path: Path) -> None:
+    with ClusterServers(tmp_path, primaries=3, replicas=0) as servers:
+        found = look_at_store(servers.url)
+        assert [fact.what for fact in found].count("store") == 3
+        assert all("cluster, a primary" in fact.found for fact in found if fact.what == "store")
+        for node in servers.nodes:
+            with node.client() as client:
+                assert client.dbsize() == 0
+                assert client.function_list() == []
+
+
+def test_a_node_of_a_cluster(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--cluster-enabled", "yes") as server:
+        with pytest.raises(StoreError, match="a node of a Redis Cluster"):
+            facts(server.url)
+        with pytest.raises(StoreError, match="slots without an owner"):
+            facts(f"redis+cluster://127.0.0.1:{server.port}")

@@ -44,6 +44,23 @@ def test_old_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert well.found == "numpy 2.0.0rc1, torch 2.13.0+cpu"
 
 
+def test_companions_of_another_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"grpcio": "1.80.1", "grpcio-status": "1.81.0", "grpcio-reflection": "1.80.9"}
+    monkeypatch.setattr(checked, "installed", there.get)
+    fault, well = list(checked.packages([f"{name}>=1.62" for name in there]))[:2]
+    assert fault.found.startswith("grpcio-status 1.81.0 is newer than grpcio 1.80.1")
+    assert (fault.level, fault.fix) == (Level.PROBLEM, "pip install --upgrade 'grpcio>=1.81.0'")
+    assert well.level is Level.OK
+
+
+def test_protobuf_without_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(checked.slow_protobuf()) == []
+    monkeypatch.setattr("google.protobuf.internal.api_implementation.Type", lambda: "python")
+    (found,) = checked.slow_protobuf()
+    assert found.level is Level.WARNING
+    assert "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION" in found.fix
+
+
 def test_a_client_without_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checked, "installed", {"grpcio": "1.70"}.get)
     well, server = checked.packages(["grpcio>=1.62", "torch>=2.10; extra == 'server'"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from .findings import Finding, Level
@@ -51,11 +51,34 @@ def packages(needed: Sequence[str] | None = None) -> Iterator[Finding]:
         else:
             there[name] = found
     yield from faults
+    yield from unfit(there)
+    yield from slow_protobuf()
     shown = ", ".join(f"{name} {found}" for name, found in there.items())
     yield Finding("packages", Level.OK, shown)
     if not has_server:
         fix = "to serve here: pip install 'carousel-serving[server]'"
         yield Finding("server", Level.SKIPPED, "the server's packages are not installed", fix)
+
+
+def unfit(there: Mapping[str, str]) -> Iterator[Finding]:
+    """Problems of gRPC's companions that are newer than gRPC: their generated code refuses to be imported."""
+    grpc = there.get("grpcio")
+    for name, found in there.items():
+        if grpc and name.startswith("grpcio-") and _numbers(grpc)[:2] < _numbers(found)[:2]:
+            told = f"{name} {found} is newer than grpcio {grpc}, and needs one as new"
+            yield Finding(
+                "packages", Level.PROBLEM, told, f"pip install --upgrade 'grpcio>={found}'"
+            )
+
+
+def slow_protobuf() -> Iterator[Finding]:
+    """A warning if protobuf has no native code. Each message then takes many times as long."""
+    from google.protobuf.internal import api_implementation
+
+    if api_implementation.Type() == "python":
+        told = "protobuf runs in pure Python, which makes each message many times slower"
+        fix = "unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION, or install protobuf from a wheel"
+        yield Finding("packages", Level.WARNING, told, fix)
 
 
 def parsed(needed: Sequence[str]) -> Iterator[tuple[str, str, str]]:
