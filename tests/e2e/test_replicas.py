@@ -275,7 +275,7 @@ async def test_sighup_restarts_all_under_sessions_that_step_on(
     models_dir: Path, store: Path
 ) -> None:
     """Each replica hands its sessions over and ends, one after the other. No step is lost."""
-    over = asyncio.Event()
+    begun, over = asyncio.Semaphore(0), asyncio.Event()
 
     async def drive(client: carousel.AsyncClient, number: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(number)
@@ -285,15 +285,19 @@ async def test_sighup_restarts_all_under_sessions_that_step_on(
         while not over.is_set():
             inputs.append(rng.normal(size=FEATURES).astype(np.float32))
             outputs.append(await session.step(inputs[-1]))
-            await asyncio.sleep(0.02)  # a source of 50 frames a second
+            if len(outputs) == 1:
+                begun.release()
+            await asyncio.sleep(0.05)  # a source of 20 frames a second
         last = rng.normal(size=(8, FEATURES)).astype(np.float32)
         outputs += list(await session.steps(last))
         await session.close()
         return np.stack([*inputs, *last]), np.stack(outputs)
 
     async def restart(site: Serving, log: Log) -> None:
-        site.process.send_signal(signal.SIGHUP)
         try:
+            for _ in range(20):
+                await begun.acquire()
+            site.process.send_signal(signal.SIGHUP)
             await asyncio.to_thread(log.wait_for, "all replicas are restarted", 400.0)
         finally:
             over.set()
