@@ -96,6 +96,8 @@ def failover(sim: Simulation) -> None:
 
 
 def _fail_over(sim: Simulation, shard: int) -> None:
+    if sim.healed:
+        return
     sim.storage.lose(shard)
     sim.storage.roll_back(shard)
     seconds = sim.world.fleets.random() * LEASE_TTL_S

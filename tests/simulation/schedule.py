@@ -13,7 +13,7 @@ from carousel._core.attach import AttachCore
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability
 
-from . import fleet, hasty, prober, repeater
+from . import fleet, hasty, preemption, prober, repeater
 from .application import KEPT_S, POLICY, Application, Plan
 from .client import SERVER, Client, ClientProcess
 from .faults import CROWDED_FAULTS, FAULTS
@@ -152,9 +152,11 @@ class Simulation:
             for name in self._names(self.rng.randint(1, 2))
         ]
         slow_prompts = world.prompts.random() < _SLOW_PROMPTS_CHANCE
+        stops = world.threads.random() < preemption.CHANCE
         for replica in self.replicas:
             replica.slow_stop_s = _SLOW_STOP_S if self.crowded else 0.0
             replica.slow_prompts = slow_prompts
+            replica.stops_after_binds = stops
         if self.fleet is not None:
             self._prepare(self.fleet)
         self._plan_faults()

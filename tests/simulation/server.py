@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from carousel_protos.v1 import carousel_pb2 as pb
@@ -29,6 +30,7 @@ from .evictions import watch_evictions
 from .model import FoldModel
 from .mover import Mover, watch_rebalances
 from .network import Connection, Payload
+from .preemption import stop_after_binds
 from .quiet import QuietEngineMetrics, QuietWireMetrics
 from .storage import FaultyStore, Storage, TurnedStore
 from .world import NATURE, Event, Life, World
@@ -219,6 +221,10 @@ class Process:
         self.address = replica.address
         self.hand_over_s = HAND_OVER_S
         self.slow_prompts = replica.slow_prompts
+        # False while the engine's or the store's thread runs.
+        self.on_loop = True
+        if replica.stops_after_binds:
+            stop_after_binds(self)
         self.mover = Mover(self) if replica.in_fleet else None
         self._wake_store()
         self._schedule_tick(0.0)
@@ -307,11 +313,30 @@ class Process:
             return
         engine = self.engine
         try:
-            engine.tick()
+            with self._off_loop():
+                engine.tick()
         except AssertionError as error:
             self.oracle.fail(f"integrity: {error}")
         self.oracle.ticked(self)
         self._schedule_tick(engine._idle_for_s() or self.world.rng.random() * self._tick_s)
+
+    def run_threads(self) -> None:
+        """The engine and the store have a turn now, in the middle of an event of the loop."""
+        if self._stopped:
+            return
+        for event in (self._tick_event, self._store_event):
+            if event is not None:
+                event.call_off()
+        self._tick()
+        self._turn_store()
+
+    @contextmanager
+    def _off_loop(self) -> Iterator[None]:
+        before, self.on_loop = self.on_loop, False
+        try:
+            yield
+        finally:
+            self.on_loop = before
 
     def _wake_store(self) -> None:
         delay_s = self.world.rng.random() * self.storage.slow_s
@@ -324,7 +349,8 @@ class Process:
 
     def _turn_store(self) -> None:
         self._store_event = None
-        self.store.run_pending()
+        with self._off_loop():
+            self.store.run_pending()
         if self._store_event is not None:
             self._store_event.call_off()
         self._store_event = self.world.call(
@@ -355,6 +381,8 @@ class Replica:
         self.in_fleet = False
         # Some texts take long to become tokens.
         self.slow_prompts = False
+        # The loop's thread may be stopped just after it has submitted a Bind.
+        self.stops_after_binds = False
         # It is not started again.
         self.stays_away = False
 

@@ -357,6 +357,11 @@ SERVER_MUTANTS = [
     Mutant("A late command reaches the row's next session", "isolation", _ignores_generations),
     Mutant("Outputs are told for steps of generations", "generation", _tells_generated_steps),
     Mutant(
+        "A notice before its binding's answer is dropped",
+        "binding",
+        lambda p: p.put(Seats, "_after_answer", lambda *_: None),
+    ),
+    Mutant(
         "An older call takes a generation back",
         "generation",
         lambda p: p.put(Generations, "is_newer", lambda *_: False),

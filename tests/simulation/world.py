@@ -58,6 +58,7 @@ class World:
         fleets: the chance of all that only schedules with a fleet have.
         machines: the chance of machines that vanish, and of replicas that commit late.
         prompts: the chance of prompts that take long to become tokens.
+        threads: the chance of threads that are stopped.
         trace: what happened, line by line, if `tracing`.
     """
 
@@ -68,6 +69,7 @@ class World:
         self.fleets = random.Random(f"fleets {seed}")
         self.machines = random.Random(f"machines {seed}")
         self.prompts = random.Random(f"prompts {seed}")
+        self.threads = random.Random(f"threads {seed}")
         self.tracing = tracing
         self.trace: list[str] = []
         self.events = 0
