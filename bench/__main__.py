@@ -40,7 +40,6 @@ from . import (
     processes,
     sequences,
     served,
-    store_costs,
     tenants,
     ticks,
     wire,
@@ -51,6 +50,7 @@ from .placing import figure as placement
 from .report import Ratios, foundation_ratios, page
 from .step import figure as step
 from .step import on_gpu, others
+from .store_costs import figure as store_costs
 
 RESULTS = Path(__file__).parent / "results"
 _SESSIONS = 100_000
