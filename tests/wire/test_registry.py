@@ -131,9 +131,8 @@ async def token_invalid(talk):
 
 async def refusal_by(wire, tokens, certificates, names):
     """A call of ListModels under other rules of who may come in."""
-    interceptor = wire.server._interceptor
-    interceptor._authenticator = Authenticator(tokens, certificates)
-    interceptor._names = lambda _context: names
+    wire.server.surroundings.authenticator = Authenticator(tokens, certificates)
+    wire.server._interceptor._names = lambda _context: names
     call = wire.stubs.models.ListModels(
         pb.ListModelsRequest(), metadata=(("authorization", "Bearer a"),)
     )

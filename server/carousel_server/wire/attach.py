@@ -18,7 +18,8 @@ from carousel_server.core.store import SessionKey
 from carousel_server.core.types import OpenSpec, SessionRef, SessionView
 
 from .blocks import Blocks, not_bound, too_many_handles
-from .calls import Context, current_call
+from .call import current_call
+from .calls import Context
 from .errors import invalid
 from .fields import check_seqs, check_session_id
 from .gate import Gate

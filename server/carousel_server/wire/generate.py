@@ -24,7 +24,7 @@ from carousel_server.core.types import (
     SessionRef,
 )
 
-from .calls import Context, current_call
+from .call import CallContext, current_call
 from .errors import invalid
 from .fields import deadline_after
 from .gate import Gate
@@ -157,7 +157,7 @@ class Generate:
         self._gate = gate
         self._pace = Pace(options.max_token_delay_s)
 
-    async def generate(self, request: pb.GenerateRequest, context: Context) -> None:
+    async def generate(self, request: pb.GenerateRequest, context: CallContext) -> None:
         """Generate. When the caller gives up, the generation ends where it is."""
         self._gate.refuse_if_draining()
         asked_s = time.monotonic()
@@ -189,7 +189,7 @@ class Generate:
         engine: EnginePort,
         ref: SessionRef,
         spec: GenerateSpec,
-        context: Context,
+        context: CallContext,
         asked_s: float,
         *,
         close_after: bool,

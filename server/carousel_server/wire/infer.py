@@ -13,7 +13,7 @@ from carousel_server.core.ports import EnginePort, ask
 from carousel_server.core.ports import Infer as InferCommand
 from carousel_server.core.types import ModelView
 
-from .calls import Context, current_call
+from .call import CallContext, current_call
 from .errors import invalid
 from .fields import check_dtype, check_reply_bytes, count_rows, deadline_after
 from .gate import Gate
@@ -30,7 +30,7 @@ class Infer:
         self._options = options
         self._gate = gate
 
-    async def infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
+    async def infer(self, request: pb.InferRequest, context: CallContext) -> pb.InferResponse:
         """Infer. When the caller gives up, the sequence is withdrawn, at the next piece if it runs."""
         self._gate.refuse_if_draining()
         engine = find_engine(self._catalog, request.model)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-import grpc
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from carousel_server.core.errors import CarouselError
 
 from .messages import message_timeout
 from .options import WireOptions
+
+T = TypeVar("T")
 
 MOST_PROBES = 1024
 """Calls of the health service at a time. They have a lane of their own, so that no load stops them."""
@@ -56,30 +57,27 @@ class Lane:
         """Counts a call out."""
         self._running -= 1
 
-    async def message(self, context: Any) -> Any:
-        """The one message of a call; None if the client ends the call without one.
+    async def message(self, read: Callable[[], Awaitable[T]]) -> T:
+        """The request of a call, which `read` waits for. `read` may be cancelled.
 
         Raises:
             CarouselError: MESSAGE_TIMEOUT if it does not arrive whole in time, TOO_MANY_CALLS if the
                 call had to make room before.
         """
         task = asyncio.current_task()
-        assert task is not None, "gRPC runs each call in a task"
+        assert task is not None, "each call runs in a task"
         self._waiting[task] = asyncio.get_running_loop().time()
         try:
-            message = await context.read()
+            return await read()
         except asyncio.CancelledError:
             error = self._ended.get(task)
             if error is None:
                 raise
             task.uncancel()
             raise error from None
-        except grpc.aio.BaseError:  # the connection broke, or the server stops
-            raise asyncio.CancelledError from None
         finally:
             self._waiting.pop(task, None)
             self._ended.pop(task, None)
-        return None if message is grpc.aio.EOF else message
 
     def sweep(self) -> None:
         """Ends calls whose message is late. To be called now and then: a timer for each call costs more."""

@@ -50,8 +50,8 @@ class Secrets:
         self._authenticator = authenticator
         self._metrics = metrics
         self._tls = options.tls
-        # Told of each new version of the certificates.
-        self.renewed: Callable[[TlsFiles], None] = lambda _tls: None
+        # Each is told of every new version of the certificates.
+        self.renewed: list[Callable[[TlsFiles], None]] = []
         # The certificates that gRPC has not been told of yet.
         self._untold: grpc.ServerCertificateConfiguration | None = None
         self._watched: list[Watched] = []
@@ -96,7 +96,8 @@ class Secrets:
         assert self._tls.paths is not None
         self._tls = read_tls(self._tls.paths)
         self._untold = _configuration(self._tls)
-        self.renewed(self._tls)
+        for renewed in self.renewed:
+            renewed(self._tls)
         return "for new connections"
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:

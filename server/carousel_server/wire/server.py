@@ -19,9 +19,11 @@ from .call_limits import CallLimits
 from .calls import CallInterceptor
 from .gate import Gate
 from .health import Health
+from .methods import Methods
 from .options import WireOptions
 from .reloading import Secrets
 from .services import SERVICE_NAMES, service_handlers
+from .surroundings import Surroundings
 from .transport import make_transport
 from .triton import triton_handler
 
@@ -33,22 +35,32 @@ class WireServer:
     """Serves a catalog of engines. Made and used on one event loop.
 
     Life: `start`, then `drain` (nothing new begins, health says NOT_SERVING), then `stop`.
+
+    Attributes:
+        catalog, options, metrics: what it was made with.
+        gate: whether anything new may begin.
+        surroundings, methods, secrets: what other transports of the same server share with gRPC.
+        port: where it listens; 0 before.
     """
 
     failed = ""
     """Why there is no hope: a process of its own may fail, this cannot."""
 
     def __init__(self, catalog: CatalogPort, options: WireOptions, metrics: WireMetrics) -> None:
-        self._options = options
-        self._metrics = metrics
+        self.catalog = catalog
+        self.options = options
+        self.metrics = metrics
         self.gate = Gate(options, metrics, catalog.quotas)
         self._health = Health(catalog, self.gate, options.refused_models)
         self._limits = CallLimits(options, metrics)
         authenticator = Authenticator(options.tokens, options.certificates)
-        self._secrets = Secrets(options, authenticator, metrics)
-        self._interceptor = CallInterceptor(authenticator, self._limits, metrics, catalog.quotas)
-        self._server = make_transport(options, self._interceptor, self._secrets)
-        self._server.add_generic_rpc_handlers(service_handlers(catalog, options, self.gate))
+        self.secrets = Secrets(options, authenticator, metrics)
+        self.surroundings = Surroundings(authenticator, self._limits, metrics, catalog.quotas)
+        self.methods = Methods.of(catalog, options, self.gate)
+        self._interceptor = CallInterceptor(self.surroundings)
+        self._server = make_transport(options, self._interceptor, self.secrets)
+        handlers = service_handlers(catalog, options, self.gate, self.methods)
+        self._server.add_generic_rpc_handlers(handlers)
         if options.triton:
             self._server.add_generic_rpc_handlers([triton_handler(catalog, options, self.gate)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[arg-type]
@@ -65,8 +77,8 @@ class WireServer:
         Raises:
             ListenError: another process has the port, or the address is not this machine's.
         """
-        host, port = self._options.host, self._options.port
-        if not self._options.shared_port:
+        host, port = self.options.host, self.options.port
+        if not self.options.shared_port:
             check_address(host, port)  # the transport's own error does not say why
         try:
             self.port = self._server.listen(host, port)
@@ -99,15 +111,15 @@ class WireServer:
         while True:
             due_s = time.monotonic() + _SAMPLE_INTERVAL_S
             await asyncio.sleep(_SAMPLE_INTERVAL_S)
-            self._metrics.loop_lag(max(0.0, time.monotonic() - due_s))
+            self.metrics.loop_lag(max(0.0, time.monotonic() - due_s))
             self._limits.sweep()
             for what, count in self._server.turned_away().items():
                 if count:
-                    self._metrics.turned_away(what, count)
+                    self.metrics.turned_away(what, count)
             await self._health.refresh()
 
     async def _reread(self) -> None:
         """Puts changed tokens and certificates in force."""
         while True:
             await asyncio.sleep(_REREAD_INTERVAL_S)
-            await self._secrets.refresh()
+            await self.secrets.refresh()

@@ -1,4 +1,4 @@
-"""The table of methods: which coroutine answers which call. Those of ModelService are here too."""
+"""The table of gRPC methods: which coroutine answers which call."""
 
 from __future__ import annotations
 
@@ -12,41 +12,34 @@ from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.catalog import CatalogPort
 
 from .attach import Attach
-from .calls import Context
+from .call import CallContext
 from .gate import Gate
-from .generate import Generate
-from .infer import Infer
 from .messages import parse
+from .methods import Methods
 from .options import WireOptions
-from .paging import check_page, page_token
-from .places import find_engine
-from .sessions import Sessions
-from .unary import Step
-from .views import model_message
 
 PACKAGE = "carousel.v1"
 SERVICE_NAMES = tuple(f"{PACKAGE}.{name}" for name in pb.DESCRIPTOR.services_by_name)
 
-_Unary = Callable[[Any, Context], Awaitable[Message]]
+_Unary = Callable[[Any, CallContext], Awaitable[Message]]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def service_handlers(
-    catalog: CatalogPort, options: WireOptions, gate: Gate
+    catalog: CatalogPort, options: WireOptions, gate: Gate, methods: Methods
 ) -> list[grpc.GenericRpcHandler]:
     """Handlers of all services of carousel.proto.
 
     Requests reach them as bytes (see messages.py), so no deserializer is registered with grpc.
     """
     most = options.max_message_bytes
-    sessions, models = Sessions(catalog, options), Models(catalog)
-    generate = Generate(catalog, options, gate)
+    sessions, models, generate = methods.sessions, methods.models, methods.generate
 
-    async def generate_behaviour(data: bytes, context: Context) -> None:
+    async def generate_behaviour(data: bytes, context: CallContext) -> None:
         await generate.generate(parse(pb.GenerateRequest, data, most), context)
 
     def unary(kind: type[Message], method: _Unary) -> _Handler:
-        async def behaviour(data: bytes, context: Context) -> Message:
+        async def behaviour(data: bytes, context: CallContext) -> Message:
             return await method(parse(kind, data, most), context)
 
         return grpc.unary_unary_rpc_method_handler(behaviour, None, _serialize)
@@ -55,8 +48,8 @@ def service_handlers(
         "InferenceService": {
             # Attach writes bytes itself, so that it knows the size of what is on its way.
             "Attach": grpc.stream_stream_rpc_method_handler(Attach(catalog, options, gate).attach),
-            "Step": unary(pb.StepRequest, Step(catalog, options, gate).step),
-            "Infer": unary(pb.InferRequest, Infer(catalog, options, gate).infer),
+            "Step": unary(pb.StepRequest, methods.step.step),
+            "Infer": unary(pb.InferRequest, methods.infer.infer),
             "Generate": grpc.unary_stream_rpc_method_handler(generate_behaviour, None, _serialize),
         },
         "SessionService": {
@@ -75,36 +68,10 @@ def service_handlers(
         },
     }
     return [
-        grpc.method_handlers_generic_handler(f"{PACKAGE}.{name}", methods)
-        for name, methods in services.items()
+        grpc.method_handlers_generic_handler(f"{PACKAGE}.{name}", handlers)
+        for name, handlers in services.items()
     ]
 
 
 def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
-
-
-class Models:
-    """The methods of ModelService."""
-
-    def __init__(self, catalog: CatalogPort) -> None:
-        self._catalog = catalog
-
-    async def list_models(
-        self, request: pb.ListModelsRequest, _context: Context
-    ) -> pb.ListModelsResponse:
-        """ListModels."""
-        size, after = check_page(request.page_size, request.page_token)
-        found = [e.model for e in self._catalog.engines() if e.model.name > after]
-        last = found[size - 1].name if len(found) > size else ""
-        return pb.ListModelsResponse(
-            models=[model_message(view) for view in found[:size]],
-            next_page_token=page_token(last),
-        )
-
-    async def get_model(
-        self, request: pb.GetModelRequest, _context: Context
-    ) -> pb.GetModelResponse:
-        """GetModel."""
-        engine = find_engine(self._catalog, request.name, "name")
-        return pb.GetModelResponse(model=model_message(engine.model))

@@ -21,7 +21,7 @@ from carousel_server.core.snapshot_header import model_of
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Durability, ModelView, OpenSpec, SessionView, StateBytes
 
-from .calls import Context, current_call
+from .call import CallContext, current_call
 from .errors import invalid
 from .fields import check_new_session_id, check_reply_bytes, check_session_id, seconds_of
 from .options import WireOptions
@@ -40,7 +40,7 @@ class Sessions:
         self._options = options
 
     async def open_session(
-        self, request: pb.OpenSessionRequest, _context: Context
+        self, request: pb.OpenSessionRequest, _context: CallContext
     ) -> pb.OpenSessionResponse:
         """OpenSession."""
         tenant = current_call().tenant
@@ -51,7 +51,7 @@ class Sessions:
         return pb.OpenSessionResponse(session=session_message(view))
 
     async def get_session(
-        self, request: pb.GetSessionRequest, _context: Context
+        self, request: pb.GetSessionRequest, _context: CallContext
     ) -> pb.GetSessionResponse:
         """GetSession."""
         tenant, session_id = current_call().tenant, check_session_id(request.session_id)
@@ -63,7 +63,7 @@ class Sessions:
         return pb.GetSessionResponse(session=session_message(view))
 
     async def list_sessions(
-        self, request: pb.ListSessionsRequest, _context: Context
+        self, request: pb.ListSessionsRequest, _context: CallContext
     ) -> pb.ListSessionsResponse:
         """ListSessions. Each page asks engines and store anew: a session is listed if it is open then."""
         tenant = current_call().tenant
@@ -85,14 +85,14 @@ class Sessions:
         )
 
     async def close_session(
-        self, request: pb.CloseSessionRequest, _context: Context
+        self, request: pb.CloseSessionRequest, _context: CallContext
     ) -> pb.CloseSessionResponse:
         """CloseSession."""
         view = await reply_of(close_session(self._catalog, self._key(request.session_id)))
         return pb.CloseSessionResponse(session=session_message(view))
 
     async def export_session(
-        self, request: pb.ExportSessionRequest, _context: Context
+        self, request: pb.ExportSessionRequest, _context: CallContext
     ) -> pb.ExportSessionResponse:
         """ExportSession."""
         key = self._key(request.session_id)
@@ -102,7 +102,7 @@ class Sessions:
         return pb.ExportSessionResponse(snapshot=snapshot, session=session_message(view))
 
     async def get_state(
-        self, request: pb.GetStateRequest, _context: Context
+        self, request: pb.GetStateRequest, _context: CallContext
     ) -> pb.GetStateResponse:
         """GetState."""
         found: list[ModelView] = []
@@ -119,7 +119,7 @@ class Sessions:
         return pb.GetStateResponse(state=messages, session=session_message(view))
 
     async def import_session(
-        self, request: pb.ImportSessionRequest, _context: Context
+        self, request: pb.ImportSessionRequest, _context: CallContext
     ) -> pb.ImportSessionResponse:
         """ImportSession. Without a model's name, one with the snapshot's fingerprint takes it.
 
@@ -154,7 +154,7 @@ class Sessions:
         raise refusal
 
     async def fork_session(
-        self, request: pb.ForkSessionRequest, _context: Context
+        self, request: pb.ForkSessionRequest, _context: CallContext
     ) -> pb.ForkSessionResponse:
         """ForkSession."""
         spec = OpenSpec(

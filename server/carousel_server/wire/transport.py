@@ -109,7 +109,7 @@ class _NativeTransport(NativeServer):
         self._told = dict.fromkeys(TURNED_AWAY, 0)
         if options.tls is not None:
             self._put_in_force(options.tls)
-            secrets.renewed = self._put_in_force
+            secrets.renewed.append(self._put_in_force)
 
     def _put_in_force(self, tls: TlsFiles) -> None:
         self.use_tls(tls.cert, tls.key, tls.client_ca)

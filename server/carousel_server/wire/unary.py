@@ -13,7 +13,7 @@ from carousel_server.core.ports import EnginePort, StepBlock
 from carousel_server.core.store import SessionKey
 from carousel_server.core.types import Bytes2D, Durability, SessionView
 
-from .calls import Context, current_call
+from .call import CallContext, current_call
 from .errors import invalid
 from .fields import (
     check_dtype,
@@ -212,7 +212,7 @@ class Step:
         # Made by the first call, since it belongs to a loop.
         self._callers: Callers | None = None
 
-    async def step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
+    async def step(self, request: pb.StepRequest, context: CallContext) -> pb.StepResponse:
         """Step. When the caller gives up, accepted steps run all the same; ask again with the seq."""
         self._gate.refuse_if_draining()
         self._callers = callers = self._callers or Callers(self._catalog)

@@ -13,7 +13,7 @@ from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
 
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.types import OpenSpec
-from carousel_server.wire import WireOptions, attach, calls
+from carousel_server.wire import WireOptions, attach, call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.outbox import Outbox
 
@@ -57,7 +57,7 @@ async def test_what_a_client_left_unread_is_freed_at_once(monkeypatch: pytest.Mo
     catalog.open(engine, OpenSpec("t", "s"))
     gate = Gate(WireOptions(), CountingMetrics(), catalog.quotas)
     method = attach.Attach(catalog, WireOptions(), gate)
-    calls._current.set(calls.Call("service", "Attach", "bidi_stream", "id", tenant="t"))
+    call.enter(call.Call("service", "Attach", "bidi_stream", "id", tenant="t"))
     client = Unread()
     stream = asyncio.create_task(method.attach(said(), client))  # type: ignore[arg-type]
     await client.writing.wait()

@@ -11,9 +11,11 @@ import grpc
 import pytest
 
 from carousel_server.core.quotas import Quotas
+from carousel_server.wire.call import Call
 from carousel_server.wire.call_limits import CallLimits
-from carousel_server.wire.calls import Call, CallInterceptor
+from carousel_server.wire.calls import CallInterceptor
 from carousel_server.wire.options import WireOptions
+from carousel_server.wire.surroundings import Surroundings
 
 
 class Recorded:
@@ -38,7 +40,8 @@ async def test_a_reply_that_cannot_be_written_is_a_cancelled_call(
     metrics: Any = Recorded()
     doorkeeper: Any = SimpleNamespace(certificates={}, tenant=lambda *_: "t")
     context: Any = SimpleNamespace(set_trailing_metadata=lambda _trailers: None)
-    interceptor = CallInterceptor(doorkeeper, CallLimits(WireOptions(), metrics), metrics, Quotas())
+    limits = CallLimits(WireOptions(), metrics)
+    interceptor = CallInterceptor(Surroundings(doorkeeper, limits, metrics, Quotas()))
     call = Call("carousel.v1.InferenceService", "Attach", "bidi_stream", "id")
     with caplog.at_level(logging.ERROR), pytest.raises(asyncio.CancelledError):
         await interceptor._run(call, None, attach, None, context)

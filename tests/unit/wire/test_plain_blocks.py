@@ -13,7 +13,7 @@ from support.native import Sent, poll, turns
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.quotas import Quotas, TenantLimits
 from carousel_server.wire import WireOptions, attach
-from carousel_server.wire.calls import Call
+from carousel_server.wire.call import Call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.native.call import NativeCall
 from carousel_server.wire.native.library import missing

@@ -14,7 +14,7 @@ from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.quotas import Quotas, TenantLimits
 from carousel_server.wire import WireOptions
-from carousel_server.wire.calls import Call
+from carousel_server.wire.call import Call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.native.call import NativeCall
 from carousel_server.wire.native.library import missing

@@ -12,7 +12,7 @@ from support.triton import request
 from carousel_server.core.errors import CarouselError
 from carousel_server.core.quotas import Quotas
 from carousel_server.wire import WireOptions
-from carousel_server.wire.calls import Call
+from carousel_server.wire.call import Call
 from carousel_server.wire.triton.infer import Inference
 from carousel_server.wire.triton.models import ServedModels
 from carousel_server.wire.triton.stream import Replies

@@ -5,7 +5,8 @@ from __future__ import annotations
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
-from carousel_server.wire.calls import Context, current_call
+from carousel_server.wire.call import current_call
+from carousel_server.wire.calls import Context
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.options import WireOptions
 

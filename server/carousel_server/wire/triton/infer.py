@@ -9,7 +9,8 @@ from functools import partial
 
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.wire.calls import Call, Context, current_call
+from carousel_server.wire.call import Call, current_call
+from carousel_server.wire.calls import Context
 from carousel_server.wire.errors import named
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import for_each, parse

@@ -10,7 +10,7 @@ import time
 from typing import NamedTuple
 
 from carousel_server.core.ports import NO_DEADLINE
-from carousel_server.wire.calls import Call
+from carousel_server.wire.call import Call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import Gather, Gathered
 from carousel_server.wire.native.readers import MOST_FORMS, UNKNOWN, InferReader, InferRow
