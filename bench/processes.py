@@ -32,7 +32,14 @@ def carousel_process(
     models: Path, device: str, **settings: object
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The same; yields the process too."""
-    given = {"models": models, "device": device, "port": 0, "metrics_port": 0, **settings}
+    given = {
+        "models": models,
+        "device": device,
+        "port": 0,
+        "metrics_port": 0,
+        "http_port": "off",
+        **settings,
+    }
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
     with _module("carousel_server", *flags) as started:
         yield started

@@ -55,7 +55,7 @@ models=()
 [ -z "${MODELS:-}" ] || models=(--volume "$(realpath "$MODELS"):/models:ro" --env CAROUSEL_MODELS=/models)
 : >"$work/ready.json"
 buildah run "${models[@]}" "$container" -- "${entrypoint[@]}" \
-  --host 127.0.0.1 --port 0 --metrics-port 0 >"$work/ready.json" 2>"$work/server.log" &
+  --host 127.0.0.1 --port 0 --http-port 0 --metrics-port 0 >"$work/ready.json" 2>"$work/server.log" &
 runner=$!
 for ((waited_s = 0; waited_s < 120; waited_s++)); do
   grep -q '"ready"' "$work/ready.json" && break

@@ -33,7 +33,7 @@ def serving(models: Path) -> Iterator[str]:
     """A server on the models of a folder, from its first line of output until the block ends."""
     port = free_port()
     command = [sys.executable, "-m", "carousel.cli.main", "serve", "--models", str(models)]
-    command += ["--port", str(port), "--metrics-port", "0", "--device", "cpu"]
+    command += ["--port", str(port), "--http-port", "off", "--metrics-port", "0", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

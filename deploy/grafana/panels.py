@@ -7,6 +7,8 @@ from replica_panels import EACH_SERVER, REPLICAS
 
 AT_OWNER = f'{MODEL}, at="owner"'
 
+_UNARY = f'{SERVER}, grpc_type="unary"'
+
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Now": (
         stat("Steps, all models", "ops", whole("carousel_steps_total")),
@@ -239,30 +241,33 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Refused, because an output or a state would be NaN or infinite. The sessions are unchanged.",
         ),
         Panel(
-            "gRPC calls",
+            "Calls",
             "ops",
             (
                 (
                     "{{grpc_method}} {{grpc_code}}",
                     f"{rate('grpc_server_handled_total', 'grpc_method, grpc_code', SERVER)} > 0",
                 ),
+                (
+                    "HTTP {{method}} {{code}}",
+                    f"{rate('carousel_http_requests_total', 'method, code', SERVER)} > 0",
+                ),
             ),
         ),
         Panel(
-            "Time of a gRPC call, p99",
+            "Time of a call, p99",
             "s",
             (
                 (
                     "{{grpc_method}}",
-                    quantile(
-                        0.99,
-                        "grpc_server_handling_seconds",
-                        "grpc_method",
-                        f'{SERVER}, grpc_type="unary"',
-                    ),
+                    quantile(0.99, "grpc_server_handling_seconds", "grpc_method", _UNARY),
+                ),
+                (
+                    "HTTP {{method}}",
+                    quantile(0.99, "carousel_http_request_seconds", "method", SERVER),
                 ),
             ),
-            "Unary calls only.",
+            "Of gRPC, unary calls only.",
         ),
         Panel(
             "Open gRPC calls",

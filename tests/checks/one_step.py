@@ -77,7 +77,9 @@ def _server(models: Path) -> Any:
         room += ".process"
     settings = import_module(f"{room}.config").Settings
     make: Callable[..., Any] = import_module(f"{room}.server").Server
-    return make(settings(models=models, port=0, metrics_port=0, device="cpu", front_ends=0))
+    return make(
+        settings(models=models, port=0, metrics_port=0, http_port="off", device="cpu", front_ends=0)
+    )
 
 
 def _steps(recorder: Recorder, target: str) -> Counter[Function]:

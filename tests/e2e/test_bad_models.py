@@ -83,7 +83,16 @@ def test_refuse_keeps_the_server_from_starting(folder: Path) -> None:
 
 
 def test_config_check_finds_it(folder: Path) -> None:
-    given = ("--set", f"models={folder}", "--set", "port=0", "--set", "metrics-port=0")
+    given = (
+        "--set",
+        f"models={folder}",
+        "--set",
+        "port=0",
+        "--set",
+        "metrics-port=0",
+        "--set",
+        "http-port=off",
+    )
     done = carousel("config", "check", *given, "--set", "store=postgres://db")
     assert done.returncode == 2
     assert "store: the kind of store is unknown" in done.stderr
@@ -120,6 +129,7 @@ def test_serve_takes_the_name_of_a_custom_module(
     monkeypatch.setenv("PYTHONPATH", f"{custom / 'code'}:{environment().get('PYTHONPATH', '')}")
     process = started(
         "serve", "--models", str(custom / "models"), "--port", "0", "--metrics-port", "0",
+        "--http-port", "off",
         "--allow-custom", NAME, "--allow-custom", "other:Class",
     )  # fmt: skip
     try:

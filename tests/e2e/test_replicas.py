@@ -54,6 +54,7 @@ def serving(models: Path, store: Path, replicas: int = 2, **settings: object) ->
     given = {
         "port": 0,
         "metrics-port": 0,
+        "http-port": "off",
         "device": "cpu",
         "lease-ttl-s": 2,
         "park-after-s": 1,
@@ -212,7 +213,18 @@ def test_ctrl_c_ends_all_in_good_order(models_dir: Path, store: Path) -> None:
 
 
 def test_a_setting_that_is_wrong_is_said_once(models_dir: Path) -> None:
-    flags = ("--models", str(models_dir), "--device", "cpu", "--port", "0", "--metrics-port", "0")
+    flags = (
+        "--models",
+        str(models_dir),
+        "--device",
+        "cpu",
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--http-port",
+        "off",
+    )
     process = started("serve", *flags, "--replicas", "2", "--store", "memory")
     out, log = process.communicate(timeout=WITHIN_S)
     assert (process.returncode, out) == (2, "")

@@ -17,7 +17,7 @@ from carousel_server.wire.native.library import SHIPPED
 def serving(models_dir):
     """A server started by the command, on free ports: the process and what it said when ready."""
     process = started(
-        "serve", "--models", str(models_dir), "--port", "0", "--metrics-port", "0",
+        "serve", "--models", str(models_dir), "--port", "0", "--metrics-port", "0", "--http-port", "off",
         "--device", "cpu", "--set", "slots=8", "--set", "log-level=warning",
     )  # fmt: skip
     with process:
@@ -46,7 +46,8 @@ def test_without_a_compiler_it_serves_with_grpc_and_says_what_is_missing(models_
     if any(SHIPPED.glob("*.so")):
         pytest.skip("the transport was compiled into the package")
     process = started(
-        "serve", "--models", str(models_dir), "--port", "0", "--metrics-port", "0", "--device", "cpu",
+        "serve", "--models", str(models_dir), "--port", "0", "--metrics-port", "0",
+        "--http-port", "off", "--device", "cpu",
         "--set", "transport=auto", PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "cache"),
     )  # fmt: skip
     with process:
@@ -64,7 +65,7 @@ def test_without_a_compiler_it_serves_with_grpc_and_says_what_is_missing(models_
 @pytest.mark.parametrize("key", ["port", "metrics_port"])
 def test_a_port_in_use_is_said_with_its_fix(server, models_dir, key):
     taken = getattr(server, key)
-    ports = {"port": 0, "metrics_port": 0, key: taken}
+    ports = {"port": 0, "metrics_port": 0, "http_port": "off", key: taken}
     settings = [part for name, port in ports.items() for part in ("--set", f"{name}={port}")]
     second = started("serve", "--models", str(models_dir), "--device", "cpu", *settings)
     out, err = second.communicate()
@@ -97,7 +98,17 @@ def test_a_wrong_setting_is_exit_code_2_before_anything_starts(arguments, cause,
 
 
 def test_a_folder_without_models_is_said_with_its_fix(tmp_path):
-    done = carousel("serve", "--models", str(tmp_path), "--port", "0", "--metrics-port", "0")
+    done = carousel(
+        "serve",
+        "--models",
+        str(tmp_path),
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--http-port",
+        "off",
+    )
     assert done.returncode == 2
     assert str(tmp_path) in done.stderr
 
@@ -105,7 +116,8 @@ def test_a_folder_without_models_is_said_with_its_fix(tmp_path):
 def test_a_service_of_its_own_name_is_passed_over_with_a_line_in_the_log(models_dir):
     url = "tcp://10.0.0.1:50051"
     process = started(
-        "serve", "--models", str(models_dir), "--port", "0", "--metrics-port", "0", "--device", "cpu",
+        "serve", "--models", str(models_dir), "--port", "0", "--metrics-port", "0",
+        "--http-port", "off", "--device", "cpu",
         CAROUSEL_PORT=url, CAROUSEL_SERVICE_HOST="10.0.0.1", CAROUSEL_SERVICE_PORT="50051",
         CAROUSEL_PORT_50051_TCP_ADDR="10.0.0.1",
     )  # fmt: skip

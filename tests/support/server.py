@@ -41,6 +41,7 @@ class ServerProcess:
     Attributes:
         host: the address that it listens on.
         port, metrics_port: its ports.
+        http_port: that of its HTTP door, None while it is off.
         models: names of the served models.
         store: the name of its store.
         log: lines of stderr so far.
@@ -59,7 +60,7 @@ class ServerProcess:
         `inside` is a command that runs another one in its place, such as nsenter in other namespaces.
         """
         given: dict[str, object] = {
-            "port": 0, "metrics_port": 0, "device": "cpu",
+            "port": 0, "metrics_port": 0, "http_port": "off", "device": "cpu",
             "front_ends": os.environ.get("TEST_FRONT_ENDS", "0"),
             "transport": os.environ.get("TEST_TRANSPORT", "auto"), **settings,
         }  # fmt: skip
@@ -75,6 +76,7 @@ class ServerProcess:
         self._environment = {**clean, "OMP_NUM_THREADS": "1", **(environment or {})}
         self.log: list[str] = []
         self.port = self.metrics_port = 0
+        self.http_port: int | None = None
         self.models: list[str] = []
         self.store = ""
 
@@ -100,6 +102,7 @@ class ServerProcess:
         ready = json.loads(line)
         assert ready["event"] == "ready"
         self.port, self.metrics_port = ready["port"], ready["metrics_port"]
+        self.http_port = ready["http_port"]
         self.models, self.store = ready["models"], ready["store"]
         return self
 
@@ -110,6 +113,11 @@ class ServerProcess:
     def target(self) -> str:
         """The target of clients."""
         return f"{self.host}:{self.port}"
+
+    @property
+    def http_url(self) -> str:
+        """The HTTP door, without a slash at the end."""
+        return f"http://{self.host}:{self.http_port}"
 
     @property
     def metrics_url(self) -> str:

@@ -62,7 +62,9 @@ def run(
         monkeypatch.delenv(name)
 
     def run(*flags: str) -> tuple[int, str]:
-        code = main(["--port", "0", "--metrics-port", "0", "--device", "cpu", *flags])
+        code = main(
+            ["--port", "0", "--metrics-port", "0", "--http-port", "off", "--device", "cpu", *flags]
+        )
         return code, capsys.readouterr().err
 
     with handlers_kept():

@@ -137,7 +137,7 @@ async def test_a_thread_that_hangs_in_the_device_cannot_hold_the_process(models_
         assert said in err
 
 
-@pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
+@pytest.mark.parametrize("flag", ["--port", "--metrics-port", "--http-port"])
 def test_a_taken_port_is_found_before_anything_is_loaded(run, monkeypatch, models_dir, flag):
     def assemble(_):
         raise AssertionError("was loaded")

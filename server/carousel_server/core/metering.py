@@ -80,6 +80,18 @@ of a connection, and connections that break HTTP/2 or TLS, or ping too often.
 """
 
 
+HTTP = "carousel.http"
+"""The service of all calls of the HTTP door."""
+
+HTTP_METHODS = frozenset(
+    {
+        *("ListModels", "GetModel", "OpenSession", "ListSessions", "GetSession", "CloseSession"),
+        *("ForkSession", "GetState", "Step", "Infer"),
+    }
+)
+"""The calls of that door, as metrics and log name them."""
+
+
 class WireMetrics(Protocol):
     """What the wire reports, on the event loop only. Times are in seconds.
 

@@ -361,6 +361,23 @@ METRICS: dict[str, Declaration] = _registry(
         _CALL,
         CALL_BUCKETS_S,
     ),
+    Declaration(
+        "carousel_http_requests_total",
+        _C,
+        Owner.WIRE,
+        "Calls of the HTTP door ended, by the name of the status code that gRPC would have.",
+        "calls",
+        ("method", "code"),
+    ),
+    Declaration(
+        "carousel_http_request_seconds",
+        _H,
+        Owner.WIRE,
+        "A call of the HTTP door, from its start to its end. For a stream, its whole life.",
+        "seconds",
+        ("method",),
+        CALL_BUCKETS_S,
+    ),
     # -- the process, by prometheus-client, where the system has /proc
     _process("process_cpu_seconds_total", _C, "seconds", "Processor time, user and system."),
     _process("process_resident_memory_bytes", _G, "bytes", "Memory in RAM."),

@@ -10,7 +10,7 @@ from typing_extensions import override
 from carousel_protos.errors import ERRORS, Code
 from carousel_protos.triton import inference_pb2
 from carousel_protos.v1 import carousel_pb2
-from carousel_server.core.metering import TURNED_AWAY, WireMetrics
+from carousel_server.core.metering import HTTP, HTTP_METHODS, TURNED_AWAY, WireMetrics
 
 from .families import Families, TenantMetrics
 
@@ -73,6 +73,10 @@ class CallMetrics(WireMetrics):
         self._refused = {
             reason: families.scalar("carousel_refusals_total", reason) for reason in ERRORS
         }
+        for method in HTTP_METHODS:
+            families.histogram("carousel_http_request_seconds", method)
+            for code in ("OK", *(code.name for code in Code)):
+                families.scalar("carousel_http_requests_total", method, code)
         for call in self._known:
             families.scalar("grpc_server_started_total", *call)
             families.histogram("grpc_server_handling_seconds", *call)
@@ -81,11 +85,17 @@ class CallMetrics(WireMetrics):
 
     @override
     def started(self, service: str, method: str, kind: str) -> None:
+        if service == HTTP:
+            return  # counted at its end; its methods are the door's own routes
         call = self._bounded(service, method, kind)
         self._families.scalar("grpc_server_started_total", *call).add()
 
     @override
     def handled(self, service: str, method: str, kind: str, code: str, seconds: float) -> None:
+        if service == HTTP:
+            self._families.scalar("carousel_http_requests_total", method, code).add()
+            self._families.histogram("carousel_http_request_seconds", method).observe(seconds)
+            return
         call = self._bounded(service, method, kind)
         self._families.scalar("grpc_server_handled_total", *call, code).add()
         self._families.histogram("grpc_server_handling_seconds", *call).observe(seconds)

@@ -55,6 +55,13 @@ class Settings(BaseSettings):
     )
     host: str = _setting("127.0.0.1", "Address that gRPC listens on.")
     port: Port = _setting(50051, "Port of gRPC. 0 uses a free one.")
+    http_port: Port | Literal["off"] = _setting(
+        8080, "Port of the HTTP door, on the same host. 0 uses a free one. off is no HTTP door."
+    )
+    http_cors_origins: tuple[str, ...] = _setting(
+        (),
+        "Origins, such as https://example.org, whose pages may call the HTTP door from a browser. * is all.",
+    )
     metrics_host: str = _setting("127.0.0.1", "Address that /metrics listens on.")
     metrics_port: Port = _setting(9464, "Port of /metrics. 0 uses a free one.")
     device: Device = _setting(
@@ -315,8 +322,7 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key belong together: set both or neither")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key: set them too")
-        if self.port and (self.host, self.port) == (self.metrics_host, self.metrics_port):
-            raise ValueError("port and metrics_port are the same: change one of them")
+        self._check_ports()
         if len({digest.lower() for digest in self.tokens.values()}) < len(self.tokens):
             raise ValueError("two tenants have the same token in tokens: change one of them")
         if self.tokens and self.tokens_file is not None:
@@ -333,6 +339,18 @@ class Settings(BaseSettings):
                 "insecure=true if the network is private"
             )
         return self
+
+    def _check_ports(self) -> None:
+        taken: dict[tuple[str, int], str] = {}
+        for name, host, port in (
+            ("port", self.host, self.port),
+            ("metrics_port", self.metrics_host, self.metrics_port),
+            ("http_port", self.host, self.http_port),
+        ):
+            if isinstance(port, str) or not port:
+                continue
+            if (other := taken.setdefault((host, port), name)) != name:
+                raise ValueError(f"{other} and {name} are the same: change one of them")
 
     def limits(self) -> EngineLimits:
         """The limits of an engine."""

@@ -33,6 +33,9 @@ NOT_SETTINGS = frozenset(
 """Variables with our prefix that are not settings: of the client's commands, and of tests (failpoints)."""
 
 
+_LISTS = ("allow_custom", "http_cors_origins")
+"""Settings that are lists of words."""
+
 _TABLES = {
     "tokens": '{"tenant": "sha256 in hex"}',
     "certificates": '{"name in a certificate": "tenant"}',
@@ -119,12 +122,12 @@ def _check_keys(source: Source, keys: Iterable[str]) -> None:
 
 def _structured(key: str, value: object) -> object:
     """The value of a list or table that is text (environment, --set): JSON, or items with commas."""
-    if key not in (*_TABLES, "allow_custom") or not isinstance(value, str):
+    if key not in (*_TABLES, *_LISTS) or not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except json.JSONDecodeError:
-        if key == "allow_custom":
+        if key in _LISTS:
             return tuple(part.strip() for part in value.split(",") if part.strip())
         raise ConfigError(f"{key} is not a JSON object\nwrite it as {key}={_TABLES[key]}") from None
 

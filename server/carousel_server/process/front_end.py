@@ -20,8 +20,9 @@ from carousel_server.core.types import ModelView
 from carousel_server.link import Front, connect
 from carousel_server.link.meters import PostedMetrics
 from carousel_server.link.pipe import Message, Pipe
-from carousel_server.wire import ListenError, WireOptions, WireServer
+from carousel_server.wire import ListenError, WireOptions
 
+from .doors import Doors, Ports
 from .logs import configure_logging
 from .runtime import raise_file_limit, run
 
@@ -44,7 +45,7 @@ class FrontEnd:
         self._pipe: Pipe
         self._front: Front | None = None
         self._metrics: PostedMetrics | None = None
-        self._wire: WireServer | None = None
+        self._wire: Doors | None = None
         # Requests run one after the other.
         self._verbs: asyncio.Queue[Message] = asyncio.Queue()
 
@@ -63,19 +64,19 @@ class FrontEnd:
             assert self._front is not None, "the front end was not started"
             self._front.take(message)
 
-    async def _start(self, greeting: Greeting) -> int | str:
-        """Listens. Answers with the port, or with the cause of a failure."""
+    async def _start(self, greeting: Greeting) -> Ports | str:
+        """Listens. Answers with the ports, or with the cause of a failure."""
         configure_logging(greeting.log_level, greeting.log_format, greeting.replica)
         raise_file_limit()
         self._front = front = Front(greeting.models, greeting.options.tenants)
         front.pipe = self._pipe
         self._metrics = PostedMetrics(self._pipe.post)
-        self._wire = WireServer(front, greeting.options, self._metrics)
+        self._wire = Doors(front, greeting.options, self._metrics)
         try:
             await self._wire.start()
         except ListenError as error:
             return str(error)
-        return self._wire.port
+        return self._wire.ports
 
     async def _drain(self, grace_s: float, hands_over: bool) -> None:
         if self._wire is not None:

@@ -20,6 +20,7 @@ from carousel_server.link.meters import SharedMetrics
 from carousel_server.link.pipe import Message
 from carousel_server.wire import ListenError, WireOptions, check_address
 
+from .doors import Ports
 from .front_end import Greeting
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,10 @@ _ANSWER_WITHIN_S = 5.0
 
 
 class FrontEnds:
-    """Several front ends on one port, with the methods of a `WireServer`. Used on the event loop.
+    """Several front ends on one port, with the methods of `Doors`. Used on the event loop.
 
     Attributes:
-        port: the port of all front ends.
+        ports: where all front ends listen.
         failed: why no front end can be started any more, or "".
     """
 
@@ -56,7 +57,7 @@ class FrontEnds:
         self._again: set[asyncio.Task[None]] = set()
         # Set when the server drains. Then no front end is replaced.
         self._ending = False
-        self.port = 0
+        self.ports = Ports(0, None)
         self.failed = ""
 
     async def start(
@@ -75,6 +76,8 @@ class FrontEnds:
         shared_port = len(self._processes) > 1
         if shared_port:  # they cannot check the address themselves, since they share it
             check_address(options.host, options.port)
+            if options.http_port is not None:
+                check_address(options.host, options.http_port, "http-port")
         greeting = Greeting(models, replace(options, shared_port=shared_port), *self._log)
         shared = SharedMetrics(metrics)
         self._replaced = replaced
@@ -87,7 +90,7 @@ class FrontEnds:
         linked = self._begin(process)
         await linked.connect()
         self._linked.append(linked)
-        self.port = await linked.start(self.port)
+        self.ports = await linked.start(self.ports)
 
     async def drain(self, grace_s: float, *, hands_over: bool = False) -> None:
         """Refuses new calls and sends Drain to all streams. Accepted work continues.
@@ -231,19 +234,22 @@ class _Linked:
         self._pipe = await connect(self.process.end_of_link, self._take, self._lost)
         self._back = Back(self._catalog, self._pipe.post)
 
-    async def start(self, port: int) -> int:
-        """Makes it listen. `port` 0 uses the port of the options. Returns the port.
+    async def start(self, ports: Ports) -> Ports:
+        """Makes it listen. A port that is 0 or None is that of the options. Returns the ports.
 
         Raises:
             ListenError: it cannot listen.
         """
         options = self._greeting.options
-        greeting = replace(self._greeting, options=replace(options, port=port or options.port))
+        own = replace(
+            options, port=ports.grpc or options.port, http_port=ports.http or options.http_port
+        )
+        greeting = replace(self._greeting, options=own)
         try:
             answer = await asyncio.wait_for(self.ask("start", greeting), _START_WITHIN_S)
         except TimeoutError:
             answer = f"a front end did not listen within {_START_WITHIN_S:g} s\nsee the log for the cause"
-        if isinstance(answer, int):
+        if isinstance(answer, Ports):
             self._health = [], None
             self._listens_since_s = self._heard_s = time.monotonic()
             self._back.listening()

@@ -161,6 +161,7 @@ def _say_ready(server: Server) -> None:
         "pid": os.getpid(),
         "host": host,
         "port": server.port,
+        "http_port": server.http_port,
         "metrics_port": server.metrics_port,
         "models": server.models,
         "refused": server.refused,
@@ -175,11 +176,15 @@ def _say_ready(server: Server) -> None:
         refused = f"  REFUSED   {names}: see the log for the cause\n" if names else ""
         hint = server.transport_hint
         faster = f"  faster    with the native transport: {hint}\n" if hint else ""
+        scheme = "http" if server.settings.tls_cert is None else "https"
+        at = "" if server.http_port is None else f"{scheme}://{host}:{server.http_port}/api/models"
+        http = f"  HTTP      {at}\n" if at else ""
         sys.stdout.write(
             f"carousel {version()} serves {len(server.models)} models: {', '.join(server.models)}\n"
             f"{refused}"
             f"  gRPC      {target} ({server.transport} transport)\n"
             f"{faster}"
+            f"{http}"
             f"  metrics   http://{metrics_host}:{server.metrics_port}/metrics\n"
             f"  store     {_STORES.get(server.store, server.store)}\n"
             f"  try       carousel models list --server {target}\n"

@@ -12,7 +12,7 @@ from carousel_server.wire import ListenError, check_address
 from .config import ConfigError, Settings
 from .findings import halves
 from .replicas import planned
-from .server import METRICS_PORT, wire_options
+from .server import HTTP_PORT, METRICS_PORT, wire_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,13 @@ def _certificates(settings: Settings) -> Iterator[Problem]:
 
 def listening(settings: Settings) -> Sequence[tuple[str, str, int, str]]:
     """What a server listens on: the setting, the host, the port, and the name on the command line."""
-    return (
+    always = (
         ("port", settings.host, settings.port, "port"),
         ("metrics_port", settings.metrics_host, settings.metrics_port, METRICS_PORT),
     )
+    if settings.http_port == "off":
+        return always
+    return (*always, ("http_port", settings.host, settings.http_port, HTTP_PORT))
 
 
 def _addresses(settings: Settings) -> Iterator[Problem]:

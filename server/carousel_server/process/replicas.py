@@ -24,8 +24,8 @@ def planned(
 ) -> Sequence[Settings]:
     """The settings of each replica. A single one has `replicas=1`, and shares nothing.
 
-    Replica n has `port` + n and `metrics_port` + n, its own GPU, and its part of the cores. With more
-    replicas than GPUs, several use the same one.
+    Replica n has `port` + n, `http_port` + n and `metrics_port` + n, its own GPU, and its part of the
+    cores. With more replicas than GPUs, several use the same one.
 
     Args:
         settings: what the operator has set.
@@ -60,6 +60,7 @@ def planned(
             advertise=_advertise(settings.advertise, n),
             port=settings.port and settings.port + n,
             metrics_port=settings.metrics_port and settings.metrics_port + n,
+            http_port=_http_port(settings, n),
         )
         for n in range(number)
     ]
@@ -96,6 +97,7 @@ def _check_ports(settings: Settings, number: int) -> None:
     for name, host, first in (
         ("port", settings.host, settings.port),
         ("metrics_port", settings.metrics_host, settings.metrics_port),
+        ("http_port", settings.host, 0 if settings.http_port == "off" else settings.http_port),
         ("the port of advertise", f"advertised {settings.advertise}", advertised),
     ):
         own = {(host, first + n) for n in range(number)} if first else set()
@@ -106,10 +108,15 @@ def _check_ports(settings: Settings, number: int) -> None:
             )
         if own & places:
             raise ConfigError(
-                f"port and metrics_port are less than {number} apart, and each replica has its own\n"
+                f"{name} and another port are less than {number} apart, and each replica has its own\n"
                 "change one of them"
             )
         places |= own
+
+
+def _http_port(settings: Settings, n: int) -> int | str:
+    port = settings.http_port
+    return port if port in ("off", 0) else int(port) + n
 
 
 def _name(settings: Settings, n: int) -> str:

@@ -26,7 +26,6 @@ from carousel_server.wire import (
     TlsFiles,
     TlsPaths,
     WireOptions,
-    WireServer,
     check_address,
     chosen_transport,
     listen_error,
@@ -36,6 +35,7 @@ from carousel_server.wire import (
 
 from .advertise import advertised
 from .config import ConfigError, Settings
+from .doors import Doors, Ports
 from .front_ends import FrontEnds
 from .handing_over import hand_over_all, others
 from .health_watch import HealthWatch
@@ -66,7 +66,8 @@ _STUCK_S = 30.0
 
 
 METRICS_PORT = "metrics-port"
-"""The setting's name on the command line."""
+HTTP_PORT = "http-port"
+"""The settings' names on the command line."""
 
 
 class Server:
@@ -81,7 +82,7 @@ class Server:
         self._replica = replica
         self._assembly: Assembly | None = None
         self._options: WireOptions | None = None
-        self._wire: WireServer | FrontEnds | None = None
+        self._wire: Doors | FrontEnds | None = None
         self._endpoint: MetricsServer | None = None
         self._draining = False
         # Looks after the other replicas; None without a store.
@@ -92,8 +93,17 @@ class Server:
     @property
     def port(self) -> int:
         """The port of gRPC."""
+        return self._ports.grpc
+
+    @property
+    def http_port(self) -> int | None:
+        """The port of HTTP; None where that door is off."""
+        return self._ports.http
+
+    @property
+    def _ports(self) -> Ports:
         assert self._wire is not None, "the server was not started"
-        return self._wire.port
+        return self._wire.ports
 
     @property
     def metrics_port(self) -> int:
@@ -143,6 +153,8 @@ class Server:
         settings = self.settings
         options = self._options = wire_options(settings)
         check_address(settings.host, settings.port)
+        if options.http_port is not None:
+            check_address(settings.host, options.http_port, HTTP_PORT)
         check_address(settings.metrics_host, settings.metrics_port, METRICS_PORT)
         if settings.front_ends:
             self._wire = front_ends = FrontEnds(
@@ -160,8 +172,8 @@ class Server:
         else:
             assembly = self._assembly = await _load(settings)
             options = replace(options, refused_models=tuple(assembly.refused))
-            self._wire = wire = WireServer(assembly.catalog, options, assembly.metrics.wire())
-            await wire.start()
+            self._wire = doors = Doors(assembly.catalog, options, assembly.metrics.wire())
+            await doors.start()
         if assembly.store is not None:  # now, because others may send clients here from then on
             address = advertised(settings.advertise, settings.host, self.port)
             assembly.store.advertise(address)
@@ -316,6 +328,10 @@ async def _finish(engine: Engine) -> None:
             await asyncio.sleep(_POLL_S)
 
 
+_MADE = frozenset({"tokens", "transport", "http_port"})
+"""Options that have the name of a setting, and another form."""
+
+
 def wire_options(settings: Settings) -> WireOptions:
     """The wire's options, from the settings.
 
@@ -328,9 +344,10 @@ def wire_options(settings: Settings) -> WireOptions:
         raise ConfigError(f"{error}\nor set transport=auto, which takes grpc.aio then") from error
     shared = {field.name for field in fields(WireOptions)} & Settings.model_fields.keys()
     return WireOptions(
-        **{name: getattr(settings, name) for name in shared - {"tokens", "transport"}},
+        **{name: getattr(settings, name) for name in shared - _MADE},
         transport=transport.name,
         transport_hint=transport.hint,
+        http_port=None if settings.http_port == "off" else settings.http_port,
         max_calls=settings.max_streams + settings.inbox_commands,
         default_idle_ttl_s=settings.idle_ttl_s,
         tls=_tls(settings),

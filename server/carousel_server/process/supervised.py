@@ -70,7 +70,8 @@ class Replica:
         self.facts = facts
         if facts is not None:
             self._ready_since_s = now
-            ports = {name: facts[name] for name in ("port", "metrics_port")}
+            known = ("port", "http_port", "metrics_port")
+            ports = {name: facts[name] for name in known if facts.get(name)}
             self.settings = self.settings.model_copy(update=ports)
             self.was_ready.set()
         if self._next is not None and not self._next.done():

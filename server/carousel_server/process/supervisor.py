@@ -231,13 +231,20 @@ def target_of(settings: Settings) -> str:
     return advertised(settings.advertise, settings.host, settings.port)
 
 
+_SAID = ("pid", "port", "http_port", "metrics_port")
+"""What the line of a start says of each replica."""
+
+
 def _say_ready(plan: Sequence[Settings], facts: Sequence[Facts]) -> None:
     """Prints how to reach the replicas: text for people, or one JSON line for programs."""
     first = facts[0]
     target = ",".join(map(target_of, plan))
     if not sys.stdout.isatty():
         replicas = [
-            {**{name: one[name] for name in ("pid", "port", "metrics_port")}, "device": own.device}
+            {
+                **{name: one.get(name) for name in _SAID},
+                "device": own.device,
+            }
             for one, own in zip(facts, plan, strict=True)
         ]
         line = {**first, "pid": os.getpid(), "target": target, "replicas": replicas}
@@ -245,9 +252,12 @@ def _say_ready(plan: Sequence[Settings], facts: Sequence[Facts]) -> None:
     else:
         metrics = ", ".join(f"{own.metrics_host}:{own.metrics_port}" for own in plan)
         models = first["models"]
+        at = ", ".join(f"{own.host}:{own.http_port}" for own in plan if own.http_port != "off")
+        http = f"  HTTP      {at}\n" if at else ""
         sys.stdout.write(
             f"carousel {version()} serves {len(models)} models in {len(plan)} replicas: {', '.join(models)}\n"
             f"  gRPC      {target}\n"
+            f"{http}"
             f"  metrics   {metrics}\n"
             f"  devices   {', '.join(own.device for own in plan)}\n"
             f"  store     {first['store']}\n"

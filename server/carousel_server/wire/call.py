@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.metering import HTTP
 
 from .call_limits import AT_THE_DOOR
 
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 """No blanks and no quotes: in a text log an id must not look like a fact of its own."""
-
-HTTP = "carousel.http"
-"""The service of all calls of the HTTP door."""
 
 _FREQUENT = frozenset(
     {

@@ -105,12 +105,21 @@ def parse(kind: type[M], data: bytes, max_message_bytes: int) -> M:
     Raises:
         CarouselError: MESSAGE_TOO_LARGE or MALFORMED_MESSAGE.
     """
-    if len(data) > max_message_bytes:
-        raise too_large(len(data), max_message_bytes)
+    check_request_bytes(len(data), max_message_bytes)
     try:
         return kind.FromString(data)
     except DecodeError:
         raise CarouselError("MALFORMED_MESSAGE", f"the bytes are no {kind.__name__}") from None
+
+
+def check_request_bytes(request_bytes: int, max_message_bytes: int) -> None:
+    """The size of a request.
+
+    Raises:
+        CarouselError: MESSAGE_TOO_LARGE.
+    """
+    if request_bytes > max_message_bytes:
+        raise too_large(request_bytes, max_message_bytes)
 
 
 def too_large(size: int, most: int) -> CarouselError:

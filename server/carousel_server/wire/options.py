@@ -49,6 +49,8 @@ class WireOptions:
         max_token_delay_s: most that a token waits for others, to share a message with them.
         retry_after_s: the hint that goes with a refusal.
         default_idle_ttl_s, slots: of each engine, for those who ask.
+        http_port: port of the HTTP door on the same host; 0 takes a free one, None is no door.
+        http_cors_origins: origins whose pages may call the HTTP door.
         triton: whether to serve Triton's protocol too.
         reflection: whether to describe the services to tools such as grpcurl.
         tls: certificates; None listens in the clear.
@@ -79,6 +81,8 @@ class WireOptions:
     retry_after_s: float = 0.25
     default_idle_ttl_s: float = 3600.0
     slots: int = 4096
+    http_port: int | None = None
+    http_cors_origins: tuple[str, ...] = ()
     triton: bool = True
     reflection: bool = True
     tls: TlsFiles | None = None

@@ -11,7 +11,7 @@ from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import STORE_WAITS, CarouselError
 from carousel_server.core.ports import EnginePort, StepBlock
 from carousel_server.core.store import SessionKey
-from carousel_server.core.types import Bytes2D, Durability, SessionView
+from carousel_server.core.types import Bytes2D, Durability, ModelView, SessionView
 
 from .call import CallContext, current_call
 from .errors import invalid
@@ -212,10 +212,20 @@ class Step:
         # Made by the first call, since it belongs to a loop.
         self._callers: Callers | None = None
 
+    async def model_of(self, session_id: str) -> ModelView:
+        """The model of a caller's session, for a door that makes the request's rows itself.
+
+        Raises:
+            CarouselError: DRAINING, and as `find_session`.
+        """
+        self._gate.refuse_if_draining()
+        key = SessionKey(current_call().tenant, session_id)
+        return (await self._door().engine_of(key)).model
+
     async def step(self, request: pb.StepRequest, context: CallContext) -> pb.StepResponse:
         """Step. When the caller gives up, accepted steps run all the same; ask again with the seq."""
         self._gate.refuse_if_draining()
-        self._callers = callers = self._callers or Callers(self._catalog)
+        callers = self._door()
         key = SessionKey(current_call().tenant, request.session_id)
         model = (await callers.engine_of(key)).model
         first_seq = check_seq(request.first_seq, "first_seq")
@@ -239,3 +249,7 @@ class Step:
         )
         outputs, durable = await callers.step(key, block)
         return pb.StepResponse(first_seq=first_seq, outputs=outputs, durable=durable)
+
+    def _door(self) -> Callers:
+        self._callers = self._callers or Callers(self._catalog)
+        return self._callers

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from carousel_server.core.limits import EngineLimits
 from carousel_server.core.quotas import TenantLimits
 from carousel_server.process.config import ConfigError, Settings
-from carousel_server.process.config_sources import _TABLES, Source, load_settings
+from carousel_server.process.config_sources import _LISTS, _TABLES, Source, load_settings
 
 
 def load(cli=None, file=None, env=None):
@@ -54,7 +54,7 @@ def test_every_list_and_table_can_be_given_as_text():
         for n, f in Settings.model_fields.items()
         if isinstance(f.get_default(call_default_factory=True), (tuple, list, dict))
     ]
-    assert {"allow_custom", *_TABLES} == set(listed)
+    assert {*_LISTS, *_TABLES} == set(listed)
 
 
 def test_limits_follow_the_settings():

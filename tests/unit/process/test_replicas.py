@@ -28,7 +28,8 @@ def test_one_server_is_as_it_was_set() -> None:
 
 
 def test_auto_is_a_replica_for_each_gpu() -> None:
-    each = plan(gpus=4, replicas="auto", port=6000, metrics_port=7000)
+    each = plan(gpus=4, replicas="auto", port=6000, metrics_port=7000, http_port=8000)
+    assert [one.http_port for one in each] == [8000, 8001, 8002, 8003]
     assert [one.device for one in each] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
     assert [one.port for one in each] == [6000, 6001, 6002, 6003]
     assert [one.metrics_port for one in each] == [7000, 7001, 7002, 7003]

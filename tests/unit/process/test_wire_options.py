@@ -27,6 +27,7 @@ OTHER: dict[str, Any] = {
     "max_token_delay_s": 0.5,
     "retry_after_s": 0.75,
     "slots": 14,
+    "http_cors_origins": ("https://a.test",),
     "triton": False,
     "reflection": False,
     "certificates": {"client": "tenant"},
@@ -35,7 +36,7 @@ NOT_SETTINGS = {"shared_port", "refused_models", "server_version"}
 """Set for each front end, or known only after the models are loaded."""
 DERIVED = {
     "max_calls", "default_idle_ttl_s", "tls", "tenants", "tokens", "tokens_file", "transport",
-    "transport_hint",
+    "transport_hint", "http_port",
 }  # fmt: skip
 """Made of settings; each has a test below, or those of secrets."""
 
@@ -67,3 +68,8 @@ def test_options_that_are_made_of_settings(tmp_path: Path) -> None:
     assert (read.tokens, read.tokens_file) == ({bytes.fromhex(digest): "one"}, file)
     limited = wire_options(Settings(tokens={"two": digest, "three": "cd" * 32}, tenant_sessions=6))
     assert limited.tenants.tenant_sessions == 6
+
+
+@pytest.mark.parametrize(("setting", "port"), [("off", None), (0, 0), (8081, 8081)])
+def test_the_http_door_is_off_or_has_a_port(setting: int | str, port: int | None) -> None:
+    assert wire_options(Settings(http_port=setting)).http_port == port  # type: ignore[arg-type]

@@ -22,6 +22,10 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")
         ] = None,
         port: Annotated[int | None, typer.Option(help="Port for gRPC. Default: 50051.")] = None,
+        http_port: Annotated[
+            str | None,
+            typer.Option(metavar="PORT|off", help="Port for HTTP, or off. Default: 8080."),
+        ] = None,
         metrics_port: Annotated[
             int | None, typer.Option(help="Port for /metrics. Default: 9464.")
         ] = None,
@@ -65,7 +69,8 @@ def register(app: typer.Typer) -> None:
                 "set the server's certificate by --set tls-cert=FILE --set tls-key=FILE",
             )
         flags: dict[str, Any] = {
-            "models": models, "host": host, "port": port, "metrics_port": metrics_port,
+            "models": models, "host": host, "port": port, "http_port": http_port,
+            "metrics_port": metrics_port,
             "device": device, "replicas": replicas, "store": store,
             "allow_custom": tuple(allow_custom or ()) or None,
         }  # fmt: skip

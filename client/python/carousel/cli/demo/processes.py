@@ -49,7 +49,7 @@ class ServerProcess:
         self._process = self._started("0", "0")
 
     def _started(self, port: str, metrics_port: str) -> subprocess.Popen[str]:
-        ports = ["--port", port, "--metrics-port", metrics_port]
+        ports = ["--port", port, "--metrics-port", metrics_port, "--http-port", "off"]
         return subprocess.Popen(
             [sys.executable, "-m", "carousel.cli.main", *self._serve, *ports],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, text=True,
