@@ -255,7 +255,7 @@ async def test_a_defect_has_its_request_id(door, caplog):
     assert problem["request_id"] in caplog.text
 
 
-def test_every_call_of_the_door_is_known_to_the_metrics():
+async def test_every_call_of_the_door_is_known_to_the_metrics():
     from starlette.routing import Route
     from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
 

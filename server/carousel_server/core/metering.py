@@ -86,7 +86,7 @@ HTTP = "carousel.http"
 HTTP_METHODS = frozenset(
     {
         *("ListModels", "GetModel", "OpenSession", "ListSessions", "GetSession", "CloseSession"),
-        *("ForkSession", "GetState", "Step", "Infer"),
+        *("ForkSession", "GetState", "Step", "Infer", "Generate", "Completions", "OpenAIModels"),
     }
 )
 """The calls of that door, as metrics and log name them."""

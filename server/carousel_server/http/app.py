@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from carousel_server.wire import WireServer
 from carousel_server.wire.call import REQUEST_ID
 
-from . import models, sequences, sessions
+from . import generating, models, openai, sequences, sessions
 from .problems import MEDIA_TYPE
 from .replies import json_response
 
@@ -28,6 +28,8 @@ def application(wire: WireServer) -> Starlette:
         *models.routes(wire),
         *sessions.routes(wire),
         *sequences.routes(wire),
+        *generating.routes(wire),
+        *openai.routes(wire),
     ]
     middleware = []
     if origins := wire.options.http_cors_origins:

@@ -41,6 +41,7 @@ class Endpoint:
         handler: answers.
         streams: whether it may answer with a stream.
         refuse: the form of its errors.
+        error_event: the name of an event that has an error.
         service: the service that the call counts for; that of health needs no token.
     """
 
@@ -50,6 +51,7 @@ class Endpoint:
     streams: bool = False
     refuse: Refuse = problem_response
     service: str = HTTP
+    error_event: str = "error"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -89,7 +91,7 @@ class Endpoint:
         except CarouselError as error:
             response = self.refuse(error, call.request_id)
             if replies.started:
-                await replies.event(bytes(response.body), "error")
+                await replies.event(bytes(response.body), self.error_event)
                 await replies.end()
             else:
                 await replies.respond(response, scope)

@@ -74,23 +74,6 @@ async def _no_more() -> Any:
     raise AssertionError("a whole answer reads nothing")
 
 
-class Stream:
-    """The CallContext of a method that writes messages."""
-
-    def __init__(self, ends_in_s: float | None) -> None:
-        self._ends_s = None if ends_in_s is None else asyncio.get_running_loop().time() + ends_in_s
-
-    def time_remaining(self) -> float | None:
-        """See `CallContext`."""
-        if self._ends_s is None:
-            return None
-        return max(0.0, self._ends_s - asyncio.get_running_loop().time())
-
-    async def write(self, message: Any) -> None:
-        """See `CallContext`."""
-        raise NotImplementedError
-
-
 def deadline_exceeded() -> CarouselError:
     """What a caller gets whose own time is over."""
     return CarouselError(

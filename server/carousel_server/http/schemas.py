@@ -91,3 +91,25 @@ class RawSequence(Body):
     """A sequence whose rows are the bytes of the body."""
 
     initial: str = Field("", description="Name of the initial state.")
+
+
+class Generation(Body):
+    """A prompt, and how to continue it."""
+
+    prompt: str | None = Field(None, description="A text, for a model with a tokenizer.")
+    tokens: list[Int32] | None = Field(None, description="Token ids in place of a text.")
+    max_tokens: UInt32 = Field(128, description="Most tokens to generate, at least 1.")
+    temperature: float | None = Field(None, description="Divides the logits; 0 is greedy.")
+    top_k: UInt32 = Field(0, description="Keep so many tokens; 0 keeps all.")
+    top_p: float | None = Field(None, description="Keep the smallest set of this probability.")
+    repetition_penalty: float | None = Field(None, description="1 changes nothing.")
+    seed: UInt64 | None = Field(None, description="The same seed repeats a text.")
+    stop: list[str] = Field(default_factory=list, description="Texts that end the generation.")
+    stop_tokens: list[Int32] = Field(default_factory=list, description="Tokens that end it.")
+    logprobs: UInt32 | None = Field(None, description="Alternatives to report for each token.")
+    first_seq: UInt64 = Field(
+        0, description="Number of the first step, for a session. With it the call can be repeated."
+    )
+    reset: bool = Field(False, description="Start from the session's initial state.")
+    initial: str = Field("", description="Name of the initial state, without a session.")
+    stream: bool = Field(False, description="Answer with server-sent events.")
