@@ -19,7 +19,7 @@ from .replies import Replies, json_response
 from .requests import Incoming
 from .schemas import Generation
 
-_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
+_SAMPLING = tuple(pb.Sampling.DESCRIPTOR.fields_by_name)
 
 
 def generate_request(body: Generation) -> pb.GenerateRequest:
