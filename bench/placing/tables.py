@@ -123,9 +123,9 @@ def examples() -> str:
         yield f"{sizing.replicas:,}"
         yield f"{sizing.commits_per_s:,.0f}"
         yield f"{sizing.store_bytes_per_s / 1e6:,.0f} MB/s"
-        yield f"{sizing.store_memory_bytes / 1e9:,.1f} GB"
+        yield _memory(sizing.store_memory_bytes)
         yield f"{sizing.shards:,}"
-        yield f"{sizing.rebalance_s:,.0f} s"
+        yield f"{sizing.rebalance_s:,.0f} s" if sizing.rebalance_s >= 1 else "below 1 s"
 
     head = (
         "Load", "Snapshot", "Steps/s of a replica", "Replicas", "Commits/s", "To the store",
@@ -158,6 +158,10 @@ def main() -> int:
     if before != after:
         print(f"{PAGE} is out of date; run python -m bench.placing.tables", file=sys.stderr)
     return int(before != after)
+
+
+def _memory(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.0f} MB"
 
 
 def _figures(name: str) -> Any:
