@@ -9,7 +9,9 @@ import pytest
 from support.fake_engine import WIDTH
 from support.wire import settled
 
+from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core import ports
+from carousel_server.http.sessions import session_object
 
 ROW = np.arange(WIDTH, dtype="<f4")
 RAW = {"content-type": "application/octet-stream"}
@@ -52,6 +54,14 @@ async def test_the_life_of_a_session(door):
     closed = await door.http.delete("/api/sessions/mine")
     assert (closed.status_code, closed.json()["id"]) == (200, "mine")
     await refused(door.http.get("/api/sessions/mine"), 404, "SESSION_NOT_FOUND")
+
+
+def test_a_session_as_json_has_every_field_of_the_message():
+    session = pb.Session(phase=pb.PHASE_RESIDENT, holder="replica-2:50051")
+    found = session_object(session)
+    fields = pb.Session.DESCRIPTOR.fields_by_name
+    assert found.keys() == {"idle_ttl_s" if name == "idle_ttl" else name for name in fields}
+    assert (found["holder"], found["phase"]) == ("replica-2:50051", "resident")
 
 
 async def test_steps_as_json(door):

@@ -23,7 +23,7 @@ from .schemas import ForkSession, OpenSession, RawSteps, SessionPage, Steps
 
 _PLAIN = (
     *("id", "model", "applied", "ack", "durable", "epoch", "fingerprint", "window_steps"),
-    *("execution_class", "initial"),
+    *("execution_class", "initial", "holder"),
 )
 
 _DURABILITY = {
