@@ -26,8 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--transport",
         default="python",
-        choices=("python", "native"),
-        help="what ends gRPC in the wire's tests",
+        choices=("python", "native", "websocket"),
+        help="what ends gRPC in the wire's tests; websocket carries the streams of Attach only",
     )
 
 
@@ -43,9 +43,9 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With --linked, leaves what a link between wire and engines makes a difference to.
 
-    With --transport native, leaves what runs in a wire of this process.
+    With another transport than Python's, leaves what runs in a wire of this process.
     """
-    native = config.getoption("--transport") == "native"
+    native = config.getoption("--transport") != "python"
     if native or config.getoption("--linked"):
         chosen = [item for item in items if _takes_a_link(item, unlinked=native)]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])

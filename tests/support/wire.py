@@ -19,6 +19,8 @@ from grpc_status import rpc_status
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_protos.v1 import carousel_pb2_grpc as pb_grpc
 
+from .sockets import SocketCall
+
 DETAILS = (
     error_details_pb2.ErrorInfo,
     error_details_pb2.RetryInfo,
@@ -32,7 +34,11 @@ DETAILS = (
 class Stubs:
     """The three services over one aio channel, with a bearer token if one is given."""
 
-    def __init__(self, target: str, token: str = "") -> None:
+    def __init__(self, target: str, token: str = "", attach_url: str = "") -> None:
+        """`attach_url`: where streams of Attach go over WebSocket; without it, they go over gRPC."""
+        self._attach_url = attach_url
+        self._token = token
+        self._socket_calls: list[SocketCall] = []
         self.channel = grpc.aio.insecure_channel(target)
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self.inference = self._stub(pb_grpc.InferenceServiceStub)
@@ -48,6 +54,8 @@ class Stubs:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for call in self._socket_calls:
+            call.cancel()
         await self.channel.close()
 
     def raw_unary(self, method: str) -> Any:
@@ -59,12 +67,20 @@ class Stubs:
         return (await self.sessions.OpenSession(request)).session
 
     async def attach(self, *, hello: bool = True, **options: Any) -> StreamTalk:
-        call = self.inference.Attach(**options)
+        call = self._attach(**options)
         talk = StreamTalk(call)
         if hello:
             await talk.say(hello=pb.Hello(client="test"))
             assert (await talk.hear()).HasField("welcome")
         return talk
+
+    def _attach(self, **options: Any) -> Any:
+        if not self._attach_url:
+            return self.inference.Attach(**options)
+        headers = {"authorization": f"Bearer {self._token}"} if self._token else {}
+        headers.update(options.get("metadata", ()))
+        self._socket_calls.append(SocketCall(self._attach_url, additional_headers=headers))
+        return self._socket_calls[-1]
 
 
 class StreamTalk:

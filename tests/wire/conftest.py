@@ -15,6 +15,8 @@ from support.signals import handlers_kept
 from support.wire import Stubs
 
 from carousel_server.__main__ import main
+from carousel_server.http import HttpServer
+from carousel_server.http.streams import ATTACH
 from carousel_server.wire import WireOptions, WireServer
 
 StartWire = Callable[..., Any]
@@ -31,12 +33,21 @@ async def start_wire(request: pytest.FixtureRequest) -> AsyncIterator[StartWire]
             quotas = catalog.quotas
             if request.config.getoption("--linked"):
                 catalog = await stack.enter_async_context(linked(catalog))
-            options.setdefault("transport", request.config.getoption("--transport"))
+            transport = request.config.getoption("--transport")
+            sockets = transport == "websocket"
+            options.setdefault("transport", "python" if sockets else transport)
+            options.setdefault("http_port", 0 if sockets else None)
             server = WireServer(catalog, WireOptions(**options), metrics)
             await server.start()
             stack.push_async_callback(server.stop, 0)
+            attach_url = ""
+            if sockets:
+                http = HttpServer(server)
+                await http.start()
+                stack.push_async_callback(http.stop, 0)
+                attach_url = f"ws://127.0.0.1:{http.port}{ATTACH}"
             target = f"127.0.0.1:{server.port}"
-            stubs = await stack.enter_async_context(Stubs(target))
+            stubs = await stack.enter_async_context(Stubs(target, attach_url=attach_url))
             return SimpleNamespace(
                 server=server, engine=engine, tokens=tokens, metrics=metrics, stubs=stubs,
                 target=target, stack=stack, quotas=quotas,

@@ -248,7 +248,7 @@ async def test_the_end_of_a_stream_unbinds_and_leaves_no_task(wire, how):
         await stream.call.done_writing()
         assert await stream.end() is None
     else:
-        await wire.stubs.channel.close()
+        await wire.stubs.__aexit__()
     await settled(lambda: wire.engine.bound == [] and wire.metrics.open_streams == 0)
     assert len(wire.engine.sessions) == 1
     await settled(lambda: len(asyncio.all_tasks()) <= before)

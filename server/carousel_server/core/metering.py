@@ -87,6 +87,7 @@ HTTP_METHODS = frozenset(
     {
         *("ListModels", "GetModel", "OpenSession", "ListSessions", "GetSession", "CloseSession"),
         *("ForkSession", "GetState", "Step", "Infer", "Generate", "Completions", "OpenAIModels"),
+        *("Attach", "Rows"),
     }
 )
 """The calls of that door, as metrics and log name them."""

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from carousel_server.wire import WireServer
 from carousel_server.wire.call import REQUEST_ID
 
-from . import generating, models, openai, sequences, sessions
+from . import generating, models, openai, sequences, sessions, streams
 from .problems import MEDIA_TYPE
 from .replies import json_response
 
@@ -30,6 +30,7 @@ def application(wire: WireServer) -> Starlette:
         *sequences.routes(wire),
         *generating.routes(wire),
         *openai.routes(wire),
+        *streams.routes(wire),
     ]
     middleware = []
     if origins := wire.options.http_cors_origins:

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Protocol
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 CONNECTION = "carousel.connection"
 """Key of the scope under which a request has its connection."""
@@ -26,6 +28,19 @@ MOST_HEAD_BYTES = 64 << 10
 """Most bytes of a request's line and headers, and of the trailers behind its body."""
 
 _CERTIFICATE_NAMES = frozenset({"DNS", "URI", "email", "IP Address"})
+
+
+class OpenConnection(Protocol):
+    """A connection that counts among the open ones.
+
+    Attributes:
+        transport: its socket.
+    """
+
+    transport: asyncio.Transport
+
+    def close_if_late(self, oldest_s: float) -> None:
+        """Closes the connection if what it waits for began before `oldest_s`."""
 
 
 @dataclass(slots=True)
@@ -42,7 +57,7 @@ class ConnectionLimits:
     most: int
     request_s: float
     body_bytes: int
-    open: set[Connection] = field(default_factory=set)
+    open: set[OpenConnection] = field(default_factory=set)
     turned_away: int = 0
 
     def sweep(self) -> None:
@@ -110,6 +125,11 @@ class Connection(HttpToolsProtocol):
         self._begin(in_body=False)
         super().on_message_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        """The rest of the connection is a `SocketConnection`'s."""
+        self._limits.open.discard(self)
+        super().handle_websocket_upgrade()
+
     def close_if_late(self, oldest_s: float) -> None:
         """Closes the connection if a head, or a body that no work waits for, began before `oldest_s`."""
         waits = self._fresh or self._in_body or self._bytes > 0
@@ -140,6 +160,36 @@ class Connection(HttpToolsProtocol):
         self._bytes = 0
 
 
+class SocketConnection(WebSocketsSansIOProtocol):
+    """A connection that has become a WebSocket. On the loop only."""
+
+    def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._limits.open.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._limits.open.discard(self)
+        super().connection_lost(exc)
+
+    def handle_connect(self, event: Any) -> None:
+        """The head is whole. The application runs in a task, which has not begun yet."""
+        super().handle_connect(event)
+        if self.response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self.scope[CONNECTION] = self  # type: ignore[literal-required]
+
+    def shutdown(self) -> None:
+        """Does nothing: the gate ends the stream with a reason, and `HttpServer.stop` what is left."""
+
+    def close_if_late(self, oldest_s: float) -> None:
+        """Does nothing: the stream has a time for its first message, and pings find out who is gone."""
+
+
 def peer_of(scope: Scope) -> str:
     """The client's address, as gRPC writes it."""
     host, port = scope.get("client") or ("", 0)
@@ -148,7 +198,7 @@ def peer_of(scope: Scope) -> str:
 
 def names_of(scope: Scope) -> list[str]:
     """The subject alternative names and the common name of the caller's certificate."""
-    connection: Connection | None = scope.get(CONNECTION)
+    connection: OpenConnection | None = scope.get(CONNECTION)
     certificate = connection and connection.transport.get_extra_info("peercert")
     if not certificate:
         return []

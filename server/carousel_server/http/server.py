@@ -13,13 +13,19 @@ import uvicorn
 from carousel_server.wire import ListenError, WireServer
 
 from .app import application
-from .connections import KEEP_ALIVE_S, Connection, ConnectionLimits
+from .connections import KEEP_ALIVE_S, Connection, ConnectionLimits, SocketConnection
 from .listening import SETTING, listening_sockets
 from .tls import RenewedContext
 
 _SWEEP_S = 0.5
 _BODY_SLACK_BYTES = 1 << 20
 """For the framing of chunks, and for what was on its way when a body was refused."""
+
+
+_FRAME_SLACK_BYTES = 1 << 20
+"""How far the limit of a WebSocket's messages lies above ours, which has a name and is met first."""
+_PING_S = 20.0
+"""A WebSocket is asked so often whether its client is there, and has so long to answer."""
 
 
 class HttpServer:
@@ -43,7 +49,11 @@ class HttpServer:
         config = uvicorn.Config(
             cast("Any", application(wire)),
             http=cast("Any", partial(Connection, limits=self._limits)),
-            ws="none",
+            ws=cast("Any", partial(SocketConnection, limits=self._limits)),
+            ws_max_size=options.max_message_bytes + _FRAME_SLACK_BYTES,
+            ws_per_message_deflate=False,
+            ws_ping_interval=_PING_S,
+            ws_ping_timeout=_PING_S,
             lifespan="off",
             log_config=None,
             log_level="error",
@@ -86,6 +96,7 @@ class HttpServer:
         """Takes no connections, waits for calls until `grace_s`, then cuts them."""
         if not self._tasks:
             return
+        self._wire.gate.finish()  # the streams end by name, so uvicorn need not cut them
         serving, sweeping = self._tasks
         sweeping.cancel()
         self._server.config.timeout_graceful_shutdown = max(1, round(grace_s))

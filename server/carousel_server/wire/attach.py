@@ -18,8 +18,7 @@ from carousel_server.core.store import SessionKey
 from carousel_server.core.types import OpenSpec, SessionRef, SessionView
 
 from .blocks import Blocks, not_bound, too_many_handles
-from .call import current_call
-from .calls import Context
+from .call import CallContext, current_call
 from .errors import invalid
 from .fields import check_seqs, check_session_id
 from .gate import Gate
@@ -54,7 +53,7 @@ class Attach:
         # Made by the first call, since they belong to a loop.
         self._submissions: Submissions | None = None
 
-    async def attach(self, requests: AsyncIterator[bytes], context: Context) -> None:
+    async def attach(self, requests: AsyncIterator[bytes], context: CallContext) -> None:
         """Attach. When the stream ends, however it ends, its sessions are unbound and live on.
 
         A client that half-closes says that it wants nothing more, outputs included.
@@ -69,7 +68,7 @@ class Attach:
                 await self._converse(stream, requests, context)
 
     async def _converse(
-        self, stream: Stream, requests: AsyncIterator[bytes], context: Context
+        self, stream: Stream, requests: AsyncIterator[bytes], context: CallContext
     ) -> None:
         """Reads and writes until the stream's end."""
         outbox = stream.outbox

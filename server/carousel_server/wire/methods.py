@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.catalog import CatalogPort
 
+from .attach import Attach
 from .call import CallContext
 from .gate import Gate
 from .generate import Generate
@@ -47,13 +48,14 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class Methods:
-    """All methods with one request, by service."""
+    """All methods of carousel.v1."""
 
     models: Models
     sessions: Sessions
     step: Step
     infer: Infer
     generate: Generate
+    attach: Attach
 
     @classmethod
     def of(cls, catalog: CatalogPort, options: WireOptions, gate: Gate) -> Methods:
@@ -64,4 +66,5 @@ class Methods:
             step=Step(catalog, options, gate),
             infer=Infer(catalog, options, gate),
             generate=Generate(catalog, options, gate),
+            attach=Attach(catalog, options, gate),
         )

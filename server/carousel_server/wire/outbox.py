@@ -9,7 +9,7 @@ from collections.abc import Callable
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.core.errors import CarouselError
 
-from .calls import Context
+from .call import CallContext
 from .messages import post_of
 
 _PAUSE_READING_AT_MESSAGES = 1024
@@ -83,7 +83,7 @@ class Outbox:
             retry_after_s=1.0,
         )
 
-    async def write_to(self, context: Context) -> None:
+    async def write_to(self, context: CallContext) -> None:
         """Writes replies as they come, until the end.
 
         Raises:

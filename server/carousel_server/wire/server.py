@@ -59,7 +59,7 @@ class WireServer:
         self.methods = Methods.of(catalog, options, self.gate)
         self._interceptor = CallInterceptor(self.surroundings)
         self._server = make_transport(options, self._interceptor, self.secrets)
-        handlers = service_handlers(catalog, options, self.gate, self.methods)
+        handlers = service_handlers(options, self.methods)
         self._server.add_generic_rpc_handlers(handlers)
         if options.triton:
             self._server.add_generic_rpc_handlers([triton_handler(catalog, options, self.gate)])

@@ -9,11 +9,8 @@ import grpc
 from google.protobuf.message import Message
 
 from carousel_protos.v1 import carousel_pb2 as pb
-from carousel_server.core.catalog import CatalogPort
 
-from .attach import Attach
 from .call import CallContext
-from .gate import Gate
 from .messages import parse
 from .methods import Methods
 from .options import WireOptions
@@ -25,9 +22,7 @@ _Unary = Callable[[Any, CallContext], Awaitable[Message]]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-def service_handlers(
-    catalog: CatalogPort, options: WireOptions, gate: Gate, methods: Methods
-) -> list[grpc.GenericRpcHandler]:
+def service_handlers(options: WireOptions, methods: Methods) -> list[grpc.GenericRpcHandler]:
     """Handlers of all services of carousel.proto.
 
     Requests reach them as bytes (see messages.py), so no deserializer is registered with grpc.
@@ -47,7 +42,7 @@ def service_handlers(
     services: dict[str, dict[str, _Handler]] = {
         "InferenceService": {
             # Attach writes bytes itself, so that it knows the size of what is on its way.
-            "Attach": grpc.stream_stream_rpc_method_handler(Attach(catalog, options, gate).attach),
+            "Attach": grpc.stream_stream_rpc_method_handler(methods.attach.attach),
             "Step": unary(pb.StepRequest, methods.step.step),
             "Infer": unary(pb.InferRequest, methods.infer.infer),
             "Generate": grpc.unary_stream_rpc_method_handler(generate_behaviour, None, _serialize),
