@@ -73,9 +73,12 @@ demo: $(SERVING) ## Start a server on the shipped models and show many clients a
 serve: $(SERVING) ## Serve the shipped models until Ctrl-C
 	@$(BIN)/carousel serve --models models/zoo $(ARGS)
 
+# Tests of streams, which also run over WebSocket.
+ATTACHED := $(addprefix tests/wire/test_,attach.py hostile.py resets.py slow_readers.py states.py tenants.py)
 test: $(STAMP) ## Run the whole test suite
 	$(if $(ARGS),,$(BIN)/python -m pytest tests/wire --linked -n 2 --dist loadfile -q)
 	$(if $(ARGS),,$(BIN)/python -m pytest tests/wire --transport native -n 2 --dist loadfile -q)
+	$(if $(ARGS),,$(BIN)/python -m pytest $(ATTACHED) --transport websocket -n 2 --dist loadfile -q)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 originals: $(STAMP) ## Compare with the original models and libraries, with an hour of sound
