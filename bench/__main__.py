@@ -29,6 +29,7 @@ from . import (
     footprint,
     front_ends,
     generation,
+    http_door,
     incumbent,
     invariance,
     machine,
@@ -169,6 +170,7 @@ FIGURES: dict[str, tuple[Measures, Ratios]] = {
     "finite": (_one_group(finite.workloads), finite.ratios),
     "placement": (_one_group(placement.workloads), placement.ratios),
     "wire": (_one_group(wire.workloads), wire.ratios),
+    "http": (_one_group(http_door.workloads), http_door.ratios),
     "store-costs": (_one_group(store_costs.workloads), store_costs.ratios),
 }
 

@@ -1,6 +1,7 @@
-"""`python -m bench.instant TRANSPORT`: the real wire in front of an engine that answers at once.
+"""`python -m bench.instant TRANSPORT`: the real doors in front of an engine that answers at once.
 
-Prints its port. What the wire alone costs: protocol, limits and errors, without a model and without a tick.
+Prints the port of gRPC, or of HTTP where TRANSPORT is http. It shows what a door alone costs, its protocol,
+limits and errors, without a model and without a tick.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from carousel_server.core.ports import (
     EnginePort,
     Fork,
     Import,
+    Infer,
     Open,
     Opened,
     Place,
@@ -44,7 +46,8 @@ from carousel_server.core.types import (
     TensorField,
 )
 from carousel_server.metrics import Metrics
-from carousel_server.wire import WireOptions, WireServer
+from carousel_server.process.doors import Doors
+from carousel_server.wire import WireOptions
 
 from .loops import run
 from .models import STEPPED, WIDTH
@@ -79,6 +82,9 @@ class InstantEngine:
                 command.reply.set_result(_view(f"s-{command.ref.row}"))
             case StepBlock():
                 self.submit_steps([command])
+            case Infer():
+                rows = np.frombuffer(command.inputs, np.uint8)
+                command.reply.set_result(rows.reshape(-1, self.model.input_row_bytes))
             case Ack() | Unbind():
                 pass
             case _:
@@ -178,10 +184,15 @@ def _not_found(session_id: str) -> Future[Any]:
 
 async def main() -> None:
     """Serves on a free port until killed."""
-    options = WireOptions(transport=sys.argv[1], max_streams=4096)
-    server = WireServer(InstantCatalog(), options, Metrics().wire())
-    await server.start()
-    print(json.dumps({"port": server.port}), flush=True)
+    http = sys.argv[1] == "http"
+    options = WireOptions(
+        transport="python" if http else sys.argv[1],
+        max_streams=4096,
+        http_port=0 if http else None,
+    )
+    doors = Doors(InstantCatalog(), options, Metrics().wire())
+    await doors.start()
+    print(json.dumps({"port": doors.ports.http if http else doors.ports.grpc}), flush=True)
     await asyncio.Event().wait()
 
 

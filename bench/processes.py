@@ -111,6 +111,11 @@ def echo_server() -> Iterator[str]:
         yield address
 
 
+def http_echo() -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
+    """The echo of the HTTP door's stack; yields the process and its address."""
+    return _module("bench.http_echo")
+
+
 def instant_server(
     transport: str, **environment: str
 ) -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
