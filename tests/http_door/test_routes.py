@@ -266,17 +266,18 @@ async def test_a_defect_has_its_request_id(door, caplog):
 
 
 async def test_every_call_of_the_door_is_known_to_the_metrics():
-    from starlette.routing import Route
+    from starlette.routing import Route, WebSocketRoute
     from support.fake_engine import CountingMetrics, FakeCatalog, FakeEngine
 
     from carousel_server.core.metering import HTTP, HTTP_METHODS
     from carousel_server.http import app
     from carousel_server.http.endpoint import Endpoint
+    from carousel_server.http.sockets import SocketEndpoint
     from carousel_server.wire import WireOptions, WireServer
 
     wire = WireServer(FakeCatalog(FakeEngine()), WireOptions(http_port=0), CountingMetrics())
-    endpoints = [
-        route.endpoint for route in app.application(wire).routes if isinstance(route, Route)
-    ]
+    routes = app.application(wire).routes
+    endpoints = [one.endpoint for one in routes if isinstance(one, Route | WebSocketRoute)]
     named = {e.method for e in endpoints if isinstance(e, Endpoint) and e.service == HTTP}
+    named |= {e.method for e in endpoints if isinstance(e, SocketEndpoint)}
     assert named == HTTP_METHODS
