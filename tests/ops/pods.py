@@ -42,6 +42,7 @@ class Pod(ServerProcess):
         self._container = manifests.container
         self._command = [sys.executable, "-m", "carousel.cli.main", "serve"]
         self._environment |= {"CAROUSEL_PORT": "0", "CAROUSEL_METRICS_PORT": "0", **variables}
+        self._environment["CAROUSEL_HTTP_PORT"] = "off"
 
     def probe(self, name: str) -> int:
         """The status of the reply to a probe ("startup", "readiness", "liveness"); 0 without a reply."""

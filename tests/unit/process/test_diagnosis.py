@@ -31,7 +31,8 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def diagnose(models: Path) -> Diagnose:
     def run(**settings: Any) -> dict[str, Finding]:
-        given = {"models": models, "port": 0, "metrics_port": 0, "device": "cpu", **settings}
+        given = {"models": models, "port": 0, "metrics_port": 0, "http_port": 0, "device": "cpu"}
+        given |= settings
         findings = list(diagnosis.diagnose(Settings(**given)))
         for one in findings:
             assert one.found

@@ -23,7 +23,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def problems(folder: Path, **settings: Any) -> list[Problem]:
-    given = {"models": folder, "port": 0, "metrics_port": 0, "device": "cpu", **settings}
+    given = {"models": folder, "port": 0, "metrics_port": 0, "http_port": 0, "device": "cpu"}
+    given |= settings
     return rehearse(Settings(**given))
 
 
@@ -137,7 +138,7 @@ def test_a_device_and_a_kernel_that_are_not_there(
 def test_all_problems_at_once(tmp_path: Path) -> None:
     found = problems(tmp_path / "nowhere", store="postgres://db", port=1 << 4, host="192.0.2.1",
                      insecure=True)  # fmt: skip
-    assert [problem.setting for problem in found] == ["port", "store", "models"]
+    assert [problem.setting for problem in found] == ["port", "http_port", "store", "models"]
 
 
 def test_the_ports_of_every_replica(folder: Path) -> None:
