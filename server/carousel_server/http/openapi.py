@@ -97,7 +97,7 @@ def document(version: str) -> dict[str, Any]:
     for operation in OPERATIONS.values():
         used = (operation.answer, operation.body, operation.query)
         known |= dict.fromkeys(kind for kind in used if kind is not None)
-    kinds = [*known, answers.Problem]
+    kinds: list[type[BaseModel]] = [*known, answers.Problem]
     _, made = models_json_schema([(kind, "validation") for kind in kinds], ref_template=_REF)
     paths: dict[str, dict[str, Any]] = {}
     for (verb, path), operation in OPERATIONS.items():
