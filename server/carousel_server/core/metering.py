@@ -87,7 +87,8 @@ HTTP_METHODS = frozenset(
     {
         *("ListModels", "GetModel", "OpenSession", "ListSessions", "GetSession", "CloseSession"),
         *("ForkSession", "GetState", "Step", "Infer", "Generate", "Completions", "OpenAIModels"),
-        *("Attach", "Rows"),
+        *("Attach", "Rows", "ServerMetadata", "ServerLive", "ServerReady", "ModelMetadata"),
+        *("ModelReady", "ModelConfig", "ModelInfer"),
     }
 )
 """The calls of that door, as metrics and log name them."""

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from carousel_server.wire import WireServer
 from carousel_server.wire.call import REQUEST_ID
 
-from . import generating, models, openai, openapi, sequences, sessions, streams
+from . import generating, models, openai, openapi, sequences, sessions, streams, triton
 from .problems import MEDIA_TYPE
 from .replies import json_response
 
@@ -31,6 +31,7 @@ def application(wire: WireServer) -> Starlette:
         *generating.routes(wire),
         *openai.routes(wire),
         *streams.routes(wire),
+        *triton.routes(wire),
         *openapi.routes(wire.options.server_version),
     ]
     middleware = []

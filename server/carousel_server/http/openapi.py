@@ -87,7 +87,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/models"): Operation("Lists models that generate.", answers.OpenAIModels),
     ("GET", "/v1/models/{model}"): Operation("Names a model.", answers.OpenAIModel),
 }
-"""Every route but that of this document, and those of WebSocket, which OpenAPI cannot describe."""
+"""Every route but that of this document, those of WebSocket, which OpenAPI cannot describe, and those of
+Triton's protocol, which describes itself."""
 
 
 @cache

@@ -25,7 +25,7 @@ from .reloading import Secrets
 from .services import SERVICE_NAMES, service_handlers
 from .surroundings import Surroundings
 from .transport import make_transport
-from .triton import triton_handler
+from .triton import TritonMethods, triton_handler
 
 _SAMPLE_INTERVAL_S = 0.25
 _REREAD_INTERVAL_S = 1.0
@@ -61,8 +61,10 @@ class WireServer:
         self._server = make_transport(options, self._interceptor, self.secrets)
         handlers = service_handlers(options, self.methods)
         self._server.add_generic_rpc_handlers(handlers)
-        if options.triton:
-            self._server.add_generic_rpc_handlers([triton_handler(catalog, options, self.gate)])
+        self.triton = TritonMethods.of(catalog, options, self.gate) if options.triton else None
+        if self.triton is not None:
+            handler = triton_handler(self.triton, options.max_message_bytes)
+            self._server.add_generic_rpc_handlers([handler])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[arg-type]
         if options.reflection:
             names = (*SERVICE_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
-from carousel_server.wire.call import current_call
-from carousel_server.wire.calls import Context
+from carousel_server.wire.call import CallContext, current_call
 from carousel_server.wire.gate import Gate
 from carousel_server.wire.options import WireOptions
 
@@ -36,20 +35,20 @@ class About:
         self._gate = gate
 
     async def server_live(
-        self, _request: pb.ServerLiveRequest, _context: Context
+        self, _request: pb.ServerLiveRequest, _context: CallContext
     ) -> pb.ServerLiveResponse:
         """Whoever answers is alive."""
         return pb.ServerLiveResponse(live=True)
 
     async def server_ready(
-        self, _request: pb.ServerReadyRequest, _context: Context
+        self, _request: pb.ServerReadyRequest, _context: CallContext
     ) -> pb.ServerReadyResponse:
         """False once the server drains, or while a model is unhealthy."""
         healthy = all(engine.healthy for engine in self._catalog.engines())
         return pb.ServerReadyResponse(ready=healthy and not self._gate.draining)
 
     async def model_ready(
-        self, request: pb.ModelReadyRequest, _context: Context
+        self, request: pb.ModelReadyRequest, _context: CallContext
     ) -> pb.ModelReadyResponse:
         """False for a model that is not there, too."""
         try:
@@ -61,14 +60,14 @@ class About:
         return pb.ModelReadyResponse(ready=self._is_ready(served))
 
     async def server_metadata(
-        self, _request: pb.ServerMetadataRequest, _context: Context
+        self, _request: pb.ServerMetadataRequest, _context: CallContext
     ) -> pb.ServerMetadataResponse:
         """Name, version, and which extensions of the protocol are spoken."""
         version = self._options.server_version
         return pb.ServerMetadataResponse(name=PLATFORM, version=version, extensions=EXTENSIONS)
 
     async def model_metadata(
-        self, request: pb.ModelMetadataRequest, _context: Context
+        self, request: pb.ModelMetadataRequest, _context: CallContext
     ) -> pb.ModelMetadataResponse:
         """The tensors of a model; the first dimension of each is the batch's."""
         served = self._models.find(request.name, request.version)
@@ -92,7 +91,7 @@ class About:
         )
 
     async def model_config(
-        self, request: pb.ModelConfigRequest, _context: Context
+        self, request: pb.ModelConfigRequest, _context: CallContext
     ) -> pb.ModelConfigResponse:
         """A model's configuration as Triton would have it. Clients see by it that it takes sequences."""
         served = self._models.find(request.name, request.version)
@@ -117,7 +116,7 @@ class About:
         return pb.ModelConfigResponse(config=config)
 
     async def model_statistics(
-        self, request: pb.ModelStatisticsRequest, _context: Context
+        self, request: pb.ModelStatisticsRequest, _context: CallContext
     ) -> pb.ModelStatisticsResponse:
         """Counts and times of one model, or of all of them: the caller's own."""
         name = request.name
@@ -127,7 +126,7 @@ class About:
         return pb.ModelStatisticsResponse(model_stats=stats)
 
     async def repository_index(
-        self, request: pb.RepositoryIndexRequest, _context: Context
+        self, request: pb.RepositoryIndexRequest, _context: CallContext
     ) -> pb.RepositoryIndexResponse:
         """All models; with `ready` set only those that are."""
         index = pb.RepositoryIndexResponse()

@@ -9,7 +9,7 @@ from functools import partial
 
 from carousel_protos.triton import inference_pb2 as pb
 from carousel_server.core.errors import CarouselError
-from carousel_server.wire.call import Call, current_call
+from carousel_server.wire.call import Call, CallContext, current_call
 from carousel_server.wire.calls import Context
 from carousel_server.wire.errors import named
 from carousel_server.wire.gate import Gate
@@ -36,7 +36,7 @@ class Inference:
         self._gate = gate
         self._plain = PlainRequests(options, gate)
 
-    async def infer(self, data: bytes, _context: Context) -> bytes:
+    async def infer(self, data: bytes, _context: CallContext) -> bytes:
         """ModelInfer: one step. A caller that gives up does not take its request back: it runs."""
         began_s, tenant = time.monotonic(), current_call().tenant
         request = parse(pb.ModelInferRequest, data, self._options.max_message_bytes)

@@ -9,16 +9,11 @@ import grpc
 from google.protobuf.message import Message
 
 from carousel_protos.triton import inference_pb2 as pb
-from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError
 from carousel_server.wire.calls import Context
-from carousel_server.wire.gate import Gate
 from carousel_server.wire.messages import parse
-from carousel_server.wire.options import WireOptions
 
-from .about import About
-from .infer import Inference
-from .models import ServedModels
+from .methods import TritonMethods
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -40,13 +35,9 @@ _Unary = Callable[[Any, Context], Awaitable[Message]]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-def triton_handler(
-    catalog: CatalogPort, options: WireOptions, gate: Gate
-) -> grpc.GenericRpcHandler:
-    """The handler of `inference.GRPCInferenceService`. Requests reach it as bytes, as everywhere."""
-    most = options.max_message_bytes
-    models = ServedModels(catalog)
-    about, inference = About(catalog, models, options, gate), Inference(models, options, gate)
+def triton_handler(triton: TritonMethods, most: int) -> grpc.GenericRpcHandler:
+    """The handler of `inference.GRPCInferenceService`. Requests reach it as bytes, of `most` at most."""
+    about, inference = triton
 
     def unary(kind: type[Message], method: _Unary) -> _Handler:
         async def behaviour(data: bytes, context: Context) -> bytes:
