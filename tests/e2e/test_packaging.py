@@ -38,6 +38,8 @@ def test_the_wheel_holds_four_packages_their_types_and_the_zoo(wheel):
     assert "carousel/cli/demo/sunspots.csv" in names
     assert "carousel_protos/v1/carousel_pb2.py" in names
     assert "carousel_protos/triton/inference.binpb" in names
+    console = ROOT / "server/carousel_server/http/console"
+    assert {f"carousel_server/http/console/{file.name}" for file in console.iterdir()} <= names
     kernel = {Path(name).name for name in names if name.startswith("carousel_models/kernels/")}
     assert {"layer.cpp", "product.h", "vectors.h"} <= kernel
     assert not any(name.endswith(".so") for name in names)  # the wheel fits every machine

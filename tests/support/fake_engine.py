@@ -19,6 +19,7 @@ import numpy as np
 from carousel_protos.states import STATE_TYPES
 from carousel_server.core import ports
 from carousel_server.core.errors import CarouselError
+from carousel_server.core.metering import Readings
 from carousel_server.core.quotas import Quotas
 from carousel_server.core.types import (
     Durability,
@@ -452,3 +453,11 @@ class CountingMetrics:
 
     def loop_lag(self, seconds: float) -> None:
         self.lags.append(seconds)
+
+    def readings(self) -> Future[Readings]:
+        now: Future[Readings] = Future()
+        steps = {"carousel_steps_total": 7.0}
+        now.set_result(
+            Readings(1.5, {"echo": steps}, {"a": {"echo": {"carousel_steps_total": 3.0}}})
+        )
+        return now

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from support.fake_engine import CountingMetrics
+
 from carousel_server.core.catalog import CatalogPort
 from carousel_server.link import Back, Front, connect
 
@@ -19,7 +21,7 @@ async def linked(catalog: CatalogPort) -> AsyncIterator[Any]:
     ours, theirs = socket.socketpair()
     front.pipe = await connect(ours, front.take, lambda: None)
     far = await connect(theirs, lambda message: back.take(message), lambda: None)
-    back = Back(catalog, far.post)
+    back = Back(catalog, far.post, CountingMetrics().readings)
     back.listening()
 
     async def tell_health() -> None:

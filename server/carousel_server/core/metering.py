@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 from .moves import Why
 from .store import Verdict
@@ -88,10 +90,29 @@ HTTP_METHODS = frozenset(
         *("ListModels", "GetModel", "OpenSession", "ListSessions", "GetSession", "CloseSession"),
         *("ForkSession", "GetState", "Step", "Infer", "Generate", "Completions", "OpenAIModels"),
         *("Attach", "Rows", "ServerMetadata", "ServerLive", "ServerReady", "ModelMetadata"),
-        *("ModelReady", "ModelConfig", "ModelInfer"),
+        *("ModelReady", "ModelConfig", "ModelInfer", "GetMetrics"),
     }
 )
 """The calls of that door, as metrics and log name them."""
+
+
+Reading: TypeAlias = float | Mapping[str, Any]
+"""A number, or a histogram: inclusive upper `bounds`, cumulative `counts` (one more, for +Inf) and `sum`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """The numbers that the console shows, by the names of the metrics.
+
+    Attributes:
+        at_s: when they were read, on the clock of the engines' process. Only differences have a meaning.
+        models: by model and metric, of the whole server.
+        tenants: by tenant, model and metric, for the tenants that have series of their own.
+    """
+
+    at_s: float
+    models: Mapping[str, Mapping[str, Reading]]
+    tenants: Mapping[str, Mapping[str, Mapping[str, Reading]]]
 
 
 class WireMetrics(Protocol):
@@ -130,6 +151,9 @@ class WireMetrics(Protocol):
 
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop ran a timer. Every call waits this in addition to its own work."""
+
+    def readings(self) -> Future[Readings]:
+        """The server's numbers now."""
 
 
 class StoreMetrics(Protocol):

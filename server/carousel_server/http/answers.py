@@ -73,6 +73,24 @@ class ModelList(Answer):
     next_page_token: str
 
 
+class HistogramShown(Answer):
+    """Counts of times in seconds. `counts` are cumulative, and have one more entry, for what is beyond."""
+
+    bounds: list[float]
+    counts: list[int]
+    sum: float
+
+
+class MetricsShown(Answer):
+    """Numbers of the server, or of the caller's tenant, by model and by the name of the metric."""
+
+    scope: Literal["server", "tenant"]
+    at_s: float = Field(
+        description="When they were read. Only differences of two answers have a meaning."
+    )
+    models: dict[str, dict[str, bool | float | HistogramShown]]
+
+
 class SessionShown(Answer):
     """A session with its cursors."""
 

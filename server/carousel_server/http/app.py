@@ -13,7 +13,18 @@ from starlette.routing import BaseRoute
 from carousel_server.wire import WireServer
 from carousel_server.wire.call import REQUEST_ID
 
-from . import generating, models, openai, openapi, sequences, sessions, streams, triton
+from . import (
+    generating,
+    metrics,
+    models,
+    openai,
+    openapi,
+    page,
+    sequences,
+    sessions,
+    streams,
+    triton,
+)
 from .problems import MEDIA_TYPE
 from .replies import json_response
 
@@ -33,7 +44,10 @@ def application(wire: WireServer) -> Starlette:
         *streams.routes(wire),
         *triton.routes(wire),
         *openapi.routes(wire.options.server_version),
+        *metrics.routes(wire),
     ]
+    if wire.options.console:
+        routes += page.routes()
     middleware = []
     if origins := wire.options.http_cors_origins:
         middleware.append(

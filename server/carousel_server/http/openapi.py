@@ -84,6 +84,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/completions"): Operation(
         "Completes a prompt, as OpenAI's API.", answers.Completed, openai.Completion, events=True
     ),
+    ("GET", "/api/metrics"): Operation("Reads numbers of the server.", answers.MetricsShown),
     ("GET", "/v1/models"): Operation("Lists models that generate.", answers.OpenAIModels),
     ("GET", "/v1/models/{model}"): Operation("Names a model.", answers.OpenAIModel),
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from carousel_server.core.catalog import CatalogPort
 from carousel_server.core.errors import CarouselError, refusal_of
+from carousel_server.core.metering import Readings
 from carousel_server.core.ports import (
     CancelGenerate,
     Close,
@@ -53,8 +54,12 @@ _ENCODING: dict[str, Callable[[EnginePort, str], Coroutine[Any, Any, Any]]] = {
 class Back:
     """Commands and questions of one front end. On the loop of the engines' process."""
 
-    def __init__(self, catalog: CatalogPort, post: Post) -> None:
+    def __init__(
+        self, catalog: CatalogPort, post: Post, readings: Callable[[], Future[Readings]]
+    ) -> None:
+        """`readings`: the server's numbers, for front ends that are asked for them."""
         self._catalog = catalog
+        self._readings = readings
         self._engines = catalog.engines()
         self._post = post
         self._loop = asyncio.get_running_loop()
@@ -163,6 +168,8 @@ class Back:
             self._answer_later(number, reply, self._place if verb == "resume" else None)
 
     def _asked(self, verb: str, *arguments: Any) -> Future[Any]:
+        if verb == "readings":
+            return self._readings()
         catalog, (first, *rest) = self._catalog, arguments
         if verb == "open":
             engine, (spec,) = self._engines[first], rest

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
-from carousel_server.core.metering import WireMetrics
+from carousel_server.core.metering import Readings, WireMetrics
 
 
 class PostedMetrics:
     """Implements `WireMetrics`: collects, and sends a few times a second, when the loop's lag is told."""
 
-    def __init__(self, post: Callable[..., None]) -> None:
+    def __init__(self, post: Callable[..., None], ask: Callable[[str], Future[Any]]) -> None:
+        """`ask` asks a question of the process that has the metrics."""
         self._post = post
+        self._ask = ask
         self._told: list[tuple[str, Sequence[Any]]] = []
 
     def started(self, service: str, method: str, kind: str) -> None:
@@ -56,6 +59,10 @@ class PostedMetrics:
         self._told.append(("loop_lag", (seconds,)))
         self.flush()
 
+    def readings(self) -> Future[Readings]:
+        """The numbers of the whole server."""
+        return self._ask("readings")
+
     def flush(self) -> None:
         """Sends what was told since the last time."""
         if self._told:
@@ -80,6 +87,10 @@ class SharedMetrics:
                 self._metrics.reloaded(what, ok=ok)
             else:
                 getattr(self._metrics, verb)(*arguments)
+
+    def readings(self) -> Future[Readings]:
+        """The numbers of the whole server."""
+        return self._metrics.readings()
 
     def forget(self, teller: object) -> None:
         """A front end is gone, and its streams with it."""

@@ -83,6 +83,14 @@ class Families(Collector):
         """A series of a histogram."""
         return self._histograms[name].series(*values)
 
+    def scalars(self, name: str) -> list[tuple[tuple[str, ...], Scalar]]:
+        """All series of a counter or gauge, with their label values."""
+        return self._scalars[name].items()
+
+    def histograms(self, name: str) -> list[tuple[tuple[str, ...], Histogram]]:
+        """All series of a histogram, with their label values."""
+        return self._histograms[name].items()
+
     def collect(self) -> Iterator[Metric]:
         """The families for a scrape."""
         for name in self._order:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 from google.protobuf.descriptor import MethodDescriptor
 from typing_extensions import override
@@ -10,9 +11,10 @@ from typing_extensions import override
 from carousel_protos.errors import ERRORS, Code
 from carousel_protos.triton import inference_pb2
 from carousel_protos.v1 import carousel_pb2
-from carousel_server.core.metering import HTTP, HTTP_METHODS, TURNED_AWAY, WireMetrics
+from carousel_server.core.metering import HTTP, HTTP_METHODS, TURNED_AWAY, Readings, WireMetrics
 
 from .families import Families, TenantMetrics
+from .readings import readings
 
 OTHER = "other"
 """Label of services and methods that are not ours, so that a caller cannot create series."""
@@ -131,6 +133,12 @@ class CallMetrics(WireMetrics):
     @override
     def loop_lag(self, seconds: float) -> None:
         self._loop_lag_s.observe(seconds)
+
+    @override
+    def readings(self) -> Future[Readings]:
+        now: Future[Readings] = Future()
+        now.set_result(readings(self._families))
+        return now
 
     def _bounded(self, service: str, method: str, kind: str) -> tuple[str, str, str]:
         call = (kind, service, method)

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
         (),
         "Origins, such as https://example.org, whose pages may call the HTTP door from a browser. * is all.",
     )
+    console: bool = _setting(
+        True, "Serve the console, a page for a browser, at / of the HTTP door."
+    )
     metrics_host: str = _setting("127.0.0.1", "Address that /metrics listens on.")
     metrics_port: Port = _setting(9464, "Port of /metrics. 0 uses a free one.")
     device: Device = _setting(

@@ -70,7 +70,7 @@ class FrontEnd:
         raise_file_limit()
         self._front = front = Front(greeting.models, greeting.options.tenants)
         front.pipe = self._pipe
-        self._metrics = PostedMetrics(self._pipe.post)
+        self._metrics = PostedMetrics(self._pipe.post, front.ask)
         self._wire = Doors(front, greeting.options, self._metrics)
         try:
             await self._wire.start()

@@ -232,7 +232,7 @@ class _Linked:
     async def connect(self) -> None:
         """Connects the link."""
         self._pipe = await connect(self.process.end_of_link, self._take, self._lost)
-        self._back = Back(self._catalog, self._pipe.post)
+        self._back = Back(self._catalog, self._pipe.post, self._metrics.readings)
 
     async def start(self, ports: Ports) -> Ports:
         """Makes it listen. A port that is 0 or None is that of the options. Returns the ports.

@@ -177,7 +177,8 @@ def _say_ready(server: Server) -> None:
         hint = server.transport_hint
         faster = f"  faster    with the native transport: {hint}\n" if hint else ""
         scheme = "http" if server.settings.tls_cert is None else "https"
-        at = "" if server.http_port is None else f"{scheme}://{host}:{server.http_port}/api/models"
+        page = "" if server.settings.console else "api/models"
+        at = "" if server.http_port is None else f"{scheme}://{host}:{server.http_port}/{page}"
         http = f"  HTTP      {at}\n" if at else ""
         sys.stdout.write(
             f"carousel {version()} serves {len(server.models)} models: {', '.join(server.models)}\n"

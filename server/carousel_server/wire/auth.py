@@ -38,6 +38,12 @@ class Authenticator:
         """From now on these tokens count, and no others. Calls that run go on."""
         self._tokens = tuple(tokens.items())
 
+    @property
+    def tenants(self) -> frozenset[str]:
+        """All tenants that can come in now."""
+        named = frozenset({*(tenant for _, tenant in self._tokens), *self.certificates.values()})
+        return named or frozenset({DEFAULT_TENANT})
+
     def tenant(self, service: str, authorization: Any, names: Iterable[str] = ()) -> str:
         """The caller's tenant. `names` are those of its certificate.
 

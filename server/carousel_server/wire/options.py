@@ -51,6 +51,7 @@ class WireOptions:
         default_idle_ttl_s, slots: of each engine, for those who ask.
         http_port: port of the HTTP door on the same host; 0 takes a free one, None is no door.
         http_cors_origins: origins whose pages may call the HTTP door.
+        console: whether the HTTP door serves the console's page.
         triton: whether to serve Triton's protocol too.
         reflection: whether to describe the services to tools such as grpcurl.
         tls: certificates; None listens in the clear.
@@ -83,6 +84,7 @@ class WireOptions:
     slots: int = 4096
     http_port: int | None = None
     http_cors_origins: tuple[str, ...] = ()
+    console: bool = True
     triton: bool = True
     reflection: bool = True
     tls: TlsFiles | None = None

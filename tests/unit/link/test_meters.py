@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 from support.fake_engine import CountingMetrics
@@ -11,7 +12,7 @@ from carousel_server.link.meters import PostedMetrics, SharedMetrics
 
 def test_calls_are_collected_and_sent_with_the_loops_lag():
     sent: list[tuple[Any, ...]] = []
-    metrics = PostedMetrics(lambda *message: sent.append(message))
+    metrics = PostedMetrics(lambda *message: sent.append(message), lambda verb: Future())
     metrics.flush()
     metrics.started("s", "m", "unary")
     metrics.handled("s", "m", "unary", "OK", 0.5)
@@ -47,3 +48,11 @@ def test_streams_of_several_front_ends_add_up_and_go_with_them():
     shared.forget(two)
     assert levels == [2, 5, 3, 0]
     assert metrics.refusals == ["DRAINING", "DRAINING"]
+
+
+def test_the_numbers_are_asked_of_the_process_that_has_them():
+    answers = {"readings": Future()}
+    metrics = PostedMetrics(lambda *message: None, answers.__getitem__)
+    asked = metrics.readings()
+    answers["readings"].set_result(SharedMetrics(CountingMetrics()).readings().result())
+    assert asked.result().models == CountingMetrics().readings().result().models
