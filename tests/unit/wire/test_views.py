@@ -46,6 +46,7 @@ OTHER_SESSION: dict[str, Any] = {
     "seed": 2**64 - 1,
     "execution_class": "cuda",
     "initial": "anna",
+    "holder": "10.0.0.7:50051",
 }
 ROW = TensorField("x", "<f4", (4,))
 MODEL = ModelView(
