@@ -1,4 +1,4 @@
-"""What one door refuses, the other refuses with the same reason. One table over gRPC and HTTP."""
+"""What one door refuses, the others refuse with the same reason. One table over gRPC, HTTP and WebSocket."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from support.fake_engine import WIDTH
 from support.server import BILSTM, FEATURES, GRU_BYTES, LSTM, ServerProcess
-from support.wire import Stubs, refused
+from support.sockets import SocketCall
+from support.wire import StreamTalk, Stubs, refused, unpack
 
 from carousel_protos.errors import ERRORS
 from carousel_protos.v1 import carousel_pb2 as pb
 from carousel_server.http.problems import STATUS
+from carousel_server.http.streams import ATTACH
 
 ROW = np.ones((1, FEATURES), "<f4")
 TOKENS = {"first": "token-one", "second": "token-two"}
@@ -42,13 +44,17 @@ def tight(models_dir):
 
 @pytest.fixture
 async def talk(tight):
-    """Two clients of one tenant, one by each door. Afterwards every session is closed."""
+    """Clients of one tenant, one by each door. Afterwards every session is closed."""
     headers = {"authorization": "Bearer token-one"}
+    sockets_url = f"ws{tight.http_url.removeprefix('http')}{ATTACH}"
     async with (
         Stubs(tight.target, "token-one") as stubs,
+        Stubs(tight.target, "token-one", sockets_url) as sockets,
         httpx.AsyncClient(base_url=tight.http_url, headers=headers, timeout=60) as http,
     ):
-        yield SimpleNamespace(stubs=stubs, http=http, target=tight.target)
+        yield SimpleNamespace(
+            stubs=stubs, sockets=sockets, http=http, target=tight.target, sockets_url=sockets_url
+        )
         for session in (await http.get("/api/sessions")).json()["sessions"]:
             await http.delete(f"/api/sessions/{session['id']}")
 
@@ -63,8 +69,13 @@ def post(talk, path, **body):
     return talk.http.post(path, content=json.dumps(body), headers=headers)
 
 
+async def told(stream):
+    """What the next failure of a stream says."""
+    return unpack((await stream.hear("failure")).failure.status)
+
+
 def by_steps(seq, rows=ROW, **fields):
-    """The same step by both doors, on a session that has run one."""
+    """The same step by all doors, on a session that has run one."""
 
     async def grpc(talk, session):
         return await refused(talk.stubs.inference.Step(step(session, seq, rows, **fields)))
@@ -73,7 +84,13 @@ def by_steps(seq, rows=ROW, **fields):
         path = f"/api/sessions/{session}/steps"
         return post(talk, path, first_seq=seq, inputs=rows.tolist(), **fields)
 
-    return grpc, http
+    async def socket(talk, session):
+        stream = await talk.sockets.attach()
+        await stream.bind(1, session_id=session)
+        await stream.block([1], [seq], rows[None])
+        return await told(stream)
+
+    return grpc, http, socket
 
 
 def by_sequences(model, rows, **fields):
@@ -95,7 +112,12 @@ def by_opening(model, **fields):
     def http(talk, _session):
         return post(talk, f"/api/models/{model}/sessions", **fields)
 
-    return grpc, http
+    async def socket(talk, _session):
+        stream = await talk.sockets.attach()
+        await stream.say(bind=pb.Bind(handle=1, open=pb.OpenSessionRequest(model=model, **fields)))
+        return await told(stream)
+
+    return grpc, http, socket
 
 
 def by_generating(model, **fields):
@@ -118,7 +140,12 @@ def strangers():
     def http(talk, _session):
         return talk.http.get("/api/models", headers={"authorization": "Bearer wrong"})
 
-    return grpc, http
+    async def socket(talk, _session):
+        headers = {"authorization": "Bearer wrong"}
+        call = SocketCall(talk.sockets_url, additional_headers=headers)
+        return await StreamTalk(call).end()
+
+    return grpc, http, socket
 
 
 NAN = np.full((1, FEATURES), np.nan, "<f4")
@@ -149,8 +176,8 @@ TABLE = {
 
 
 @pytest.mark.parametrize("what", TABLE)
-async def test_both_doors_refuse_alike(talk, what):
-    reason, (grpc, http) = TABLE[what]
+async def test_all_doors_refuse_alike(talk, what):
+    reason, (grpc, http, *socket) = TABLE[what]
     session = (await talk.stubs.open(LSTM)).id
     await talk.stubs.inference.Step(step(session, 1))
     if what == "too many sessions":
@@ -167,6 +194,8 @@ async def test_both_doors_refuse_alike(talk, what):
         assert problem["retry_after_s"] == pytest.approx(
             by_grpc.retry.retry_delay.ToNanoseconds() / 1e9, abs=1.0
         )
+    for one in socket:
+        assert (await one(talk, session)).reason == reason
     applied = (await talk.http.get(f"/api/sessions/{session}")).json()["applied"]
     assert applied == 1, "nothing is lost and nothing runs by a refusal"
 
