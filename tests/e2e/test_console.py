@@ -113,6 +113,31 @@ def test_a_model_writes_text_step_by_step(browser, server):
     assert browser.complaints == []
 
 
+def test_tokens_are_shown_as_they_come(browser, server):
+    loaded(browser, server)
+    choose(browser, "play-model", GRU_BYTES)
+    choose(browser, "play-signal", "stream")
+    browser.run(f"{element('play-row')}.value = 'ab'")
+    browser.run(f"{element('play-run')}.click()")
+    browser.wait("document.querySelector('#play-text').lastElementChild.textContent.length > 3")
+    assert browser.run("document.querySelector('#play-text').firstElementChild.textContent") == "ab"
+    browser.wait(f"{element('play-run')}.innerText === 'Run'")
+    assert browser.run(f"{element('play-problem')}.hidden")
+    assert browser.run(f"{element('play-session')}.innerText").endswith(" steps")
+    assert browser.complaints == []
+
+
+def test_a_generation_is_stopped(browser, server):
+    loaded(browser, server)
+    choose(browser, "play-model", GRU_BYTES)
+    choose(browser, "play-signal", "stream")
+    browser.run(f"{element('play-run')}.click()")
+    browser.wait("document.querySelector('#play-text').lastElementChild.textContent.length > 0")
+    browser.run(f"{element('play-run')}.innerText === 'Stop' && {element('play-run')}.click()")
+    browser.wait(f"{element('play-run')}.innerText === 'Run'")
+    assert browser.run(f"{element('play-problem')}.hidden")
+
+
 def test_a_bad_row_is_a_problem_that_says_what_to_do(browser, server):
     loaded(browser, server)
     choose(browser, "play-model", LSTM)

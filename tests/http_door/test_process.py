@@ -109,3 +109,17 @@ def test_sigterm_ends_it_while_a_connection_is_idle(models_dir):
         assert client.get(f"{process.http_url}/api/models").status_code == 200
         assert process.stop() == 0
         assert "Traceback" not in process.text
+
+
+def test_the_numbers_are_of_the_whole_server(http):
+    before = http.get("/api/metrics").json()
+    session = http.post(f"/api/models/{LSTM}/sessions", json={}).json()["id"]
+    body = {"first_seq": 1, "inputs": ROWS.tolist()}
+    assert http.post(f"/api/sessions/{session}/steps", json=body).status_code == 200
+    after = http.get("/api/metrics").json()
+    assert after["scope"] == "server"  # there is one tenant
+    assert after["at_s"] > before["at_s"]
+    old, new = before["models"][LSTM], after["models"][LSTM]
+    assert new["healthy"] is True
+    assert new["carousel_steps_total"] == old["carousel_steps_total"] + len(ROWS)
+    assert new["carousel_tick_seconds"]["counts"][-1] > old["carousel_tick_seconds"]["counts"][-1]

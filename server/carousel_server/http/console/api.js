@@ -8,6 +8,7 @@ const CALLS = {
   close: "DELETE /api/sessions/{session}",
   state: "GET /api/sessions/{session}/state",
   steps: "POST /api/sessions/{session}/steps",
+  generate: "POST /api/sessions/{session}/generate",
 };
 
 const TOKEN = "carousel-token";
@@ -31,8 +32,7 @@ export class Problem extends Error {
   }
 }
 
-/** Makes a call and returns its JSON. Throws Problem, or TypeError if the server is not reached. */
-export async function call(name, { path = {}, query = {}, body, keepalive = false } = {}) {
+async function respond(name, { path = {}, query = {}, body, keepalive = false, signal } = {}) {
   const [verb, pattern] = CALLS[name].split(" ");
   const filled = pattern.replace(/\{(\w+)\}/g, (_, part) => encodeURIComponent(path[part]));
   const search = new URLSearchParams(query).toString();
@@ -43,8 +43,31 @@ export async function call(name, { path = {}, query = {}, body, keepalive = fals
     method: verb,
     headers,
     keepalive,
+    signal,
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   if (!response.ok) throw new Problem(response.status, await response.json().catch(() => ({})));
-  return response.json();
+  return response;
+}
+
+/** Makes a call and returns its JSON. Throws Problem, or TypeError if the server is not reached. */
+export async function call(name, options) {
+  return (await respond(name, options)).json();
+}
+
+/** Makes a call and yields the JSON of its events as they come. An event of an error is thrown as Problem. */
+export async function* events(name, options) {
+  const response = await respond(name, options);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const blocks = (rest + part.value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const lines = block.split("\n");
+      const data = JSON.parse(lines.find((line) => line.startsWith("data: ")).slice(6));
+      if (lines.includes("event: error")) throw new Problem(data.status, data);
+      yield data;
+    }
+  }
 }

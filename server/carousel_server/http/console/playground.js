@@ -1,16 +1,17 @@
 // The playground: a session of its own, stepped with rows, its outputs and its state over the steps.
 
-import { call } from "./api.js";
+import { call, events } from "./api.js";
 import { Chart } from "./chart.js";
 import { at, bytes, make, say, showProblem } from "./dom.js";
 import { Heat } from "./heat.js";
-import { GENERATE, inputsOf, ROW, rowOf, TEXT, tokensOf, valuesOf } from "./signals.js";
+import { GENERATE, inputsOf, ROW, rowOf, STREAM, TEXT, tokensOf, valuesOf } from "./signals.js";
 
 const POINTS = 96;
 const LINES = 4; // wider rows are drawn as heat maps
 const MOST_STATE = 256 * 1024;
 const MOST_HEATS = 6;
 const IDLE_TTL_S = 600;
+const MOST_TOKENS = 1000;
 
 /** Rows over the steps: lines if they are few, else a heat map. */
 class Pane {
@@ -90,8 +91,10 @@ export class Playground {
   #fields() {
     const model = this.#model;
     const signal = at("play-signal").value;
-    const typed = [ROW, TEXT, GENERATE].includes(signal);
-    const generates = signal === GENERATE;
+    const typed = [ROW, TEXT, GENERATE, STREAM].includes(signal);
+    const generates = [GENERATE, STREAM].includes(signal);
+    const streams = signal === STREAM;
+    at("play-rate-label").hidden = at("play-once").hidden = at("play-panes").hidden = at("play-state").hidden = streams;
     at("play-period-label").hidden = typed || Boolean(model.signal) || signal === "noise";
     at("play-size-label").hidden = typed && !generates;
     say(at("play-size-name"), generates ? "Temperature" : "Amplitude");
@@ -106,8 +109,13 @@ export class Playground {
     if (generates) at("play-row").value = bytes256 ? "def main():" : "1 2 3";
   }
 
-  async #restart() {
+  #restart() {
     this.#pause();
+    this.#clear();
+  }
+
+  /** Leaves the session and empties what shows it. */
+  #clear() {
     this.#leave();
     this.seq = 0;
     this.last = null;
@@ -128,12 +136,14 @@ export class Playground {
 
   #run() {
     this.running = true;
-    say(at("play-run"), "Pause");
-    this.#guarded(() => this.#loop());
+    const streams = at("play-signal").value === STREAM;
+    say(at("play-run"), streams ? "Stop" : "Pause");
+    this.#guarded(() => (streams ? this.#generate() : this.#loop()));
   }
 
   #pause() {
     this.running = false;
+    this.stop?.abort();
     say(at("play-run"), "Run");
   }
 
@@ -143,6 +153,31 @@ export class Playground {
       await this.#step();
       const every = 1000 / Number(at("play-rate").value);
       await new Promise((done) => setTimeout(done, Math.max(0, every - (performance.now() - began))));
+    }
+  }
+
+  /** Generates on the server, in a new session. Its state cannot be read meanwhile. */
+  async #generate() {
+    const model = this.#model;
+    this.#clear();
+    const session = await this.#opened(model);
+    const text = at("play-row").value;
+    const prompt = model.tokenizer ? { prompt: text } : { tokens: tokensOf(model, text) };
+    const temperature = Math.max(0, Number(at("play-size").value) || 0);
+    const body = { ...prompt, temperature, max_tokens: MOST_TOKENS, stream: true };
+    const [fed, written] = at("play-text").children;
+    say(fed, text);
+    this.stop = new AbortController();
+    try {
+      for await (const { tokens } of events("generate", { path: { session }, body, signal: this.stop.signal })) {
+        this.#check(session);
+        written.append(tokens.map((token) => (model.tokenizer ? token.text : `${token.id} `)).join(""));
+        at("play-text").scrollTop = at("play-text").scrollHeight;
+        const seq = tokens.at(-1)?.seq;
+        if (seq) say(at("play-session"), `Session ${session.slice(0, 8)}…, ${seq} steps`);
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") throw error;
     }
   }
 

@@ -13,6 +13,7 @@ const WAVES = {
 export const ROW = "row";
 export const TEXT = "text";
 export const GENERATE = "generate";
+export const STREAM = "stream";
 
 const size = (field) => field.shape.reduce((product, part) => product * part, 1);
 
@@ -20,7 +21,7 @@ const size = (field) => field.shape.reduce((product, part) => product * part, 1)
 export function inputsOf(model) {
   const waves = Object.entries(WAVES).map(([key, { name }]) => [key, name]);
   const text = [TEXT, model.vocabulary === 256 ? "Text, again and again" : "Token ids, again and again"];
-  if (model.generative) return [[GENERATE, "Prompt, step by step"], text];
+  if (model.generative) return [[GENERATE, "Prompt, step by step"], [STREAM, "Prompt, at full speed"], text];
   if (model.vocabulary) return [text];
   return [...waves, [ROW, "A row of numbers"]];
 }
