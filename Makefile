@@ -29,7 +29,7 @@ PYTHON ?= $(FOUND)
 # One thread for each operation: the suite runs several servers beside each other on few cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo serve test originals chaos cluster floor simulate sanitize fuzz mutants check measure bench gpu protos baseline clean
+.PHONY: help install demo serve test typescript originals chaos cluster floor simulate sanitize fuzz mutants check measure bench gpu protos baseline clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,7 +79,20 @@ test: $(STAMP) ## Run the whole test suite
 	$(if $(ARGS),,$(BIN)/python -m pytest tests/wire --linked -n 2 --dist loadfile -q)
 	$(if $(ARGS),,$(BIN)/python -m pytest tests/wire --transport native -n 2 --dist loadfile -q)
 	$(if $(ARGS),,$(BIN)/python -m pytest $(ATTACHED) --transport websocket -n 2 --dist loadfile -q)
+	$(if $(ARGS),,$(MAKE) typescript)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+TYPESCRIPT := npm --prefix client/typescript
+typescript: ## Check and test the TypeScript client; skipped by name without npm and Node 20.3
+	@if ! node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b > 2) ? 0 : 1)' \
+		2>/dev/null || ! command -v npm >/dev/null; then \
+		echo "make typescript: SKIPPED: npm and Node 20.3 or newer are not here"; exit 0; \
+	else \
+		set -x; \
+		$(TYPESCRIPT) ci --no-audit --no-fund --loglevel error; \
+		$(TYPESCRIPT) run check; \
+		$(TYPESCRIPT) test; \
+	fi
 
 originals: $(STAMP) ## Compare with the original models and libraries, with an hour of sound
 	CAROUSEL_SOUND_S=3600 $(BIN)/python -m pytest tests/acceptance $(ARGS)
@@ -138,7 +151,7 @@ check: $(STAMP) $(PROTOS_STAMP) ## Format, lint, types, import arrows, sizes, pr
 	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config protos/buf.yaml \
 		--path carousel_protos
 	@for script in docs/generate.py client/python/generate_errors.py client/python/generate_sync.py \
-		client/python/generate_vectors.py; do \
+		client/python/generate_vectors.py client/typescript/generate_errors.py; do \
 		if [ -f $$script ]; then echo "$$script --check"; $(BIN)/python $$script --check; fi; done
 
 measure: $(STAMP) ## Print how simple the code and the prose are; ARGS='--before TREE' compares
