@@ -105,7 +105,7 @@ def test_config_check_finds_it(folder: Path) -> None:
     assert not report["valid"]
     assert [problem["setting"] for problem in report["problems"]] == ["models"]
     done = carousel("config", "check", *given, "--settings-only")
-    assert (done.returncode, "valid; 3 settings are given" in done.stdout) == (0, True)
+    assert (done.returncode, "valid; 4 settings are given" in done.stdout) == (0, True)
 
 
 def test_a_custom_module_is_checked_by_name(custom: Path, monkeypatch: pytest.MonkeyPatch) -> None:

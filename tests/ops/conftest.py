@@ -22,8 +22,8 @@ def prometheus(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         pytest.skip("prometheus is missing: apt-get install prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     with (
-        ServerProcess(models_dir, slots=256) as server,
-        Load(server.target),
+        ServerProcess(models_dir, slots=256, http_port=0) as server,
+        Load(server.target, server.http_url),
         Prometheus(folder, scraping(f"127.0.0.1:{server.metrics_port}")) as running,
     ):
         running.wait_for("min(count_over_time(up[1m])) >= 8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import urllib.request
 from collections.abc import Callable
 
 import numpy as np
@@ -12,13 +13,18 @@ import carousel
 
 
 class Load:
-    """Threads that step, stream, generate, infer and are refused. Their first error is raised at the end."""
+    """Threads that step, stream, generate, infer, ask over HTTP and are refused.
 
-    def __init__(self, target: str) -> None:
+    Their first error is raised at the end.
+    """
+
+    def __init__(self, target: str, http_url: str) -> None:
         self._target = target
+        self._http_url = http_url
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
-        turns = (self._step, self._step, self._stream, self._generate, self._infer, self._refuse)
+        turns = [self._step, self._step, self._stream, self._generate, self._infer, self._refuse]
+        turns.append(self._ask)
         self._threads = [threading.Thread(target=self._run, args=(turn,)) for turn in turns]
 
     def __enter__(self) -> Load:
@@ -58,6 +64,10 @@ class Load:
 
     def _infer(self, client: carousel.Client) -> None:
         client.infer(BILSTM, np.ones((20, FEATURES), np.float32))
+
+    def _ask(self, _client: carousel.Client) -> None:
+        with urllib.request.urlopen(f"{self._http_url}/api/models", timeout=60) as answer:
+            assert answer.status == 200
 
     def _refuse(self, client: carousel.Client) -> None:
         with client.session(LSTM) as session:

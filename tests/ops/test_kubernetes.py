@@ -155,8 +155,9 @@ def test_secrets_stand_where_the_settings_say() -> None:
 def test_ports_are_the_servers(manifests: Manifests) -> None:
     ports = {one["name"]: one["containerPort"] for one in manifests.container["ports"]}
     defaults = Settings.model_fields
-    assert ports == {"grpc": defaults["port"].default, "metrics": defaults["metrics_port"].default}
-    assert re.findall(r"^EXPOSE (\d+) (\d+)", DOCKERFILE, re.MULTILINE) == [
+    settings = {"grpc": "port", "http": "http_port", "metrics": "metrics_port"}
+    assert ports == {name: defaults[setting].default for name, setting in settings.items()}
+    assert re.findall(r"^EXPOSE (\d+) (\d+) (\d+)$", DOCKERFILE, re.MULTILINE) == [
         tuple(map(str, ports.values()))
     ]
     for service in ("carousel", "carousel-headless"):
