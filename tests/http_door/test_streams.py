@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -91,6 +92,26 @@ async def test_the_end_fills_up_the_last_row(door):
             await socket.recv()
     assert caught.value.rcvd.code == 1000
     await settled(lambda: not door.engine.sessions)
+
+
+async def test_a_server_that_stops_says_so_to_an_idle_stream(door):
+    await door.stubs.open("echo", "named")
+    async with stream(door, "?session_id=named") as socket:
+        await socket.recv()
+        await settled(lambda: door.metrics.open_streams == 1)
+        stopping = asyncio.create_task(door.doors.stop(30.0))
+        problem, code = await problem_of(socket)
+    assert (problem["reason"], code) == ("DRAINING", 4014)
+    await stopping
+    assert door.metrics.open_streams == 0
+
+
+async def test_streams_of_rows_count_among_all_streams(start_doors):
+    door = await start_doors(max_streams=1)
+    async with stream(door) as first, stream(door) as second:
+        await first.recv()
+        problem, _ = await problem_of(second)
+    assert problem["reason"] == "TOO_MANY_STREAMS"
 
 
 def test_the_end_of_sound_adds_what_the_output_is_late_by():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -56,28 +57,38 @@ class RowStream:
     def __init__(self, wire: WireServer) -> None:
         self._sessions = wire.methods.sessions
         self._step = wire.methods.step
+        self._gate = wire.gate
         self._quotas = wire.gate.quotas
 
     async def talk(self, socket: Socket) -> None:
         """Handles one connection."""
-        async with counted_stream(self._quotas, current_call().tenant):
-            if session_id := socket.query("session_id"):
-                request = pb.GetSessionRequest(session_id=session_id)
-                session = (await self._sessions.get_session(request, socket)).session
-                await self._run(socket, session)
-                return
-            opening = pb.OpenSessionRequest(
-                model=socket.path("model"),
-                durability=Durability.NONE.value,  # type: ignore[arg-type]
-                initial=socket.query("initial"),
-            )
-            session = (await self._sessions.open_session(opening, socket)).session
-            try:
-                await self._run(socket, session)
-            finally:
-                closing = pb.CloseSessionRequest(session_id=session.id)
-                with suppress(CarouselError):  # it has ended, or the server does
-                    await self._sessions.close_session(closing, socket)
+        tenant, ending = current_call().tenant, _Ending()
+        try:
+            async with counted_stream(self._quotas, tenant):
+                with self._gate.admit(ending, tenant):
+                    await self._serve(socket)
+        except asyncio.CancelledError:
+            raise ending.reason() from None
+
+    async def _serve(self, socket: Socket) -> None:
+        """Steps the named session, or one of the stream's own."""
+        if session_id := socket.query("session_id"):
+            request = pb.GetSessionRequest(session_id=session_id)
+            session = (await self._sessions.get_session(request, socket)).session
+            await self._run(socket, session)
+            return
+        opening = pb.OpenSessionRequest(
+            model=socket.path("model"),
+            durability=Durability.NONE.value,  # type: ignore[arg-type]
+            initial=socket.query("initial"),
+        )
+        session = (await self._sessions.open_session(opening, socket)).session
+        try:
+            await self._run(socket, session)
+        finally:
+            closing = pb.CloseSessionRequest(session_id=session.id)
+            with suppress(CarouselError):  # it has ended, or the server does
+                await self._sessions.close_session(closing, socket)
 
     async def _run(self, socket: Socket, session: pb.Session) -> None:
         """Steps the session with what comes, until the client has ended."""
@@ -104,6 +115,30 @@ class RowStream:
                 outputs = fields_of(model, stepped.outputs)
                 await socket.write(_text({"first_seq": seq, "outputs": outputs}))
                 seq += len(inputs) // model.input.row_bytes
+
+
+class _Ending:
+    """Ends the stream of the running task with the server: a `Drainable`."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._error: CarouselError | None = None
+
+    def announce_drain(self, grace_s: float, *, hands_over: bool) -> None:
+        """Nothing to say: its next rows are refused by name."""
+
+    def finish(self, error: CarouselError) -> None:
+        """Ends the stream."""
+        if self._error is None and self._task is not None:
+            self._error = error
+            self._task.cancel()
+
+    def reason(self) -> BaseException:
+        """Why the task was cancelled, once it was."""
+        if self._error is None or self._task is None:
+            return asyncio.CancelledError()
+        self._task.uncancel()
+        return self._error
 
 
 class Rows:
