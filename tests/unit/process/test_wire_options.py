@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "retry_after_s": 0.75,
     "slots": 14,
     "http_cors_origins": ("https://a.test",),
+    "console": False,
     "triton": False,
     "reflection": False,
     "certificates": {"client": "tenant"},
