@@ -11,21 +11,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from carousel_protos.errors import ERRORS, Actor, Code, ErrorSpec
+from carousel_protos.errors import ERRORS, ErrorSpec
 
 TARGET = Path(__file__).parent / "carousel" / "_errors.py"
-
-BASE_OF_CODE = {
-    Code.INVALID_ARGUMENT: "InvalidInputError",
-    Code.NOT_FOUND: "NotFoundError",
-    Code.UNAUTHENTICATED: "UnauthorizedError",
-    Code.ALREADY_EXISTS: "ConflictError",
-    Code.FAILED_PRECONDITION: "ConflictError",
-    Code.ABORTED: "ConflictError",
-    Code.OUT_OF_RANGE: "ConflictError",
-    Code.UNIMPLEMENTED: "ConflictError",
-    Code.RESOURCE_EXHAUSTED: "InvalidInputError",  # what no retry cures: the message is too large
-}
 
 HEADER = '''"""One exception class per reason of the registry. Made by generate_errors.py: do not edit."""
 
@@ -50,20 +38,11 @@ class {name}({base}, reason="{reason}"):
 '''
 
 
-def base_of(spec: ErrorSpec) -> str:
-    """Name of the category that a reason belongs to: who must act decides first, then the code."""
-    if spec.actor is Actor.RETRY:
-        return "RefusedError"
-    if spec.actor in (Actor.OPERATOR, Actor.MAINTAINERS):
-        return "ServerFaultError"
-    return BASE_OF_CODE[spec.code]
-
-
 def render_class(spec: ErrorSpec) -> str:
     """The class of one reason, as source."""
     return CLASS.format(
         name=spec.exception,
-        base=base_of(spec),
+        base=spec.kind,
         meaning=textwrap.fill(spec.meaning, 92, subsequent_indent="    "),
         fix=textwrap.indent(textwrap.fill("Fix: " + spec.fix, 92), "    "),
         reason=spec.reason,
@@ -72,7 +51,7 @@ def render_class(spec: ErrorSpec) -> str:
 
 def render() -> str:
     """The whole module, as source."""
-    bases = sorted({base_of(spec) for spec in ERRORS.values()})
+    bases = sorted({spec.kind for spec in ERRORS.values()})
     names = sorted(spec.exception for spec in ERRORS.values())
     header = HEADER.format(
         imports="\n".join(f"    {base}," for base in bases),

@@ -11,21 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from carousel_protos.errors import ERRORS, Actor, Code, ErrorSpec
+from carousel_protos.errors import ERRORS, ErrorSpec
 
 TARGET = Path(__file__).parent / "src" / "registry.ts"
-
-KIND_OF_CODE = {
-    Code.INVALID_ARGUMENT: "InvalidInputError",
-    Code.NOT_FOUND: "NotFoundError",
-    Code.UNAUTHENTICATED: "UnauthorizedError",
-    Code.ALREADY_EXISTS: "ConflictError",
-    Code.FAILED_PRECONDITION: "ConflictError",
-    Code.ABORTED: "ConflictError",
-    Code.OUT_OF_RANGE: "ConflictError",
-    Code.UNIMPLEMENTED: "ConflictError",
-    Code.RESOURCE_EXHAUSTED: "InvalidInputError",  # what no retry cures: the message is too large
-}
 
 HEADER = """// The reasons of all errors of a server. Made by generate_errors.py: do not edit.
 
@@ -40,22 +28,13 @@ export type ServerReason = keyof typeof REGISTRY;
 """
 
 
-def kind_of(spec: ErrorSpec) -> str:
-    """Name of the class of a reason's errors: who must act decides first, then the code."""
-    if spec.actor is Actor.RETRY:
-        return "RefusedError"
-    if spec.actor in (Actor.OPERATOR, Actor.MAINTAINERS):
-        return "ServerFaultError"
-    return KIND_OF_CODE[spec.code]
-
-
 def render_entry(spec: ErrorSpec) -> str:
     """One reason, as source."""
     return (
         f"  /** {spec.meaning} */\n"
         f"  {spec.reason}: {{\n"
         f"    code: {json.dumps(spec.code.name)},\n"
-        f"    kind: {json.dumps(kind_of(spec))},\n"
+        f"    kind: {json.dumps(spec.kind)},\n"
         f"    fix: {json.dumps(spec.fix, ensure_ascii=False)},\n"
         "  },\n"
     )

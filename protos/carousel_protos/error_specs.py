@@ -34,6 +34,19 @@ class Actor(StrEnum):
     MAINTAINERS = "the maintainers: please report it"
 
 
+_KINDS = {
+    Code.INVALID_ARGUMENT: "InvalidInputError",
+    Code.NOT_FOUND: "NotFoundError",
+    Code.UNAUTHENTICATED: "UnauthorizedError",
+    Code.ALREADY_EXISTS: "ConflictError",
+    Code.FAILED_PRECONDITION: "ConflictError",
+    Code.ABORTED: "ConflictError",
+    Code.OUT_OF_RANGE: "ConflictError",
+    Code.UNIMPLEMENTED: "ConflictError",
+    Code.RESOURCE_EXHAUSTED: "InvalidInputError",  # what no retry cures: the message is too large
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
     """One reason: its status code, who must act, what it means, how to fix it."""
@@ -48,6 +61,15 @@ class ErrorSpec:
     def retryable(self) -> bool:
         """True if the same call may succeed later, unchanged."""
         return self.actor is Actor.RETRY
+
+    @property
+    def kind(self) -> str:
+        """Name of the SDKs' class for reasons like this: who must act decides first, then the code."""
+        if self.actor is Actor.RETRY:
+            return "RefusedError"
+        if self.actor in (Actor.OPERATOR, Actor.MAINTAINERS):
+            return "ServerFaultError"
+        return _KINDS[self.code]
 
     @property
     def exception(self) -> str:

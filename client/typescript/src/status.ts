@@ -7,7 +7,8 @@ import { type CarouselError, serverError } from "./errors.js";
 import { ErrorInfoSchema, RequestInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
 import type { Status } from "./gen/google/rpc/status_pb.js";
 
-const CODES = [
+/** Canonical codes by their number. */
+export const CODES = [
   "OK",
   "CANCELLED",
   "UNKNOWN",

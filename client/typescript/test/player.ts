@@ -24,31 +24,12 @@ import {
 import { ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
 import { StatusSchema } from "../src/gen/google/rpc/status_pb.js";
 import { REGISTRY, type ServerReason } from "../src/registry.js";
+import { CODES } from "../src/status.js";
 
 export const registry = createRegistry(ErrorInfoSchema, RetryInfoSchema);
 
 // biome-ignore lint/suspicious/noExplicitAny: events of a file, each of its own form
 export type Record_ = Record<string, any>;
-
-export const CODES = [
-  "OK",
-  "CANCELLED",
-  "UNKNOWN",
-  "INVALID_ARGUMENT",
-  "DEADLINE_EXCEEDED",
-  "NOT_FOUND",
-  "ALREADY_EXISTS",
-  "PERMISSION_DENIED",
-  "RESOURCE_EXHAUSTED",
-  "FAILED_PRECONDITION",
-  "ABORTED",
-  "OUT_OF_RANGE",
-  "UNIMPLEMENTED",
-  "INTERNAL",
-  "UNAVAILABLE",
-  "DATA_LOSS",
-  "UNAUTHENTICATED",
-];
 
 const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString("base64");
 
