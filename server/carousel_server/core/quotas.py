@@ -44,7 +44,7 @@ class TenantLimits:
             queues that the others leave free.
         tenant_sessions: sessions resident on the device, of all models.
         tenant_state_bytes: bytes of their state.
-        tenant_streams: streams of sessions, of both protocols and all front ends.
+        tenant_streams: streams of sessions, of all doors and all front ends.
         tenant_steps: steps accepted and not run, of one model.
         tenant_infer_steps: steps of whole sequences that wait or run, of all models.
         tenant_calls_per_s: calls, and blocks and bindings of streams. A burst of one second passes.

@@ -11,6 +11,7 @@ from typing import Any, cast
 import uvicorn
 
 from carousel_server.wire import ListenError, WireServer
+from carousel_server.wire.messages import FRAME_SLACK_BYTES
 
 from .app import application
 from .connections import KEEP_ALIVE_S, Connection, ConnectionLimits, SocketConnection
@@ -22,8 +23,6 @@ _BODY_SLACK_BYTES = 1 << 20
 """For the framing of chunks, and for what was on its way when a body was refused."""
 
 
-_FRAME_SLACK_BYTES = 1 << 20
-"""How far the limit of a WebSocket's messages lies above ours, which has a name and is met first."""
 _PING_S = 20.0
 """A WebSocket is asked so often whether its client is there, and has so long to answer."""
 
@@ -50,7 +49,7 @@ class HttpServer:
             cast("Any", application(wire)),
             http=cast("Any", partial(Connection, limits=self._limits)),
             ws=cast("Any", partial(SocketConnection, limits=self._limits)),
-            ws_max_size=options.max_message_bytes + _FRAME_SLACK_BYTES,
+            ws_max_size=options.max_message_bytes + FRAME_SLACK_BYTES,
             ws_per_message_deflate=False,
             ws_ping_interval=_PING_S,
             ws_ping_timeout=_PING_S,

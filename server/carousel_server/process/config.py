@@ -208,7 +208,7 @@ class Settings(BaseSettings):
     )
     max_streams: Count = _setting(
         1024,
-        "Most streams of sessions open at a time, of both protocols. Each front end has this limit.",
+        "Most streams of sessions open at a time, of all doors. Each front end has this limit.",
     )
     max_calls_per_connection: Count = _setting(
         256,
@@ -248,7 +248,7 @@ class Settings(BaseSettings):
         0, "Most bytes of recurrent state of one tenant's resident sessions. 0 is no limit."
     )
     tenant_streams: Most = _setting(
-        0, "Most streams of one tenant, of both protocols and all front ends. 0 is no limit."
+        0, "Most streams of one tenant, of all doors and all front ends. 0 is no limit."
     )
     tenant_steps: Most = _setting(
         0, "Most steps of one tenant accepted and not yet run, on one model. 0 is no limit."

@@ -10,6 +10,9 @@ from google.protobuf.message import DecodeError, Message
 
 from carousel_server.core.errors import CarouselError
 
+FRAME_SLACK_BYTES = 1 << 20
+"""How far the size limit of a transport lies above ours, so that ours, which has a name, is met first."""
+
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ class WireOptions:
         port: 0 takes a free one.
         shared_port: other front ends of this server listen there too; the system spreads connections.
         max_message_bytes: greatest request, and greatest reply that an Attach stream sends.
-        max_streams: streams open at a time, of both protocols.
+        max_streams: streams open at a time, of all doors.
         max_handles: sessions bound at a time on one stream.
         max_calls: calls of any kind but health running at a time; a last resort behind the typed limits.
         max_calls_per_connection: calls in flight on one connection, beside max_streams streams.

@@ -14,15 +14,13 @@ from carousel_server.core.metering import TURNED_AWAY
 
 from .addresses import shown
 from .calls import CallInterceptor
+from .messages import FRAME_SLACK_BYTES
 from .native.library import NativeError, NativeLimits, load
 from .native.server import NativeServer
 from .options import TlsFiles, WireOptions
 from .reloading import Secrets
 
 log = logging.getLogger("carousel.wire")
-
-_FRAME_SLACK_BYTES = 1 << 20
-"""How far grpc's own size limit lies above ours, so that ours, which has a name, is met first."""
 
 
 _QUIET_S = 0.3
@@ -174,7 +172,7 @@ def _channel_options(options: WireOptions) -> Sequence[tuple[str, Any]]:
         # Two servers on one port would each get half of the calls, and no session would be found;
         # front ends of one server find all.
         ("grpc.so_reuseport", int(options.shared_port)),
-        ("grpc.max_receive_message_length", options.max_message_bytes + _FRAME_SLACK_BYTES),
+        ("grpc.max_receive_message_length", options.max_message_bytes + FRAME_SLACK_BYTES),
         ("grpc.max_send_message_length", -1),
         # A client of gRPC keeps further calls back until others end; one that does not is refused by gRPC.
         ("grpc.max_concurrent_streams", options.calls_of_a_connection),
